@@ -1,0 +1,1 @@
+"""The cache on disk: schema, writer, reader, manifest. NumPy and Zarr only."""

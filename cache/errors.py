@@ -1,0 +1,38 @@
+"""Errors that a user can mend. Everything else is a bug and may show its traceback."""
+
+from __future__ import annotations
+
+
+class Pass2DError(Exception):
+    """Base of all errors whose message alone tells the user what happened and what to do.
+
+    The message names the file (or option), what was found, what was expected and the remedy. The
+    command line prints it in one line and exits with code 1.
+    """
+
+
+class DataError(Pass2DError):
+    """A raw data set is not what its layout promises."""
+
+
+class UnknownLabelError(DataError):
+    """A raw label that the data set's table lacks."""
+
+
+class CacheError(Pass2DError):
+    """A prepared cache is missing, damaged, stale or of another format version."""
+
+
+class ConfigError(Pass2DError):
+    """A recipe, an option or a combination of them cannot work."""
+
+
+class CheckpointError(Pass2DError):
+    """A checkpoint is missing, damaged, hostile or does not fit."""
+
+
+class ShapeError(Pass2DError, ValueError):
+    """An array has another shape than its docstring promises."""
+
+    def __init__(self, name: str, *, expected: str, got: object) -> None:
+        super().__init__(f"{name} must be {expected}, got {got}")

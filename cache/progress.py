@@ -1,0 +1,31 @@
+"""How long work tells its caller where it is. Only `cli.py` turns this into output."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives news from long work; called from the driver's thread only."""
+
+    def start(self, title: str, *, total: int, unit: str) -> None:
+        """Begin a phase of ``total`` units, e.g. scans. A new phase ends the last one."""
+
+    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
+        """``count`` more units are done; ``nbytes`` were written or read for them."""
+
+    def say(self, text: str) -> None:
+        """One line that a person should read now: a warning, a milestone, a file's place."""
+
+
+class Silent:
+    """Progress for tests and library use: says nothing."""
+
+    def start(self, title: str, *, total: int, unit: str) -> None:
+        """Ignore."""
+
+    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
+        """Ignore."""
+
+    def say(self, text: str) -> None:
+        """Ignore."""

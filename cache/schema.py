@@ -1,0 +1,121 @@
+"""What a prepared data set holds: its description and one scan's arrays. Home of the field names.
+
+Shapes follow the cache (`cache/README.md`): structure of arrays, one contiguous block per field, so
+that a decoded chunk is the array and nothing is copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+SCALES = (1, 2, 4, 8, 16)
+"""Voxel scales that the cache stores; networks use 1 and a list from these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig:
+    """The volume and its finest voxel grid. Cells: SPEC, section 3."""
+
+    low: tuple[float, float, float]
+    """x, y, z in metres; a point is kept when it is strictly above."""
+    high: tuple[float, float, float]
+    """x, y, z in metres; strictly below."""
+    shape: tuple[int, int, int]
+    """Cells along x, y, z at scale 1, e.g. (1000, 1000, 60)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTable:
+    """Raw ids of a data set's files, training ids, names and colours."""
+
+    raw_to_training: dict[int, int]
+    """Every raw id that may occur; 0 is the ignored training id."""
+    training_to_raw: tuple[int, ...]
+    """(C,) the raw id to write for each training id."""
+    names: tuple[str, ...]
+    """(C,) names of the training ids; [0] is the ignored one."""
+    colors_rgb: tuple[tuple[int, int, int], ...]
+    """(C,) 0..255."""
+
+    @property
+    def n_classes(self) -> int:
+        """C, the ignored class included."""
+        return len(self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """Everything training and prediction must know of a data set; `dataset.json` holds it."""
+
+    name: str
+    """Folder below the cache root, e.g. "semkitti"."""
+    layout: str
+    """"semantickitti" or "nuscenes": which files, which submission."""
+    labels: LabelTable
+    grid: GridConfig
+    n_cameras: int
+    """Cameras per scan in `camera/`: 1 or 6."""
+    has_class_weights: bool
+    """Whether the published recipe weighs classes (SemanticKITTI yes, nuScenes no)."""
+    signal_name: str
+    """"remission" (0..1) or "intensity" (0..255)."""
+    raw_columns: int
+    """float32 columns of a raw point file: 4 or 5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraView:
+    """One picture and the points of the scan that it sees."""
+
+    image: NDArray[np.uint8] | None
+    """(H, W, 3) RGB; None when not asked for. A crop has its own, smaller W."""
+    point_index: NDArray[np.int32]
+    """(M,) rows among the kept points, ascending."""
+    pixel_rc: NDArray[np.uint16]
+    """(2, M) row and column in the stored picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoxelLevel:
+    """The voxel hash of one scan at one scale."""
+
+    scale: int
+    coord: NDArray[np.int16]
+    """(3, V) x, y, z cell, sorted by (x, y, z)."""
+    label: NDArray[np.uint8] | None
+    """(V,) majority training id, the smallest in a tie; None for scans without labels."""
+    inverse: NDArray[np.int32]
+    """(N,) voxel of each kept point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanRecord:
+    """One prepared scan: the points inside the volume, in the raw file's order."""
+
+    scan_id: str
+    """Stable and unique in the data set, e.g. "08/000123" or a nuScenes token."""
+    n_raw: int
+    """Points of the raw file."""
+    xyz: NDArray[np.float32]
+    """(3, N) metres, lidar frame."""
+    signal: NDArray[np.float32]
+    """(N,) remission 0..1 (KITTI) or intensity 0..255 (nuScenes)."""
+    raw_index: NDArray[np.int32]
+    """(N,) row of each kept point in the raw file, increasing."""
+    label: NDArray[np.uint8] | None = None
+    """(N,) training ids, 0 ignored; None for scans without labels."""
+    instance: NDArray[np.uint32] | None = None
+    """(N,) instance ids, 0 none; None for scans without labels or when not asked for."""
+    cameras: tuple[CameraView, ...] = ()
+    """One per camera with a picture; empty without, or when not asked for."""
+    voxels: tuple[VoxelLevel, ...] = ()
+    """In the order of SCALES; empty when not asked for."""
+
+    @property
+    def n(self) -> int:
+        """N, the kept points."""
+        return len(self.raw_index)

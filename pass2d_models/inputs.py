@@ -1,0 +1,99 @@
+"""The typed batch that networks take and the typed result that they return.
+
+Scans of a batch lie end to end with offsets: no padding, no list of tensors, no dict. Every object
+is frozen; `to` and `pin_memory` return new ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T", bound="TensorRecord")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRecord:
+    """Base of frozen records of tensors: moves all of them at once."""
+
+    def to(self: T, device: torch.device | str, *, non_blocking: bool = False) -> T:
+        """The same record on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: T) -> T:
+        """The same record in page-locked memory."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self: T, function):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        def convert(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            if isinstance(value, Tensor):
+                return function(value)
+            if isinstance(value, TensorRecord):
+                return value._map(function)
+            if isinstance(value, tuple):
+                return tuple(convert(item) for item in value)
+            return value
+
+        return type(self)(**{f.name: convert(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The volume and its finest voxel grid, as the cache's manifest describes it (SPEC, 3)."""
+
+    low: tuple[float, float, float]
+    """x, y, z in metres."""
+    high: tuple[float, float, float]
+    """x, y, z in metres."""
+    shape: tuple[int, int, int]
+    """Cells along x, y, z at scale 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch(TensorRecord):
+    """Pictures of a batch and the points that they see. M counts all pictures' points."""
+
+    images: Tensor
+    """(I, 3, H, W) float32, normalised with the ImageNet mean and deviation; H, W multiples of 16."""
+    image_index: Tensor
+    """(M,) int64: picture of each visible point."""
+    pixel_rc: Tensor
+    """(M, 2) int64: row, column in that picture."""
+    point_index: Tensor
+    """(M,) int64: row of that point in PointBatch.points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleVoxels(TensorRecord):
+    """The voxels of a batch at one scale."""
+
+    scale: int
+    coords: Tensor
+    """(V, 4) int32: batch, z, y, x counted from `origin`; sorted by (batch, x, y, z)."""
+    inverse: Tensor
+    """(N,) int64: voxel of each point."""
+    origin: tuple[int, int, int]
+    """x, y, z cell that `coords` counts from: even numbers, 0 unless points left the volume."""
+    shape: tuple[int, int, int]
+    """z, y, x: spatial shape that holds all coords."""
+    label: Tensor | None = None
+    """(V,) int64 majority label, if already known (from the cache)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointBatch(TensorRecord):
+    """Points of B scans, laid end to end."""
+
+    points: Tensor
+    """(N, 4) float32: x, y, z in metres (lidar frame, after augmentation), signal."""
+    offsets: Tensor
+    """(B + 1,) int64, on the CPU or the device: scan b owns rows offsets[b]:offsets[b + 1]."""
+    labels: Tensor | None = None
+    """(N,) int64 training ids; 0 is ignored. None in prediction."""
+    images: ImageBatch | None = None
+    """Pictures, for networks with a 2D branch; None without."""
+    voxels: tuple[ScaleVoxels, ...] = ()
+    """Hashes read from the cache, when they are exact for these points; else empty."""

@@ -1,0 +1,1 @@
+"""One file per stage; each is a pure function from arrays to arrays."""

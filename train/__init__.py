@@ -1,0 +1,1 @@
+"""The GPU loop: stream, augment, batch, loss, metric, checkpoint."""
