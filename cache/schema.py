@@ -114,6 +114,13 @@ class ScanRecord:
     """One per camera with a picture; empty without, or when not asked for."""
     voxels: tuple[VoxelLevel, ...] = ()
     """In the order of SCALES; empty when not asked for."""
+    outside_xyz: NDArray[np.float32] | None = None
+    """(3, O) metres: the raw file's other points, those that are not strictly inside the volume, in
+    the raw file's order (the rows that `raw_index` lacks); None when not asked for."""
+    outside_signal: NDArray[np.float32] | None = None
+    """(O,) as `signal`."""
+    outside_label: NDArray[np.uint8] | None = None
+    """(O,) training ids; None for scans without labels."""
 
     @property
     def n(self) -> int:
