@@ -1,0 +1,244 @@
+"""One file per checkpoint: safetensors, with a JSON card in its header that is all prediction needs.
+
+Tensor names start with what they belong to: ``network.`` (a state dict), ``optimizer.``,
+``average.``, ``totals.``. A file is written aside and renamed; a hash over card and tensors
+finds damage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cache.errors import CheckpointError, ConfigError
+from pass2d_models.inputs import Grid
+from train.card import CARD_VERSION, Card
+from train.settings import from_plain, to_plain
+
+if TYPE_CHECKING:
+    from pass2d_models.network import Network
+
+NETWORK = "network."
+HEADER_KEY = "pass2d"  # one key only: safetensors writes several in random order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A verified checkpoint, on the CPU."""
+
+    card: Card
+    tensors: dict[str, Tensor]
+    """By full name, e.g. "network.head.0.weight"."""
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors below a prefix such as ``network.``, without it."""
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def network_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's state dict under the names that a checkpoint uses."""
+    return {NETWORK + name: tensor for name, tensor in state.items()}
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
+    """Write a checkpoint so that ``path`` is at any time the old file, or the whole new one.
+
+    Args:
+        path: target; its folder must exist.
+        tensors: any device; names with prefix, see the module.
+        card: what the header carries.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written.
+    """
+    ready = _own_memory(tensors)
+    card_json = _dump(to_plain(card))
+    header = _dump({"version": CARD_VERSION, "card": card_json, "xxh3": _digest(card_json, ready)})
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(ready, aside, metadata={HEADER_KEY: header})
+        _flush(aside)
+        aside.replace(path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be written: {error}. "
+            "Is the disk full, or the folder not writable? An older file of this name is untouched."
+        ) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: no such file, no pass2d checkpoint, a newer format, truncated or damaged.
+    """
+    header = _read_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from error
+    if _digest(header["card"], tensors) != header["xxh3"]:
+        raise _damaged(path, "its content does not match its checksum")
+    return Checkpoint(card=_card(path, header), tensors=tensors)
+
+
+def read_card(path: Path) -> Card:
+    """Read the card alone, quickly; the tensors are not verified.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, as far as the header shows it.
+    """
+    return _card(path, _read_header(path))
+
+
+def network_from_checkpoint(path: Path, device: torch.device) -> tuple[Network, Card]:
+    """Build the network of a checkpoint for inference and load its weights.
+
+    Args:
+        path: an inference export or a training state.
+        device: where the network shall run; any, whatever it was trained on.
+
+    Returns:
+        The network in eval mode, and the card.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, or the tensors do not fit the card.
+    """
+    checkpoint = load_checkpoint(path)
+    network = build_from_card(checkpoint.card, device)
+    load_inference_state(network, checkpoint, path)
+    return network.eval(), checkpoint.card
+
+
+def build_from_card(card: Card, device: torch.device) -> Network:
+    """An untrained network of the card's architecture, data set and grid, for inference only."""
+    from pass2d_models.registry import build_network
+
+    return build_network(
+        card.architecture,
+        card.settings,
+        grid=grid_of(card),
+        n_classes=card.info.labels.n_classes,
+        device=device,
+    )
+
+
+def grid_of(card: Card) -> Grid:
+    """The grid of the card's data set, as networks take it."""
+    grid = card.info.grid
+    return Grid(low=grid.low, high=grid.high, shape=grid.shape)
+
+
+def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
+    """Fill the tensors that inference needs; training-only parts of the file are left aside.
+
+    Raises:
+        CheckpointError: one of them is missing or has another shape.
+    """
+    stored = checkpoint.part(NETWORK)
+    needed = network.inference_state()
+    missing = sorted(name for name in needed if name not in stored)
+    misshapen = sorted(
+        f"{name} is {tuple(stored[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in needed.items()
+        if name in stored and stored[name].shape != tensor.shape
+    )
+    if missing or misshapen:
+        raise CheckpointError(
+            f"{path}: its tensors do not fit the architecture "
+            f"{checkpoint.card.architecture!r} of its card; missing: {missing[:5] or 'none'}, of another shape: {misshapen[:5] or 'none'}. "
+            "Was it written by another version of pass2d?"
+        )
+    network.load_state_dict({name: stored[name] for name in needed}, strict=False)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        if path.suffix != ".safetensors":
+            raise CheckpointError(
+                f"{path}: this is no pass2d checkpoint ({error}). One of the published code "
+                "is turned into one by: pass2d import CHECKPOINT --out FILE.safetensors"
+            ) from error
+        raise _damaged(path, str(error)) from error
+    if HEADER_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: a safetensors file, but without pass2d's card in its header"
+        )
+    try:
+        header: dict[str, Any] = json.loads(metadata[HEADER_KEY])
+        version = int(header["version"])
+        header["card"], header["xxh3"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"its header is unreadable ({error})") from error
+    if version != CARD_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {version}, this pass2d reads {CARD_VERSION}: "
+            + ("update pass2d" if version > CARD_VERSION else "write it again with this version")
+        )
+    return header
+
+
+def _card(path: Path, header: dict[str, Any]) -> Card:
+    try:
+        return from_plain(Card, json.loads(header["card"]), where="card")
+    except (ValueError, ConfigError) as error:
+        raise _damaged(path, f"its card is unreadable ({error})") from error
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: truncated or damaged: {reason}. Copy it again, or use an older checkpoint."
+    )
+
+
+def _digest(card_json: str, tensors: Mapping[str, Tensor]) -> str:
+    content = xxhash.xxh3_128(card_json.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        content.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        content.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return content.hexdigest()
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, sharing no memory: safetensors refuses tied weights."""
+    ready: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in sorted(tensors.items()):
+        own = tensor.detach().to("cpu").contiguous()
+        is_part = own.untyped_storage().nbytes() != own.nbytes
+        if is_part or own.data_ptr() in seen:
+            own = own.clone()
+        seen.add(own.data_ptr())
+        ready[name] = own
+    return ready
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
