@@ -1,0 +1,160 @@
+"""What every network is: prepare a batch on its device, then compute; typed records in between."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from typing import ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from cache.errors import ConfigError
+from pass2d_models.inputs import Grid, PointBatch, TensorRecord
+
+C = TypeVar("C", bound="NetworkConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Base of the frozen settings of a network: all that its shape depends on, but grid and classes."""
+
+    @classmethod
+    def from_settings(cls: type[C], settings: Mapping[str, object]) -> C:
+        """Build from plain values (a recipe, a checkpoint's card).
+
+        Raises:
+            ConfigError: A key is unknown or a value cannot work.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in settings:
+            if key not in known:
+                near = get_close_matches(key, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(
+                    f"network setting {key!r} is unknown; there are: {', '.join(known)}.{hint}"
+                )
+        # JSON and TOML know lists only.
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"network settings {dict(settings)}: {error}") from error
+
+    def settings(self) -> dict[str, object]:
+        """Plain values from which `from_settings` builds the same; for recipes and cards."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets(TensorRecord):
+    """Labels for rows of logits: the points (or voxels) that share row and label count as one."""
+
+    label: Tensor
+    """(K,) int64 training ids; 0 is ignored."""
+    row: Tensor | None = None
+    """(K,) int64 row of `Segmentation.row_logits`; None: the k-th label belongs to row k."""
+    count: Tensor | None = None
+    """(K,) float32, how many points the entry stands for; None: one each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(TensorRecord):
+    """A batch after `Network.prepare`, on the device. Networks add their own fields."""
+
+    row_of_point: Tensor
+    """(N,) int64: the row of logits that answers for each input point."""
+    targets: Targets | None
+    """What the main loss compares with; None without labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleLogits(TensorRecord):
+    """What distillation compares at one block of 2DPASS; training only."""
+
+    voxel_logits: Tensor
+    """(V, C) prediction of the 3D features, per voxel of the block."""
+    fused_logits: Tensor
+    """(M, C) prediction of the fused features, per visible point."""
+    voxel_logits_seen: Tensor
+    """(M, C) `voxel_logits` at the visible points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation(TensorRecord):
+    """What a network answers. Points that a network cannot tell apart share a row."""
+
+    row_logits: Tensor
+    """(R, C) distinct predictions."""
+    row_of_point: Tensor
+    """(N,) int64 row of each input point."""
+    blocks: tuple[ScaleLogits, ...] = ()
+    """One per block, when trained with images."""
+    image_logits: Tensor | None = None
+    """(M, C) prediction of all fused features together, when trained with images."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, C): one row per input point. Made anew at each access."""
+        return self.row_logits.index_select(0, self.row_of_point)
+
+
+class Network(nn.Module, abc.ABC):
+    """Base of all networks. Host synchronisation belongs in `prepare`, never in `forward`.
+
+    A subclass sets the class variables, keeps the constructor's signature and gets one line in
+    `pass2d_models.registry.MODELS`.
+    """
+
+    kind: ClassVar[str]
+    """Name in `MODELS` and in checkpoints."""
+    config_type: ClassVar[type[NetworkConfig]]
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of the state that inference does not need."""
+
+    def __init__(self, config: NetworkConfig, *, grid: Grid, n_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = grid
+        self.n_classes = n_classes
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether training wants pictures in the batch; inference never does."""
+        return False
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Voxel scales of `PointBatch.voxels` that `prepare` can use; () if it makes its own."""
+        return ()
+
+    @property
+    def uses_volume(self) -> bool:
+        """Whether points outside the grid's volume are cut off before."""
+        return True
+
+    @abc.abstractmethod
+    def prepare(self, batch: PointBatch) -> Prepared:
+        """Voxelise a batch on its device: everything that depends on the points alone.
+
+        Raises:
+            ShapeError: The batch has another form than `PointBatch` says.
+            DataError: An empty scan, or no pictures where they are needed, in training mode.
+        """
+
+    @abc.abstractmethod
+    def forward(self, prepared: Prepared) -> Segmentation:
+        """Logits for every point, and in training what the losses need."""
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """The tensors that inference needs: the state without the training-only parts."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(self.training_only)}
+
+    def n_parameters(self, *, inference_only: bool) -> int:
+        """Number of trained values, of all or of what inference needs (the published counts)."""
+        return sum(
+            p.numel()
+            for name, p in self.named_parameters()
+            if not (inference_only and name.startswith(self.training_only))
+        )

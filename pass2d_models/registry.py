@@ -1,0 +1,81 @@
+"""Which networks there are. A new one is one file and one line in `MODELS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+
+from cache.errors import ConfigError
+from pass2d_models.inputs import Grid
+from pass2d_models.network import Network
+from pass2d_models.twodpass import TwoDPass
+
+MODELS: dict[str, type[Network]] = {
+    "2dpass": TwoDPass,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedConfig:
+    """A published network under a short name."""
+
+    kind: str
+    """Key of `MODELS`."""
+    settings: Mapping[str, object]
+    """For the kind's config."""
+
+
+_SMALL = (2, 4, 8, 16)
+_LARGE = (2, 4, 8, 16, 16, 16)
+
+NAMED_CONFIGS: dict[str, NamedConfig] = {
+    "2dpass-small": NamedConfig(kind="2dpass", settings={"block_scales": _SMALL, "hidden": 64}),
+    "2dpass-large": NamedConfig(kind="2dpass", settings={"block_scales": _LARGE, "hidden": 256}),
+    "2dpass-nuscenes-128": NamedConfig(
+        kind="2dpass", settings={"block_scales": _LARGE, "hidden": 128}
+    ),
+    "2dpass-nuscenes-256": NamedConfig(
+        kind="2dpass", settings={"block_scales": _LARGE, "hidden": 256}
+    ),
+    "baseline": NamedConfig(
+        kind="2dpass", settings={"block_scales": _SMALL, "hidden": 64, "image_branch": False}
+    ),
+}
+
+
+def build_network(
+    kind: str,
+    settings: Mapping[str, object],
+    *,
+    grid: Grid,
+    n_classes: int,
+    device: torch.device | str = "cpu",
+) -> Network:
+    """Build a network with fresh weights.
+
+    Args:
+        kind: Key of `MODELS`, or a name of `NAMED_CONFIGS` whose settings `settings` changes.
+        settings: Fields of the kind's config; the rest keep their defaults.
+        grid: The volume and its finest voxel grid.
+        n_classes: C, the ignored class 0 included.
+        device: Where the weights lie.
+
+    Raises:
+        ConfigError: The kind or a setting is unknown, or a value cannot work.
+    """
+    named = NAMED_CONFIGS.get(kind)
+    if named is not None and kind not in MODELS:
+        kind, settings = named.kind, {**named.settings, **settings}
+    if kind not in MODELS:
+        names = sorted({*MODELS, *NAMED_CONFIGS})
+        near = get_close_matches(kind, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"network {kind!r} is unknown; there are: {', '.join(names)}.{hint}")
+    if n_classes < 2:
+        raise ConfigError(f"n_classes must be at least 2 (0 is ignored), got {n_classes}")
+    network_type = MODELS[kind]
+    config = network_type.config_type.from_settings(settings)
+    return network_type(config, grid=grid, n_classes=n_classes).to(device)
