@@ -1,0 +1,181 @@
+"""One exact confusion matrix, and the two protocols that read scores from it (SPEC, section 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed
+
+from cache.errors import ShapeError
+from cache.schema import DatasetInfo
+
+ProtocolName = Literal["official", "seed"]
+
+
+class ConfusionMatrix:
+    """Counts points by (label, prediction), exactly, on a device; can be merged and reduced."""
+
+    counts: Tensor
+    """(C, C) int64: rows are labels, columns are predictions; 0 is ignored, or no prediction."""
+
+    def __init__(self, n_classes: int, device: torch.device) -> None:
+        self.counts = torch.zeros((n_classes, n_classes), dtype=torch.int64, device=device)
+
+    def update(self, labels: Tensor, predictions: Tensor) -> None:
+        """Count points; both (N,) training ids of any integer type."""
+        self.counts += count_pairs(labels, predictions, n_classes=len(self.counts))[0]
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add what another matrix counted, wherever it lies."""
+        self.counts += other.counts.to(self.counts.device)
+
+    def reduce(self) -> None:
+        """Sum over all processes, so that each holds the joint matrix; nothing in a single one."""
+        if distributed.is_initialized():
+            distributed.all_reduce(self.counts)
+
+    def numpy(self) -> NDArray[np.int64]:
+        """The counts on the CPU."""
+        return self.counts.cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a protocol reads from a confusion matrix."""
+
+    protocol: ProtocolName
+    iou: NDArray[np.float64]
+    """(C,) 0..1; NaN for the ignored class and for an absent class that the mean leaves out."""
+    miou: float
+    """Mean over the classes but the ignored one (and those left out); 0 when none remains."""
+    accuracy: float
+    """Right ones of the labelled points with a prediction other than 0, as the SemanticKITTI tools
+    print it; 0 when there is none."""
+    accuracy_with_misses: float
+    """Right ones of all the labelled points; a point without a prediction is a wrong one."""
+    points: int
+    """Labelled points that the protocol counts."""
+    missed: int
+    """Labelled points whose prediction is 0: misses for `official`, dropped by `seed`."""
+    absent: tuple[int, ...]
+    """Classes without a label and without a prediction."""
+
+
+def count_pairs(
+    labels: Tensor,
+    predictions: Tensor,
+    *,
+    n_classes: int,
+    group: Tensor | None = None,
+    n_groups: int = 1,
+) -> Tensor:
+    """Count points by group, label and prediction.
+
+    Args:
+        labels: (N,) training ids, integer.
+        predictions: (N,) training ids, integer.
+        n_classes: C.
+        group: (N,) integer, below n_groups; e.g. the scan of each point. All in group 0 without.
+        n_groups: G.
+
+    Returns:
+        (G, C, C) int64 on the labels' device: rows are labels, columns predictions.
+
+    Raises:
+        ShapeError: the shapes differ, or an id is not below C.
+    """
+    if labels.shape != predictions.shape or labels.ndim != 1:
+        raise ShapeError(
+            "labels and predictions",
+            expected="both (N,)",
+            got=(tuple(labels.shape), tuple(predictions.shape)),
+        )
+    for ids in (labels, predictions):
+        if len(ids) and int(ids.max()) >= n_classes:
+            raise ShapeError("ids", expected=f"below {n_classes}", got=int(ids.max()))
+    row = labels.long()
+    if group is not None:
+        row = group.long() * n_classes + row
+    key = row * n_classes + predictions.long()
+    counts = torch.bincount(key, minlength=n_groups * n_classes**2)
+    return counts.view(n_groups, n_classes, n_classes)
+
+
+def official_scores(counts: NDArray[np.int64], *, absent_counts_zero: bool) -> Scores:
+    """Score as the benchmarks' servers do: every labelled point counts, prediction 0 is a miss.
+
+    Args:
+        counts: (C, C) rows are labels, columns predictions. Points that got no prediction (those
+            outside the volume) belong in column 0.
+        absent_counts_zero: An absent class has IoU 0 (SemanticKITTI) or is left out (nuScenes).
+
+    Source: SPEC, section 8.
+    """
+    labelled = counts[1:].astype(np.float64)
+    right = np.diagonal(counts)[1:].astype(np.float64)
+    false_negative = labelled.sum(axis=1) - right
+    false_positive = labelled[:, 1:].sum(axis=0) - right
+    iou = _iou(right, false_positive, false_negative)
+    if absent_counts_zero:
+        iou = np.nan_to_num(iou, nan=0.0)
+    return _scores("official", counts, iou, points=int(counts[1:].sum()))
+
+
+def seed_scores(counts: NDArray[np.int64]) -> Scores:
+    """Score as the published code does: only points with a prediction other than 0 count.
+
+    Args:
+        counts: (C, C) rows are labels, columns predictions, of the points inside the volume.
+
+    Source: SPEC, sections 8 and 10 (a network that answers 0 on half of the points can reach 1.0).
+    """
+    cropped = counts[1:, 1:].astype(np.float64)
+    right = np.diagonal(cropped)
+    iou = _iou(right, cropped.sum(axis=0) - right, cropped.sum(axis=1) - right)
+    return _scores("seed", counts, iou, points=int(counts[1:, 1:].sum()))
+
+
+def both_scores(
+    inside: NDArray[np.int64], outside: NDArray[np.int64], info: DatasetInfo
+) -> tuple[Scores, Scores]:
+    """Score by both protocols, `official` first.
+
+    Args:
+        inside: (C, C) of the points inside the volume.
+        outside: (C, C) of the others; `seed` never counts them, as the published code drops them.
+        info: Of the data set: its layout says what an absent class counts.
+    """
+    absent_counts_zero = info.layout == "semantickitti"
+    official = official_scores(inside + outside, absent_counts_zero=absent_counts_zero)
+    return official, seed_scores(inside)
+
+
+def _iou(
+    right: NDArray[np.float64],
+    false_positive: NDArray[np.float64],
+    false_negative: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    union = right + false_positive + false_negative
+    return np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
+
+
+def _scores(
+    protocol: ProtocolName, counts: NDArray[np.int64], iou: NDArray[np.float64], *, points: int
+) -> Scores:
+    right = int(np.diagonal(counts)[1:].sum())
+    labelled, answered = int(counts[1:].sum()), int(counts[1:, 1:].sum())
+    union = counts[1:].sum(axis=1) + counts[1:, 1:].sum(axis=0)
+    return Scores(
+        protocol=protocol,
+        iou=np.concatenate([[np.nan], iou]),
+        miou=float(np.nanmean(iou)) if np.isfinite(iou).any() else 0.0,
+        accuracy=right / max(1, answered),
+        accuracy_with_misses=right / max(1, labelled),
+        points=points,
+        missed=labelled - answered,
+        absent=tuple(int(c) + 1 for c in np.flatnonzero(union == 0)),
+    )
