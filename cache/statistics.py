@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from cache.errors import ShapeError
 from cache.schema import DatasetInfo
 
-RANGE_EDGES_M = tuple(range(0, 101, 2))
-"""Lower edges of the range histogram's bins in metres; the last bin is everything from 100 m on."""
+RANGE_EDGES_M = tuple(range(0, 101, 5))
+"""Lower edges of the range histogram's R = 21 bins in metres; the last one is all from 100 m on."""
 SPLITS = ("train", "val", "test")
 """The splits in the order of tables."""
 
@@ -55,7 +55,7 @@ class ScanColumns(Protocol):
 
     @property
     def range_histogram(self) -> NDArray[np.int64]:
-        """(S, R) kept points per bin of ``RANGE_EDGES_M``."""
+        """(S, R) points of the raw file per bin of ``RANGE_EDGES_M``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class SplitStatistics:
     absent: tuple[str, ...]
     """Names of the classes that never occur; empty when the split has no labels at all."""
     range_histogram: NDArray[np.int64]
-    """(R,) kept points per bin of ``RANGE_EDGES_M``."""
+    """(R,) points of the raw files per bin of ``RANGE_EDGES_M``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,20 +150,6 @@ def _checked_counts(counts: ArrayLike) -> NDArray[np.int64]:
     if array.ndim != 1 or len(array) == 0 or (array < 0).any():
         raise ShapeError("counts", expected="(C,) non-negative", got=array)
     return array.astype(np.int64)
-
-
-def range_histogram(xyz: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Count points by their distance from the sensor.
-
-    Args:
-        xyz: (3, N) metres, lidar frame, finite.
-
-    Returns:
-        (R,) points whose distance is at least the bin's lower edge and below the next one.
-    """
-    distance = np.sqrt(np.square(xyz.astype(np.float64)).sum(axis=0))
-    place = np.searchsorted(RANGE_EDGES_M, distance, side="right") - 1
-    return np.bincount(place, minlength=len(RANGE_EDGES_M)).astype(np.int64)
 
 
 def dataset_statistics(scans: ScanColumns, info: DatasetInfo) -> DatasetStatistics:

@@ -17,7 +17,6 @@ from cache.statistics import (
     absent_classes,
     class_weights,
     dataset_statistics,
-    range_histogram,
 )
 
 N_BINS = len(RANGE_EDGES_M)
@@ -55,15 +54,6 @@ def test_without_any_labelled_point_all_classes_weigh_the_same() -> None:
 def test_counts_of_a_wrong_form_are_refused(counts: list[int]) -> None:
     with pytest.raises(ShapeError, match="counts must be"):
         class_weights(counts)
-
-
-def test_range_bins_hold_their_lower_edge_and_the_last_is_open() -> None:
-    xyz = np.array([[0, 3, 0, 99.5, 100, 5000], [0, 4, 0, 0, 0, 0], [0, 0, 2, 0, 0, 0]], np.float32)
-    histogram = range_histogram(xyz)  # distances 0, 5, 2, 99.5, 100, 5000
-    assert np.flatnonzero(histogram).tolist() == [0, 1, 2, 49, 50]
-    assert histogram[[0, 1, 2, 49, 50]].tolist() == [1, 1, 1, 1, 2]
-    assert len(histogram) == N_BINS
-    assert range_histogram(np.zeros((3, 0), np.float32)).sum() == 0
 
 
 INFO = DatasetInfo(
