@@ -1,0 +1,59 @@
+# `make` alone lists the targets. Needs Python 3.11 to 3.13 (another one: `make setup PYTHON=python3.12`).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint test-scatter bench clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"pass2d needs Python 3.11 to 3.13, found {v.major}.{v.minor}: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/installed  ## Create .venv and install pass2d with the tested versions
+	@echo "Installed. Next: source $(VENV)/bin/activate && pass2d --help"
+
+demo: $(VENV)/installed  ## Synthetic world -> cache -> training -> evaluation -> pictures (5 minutes on 2 cores)
+	rm -rf $(DEMO)
+	$(BIN)/pass2d prepare synth --out $(DEMO)/raw --preset small
+	$(BIN)/pass2d prepare semkitti --root $(DEMO)/raw --cache $(DEMO)/cache
+	$(BIN)/pass2d stats --cache $(DEMO)/cache --html $(DEMO)/stats.html
+	$(BIN)/pass2d train --cache $(DEMO)/cache --recipe demo --run $(DEMO)/run
+	$(BIN)/pass2d predict $(DEMO)/raw/sequences/11/velodyne --checkpoint $(DEMO)/run/checkpoints/best.safetensors --out $(DEMO)/predictions --png
+	$(BIN)/pass2d eval --cache $(DEMO)/cache --checkpoint $(DEMO)/run/checkpoints/best.safetensors --pictures $(DEMO)/pictures
+	@echo
+	@echo "cache:        $(DEMO)/cache/semkitti"
+	@echo "checkpoint:   $(DEMO)/run/checkpoints/best.safetensors"
+	@echo "pictures:     $(DEMO)/pictures, $(DEMO)/predictions (labels and PNG), $(DEMO)/stats.html"
+	@echo "learning:     $(BIN)/tensorboard --logdir $(DEMO)/run"
+	@echo "What next, with your own SemanticKITTI:"
+	@echo "  source $(VENV)/bin/activate"
+	@echo "  pass2d prepare semkitti --root /path/to/SemanticKITTI --check"
+	@echo "  pass2d prepare semkitti --root /path/to/SemanticKITTI --cache cache/"
+	@echo "  pass2d train --cache cache/ --recipe 2dpass-small --run runs/first"
+
+lint: $(VENV)/installed  ## Format check, ruff and strict mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint  ## Install, lint, type-check, run all tests
+	$(BIN)/python -m pytest
+
+test-scatter: $(VENV)/installed  ## Compile torch-scatter for the CPU (5 minutes) and run what uses it
+	$(BIN)/python -c 'import torch_scatter' 2>/dev/null || \
+		( $(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel && \
+		  FORCE_ONLY_CPU=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation 'torch-scatter>=2.1.2' )
+	$(BIN)/python -m pytest -m scatter
+
+bench: $(VENV)/installed  ## Run the benchmarks; each states ratios measured in one run
+	@for file in bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:  ## Remove the virtual environment, the demo and tool caches (no data, no runs)
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
