@@ -1,4 +1,4 @@
-"""One file per checkpoint: safetensors, with a JSON card in its header that is all prediction needs.
+"""One file per checkpoint: safetensors, with a JSON card that holds all that prediction needs.
 
 Tensor names start with what they belong to: ``network.`` (a state dict), ``optimizer.``,
 ``average.``, ``totals.``. A file is written aside and renamed; a hash over card and tensors
@@ -127,9 +127,12 @@ def build_from_card(card: Card, device: torch.device) -> Network:
     """An untrained network of the card's architecture, data set and grid, for inference only."""
     from pass2d_models.registry import build_network
 
+    settings = dict(card.settings)
+    if "image_branch" in settings:  # trained with pictures or not: inference has none
+        settings["image_branch"] = False
     return build_network(
         card.architecture,
-        card.settings,
+        settings,
         grid=grid_of(card),
         n_classes=card.info.labels.n_classes,
         device=device,
@@ -159,7 +162,8 @@ def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -
     if missing or misshapen:
         raise CheckpointError(
             f"{path}: its tensors do not fit the architecture "
-            f"{checkpoint.card.architecture!r} of its card; missing: {missing[:5] or 'none'}, of another shape: {misshapen[:5] or 'none'}. "
+            f"{checkpoint.card.architecture!r} of its card; missing: {missing[:5] or 'none'}, "
+            f"of another shape: {misshapen[:5] or 'none'}. "
             "Was it written by another version of pass2d?"
         )
     network.load_state_dict({name: stored[name] for name in needed}, strict=False)
@@ -214,7 +218,7 @@ def _digest(card_json: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         content.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        content.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 
