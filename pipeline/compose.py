@@ -1,0 +1,173 @@
+"""The stages tied together for one scan: files in, records out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
+from pipeline.problem import Problem, ProblemError
+from pipeline.source import ScanSource
+from pipeline.stages.counts import count_labels, count_ranges
+from pipeline.stages.images import decode_rgb
+from pipeline.stages.labels import instance_ids, map_labels
+from pipeline.stages.projection import project_points
+from pipeline.stages.read import (
+    decode_points,
+    decode_raw_labels,
+    require_finite,
+    require_same_length,
+)
+from pipeline.stages.volume import split_volume
+from pipeline.stages.voxels import voxelize
+
+STAGE_CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1}
+"""Part of a stage's key: raise a number when that stage's output changes for the same input."""
+
+
+class ScanCounts(NamedTuple):
+    """What statistics need of a scan."""
+
+    label_histogram: NDArray[np.int64]
+    """(C,) kept points per training id; zeros without labels."""
+    range_histogram: NDArray[np.int64]
+    """(R,) points of the raw file per bin of ``cache.statistics.RANGE_EDGES_M``."""
+
+
+def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
+    """Read, check, cut and label a scan's points.
+
+    Args:
+        scan: where its files are.
+        info: label table, volume and file layout of the data set.
+
+    Returns:
+        The scan with its outside points, without cameras and voxels.
+
+    Raises:
+        ProblemError: a file is missing, truncated, inconsistent or holds unknown labels.
+    """
+    points = decode_points(read_file(scan.points), columns=info.raw_columns, file=scan.points)
+    require_finite(points, file=scan.points)
+    raw = np.ascontiguousarray(points[:, :4].T)
+    rows = split_volume(raw[:3], grid=info.grid)
+    kept, outside = raw[:, rows.inside], raw[:, rows.outside]
+    label = instance = outside_label = None
+    if scan.labels is not None:
+        raw_labels = _raw_labels(scan.labels, info, n_points=len(points), points_file=scan.points)
+        training_ids = map_labels(raw_labels, table=info.labels, file=scan.labels)
+        label, outside_label = training_ids[rows.inside], training_ids[rows.outside]
+        instance = instance_ids(raw_labels)[rows.inside]
+    return ScanRecord(
+        scan_id=scan.scan_id,
+        n_raw=len(points),
+        xyz=kept[:3],
+        signal=kept[3],
+        raw_index=rows.inside,
+        label=label,
+        instance=instance,
+        outside_xyz=outside[:3],
+        outside_signal=outside[3],
+        outside_label=outside_label,
+    )
+
+
+def camera_arrays(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | None, ...]:
+    """Decode a scan's pictures and find the points that each shows.
+
+    Args:
+        scan: where its pictures are, and the calibration.
+        lidar: the same scan's points; only ``xyz`` is used.
+
+    Returns:
+        One per camera; None where a picture or the calibration is missing.
+
+    Raises:
+        ProblemError: a picture is missing or does not decode.
+    """
+    if scan.image_from_lidar is None:
+        return (None,) * len(scan.images)
+    return tuple(
+        None if file is None else _camera_view(file, matrix, lidar.xyz)
+        for file, matrix in zip(scan.images, scan.image_from_lidar, strict=True)
+    )
+
+
+def voxel_arrays(
+    lidar: ScanRecord, *, grid: GridConfig, scales: Sequence[int] = SCALES
+) -> tuple[VoxelLevel, ...]:
+    """Hash a scan's kept points at every scale.
+
+    Args:
+        lidar: ``xyz`` and ``label`` are used.
+        grid: the volume's cells.
+        scales: in the order of the result.
+
+    Returns:
+        One level per scale.
+    """
+    return voxelize(lidar.xyz, lidar.label, grid=grid, scales=scales)
+
+
+def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
+    """Count a scan's points by label and by range.
+
+    Args:
+        lidar: of ``lidar_arrays``; its outside points count for the ranges.
+        info: the number of classes.
+    """
+    ranges = count_ranges(lidar.xyz)
+    if lidar.outside_xyz is not None:
+        ranges = ranges + count_ranges(lidar.outside_xyz)
+    return ScanCounts(
+        label_histogram=count_labels(lidar.label, n_classes=info.labels.n_classes),
+        range_histogram=ranges,
+    )
+
+
+def read_file(file: Path) -> bytes:
+    """Read a whole file of the raw data set.
+
+    Raises:
+        ProblemError: it is missing, a folder or not readable. Other failures of the disk or the
+            network stay an OSError: they may pass, and the runner tries again.
+    """
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise ProblemError(
+            Problem(
+                file=file,
+                found=(error.strerror or type(error).__name__).lower(),
+                expected="a readable file",
+                remedy="Was it moved, or is it a link to nowhere? List the data set again.",
+            )
+        ) from error
+
+
+def _raw_labels(
+    file: Path, info: DatasetInfo, *, n_points: int, points_file: Path
+) -> NDArray[np.uint32]:
+    label_bytes = 4 if info.layout == "semantickitti" else 1
+    raw_labels = decode_raw_labels(read_file(file), label_bytes=label_bytes, file=file)
+    require_same_length(
+        n_points=n_points, n_labels=len(raw_labels), points_file=points_file, labels_file=file
+    )
+    return raw_labels
+
+
+def _camera_view(
+    file: Path, image_from_lidar: tuple[float, ...], xyz: NDArray[np.float32]
+) -> CameraView:
+    image = decode_rgb(read_file(file), file=file)
+    height, width, _ = image.shape
+    seen = project_points(
+        xyz,
+        image_from_lidar=np.array(image_from_lidar, np.float64).reshape(3, 4),
+        image_hw=(height, width),
+    )
+    return CameraView(image=image, point_index=seen.point_index, pixel_rc=seen.pixel_rc)

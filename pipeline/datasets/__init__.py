@@ -1,0 +1,1 @@
+"""Raw data sets: one reader and one table per layout."""

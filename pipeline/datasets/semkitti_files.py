@@ -1,0 +1,128 @@
+"""What lies in a SemanticKITTI folder, by name only: no file is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import DataError
+
+POINTS, LABELS, IMAGES = "velodyne", "labels", "image_2"
+_SUFFIXES = {POINTS: (".bin",), LABELS: (".label",), IMAGES: (".png", ".jpg", ".jpeg")}
+_SEQUENCE = re.compile(r"[0-9]{2}")
+_LAYOUT = "sequences/NN/{velodyne/*.bin, labels/*.label, image_2/*.png, calib.txt}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceFiles:
+    """The files of one sequence, by frame number."""
+
+    sequence: str
+    folder: Path
+    points: dict[int, Path]
+    labels: dict[int, Path]
+    images: dict[int, Path]
+    folders: frozenset[str]
+    """Those of velodyne, labels and image_2 that exist."""
+    texts: frozenset[str]
+    """Those of calib.txt, poses.txt and times.txt that exist."""
+
+    @property
+    def calib(self) -> Path:
+        """calib.txt, whether or not it exists."""
+        return self.folder / "calib.txt"
+
+
+def find_sequences(root: Path) -> dict[str, Path]:
+    """Find the sequence folders below a data set's root.
+
+    Args:
+        root: the data set, its ``dataset/`` or its ``sequences/``.
+
+    Returns:
+        Folder of each sequence, in the order of their numbers; never empty.
+
+    Raises:
+        DataError: no such folder, a file, or no sequences in it: says what is there.
+    """
+    if not root.exists():
+        raise DataError(f"{root}: there is no such folder. Expected a folder with {_LAYOUT}.")
+    if not root.is_dir():
+        raise DataError(f"{root}: is a file. Expected a folder with {_LAYOUT}.")
+    for folder in (root / "sequences", root / "dataset" / "sequences", root):
+        names = _names(folder) if folder.is_dir() else ()
+        found = {name: folder / name for name in sorted(names) if _SEQUENCE.fullmatch(name)}
+        found = {name: path for name, path in found.items() if path.is_dir()}
+        if found:
+            return found
+    raise DataError(f"{root}: {_nothing_found(root)} Expected a folder with {_LAYOUT}.")
+
+
+def list_files(sequence: str, folder: Path) -> SequenceFiles:
+    """List one sequence's files; everything that is no frame is passed over."""
+    names = set(_names(folder))
+    return SequenceFiles(
+        sequence=sequence,
+        folder=folder,
+        points=_frames(folder / POINTS, _SUFFIXES[POINTS]),
+        labels=_frames(folder / LABELS, _SUFFIXES[LABELS]),
+        images=_frames(folder / IMAGES, _SUFFIXES[IMAGES]),
+        folders=frozenset(name for name in _SUFFIXES if (folder / name).is_dir()),
+        texts=frozenset(names & {"calib.txt", "poses.txt", "times.txt"}),
+    )
+
+
+def frame_ranges(frames: Collection[int]) -> str:
+    """Frame numbers as a person writes them, e.g. "000003, 000007-000009 (4 in all)"."""
+    ordered = sorted(frames)
+    runs: list[list[int]] = []
+    for frame in ordered:
+        if runs and frame == runs[-1][1] + 1:
+            runs[-1][1] = frame
+        else:
+            runs.append([frame, frame])
+    shown = [f"{a:06d}" if a == b else f"{a:06d}-{b:06d}" for a, b in runs[:3]]
+    more = ", ..." if len(runs) > 3 else ""
+    return f"{', '.join(shown)}{more} ({len(ordered)} in all)"
+
+
+def _frames(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+    """Frame number to file. Of two files for one frame the first suffix in lower case wins."""
+    if not folder.is_dir():
+        return {}
+    ranked: dict[int, tuple[tuple[int, bool, str], Path]] = {}
+    for name in _names(folder):
+        stem, dot, _ = name.rpartition(".")
+        suffix = name[len(stem) :]
+        if not dot or not (stem.isascii() and stem.isdigit()) or suffix.lower() not in suffixes:
+            continue  # foreign: .DS_Store, ._000000.bin, Thumbs.db, 000000.bin.part
+        rank = (suffixes.index(suffix.lower()), suffix != suffix.lower(), name)
+        frame = int(stem)
+        if frame not in ranked or rank < ranked[frame][0]:
+            ranked[frame] = (rank, folder / name)
+    return {frame: ranked[frame][1] for frame in sorted(ranked)}
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208  names only: 40,000 frames, no object for each
+    except PermissionError as error:
+        raise DataError(f"{folder}: may not be read. Change its permissions.") from error
+
+
+def _nothing_found(root: Path) -> str:
+    names = sorted(name for name in _names(root) if not name.startswith("."))
+    if not names:
+        return "the folder is empty."
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    text = f"no sequence folders 00..21 among what is there ({shown})."
+    if POINTS in names:
+        text += f" This looks like one sequence: give {root.parent.parent} and --sequences."
+    elif any(name.lower().endswith(".bin") for name in names):
+        text += " These look like the scans of one sequence: give the data set's root."
+    elif any(name.startswith("v1.0-") for name in names):
+        text += " This looks like nuScenes: use 'prepare nuscenes'."
+    return text

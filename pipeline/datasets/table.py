@@ -1,0 +1,115 @@
+"""A data set's table: the TOML file that says what its numbers mean."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cache.errors import ConfigError
+from cache.schema import DatasetInfo, GridConfig, LabelTable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetTable:
+    """Everything that a TOML file of this folder says."""
+
+    info: DatasetInfo
+    """What training and prediction must know."""
+    raw_names: dict[int, str]
+    """Name of every raw id."""
+    splits: dict[str, tuple[str, ...]]
+    """Sequences (nuScenes: scenes) of each split."""
+    scan_counts: dict[str, int]
+    """Scans of each sequence in the whole data set; empty where nobody published them."""
+    published_points: tuple[int, ...]
+    """(C,) points per training id in the training split as published; zeros where not."""
+
+    def split_of(self, sequence: str) -> str | None:
+        """The split that a sequence belongs to; None when the table does not know it."""
+        for split, sequences in self.splits.items():
+            if sequence in sequences:
+                return split
+        return None
+
+
+def load_table(file: Path) -> DatasetTable:
+    """Read and check a data set's table.
+
+    Raises:
+        ConfigError: not TOML, a key missing, or parts that contradict each other.
+    """
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        return _table(raw)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: no TOML file: {error}") from error
+    except KeyError as error:
+        raise ConfigError(f"{file}: key {error} is missing. See semkitti.toml.") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _table(raw: Mapping[str, Any]) -> DatasetTable:
+    labels = _labels(raw["classes"], raw["raw_labels"])
+    grid = raw["grid"]
+    info = DatasetInfo(
+        name=raw["name"],
+        layout=raw["layout"],
+        labels=labels,
+        grid=GridConfig(
+            low=_triple(grid["low"], float),
+            high=_triple(grid["high"], float),
+            shape=_triple(grid["shape"], int),
+        ),
+        n_cameras=raw["n_cameras"],
+        has_class_weights=raw["has_class_weights"],
+        signal_name=raw["signal_name"],
+        raw_columns=raw["raw_columns"],
+    )
+    _check_grid(info.grid)
+    splits = {split: tuple(names) for split, names in raw["splits"].items()}
+    return DatasetTable(
+        info=info,
+        raw_names={int(raw_id): entry["name"] for raw_id, entry in raw["raw_labels"].items()},
+        splits=splits,
+        scan_counts=dict(raw.get("scan_counts", {})),
+        published_points=tuple(entry.get("points", 0) for entry in raw["classes"]),
+    )
+
+
+def _labels(classes: list[Mapping[str, Any]], raw_labels: Mapping[str, Any]) -> LabelTable:
+    names = tuple(entry["name"] for entry in classes)
+    if len(set(names)) != len(names):
+        raise ValueError("two classes have the same name")
+    unknown = {entry["class"] for entry in raw_labels.values()} - set(names)
+    if unknown:
+        raise ValueError(f"raw_labels name classes that do not exist: {sorted(unknown)}")
+    raw_to_training = {int(key): names.index(entry["class"]) for key, entry in raw_labels.items()}
+    training_to_raw = tuple(int(entry["raw"]) for entry in classes)
+    for training_id, raw_id in enumerate(training_to_raw):
+        if raw_to_training.get(raw_id) != training_id:
+            raise ValueError(f"class {names[training_id]!r} writes raw {raw_id}, which is not its")
+    return LabelTable(
+        raw_to_training=dict(sorted(raw_to_training.items())),
+        training_to_raw=training_to_raw,
+        names=names,
+        colors_rgb=tuple(_triple(entry["color_rgb"], int) for entry in classes),
+    )
+
+
+def _triple(values: list[T], kind: type[T]) -> tuple[T, T, T]:
+    if len(values) != 3 or any(not isinstance(value, kind) for value in values):
+        raise ValueError(f"{values} must be three of {kind.__name__}")
+    return values[0], values[1], values[2]
+
+
+def _check_grid(grid: GridConfig) -> None:
+    if any(high <= low for low, high in zip(grid.low, grid.high, strict=True)):
+        raise ValueError(f"grid: high {grid.high} must be above low {grid.low} on every axis")
+    if any(cells < 1 for cells in grid.shape):
+        raise ValueError(f"grid: shape {grid.shape} must be at least 1 on every axis")

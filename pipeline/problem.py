@@ -1,0 +1,46 @@
+"""What can be wrong with a file of a raw data set, in one form for messages and for lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cache.errors import DataError, UnknownLabelError
+
+Severity = Literal["error", "note"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One file that is missing, damaged or inconsistent."""
+
+    file: Path
+    """The file or folder to look at."""
+    found: str
+    """What is there, e.g. "1000 bytes"."""
+    expected: str
+    """What should be there, e.g. "a multiple of 16 bytes"."""
+    remedy: str
+    """What a person can do about it, one sentence."""
+    severity: Severity = "error"
+    """"note": occurs in real data and is legal, e.g. a sequence without pictures."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: found {self.found}, expected {self.expected}. {self.remedy}"
+
+
+class ProblemError(DataError):
+    """A problem that stops the work on its scan; `--check` collects `problem` instead."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[ProblemError], tuple[Problem]]:
+        # Exceptions pickle as type(*args); the message alone would not rebuild this one (Ray).
+        return type(self), (self.problem,)
+
+
+class UnknownLabelProblemError(ProblemError, UnknownLabelError):
+    """A label file holds a raw id that the data set's table lacks."""

@@ -1,0 +1,45 @@
+"""What the readers of raw data sets hand to the runner: one small record per scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.schema import DatasetInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSource:
+    """Everything a worker needs to read one scan; picklable and small."""
+
+    scan_id: str
+    """Stable and unique in the data set, e.g. "08/000123"."""
+    split: str
+    """"train", "val" or "test"."""
+    sequence: str
+    """e.g. "08"."""
+    frame_index: int
+    """Place in the sequence, from the file's name."""
+    token: str
+    """nuScenes sample_data token; empty elsewhere."""
+    points: Path
+    labels: Path | None
+    """None for scans without labels."""
+    images: tuple[Path | None, ...]
+    """One per camera; None where the scan has no picture of that camera."""
+    image_from_lidar: tuple[tuple[float, ...], ...] | None
+    """Per camera the 12 numbers of a (3, 4) matrix, row by row; None without calibration."""
+
+    def files(self) -> tuple[Path, ...]:
+        """The scan's own files that exist: points, then labels, then pictures."""
+        return tuple(file for file in (self.points, self.labels, *self.images) if file is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceListing:
+    """The scans of a raw data set that were asked for, sequence by sequence in frame order."""
+
+    info: DatasetInfo
+    scans: tuple[ScanSource, ...]
+    notes: tuple[str, ...]
+    """What is missing but legal, one line per fact, e.g. "sequence 08: no image_2"."""

@@ -1,0 +1,56 @@
+"""Bytes of a picture file to RGB."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.problem import Problem, ProblemError
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+# What Pillow raises for damaged bytes; nothing is read from the disk here.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+def decode_rgb(data: bytes, *, file: Path) -> NDArray[np.uint8]:
+    """Decode a PNG or JPEG picture.
+
+    Args:
+        data: the whole file: RGB, grey (copied to three channels), palette, or with an alpha
+            channel (left out); 16 bits a channel keep their upper 8.
+        file: where the bytes come from, for the message.
+
+    Returns:
+        (H, W, 3) RGB.
+
+    Raises:
+        ProblemError: the bytes are no whole picture.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(BytesIO(data)) as image:
+            # A picture of more than 89 million pixels is none of a car's camera: refuse it.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _as_rgb(image)
+    except (*_DAMAGED, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ProblemError(
+            Problem(
+                file=file,
+                found=f"{len(data)} bytes that do not decode ({error})",
+                expected="a whole PNG or JPEG picture",
+                remedy="The file is truncated or damaged: copy or download it again.",
+            )
+        ) from error
+
+
+def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in _SIXTEEN_BIT:
+        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

@@ -1,0 +1,72 @@
+"""Raw labels of a file to training ids and instance ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.schema import LabelTable
+from pipeline.problem import Problem, UnknownLabelProblemError
+
+_UNKNOWN = 255
+_N_RAW = 1 << 16
+
+
+def training_lut(table: LabelTable) -> NDArray[np.uint8]:
+    """The label table as an array.
+
+    Returns:
+        (65536,) uint8 training id of each raw id; 255 where the table has none.
+    """
+    lut = np.full(_N_RAW, _UNKNOWN, np.uint8)
+    lut[list(table.raw_to_training)] = list(table.raw_to_training.values())
+    return lut
+
+
+def map_labels(
+    raw_labels: NDArray[np.uint32], *, table: LabelTable, file: Path
+) -> NDArray[np.uint8]:
+    """Look up the training id of each point.
+
+    Args:
+        raw_labels: (N,) as in the file; the low 16 bits are the raw id.
+        table: of the data set; an id that it lacks is an error, not class 0.
+        file: where the labels come from, for the message.
+
+    Returns:
+        (N,) training ids, 0 ignored.
+
+    Raises:
+        UnknownLabelProblemError: naming the file and every unknown id with its count.
+
+    Source: SPEC, section 1.
+    """
+    raw_ids = raw_labels.astype(np.uint16)
+    training_ids = training_lut(table)[raw_ids]
+    if (training_ids == _UNKNOWN).any():
+        raise _unknown(raw_ids[training_ids == _UNKNOWN], table, file)
+    return training_ids
+
+
+def instance_ids(raw_labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The instance of each point: the high 16 bits of a SemanticKITTI label, 0 for none."""
+    return raw_labels >> np.uint32(16)
+
+
+def _unknown(
+    raw_ids: NDArray[np.uint16], table: LabelTable, file: Path
+) -> UnknownLabelProblemError:
+    ids, counts = np.unique(raw_ids, return_counts=True)
+    listed = ", ".join(f"{i} ({n} points)" for i, n in zip(ids[:10], counts[:10], strict=True))
+    more = f" and {len(ids) - 10} more ids" if len(ids) > 10 else ""
+    known = sorted(table.raw_to_training)
+    return UnknownLabelProblemError(
+        Problem(
+            file=file,
+            found=f"raw label {listed}{more}",
+            expected=f"one of the table's {len(known)} raw ids ({known[0]}..{known[-1]})",
+            remedy="Is it a label file of another data set? See pipeline/datasets/*.toml.",
+        )
+    )

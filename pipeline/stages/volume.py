@@ -1,0 +1,42 @@
+"""A raw scan cut into the points inside the volume and the others."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.schema import GridConfig
+from cache.volume import inside_volume
+
+
+class VolumeSplit(NamedTuple):
+    """Rows of a raw scan on either side of the volume's border; together all rows."""
+
+    inside: NDArray[np.int32]
+    """(N,) rows of the kept points, increasing: their index in the raw scan."""
+    outside: NDArray[np.int32]
+    """(O,) rows of the others, increasing."""
+
+
+def split_volume(xyz: NDArray[np.float32], *, grid: GridConfig) -> VolumeSplit:
+    """Tell the points strictly inside the volume from the others.
+
+    Args:
+        xyz: (3, R) metres, lidar frame, every point of the raw scan.
+        grid: the volume; its cells play no part here.
+
+    Returns:
+        The rows of both parts.
+
+    Raises:
+        ShapeError: ``xyz`` is not (3, R).
+
+    Source: SPEC, section 2, step 1; the rule's home is ``cache.volume``.
+    """
+    inside = inside_volume(xyz, grid=grid)
+    return VolumeSplit(
+        inside=np.flatnonzero(inside).astype(np.int32),
+        outside=np.flatnonzero(~inside).astype(np.int32),
+    )
