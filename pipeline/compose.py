@@ -51,14 +51,20 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     Raises:
         ProblemError: a file is missing, truncated, inconsistent or holds unknown labels.
     """
-    points = decode_points(read_file(scan.points), columns=info.raw_columns, file=scan.points)
+    points = read_points(scan, info)
     require_finite(points, file=scan.points)
     raw = np.ascontiguousarray(points[:, :4].T)
     rows = split_volume(raw[:3], grid=info.grid)
     kept, outside = raw[:, rows.inside], raw[:, rows.outside]
     label = instance = outside_label = None
     if scan.labels is not None:
-        raw_labels = _raw_labels(scan.labels, info, n_points=len(points), points_file=scan.points)
+        raw_labels = read_raw_labels(scan.labels, info)
+        require_same_length(
+            n_points=len(points),
+            n_labels=len(raw_labels),
+            points_file=scan.points,
+            labels_file=scan.labels,
+        )
         training_ids = map_labels(raw_labels, table=info.labels, file=scan.labels)
         label, outside_label = training_ids[rows.inside], training_ids[rows.outside]
         instance = instance_ids(raw_labels)[rows.inside]
@@ -129,6 +135,17 @@ def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
     )
 
 
+def read_points(scan: ScanSource, info: DatasetInfo) -> NDArray[np.float32]:
+    """Read a scan's points as the file has them, (R, columns), read-only."""
+    return decode_points(read_file(scan.points), columns=info.raw_columns, file=scan.points)
+
+
+def read_raw_labels(file: Path, info: DatasetInfo) -> NDArray[np.uint32]:
+    """Read a label file as it is, (R,)."""
+    label_bytes = 4 if info.layout == "semantickitti" else 1
+    return decode_raw_labels(read_file(file), label_bytes=label_bytes, file=file)
+
+
 def read_file(file: Path) -> bytes:
     """Read a whole file of the raw data set.
 
@@ -147,17 +164,6 @@ def read_file(file: Path) -> bytes:
                 remedy="Was it moved, or is it a link to nowhere? List the data set again.",
             )
         ) from error
-
-
-def _raw_labels(
-    file: Path, info: DatasetInfo, *, n_points: int, points_file: Path
-) -> NDArray[np.uint32]:
-    label_bytes = 4 if info.layout == "semantickitti" else 1
-    raw_labels = decode_raw_labels(read_file(file), label_bytes=label_bytes, file=file)
-    require_same_length(
-        n_points=n_points, n_labels=len(raw_labels), points_file=points_file, labels_file=file
-    )
-    return raw_labels
 
 
 def _camera_view(

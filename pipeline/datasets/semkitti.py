@@ -7,17 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cache.errors import DataError
+from cache.progress import Progress
+from pipeline.check import check_scans
 from pipeline.compose import read_file
-from pipeline.datasets.semkitti_files import (
-    IMAGES,
-    LABELS,
-    POINTS,
-    SequenceFiles,
-    find_sequences,
-    frame_ranges,
-    list_files,
-)
+from pipeline.datasets.semkitti_files import POINTS, SequenceFiles, find_sequences, list_files
+from pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missing_problems
 from pipeline.datasets.table import DatasetTable, load_table
+from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource, SourceListing
 from pipeline.stages.calibration import image_from_lidar_matrix
 
@@ -56,16 +52,55 @@ def list_semkitti(
     """
     chosen = choose_sequences(root, splits=splits, sequences=sequences)
     files = [list_files(name, folder) for name, folder in chosen.items()]
-    scans = [scan for sequence in files for scan in _scans(sequence)]
-    if not scans:
-        where = ", ".join(str(sequence.folder / POINTS) for sequence in files[:3])
-        raise DataError(f"{root}: no scans. Expected NNNNNN.bin files in {where}.")
+    scans = [scan for s in files for scan in _scans(s, _calibration(s))]
+    empty = [sequence for sequence in files if not sequence.points]
+    if not scans or (sequences is not None and empty):
+        where = ", ".join(str(sequence.folder / POINTS) for sequence in empty[:3])
+        raise DataError(f"{root}: no scans in {where}. Expected files NNNNNN.bin there.")
     facts = [(s.sequence, fact) for s in files for fact in missing_facts(s)]
     return SourceListing(
         info=semkitti_table().info,
         scans=tuple(_first_of_each_split(scans, limit)),
-        notes=(*_merge(facts), *_notes_on_others(root, chosen, splits, sequences)),
+        notes=(*merge_facts(facts), *_notes_on_others(root, chosen, splits, sequences)),
     )
+
+
+def check_semkitti(
+    root: Path,
+    *,
+    splits: Sequence[str] = SPLITS,
+    sequences: Sequence[str] | None = None,
+    limit: int | None = None,
+    progress: Progress,
+) -> list[Problem]:
+    """Look at every file of a SemanticKITTI folder and write nothing.
+
+    Args:
+        root: as for ``list_semkitti``, likewise the next three.
+        splits: any of "train", "val", "test".
+        sequences: only these; all that exist when None.
+        limit: read at most this many scans.
+        progress: scans read and their bytes.
+
+    Returns:
+        Every missing, damaged or inconsistent file; first those seen by name, then scan by scan.
+
+    Raises:
+        DataError: as ``list_semkitti``, but a damaged calib.txt is one of the problems.
+    """
+    table = semkitti_table()
+    chosen = choose_sequences(root, splits=splits, sequences=sequences)
+    problems: list[Problem] = []
+    scans: list[ScanSource] = []
+    for name, folder in chosen.items():
+        files = list_files(name, folder)
+        problems += missing_problems(files, published_scans=table.scan_counts.get(name))
+        try:
+            _read_calibration(files)
+        except ProblemError as error:
+            problems.append(error.problem)
+        scans += _scans(files, None)
+    return problems + check_scans(_first_of_each_split(scans, limit), table.info, progress=progress)
 
 
 def choose_sequences(
@@ -91,28 +126,7 @@ def choose_sequences(
     return {name: found[name] for name in _asked(root, found, splits, sequences)}
 
 
-def missing_facts(files: SequenceFiles) -> list[str]:
-    """What a sequence lacks although it may, e.g. "no image_2"; empty when nothing."""
-    points = set(files.points)
-    if not points:
-        return [f"no {POINTS}: left out"]
-    facts = [f"no {name}" for name in (LABELS, IMAGES) if name not in files.folders]
-    facts += [
-        f"no {name}" for name in ("calib.txt", "poses.txt", "times.txt") if name not in files.texts
-    ]
-    for folder, frames in ((LABELS, set(files.labels)), (IMAGES, set(files.images))):
-        if folder in files.folders and points - frames:
-            facts.append(f"scans without {folder}: {frame_ranges(points - frames)}")
-        if frames - points:
-            facts.append(f"{folder} without scan: {frame_ranges(frames - points)}")
-    gaps = set(range(min(points), max(points))) - points
-    if gaps:
-        facts.append(f"gaps in the frame numbers: {frame_ranges(gaps)}")
-    return facts
-
-
-def _scans(files: SequenceFiles) -> list[ScanSource]:
-    matrix = _calibration(files)
+def _scans(files: SequenceFiles, matrix: tuple[float, ...] | None) -> list[ScanSource]:
     split = semkitti_table().split_of(files.sequence)
     assert split is not None  # choose_sequences took them from the table
     return [
@@ -132,8 +146,12 @@ def _scans(files: SequenceFiles) -> list[ScanSource]:
 
 
 def _calibration(files: SequenceFiles) -> tuple[float, ...] | None:
-    """The sequence's matrix; None without pictures or without calib.txt."""
-    if not files.images or "calib.txt" not in files.texts:
+    """The sequence's matrix; None without pictures: then nobody asks what calib.txt says."""
+    return _read_calibration(files) if files.images else None
+
+
+def _read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
+    if "calib.txt" not in files.texts:
         return None
     text = read_file(files.calib).decode("utf-8", errors="replace")
     matrix = image_from_lidar_matrix(text, file=files.calib)
@@ -192,17 +210,6 @@ def _notes_on_others(
     foreign = [name for name in find_sequences(root) if table.split_of(name) is None]
     notes = [f"split {split}: no sequence found" for split in empty]
     return notes + [f"sequence {name}: in no split, left out" for name in foreign]
-
-
-def _merge(facts: Iterable[tuple[str, str]]) -> list[str]:
-    """One line per fact, naming all sequences that share it."""
-    by_fact: dict[str, list[str]] = {}
-    for sequence, fact in facts:
-        by_fact.setdefault(fact, []).append(sequence)
-    return [
-        f"sequence{'s' if len(names) > 1 else ''} {_words(names)}: {fact}"
-        for fact, names in by_fact.items()
-    ]
 
 
 def _words(names: Iterable[str]) -> str:

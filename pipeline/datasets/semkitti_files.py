@@ -75,7 +75,7 @@ def list_files(sequence: str, folder: Path) -> SequenceFiles:
     )
 
 
-def frame_ranges(frames: Collection[int]) -> str:
+def frame_ranges(frames: Collection[int], *, max_runs: int | None = 3) -> str:
     """Frame numbers as a person writes them, e.g. "000003, 000007-000009 (4 in all)"."""
     ordered = sorted(frames)
     runs: list[list[int]] = []
@@ -84,8 +84,8 @@ def frame_ranges(frames: Collection[int]) -> str:
             runs[-1][1] = frame
         else:
             runs.append([frame, frame])
-    shown = [f"{a:06d}" if a == b else f"{a:06d}-{b:06d}" for a, b in runs[:3]]
-    more = ", ..." if len(runs) > 3 else ""
+    shown = [f"{a:06d}" if a == b else f"{a:06d}-{b:06d}" for a, b in runs[:max_runs]]
+    more = ", ..." if len(shown) < len(runs) else ""
     return f"{', '.join(shown)}{more} ({len(ordered)} in all)"
 
 

@@ -1,0 +1,123 @@
+"""What a SemanticKITTI sequence lacks: said in one line per fact, or named file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.datasets.semkitti_files import (
+    IMAGES,
+    LABELS,
+    POINTS,
+    SequenceFiles,
+    frame_ranges,
+)
+from pipeline.problem import Problem
+
+_TEXTS = ("calib.txt", "poses.txt", "times.txt")
+
+
+def missing_facts(files: SequenceFiles) -> list[str]:
+    """What a sequence lacks although it may, e.g. "no image_2"; empty when nothing."""
+    points = set(files.points)
+    if not points:
+        return [f"no {POINTS}: left out"]
+    facts = [f"no {name}" for name in (LABELS, IMAGES) if name not in files.folders]
+    facts += [f"no {name}" for name in _TEXTS if name not in files.texts]
+    for folder, frames in ((LABELS, set(files.labels)), (IMAGES, set(files.images))):
+        if folder in files.folders and points - frames:
+            facts.append(f"scans without {folder}: {frame_ranges(points - frames)}")
+        if frames - points:
+            facts.append(f"{folder} without scan: {frame_ranges(frames - points)}")
+    gaps = set(range(min(points), max(points))) - points
+    if gaps:
+        facts.append(f"gaps in the frame numbers: {frame_ranges(gaps)}")
+    return facts
+
+
+def merge_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
+    """One line per fact, naming all sequences that share it."""
+    by_fact: dict[str, list[str]] = {}
+    for sequence, fact in facts:
+        by_fact.setdefault(fact, []).append(sequence)
+    return [
+        f"sequence{'s' if len(names) > 1 else ''} {', '.join(names)}: {fact}"
+        for fact, names in by_fact.items()
+    ]
+
+
+def missing_problems(files: SequenceFiles, *, published_scans: int | None) -> list[Problem]:
+    """Name every file that a sequence lacks and every one that belongs to no scan.
+
+    Args:
+        files: of the sequence.
+        published_scans: scans of this sequence in the whole data set.
+
+    Returns:
+        Notes, as all of it occurs in real data; pictures without a calib.txt are an error.
+    """
+    if not files.points:
+        found = "no NNNNNN.bin" if POINTS in files.folders else "no such folder"
+        return [_note(files.folder / POINTS, found, "scans", "The sequence is left out.")]
+    problems = [*_missing_folders(files), *_unpaired(files)]
+    n_scans = len(files.points)
+    gaps = set(range(min(files.points), max(files.points))) - set(files.points)
+    if gaps:
+        found = f"no scans {frame_ranges(gaps, max_runs=None)}"
+        problems.append(_note(files.folder / POINTS, found, "frame numbers without gaps", _GAPS))
+    if published_scans is not None and published_scans != n_scans:
+        expected = f"{published_scans}, as in the whole of SemanticKITTI"
+        problems.append(
+            _note(
+                files.folder / POINTS,
+                f"{n_scans} scan{'s' if n_scans > 1 else ''}",
+                expected,
+                _PART,
+            )
+        )
+    return problems
+
+
+def _missing_folders(files: SequenceFiles) -> list[Problem]:
+    missing = [name for name in (LABELS, IMAGES) if name not in files.folders]
+    missing += [name for name in _TEXTS if name not in files.texts]
+    return [
+        Problem(
+            file=files.folder / name,
+            found="nothing",
+            expected=_USE[name],
+            remedy="Prepare works without it.",
+            severity="error" if name == "calib.txt" and files.images else "note",
+        )
+        for name in missing
+    ]
+
+
+def _unpaired(files: SequenceFiles) -> list[Problem]:
+    problems = []
+    for folder, frames, suffix in ((LABELS, files.labels, "label"), (IMAGES, files.images, "png")):
+        lacking = [f for f in files.points if f not in frames] if folder in files.folders else []
+        for frame in lacking:
+            file = files.folder / folder / f"{frame:06d}.{suffix}"
+            problems.append(_note(file, "nothing", f"one for {files.points[frame]}", _WITHOUT))
+        for frame in sorted(frames.keys() - files.points.keys()):
+            expected = f"a scan {files.folder / POINTS / f'{frame:06d}.bin'}"
+            problems.append(_note(frames[frame], "no scan for it", expected, _ORPHAN))
+    return problems
+
+
+_USE = {
+    LABELS: "labels, for training and evaluation",
+    IMAGES: "pictures, for training with the 2D branch",
+    "calib.txt": "P2 and Tr, which put points on pictures",
+    "poses.txt": "poses of the vehicle",
+    "times.txt": "time stamps",
+}
+_GAPS = "Legal; the scans keep their numbers."
+_PART = "Legal; a part of the data set can be prepared."
+_WITHOUT = "Legal; the scan is prepared without it. Download it if it should be there."
+_ORPHAN = "Legal; it is left out. Download the scan if it should be there."
+
+
+def _note(file: Path, found: str, expected: str, remedy: str) -> Problem:
+    return Problem(file=file, found=found, expected=expected, remedy=remedy, severity="note")
