@@ -1,0 +1,153 @@
+"""Votes against their definition, and how passes are put together."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cache.errors import ConfigError
+from pass2d_models.inputs import Grid, PointBatch
+from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation
+from train.ahead import computed_ahead
+from train.infer import PassSize, nearest_index, vote_logits
+from train.tta import IDENTITY, LATTICE_VOTES, Vote, VotePlan, parse_votes
+
+
+def points(*rows: tuple[float, float, float, float]) -> Tensor:
+    return torch.tensor(rows)
+
+
+def test_quarter_turn_takes_ahead_to_the_left_as_the_spec_writes_it() -> None:
+    vote = Vote(xy_matrix=((0.0, 1.0), (-1.0, 0.0)), translation_m=(0.0, 0.0, 0.5))
+    assert vote.apply(points((2, 3, 1, 0.25))).tolist() == [[-3, 2, 1.5, 0.25]]
+
+
+def test_random_votes_are_rotations_with_small_shifts() -> None:
+    votes = VotePlan(kind="random", count=400, seed=3).of("08/000000")
+    matrices = np.array([vote.xy_matrix for vote in votes])
+    assert np.allclose(np.linalg.det(matrices), 1)
+    assert np.allclose(matrices @ matrices.transpose(0, 2, 1), np.eye(2))
+    quadrants = np.array([math.atan2(m[0][1], m[0][0]) for m in matrices]) // (math.pi / 2)
+    assert np.unique(quadrants, return_counts=True)[1].min() > 60  # 100 expected in each
+    shifts = np.array([vote.translation_m for vote in votes])
+    assert shifts.std(axis=0) == pytest.approx([0.1] * 3, rel=0.2)
+
+
+def test_random_votes_depend_on_seed_and_scan_alone() -> None:
+    plan = VotePlan(kind="random", count=12)
+    assert plan.of("08/000001") == plan.of("08/000001")
+    assert plan.of("08/000001") != plan.of("08/000002")
+    assert plan.of("08/000001") != VotePlan(kind="random", count=12, seed=1).of("08/000001")
+
+
+def test_lattice_votes_are_the_eight_symmetries_of_the_square_exactly() -> None:
+    moved = {tuple(vote.apply(points((1, 2, 3, 4)))[0].tolist()) for vote in LATTICE_VOTES}
+    signs = [(a, b) for a in (1, -1) for b in (1, -1)]
+    assert moved == {(a, 2 * b, 3, 4) for a, b in signs} | {(2 * a, b, 3, 4) for a, b in signs}
+    assert LATTICE_VOTES[0] == IDENTITY
+    scan = torch.from_numpy(np.random.default_rng(0).normal(0, 30, (500, 4)).astype(np.float32))
+    for vote in LATTICE_VOTES:
+        own = vote.apply(scan)[:, :2].abs().sort(dim=1).values
+        assert torch.equal(own, scan[:, :2].abs().sort(dim=1).values)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "count"),
+    [("1", "none", 1), ("none", "none", 1), ("12", "random", 12), ("Lattice", "lattice", 8)],
+)
+def test_option_is_read(text: str, kind: str, count: int) -> None:
+    plan = parse_votes(text)
+    assert (plan.kind, plan.count) == (kind, count)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "many", "1.5", "100000"])
+def test_option_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="votes must be"):
+        parse_votes(text)
+
+
+class SumOfCoordinates(Network):
+    """Answers each point with its moved coordinates: shows what votes do. Counts its passes."""
+
+    def __init__(self) -> None:
+        grid = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(10, 10, 6))
+        super().__init__(NetworkConfig(), grid=grid, n_classes=4)
+        self.passes: list[list[int]] = []
+        self.most_points = 10**9
+        self.seen = torch.zeros(0)
+
+    def prepare(self, batch: PointBatch) -> Prepared:
+        if len(batch.points) > self.most_points:
+            raise torch.cuda.OutOfMemoryError("a stand-in for a small GPU")
+        self.passes.append(batch.offsets.diff().tolist())
+        self.seen = batch.points
+        return Prepared(row_of_point=torch.arange(len(batch.points)), targets=None)
+
+    def forward(self, prepared: Prepared) -> Segmentation:
+        return Segmentation(row_logits=self.seen, row_of_point=prepared.row_of_point)
+
+
+def test_logits_of_the_votes_are_summed_per_point() -> None:
+    scans = [points((1, 2, 3, 4)), points((5, 6, 7, 8), (9, 10, 11, 12))]
+    flipped = Vote(xy_matrix=((-1.0, 0.0), (0.0, 1.0)))
+    sums = vote_logits(SumOfCoordinates(), scans, [(IDENTITY, flipped), (IDENTITY,)])
+    assert sums[0].tolist() == [[0, 4, 6, 8]]
+    assert sums[1].tolist() == scans[1].tolist()
+
+
+def test_passes_are_filled_up_to_their_size() -> None:
+    network = SumOfCoordinates()
+    scans = [torch.ones(n, 4) for n in (3, 5, 0, 20)]
+    votes = [(IDENTITY,) * 2, (IDENTITY,), (IDENTITY,), (IDENTITY,)]
+    sums = vote_logits(network, scans, votes, size=PassSize(points=10, scans=2))
+    assert network.passes == [[3, 3], [5], [20]]
+    assert [tuple(s.shape) for s in sums] == [(3, 4), (5, 4), (0, 4), (20, 4)]
+
+
+def test_pass_that_does_not_fit_the_gpu_is_halved() -> None:
+    network = SumOfCoordinates()
+    network.most_points = 5
+    scans = [torch.full((3, 4), float(n)) for n in range(4)]
+    sums = vote_logits(network, scans, [(IDENTITY,)] * 4)
+    assert network.passes == [[3], [3], [3], [3]]
+    assert [s[0, 0].item() for s in sums] == [0, 1, 2, 3]
+    network.most_points = 2
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        vote_logits(network, scans, [(IDENTITY,)] * 4)
+
+
+def test_nearest_point_is_the_one_of_a_full_search() -> None:
+    rng = np.random.default_rng(0)
+    known = rng.normal(0, 20, (3, 300)).astype(np.float32)
+    queries = rng.normal(0, 60, (3, 50)).astype(np.float32)
+    distance = ((known[:, :, None].astype(float) - queries[:, None]) ** 2).sum(axis=0)
+    assert nearest_index(known, queries).tolist() == distance.argmin(axis=0).tolist()
+    assert len(nearest_index(known, queries[:, :0])) == 0
+
+
+def test_results_come_in_order_and_errors_at_their_item() -> None:
+    assert list(computed_ahead(lambda n: n * n, range(20), threads=3, ahead=5)) == [
+        n * n for n in range(20)
+    ]
+    results = computed_ahead(lambda n: 1 // (n - 2), range(5), threads=2, ahead=3)
+    assert [next(results), next(results)] == [-1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_no_more_items_are_taken_than_may_wait() -> None:
+    taken: list[int] = []
+
+    def items() -> object:
+        for n in range(100):
+            taken.append(n)
+            yield n
+
+    results = computed_ahead(lambda n: n, items(), threads=1, ahead=3)
+    assert next(results) == 0
+    assert len(taken) == 4
+    results.close()

@@ -1,0 +1,116 @@
+"""Logits per point for whole scans, summed over votes, in passes that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
+from torch import Tensor
+
+from pass2d_models.inputs import PointBatch
+from pass2d_models.network import Network
+from train.tta import Vote
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSize:
+    """How much goes through a network at once; one scan always does, however large."""
+
+    points: int = 400_000
+    scans: int = 8
+    """Also keeps samples x grid below the 2^32 cells that spconv counts on a CPU."""
+
+
+DEFAULT_PASS_SIZE = PassSize()
+Pass = tuple[int, Vote]
+"""A scan's place in the sequence of scans, and how it is moved."""
+
+
+def vote_logits(
+    network: Network,
+    scans: Sequence[Tensor],
+    votes: Sequence[Sequence[Vote]],
+    *,
+    size: PassSize = DEFAULT_PASS_SIZE,
+) -> list[Tensor]:
+    """Sum each scan's logits over its votes.
+
+    Args:
+        network: In eval mode, on the device of the scans.
+        scans: Each (N, 4) float32: x, y, z in metres, signal. N may be 0.
+        votes: As many sequences as scans; each with at least one vote.
+        size: Passes (scan, vote) are put together up to this; when a GPU runs out of memory, they
+            are halved as often as it takes.
+
+    Returns:
+        Per scan (N, C) float32 on the scans' device.
+    """
+    passes = [
+        (place, vote)
+        for place, scan_votes in enumerate(votes)
+        for vote in scan_votes
+        if len(scans[place])
+    ]
+    sums = [torch.zeros((len(points), network.n_classes), device=points.device) for points in scans]
+    with torch.inference_mode():
+        for chunk in _chunks(passes, scans, size):
+            for (place, _), logits in zip(chunk, _forward(network, scans, chunk), strict=True):
+                sums[place] += logits
+    return sums
+
+
+def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Find the nearest point of each query.
+
+    Args:
+        points: (3, N) metres, finite, N > 0.
+        queries: (3, Q) metres, finite.
+
+    Returns:
+        (Q,) rows of ``points``.
+    """
+    if not queries.shape[1]:
+        return np.zeros(0, np.int64)
+    # Built for some thousand queries: an unbalanced tree is made in half the time.
+    tree = cKDTree(points.T, balanced_tree=False, compact_nodes=False)
+    return np.asarray(tree.query(queries.T)[1], np.int64)
+
+
+def _chunks(
+    passes: Sequence[Pass], scans: Sequence[Tensor], size: PassSize
+) -> Iterator[Sequence[Pass]]:
+    chunk: list[Pass] = []
+    points = 0
+    for item in passes:
+        more = len(scans[item[0]])
+        if chunk and (points + more > size.points or len(chunk) == size.scans):
+            yield chunk
+            chunk, points = [], 0
+        chunk.append(item)
+        points += more
+    if chunk:
+        yield chunk
+
+
+def _forward(
+    network: Network, scans: Sequence[Tensor], chunk: Sequence[Pass]
+) -> tuple[Tensor, ...]:
+    try:
+        moved = [vote.apply(scans[place]) for place, vote in chunk]
+        lengths = [len(points) for points in moved]
+        offsets = torch.tensor([0, *np.cumsum(lengths).tolist()], device=moved[0].device)
+        batch = PointBatch(points=torch.cat(moved), offsets=offsets)
+        return network(network.prepare(batch)).logits.float().split(lengths)
+    except torch.cuda.OutOfMemoryError:
+        if len(chunk) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(chunk) // 2
+    return (
+        *_forward(network, scans, chunk[:half]),
+        *_forward(network, scans, chunk[half:]),
+    )
