@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.problem import Problem, ProblemError
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # What Pillow raises for damaged bytes; nothing is read from the disk here.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -37,7 +38,10 @@ def decode_rgb(data: bytes, *, file: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings(), Image.open(BytesIO(data)) as image:
             # A picture of more than 89 million pixels is none of a car's camera: refuse it.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _as_rgb(image)
+            pixels = _as_rgb(image)
+        if data.startswith(_PNG_SIGNATURE):
+            _require_whole_png(data)
+        return pixels
     except (*_DAMAGED, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ProblemError(
             Problem(
@@ -47,6 +51,26 @@ def decode_rgb(data: bytes, *, file: Path) -> NDArray[np.uint8]:
                 remedy="The file is truncated or damaged: copy or download it again.",
             )
         ) from error
+
+
+def _require_whole_png(data: bytes) -> None:
+    """Check every chunk to the last: Pillow stops reading once the last row is filled.
+
+    Raises:
+        ValueError: a checksum is wrong, or the end is missing.
+    """
+    start = len(_PNG_SIGNATURE)
+    while start + 12 <= len(data):
+        (n_bytes,) = struct.unpack_from(">I", data, start)
+        end = start + 8 + n_bytes
+        if end + 4 > len(data):
+            break
+        if struct.unpack_from(">I", data, end) != (zlib.crc32(memoryview(data)[start + 4 : end]),):
+            raise ValueError(f"wrong checksum of the chunk at byte {start}")
+        if data[start + 4 : start + 8] == b"IEND":
+            return
+        start = end + 4
+    raise ValueError("the end of the picture is missing")
 
 
 def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -1,0 +1,63 @@
+"""Writes small SemanticKITTI folders for the tests of the pipeline."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CALIB = (
+    "P0: 100 0 50 0 0 100 40 0 0 0 1 0\n"
+    "P2: 100 0 50 0 0 100 40 0 0 0 1 0\n"
+    # The camera looks along x: u to the right (-y), v down (-z), depth x.
+    "Tr: 0 -1 0 0 0 0 -1 0 1 0 0 0\n"
+)
+RAW_IDS = (0, 1, 10, 40, 48, 70, 252)
+
+
+def scan_points(n: int = 50, seed: int = 0) -> np.ndarray:
+    """(n, 4) float32 points; about a third of them beyond the volume of SemanticKITTI."""
+    rng = np.random.default_rng(seed)
+    low, high = [-60, -60, -5, 0], [60, 60, 3, 1]
+    return rng.uniform(low, high, (n, 4)).astype(np.float32)
+
+
+def png(height: int = 80, width: int = 100, mode: str = "RGB", seed: int = 0) -> bytes:
+    rng = np.random.default_rng(seed)
+    n_channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
+    pixels = rng.integers(0, 256, (height, width, n_channels), np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(pixels.squeeze()).convert(mode).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def write_sequence(
+    root: Path,
+    sequence: str,
+    frames: tuple[int, ...] = (0, 1, 2),
+    *,
+    n: int = 50,
+    labels: bool = True,
+    images: bool = True,
+    texts: bool = True,
+) -> Path:
+    """Write ``root/sequences/NN``; returns that folder."""
+    folder = root / "sequences" / sequence
+    for name, wanted in (("velodyne", True), ("labels", labels), ("image_2", images)):
+        if wanted:
+            (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(int(sequence))
+    for frame in frames:
+        (folder / "velodyne" / f"{frame:06d}.bin").write_bytes(scan_points(n, frame).tobytes())
+        if labels:
+            raw = rng.choice(RAW_IDS, n).astype(np.uint32) | np.uint32(frame << 16)
+            (folder / "labels" / f"{frame:06d}.label").write_bytes(raw.tobytes())
+        if images:
+            (folder / "image_2" / f"{frame:06d}.png").write_bytes(png(seed=frame))
+    if texts:
+        (folder / "calib.txt").write_text(CALIB)
+        (folder / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * len(frames))
+        (folder / "times.txt").write_text("0.0\n" * len(frames))
+    return folder
