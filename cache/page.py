@@ -41,6 +41,7 @@ th:first-child, td:first-child { text-align: left; }
 .track { display: inline-block; width: 120px; height: 8px; border-radius: 4px;
   background: var(--card); margin-right: 8px; text-align: left; }
 .track i { display: block; height: 8px; border-radius: 4px; background: var(--bar); }
+.amount { display: inline-block; min-width: 56px; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg .bar { fill: var(--bar); } svg .axis { stroke: var(--line); }
 ul.notes { padding-left: 18px; } img { max-width: 100%; border-radius: 10px; }
@@ -113,7 +114,7 @@ def column_chart(
         Inline SVG.
     """
     height, left, bottom, top = 200, 56, 24, 14
-    step = (width - left) / max(1, len(values))
+    step = min(90.0, (width - left) / max(1, len(values)))
     highest = max([*values, 0.0]) or 1.0
     every = max(1, math.ceil(44 / step))
     floor = height - bottom
@@ -176,7 +177,8 @@ def _cell(cell: str | Cell) -> str:
     html = escape(cell.text)
     if cell.bar is not None:
         share = 100 * min(1.0, max(0.0, cell.bar))
-        html = f'<span class="track"><i style="width:{share:.1f}%"></i></span>{html}'
+        track = f'<span class="track"><i style="width:{share:.1f}%"></i></span>'
+        html = f'{track}<span class="amount">{html}</span>'
     if cell.color_rgb is not None:
         html = f'<i class="swatch" style="background:rgb{cell.color_rgb}"></i>{html}'
     return html

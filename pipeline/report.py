@@ -12,17 +12,10 @@ from rich.text import Text
 
 from cache.statistics import RANGE_EDGES_M, DatasetStatistics, SplitStatistics, Spread
 
-SCAN_COLUMNS = (
-    "split",
-    "scans",
-    "sequences",
-    "points per scan",
-    "of them in the volume",
-    "seen by a picture",
-    "no labels",
-    "no picture",
-)
+SCAN_COLUMNS = ("split", "scans", "sequences", "seen by a picture", "no labels", "no picture")
 """Of the table of scans."""
+POINT_COLUMNS = ("split", "points per scan", "least", "median", "most", "mean", "all scans")
+"""Of the table of points."""
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -31,8 +24,10 @@ def report_tables(statistics: DatasetStatistics) -> tuple[Table | Text, ...]:
     lines = remarks(statistics)
     return (
         _class_table(statistics),
-        _scan_table(statistics),
+        _table("scans", SCAN_COLUMNS, [scan_cells(split) for split in statistics.splits]),
+        _table("points", POINT_COLUMNS, [row for s in statistics.splits for row in point_cells(s)]),
         _range_table(statistics),
+        *(Text(f"{split.split}: {sequence_line(split)}") for split in statistics.splits),
         *(Text(line, style="yellow") for line in lines),
     )
 
@@ -107,12 +102,12 @@ def _class_table(statistics: DatasetStatistics) -> Table:
     return result
 
 
-def _scan_table(statistics: DatasetStatistics) -> Table:
-    result = Table(title="scans", title_justify="left")
-    for column in SCAN_COLUMNS:
-        result.add_column(column, justify="left" if column == "split" else "right")
-    for split in statistics.splits:
-        result.add_row(*scan_cells(split))
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    result = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        result.add_column(column, justify="right" if place else "left")
+    for row in rows:
+        result.add_row(*row)
     return result
 
 
@@ -122,16 +117,27 @@ def scan_cells(split: SplitStatistics) -> tuple[str, ...]:
         split.split,
         f"{split.scans:,}",
         f"{len(split.scans_per_sequence):,}",
-        _spread(split.points_raw),
-        _spread(split.points_kept),
         "-" if split.visible_share is None else percent(split.visible_share),
         f"{split.scans_without_label:,}",
         f"{split.scans_without_image:,}",
     )
 
 
+def point_cells(split: SplitStatistics) -> tuple[tuple[str, ...], ...]:
+    """The two rows of a split below ``POINT_COLUMNS``."""
+    return (
+        (split.split, "raw file", *_spread(split.points_raw), f"{split.total_raw:,}"),
+        (split.split, "in the volume", *_spread(split.points_kept), f"{split.total_kept:,}"),
+    )
+
+
+def sequence_line(split: SplitStatistics) -> str:
+    """E.g. "scans per sequence: 00 4541, 01 1101"."""
+    return "scans per sequence: " + _listing([f"{n} {c}" for n, c in split.scans_per_sequence])
+
+
 def _range_table(statistics: DatasetStatistics) -> Table:
-    result = Table(title="points by range, 0 to 100 m and beyond, 5 m each", title_justify="left")
+    result = Table(title="points by range: bins of 5 m", title_justify="left")
     for column in ("split", "histogram", "median bin"):
         result.add_column(column)
     for split in statistics.splits:
@@ -194,7 +200,6 @@ def percent(share: float) -> str:
     return f"{share:.2%}"
 
 
-def _spread(spread: Spread) -> str:
-    if spread.low == spread.high:
-        return f"{spread.low:,.0f}"
-    return f"{spread.low:,.0f} / {spread.median:,.0f} / {spread.high:,.0f}, mean {spread.mean:,.0f}"
+def _spread(spread: Spread) -> tuple[str, ...]:
+    numbers = (spread.low, spread.median, spread.high, spread.mean)
+    return tuple(f"{number:,.0f}" for number in numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from cache.page import (
 )
 from cache.statistics import RANGE_EDGES_M, DatasetStatistics, SplitStatistics
 from pipeline.report import (
+    POINT_COLUMNS,
     SCAN_COLUMNS,
     bin_name,
     labelled_splits,
     percent,
+    point_cells,
     remarks,
     scan_cells,
 )
@@ -72,19 +75,26 @@ def _class_html(statistics: DatasetStatistics, labelled: Sequence[SplitStatistic
     labels = statistics.info.labels
     header = ["class"]
     for split in labelled:
-        header += [f"{split.split} share", "points", "weight"]
+        header += [f"{split.split} share (bar: log)", "points", "weight"]
     rows: list[list[str | Cell]] = []
     for c, name in enumerate(labels.names):
         row: list[str | Cell] = [Cell(text=name, color_rgb=labels.colors_rgb[c])]
         for split in labelled:
             share = float(split.class_shares[c])
-            largest = float(split.class_shares.max()) or 1.0
-            row.append(Cell(text=percent(share), bar=share / largest))
+            row.append(Cell(text=percent(share), bar=_log_length(share)))
             row.append(f"{split.class_counts[c]:,}")
             row.append(f"{split.class_weights[c]:.3f}" if c else "ignored")
         rows.append(row)
     return table(header, rows)
 
 
+def _log_length(share: float) -> float:
+    """0 for 1e-5 and below, 1 for all: on a linear bar the rare classes would vanish."""
+    return max(0.0, 1 + math.log10(share) / 5) if share else 0.0
+
+
 def _scan_html(statistics: DatasetStatistics) -> str:
-    return table(SCAN_COLUMNS, [scan_cells(split) for split in statistics.splits])
+    points = [row for split in statistics.splits for row in point_cells(split)]
+    return table(SCAN_COLUMNS, [scan_cells(split) for split in statistics.splits]) + table(
+        POINT_COLUMNS, points
+    )

@@ -89,7 +89,8 @@ def test_table_has_counts_shares_and_weights_of_each_class() -> None:
     assert re.search(r"1 │ ■ car +│ +320 │ +80.00% │ +1.000", text)
     assert re.search(r"2 │ ■ road +│ +40 │ +10.00% │ +2.000", text)
     assert re.search(r"0 │ ■ unlabeled +│ +40 │ +10.00% │ +ignored", text)
-    assert re.search(r"90 / 100 / 130, mean 106", text)
+    assert re.search(r"train │ +raw file │ +90 │ +100 │ +130 │ +106 │ +422", text)
+    assert "train: scans per sequence: 00 3, 01 1" in text
     assert "test points" not in text  # a split without labels has no class columns
 
 
