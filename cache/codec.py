@@ -1,0 +1,51 @@
+"""Blosc and crc32c of one inner chunk: what Zarr's codecs ``bytes -> blosc -> crc32c`` write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import google_crc32c
+import numpy as np
+from numcodecs import blosc  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+# Blosc's threads append blocks in the order in which they finish: other bytes on every run.
+blosc.use_threads = False
+
+CRC_BYTES = 4
+_SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """Settings of Zarr's `blosc` codec; `crc32c` always follows it."""
+
+    cname: str
+    clevel: int
+    shuffle: str
+
+    def encode(self, chunk: NDArray[np.generic]) -> bytes:
+        """Compress a C-contiguous chunk and append its crc32c (4 bytes, little endian)."""
+        packed: bytes = blosc.compress(
+            chunk,
+            self.cname.encode(),
+            self.clevel,
+            _SHUFFLES[self.shuffle],
+            0,
+            chunk.dtype.itemsize,
+        )
+        return packed + crc32c(np.frombuffer(packed, np.uint8)).to_bytes(CRC_BYTES, "little")
+
+
+def crc32c(data: NDArray[np.uint8]) -> int:
+    """Castagnoli CRC of a byte array (an array, because the C function refuses memoryviews)."""
+    return int(google_crc32c.value(data))
+
+
+def decode_into(data: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
+    """Decompress a chunk, without its crc, straight into ``out`` (C-contiguous).
+
+    Raises:
+        RuntimeError, ValueError: the bytes are no Blosc frame of ``out``'s size.
+    """
+    blosc.decompress(data, out)

@@ -1,0 +1,67 @@
+"""A bounded set of open shard files, shared by threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass
+class _Open:
+    fd: int
+    users: int = 0
+
+
+class DescriptorPool:
+    """Least recently used descriptors; one in use is never closed."""
+
+    def __init__(self, limit: int = 256) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+
+    @contextlib.contextmanager
+    def borrow(self, path: str) -> Iterator[int]:
+        """A descriptor of ``path`` that stays open for the body.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        entry = self._take(path)
+        try:
+            yield entry.fd
+        finally:
+            with self._lock:
+                entry.users -= 1
+
+    def close(self) -> None:
+        """Close all descriptors; nobody may be reading."""
+        with self._lock:
+            for entry in self._open.values():
+                os.close(entry.fd)
+            self._open.clear()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def _take(self, path: str) -> _Open:
+        with self._lock:
+            entry = self._open.get(path)
+            if entry is None:
+                entry = _Open(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                self._open[path] = entry
+                self._evict(keep=path)
+            else:
+                self._open.move_to_end(path)
+            entry.users += 1
+            return entry
+
+    def _evict(self, *, keep: str) -> None:
+        surplus = len(self._open) - self._limit
+        idle = [p for p, entry in self._open.items() if entry.users == 0 and p != keep]
+        for path in idle[: max(0, surplus)]:
+            os.close(self._open.pop(path).fd)

@@ -1,0 +1,184 @@
+"""Writing files so that nothing half-written is ever visible, and what a failed write tells."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import xxhash
+
+from cache.errors import CacheError
+
+_FATAL = {
+    errno.ENOSPC: "the disk is full: free space and run the command again, it goes on from here",
+    errno.EDQUOT: "the quota is used up: free space and run the command again",
+    errno.EACCES: "no write permission: choose another --cache or change the permissions",
+    errno.EPERM: "no write permission: choose another --cache or change the permissions",
+    errno.EROFS: "the file system is read-only: choose another --cache",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter --cache",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another --cache",
+    errno.EEXIST: "a file is in the way: choose another --cache",
+}
+
+
+class ShardWriteError(OSError):
+    """A write failed in a way that may pass (e.g. EIO); the task is tried again."""
+
+
+def write_failure(path: Path, error: OSError) -> CacheError | ShardWriteError:
+    """The error to raise for a failed write: final for a full disk, else worth another try."""
+    reason = _FATAL.get(error.errno or 0)
+    if reason is not None:
+        return CacheError(f"{path}: cannot write ({error.strerror}): {reason}.")
+    return ShardWriteError(error.errno, f"cannot write ({error.strerror})", str(path))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into one that names ``path`` and the remedy."""
+    try:
+        yield
+    except ShardWriteError:
+        raise
+    except OSError as error:
+        place = Path(error.filename) if isinstance(error.filename, str) else path
+        raise write_failure(place, error) from error
+
+
+def write_file(path: Path, parts: Iterable[bytes]) -> tuple[int, str]:
+    """Write a new file; `sync_tree` or `sync` makes it durable.
+
+    Returns:
+        Its size in bytes and its xxh3_128 as 32 hex digits.
+    """
+    digest = xxhash.xxh3_128()
+    nbytes = 0
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        for part in parts:
+            digest.update(part)
+            nbytes += len(part)
+            _write_all(fd, part)
+    finally:
+        os.close(fd)
+    return nbytes, digest.hexdigest()
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make everything below a folder durable.
+
+    All at the end: the first fsync writes the file system's journal for all of them.
+    """
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(place) / name)
+        sync(Path(place))
+
+
+def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
+    """Write a file aside in ``scratch`` and put it in place of ``path`` in one step."""
+    with writing(path):
+        scratch.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = scratch / f"{path.name}-{uuid.uuid4().hex}"
+        try:
+            write_file(aside, [data])
+            sync(aside)
+            aside.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def attempt_folder(scratch: Path, name: str) -> Iterator[Path]:
+    """A new folder below ``scratch`` that vanishes unless the body renames it away.
+
+    It stays locked while its owner lives, so that others can tell it from what a killed run left.
+    """
+    path = scratch / f"{name}-{uuid.uuid4().hex}"
+    path.mkdir(parents=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try_lock(fd, exclusive=True)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)
+
+
+def remove_abandoned(scratch: Path) -> int:
+    """Delete attempts whose owner is dead. Returns how many."""
+    removed = 0
+    if not scratch.is_dir():
+        return 0
+    for path in sorted(scratch.iterdir()):
+        if path.suffix == ".lock":
+            continue
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            if try_lock(fd, exclusive=True):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+                removed += 1
+        finally:
+            os.close(fd)
+    return removed
+
+
+def try_lock(fd: int, *, exclusive: bool) -> bool:
+    """Lock an open file or folder without waiting; False when another holds it.
+
+    File systems without locks (some network mounts) answer "not locked by me": nothing is deleted.
+    """
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, *, exclusive: bool, wait: bool) -> Iterator[bool]:
+    """Hold ``path`` locked; yields whether the lock was got (always, when waiting)."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        if wait:
+            # Without lock support two drivers may both publish: the later one wins, none is harmed.
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            yield True
+        else:
+            yield try_lock(fd, exclusive=exclusive)
+    finally:
+        os.close(fd)

@@ -1,0 +1,101 @@
+"""Frozen dataclasses to canonical JSON and back: the same value always gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache as memoize
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from cache.errors import CacheError
+
+T = TypeVar("T")
+
+
+def to_json(value: object) -> Any:
+    """Turn dataclasses, tuples and dicts into what `json` writes; keys become strings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def dumps(value: object) -> bytes:
+    """Canonical JSON: sorted keys, no blanks, one line."""
+    text = json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode() + b"\n"
+
+
+def loads(data: bytes, *, where: str) -> Any:
+    """Parse JSON; ``where`` names the file in the error."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise CacheError(
+            f"{where}: not JSON ({error}). The file is damaged: run `pass2d cache repair`."
+        ) from error
+
+
+def from_json(kind: type[T], value: Any, *, where: str) -> T:
+    """Build the frozen dataclass ``kind`` from parsed JSON.
+
+    Raises:
+        CacheError: a field is missing, unknown or of another type; the message names ``where``.
+    """
+    try:
+        result: T = _build(kind, value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CacheError(
+            f"{where}: does not describe a {kind.__name__} ({type(error).__name__}: {error}). "
+            "The file is damaged: run `pass2d cache repair`."
+        ) from error
+    return result
+
+
+@memoize
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _build(kind: Any, value: Any) -> Any:
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _build_record(kind, value)
+    if get_origin(kind) is not None:
+        return _build_generic(kind, value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is not Any and not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}, found {value!r:.60}")
+    return value
+
+
+def _build_generic(kind: Any, value: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        plain = next(a for a in arguments if a is not type(None))
+        return None if value is None else _build(plain, value)
+    if origin is dict:
+        return {arguments[0](key): _build(arguments[1], item) for key, item in value.items()}
+    assert origin is tuple, kind
+    if arguments[1:] == (Ellipsis,):
+        return tuple(_build(arguments[0], item) for item in value)
+    return tuple(_build(a, item) for a, item in zip(arguments, value, strict=True))
+
+
+def _build_record(kind: type, value: Any) -> Any:
+    hints = _hints(kind)
+    unknown = set(value) - set(hints)
+    if unknown:
+        raise KeyError(f"unknown field {sorted(unknown)[0]}")
+    arguments = {}
+    for field in fields(kind):
+        if field.name in value:
+            arguments[field.name] = _build(hints[field.name], value[field.name])
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise KeyError(f"field {field.name} is missing")
+    return kind(**arguments)

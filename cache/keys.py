@@ -1,0 +1,54 @@
+"""Keys of stages: what a shard's content depends on, and nothing else, as one hash."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from cache.jsonio import dumps
+from cache.schema import FORMAT_VERSION
+
+_BLOCK_BYTES = 1 << 20
+
+
+def stage_key(stage: str, *, code_version: int, profile: str, parameters: Any, inputs: Any) -> str:
+    """Key of one shard of a stage, 32 hex digits: xxh3_128 of the canonical JSON of all of it.
+
+    Args:
+        stage: "lidar", "camera" or "voxel".
+        code_version: raised whenever the stage's output changes.
+        profile: "speed" or "size".
+        parameters: settings of the stage, JSON-like.
+        inputs: hashes of source files and keys of other shards, JSON-like.
+    """
+    text = dumps(
+        {
+            "format_version": FORMAT_VERSION,
+            "stage": stage,
+            "code_version": code_version,
+            "profile": profile,
+            "parameters": parameters,
+            "inputs": inputs,
+        }
+    )
+    return hash_bytes(text)
+
+
+def hash_bytes(data: bytes) -> str:
+    """xxh3_128 as 32 hex digits."""
+    return str(xxhash.xxh3_128_hexdigest(data))
+
+
+def hash_file(path: Path) -> tuple[int, int, str]:
+    """Size in bytes, modification time in ns and xxh3_128 of a file, read once in blocks."""
+    digest = xxhash.xxh3_128()
+    nbytes = 0
+    with path.open("rb", buffering=0) as file:
+        mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            nbytes += len(block)
+    return nbytes, mtime_ns, digest.hexdigest()

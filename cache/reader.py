@@ -1,0 +1,305 @@
+"""Streams prepared scans: one preadv per field, straight into arrays. Safe for many threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.chunks import Allocate, ChunkReader
+from cache.descriptors import DescriptorPool
+from cache.errors import CacheError
+from cache.fields import FIELDS
+from cache.jsonio import dumps
+from cache.keys import hash_bytes
+from cache.layout import DATASET_FILE, Layout
+from cache.manifest import load_manifest, open_generation, parse_dataset
+from cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
+from cache.schema import SCALES, CameraView, ScanRecord, VoxelLevel
+from cache.shard_table import ShardInfo, ShardTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """What to read besides xyz, signal and raw_index."""
+
+    label: bool = True
+    instance: bool = False
+    image: bool = False
+    pixels: bool = False
+    """Visible points and their pixels."""
+    voxels: bool = False
+    outside: bool = False
+    """The raw file's points outside the volume."""
+    camera: int | None = None
+    """Only this camera; all of them when None."""
+
+
+class CacheReader:
+    """One generation of one prepared data set."""
+
+    def __init__(self, layout: Layout, *, check: bool = True) -> None:
+        parse_dataset(_dataset_bytes(layout), where=str(layout.dataset_file))
+        manifest = load_manifest(layout)
+        self.root = layout.root
+        self.generation = manifest.number
+        self.info = manifest.info
+        self.scans: ScanTable = scan_table(manifest.tables.scans)
+        self._shards = ShardTable(layout.root, manifest.tables.shards)
+        self._chunks: dict[str, ChunkTable] = {
+            name: chunk_table(manifest.tables.scans, name) for name in FIELDS
+        }
+        self._pool = DescriptorPool()
+        self._reader = ChunkReader(check=check, pool=self._pool)
+        self._lease: int | None = open_generation(layout, manifest.number)
+        self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
+
+    @classmethod
+    def open(cls, cache_root: Path, *, dataset: str | None = None, check: bool = True) -> Self:
+        """Open the current generation.
+
+        Args:
+            cache_root: the folder of data sets, or one data set's own folder.
+            dataset: which data set, when there are several.
+            check: compare the crc32c of every chunk that is read.
+
+        Raises:
+            CacheError: no cache there, several data sets to choose from, another format version,
+                or a damaged manifest.
+        """
+        return cls(Layout(root=find_dataset(cache_root, dataset)), check=check)
+
+    def select(
+        self, *, split: str | None = None, sequences: Sequence[str] | None = None
+    ) -> NDArray[np.int64]:
+        """Positions of scans, in the order of sequences and frames.
+
+        Raises:
+            CacheError: a sequence is not in the cache.
+        """
+        chosen = np.ones(len(self.scans), bool)
+        if split is not None:
+            chosen &= self.scans.split == split
+        if sequences is not None:
+            known = set(self.scans.sequence.tolist())
+            if unknown := [name for name in sequences if name not in known]:
+                raise CacheError(
+                    f"{self.root}: no sequence {', '.join(unknown)}; prepared are "
+                    f"{', '.join(sorted(known))}."
+                )
+            chosen &= np.isin(self.scans.sequence, list(sequences))
+        return np.flatnonzero(chosen)
+
+    def read(
+        self,
+        position: int,
+        fields: Fields,
+        *,
+        columns: tuple[int, int] | None = None,
+        allocate: Allocate = np.empty,
+    ) -> ScanRecord:
+        """Read one scan.
+
+        Args:
+            position: row of `scans`.
+            fields: what to read.
+            columns: only picture columns [start, stop); pixels still count from the whole picture.
+            allocate: makes the arrays that are decoded into, e.g. in pinned memory.
+
+        Raises:
+            CacheError: missing or damaged data; the message names file, field and scan.
+        """
+        scan = _Scan(self, position, allocate)
+        return ScanRecord(
+            scan_id=scan.scan_id,
+            n_raw=int(self.scans.n_raw[position]),
+            xyz=scan.points("xyz"),
+            signal=scan.signal("intensity"),
+            raw_index=scan.points("raw_index"),
+            label=scan.optional("label") if fields.label else None,
+            instance=scan.instance() if fields.instance else None,
+            cameras=scan.cameras(fields, columns),
+            voxels=scan.voxels() if fields.voxels else (),
+            outside_xyz=scan.points("outside_xyz") if fields.outside else None,
+            outside_signal=scan.signal("outside_intensity") if fields.outside else None,
+            outside_label=scan.optional("outside_label") if fields.outside else None,
+        )
+
+    def close(self) -> None:
+        """Close all files; the reader cannot be used after."""
+        self._pool.close()
+        if self._lease is not None:
+            os.close(self._lease)
+            self._lease = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Scan:
+    """The reads of one scan; lives as long as one call of `CacheReader.read`."""
+
+    def __init__(self, reader: CacheReader, position: int, allocate: Allocate) -> None:
+        self._reader = reader
+        self._position = int(position)
+        self._allocate = allocate
+        self.scan_id = str(reader.scans.scan_id[position])
+        self._shard = int(reader.scans.shard[position])
+        self._n = int(reader.scans.n[position])
+        self._n_outside = int(reader.scans.n_raw[position]) - self._n
+
+    def points(self, field: str) -> NDArray[Any]:
+        """A per-point field that every scan has: (N,) or (rows, N)."""
+        values = self.optional(field)
+        if values is None:
+            raise CacheError(f"{self._reader.root}: {self._name(field)} is not stored.")
+        return values
+
+    def optional(self, field: str) -> NDArray[Any] | None:
+        """A per-point field, None for scans without it."""
+        values = self._chunk(field, 0)
+        size = self._n_outside if field.startswith("outside") else self._n
+        return None if values is None else values[..., :size]
+
+    def signal(self, field: str) -> NDArray[np.float32]:
+        """The signal as float32."""
+        values = self.points(field)
+        table = self._info("lidar").signal_table
+        return values if table is None else table.take(values)
+
+    def instance(self) -> NDArray[np.uint32] | None:
+        """Instance ids as uint32."""
+        values = self.optional("instance")
+        return None if values is None else values.astype(np.uint32, copy=False)
+
+    def cameras(self, fields: Fields, columns: tuple[int, int] | None) -> tuple[CameraView, ...]:
+        """The views that are asked for and that exist."""
+        if not (fields.image or fields.pixels):
+            return ()
+        heights = self._reader.scans.camera_hw[self._position, :, 0]
+        wanted = range(len(heights)) if fields.camera is None else (fields.camera,)
+        return tuple(self._view(c, fields, columns) for c in wanted if heights[c] > 0)
+
+    def voxels(self) -> tuple[VoxelLevel, ...]:
+        """The hashes of all scales."""
+        coord, inverse = self._chunk("coord", 0), self._chunk("inverse", 0)
+        label = self._chunk("vlabel", 0)
+        if coord is None or inverse is None:
+            raise CacheError(
+                f"{self._reader.root}: scan {self.scan_id} has no voxel hashes. "
+                "Run `pass2d prepare` again."
+            )
+        ends = self._reader.scans.voxels[self._position].cumsum()
+        starts = [0, *ends[:-1]]
+        return tuple(
+            VoxelLevel(
+                scale=scale,
+                coord=coord[:, start:end],
+                label=None if label is None else label[start:end],
+                inverse=inverse[index, : self._n],
+            )
+            for index, (scale, start, end) in enumerate(zip(SCALES, starts, ends, strict=True))
+        )
+
+    def _view(self, camera: int, fields: Fields, columns: tuple[int, int] | None) -> CameraView:
+        m = int(self._reader.scans.camera_m[self._position, camera]) if fields.pixels else 0
+        point_index = self._chunk("point_index", camera) if fields.pixels else None
+        pixel = self._chunk("pixel", camera) if fields.pixels else None
+        return CameraView(
+            image=self._image(camera, columns) if fields.image else None,
+            point_index=np.empty(0, np.int32) if point_index is None else point_index[:m],
+            pixel_rc=np.empty((2, 0), np.uint16) if pixel is None else pixel[:, :m],
+        )
+
+    def _image(self, camera: int, columns: tuple[int, int] | None) -> NDArray[np.uint8]:
+        height, width = (int(v) for v in self._reader.scans.camera_hw[self._position, camera])
+        start, stop = columns or (0, width)
+        if not 0 <= start < stop <= width:
+            raise ValueError(f"columns [{start}, {stop}) are not inside a width of {width}")
+        if self._reader.info.n_cameras > 1:
+            image = self._chunk("image", camera)
+            assert image is not None, self.scan_id
+            return image[:height, start:stop]
+        return self._reader._reader.read_columns(
+            self._info("camera").arrays["image"],
+            self._reader._chunks["image"].refs(self._position),
+            name=self._name("image"),
+            hw=(height, width),
+            columns=(start, stop),
+            allocate=self._allocate,
+        )
+
+    def _chunk(self, field: str, camera: int) -> NDArray[Any] | None:
+        table = self._reader._chunks[field]
+        refs = table.refs(self._position)
+        if camera >= len(refs) or refs[camera].length == 0:
+            return None
+        array = self._info(FIELDS[field].stage).arrays[field]
+        values = self._reader._reader.read(
+            array, refs[camera], name=self._name(field), allocate=self._allocate
+        )
+        # With several cameras the chunk has an axis of length 1 for the camera.
+        is_multi = FIELDS[field].is_per_camera and self._reader.info.n_cameras > 1
+        return values[0] if is_multi else values
+
+    def _info(self, stage: str) -> ShardInfo:
+        info = self._reader._shards.get(stage, self._shard)
+        if info is None:
+            raise CacheError(
+                f"{self._reader.root}: scan {self.scan_id} has no {stage} shard. "
+                "Run `pass2d prepare` again."
+            )
+        return info
+
+    def _name(self, field: str) -> str:
+        return f"field {field} of scan {self.scan_id}"
+
+
+def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
+    """The folder of a prepared data set.
+
+    Raises:
+        CacheError: there is none, or several and ``dataset`` does not choose.
+    """
+    if not cache_root.is_dir():
+        raise CacheError(f"{cache_root}: no such folder. Give --cache what `pass2d prepare` made.")
+    if (cache_root / DATASET_FILE).is_file() and dataset in (None, cache_root.name):
+        return cache_root
+    found = sorted(path.parent for path in cache_root.glob(f"*/{DATASET_FILE}"))
+    names = [path.name for path in found]
+    if dataset is not None:
+        if dataset not in names:
+            listed = ", ".join(names) or "none"
+            raise CacheError(f"{cache_root}: no data set {dataset!r}; prepared are: {listed}.")
+        return cache_root / dataset
+    if not found:
+        raise CacheError(
+            f"{cache_root}: no prepared data set (no */{DATASET_FILE}). Run `pass2d prepare` "
+            "first, or give --cache the folder that it wrote."
+        )
+    if len(found) > 1:
+        raise CacheError(f"{cache_root}: holds {', '.join(names)}. Choose one with --dataset.")
+    return found[0]
+
+
+def _dataset_bytes(layout: Layout) -> bytes:
+    try:
+        return layout.dataset_file.read_bytes()
+    except OSError as error:
+        raise CacheError(
+            f"{layout.dataset_file}: cannot read ({error.strerror}). Run `pass2d cache repair`."
+        ) from error

@@ -1,0 +1,231 @@
+"""Commit records: everything that the manifest knows of one shard, as typed rows.
+
+A record is made once, when a shard is published. Without the ``writer`` and ``seconds`` fields and
+the paths of sources it can be made again from the shard alone (`cache/rebuild.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cache.errors import CacheError
+from cache.files import replace_file
+from cache.jsonio import dumps, from_json, loads
+from cache.keys import hash_bytes
+from cache.layout import Layout
+from cache.schema import FORMAT_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file of the raw data set, as it was when a stage read it."""
+
+    role: str
+    """"points", "labels" or "image0", "image1", ..."""
+    path: str
+    """Absolute; "" where only the shard is left to tell."""
+    nbytes: int
+    mtime_ns: int
+    xxh3: str
+    """xxh3_128; "" when the file could not be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LidarEntry:
+    """One scan of a `lidar` shard."""
+
+    scan_id: str
+    split: str
+    sequence: str
+    frame_index: int
+    token: str
+    n_raw: int
+    n: int
+    has_label: bool
+    label_histogram: tuple[int, ...]
+    """(C,) kept points per training id; all 0 without labels."""
+    range_histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewEntry:
+    """One picture: stored size and visible points."""
+
+    height: int
+    width: int
+    m: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraEntry:
+    """One scan of a `camera` shard."""
+
+    scan_id: str
+    views: tuple[ViewEntry | None, ...]
+    """One per camera; None without a picture."""
+    image_from_lidar: tuple[tuple[float, ...], ...] | None
+    """(3, 4) row by row per camera; None without calibration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoxelEntry:
+    """One scan of a `voxel` shard."""
+
+    scan_id: str
+    voxels: tuple[int, ...]
+    """V per scale, in the order of SCALES."""
+    has_label: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """The scans of one shard in row order; only the shard's own stage is filled."""
+
+    lidar: tuple[LidarEntry, ...] = ()
+    camera: tuple[CameraEntry, ...] = ()
+    voxel: tuple[VoxelEntry, ...] = ()
+
+    def scan_ids(self) -> tuple[str, ...]:
+        """Ids in row order."""
+        entries: Sequence[LidarEntry | CameraEntry | VoxelEntry] = (
+            self.lidar or self.camera or self.voxel
+        )
+        return tuple(entry.scan_id for entry in entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileHash:
+    """One file of a shard, named relative to it."""
+
+    name: str
+    nbytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRef:
+    """Where an inner chunk lies in its shard file; length 0: not stored, all zero."""
+
+    offset: int
+    length: int
+    """Bytes, the 4 of the crc included."""
+    crc: int
+    """crc32c of all but the last 4 bytes."""
+
+
+ABSENT = ChunkRef(offset=0, length=0, crc=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldChunks:
+    """Chunks of one field: one tuple per scan."""
+
+    name: str
+    dtype: str
+    chunk: tuple[int, ...]
+    """Shape of an inner chunk; [0] is 1, the scan."""
+    chunks: tuple[tuple[ChunkRef, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSources:
+    """The source files of one scan."""
+
+    scan_id: str
+    files: tuple[SourceFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedScan:
+    """A scan that a stage could not prepare."""
+
+    scan_id: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardHeader:
+    """A shard's key and all that the key is made of; the group attributes hold it too."""
+
+    stage: str
+    key: str
+    code_version: int
+    profile: str
+    parameters: Any
+    inputs: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRow:
+    """The commit record of one shard."""
+
+    header: ShardHeader
+    shard: int
+    entries: Entries
+    encodings: dict[str, Any]
+    """E.g. {"intensity_divisor": 100}; see `cache/README.md`."""
+    files: tuple[FileHash, ...]
+    fields: tuple[FieldChunks, ...]
+    sources: tuple[ScanSources, ...] = ()
+    """Files that this stage read, also those of failed scans."""
+    failed: tuple[FailedScan, ...] = ()
+    writer: str = ""
+    """host and process."""
+    seconds: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the shard on disk."""
+        return sum(file.nbytes for file in self.files)
+
+
+def encode_row(row: ShardRow) -> bytes:
+    """The bytes of a commit record: canonical JSON that ends with its own checksum."""
+    body = dumps({"format_version": FORMAT_VERSION, "row": row})
+    return dumps({"format_version": FORMAT_VERSION, "row": row, "xxh3": hash_bytes(body)})
+
+
+def decode_row(data: bytes, *, where: str) -> ShardRow:
+    """Parse and check a commit record.
+
+    Raises:
+        CacheError: damaged, or of another format version.
+    """
+    value = loads(data, where=where)
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if version != FORMAT_VERSION:
+        raise CacheError(
+            f"{where}: format version {version!r}, expected {FORMAT_VERSION}. "
+            "The file is damaged or another pass2d wrote it: run `pass2d cache verify`."
+        )
+    body = dumps({"format_version": version, "row": value.get("row")})
+    if value.get("xxh3") != hash_bytes(body) or dumps(value) != data:
+        raise CacheError(f"{where}: checksum differs. Run `pass2d cache repair`.")
+    return from_json(ShardRow, value["row"], where=where)
+
+
+def commit_row(layout: Layout, row: ShardRow) -> None:
+    """Publish a commit record: from now on the shard counts as done."""
+    path = layout.row(row.header.stage, row.shard, row.header.key)
+    replace_file(path, encode_row(row), scratch=layout.scratch)
+
+
+def load_row(layout: Layout, stage: str, shard: int, key: str) -> ShardRow | None:
+    """Read a commit record; None when there is none."""
+    path = layout.row(stage, shard, key)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    row = decode_row(data, where=str(path))
+    if row.header.key != key or row.header.stage != stage or row.shard != shard:
+        raise CacheError(f"{path}: describes another shard. Run `pass2d cache repair`.")
+    return row
+
+
+def without_traces(row: ShardRow) -> ShardRow:
+    """The record without who wrote it and when: equal for equal shards."""
+    return replace(row, writer="", seconds=0.0)

@@ -1,0 +1,122 @@
+"""The scans of a generation as NumPy columns, and where each of their chunks lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from cache.rows import ChunkRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanTable:
+    """S prepared scans, in the order of sequences and frames."""
+
+    scan_id: NDArray[np.str_]
+    split: NDArray[np.str_]
+    """"train", "val" or "test"."""
+    sequence: NDArray[np.str_]
+    frame_index: NDArray[np.int64]
+    token: NDArray[np.str_]
+    shard: NDArray[np.int64]
+    """(S,) number of the shard, in all containers."""
+    row: NDArray[np.int64]
+    """(S,) place in the shard."""
+    n_raw: NDArray[np.int64]
+    n: NDArray[np.int64]
+    m: NDArray[np.int64]
+    """(S,) points that pictures see; with several cameras their sum."""
+    has_label: NDArray[np.bool_]
+    has_image: NDArray[np.bool_]
+    """(S,) at least one camera has a picture."""
+    image_hw: NDArray[np.int64]
+    """(S, 2) of the first camera that has a picture; 0, 0 without."""
+    camera_m: NDArray[np.int64]
+    """(S, cameras) points that each picture sees."""
+    camera_hw: NDArray[np.int64]
+    """(S, cameras, 2) stored picture sizes; 0, 0 without."""
+    voxels: NDArray[np.int64]
+    """(S, scales) V per scale, in the order of SCALES; 0 when not prepared."""
+    label_histogram: NDArray[np.int64]
+    """(S, C) kept points per training id."""
+    range_histogram: NDArray[np.int64]
+    """(S, R) points of the raw file per bin of range."""
+
+    def __len__(self) -> int:
+        return len(self.scan_id)
+
+
+def scan_table(scans: pa.Table) -> ScanTable:
+    """Columns of scans.parquet as arrays."""
+    height = _matrix(scans, "image_height")
+    width = _matrix(scans, "image_width")
+    camera_m = _matrix(scans, "m")
+    camera_hw = np.stack([height, width], axis=-1)
+    first = (height > 0).argmax(axis=1)
+    return ScanTable(
+        scan_id=_text(scans, "scan_id"),
+        split=_text(scans, "split"),
+        sequence=_text(scans, "sequence"),
+        frame_index=_numbers(scans, "frame_index"),
+        token=_text(scans, "token"),
+        shard=_numbers(scans, "shard"),
+        row=_numbers(scans, "row"),
+        n_raw=_numbers(scans, "n_raw"),
+        n=_numbers(scans, "n"),
+        m=camera_m.sum(axis=1),
+        has_label=scans["has_label"].to_numpy(zero_copy_only=False),
+        has_image=np.any(height > 0, axis=1),
+        image_hw=camera_hw[np.arange(len(first)), first],
+        camera_m=camera_m,
+        camera_hw=camera_hw,
+        voxels=_matrix(scans, "voxels"),
+        label_histogram=_matrix(scans, "label_histogram"),
+        range_histogram=_matrix(scans, "range_histogram"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkTable:
+    """Where the chunks of one field lie: scan s owns entries start[s]:start[s + 1]."""
+
+    start: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int64]
+    crc: NDArray[np.uint32]
+
+    def refs(self, position: int) -> Sequence[ChunkRef]:
+        """The chunks of one scan in grid order; none when the field is not stored."""
+        return [
+            ChunkRef(offset=int(self.offset[i]), length=int(self.length[i]), crc=int(self.crc[i]))
+            for i in range(self.start[position], self.start[position + 1])
+        ]
+
+
+def chunk_table(scans: pa.Table, name: str) -> ChunkTable:
+    """Chunks of field ``name`` from its three columns."""
+    columns = [scans[f"{name}_{part}"].combine_chunks() for part in ("offset", "length", "crc")]
+    if pa.types.is_list(columns[0].type):
+        start = columns[0].offsets.to_numpy().astype(np.int64)
+        values = [column.values.to_numpy(zero_copy_only=False) for column in columns]
+    else:
+        start = np.arange(len(scans) + 1)
+        values = [column.fill_null(0).to_numpy(zero_copy_only=False) for column in columns]
+    return ChunkTable(start=start, offset=values[0], length=values[1], crc=values[2])
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
+    return table[name].to_numpy()
+
+
+def _text(table: pa.Table, name: str) -> NDArray[np.str_]:
+    return np.array(table[name].to_pylist(), dtype=np.str_)
+
+
+def _matrix(table: pa.Table, name: str) -> NDArray[np.int64]:
+    column = table[name].combine_chunks()
+    values: NDArray[np.int64] = column.flatten().to_numpy()
+    return values.reshape(len(table), -1) if len(table) else values.reshape(0, 0)
