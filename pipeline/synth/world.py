@@ -1,0 +1,156 @@
+"""The world of one sequence: a street, what stands along it and what moves on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.synth.camera import Light, draw_light
+from pipeline.synth.labels import MOVING, Raw
+from pipeline.synth.parts import Part, Solids, pack, place
+from pipeline.synth.people import bicyclist, motorcyclist, person
+from pipeline.synth.populate import furnish
+from pipeline.synth.street import Street, plan_street
+from pipeline.synth.vehicles import bus, car, tractor, truck
+
+MARGIN_M = 110.0
+"""The street goes on beyond both ends of the drive, so that the LiDAR's reach is filled."""
+
+Maker = Callable[[np.random.Generator], list[Part]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mover:
+    """A thing that keeps its lane and speed."""
+
+    parts: tuple[Part, ...]
+    """In its own frame, x ahead."""
+    s: float
+    """Where it is at time 0, metres along the street."""
+    t: float
+    """Its lane: metres left of the centre line."""
+    speed_mps: float
+    """Negative: against the direction of s."""
+    instance: int
+    foot_m: float
+    """Height of its ground, metres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """One sequence."""
+
+    street: Street
+    light: Light
+    standing: Solids
+    movers: tuple[Mover, ...]
+    sway: NDArray[np.float64]
+    """(6,) phases of the sensor car's motion."""
+
+
+def build_world(seed: int, sequence: int, *, length_m: float, speed_mps: float) -> World:
+    """Draw the world of a sequence.
+
+    Args:
+        seed: of the data set.
+        sequence: its number; every number has its own street.
+        length_m: way of the sensors.
+        speed_mps: their speed; the traffic is arranged about it.
+
+    Returns:
+        The world; the same for the same arguments.
+    """
+    rng = np.random.default_rng([seed, sequence, 0])
+    street = plan_street(rng, begin=-MARGIN_M, end=length_m + MARGIN_M)
+    light = draw_light(rng)
+    standing = furnish(rng, street, begin=-MARGIN_M, end=length_m + MARGIN_M)
+    first = 1 + max((part.instance for part in standing), default=0)
+    movers = _draw_traffic(rng, street, length_m=length_m, speed_mps=speed_mps, first=first)
+    return World(
+        street=street,
+        light=light,
+        standing=pack(standing),
+        movers=tuple(movers),
+        sway=rng.uniform(0, 2 * np.pi, 6),
+    )
+
+
+def solids_at(
+    world: World, *, time_s: float, center_xy: tuple[float, float], reach_m: float
+) -> Solids:
+    """Everything near a place at a time.
+
+    Args:
+        world: the sequence.
+        time_s: since its first scan.
+        center_xy: metres, world frame.
+        reach_m: things whose bounding circle is farther are left out.
+
+    Returns:
+        The solids, standing ones first.
+    """
+    parts: list[Part] = []
+    for mover in world.movers:
+        x, y, heading = world.street.line.world_from_street(
+            mover.s + mover.speed_mps * time_s, mover.t
+        )
+        if np.hypot(x - center_xy[0], y - center_xy[1]) > reach_m + 10:
+            continue
+        turned = heading + (np.pi if mover.speed_mps < 0 else 0.0)
+        parts += place(mover.parts, x=x, y=y, z=mover.foot_m, yaw=turned, instance=mover.instance)
+    standing = world.standing
+    away = np.hypot(*(standing.center[:, :2] - np.array(center_xy)).T)
+    size = np.hypot(standing.half[:, 0], standing.half[:, 1])
+    near = standing.take(np.flatnonzero(away - size < reach_m))
+    return near.joined(pack(parts)) if parts else near
+
+
+def _moving(parts: list[Part]) -> tuple[Part, ...]:
+    return tuple(replace(part, label=int(MOVING[Raw(part.label)])) for part in parts)
+
+
+def _draw_traffic(
+    rng: np.random.Generator, street: Street, *, length_m: float, speed_mps: float, first: int
+) -> list[Mover]:
+    movers: list[Mover] = []
+
+    def add(maker: Maker, s: float, t: float, speed: float, foot_m: float = 0.0) -> None:
+        movers.append(
+            Mover(
+                parts=_moving(maker(rng)),
+                s=s,
+                t=t,
+                speed_mps=speed,
+                instance=first + len(movers),
+                foot_m=foot_m,
+            )
+        )
+
+    # Ahead and behind at the sensors' own speed: in view all the time, and never run into.
+    leaders: list[Maker] = [motorcyclist, bicyclist, car, truck]
+    rng.shuffle(leaders)
+    for maker, s in zip(leaders, (14.0, 27.0, 44.0, -16.0), strict=True):
+        add(maker, s + rng.uniform(-2, 2), -1.75 + rng.uniform(-0.4, 0.4), speed_mps)
+    kinds: list[Maker] = [car, truck, bus, tractor, motorcyclist, bicyclist]
+    s, speed = -MARGIN_M, -0.9 * speed_mps
+    while s < 2 * length_m + MARGIN_M:
+        s += rng.uniform(14, 28)
+        maker = kinds[rng.choice(6, p=[0.42, 0.12, 0.07, 0.05, 0.17, 0.17])]
+        add(maker, s, 1.75 + rng.uniform(-0.25, 0.25), speed)
+    _add_walkers(rng, street, add, length_m=length_m)
+    return movers
+
+
+def _add_walkers(
+    rng: np.random.Generator, street: Street, add: Callable[..., None], *, length_m: float
+) -> None:
+    middle = (street.kerb_at_m + street.front_m) / 2
+    s = -MARGIN_M
+    while s < length_m + MARGIN_M:
+        s += rng.uniform(5, 14)
+        side = rng.choice((1, -1))
+        t = side * (middle + rng.uniform(-0.35, 0.35))
+        add(person, s, t, rng.choice((-1, 1)) * rng.uniform(0.8, 1.6), street.kerb_m)
