@@ -60,7 +60,11 @@ class Console:
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[news]}"),
+            )
             self._bars = Progress(*columns, console=RichConsole(stderr=True), transient=True)
             self._bars.start()
             self._task = self._bars.add_task(title, total=total, news="")
@@ -188,9 +192,101 @@ def _words(text: str | None) -> tuple[str, ...] | None:
 
 
 CacheOption = Annotated[
-    Path, typer.Option("--cache", help="Cache folder; holds one folder per data set.", resolve_path=True)
+    Path,
+    typer.Option("--cache", help="Cache folder; holds one folder per data set.", resolve_path=True),
 ]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="Data set in the cache, if it holds several.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _default_workers() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@prepare_app.command("synth")
+def synth_command(
+    out: Annotated[
+        Path, typer.Option(help="New or empty folder, or one to go on with.", resolve_path=True)
+    ],
+    preset: Annotated[
+        str, typer.Option(help="full (120k points, 1241x376), small or tiny.")
+    ] = "full",
+    seed: Annotated[int, typer.Option(help="Every street and noise value follows from it.")] = 0,
+    scans: Annotated[
+        int | None, typer.Option(help="Scans per sequence; preset's if left out.")
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(help="E.g. 00,01,08,11; preset's if left out.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; 0 works inside this one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a ray-cast street world with labels, in SemanticKITTI's layout."""
+    from pipeline.synth import config as synth_config
+    from pipeline.synth.generate import generate
+
+    console = Console()
+    with clear_errors(console):
+        chosen = {"scans": scans, "sequences": _words(sequences)}
+        config = synth_config.preset(
+            preset,
+            seed=seed,
+            workers=_default_workers() if workers is None else workers,
+            **{key: value for key, value in chosen.items() if value is not None},
+        )
+        summary = generate(out, config, console)
+    if as_json:
+        _print_json(
+            {
+                "out": str(summary.out),
+                "scans_written": summary.scans_written,
+                "scans_kept": summary.scans_kept,
+                "points": summary.points,
+                "bytes": summary.nbytes,
+            }
+        )
+        return
+    typer.echo(
+        f"{summary.out}: {summary.scans_written} scans written, {summary.scans_kept} kept, "
+        f"{summary.points:,} points, {format_bytes(summary.nbytes)}\n"
+        f"next: pass2d prepare semkitti --root {summary.out} --cache cache/"
+    )
+
+
+@app.command("stats")
+def stats_command(
+    cache_root: CacheOption,
+    dataset: DatasetOption = None,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with plots.", resolve_path=True)
+    ] = None,
+) -> None:
+    """Count classes, points, ranges; show the class weights of training."""
+    from cache.reader import CacheReader
+    from cache.statistics import dataset_statistics
+    from pipeline.report import report_json, report_tables
+    from pipeline.report_html import write_html
+
+    with clear_errors():
+        reader = CacheReader.open(cache_root, dataset=dataset)
+        statistics = dataset_statistics(reader.scans, reader.info)
+        if html is not None:
+            write_html(statistics, html)
+            typer.echo(f"plots: {html}", err=True)
+        if as_json:
+            _print_json(report_json(statistics))
+        else:
+            _print_rich(*report_tables(statistics))
+
+
+def main() -> None:
+    """Entry point of the `pass2d` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
