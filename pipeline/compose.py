@@ -55,7 +55,7 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     require_finite(points, file=scan.points)
     raw = np.ascontiguousarray(points[:, :4].T)
     rows = split_volume(raw[:3], grid=info.grid)
-    kept, outside = raw[:, rows.inside], raw[:, rows.outside]
+    kept, outside = raw.take(rows.inside, axis=1), raw.take(rows.outside, axis=1)
     label = instance = outside_label = None
     if scan.labels is not None:
         raw_labels = read_raw_labels(scan.labels, info)
