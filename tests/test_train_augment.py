@@ -1,0 +1,345 @@
+"""Each augmentation against its definition, and pixels that still point at the same object."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from cache_samples import plain_voxels
+from torchvision.transforms.v2 import functional as picture
+
+from cache.schema import CameraView, GridConfig, ScanRecord
+from train import augment
+from train.batch import LoadedScan, point_batch
+from train.collate import collate, common_crop, heap, instances_of, place_crop
+from train.draw import SYMMETRIES, AugmentConfig, draw_scan, grid_symmetries, linear_map
+from train.lattice import CachedHash, leaves_grid, scale_voxels
+
+CPU = torch.device("cpu")
+GRID = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
+OFF = AugmentConfig(dropout=0, rotate=False, flip=False, scale=0, translate_m=0, jitter=0, mirror=0)
+
+
+def only(**settings: object) -> AugmentConfig:
+    return AugmentConfig(**{**vars(OFF), **settings})  # type: ignore[arg-type]
+
+
+def draws(config: AugmentConfig, count: int = 400, grid: GridConfig = GRID) -> list:
+    return [draw_scan(config, seed=3, epoch=1, scan=i, grid=grid) for i in range(count)]
+
+
+def coordinate_scan(rng: np.random.Generator, *, n: int = 700, hw: tuple[int, int]) -> ScanRecord:
+    """A scan whose points carry their pixel, and whose picture carries its coordinates.
+
+    Point: x = column, y = row of its own pixel. Picture: red = column, green = row, blue = 7.
+    """
+    height, width = hw
+    column, row = rng.integers(0, width, n), rng.integers(0, height, n)
+    xyz = np.stack([column, row, np.arange(n)]).astype(np.float32)
+    seen = np.sort(rng.permutation(n)[: n // 2]).astype(np.int32)
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0], image[..., 1], image[..., 2] = np.arange(width), np.arange(height)[:, None], 7
+    pixel_rc = np.stack([row[seen], column[seen]]).astype(np.uint16)
+    return ScanRecord(
+        scan_id="00/000000",
+        n_raw=n,
+        xyz=xyz,
+        signal=np.arange(n, dtype=np.float32),
+        raw_index=np.arange(n, dtype=np.int32),
+        label=rng.integers(0, 5, n).astype(np.uint8),
+        instance=rng.integers(0, 3, n).astype(np.uint32),
+        cameras=(CameraView(image=image, point_index=seen, pixel_rc=pixel_rc),),
+    )
+
+
+def load(record: ScanRecord, config: AugmentConfig, *, scan: int, **extra: object) -> LoadedScan:
+    """What the stream makes of a record whose picture has all columns."""
+    view = record.cameras[0]
+    assert view.image is not None
+    hw = view.image.shape[:2]
+    draw = draw_scan(config, seed=0, epoch=0, scan=scan, grid=GRID)
+    size = common_crop(config, np.array([hw]))
+    crop = place_crop(size, image_hw=(hw[0], hw[1]), share=draw.crop_share)
+    cut = CameraView(
+        image=view.image[:, slice(*crop.columns)],
+        point_index=view.point_index,
+        pixel_rc=view.pixel_rc,
+    )
+    cut_record = ScanRecord(**{**vars(record), "cameras": (cut,)})
+    return LoadedScan(position=scan, record=cut_record, draw=draw, crop=crop, **extra)  # type: ignore[arg-type]
+
+
+def test_rotation_flip_and_factor_are_the_formulas_of_the_paper() -> None:
+    xyz = np.random.default_rng(0).normal(size=(50, 3))
+    for flip, signs in enumerate([(1, 1), (-1, 1), (1, -1), (-1, -1)]):
+        angle, factor = 0.7 + flip, 1.03
+        c, s = math.cos(angle), math.sin(angle)
+        xy = xyz[:, :2] @ np.array([[c, s], [-s, c]]) * signs * factor
+        expected = np.column_stack([xy, xyz[:, 2]])
+        got = xyz @ linear_map(yaw_rad=angle, flip=flip, factor=factor)
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def test_draws_follow_their_distributions() -> None:
+    full = draws(AugmentConfig())
+    linear = np.array([d.linear for d in full])
+    factor = np.sqrt(np.abs(np.linalg.det(linear[:, :2, :2])))
+    assert factor.min() > 0.95
+    assert factor.max() < 1.05
+    assert factor.std() == pytest.approx(0.1 / math.sqrt(12), rel=0.15)
+    assert np.all(linear[:, 2] == [0, 0, 1])
+    mirrored_share = np.mean(np.linalg.det(linear[:, :2, :2]) < 0)
+    assert mirrored_share == pytest.approx(0.5, abs=0.1)  # x alone and y alone, of four
+    shift = np.array([d.shift_m for d in full])
+    np.testing.assert_allclose(shift.std(0), 0.1, rtol=0.15)
+    ratios = np.array([d.drop_ratio for d in full])
+    assert ratios.max() < 0.2
+    assert ratios.mean() == pytest.approx(0.1, abs=0.01)
+    jitter = np.array([d.jitter for d in full])
+    assert jitter.min() > 0.6
+    assert jitter.max() < 1.4
+    assert len({d.jitter_order for d in full}) == 6
+    assert np.mean([d.is_mirrored for d in full]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_switching_one_augmentation_off_leaves_all_others_as_they_were() -> None:
+    for with_it, without in zip(draws(AugmentConfig()), draws(only(mirror=0.5)), strict=True):
+        assert with_it.is_mirrored == without.is_mirrored
+        assert with_it.crop_share == without.crop_share
+        assert without.linear == ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+
+
+def test_a_draw_depends_on_seed_epoch_and_scan_only() -> None:
+    first = draw_scan(AugmentConfig(), seed=1, epoch=2, scan=3, grid=GRID)
+    assert first == draw_scan(AugmentConfig(), seed=1, epoch=2, scan=3, grid=GRID)
+    for other in ({"seed": 2}, {"epoch": 3}, {"scan": 4}):
+        keys = {"seed": 1, "epoch": 2, "scan": 3, **other}
+        assert draw_scan(AugmentConfig(), grid=GRID, **keys) != first
+
+
+def test_mode_none_changes_nothing() -> None:
+    for draw in draws(AugmentConfig(mode="none"), 20):
+        assert draw.linear == ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+        assert draw.shift_m == (0, 0, 0)
+        assert draw.drop_ratio == 0
+        assert draw.jitter == (1, 1, 1)
+        assert not draw.is_mirrored
+        assert draw.crop_share == 0.5
+
+
+def test_a_dropped_point_becomes_point_0_of_its_scan() -> None:
+    starts, counts = (0, 900, 1000, 2000), (900, 80, 1000)
+    is_dropped = augment.dropped_points(
+        starts, drop_counts=counts, ratios=(0.2, 1.0, 0.0), seeds=(5, 6, 7), device=CPU
+    )
+    assert 100 < int(is_dropped[:900].sum()) < 260
+    assert is_dropped[900:980].all()
+    assert not is_dropped[980:].any()
+    alone = augment.dropped_points(
+        (0, 900), drop_counts=(900,), ratios=(0.2,), seeds=(5,), device=CPU
+    )
+    assert torch.equal(alone, is_dropped[:900])
+    source = augment.source_of_point(is_dropped, starts)
+    assert torch.all(source[:900][is_dropped[:900]] == 0)
+    assert torch.all(source[900:980] == 900)
+    kept = ~is_dropped
+    assert torch.equal(source[kept], torch.arange(2000)[kept])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        OFF,
+        only(crop_hw=None),
+        only(mirror=1.0),
+        only(rotate=True, flip=True, scale=0.05, translate_m=0.1),
+        only(dropout=0.5),
+        only(dropout=0.2, rotate=True, flip=True, mirror=0.5, crop_hw=(32, 64)),
+        AugmentConfig(mode="lattice", jitter=0, crop_hw=(48, 32)),
+        AugmentConfig(mode="none", crop_hw=(32, 160)),
+    ],
+    ids=lambda c: f"{c.mode}-{c.mirror}-{c.dropout}-{c.crop_hw}",
+)
+def test_pixels_still_point_at_the_same_object(config: AugmentConfig) -> None:
+    rng = np.random.default_rng(1)
+    hw = (70, 203)
+    scans = [load(coordinate_scan(rng, hw=hw), config, scan=i) for i in range(3)]
+    size = common_crop(config, np.array([hw]))
+    raw = collate(scans, with_images=True, size_hw=size, allocate=heap)
+    batch = point_batch(raw, config=config, grid=GRID, device=CPU)
+    assert batch.images is not None
+    assert batch.images.images.shape == (3, 3, *size)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    seen = batch.images
+    row, column = seen.pixel_rc.unbind(1)
+    colour = seen.images[seen.image_index, :, row, column] * std + mean
+    colour = (colour * 255).round().to(torch.int64)
+    # The signal is the point's number in its scan: it names the point whatever moved it.
+    assert len(seen.point_index) > 50
+    for scan, start in enumerate(raw.scan_starts[:-1]):
+        mine = seen.image_index == scan
+        number = batch.points[seen.point_index[mine], 3].to(torch.int64)
+        assert torch.equal(number, seen.point_index[mine] - start)
+        origin = torch.from_numpy(scans[scan].record.xyz)[:2, number].to(torch.int64)
+        assert torch.equal(colour[mine, 0], origin[0])
+        assert torch.equal(colour[mine, 1], origin[1])
+        assert torch.all(colour[mine, 2] == 7)
+
+
+def test_every_visible_point_in_the_crop_is_kept_and_no_other() -> None:
+    rng = np.random.default_rng(2)
+    record = coordinate_scan(rng, hw=(70, 203))
+    config = only(crop_hw=(48, 96))
+    scan = load(record, config, scan=0)
+    raw = collate([scan], with_images=True, size_hw=(48, 96), allocate=heap)
+    assert scan.crop is not None
+    row, column = record.cameras[0].pixel_rc.astype(int)
+    left = scan.crop.left
+    inside = (row >= 70 - 48) & (column >= left) & (column < left + 96)
+    assert raw.point_index is not None
+    assert raw.point_index.tolist() == record.cameras[0].point_index[inside].tolist()
+
+
+def test_points_move_by_the_map_of_their_segment() -> None:
+    config = only(rotate=True, translate_m=0.1)
+    rng = np.random.default_rng(3)
+    scans = [load(coordinate_scan(rng, hw=(70, 203)), config, scan=i) for i in range(2)]
+    raw = collate(scans, with_images=False, size_hw=(0, 0), allocate=heap)
+    batch = point_batch(raw, config=config, grid=GRID, device=CPU)
+    assert batch.images is None
+    for index, scan in enumerate(scans):
+        part = batch.points[raw.scan_starts[index] : raw.scan_starts[index + 1]].numpy()
+        expected = scan.record.xyz.T @ np.array(scan.draw.linear) + scan.draw.shift_m
+        np.testing.assert_allclose(part[:, :3], expected, rtol=1e-4, atol=1e-3)
+        np.testing.assert_array_equal(part[:, 3], scan.record.signal)
+    assert batch.labels is not None
+    labels = np.concatenate([scan.record.label for scan in scans if scan.record.label is not None])
+    np.testing.assert_array_equal(batch.labels.numpy(), labels)
+
+
+def test_mix_appends_the_instances_of_the_second_scan_with_their_own_map() -> None:
+    rng = np.random.default_rng(4)
+    config = AugmentConfig(dropout=0, mix=True)
+    record, other = (coordinate_scan(rng, hw=(70, 203)) for _ in range(2))
+    partner_draw = draw_scan(config, seed=0, epoch=0, scan=9, grid=GRID)
+    partner = instances_of(other, partner_draw)
+    assert other.instance is not None
+    rows = np.flatnonzero(other.instance)
+    np.testing.assert_array_equal(partner.raw_index, rows)
+    scan = load(record, config, scan=0, partner=partner, partner_draw=partner_draw)
+    raw = collate([scan], with_images=True, size_hw=(64, 192), allocate=heap)
+    batch = point_batch(raw, config=config, grid=GRID, device=CPU)
+    assert len(batch.points) == record.n + len(rows)
+    expected = other.xyz[:, rows].T @ np.array(partner_draw.linear) + partner_draw.shift_m
+    np.testing.assert_allclose(batch.points[record.n :, :3], expected, rtol=1e-4, atol=1e-3)
+    assert batch.images is not None
+    assert int(batch.images.point_index.max()) < record.n
+    assert batch.offsets.tolist() == [0, record.n + len(rows)]
+
+
+def test_a_dropped_instance_point_of_the_second_scan_follows_point_0() -> None:
+    rng = np.random.default_rng(5)
+    record = coordinate_scan(rng, hw=(70, 203))
+    draw = draw_scan(AugmentConfig(dropout=0.9), seed=0, epoch=0, scan=1, grid=GRID)
+    assert record.instance is not None
+    for first_instance in (0, 8):
+        record.instance[0] = first_instance
+        mixed = instances_of(record, draw)
+        copies = int((mixed.raw_index == 0).sum())
+        assert (copies > 20) == (first_instance != 0)
+
+
+def test_jitter_is_torchvisions_in_the_drawn_order() -> None:
+    images = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+    factors, orders = [(1.3, 0.7, 1.2), (0.8, 1.0, 0.6)], [(2, 0, 1), (0, 1, 2)]
+    got = augment.jitter_pictures(images, factors=factors, orders=orders)
+    first = picture.adjust_saturation(images[0], 1.2)
+    first = picture.adjust_contrast(picture.adjust_brightness(first, 1.3), 0.7)
+    second = picture.adjust_saturation(picture.adjust_brightness(images[1], 0.8), 0.6)
+    torch.testing.assert_close(got, torch.stack([first, second]))
+
+
+def test_resize_moves_pixels_by_the_published_formula() -> None:
+    u = torch.tensor([0, 1, 777, 1599])
+    v = torch.tensor([0, 899, 450, 3])
+    pictures = augment.Pictures(
+        torch.ones(1, 3, 900, 1600), torch.zeros(4).long(), torch.stack([v, u], 1)
+    )
+    small = augment.resize_pictures(pictures, (240, 400))
+    assert small.images.shape == (1, 3, 240, 400)
+    expected = [[int(a * 240 / 900), int(b * 400 / 1600)] for a, b in zip(v, u, strict=True)]
+    assert small.pixel_rc.tolist() == expected
+
+
+def test_a_crop_takes_the_largest_multiple_of_16_that_all_pictures_hold() -> None:
+    sizes = np.array([[376, 1241], [370, 1226], [96, 304]])
+    assert common_crop(AugmentConfig(), sizes[:2]) == (320, 480)
+    assert common_crop(AugmentConfig(), sizes) == (96, 304)
+    assert common_crop(AugmentConfig(crop_hw=None), sizes[:2]) == (368, 1216)
+    lefts = {
+        place_crop((32, 96), image_hw=(70, 99), share=s).left for s in np.linspace(0, 0.999, 50)
+    }
+    assert lefts == {0, 1, 2, 3}
+    assert place_crop((32, 96), image_hw=(70, 99), share=0.3).top == 38
+
+
+def test_a_scan_without_picture_in_a_batch_sees_nothing() -> None:
+    rng = np.random.default_rng(6)
+    with_picture = load(coordinate_scan(rng, hw=(70, 203)), OFF, scan=0)
+    bare = ScanRecord(**{**vars(with_picture.record), "cameras": ()})
+    without = LoadedScan(position=1, record=bare, draw=with_picture.draw, crop=None)
+    raw = collate([without, with_picture], with_images=True, size_hw=(64, 192), allocate=heap)
+    batch = point_batch(raw, config=OFF, grid=GRID, device=CPU)
+    assert batch.images is not None
+    assert len(batch.images.images) == 1
+    assert int(batch.images.point_index.min()) >= bare.n
+
+
+@pytest.mark.parametrize("symmetry", range(8))
+def test_relabelled_hashes_equal_recomputed_ones(symmetry: int) -> None:
+    """Points in the middle half of scale-1 cells: no coarser border is nearer, so no float edge."""
+    grid = GridConfig(low=(-8, -8, -4), high=(8, 8, 2), shape=(160, 160, 60))
+    rng = np.random.default_rng(symmetry)
+    n = 3000
+    cell = rng.integers(0, grid.shape, (n, 3))
+    xyz = ((cell + rng.uniform(0.3, 0.7, (n, 3))) * 0.1 + np.array(grid.low)).astype(np.float32)
+    label = rng.integers(0, 4, n).astype(np.uint8)
+    (a, b), (c, d) = SYMMETRIES[symmetry]
+    moved = xyz @ np.array([[a, b, 0], [c, d, 0], [0, 0, 1]], np.float32)
+    before = plain_voxels(xyz.T, label, grid)
+    after = plain_voxels(moved.T, label, grid)
+    assert not leaves_grid(before, grid)
+    for old, new in zip(before, after, strict=True):
+        x, y, z = old.coord.max(1).tolist()
+        cached = CachedHash(
+            scale=old.scale,
+            coord=torch.from_numpy(old.coord),
+            voxel_starts=(0, old.coord.shape[1]),
+            tops=(x, y, z),
+            label=torch.from_numpy(old.label),
+            inverse=torch.from_numpy(old.inverse),
+        )
+        got = scale_voxels(cached, scan_starts=(0, n), symmetries=(symmetry,), grid=grid)
+        assert got.label is not None
+        assert got.coords[:, [3, 2, 1]].T.tolist() == new.coord.tolist()
+        assert got.inverse.tolist() == new.inverse.tolist()
+        assert got.label.tolist() == new.label.tolist()
+
+
+def test_symmetries_are_those_of_the_grid() -> None:
+    assert grid_symmetries(GRID) == tuple(range(8))
+    long = GridConfig(low=(-50, -25, -4), high=(50, 25, 2), shape=(1000, 500, 60))
+    assert grid_symmetries(long) == (0, 1, 2, 3)
+    ahead = GridConfig(low=(0, -25, -4), high=(50, 25, 2), shape=(500, 500, 60))
+    assert grid_symmetries(ahead) == (0, 2)
+    used = {draw.symmetry for draw in draws(AugmentConfig(mode="lattice"), 100)}
+    assert used == set(range(8))
+
+
+def test_a_point_in_the_cell_above_the_grid_is_noticed() -> None:
+    edge = np.nextafter(np.float32(50), np.float32(0))
+    xyz = np.array([[edge, 0], [0, 1], [0, 0]], np.float32)
+    assert leaves_grid(plain_voxels(xyz, None, GRID), GRID)
+    assert not leaves_grid(plain_voxels(xyz * np.float32(0.99), None, GRID), GRID)

@@ -1,0 +1,217 @@
+"""The stream: every scan once, in an order that only the seed decides, whoever reads it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cache_samples import write_sample_cache
+
+from cache.errors import CacheError
+from cache.reader import CacheReader, Fields
+from train.batch import RawBatch
+from train.draw import AugmentConfig
+from train.stream import (
+    BatchStream,
+    StreamConfig,
+    StreamPlan,
+    batch_id,
+    batch_positions,
+    epoch_order,
+    load_scan,
+)
+
+SMALL = AugmentConfig(crop_hw=(32, 96))
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> CacheReader:
+    root = tmp_path_factory.mktemp("cache")
+    write_sample_cache(root, n_scans=7, sequences=("00", "01", "08"), without_image=("01",))
+    return CacheReader.open(root)
+
+
+def plan_for(reader: CacheReader, **changes: object) -> StreamPlan:
+    plan = StreamPlan(
+        positions=reader.select(split="train"),
+        batch_size=3,
+        seed=5,
+        augment=SMALL,
+        size_hw=(32, 96),
+    )
+    return replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def snapshot(batch: RawBatch | None) -> dict[str, object]:
+    """A batch's content, copied out of the memory that is used again."""
+    assert batch is not None
+    items = {}
+    for name, value in vars(batch).items():
+        items[name] = value.clone() if isinstance(value, torch.Tensor) else value
+    return items
+
+
+def same(a: dict[str, object], b: dict[str, object]) -> bool:
+    return all(
+        torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]  # type: ignore[arg-type]
+        for name, value in a.items()
+        if name != "hashes"
+    )
+
+
+def take(reader: CacheReader, plan: StreamPlan, count: int, **options: int) -> list:
+    start = options.pop("start", 0)
+    stream = BatchStream(reader, plan, StreamConfig(**options), start=start)
+    try:
+        return [snapshot(next(stream)) for _ in range(count)]
+    finally:
+        stream.close()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_every_scan_is_seen_once_per_epoch_whatever_the_world_size(world: int) -> None:
+    positions = np.arange(100, 117)
+    for epoch in range(2):
+        seen: list[int] = []
+        for rank in range(world):
+            plan = StreamPlan(
+                positions=positions,
+                batch_size=2,
+                seed=1,
+                augment=SMALL,
+                size_hw=None,
+                rank=rank,
+                world=world,
+            )
+            for number in range(plan.batches_per_epoch):
+                batch = batch_id(plan, number + epoch * plan.batches_per_epoch)
+                assert batch.epoch == epoch
+                seen += batch_positions(plan, batch).tolist()
+        assert sorted(seen) == positions.tolist()
+
+
+def test_a_joint_batch_is_the_same_set_for_any_number_of_ranks() -> None:
+    def joint(batch_size: int, world: int) -> set[int]:
+        plans = [
+            StreamPlan(
+                positions=np.arange(24),
+                batch_size=batch_size,
+                seed=1,
+                augment=SMALL,
+                size_hw=None,
+                rank=rank,
+                world=world,
+            )
+            for rank in range(world)
+        ]
+        return {int(p) for plan in plans for p in batch_positions(plan, batch_id(plan, 1))}
+
+    assert joint(6, 1) == joint(3, 2) == joint(2, 3)
+
+
+def test_order_changes_with_seed_and_epoch_only() -> None:
+    positions = np.arange(50)
+    first = epoch_order(positions, seed=1, epoch=0)
+    assert first.tolist() == epoch_order(positions, seed=1, epoch=0).tolist()
+    assert first.tolist() != epoch_order(positions, seed=1, epoch=1).tolist()
+    assert first.tolist() != epoch_order(positions, seed=2, epoch=0).tolist()
+
+
+def test_threads_prefetch_and_starting_point_change_nothing(reader: CacheReader) -> None:
+    plan = plan_for(reader, augment=replace(SMALL, mix=True))
+    whole = take(reader, plan, 12, threads=1, prefetch=1)
+    assert len({batch["positions"] for batch in whole}) > 5
+    for threads, prefetch in ((2, 1), (3, 5)):
+        again = take(reader, plan, 12, threads=threads, prefetch=prefetch)
+        assert all(same(a, b) for a, b in zip(whole, again, strict=True))
+    resumed = take(reader, plan, 5, threads=2, prefetch=3, start=7)
+    assert all(same(a, b) for a, b in zip(whole[7:], resumed, strict=True))
+
+
+def test_a_batch_holds_what_the_cache_holds(reader: CacheReader) -> None:
+    plan = plan_for(reader, augment=AugmentConfig(mode="none", crop_hw=(32, 96)), batch_size=14)
+    (batch,) = take(reader, plan, 1, threads=1)
+    positions = batch["positions"]
+    assert sorted(positions) == plan.positions.tolist()
+    for index, position in enumerate(positions):
+        record = reader.read(position, Fields(label=True))
+        rows = slice(batch["scan_starts"][index], batch["scan_starts"][index + 1])
+        assert np.array_equal(batch["channels"][:3, rows].numpy(), record.xyz)
+        assert np.array_equal(batch["channels"][3, rows].numpy(), record.signal)
+        assert np.array_equal(batch["labels"][rows].numpy(), record.label)
+    with_picture = [bool(reader.scans.has_image[p]) for p in positions]
+    assert [positions[i] for i in batch["image_scan"]] == [
+        p for p, has in zip(positions, with_picture, strict=True) if has
+    ]
+
+
+def test_points_outside_the_volume_come_after_those_inside(reader: CacheReader) -> None:
+    plan = plan_for(reader, with_outside=True, size_hw=None, batch_size=1)
+    (batch,) = take(reader, plan, 1, threads=1)
+    record = reader.read(batch["positions"][0], Fields(label=True, outside=True))
+    assert record.outside_xyz is not None
+    assert batch["scan_starts"] == (0, record.n_raw)
+    assert np.array_equal(batch["channels"][:3, record.n :].numpy(), record.outside_xyz)
+    assert np.array_equal(batch["labels"][record.n :].numpy(), record.outside_label)
+
+
+def test_stale_hashes_are_refused(reader: CacheReader) -> None:
+    with pytest.raises(ValueError, match="stale"):
+        plan_for(reader, scales=(1, 2))
+    plan = plan_for(reader, scales=(1, 4), augment=AugmentConfig(mode="lattice"))
+    loaded = load_scan(reader, plan, int(plan.positions[0]), epoch=0)
+    assert [level.scale for level in loaded.record.voxels] == [1, 4]
+
+
+def test_an_error_in_a_thread_reaches_the_loop_with_the_scan(
+    reader: CacheReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(reader)
+    bad = int(epoch_order(plan.positions, seed=5, epoch=0)[4])
+    read = reader.read
+
+    def failing(position: int, *args: object, **options: object) -> object:
+        if position == bad:
+            raise OSError(5, "Input/output error")
+        return read(position, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reader, "read", failing)
+    stream = BatchStream(reader, plan, StreamConfig(threads=2))
+    next(stream)  # the scan is in the second batch
+    with pytest.raises(CacheError, match=f"scan {reader.scans.scan_id[bad]}.*Input/output error"):
+        next(stream)
+    stream.close()
+
+
+def test_memory_is_used_again_and_threads_end(reader: CacheReader) -> None:
+    plan = plan_for(reader)
+    stream = BatchStream(reader, plan, StreamConfig(threads=2, prefetch=2))
+    addresses = set()
+    for _ in range(100):
+        batch = next(stream)
+        assert batch is not None
+        addresses.add(batch.channels.data_ptr())
+    assert len(addresses) <= 12  # four slots, each of which grew a few times at most
+    late = set()
+    for _ in range(100):
+        batch = next(stream)
+        assert batch is not None
+        late.add(batch.channels.data_ptr())
+    assert len(late) <= 4
+    stream.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("pass2d-stream")]
+
+
+def test_a_rank_without_a_scan_in_the_last_batch_gets_none(reader: CacheReader) -> None:
+    plan = plan_for(reader, positions=reader.select(split="train")[:4], world=3, rank=2)
+    stream = BatchStream(reader, plan, StreamConfig())
+    assert plan.batches_per_epoch == 1
+    assert next(stream) is not None
+    plan = replace(plan, batch_size=1)
+    stream = BatchStream(reader, plan, StreamConfig())
+    assert plan.batches_per_epoch == 2
+    assert [next(stream) is None for _ in range(4)] == [False, True, False, True]
+    stream.close()

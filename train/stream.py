@@ -1,0 +1,276 @@
+"""Batches from the cache, in an order that only seed and epoch decide, read by a few threads.
+
+Threads, not processes: the decoders release the interpreter lock, and a process would have to copy
+every sample (FORMAT, what decided it). They read and decode; what chance decides for a scan is a
+pure function of (seed, epoch, scan), so their number changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.errors import CacheError
+from cache.reader import CacheReader, Fields
+from cache.schema import ScanRecord
+from train.batch import LoadedScan, RawBatch
+from train.collate import collate, instances_of, place_crop
+from train.draw import AugmentConfig, ScanDraw, draw_scan, without_symmetry
+from train.lattice import leaves_grid
+
+_GROWTH = 1.2
+"""How much larger than needed a buffer is made, so that few batches need a new one."""
+_PARTNER = 1
+"""Salt of the draw for the second scan of a mix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """Threads and memory of the stream; neither changes a result."""
+
+    threads: int = 2
+    """Reading threads: 1 to 3 are enough."""
+    prefetch: int = 4
+    """Batches that may wait ready; the memory is that of this many batches and two more."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threads <= 16:
+            raise ValueError(f"threads must lie in 1..16, got {self.threads}")
+        if self.prefetch < 1:
+            raise ValueError(f"prefetch must be at least 1, got {self.prefetch}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPlan:
+    """What a stream delivers."""
+
+    positions: NDArray[np.int64]
+    """(S,) rows in the scan table, in table order."""
+    batch_size: int
+    """Scans per batch and process."""
+    seed: int
+    augment: AugmentConfig
+    size_hw: tuple[int, int] | None
+    """Size of the cropped pictures; None for networks without a 2D branch."""
+    scales: tuple[int, ...] = ()
+    """Voxel hashes to read; only where `augment.keeps_hashes`."""
+    with_outside: bool = False
+    """Read the points outside the volume too."""
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.scales and not self.augment.keeps_hashes:
+            raise ValueError(
+                "cached voxel hashes are stale after free augmentation: use none or lattice"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches until every scan was seen once; the last may be smaller, on some ranks empty."""
+        return -(-len(self.positions) // (self.batch_size * self.world))
+
+
+class BatchId(NamedTuple):
+    """Which batch: all that resuming needs."""
+
+    epoch: int
+    place: int
+    """In the epoch."""
+
+
+def epoch_order(positions: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """All positions once, shuffled by seed and epoch; the same for every rank and world size."""
+    return positions[np.random.default_rng([seed, epoch]).permutation(len(positions))]
+
+
+def batch_positions(plan: StreamPlan, batch: BatchId) -> NDArray[np.int64]:
+    """The scans of one rank's batch: its share of the joint batch of all ranks."""
+    joint = plan.batch_size * plan.world
+    order = epoch_order(plan.positions, seed=plan.seed, epoch=batch.epoch)
+    return order[batch.place * joint : (batch.place + 1) * joint][plan.rank :: plan.world]
+
+
+def batch_id(plan: StreamPlan, number: int) -> BatchId:
+    """Batch ``number`` of a run, counted from 0."""
+    return BatchId(*divmod(number, plan.batches_per_epoch))
+
+
+def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: int) -> LoadedScan:
+    """Read one scan as the plan asks for it.
+
+    Raises:
+        CacheError: the cache is damaged or cannot be read; names scan and field.
+    """
+    position = int(position)
+    grid = reader.info.grid
+    draw = draw_scan(plan.augment, seed=plan.seed, epoch=epoch, scan=position, grid=grid)
+    camera, crop = None, None
+    if plan.size_hw is not None:
+        cameras = np.flatnonzero(reader.scans.camera_hw[position, :, 0])
+        if len(cameras):
+            camera = int(cameras[min(int(draw.camera_share * len(cameras)), len(cameras) - 1)])
+            height, width = (int(side) for side in reader.scans.camera_hw[position, camera])
+            crop = place_crop(plan.size_hw, image_hw=(height, width), share=draw.crop_share)
+    fields = Fields(
+        label=True,
+        image=crop is not None,
+        pixels=crop is not None,
+        camera=camera,
+        voxels=bool(plan.scales),
+        outside=plan.with_outside,
+    )
+    record = _read(reader, position, fields, columns=None if crop is None else crop.columns)
+    if plan.scales:
+        levels = tuple(level for level in record.voxels if level.scale in plan.scales)
+        record = replace(record, voxels=levels)
+        if draw.symmetry and leaves_grid(levels, grid):
+            draw = without_symmetry(draw)
+    partner, partner_draw = _load_partner(reader, plan, draw, epoch=epoch)
+    return LoadedScan(
+        position=position,
+        record=record,
+        draw=draw,
+        crop=crop,
+        partner=partner,
+        partner_draw=partner_draw,
+    )
+
+
+def _load_partner(
+    reader: CacheReader, plan: StreamPlan, draw: ScanDraw, *, epoch: int
+) -> tuple[ScanRecord | None, ScanDraw | None]:
+    if not plan.augment.mix:
+        return None, None
+    other = int(plan.positions[int(draw.partner_share * len(plan.positions))])
+    partner_draw = draw_scan(
+        plan.augment,
+        seed=plan.seed + draw.point_seed,  # each scan sees its partner augmented in its own way
+        epoch=epoch,
+        scan=other,
+        grid=reader.info.grid,
+        salt=_PARTNER,
+    )
+    record = _read(reader, other, Fields(label=True, instance=True), columns=None)
+    return instances_of(record, partner_draw), partner_draw
+
+
+def _read(
+    reader: CacheReader, position: int, fields: Fields, *, columns: tuple[int, int] | None
+) -> ScanRecord:
+    try:
+        return reader.read(position, fields, columns=columns)
+    except OSError as error:
+        scan = reader.scans.scan_id[position]
+        wanted = [name for name, value in vars(fields).items() if value is True]
+        raise CacheError(
+            f"{reader.root}: scan {scan}: reading xyz, signal, {', '.join(wanted)} failed: "
+            f"{error}. Run `pass2d cache verify`."
+        ) from error
+
+
+@dataclass
+class _Slot:
+    """Memory of one batch, used again and again; grows, never shrinks."""
+
+    is_pinned: bool
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    in_use_until: torch.cuda.Event | None = None
+    """The device has copied the last batch out of this memory."""
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        needed = int(np.prod(shape, dtype=np.int64))
+        held = self.tensors.get(name)
+        if held is None or len(held) < needed:
+            held = torch.empty(int(needed * _GROWTH), dtype=dtype, pin_memory=self.is_pinned)
+            self.tensors[name] = held
+        return held[:needed].view(shape)
+
+
+class BatchStream:
+    """Iterates over the batches of a run from any one on, without end.
+
+    A batch lives in memory that is used again: it is valid until the next one is asked for.
+    """
+
+    def __init__(
+        self,
+        reader: CacheReader,
+        plan: StreamPlan,
+        config: StreamConfig,
+        *,
+        start: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        self.wait_s = 0.0
+        """Time that `__next__` has waited for data so far."""
+        self._reader = reader
+        self._plan = plan
+        self._is_cuda = device is not None and device.type == "cuda"
+        self._number = start
+        self._depth = config.prefetch + 1
+        self._slots = deque(_Slot(is_pinned=self._is_cuda) for _ in range(self._depth + 1))
+        self._taken: _Slot | None = None
+        self._pending: deque[tuple[_Slot, Future[RawBatch | None]]] = deque()
+        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="pass2d-stream")
+        self._submitted = start
+
+    def __iter__(self) -> Iterator[RawBatch | None]:
+        return self
+
+    def __next__(self) -> RawBatch | None:
+        """The next batch; None where this rank has no scan left in an uneven last batch.
+
+        Raises:
+            CacheError: a thread met it while reading; names scan and field.
+        """
+        if self._taken is not None:
+            self._release(self._taken)
+        while len(self._pending) < self._depth:
+            slot = self._slots.popleft()
+            future = self._pool.submit(self._build, self._submitted, slot)
+            self._pending.append((slot, future))
+            self._submitted += 1
+        self._taken, future = self._pending.popleft()
+        begin = time.perf_counter()
+        batch = future.result()
+        self.wait_s += time.perf_counter() - begin
+        self._number += 1
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads; waits for the reads that are under way."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _release(self, slot: _Slot) -> None:
+        if self._is_cuda:
+            slot.in_use_until = torch.cuda.Event()
+            slot.in_use_until.record()
+        self._slots.append(slot)
+
+    def _build(self, number: int, slot: _Slot) -> RawBatch | None:
+        if slot.in_use_until is not None:
+            slot.in_use_until.synchronize()
+        batch = batch_id(self._plan, number)
+        positions = batch_positions(self._plan, batch)
+        if not len(positions):
+            return None
+        scans = [
+            load_scan(self._reader, self._plan, position, epoch=batch.epoch)
+            for position in positions
+        ]
+        return collate(
+            scans,
+            with_images=self._plan.size_hw is not None,
+            size_hw=self._plan.size_hw or (0, 0),
+            allocate=slot.allocate,
+        )
