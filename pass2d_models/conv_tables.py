@@ -1,8 +1,9 @@
 """Which voxel feeds which: the index tables of sparse convolutions, made before the forward pass.
 
-On the CPU the tables are built here, from sorted int64 keys. spconv's own CPU search numbers voxels
-with 32 bits that wrap in silence, which one full turn of a lidar at 0.05 m exceeds; these tables have
-no such limit, and the batch need not be split. On CUDA spconv builds them, for implicit GEMM.
+On the CPU the tables are built here, from sorted int64 keys. spconv's own CPU search numbers
+voxels with 32 bits that wrap in silence, which one full turn of a lidar at 0.05 m exceeds; these
+tables have no such limit, and the batch need not be split. On CUDA spconv builds them, for
+implicit GEMM.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class PairTable(TensorRecord):
     pairs: Tensor
     """(2, K, P) int32: input rows, output rows; P is the largest count."""
     counts: Tensor
-    """(K,) int32 pairs per offset. spconv reads the first half of a submanifold kernel's only."""
+    """(K,) int32 pairs per offset; 0 at the centre of a submanifold kernel, which needs none."""
     n_out: int
     """Output voxels."""
 
@@ -71,14 +72,14 @@ def neighbour_pairs(keys: Tensor, *, packing: KeyPacking) -> PairTable:
     is_next = keys[1:] == keys[:-1] + 1
     found.append((rows[:-1][is_next], rows[1:][is_next]))
     counts = [len(inputs) for inputs, _ in found]
-    pairs = keys.new_empty((2, 27, max(counts)), dtype=torch.int32)
+    pairs = keys.new_zeros((2, 27, max(*counts, 1)), dtype=torch.int32)  # spconv wants P > 0
     for k, (inputs, outputs) in enumerate(found):
         # The offset 26 - k is the opposite one: the same pairs, read backwards.
         pairs[0, k, : counts[k]] = inputs
         pairs[1, k, : counts[k]] = outputs
         pairs[0, 26 - k, : counts[k]] = outputs
         pairs[1, 26 - k, : counts[k]] = inputs
-    both = torch.tensor([*counts, len(keys), *reversed(counts)], dtype=torch.int32)
+    both = torch.tensor([*counts, 0, *reversed(counts)], dtype=torch.int32)
     return PairTable(pairs=pairs, counts=both, n_out=len(keys))
 
 
@@ -112,7 +113,7 @@ def child_pairs(coords: Tensor, parent: Tensor, *, n_parents: int) -> PairTable:
     offset = 4 * odd[:, 0] + 2 * odd[:, 1] + odd[:, 2]
     _, children = torch.sort(offset, stable=True)
     counts = torch.bincount(offset, minlength=8)
-    pairs = coords.new_empty((2, 8, int(counts.max())), dtype=torch.int32)
+    pairs = coords.new_zeros((2, 8, int(counts.max())), dtype=torch.int32)
     for k, rows in enumerate(children.split(counts.tolist())):
         pairs[0, k, : len(rows)] = rows
         pairs[1, k, : len(rows)] = parent[rows]

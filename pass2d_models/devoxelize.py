@@ -23,14 +23,12 @@ class Corners(TensorRecord):
     """The voxels around each point, for trilinear reading."""
 
     rows: Tensor
-    """(M, 8) int64 voxel at base + (dx, dy, dz), k = 4 dx + 2 dy + dz; any row where weight is 0."""
+    """(M, 8) int64 voxel at base + (dx, dy, dz), k = 4 dx + 2 dy + dz; any where weight is 0."""
     weight: Tensor
     """(M, 8) float32; they add up to 1, or are all 0."""
 
     @classmethod
-    def find(
-        cls, positions: Tensor, batch: Tensor, *, index: VoxelIndex, stride: int
-    ) -> Corners:
+    def find(cls, positions: Tensor, batch: Tensor, *, index: VoxelIndex, stride: int) -> Corners:
         """Look the corners up.
 
         Args:
@@ -56,9 +54,7 @@ class Corners(TensorRecord):
     def read(self, features: Tensor) -> Tensor:
         """(V, C) features of voxels to (M, C) of points; the weights get no gradient."""
         weight = self.weight.to(features.dtype)
-        return functional.embedding_bag(
-            self.rows, features, mode="sum", per_sample_weights=weight
-        )
+        return functional.embedding_bag(self.rows, features, mode="sum", per_sample_weights=weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pass2d_models.voxel_levels import build_levels
 
 
 class MinkowskiNet(SparseUNet):
-    """MinkowskiNet; 21.7 million trained values at width factor 1, the head for 20 classes included."""
+    """MinkowskiNet; 21.7 million trained values as published, the head for 20 classes included."""
 
     kind: ClassVar[str] = "minkowskinet"
 
@@ -19,7 +19,8 @@ class MinkowskiNet(SparseUNet):
         """Round the points to voxels and index what the layers need.
 
         Raises:
-            ShapeError: another channel count than four, no points, or impossible coordinates.
+            ShapeError: another channel count than four, impossible coordinates or labels.
+            DataError: a scan without points, in training.
         """
         cells = self.quantize_batch(batch)
         return PreparedVoxels(
@@ -32,6 +33,8 @@ class MinkowskiNet(SparseUNet):
     def forward(self, prepared: Prepared) -> Segmentation:
         """Logits per voxel, and the voxel of each point."""
         assert isinstance(prepared, PreparedVoxels)
+        if len(prepared.features) == 0:
+            return self.no_answer(prepared)
         levels = prepared.levels
         x0 = self.stem(prepared.features, levels[0])
         x1, x2, x3, x4 = self.down_stages(x0, levels)
@@ -39,4 +42,4 @@ class MinkowskiNet(SparseUNet):
         y = self.up2(y, x2, levels[2])
         y = self.up3(y, x1, levels[1])
         y = self.up4(y, x0, levels[0])
-        return Segmentation(row_logits=self.classifier(y), row_of_point=prepared.row_of_point)
+        return self.answer(y, prepared)

@@ -42,14 +42,16 @@ def quantize(points: Tensor, offsets: Tensor, *, voxel_m: float) -> QuantizedPoi
         The cells round(xyz / voxel_m), half to even, in float32, shifted per sample.
 
     Raises:
-        ShapeError: no points, too few columns, coordinates that are not finite or so large that
-            float32 cannot count their cells.
+        ShapeError: too few columns, coordinates that are not finite or so large that float32 cannot
+            count their cells.
 
     Waits for the device: call it before the forward pass.
     """
-    if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0:
-        raise ShapeError("points", expected="(N, 4) with N > 0", got=tuple(points.shape))
+    if points.ndim != 2 or points.shape[1] < 3:
+        raise ShapeError("points", expected="(N, 4): x, y, z, signal", got=tuple(points.shape))
     batch_size = len(offsets) - 1
+    if len(points) == 0:
+        return _no_cells(batch_size, device=points.device)
     # A tensor as divisor: CUDA turns division by a number into a product, which rounds elsewhere.
     cells = torch.round(points[:, :3].float() / points.new_full((1,), voxel_m, dtype=torch.float32))
     reach = float(cells.abs().max())
@@ -73,6 +75,17 @@ def quantize(points: Tensor, offsets: Tensor, *, voxel_m: float) -> QuantizedPoi
         first=first,
         inverse=inverse,
         extent=packing.extent,
+        batch_size=batch_size,
+    )
+
+
+def _no_cells(batch_size: int, *, device: torch.device) -> QuantizedPoints:
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    return QuantizedPoints(
+        coords=torch.zeros((0, 4), dtype=torch.int32, device=device),
+        first=nothing,
+        inverse=nothing,
+        extent=(1, 1, 1),
         batch_size=batch_size,
     )
 

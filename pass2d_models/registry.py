@@ -10,11 +10,15 @@ import torch
 
 from cache.errors import ConfigError
 from pass2d_models.inputs import Grid
+from pass2d_models.minkunet import MinkowskiNet
 from pass2d_models.network import Network
+from pass2d_models.spvcnn import SPVCNN
 from pass2d_models.twodpass import TwoDPass
 
 MODELS: dict[str, type[Network]] = {
     "2dpass": TwoDPass,
+    "minkowskinet": MinkowskiNet,
+    "spvcnn": SPVCNN,
 }
 
 
@@ -43,6 +47,8 @@ NAMED_CONFIGS: dict[str, NamedConfig] = {
     "baseline": NamedConfig(
         kind="2dpass", settings={"block_scales": _SMALL, "hidden": 64, "image_branch": False}
     ),
+    "minkowskinet": NamedConfig(kind="minkowskinet", settings={}),
+    "spvcnn": NamedConfig(kind="spvcnn", settings={}),
 }
 
 

@@ -13,38 +13,41 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from cache.errors import ShapeError
+from cache.errors import DataError, ShapeError
+from pass2d_models.encoder3d import RowNorm
 from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.network import Network, NetworkConfig, Prepared, Targets
+from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation, Targets
 from pass2d_models.quantize import QuantizedPoints, quantize
 from pass2d_models.sparse_layers import DownConv, NeighbourConv, UpConv
 from pass2d_models.voxel_levels import VoxelLevel
 
 POINT_CHANNELS = 4
 """x, y, z in metres (not centred), signal."""
-WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
-"""Published channels: stem, four stages, four up stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseUNetConfig(NetworkConfig):
     """Sizes of the U-Nets on voxels. Defaults: as published."""
 
+    base_widths: tuple[int, ...] = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+    """Channels of the stem, the four stages and the four up stages, before the factor."""
     width_factor: float = 1.0
     """"cr": multiplies all widths; the results are cut to whole numbers."""
     voxel_m: float = 0.05
     """Side of a voxel, in metres."""
 
     def __post_init__(self) -> None:
-        if self.width_factor <= 0 or min(self.widths) < 1:
-            raise ValueError(f"width_factor leaves no channel: {self.width_factor}")
+        if len(self.base_widths) != 9:
+            raise ValueError(f"base_widths must be 9 numbers, got {self.base_widths}")
+        if min(self.widths) < 1:
+            raise ValueError(f"base_widths and width_factor leave a part without channel: {self}")
         if not self.voxel_m > 0:
             raise ValueError(f"voxel_m must be above 0 metres, got {self.voxel_m}")
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of the nine parts."""
-        return tuple(int(self.width_factor * width) for width in WIDTHS)
+        return tuple(int(self.width_factor * width) for width in self.base_widths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, conv: DownConv | UpConv, width: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([conv, nn.BatchNorm1d(width)])
+        self.net = nn.ModuleList([conv, RowNorm(width)])
 
     def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
         """`level` is the finer of the two that the convolution connects."""
@@ -78,16 +81,16 @@ class ResidualBlock(nn.Module):
         self.net = nn.ModuleList(
             [
                 NeighbourConv(n_in, n_out),
-                nn.BatchNorm1d(n_out),
+                RowNorm(n_out),
                 nn.ReLU(),
                 NeighbourConv(n_out, n_out),
-                nn.BatchNorm1d(n_out),
+                RowNorm(n_out),
             ]
         )
         self.downsample = (
             nn.Identity()
             if n_in == n_out
-            else nn.Sequential(pointwise(n_in, n_out), nn.BatchNorm1d(n_out))
+            else nn.Sequential(pointwise(n_in, n_out), RowNorm(n_out))
         )
 
     def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
@@ -103,10 +106,10 @@ class Stem(nn.ModuleList):
         super().__init__(
             [
                 NeighbourConv(n_in, n_out),
-                nn.BatchNorm1d(n_out),
+                RowNorm(n_out),
                 nn.ReLU(),
                 NeighbourConv(n_out, n_out),
-                nn.BatchNorm1d(n_out),
+                RowNorm(n_out),
                 nn.ReLU(),
             ]
         )
@@ -147,6 +150,7 @@ class UpStage(nn.ModuleList):
     def forward(self, features: Tensor, skip: Tensor, fine: VoxelLevel) -> Tensor:
         """From the coarser voxels to those of `fine`; `skip` are features there."""
         up, residual = self
+        assert isinstance(residual, nn.ModuleList)
         features = torch.cat([up(features, fine), skip], 1)
         for block in residual:
             features = block(features, fine)
@@ -182,12 +186,36 @@ class SparseUNet(Network):
         """The occupied cells of a batch.
 
         Raises:
-            ShapeError: another channel count than four, no points, or impossible coordinates.
+            ShapeError: another channel count than four, impossible coordinates or labels.
+            DataError: a scan without points, in training.
         """
         points = batch.points
-        if points.ndim != 2 or points.shape[1] != POINT_CHANNELS or len(points) == 0:
-            raise ShapeError("points", expected="(N, 4) with N > 0", got=tuple(points.shape))
+        if points.ndim != 2 or points.shape[1] != POINT_CHANNELS:
+            raise ShapeError("points", expected="(N, 4): x, y, z, signal", got=tuple(points.shape))
+        if self.training:
+            lengths = (batch.offsets[1:] - batch.offsets[:-1]).tolist()
+            if 0 in lengths or not lengths:
+                raise DataError(
+                    f"scan {lengths.index(0) if lengths else 0} of the batch has no point; "
+                    "training needs at least one per scan. Leave such scans out."
+                )
+        if batch.labels is not None and len(points) > 0:
+            low, high = torch.stack(torch.aminmax(batch.labels)).tolist()
+            if low < 0 or high >= self.n_classes:
+                expected = f"training ids 0..{self.n_classes - 1}"
+                raise ShapeError("labels", expected=expected, got=f"{low}..{high}")
         return quantize(points, batch.offsets, voxel_m=self.config.voxel_m)
+
+    def answer(self, features: Tensor, prepared: Prepared) -> Segmentation:
+        """The head's logits for rows of cells."""
+        return Segmentation(
+            row_logits=self.classifier(features), row_of_point=prepared.row_of_point
+        )
+
+    def no_answer(self, prepared: Prepared) -> Segmentation:
+        """What a batch without any point gets."""
+        nothing = next(self.parameters()).new_zeros((0, self.n_classes))
+        return Segmentation(row_logits=nothing, row_of_point=prepared.row_of_point)
 
     def down_stages(self, features: Tensor, levels: Sequence[VoxelLevel]) -> tuple[Tensor, ...]:
         """Features after each of the four stages, from those at stride 1."""

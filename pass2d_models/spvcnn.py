@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pass2d_models.devoxelize import Cells, Corners
+from pass2d_models.encoder3d import RowNorm
 from pass2d_models.inputs import Grid, PointBatch
 from pass2d_models.network import NetworkConfig, Prepared, Segmentation
 from pass2d_models.quantize import first_of_each
@@ -44,7 +45,7 @@ class PreparedPointVoxels(PreparedVoxels):
 
 
 class SPVCNN(SparseUNet):
-    """SPVCNN; 21.8 million trained values at width factor 1, the head for 20 classes included."""
+    """SPVCNN; 21.8 million trained values as published, the head for 20 classes included."""
 
     kind: ClassVar[str] = "spvcnn"
     config: SPVCNNConfig
@@ -63,7 +64,8 @@ class SPVCNN(SparseUNet):
         """Round the points to cells, and find the voxels around each cell.
 
         Raises:
-            ShapeError: another channel count than four, no points, or impossible coordinates.
+            ShapeError: another channel count than four, impossible coordinates or labels.
+            DataError: a scan without points, in training.
         """
         quantized = self.quantize_batch(batch)
         position = cell_positions(quantized.coords, voxel_m=self.config.voxel_m)
@@ -77,8 +79,7 @@ class SPVCNN(SparseUNet):
         )
         near = [levels[number] for number in (_FINE, _MIDDLE, _COARSE)]
         corners = [
-            Corners.find(position, sample, index=level.index, stride=level.stride)
-            for level in near
+            Corners.find(position, sample, index=level.index, stride=level.stride) for level in near
         ]
         cells = [
             Cells.find(position, sample, index=level.index, stride=level.stride) for level in near
@@ -95,6 +96,8 @@ class SPVCNN(SparseUNet):
     def forward(self, prepared: Prepared) -> Segmentation:
         """Logits per occupied cell, and the cell of each point."""
         assert isinstance(prepared, PreparedPointVoxels)
+        if len(prepared.features) == 0:
+            return self.no_answer(prepared)
         levels = prepared.levels
         read_fine, read_middle, read_coarse = (corners.read for corners in prepared.corners)
         to_fine, to_middle, to_coarse = (cells.average for cells in prepared.cells)
@@ -109,7 +112,7 @@ class SPVCNN(SparseUNet):
         y = self.up3(self.dropout(to_middle(z)), x1, levels[1])
         y = self.up4(y, x0, levels[0])
         z = read_fine(y) + mlp_fine(z)
-        return Segmentation(row_logits=self.classifier(z), row_of_point=prepared.row_of_point)
+        return self.answer(z, prepared)
 
 
 def cell_positions(coords: Tensor, *, voxel_m: float) -> Tensor:
@@ -130,4 +133,4 @@ def cell_positions(coords: Tensor, *, voxel_m: float) -> Tensor:
 
 
 def _point_mlp(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU(inplace=True))
+    return nn.Sequential(nn.Linear(n_in, n_out), RowNorm(n_out), nn.ReLU(inplace=True))

@@ -52,7 +52,7 @@ def build_levels(
         around: ConvTable
         down: ConvTable | None = None
         coarser = coords
-        if coords.device.type == "cuda":
+        if coords.device.type == "cuda" and len(coords) > 0:
             around, _ = gemm_table(coords, extent=packing.extent, batch_size=batch_size, size=3)
             if not is_last:
                 down, coarser = gemm_table(

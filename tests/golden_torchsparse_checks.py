@@ -1,0 +1,504 @@
+"""Recorded numbers of the two torchsparse networks; `test_golden.py` collects these tests.
+
+PASS2D_GOLDEN_TORCHSPARSE names another folder of the layout of ../shared/golden_torchsparse; every
+case in it is checked. Limits are those of that folder's README.md, section 5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cache.statistics import class_weights
+from pass2d_models.devoxelize import Cells, Corners
+from pass2d_models.inputs import Grid, PointBatch
+from pass2d_models.network import Segmentation
+from pass2d_models.quantize import quantize
+from pass2d_models.registry import build_network
+from pass2d_models.sparse_layers import DownConv, NeighbourConv, UpConv
+from pass2d_models.sparse_unet import PreparedVoxels, SparseUNet
+from pass2d_models.torchsparse_names import from_torchsparse, to_torchsparse
+from pass2d_models.voxel_keys import KeyPacking, VoxelIndex
+from pass2d_models.voxel_levels import VoxelLevel, build_levels
+from train.losses import LossConfig, LossTerms, compute_loss
+
+VARIABLE = "PASS2D_GOLDEN_TORCHSPARSE"
+FOLDER = Path(os.environ.get(VARIABLE) or SHARED / "golden_torchsparse")
+IS_GIVEN = bool(os.environ.get(VARIABLE))
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+ANY_GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
+"""These networks take all points, whatever the volume."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One recording: a network on a batch."""
+
+    name: str
+    facts: dict[str, Any]
+
+    @classmethod
+    def find_all(cls) -> list[Case]:
+        """Every recording of the folder; none where it is absent."""
+        cases = []
+        for path in sorted(FOLDER.glob("*.json")):
+            facts = json.loads(path.read_text())
+            if "state_dict" in facts:
+                cases.append(cls(name=path.stem, facts=facts))
+        return cases
+
+    @property
+    def kind(self) -> str:
+        return self.facts["config"]["arch"]
+
+    @cached_property
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        return _load(FOLDER / f"{self.name.replace(f'{self.kind}_', '')}_inputs.npz")
+
+    @cached_property
+    def result(self) -> dict[str, NDArray[Any]]:
+        return _load(FOLDER / f"{self.name}_result.npz")
+
+    def network(self, device: str) -> SparseUNet:
+        """With the recording's weights and without dropout."""
+        config = self.facts["config"]
+        settings = {
+            "base_widths": config["layer_num"],
+            "width_factor": float(config["cr"]),
+            "voxel_m": config["voxel_size"],
+        }
+        if self.kind == "spvcnn":
+            settings["dropout"] = 0.0
+        network = build_network(
+            self.kind, settings, grid=ANY_GRID, n_classes=config["num_class"], device=device
+        )
+        assert isinstance(network, SparseUNet)
+        loaded = network.load_state_dict(from_torchsparse(self._weights()), strict=False)
+        assert not loaded.unexpected_keys
+        assert all(name.endswith("num_batches_tracked") for name in loaded.missing_keys)
+        return network
+
+    def batch(self, device: str) -> PointBatch:
+        numbers = self.inputs["point_batch"].astype(np.int64)
+        offsets = np.searchsorted(numbers, np.arange(numbers.max() + 2))
+        return PointBatch(
+            points=torch.from_numpy(self.inputs["points"]),
+            offsets=torch.from_numpy(offsets),
+            labels=torch.from_numpy(self.inputs["point_labels"].astype(np.int64)),
+        ).to(device)
+
+    def class_weights(self, device: str) -> Tensor | None:
+        counts = self.facts["config"].get("seg_labelweights")
+        return None if not counts else torch.from_numpy(class_weights(counts)).to(device)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """README, section 4: every tensor from its name."""
+        weights = {}
+        for name, shape, _ in self.facts["state_dict"]:
+            z = _draw(name, shape).astype(np.float32)
+            kind = self.facts["weight_kind"][name]
+            if kind != "kept":
+                weights[name] = torch.from_numpy(_scaled(z, kind=kind, shape=shape))
+        return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What our network makes of a case, in one mode."""
+
+    case: Case
+    mode: str
+    network: SparseUNet
+    prepared: PreparedVoxels
+    segmentation: Segmentation
+    loss: LossTerms
+    stages: dict[str, Tensor]
+    """(V, C) features after each part, named as in the recording: stem, stage1, up1.0 ..."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.case.facts[self.mode]
+
+    @cached_property
+    def gradients(self) -> dict[str, NDArray[np.float64]]:
+        """In torchsparse's names and layout."""
+        ours = {n: p.grad.cpu() for n, p in self.network.named_parameters() if p.grad is not None}
+        return {n: g.double().numpy() for n, g in to_torchsparse(ours).items()}
+
+    def level(self, stride: int) -> VoxelLevel:
+        return next(level for level in self.prepared.levels if level.stride == stride)
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _draw(name: str, shape: list[int]) -> NDArray[np.float64]:
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+
+
+def _scaled(z: NDArray[np.float32], *, kind: str, shape: list[int]) -> NDArray[np.float32]:
+    tenth = np.float32(0.1)
+    if kind in ("conv", "linear"):
+        fan_in = np.prod(shape[:-1] if kind == "conv" else shape[1:])
+        return z * np.float32(np.sqrt(2 / fan_in))
+    return {
+        "bn_gamma": 1 + tenth * z,
+        "bias": tenth * z,
+        "rmean": tenth * z,
+        "rvar": 1 + tenth * np.abs(z),
+    }[kind]
+
+
+def _watch_stages(network: SparseUNet) -> dict[str, Tensor]:
+    parts: dict[str, nn.Module] = {"stem": network.stem}
+    parts |= {f"stage{i}": network.get_submodule(f"stage{i}") for i in range(1, 5)}
+    for i in range(1, 5):
+        parts[f"up{i}.0"] = network.get_submodule(f"up{i}.0")
+        parts[f"up{i}.1"] = network.get_submodule(f"up{i}.1.1")
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str, part: nn.Module) -> None:
+        part.register_forward_hook(lambda _m, _i, output: seen.__setitem__(name, output.detach()))
+
+    for name, part in parts.items():
+        watch(name, part)
+    return seen
+
+
+@lru_cache(maxsize=2)  # tests of one case follow each other
+def _run(case: Case, mode: str, device: str) -> Run:
+    network = case.network(device).train(mode == "train")
+    stages = _watch_stages(network)
+    prepared = network.prepare(case.batch(device))
+    segmentation = network(prepared)
+    loss = compute_loss(
+        segmentation,
+        prepared,
+        config=LossConfig(lambda_lovasz=1.0),
+        class_weights=case.class_weights(device),
+    )
+    loss.total.backward()
+    return Run(
+        case=case,
+        mode=mode,
+        network=network,
+        prepared=prepared,
+        segmentation=segmentation,
+        loss=loss,
+        stages=stages,
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().cpu().numpy()
+
+
+def _rms(values: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+ALL_CASES = Case.find_all()
+NO_CASES = f"no recordings in {FOLDER}"
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def sparse_device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(
+    scope="module",
+    params=ALL_CASES
+    or [pytest.param(None, marks=[] if IS_GIVEN else pytest.mark.skip(reason=NO_CASES))],
+    ids=lambda case: case.name if case else "none",
+)
+def sparse_case(request: pytest.FixtureRequest) -> Case:
+    assert request.param, NO_CASES
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["eval", "train"])
+def sparse_run(request: pytest.FixtureRequest, sparse_case: Case, sparse_device: str) -> Run:
+    return _run(sparse_case, request.param, sparse_device)
+
+
+@pytest.fixture(scope="module")
+def sparse_eval(sparse_case: Case, sparse_device: str) -> Run:
+    return _run(sparse_case, "eval", sparse_device)
+
+
+@pytest.fixture(scope="module")
+def sparse_train(sparse_case: Case, sparse_device: str) -> Run:
+    return _run(sparse_case, "train", sparse_device)
+
+
+@pytest.fixture(scope="module")
+def layer_cases() -> dict[str, NDArray[Any]]:
+    path = FOLDER / "layer_cases.npz"
+    if not path.is_file():
+        pytest.skip(f"no layer_cases.npz in {FOLDER}")
+    return _load(path)
+
+
+def test_sparse_quantisation_is_exact(sparse_case: Case, sparse_device: str) -> None:
+    batch, inputs = sparse_case.batch(sparse_device), sparse_case.inputs
+    voxel_m = sparse_case.facts["config"]["voxel_size"]
+    cells = quantize(batch.points, batch.offsets, voxel_m=voxel_m)
+    np.testing.assert_array_equal(_array(cells.coords), inputs["voxel_coords"][:, [3, 0, 1, 2]])
+    # The recorded rows restart at 0 in each sample, ours count through the batch.
+    points_before = _array(batch.offsets)[inputs["voxel_coords"][:, 3]]
+    np.testing.assert_array_equal(_array(cells.first), inputs["inds"] + points_before)
+    samples = np.arange(len(batch.offsets) - 1)
+    cells_before = np.searchsorted(inputs["voxel_coords"][:, 3], samples)[inputs["point_batch"]]
+    np.testing.assert_array_equal(_array(cells.inverse), inputs["inverse_map"] + cells_before)
+
+
+def test_sparse_levels_are_exact(sparse_eval: Run) -> None:
+    assert sparse_eval.prepared.targets is not None
+    labels = sparse_eval.case.inputs["voxel_labels"]
+    np.testing.assert_array_equal(_array(sparse_eval.prepared.targets.label), labels)
+    for level in sparse_eval.prepared.levels:
+        count = sparse_eval.case.facts["voxels_per_stride"][str(level.stride)]
+        assert len(level.coords) == count
+        if level.stride > 1:
+            recorded = sparse_eval.case.result[f"coords_s{level.stride}"].astype(np.int64)
+            ours = _array(level.coords[level.index.rows]).astype(np.int64)
+            ours[:, 1:] *= level.stride
+            order = np.lexsort(recorded[:, [2, 1, 0, 3]].T)
+            np.testing.assert_array_equal(ours, recorded[order][:, [3, 0, 1, 2]])
+
+
+def test_sparse_eval_logits(sparse_eval: Run) -> None:
+    result = sparse_eval.case.result
+    recorded = result["voxel_logits"]
+    difference = _array(sparse_eval.segmentation.row_logits) - recorded
+    assert _rms(difference) < 2e-6
+    assert np.abs(difference).max() < 1e-4
+    assert _rms(recorded + difference) == pytest.approx(sparse_eval.facts["logits_rms"], rel=1e-5)
+    points = _array(sparse_eval.segmentation.logits)
+    np.testing.assert_array_equal(points.argmax(1), result["point_argmax"])
+    facts = sparse_eval.case.facts["point_logits"]
+    assert len(points) == facts["rows"]
+    np.testing.assert_allclose(
+        points.sum(0, dtype=np.float64), facts["sum"], atol=2e-6 * len(points)
+    )
+
+
+def test_sparse_stage_features(sparse_eval: Run) -> None:
+    result = sparse_eval.case.result
+    for name, facts in sparse_eval.facts["stages"].items():
+        key = f"eval_{name.replace('.', '_')}"
+        level = sparse_eval.level(facts["stride"])
+        features = _array(sparse_eval.stages[name])
+        assert features.shape == (facts["voxels"], facts["channels"])
+        assert _rms(features) == pytest.approx(facts["rms"], rel=1e-5)
+        place = torch.from_numpy(result[f"{key}_C"][:, [3, 0, 1, 2]]).to(level.coords.device)
+        place[:, 1:] //= facts["stride"]
+        rows = _array(level.index.find(place))
+        np.testing.assert_allclose(features[rows], result[f"{key}_F"], atol=1e-4 * facts["rms"])
+        x, y, z = _array(level.coords)[:, 1:].T * facts["stride"]
+        wave = np.cos(0.01 * x + 0.02 * y + 0.03 * z)
+        room = 2e-6 * facts["rms"] * len(features)
+        sums = features.sum(0, dtype=np.float64)
+        np.testing.assert_allclose(sums, result[f"{key}_sum"], atol=room)
+        np.testing.assert_allclose(wave @ features, result[f"{key}_wsum"], atol=room)
+
+
+def test_sparse_losses(sparse_run: Run) -> None:
+    assert float(sparse_run.loss.total.detach()) == pytest.approx(
+        sparse_run.facts["loss"], abs=2e-5
+    )
+    parts = {"loss_main_ce": "main_ce", "loss_main_lovasz": "main_lovasz"}
+    for theirs, ours in parts.items():
+        value = float(sparse_run.loss.parts[ours])
+        assert value == pytest.approx(sparse_run.facts[theirs], abs=2e-5)
+
+
+def test_sparse_gradients(sparse_run: Run) -> None:
+    norm_limit, dot_limit = {"eval": (5e-3, 3e-2), "train": (1e-2, 5e-2)}[sparse_run.mode]
+    recorded = sparse_run.facts["grads"]
+    assert set(sparse_run.gradients) == set(recorded)
+    dot_errors = []
+    for name, facts in recorded.items():
+        gradient = sparse_run.gradients[name]
+        if facts.get("zero_in_exact_arithmetic"):
+            assert np.linalg.norm(gradient) < 1e-5, name
+            continue
+        assert np.linalg.norm(gradient) == pytest.approx(facts["norm"], rel=norm_limit), name
+        assert np.abs(gradient).max() == pytest.approx(facts["absmax"], rel=dot_limit), name
+        dot = np.vdot(gradient, _draw(f"{name}#dot", list(gradient.shape)))
+        dot_errors.append(abs(dot - facts["dot"]) / facts["norm"])
+        assert dot_errors[-1] < dot_limit, name
+    if sparse_run.mode == "eval":
+        assert np.median(dot_errors) < 1e-4
+
+
+def test_sparse_full_gradients(sparse_run: Run) -> None:
+    limit = {"eval": 5e-3, "train": 1e-2}[sparse_run.mode]
+    prefix = f"{sparse_run.mode}_grad_"
+    result = sparse_run.case.result
+    stored = {key: value for key, value in result.items() if key.startswith(prefix)}
+    assert stored
+    for key, recorded in stored.items():
+        is_sharp = key == "eval_grad_up4.0.net.0.kernel"
+        error = np.linalg.norm(sparse_run.gradients[key.removeprefix(prefix)] - recorded)
+        assert error < (1e-5 if is_sharp else limit) * np.linalg.norm(recorded), key
+
+
+def test_sparse_train_logits(sparse_train: Run) -> None:
+    result = sparse_train.case.result
+    logits = _array(sparse_train.segmentation.row_logits)
+    scale = sparse_train.facts["logits_rms"]
+    assert _rms(logits) == pytest.approx(scale, rel=1e-4)
+    difference = logits[result["train_logit_rows"]] - result["train_logits_sample"]
+    assert _rms(difference) < 2e-5 * scale
+    assert np.abs(difference).max() < 1e-3 * scale
+    for name, rms in sparse_train.facts["stage_rms"].items():
+        assert _rms(_array(sparse_train.stages[name])) == pytest.approx(rms, rel=1e-4), name
+
+
+def test_sparse_running_statistics(sparse_train: Run) -> None:
+    state = sparse_train.network.state_dict()
+    for name, facts in sparse_train.facts["bn_after"].items():
+        for statistic in ("mean", "var"):
+            norm = np.linalg.norm(_array(state[f"{name}.running_{statistic}"]))
+            assert norm == pytest.approx(facts[f"{statistic}_norm"], rel=1e-5), (name, statistic)
+
+
+def _sorted_cells(layer_cases: dict[str, NDArray[Any]]) -> tuple[Tensor, NDArray[np.int64]]:
+    coords = layer_cases["coords"][:, [3, 0, 1, 2]]
+    order = np.lexsort(coords.T[::-1])
+    return torch.from_numpy(coords[order]), order
+
+
+def _kernel(layer_cases: dict[str, NDArray[Any]], name: str) -> Tensor:
+    kernel = torch.from_numpy(layer_cases[name])
+    return next(iter(from_torchsparse({"x.kernel": kernel}).values()))
+
+
+def test_sparse_layer_chain_and_its_gradients(
+    layer_cases: dict[str, NDArray[Any]], sparse_device: str
+) -> None:
+    coords, order = _sorted_cells(layer_cases)
+    x, y, z = (coords[:, 1:].amax(0) + 1).tolist()
+    fine, coarse = build_levels(
+        coords.to(sparse_device), extent=(x, y, z), batch_size=2, n_levels=2
+    )
+    layers = {
+        "subm3": (NeighbourConv(3, 5), fine, fine),
+        "down2": (DownConv(5, 4), fine, coarse),
+        "subm3_s2": (NeighbourConv(4, 4), coarse, coarse),
+        "up2": (UpConv(4, 6), fine, fine),
+    }
+    source = torch.from_numpy(layer_cases["feats"][order]).to(sparse_device).requires_grad_()
+    features = source
+    for name, (layer, level, out_level) in layers.items():
+        layer.to(sparse_device)
+        layer.weight.data = _kernel(layer_cases, f"{name}_kernel").to(sparse_device)
+        features = layer(features, level)
+        place = torch.from_numpy(layer_cases[f"{name}_coords"][:, [3, 0, 1, 2]]).to(sparse_device)
+        place[:, 1:] //= out_level.stride
+        assert len(place) == len(out_level.coords)
+        ours = _array(features[out_level.index.find(place)])
+        np.testing.assert_allclose(ours, layer_cases[f"{name}_out"], atol=2e-5)
+    pointwise = nn.Linear(6, 7, bias=False).to(sparse_device)
+    pointwise.weight.data = _kernel(layer_cases, "k1_kernel").to(sparse_device)
+    features = pointwise(features)
+    np.testing.assert_allclose(_array(features), layer_cases["k1_out"][order], atol=2e-5)
+    features.backward(torch.from_numpy(layer_cases["upstream_grad"][order]).to(sparse_device))
+    assert source.grad is not None
+    expected = layer_cases["feats_grad"][order]
+    np.testing.assert_allclose(_array(source.grad), expected, atol=2e-5)
+    for name, module in (*((n, entry[0]) for n, entry in layers.items()), ("k1", pointwise)):
+        expected = _array(_kernel(layer_cases, f"{name}_kernel_grad"))
+        np.testing.assert_allclose(_array(module.weight.grad), expected, rtol=1e-5, atol=3e-4)
+
+
+def test_sparse_offset_numbers(layer_cases: dict[str, NDArray[Any]]) -> None:
+    # A kernel that holds its own offset's number shows where each number goes.
+    for name, size, low in (("offsets27", 3, -1), ("offsets8", 2, 0)):
+        offsets = layer_cases[name].astype(np.int64) - low
+        numbers = torch.arange(size**3, dtype=torch.float32).view(-1, 1, 1)
+        kernel = next(iter(from_torchsparse({"x.kernel": numbers}).values()))[0, ..., 0].numpy()
+        np.testing.assert_array_equal(kernel[tuple(offsets.T)], np.arange(size**3))
+
+
+def _strides(layer_cases: dict[str, NDArray[Any]], prefix: str) -> list[int]:
+    keys = [key for key in layer_cases if key.startswith(prefix) and key.endswith("_out")]
+    return sorted(int(key.removeprefix(prefix).removesuffix("_out")) for key in keys)
+
+
+def _points_and_voxels(
+    layer_cases: dict[str, NDArray[Any]], stride: int, device: str
+) -> tuple[Tensor, Tensor, VoxelIndex]:
+    points = torch.from_numpy(layer_cases["pt_coords"]).to(device)
+    coords = torch.from_numpy(layer_cases[f"v2p_s{stride}_voxel_coords"][:, [3, 0, 1, 2]])
+    coords[:, 1:] //= stride
+    x, y, z = (coords[:, 1:].amax(0) + 1).tolist()
+    packing = KeyPacking(extent=(x, y, z), batch_size=int(points[:, 3].max()) + 1)
+    index = VoxelIndex.build(coords.to(device), packing=packing)
+    return points[:, :3], points[:, 3].long(), index
+
+
+def test_sparse_voxel_to_point(layer_cases: dict[str, NDArray[Any]], sparse_device: str) -> None:
+    strides = _strides(layer_cases, "v2p_s")
+    assert strides
+    for stride in strides:
+        key = f"v2p_s{stride}"
+        position, sample, index = _points_and_voxels(layer_cases, stride, sparse_device)
+        corners = Corners.find(position, sample, index=index, stride=stride)
+        recorded_rows = layer_cases[f"{key}_idx"]
+        weight = _array(corners.weight)
+        np.testing.assert_allclose(weight, layer_cases[f"{key}_weights"], atol=1e-5)
+        is_used = weight > 0
+        np.testing.assert_array_equal(_array(corners.rows)[is_used], recorded_rows[is_used])
+        features = torch.from_numpy(layer_cases[f"{key}_voxel_feats"]).to(sparse_device)
+        features.requires_grad_()
+        read = corners.read(features)
+        np.testing.assert_allclose(_array(read), layer_cases[f"{key}_out"], atol=2e-5)
+        read.backward(torch.from_numpy(layer_cases[f"{key}_upstream"]).to(sparse_device))
+        assert features.grad is not None
+        expected = layer_cases[f"{key}_feats_grad"]
+        np.testing.assert_allclose(_array(features.grad), expected, rtol=1e-5, atol=5e-5)
+
+
+def test_sparse_point_to_voxel(layer_cases: dict[str, NDArray[Any]], sparse_device: str) -> None:
+    strides = _strides(layer_cases, "p2v_s")
+    assert strides
+    for stride in strides:
+        key = f"p2v_s{stride}"
+        position, sample, index = _points_and_voxels(layer_cases, stride, sparse_device)
+        rows = torch.from_numpy(layer_cases[f"{key}_point_rows"]).long().to(sparse_device)
+        cells = Cells.find(position[rows], sample[rows], index=index, stride=stride)
+        np.testing.assert_array_equal(_array(cells.row), layer_cases[f"{key}_idx"])
+        features = torch.from_numpy(layer_cases[f"{key}_point_feats"]).to(sparse_device)
+        features.requires_grad_()
+        mean = cells.average(features)
+        np.testing.assert_allclose(_array(mean), layer_cases[f"{key}_out"], atol=1e-5)
+        mean.backward(torch.from_numpy(layer_cases[f"{key}_upstream"]).to(sparse_device))
+        assert features.grad is not None
+        expected = layer_cases[f"{key}_point_grad"]
+        np.testing.assert_allclose(_array(features.grad), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sparse_quantisation_case(layer_cases: dict[str, NDArray[Any]], sparse_device: str) -> None:
+    points = torch.from_numpy(layer_cases["quant_in"]).to(sparse_device)
+    cells = quantize(points, torch.tensor([0, len(points)]), voxel_m=1.0)
+    lowest = layer_cases["quant_in"].min(0).astype(np.int64)
+    np.testing.assert_array_equal(_array(cells.coords)[:, 1:] + lowest, layer_cases["quant_coords"])
+    np.testing.assert_array_equal(_array(cells.first), layer_cases["quant_inds"])
+    np.testing.assert_array_equal(_array(cells.inverse), layer_cases["quant_inverse"])
