@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from pass2d_models.network import NetworkConfig
 
+IMAGE_SCALES = (2, 4, 8, 16)
+"""The scales that the four maps of the 2D network go with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TwoDPassConfig(NetworkConfig):
@@ -30,5 +33,10 @@ class TwoDPassConfig(NetworkConfig):
             raise ValueError(f"block_scales must be at least 1, got {self.block_scales}")
         if list(self.block_scales) != sorted(self.block_scales):
             raise ValueError(f"block_scales must not decrease, got {self.block_scales}")
+        if self.image_branch and not set(self.block_scales) <= set(IMAGE_SCALES):
+            raise ValueError(
+                f"block_scales must be among {IMAGE_SCALES} with image_branch (the 2D network has "
+                f"one map for each), got {self.block_scales}"
+            )
         if self.hidden < 2 or self.hidden % 2:
             raise ValueError(f"hidden must be even and at least 2, got {self.hidden}")

@@ -18,7 +18,7 @@ C = TypeVar("C", bound="NetworkConfig")
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Base of the frozen settings of a network: all that its shape depends on, but grid and classes."""
+    """Base of a network's frozen settings: all of its shape but what grid and classes decide."""
 
     @classmethod
     def from_settings(cls: type[C], settings: Mapping[str, object]) -> C:
