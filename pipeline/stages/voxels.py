@@ -53,7 +53,7 @@ def voxelize(
         else:
             cells = finer.coord.astype(np.int32) // (scale // finer.scale)
             coord, voxel_of_finer = distinct_cells(cells, n_cells=n_cells)
-            inverse = voxel_of_finer[finer.inverse]
+            inverse = voxel_of_finer.take(finer.inverse)
         votes = None if label is None else majority_labels(label, inverse, n_voxels=coord.shape[1])
         levels.append(VoxelLevel(scale=scale, coord=coord, label=votes, inverse=inverse))
     return tuple(levels)
@@ -143,15 +143,16 @@ def majority_labels(
     Returns:
         (V,) training ids.
     """
+    voxel = inverse.astype(np.intp)  # once: every lookup would convert it
     votes = np.empty(n_voxels, np.uint8)
-    votes[inverse] = label  # some label of the voxel: the right one where all agree
+    votes[voxel] = label  # some label of the voxel: the right one where all agree
     is_mixed = np.zeros(n_voxels, bool)
-    is_mixed[inverse[votes[inverse] != label]] = True
-    points = np.flatnonzero(is_mixed[inverse])
+    is_mixed[voxel[votes.take(voxel) != label]] = True
+    points = np.flatnonzero(is_mixed.take(voxel))
     mixed_rank = np.cumsum(is_mixed) - 1
     n_labels = int(label.max(initial=0)) + 1
     counts = np.bincount(
-        mixed_rank[inverse[points]] * n_labels + label[points],
+        mixed_rank.take(voxel.take(points)) * n_labels + label.take(points),
         minlength=int(np.count_nonzero(is_mixed)) * n_labels,
     )
     # argmax takes the first of equal counts: the smallest label.
@@ -169,7 +170,7 @@ def _rank(keys: NDArray[np.int64], *, n_keys: int) -> tuple[NDArray[np.int64], N
     distinct = np.flatnonzero(is_taken)
     place_of_key = np.empty(n_keys, np.int32)
     place_of_key[distinct] = np.arange(len(distinct), dtype=np.int32)
-    return distinct, place_of_key[keys]
+    return distinct, place_of_key.take(keys)
 
 
 def _require_inside(cells: NDArray[np.int32], n_cells: tuple[int, int, int]) -> None:
