@@ -26,6 +26,13 @@ class PassSize:
 
 
 DEFAULT_PASS_SIZE = PassSize()
+
+
+def pass_size(device: torch.device) -> PassSize:
+    """Large enough to keep a GPU busy; on a CPU more at once only takes more memory."""
+    return DEFAULT_PASS_SIZE if device.type == "cuda" else PassSize(points=150_000, scans=4)
+
+
 Pass = tuple[int, Vote]
 """A scan's place in the sequence of scans, and how it is moved."""
 

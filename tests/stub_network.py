@@ -1,0 +1,48 @@
+"""A network that answers by a known rule: for tests of evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pass2d_models.inputs import Grid, PointBatch
+from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation
+
+Rule = Callable[[Tensor], Tensor]
+"""(N, 4) points to (N,) training ids."""
+
+
+def by_place(points: Tensor) -> Tensor:
+    """The rule by which `cache_samples.made_up_scan` labels its points."""
+    _, y, z, _ = points.T
+    side = torch.where(y > 0, 2, 3)
+    return torch.where(z < -2, 1, torch.where(z > 0.5, 4, side))
+
+
+class StubNetwork(Network):
+    """Answers by a rule; remembers the batches it saw."""
+
+    def __init__(self, rule: Rule = by_place, *, sees_all: bool = False) -> None:
+        grid = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
+        super().__init__(NetworkConfig(), grid=grid, n_classes=5)
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.rule = rule
+        self.sees_all = sees_all
+        self.batches: list[PointBatch] = []
+        self.modes: list[bool] = []
+
+    @property
+    def uses_volume(self) -> bool:
+        return not self.sees_all
+
+    def prepare(self, batch: PointBatch) -> Prepared:
+        self.batches.append(batch)
+        self.modes.append(self.training)
+        return Prepared(row_of_point=torch.arange(len(batch.points)), targets=None)
+
+    def forward(self, prepared: Prepared) -> Segmentation:
+        answers = self.rule(self.batches[-1].points)
+        logits = nn.functional.one_hot(answers, self.n_classes).float()
+        return Segmentation(row_logits=logits, row_of_point=prepared.row_of_point)

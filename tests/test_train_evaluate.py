@@ -1,0 +1,328 @@
+"""Counts of whole evaluations against a plain loop over points, and the report made of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cache_samples import sample_info, write_sample_cache
+from numpy.typing import NDArray
+from rich.console import Console
+from stub_network import StubNetwork, by_place
+
+from cache.errors import ConfigError
+from cache.progress import Silent
+from cache.reader import CacheReader, Fields
+from cache.schema import GridConfig, ScanRecord
+from train.card import Card
+from train.checkpoint import network_tensors, save_checkpoint
+from train.eval_counts import BAND_NAMES, EvalCounts, EvalReport, pass_result
+from train.eval_report import (
+    report_json,
+    report_tables,
+    score_rows,
+    write_confusion,
+    write_html,
+)
+from train.evaluate import count_scans, eval_scan, evaluate, evaluate_network
+from train.tta import VotePlan
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, ScanRecord]]:
+    root = tmp_path_factory.mktemp("cache")
+    scans = write_sample_cache(root, n_scans=5, sequences=("00", "08", "11"), n_points=700)
+    return root, scans
+
+
+def answers(record: ScanRecord) -> NDArray[np.int64]:
+    points = np.concatenate([record.xyz, record.signal[None]]).T
+    return by_place(torch.from_numpy(points)).numpy()
+
+
+def slow_matrices(
+    records: list[ScanRecord], *, outside: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(inside, outside) point by point, the nearest by a full search."""
+    inside_counts, outside_counts = np.zeros((2, 5, 5), np.int64)
+    for record in records:
+        predicted = answers(record)
+        for label, prediction in zip(record.label, predicted, strict=True):
+            inside_counts[label, prediction] += 1
+        for point, label in zip(record.outside_xyz.T, record.outside_label, strict=True):
+            distance = ((record.xyz.T.astype(np.float64) - point) ** 2).sum(axis=1)
+            prediction = predicted[distance.argmin()] if outside == "nearest" else 0
+            outside_counts[label, prediction] += 1
+    return inside_counts, outside_counts
+
+
+@pytest.mark.parametrize("outside", ["nearest", "ignore"])
+def test_every_labelled_raw_point_is_counted_once(cached, outside) -> None:
+    root, scans = cached
+    with CacheReader.open(root) as reader:
+        positions = reader.select(split="val")
+        counts = evaluate_network(StubNetwork(), reader, positions, outside=outside)
+        records = [scans[scan_id] for scan_id in reader.scans.scan_id[positions]]
+    inside, outside_counts = slow_matrices(records, outside=outside)
+    assert counts.inside().tolist() == inside.tolist()
+    assert counts.outside().tolist() == outside_counts.tolist()
+    assert counts.total.sum() == sum(record.n_raw for record in records)
+
+
+def test_ignored_outside_points_are_misses_for_official_and_unknown_to_seed(cached) -> None:
+    root, _ = cached
+    with CacheReader.open(root) as reader:
+        counts = evaluate_network(
+            StubNetwork(), reader, reader.select(split="val"), outside="ignore"
+        )
+        official, seed = counts.scores(reader.info)
+    road, n_outside = counts.inside()[1].sum(), counts.outside().sum()
+    assert seed.miou == 1.0  # the rule is the one that made the labels
+    assert official.iou[1] == road / (road + n_outside)  # all outside points are road
+    assert official.iou[2:].tolist() == [1.0, 1.0, 1.0]
+    assert official.missed == n_outside
+
+
+def test_network_without_a_volume_sees_all_points_in_raw_order(cached) -> None:
+    root, scans = cached
+    network = StubNetwork(lambda points: torch.ones(len(points), dtype=torch.int64), sees_all=True)
+    with CacheReader.open(root) as reader:
+        position = int(reader.select(split="val")[0])
+        counts = evaluate_network(network, reader, [position])
+        record = scans[str(reader.scans.scan_id[position])]
+    seen = network.batches[0].points
+    assert len(seen) == record.n_raw
+    assert np.array_equal(seen[record.raw_index, :3].numpy(), record.xyz.T)
+    is_outside = np.ones(record.n_raw, bool)
+    is_outside[record.raw_index] = False
+    assert np.array_equal(seen[is_outside, :3].numpy(), record.outside_xyz.T)
+    assert counts.outside()[1, 1] == is_outside.sum()
+    expected = np.bincount(record.label, minlength=5)
+    assert counts.inside()[:, 1].tolist() == expected.tolist()
+
+
+def test_points_fall_into_their_range_band(cached) -> None:
+    root, scans = cached
+    with CacheReader.open(root) as reader:
+        positions = reader.select(split="val")
+        counts = evaluate_network(StubNetwork(), reader, positions)
+        records = [scans[scan_id] for scan_id in reader.scans.scan_id[positions]]
+    distance = np.concatenate(
+        [np.linalg.norm(np.hstack([r.xyz, r.outside_xyz]).astype(float), axis=0) for r in records]
+    )
+    edges = [0, 10, 20, 30, 50, np.inf]
+    expected = [int(((distance >= a) & (distance < b)).sum()) for a, b in zip(edges, edges[1:])]  # noqa: B905, RUF007
+    assert counts.total.sum(dim=(0, 2, 3)).tolist() == expected
+    assert len(BAND_NAMES) == len(expected)
+
+
+def test_network_comes_back_in_the_mode_it_was_in(cached) -> None:
+    root, _ = cached
+    network = StubNetwork().train()
+    with CacheReader.open(root) as reader:
+        evaluate_network(network, reader, reader.select(split="val")[:1])
+    assert network.modes == [False]
+    assert network.training
+
+
+def test_shares_of_two_ranks_merge_to_the_whole(cached) -> None:
+    root, _ = cached
+    with CacheReader.open(root) as reader:
+        positions = reader.select(split="val")
+        whole = evaluate_network(StubNetwork(), reader, positions)
+        shares = [evaluate_network(StubNetwork(), reader, positions[rank::3]) for rank in range(3)]
+        none = evaluate_network(StubNetwork(), reader, [])
+    joint = EvalCounts.empty(5, CPU)
+    for share in (*shares, none):
+        joint.merge(share)
+    assert torch.equal(joint.total, whole.total)
+    assert len(joint.scans) == len(positions)
+
+
+def test_votes_move_the_points_and_leave_the_labels(cached) -> None:
+    root, _ = cached
+    network = StubNetwork(lambda p: torch.where(p[:, 2] < -2, 1, torch.where(p[:, 2] > 0.5, 4, 2)))
+    with CacheReader.open(root) as reader:
+        positions = reader.select(split="val")
+        plans = (VotePlan(), VotePlan(kind="lattice", count=8))
+        plain, voted = count_scans(
+            network, reader, positions, plans=plans, outside="nearest", progress=Silent()
+        )
+    assert torch.equal(plain.total, voted.total)  # the rule looks at z alone: all votes agree
+    seen = [tuple(batch.offsets.diff().tolist()) for batch in network.batches]
+    assert sum(map(len, seen)) == len(positions) * 9
+    assert len({tuple(b.points[0, :2].tolist()) for b in network.batches}) > 1
+
+
+def test_scan_without_any_point_in_the_volume_is_all_misses() -> None:
+    record = ScanRecord(
+        scan_id="08/000000",
+        n_raw=2,
+        xyz=np.zeros((3, 0), np.float32),
+        signal=np.zeros(0, np.float32),
+        raw_index=np.zeros(0, np.int32),
+        label=np.zeros(0, np.uint8),
+        outside_xyz=np.array([[60, 70], [0, 0], [0, 0]], np.float32),
+        outside_signal=np.zeros(2, np.float32),
+        outside_label=np.array([1, 2], np.uint8),
+    )
+
+    class OneScan:
+        info = sample_info()
+
+        def read(self, position: int, fields: Fields) -> ScanRecord:
+            return record
+
+    counts = evaluate_network(StubNetwork(), OneScan(), [0])
+    assert counts.outside()[[1, 2], 0].tolist() == [1, 1]
+    assert counts.scores(sample_info())[0].miou == 0
+
+
+def test_scan_without_labels_cannot_be_evaluated(cached) -> None:
+    root, _ = cached
+    with CacheReader.open(root) as reader:
+        record = reader.read(int(reader.select(split="test")[0]), Fields(outside=True))
+    with pytest.raises(ConfigError, match="11/000000 has no labels"):
+        eval_scan(record, uses_volume=True, outside="nearest")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained small network in a checkpoint."""
+    from train.checkpoint import build_from_card
+
+    torch.manual_seed(0)
+    settings = {"block_scales": [2, 4], "hidden": 8, "image_branch": False}
+    card = Card(architecture="2dpass", settings=settings, info=sample_info())
+    network = build_from_card(card, CPU)
+    path = tmp_path_factory.mktemp("run") / "small.safetensors"
+    save_checkpoint(path, network_tensors(network.inference_state()), card)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(cached, checkpoint) -> EvalReport:
+    root, _ = cached
+    return evaluate(checkpoint, root, votes=VotePlan(kind="random", count=2), device=CPU)
+
+
+def test_report_has_both_protocols_without_and_with_votes(report) -> None:
+    header, rows = score_rows(report)
+    assert header[:3] == ["protocol", "votes", "mIoU"]
+    assert [row[:2] for row in rows] == [
+        ["official", "no votes"],
+        ["seed", "no votes"],
+        ["official", "2 random votes"],
+        ["seed", "2 random votes"],
+    ]
+    assert report.scans == 5
+    assert report.best.official.points == report.passes[0].official.points
+
+
+def test_evaluation_is_a_function_of_its_inputs(report, cached, checkpoint) -> None:
+    again = evaluate(checkpoint, cached[0], votes=VotePlan(kind="random", count=2), device=CPU)
+    assert [p.confusion.tolist() for p in again.passes] == [
+        p.confusion.tolist() for p in report.passes
+    ]
+
+
+def test_worst_scan_comes_first(report) -> None:
+    scores = [scan.miou for scan in report.best.scans]
+    assert scores == sorted(scores)
+    assert {scan.scan_id for scan in report.best.scans} == {f"08/00000{n}" for n in range(5)}
+
+
+def test_range_bands_sum_to_the_whole(report) -> None:
+    assert sum(band.points for band in report.best.by_range) == report.best.official.points
+
+
+def test_json_is_plain_and_names_the_protocols(report) -> None:
+    document = json.loads(json.dumps(report_json(report), allow_nan=False))
+    assert document["miou"] == report.best.official.miou
+    assert document["protocol"] == "official"
+    best = document["passes"][-1]
+    assert best["official"]["protocol"] == "official"
+    assert best["seed"]["protocol"] == "seed"
+    assert list(best["official"]["iou"]) == ["road", "car", "building", "tree"]
+    assert np.array(best["confusion"]).sum() == sum(
+        best["official"][key] for key in ("points",)
+    ) + sum(best["confusion"][0])
+
+
+def test_tables_show_each_class_and_protocol(report) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=160).print(*report_tables(report))
+    text = stream.getvalue()
+    for word in ("official", "seed", "■ building", "30-50 m", "beyond 50 m", "08/000003", "mean"):
+        assert word in text
+    assert "5 scans of semkitti val" in text
+    assert "nearest predicted point" in text
+
+
+def test_page_and_picture_are_written(report, tmp_path: Path) -> None:
+    write_html(report, tmp_path / "eval.html")
+    write_confusion(report, tmp_path / "confusion.png")
+    html = (tmp_path / "eval.html").read_text()
+    assert "data:image/png;base64," in html
+    assert html.count("<td>seed</td>") == 2
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["confusion.png", "eval.html"]
+
+
+def test_absent_class_is_a_dash_in_tables_and_null_in_json() -> None:
+    info = replace(sample_info(), layout="nuscenes")
+    counts = EvalCounts.empty(5, CPU)
+    scan = torch.zeros((10, 5, 5), dtype=torch.int64)
+    scan[0, 1, 1] = 7
+    counts.add(scan)
+    result = pass_result("no votes", counts, info, scan_ids=["a"])
+    assert result.official.miou == 1.0
+    assert math.isnan(result.official.iou[2])
+    report = EvalReport(
+        info=info,
+        checkpoint="c",
+        architecture="2dpass",
+        split="val",
+        outside="ignore",
+        scans=1,
+        scans_without_label=0,
+        seconds=1.0,
+        passes=(result,),
+    )
+    assert report_json(report)["passes"][0]["official"]["iou"]["car"] is None
+    stream = io.StringIO()
+    Console(file=stream, width=160).print(*report_tables(report))
+    words = " ".join(stream.getvalue().split())
+    assert "official leaves absent classes out, seed too: car, building, tree." in words
+
+
+def test_split_without_labels_is_refused_with_the_ones_that_have_some(cached, checkpoint) -> None:
+    with pytest.raises(ConfigError, match=r"'test' has 5 scans, none with labels.*train, val"):
+        evaluate(checkpoint, cached[0], split="test", device=CPU)
+
+
+def test_limit_takes_scans_from_the_whole_split(cached, checkpoint) -> None:
+    result = evaluate(checkpoint, cached[0], limit=2, device=CPU)
+    assert sorted(scan.scan_id for scan in result.best.scans) == ["08/000000", "08/000004"]
+    with pytest.raises(ConfigError, match="limit must be at least 1"):
+        evaluate(checkpoint, cached[0], limit=0, device=CPU)
+
+
+def test_checkpoint_of_other_classes_or_another_grid_is_refused(checkpoint, tmp_path: Path) -> None:
+    info = sample_info()
+    names = replace(info.labels, names=("unlabeled", "road", "car", "building", "bush"))
+    write_sample_cache(tmp_path / "a", n_scans=1, info=replace(info, labels=names))
+    with pytest.raises(ConfigError, match=r"trained on the 4 classes of semkitti"):
+        evaluate(checkpoint, tmp_path / "a", device=CPU)
+    grid = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(500, 500, 30))
+    write_sample_cache(tmp_path / "b", n_scans=1, info=replace(info, grid=grid))
+    with pytest.raises(ConfigError, match="Prepare the data set for that grid"):
+        evaluate(checkpoint, tmp_path / "b", device=CPU)

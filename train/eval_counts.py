@@ -1,0 +1,151 @@
+"""What an evaluation counts and what is read from it: protocols, range bands, single scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed
+
+from cache.schema import DatasetInfo
+from train.metric import Scores, both_scores, official_scores
+
+BAND_EDGES_M = (10.0, 20.0, 30.0, 50.0)
+"""Between the range bands of the report."""
+BAND_NAMES = ("0-10 m", "10-20 m", "20-30 m", "30-50 m", "beyond 50 m")
+
+
+@dataclass(kw_only=True)
+class EvalCounts:
+    """Points by place, range band, label and prediction. Grows while scans are added."""
+
+    total: Tensor
+    """(2, bands, C, C) int64: [0] inside the volume, [1] outside; rows are labels, columns
+    predictions; 0 is ignored, or no prediction."""
+    scans: list[Tensor]
+    """Per scan (C, C) int64, inside and outside together, in the order added; of this rank only."""
+
+    @classmethod
+    def empty(cls, n_classes: int, device: torch.device) -> Self:
+        """Nothing counted yet."""
+        shape = (2, len(BAND_NAMES), n_classes, n_classes)
+        return cls(total=torch.zeros(shape, dtype=torch.int64, device=device), scans=[])
+
+    def add(self, scan: Tensor) -> None:
+        """Add a scan's (2 x bands, C, C) counts."""
+        self.total += scan.view_as(self.total)
+        self.scans.append(scan.sum(dim=0))
+
+    def merge(self, other: EvalCounts) -> None:
+        """Add another's counts, its scans after ours."""
+        self.total += other.total.to(self.total.device)
+        self.scans += other.scans
+
+    def reduce(self) -> None:
+        """Sum the totals over all processes; each keeps its own ``scans``."""
+        if distributed.is_initialized():
+            distributed.all_reduce(self.total)
+
+    def inside(self) -> NDArray[np.int64]:
+        """(C, C) of the points inside the volume."""
+        return self.total[0].sum(dim=0).cpu().numpy()
+
+    def outside(self) -> NDArray[np.int64]:
+        """(C, C) of the points outside the volume."""
+        return self.total[1].sum(dim=0).cpu().numpy()
+
+    def scores(self, info: DatasetInfo) -> tuple[Scores, Scores]:
+        """By the protocols `official` and `seed`."""
+        return both_scores(self.inside(), self.outside(), info)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanScore:
+    """How one scan came out, by the `official` protocol over the classes that it shows."""
+
+    scan_id: str
+    miou: float
+    accuracy: float
+    """Misses counted."""
+    points: int
+    """Labelled ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassResult:
+    """The result with one vote plan."""
+
+    votes: str
+    """E.g. "no votes", "12 random votes"."""
+    official: Scores
+    seed: Scores
+    confusion: NDArray[np.int64]
+    """(C, C) as `official` counts: rows are labels, columns predictions."""
+    by_range: tuple[Scores, ...]
+    """`official`, one per name of ``BAND_NAMES``; absent classes are left out."""
+    miou_outside_ignored: float
+    """`official` mIoU if the points outside the volume had got no prediction."""
+    scans: tuple[ScanScore, ...]
+    """All scans, the worst first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """A checkpoint's result on a split."""
+
+    info: DatasetInfo
+    checkpoint: str
+    architecture: str
+    split: str
+    outside: str
+    """"nearest", "ignore", or "predicted" by a network that sees them."""
+    scans: int
+    scans_without_label: int
+    """Left out."""
+    seconds: float
+    """Reading, all passes and counting; without loading the checkpoint."""
+    passes: tuple[PassResult, ...]
+    """Without votes first; with votes last, if asked for."""
+
+    @property
+    def best(self) -> PassResult:
+        """The result to quote: with votes if there were any."""
+        return self.passes[-1]
+
+
+def pass_result(
+    votes: str, counts: EvalCounts, info: DatasetInfo, *, scan_ids: Sequence[str]
+) -> PassResult:
+    """Read everything from the counts of one vote plan; ``scan_ids`` in the order added."""
+    inside, outside = counts.inside(), counts.outside()
+    official, seed = both_scores(inside, outside, info)
+    unanswered = np.zeros_like(outside)
+    unanswered[:, 0] = outside.sum(axis=1)
+    bands = counts.total.sum(dim=0).cpu().numpy()
+    singles = [
+        _scan_score(str(scan_id), scan.cpu().numpy())
+        for scan_id, scan in zip(scan_ids, counts.scans, strict=True)
+    ]
+    return PassResult(
+        votes=votes,
+        official=official,
+        seed=seed,
+        confusion=inside + outside,
+        by_range=tuple(official_scores(band, absent_counts_zero=False) for band in bands),
+        miou_outside_ignored=both_scores(inside, unanswered, info)[0].miou,
+        scans=tuple(sorted(singles, key=lambda score: (score.miou, score.scan_id))),
+    )
+
+
+def _scan_score(scan_id: str, counts: NDArray[np.int64]) -> ScanScore:
+    scores = official_scores(counts, absent_counts_zero=False)
+    return ScanScore(
+        scan_id=scan_id,
+        miou=scores.miou,
+        accuracy=scores.accuracy_with_misses,
+        points=scores.points,
+    )
