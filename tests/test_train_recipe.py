@@ -1,0 +1,133 @@
+"""Recipes: published values, overrides, and errors that name the right key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cache.errors import ConfigError
+from train.recipe import (
+    Recipe,
+    load_recipe,
+    network_settings,
+    recipe_names,
+    to_toml,
+    without_images,
+)
+
+
+def test_every_recipe_loads_and_comes_back_from_its_own_toml(tmp_path: Path) -> None:
+    names = recipe_names()
+    assert {
+        "2dpass-small",
+        "2dpass-large",
+        "2dpass-nuscenes-128",
+        "2dpass-nuscenes-256",
+        "baseline",
+        "minkowskinet",
+        "minkowskinet-nuscenes",
+        "spvcnn",
+        "spvcnn-nuscenes",
+    } <= set(names)
+    for name in names:
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        path = tmp_path / f"{name}.toml"
+        path.write_text(to_toml(recipe))
+        assert load_recipe(str(path)) == recipe
+
+
+def test_published_settings() -> None:
+    small, large = load_recipe("2dpass-small"), load_recipe("2dpass-large")
+    assert replace(small, name="x") == Recipe(name="x")
+    assert (small.epochs, small.batch_size, small.loss.lambda_lovasz) == (64, 8, 0.1)
+    sgd = small.optimizer
+    assert (sgd.learning_rate, sgd.momentum, sgd.nesterov) == (0.24, 0.9, True)
+    assert (sgd.weight_decay, sgd.clip_norm, small.validation.patience) == (1e-4, 1, 50)
+    assert large.schedule.kind == "cosine-epoch"
+    assert large.augment.mix
+    assert large.loss.lambda_lovasz == 1
+    assert network_settings(large)[1]["hidden"] == 256
+    nuscenes = load_recipe("2dpass-nuscenes-128")
+    assert (nuscenes.augment.crop_hw, nuscenes.augment.mix) == (None, False)
+    assert network_settings(load_recipe("baseline"))[1]["image_branch"] is False
+
+
+def test_overrides_are_toml_values_or_bare_words() -> None:
+    recipe = load_recipe(
+        "2dpass-small",
+        [
+            "optimizer.learning_rate=1",
+            "optimizer.kind = adam",
+            "augment.crop_hw=[64, 128]",
+            "augment.resize_hw=none",
+            "network.settings.hidden=32",
+            'data.train_splits=["train", "val"]',
+            "log.tensorboard=false",
+        ],
+    )
+    assert recipe.optimizer.learning_rate == 1.0
+    assert recipe.optimizer.kind == "adam"
+    assert recipe.augment.crop_hw == (64, 128)
+    assert network_settings(recipe)[1]["hidden"] == 32
+    assert recipe.data.train_splits == ("train", "val")
+    assert recipe.log.tensorboard is False
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learning_rte=0.1", "did you mean 'learning_rate'"),
+        ("optimiser.learning_rate=0.1", "did you mean 'optimizer'"),
+        ("epoch=3", "did you mean 'epochs'"),
+        ("network.settings.hiden=3", "Did you mean 'hidden'"),
+        ("network.config=2dpass-smal", "did you mean '2dpass-small'"),
+        ("optimizer.kind=adm", "did you mean 'adam'"),
+        ("epochs=many", "expected a whole number, got 'many'"),
+        ("epochs=1.5", "expected a whole number"),
+        ("epochs=true", "expected a whole number"),
+        ("epochs=0", "epochs must be at least 1"),
+        ("augment.crop_hw=[100, 480]", "multiples of 16"),
+        ("augment.crop_hw=[320]", "expected 2 values"),
+        ("augment.mode=lattice augment.mix=true", "expected one of"),
+        ("optimizer=3", "expected a table"),
+        ("epochs.x=3", "is a value, not a table"),
+        ("epochs", "expected KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_error(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        load_recipe("2dpass-small", [override])
+
+
+def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean '2dpass-small'"):
+        load_recipe("2dpas-small")
+    with pytest.raises(ConfigError, match=r"gone\.toml: the recipe cannot be read"):
+        load_recipe(str(tmp_path / "gone.toml"))
+    path = tmp_path / "mine.toml"
+    path.write_text("epochs = ")
+    with pytest.raises(ConfigError, match=r"mine\.toml: not a TOML file"):
+        load_recipe(str(path))
+    path.write_text("[optimizer]\nlerning_rate = 1\n")
+    with pytest.raises(ConfigError, match=r"mine\.toml\.optimizer: unknown key 'lerning_rate'"):
+        load_recipe(str(path))
+
+
+def test_a_recipe_may_change_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "2dpass-large"\nepochs = 3\n[augment]\nmix = false\n')
+    recipe = load_recipe(str(path))
+    large = load_recipe("2dpass-large")
+    assert recipe == replace(
+        large, name="mine", epochs=3, augment=replace(large.augment, mix=False)
+    )
+
+
+def test_the_baseline_has_no_image_branch() -> None:
+    recipe = without_images(load_recipe("2dpass-large"))
+    assert network_settings(recipe)[1]["image_branch"] is False
+    with pytest.raises(ConfigError, match="minkowskinet has none"):
+        without_images(load_recipe("minkowskinet"))
