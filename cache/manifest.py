@@ -29,7 +29,7 @@ from cache.jsonio import dumps, from_json, loads
 from cache.keys import hash_bytes
 from cache.layout import GENERATION, Layout
 from cache.schema import FORMAT_VERSION, DatasetInfo
-from cache.tables import Tables
+from cache.tables import SHARD_SCHEMA, Tables, scan_schema
 
 SCANS_FILE, SHARDS_FILE, HASHES_FILE = "scans.parquet", "shards.parquet", "hashes.json"
 _METADATA = b"pass2d"
@@ -152,7 +152,17 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
     if metadata is None:
         raise CacheError(f"{folder / SCANS_FILE}: no description. Run `pass2d cache repair`.")
     info = parse_dataset(metadata, where=str(folder / SCANS_FILE))
-    return Manifest(number=number, info=info, tables=Tables(scans=scans, shards=shards))
+    try:
+        # Parquet renames the items of lists: back to the names that `build_tables` gives.
+        tables = Tables(
+            scans=scans.cast(scan_schema(info.n_cameras)), shards=shards.cast(SHARD_SCHEMA)
+        )
+    except (pa.ArrowException, ValueError) as error:
+        raise CacheError(
+            f"{folder}: other columns than expected ({str(error).splitlines()[0]}). "
+            "Run `pass2d cache repair`."
+        ) from error
+    return Manifest(number=number, info=info, tables=tables)
 
 
 def _load_table(path: Path) -> pa.Table:

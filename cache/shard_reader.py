@@ -1,0 +1,77 @@
+"""Reads a shard by its commit record alone: what later stages and checks need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.chunks import ChunkReader
+from cache.descriptors import DescriptorPool
+from cache.layout import Layout
+from cache.rows import ShardRow
+from cache.schema import ScanRecord
+from cache.shard_table import ArrayLayout
+
+
+class ShardReader:
+    """The arrays of one published shard, scan by scan; every chunk's crc is checked."""
+
+    def __init__(self, layout: Layout, row: ShardRow) -> None:
+        folder = layout.shard(row.header.stage, row.shard, row.header.key)
+        self._row = row
+        self._ids = row.entries.scan_ids()
+        self._pool = DescriptorPool()
+        self._reader = ChunkReader(check=True, pool=self._pool)
+        self._fields = {field.name: field for field in row.fields}
+        self._arrays = {
+            field.name: ArrayLayout(
+                path=f"{folder}/{field.name}/c/" + "/".join("0" * len(field.chunk)),
+                dtype=np.dtype(field.dtype),
+                chunk=field.chunk,
+            )
+            for field in row.fields
+        }
+
+    def chunk(self, field: str, index: int, part: int = 0) -> NDArray[Any] | None:
+        """Inner chunk ``part`` of scan ``index``, padded; None when it is not stored.
+
+        Raises:
+            CacheError: missing or damaged; the message names field and scan.
+        """
+        if field not in self._fields:
+            return None
+        ref = self._fields[field].chunks[index][part]
+        if ref.length == 0:
+            return None
+        name = f"field {field} of scan {self._ids[index]}"
+        return self._reader.read(self._arrays[field], ref, name=name)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._pool.close()
+
+
+def read_points(layout: Layout, row: ShardRow) -> Iterator[ScanRecord]:
+    """The scans of a `lidar` shard with what camera and voxel stages use: xyz and labels.
+
+    ``signal`` and ``raw_index`` are left empty.
+    """
+    reader = ShardReader(layout, row)
+    try:
+        for index, entry in enumerate(row.entries.lidar):
+            xyz, label = reader.chunk("xyz", index), reader.chunk("label", index)
+            assert xyz is not None, entry.scan_id
+            yield ScanRecord(
+                scan_id=entry.scan_id,
+                n_raw=entry.n_raw,
+                # Later stages see the memory layout that a fresh scan has, whatever the padding.
+                xyz=np.ascontiguousarray(xyz[:, : entry.n]),
+                signal=np.empty(0, np.float32),
+                raw_index=np.empty(0, np.int32),
+                label=None if label is None else label[: entry.n],
+            )
+    finally:
+        reader.close()

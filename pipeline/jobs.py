@@ -1,0 +1,126 @@
+"""Scans cut into shards, and what identifies each shard's three containers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+from cache.errors import CacheError
+from cache.fields import STRIP_COLUMNS
+from cache.keys import stage_key
+from cache.layout import shard_number
+from cache.rows import ScanSources, ShardHeader
+from cache.schema import SCALES, DatasetInfo
+from pipeline.compose import STAGE_CODE_VERSIONS
+from pipeline.source import ScanSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """The scans of one shard, in frame order."""
+
+    shard: int
+    sequence: str
+    scans: tuple[ScanSource, ...]
+
+    def only(self, scan_ids: Sequence[str]) -> tuple[ScanSource, ...]:
+        """Those of the scans that have these ids."""
+        wanted = set(scan_ids)
+        return tuple(scan for scan in self.scans if scan.scan_id in wanted)
+
+
+def cut_into_shards(scans: Sequence[ScanSource], *, shard_scans: int) -> tuple[ShardJob, ...]:
+    """Cut scans into shards of at most ``shard_scans``, never across sequences.
+
+    Raises:
+        CacheError: two sequences would share a number, or a scan id occurs twice.
+    """
+    ordered = sorted(scans, key=lambda scan: (scan.sequence, scan.frame_index, scan.scan_id))
+    jobs = [
+        ShardJob(shard=shard_number(sequence, block), sequence=sequence, scans=part)
+        for sequence, group in groupby(ordered, key=lambda scan: scan.sequence)
+        for block, part in enumerate(_parts(tuple(group), shard_scans))
+    ]
+    owner: dict[int, str] = {}
+    for job in jobs:
+        if owner.setdefault(job.shard, job.sequence) != job.sequence:
+            raise CacheError(
+                f"sequences {owner[job.shard]} and {job.sequence} get the same shard numbers. "
+                "Rename one of them, or prepare them into two caches."
+            )
+    if len({scan.scan_id for scan in scans}) < len(scans):
+        raise CacheError("a scan id occurs twice: is one folder listed under two names?")
+    return tuple(sorted(jobs, key=lambda job: job.shard))
+
+
+def _parts(scans: tuple[ScanSource, ...], size: int) -> list[tuple[ScanSource, ...]]:
+    return [scans[i : i + size] for i in range(0, len(scans), size)]
+
+
+def lidar_header(
+    job: ShardJob, sources: Sequence[ScanSources], *, info: DatasetInfo, profile: str
+) -> ShardHeader:
+    """Key of the `lidar` container: source hashes, volume and label map."""
+    parameters = {
+        "layout": info.layout,
+        "raw_columns": info.raw_columns,
+        "volume_low": info.grid.low,
+        "volume_high": info.grid.high,
+        "label_map": {str(k): v for k, v in sorted(info.labels.raw_to_training.items())},
+        "n_classes": info.labels.n_classes,
+    }
+    inputs = {
+        "sequence": job.sequence,
+        "scans": [
+            [scan.scan_id, scan.split, scan.frame_index, scan.token, _hashes(files)]
+            for scan, files in zip(job.scans, sources, strict=True)
+        ],
+    }
+    return _header("lidar", profile, parameters, inputs)
+
+
+def camera_header(
+    scans: Sequence[ScanSource],
+    sources: Sequence[ScanSources],
+    *,
+    lidar_key: str,
+    info: DatasetInfo,
+    profile: str,
+) -> ShardHeader:
+    """Key of the `camera` container: pictures, calibration, `lidar`."""
+    parameters = {"n_cameras": info.n_cameras, "strip_columns": STRIP_COLUMNS}
+    inputs = {
+        "lidar": lidar_key,
+        "scans": [
+            [scan.scan_id, _hashes(files), scan.image_from_lidar]
+            for scan, files in zip(scans, sources, strict=True)
+        ],
+    }
+    return _header("camera", profile, parameters, inputs)
+
+
+def voxel_header(*, lidar_key: str, info: DatasetInfo, profile: str) -> ShardHeader:
+    """Key of the `voxel` container: `lidar`, grid and scales."""
+    parameters = {"grid": asdict(info.grid), "scales": list(SCALES)}
+    return _header("voxel", profile, parameters, {"lidar": lidar_key})
+
+
+def _header(stage: str, profile: str, parameters: Any, inputs: Any) -> ShardHeader:
+    version = STAGE_CODE_VERSIONS[stage]
+    key = stage_key(
+        stage, code_version=version, profile=profile, parameters=parameters, inputs=inputs
+    )
+    return ShardHeader(
+        stage=stage,
+        key=key,
+        code_version=version,
+        profile=profile,
+        parameters=parameters,
+        inputs=inputs,
+    )
+
+
+def _hashes(scan: ScanSources) -> list[list[Any]]:
+    return [[file.role, file.nbytes, file.xxh3] for file in scan.files]

@@ -1,0 +1,36 @@
+"""Settings of the runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache.errors import ConfigError
+from cache.fields import PROFILES
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How `prepare` works. Only `profile` and `shard_scans` have a say in the bytes."""
+
+    workers: int | None = None
+    """Ray workers; None: one per CPU; 0: in this process, without Ray."""
+    ray_address: str | None = None
+    """Join this cluster ("auto", "host:port", "ray://..."); None starts a local one."""
+    profile: str = "speed"
+    """"speed" or "size"; see FIELDS."""
+    shard_scans: int = 64
+    """K, scans per shard; a shard never crosses a sequence."""
+    max_retries: int = 3
+    """Attempts after the first for a task whose worker died or whose disk failed."""
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise ConfigError(
+                f"--profile: found {self.profile!r}, expected one of {', '.join(PROFILES)}."
+            )
+        if self.shard_scans < 1:
+            raise ConfigError(f"shard_scans must be at least 1, found {self.shard_scans}.")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"--workers must be 0 (inline) or more, found {self.workers}.")
+        if self.workers == 0 and self.ray_address is not None:
+            raise ConfigError("--workers 0 runs without Ray: leave out --ray-address.")

@@ -1,0 +1,290 @@
+"""What `prepare` would do, and why: every shard's keys against what is on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cache.fields import STAGES
+from cache.layout import ROW_FILE, SHARD_FOLDER, Layout, shard_name
+from cache.manifest import Manifest, current_number, load_manifest
+from cache.rows import ScanSources, ShardHeader, load_row
+from cache.schema import DatasetInfo
+from pipeline.jobs import ShardJob, camera_header, lidar_header, voxel_header
+from pipeline.source import ScanSource
+from pipeline.source_index import SourceIndex
+
+_BYTES_PER_SCAN = {"lidar": 1_900_000, "camera": 700_000, "voxel": 550_000}
+_SECONDS_PER_SCAN = {"lidar": 0.02, "camera": 0.02, "voxel": 0.015}
+"""CPU, of 120k-point scans; used until this cache has its own figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTask:
+    """One stage of one shard that has to run."""
+
+    stage: str
+    shard: int
+    sequence: str
+    scans: int
+    reason: str
+    nbytes: int
+    """Estimate of what it will write."""
+    seconds: float
+    """Estimate of CPU time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparePlan:
+    """All that `prepare` would do."""
+
+    jobs: tuple[ShardJob, ...]
+    tasks: tuple[PlannedTask, ...]
+    keys: dict[tuple[str, int], str]
+    """Keys of the shards that are done, by stage and shard."""
+    dropped: tuple[int, ...]
+    """Shards of the listed sequences that the next generation will not have."""
+
+    @property
+    def nbytes(self) -> int:
+        """Estimate for all tasks."""
+        return sum(task.nbytes for task in self.tasks)
+
+    @property
+    def seconds(self) -> float:
+        """Estimate of CPU time for all tasks."""
+        return sum(task.seconds for task in self.tasks)
+
+
+def plan_prepare(
+    jobs: Sequence[ShardJob], layout: Layout, *, info: DatasetInfo, profile: str
+) -> PreparePlan:
+    """Compare what is wanted with what is there. Reads no source file, only sizes and times.
+
+    Args:
+        jobs: of `cut_into_shards`.
+        layout: the prepared data set's folder; it need not exist.
+        info: of the listing.
+        profile: "speed" or "size".
+    """
+    has_manifest = layout.dataset_file.is_file() and current_number(layout) is not None
+    manifest = load_manifest(layout) if has_manifest else None
+    planner = _Planner(layout, manifest, info=info, profile=profile, jobs=jobs)
+    tasks: list[PlannedTask] = []
+    for job in jobs:
+        tasks += planner.plan(job)
+    return PreparePlan(
+        jobs=tuple(jobs),
+        tasks=tuple(tasks),
+        keys=planner.keys,
+        dropped=tuple(planner.dropped()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Earlier:
+    """A shard of the current generation."""
+
+    key: str
+    code_version: int
+    profile: str
+    parameters: Any
+    input_key: str
+    failed: frozenset[str]
+    bytes_per_scan: float
+    seconds_per_scan: float
+
+
+class _Planner:
+    def __init__(
+        self,
+        layout: Layout,
+        manifest: Manifest | None,
+        *,
+        info: DatasetInfo,
+        profile: str,
+        jobs: Sequence[ShardJob],
+    ) -> None:
+        self._layout = layout
+        self._info = info
+        self._profile = profile
+        self._jobs = jobs
+        self._committed = {stage: _committed(layout, stage) for stage in STAGES}
+        self._earlier = {} if manifest is None else _earlier(manifest)
+        self._sequence_of = {} if manifest is None else _sequences(manifest)
+        self._index = SourceIndex()
+        if manifest is not None:
+            self._index.add_table(manifest.tables.scans, manifest.tables.shards)
+        unfinished = {
+            job.shard
+            for job in jobs
+            if any(self._is_unlisted(stage, job.shard) for stage in STAGES)
+        }
+        if unfinished:
+            self._index.add_rows(layout, unfinished)
+        self.keys: dict[tuple[str, int], str] = {}
+
+    def plan(self, job: ShardJob) -> list[PlannedTask]:
+        """The tasks that one shard needs."""
+        sources = _all_known([self._index.lidar_sources(scan) for scan in job.scans])
+        if sources is None:
+            return self._all_stages(job, self._source_reason("lidar", job))
+        header = lidar_header(job, sources, info=self._info, profile=self._profile)
+        if not self._is_done(header, job.shard):
+            return self._all_stages(job, self._reason(header, job))
+        self.keys["lidar", job.shard] = header.key
+        kept = self._kept(job, header.key)
+        return [*self._plan_camera(job, kept, header.key), *self._plan_voxel(job, header.key)]
+
+    def dropped(self) -> list[int]:
+        """Shards of listed sequences that no job has any more."""
+        listed = {job.sequence for job in self._jobs}
+        wanted = {job.shard for job in self._jobs}
+        return sorted(
+            shard
+            for shard, sequence in self._sequence_of.items()
+            if sequence in listed and shard not in wanted
+        )
+
+    def _plan_camera(
+        self, job: ShardJob, scans: Sequence[ScanSource], lidar_key: str
+    ) -> list[PlannedTask]:
+        sources = _all_known([self._index.camera_sources(scan) for scan in scans])
+        if sources is None:
+            return [self._task("camera", job, self._source_reason("camera", job))]
+        header = camera_header(
+            scans, sources, lidar_key=lidar_key, info=self._info, profile=self._profile
+        )
+        return self._plan_stage(header, job)
+
+    def _plan_voxel(self, job: ShardJob, lidar_key: str) -> list[PlannedTask]:
+        header = voxel_header(lidar_key=lidar_key, info=self._info, profile=self._profile)
+        return self._plan_stage(header, job)
+
+    def _plan_stage(self, header: ShardHeader, job: ShardJob) -> list[PlannedTask]:
+        if self._is_done(header, job.shard):
+            self.keys[header.stage, job.shard] = header.key
+            return []
+        return [self._task(header.stage, job, self._reason(header, job))]
+
+    def _all_stages(self, job: ShardJob, reason: str) -> list[PlannedTask]:
+        tasks = [self._task("lidar", job, reason)]
+        after = reason if reason == "new" else "lidar runs again"
+        return [*tasks, *(self._task(stage, job, after) for stage in ("camera", "voxel"))]
+
+    def _is_done(self, header: ShardHeader, shard: int) -> bool:
+        return shard_name(shard, header.key) in self._committed[header.stage]
+
+    def _is_unlisted(self, stage: str, shard: int) -> bool:
+        """Whether there are commit records of the shard that the current generation lacks."""
+        earlier = self._earlier.get((stage, shard))
+        listed = None if earlier is None else shard_name(shard, earlier.key)
+        return any(
+            name != listed for name in self._committed[stage] if name.startswith(f"{shard:06d}-")
+        )
+
+    def _kept(self, job: ShardJob, lidar_key: str) -> tuple[ScanSource, ...]:
+        earlier = self._earlier.get(("lidar", job.shard))
+        if earlier is not None and earlier.key == lidar_key:
+            return tuple(scan for scan in job.scans if scan.scan_id not in earlier.failed)
+        row = load_row(self._layout, "lidar", job.shard, lidar_key)
+        assert row is not None, lidar_key
+        return job.only(row.entries.scan_ids())
+
+    def _source_reason(self, stage: str, job: ShardJob) -> str:
+        if (stage, job.shard) not in self._earlier:
+            return "new"
+        for scan in job.scans:
+            files = [scan.points, scan.labels] if stage == "lidar" else list(scan.images)
+            for path in files:
+                if path is not None and self._index.lookup(_role(scan, path), path) is None:
+                    known = str(path) in self._index.files
+                    return f"{path} changed" if known else f"{path} is new"
+        raise AssertionError(job.shard)
+
+    def _reason(self, header: ShardHeader, job: ShardJob) -> str:
+        earlier = self._earlier.get((header.stage, job.shard))
+        return "new" if earlier is None else _difference(earlier, header)
+
+    def _task(self, stage: str, job: ShardJob, reason: str) -> PlannedTask:
+        similar = [e for (s, _), e in self._earlier.items() if s == stage][:100]
+        per_scan = (float(_BYTES_PER_SCAN[stage]), _SECONDS_PER_SCAN[stage])
+        if similar:
+            per_scan = (
+                sum(e.bytes_per_scan for e in similar) / len(similar),
+                sum(e.seconds_per_scan for e in similar) / len(similar),
+            )
+        return PlannedTask(
+            stage=stage,
+            shard=job.shard,
+            sequence=job.sequence,
+            scans=len(job.scans),
+            reason=reason,
+            nbytes=round(per_scan[0] * len(job.scans)),
+            seconds=per_scan[1] * len(job.scans),
+        )
+
+
+def _difference(earlier: _Earlier, header: ShardHeader) -> str:
+    """Why a shard of the last generation does not serve, in words."""
+    wanted = json.loads(json.dumps(header.parameters))
+    names = {*wanted, *earlier.parameters}
+    changed = sorted(n for n in names if wanted.get(n) != earlier.parameters.get(n))
+    facts = (
+        (earlier.key == header.key, "the shard or its commit record is missing"),
+        (
+            earlier.code_version != header.code_version,
+            f"code version {earlier.code_version} -> {header.code_version}",
+        ),
+        (earlier.profile != header.profile, f"profile {earlier.profile} -> {header.profile}"),
+        (bool(changed), f"{', '.join(changed)} changed"),
+        (header.stage == "lidar", "scans added, removed or changed"),
+        (earlier.input_key != header.inputs.get("lidar"), "lidar changed"),
+    )
+    return next((text for holds, text in facts if holds), "pictures or calibration changed")
+
+
+def _role(scan: ScanSource, path: Any) -> str:
+    if path == scan.points:
+        return "points"
+    return "labels" if path == scan.labels else f"image{scan.images.index(path)}"
+
+
+def _all_known(sources: Sequence[ScanSources | None]) -> list[ScanSources] | None:
+    known = [source for source in sources if source is not None]
+    return known if len(known) == len(sources) else None
+
+
+def _committed(layout: Layout, stage: str) -> set[str]:
+    """Names ("000003-0123456789ab") of shards that have both a folder and a commit record."""
+    return _names(layout, stage, SHARD_FOLDER) & _names(layout, f"rows/{stage}", ROW_FILE)
+
+
+def _names(layout: Layout, folder: str, pattern: Any) -> set[str]:
+    place = layout.root / folder
+    if not place.is_dir():
+        return set()
+    return {entry.name.split(".")[0] for entry in place.iterdir() if pattern.fullmatch(entry.name)}
+
+
+def _earlier(manifest: Manifest) -> dict[tuple[str, int], _Earlier]:
+    return {
+        (row["stage"], row["shard"]): _Earlier(
+            key=row["key"],
+            code_version=row["code_version"],
+            profile=row["profile"],
+            parameters=json.loads(row["parameters"]),
+            input_key=row["input_key"],
+            failed=frozenset(scan["scan_id"] for scan in json.loads(row["failed"])["scans"]),
+            bytes_per_scan=row["bytes"] / max(1, row["scans"]),
+            seconds_per_scan=row["seconds"] / max(1, row["scans"]),
+        )
+        for row in manifest.tables.shards.to_pylist()
+    }
+
+
+def _sequences(manifest: Manifest) -> dict[int, str]:
+    shards = manifest.tables.shards
+    return dict(zip(shards["shard"].to_pylist(), shards["sequence"].to_pylist(), strict=True))

@@ -1,0 +1,216 @@
+"""Turns a listed data set into a cache: plans, runs the stages over shards, publishes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import CacheError
+from cache.files import lock_file, remove_abandoned, replace_file, writing
+from cache.jsonio import dumps
+from cache.layout import Layout
+from cache.manifest import publishing, write_dataset_file
+from cache.progress import Progress
+from cache.rows import FailedScan
+from pipeline.jobs import ShardJob, cut_into_shards
+from pipeline.merge import PublishedShards, publish
+from pipeline.options import PrepareConfig
+from pipeline.plan import PreparePlan, plan_prepare
+from pipeline.runners import InlineRunner, Runner, TaskFailure, is_write_failure
+from pipeline.source import SourceListing
+from pipeline.summary import PrepareSummary, StageSeconds, summarize
+from pipeline.tasks import StageTask, TaskContext, TaskResult
+
+__all__ = ["PrepareConfig", "PrepareSummary", "plan", "prepare"]
+
+
+def plan(listing: SourceListing, dataset_root: Path, config: PrepareConfig) -> PreparePlan:
+    """What `prepare` would do; writes nothing."""
+    jobs = cut_into_shards(listing.scans, shard_scans=config.shard_scans)
+    return plan_prepare(jobs, Layout(root=dataset_root), info=listing.info, profile=config.profile)
+
+
+def prepare(
+    listing: SourceListing, dataset_root: Path, config: PrepareConfig, progress: Progress
+) -> PrepareSummary:
+    """Prepare all listed scans; what is there already and unchanged is not touched.
+
+    Interrupted at any moment, even by SIGKILL, it leaves the last generation as it was; the next
+    call goes on where this one stopped.
+
+    Args:
+        listing: of a reader in `pipeline/datasets/`.
+        dataset_root: e.g. cache/semkitti; made when missing.
+        config: workers, profile, shard size.
+        progress: hears of scans done and of what went wrong.
+
+    Returns:
+        What was done; `failed` lists the scans that could not be prepared.
+
+    Raises:
+        CacheError: the cache cannot be written, or is damaged or of another format version.
+    """
+    started = time.perf_counter()
+    layout = Layout(root=dataset_root)
+    context = TaskContext(dataset_root=dataset_root, info=listing.info, profile=config.profile)
+    with writing(dataset_root):
+        dataset_root.mkdir(parents=True, exist_ok=True)
+    with lock_file(layout.scratch / "prepare.lock", exclusive=False, wait=True):
+        remove_abandoned(layout.scratch)
+        for note in listing.notes:
+            progress.say(note)
+        todo = plan(listing, dataset_root, config)
+        write_dataset_file(layout, listing.info)
+        work = _Work(todo, progress)
+        if todo.tasks:
+            with _runner(context, config) as runner:
+                work.run(runner)
+        with publishing(layout):
+            published = publish(
+                layout,
+                listing.info,
+                PublishedShards(keys=work.keys, changed=work.changed, jobs=todo.jobs),
+            )
+        summary = summarize(
+            published,
+            listing,
+            dataset_root=dataset_root,
+            failed=work.failed,
+            seconds=time.perf_counter() - started,
+            stage_seconds=work.stage_seconds(),
+            written_shards=work.written,
+            kept_shards=len(todo.keys),
+        )
+        write_failed(layout, summary.failed)
+    return summary
+
+
+def write_failed(layout: Layout, failed: tuple[FailedScan, ...]) -> None:
+    """Put failed.jsonl in place: one JSON object per bad scan; no file without any."""
+    if failed:
+        data = b"".join(dumps(scan) for scan in failed)
+        replace_file(layout.failed_file, data, scratch=layout.scratch)
+    elif layout.failed_file.exists():
+        with writing(layout.failed_file):
+            layout.failed_file.unlink()
+
+
+@contextlib.contextmanager
+def _runner(context: TaskContext, config: PrepareConfig) -> Iterator[Runner]:
+    if config.workers == 0:
+        yield InlineRunner(context, max_retries=config.max_retries)
+        return
+    from pipeline.ray_runner import RayRunner, connected
+
+    with connected(config):
+        runner = RayRunner(context, max_retries=config.max_retries)
+        try:
+            yield runner
+        finally:
+            runner.cancel()
+
+
+@dataclass
+class _Open:
+    """A shard on its way: stages that are still to do."""
+
+    job: ShardJob
+    left: set[str]
+    nbytes: int = 0
+
+
+class _Work:
+    """Schedules tasks: `lidar` of a shard first, then what depends on it."""
+
+    def __init__(self, todo: PreparePlan, progress: Progress) -> None:
+        self.keys = dict(todo.keys)
+        self.changed: set[tuple[str, int]] = set()
+        self.failed: list[FailedScan] = []
+        self.written = 0
+        self._progress = progress
+        self._seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        jobs = {job.shard: job for job in todo.jobs}
+        self._open: dict[int, _Open] = {}
+        for task in todo.tasks:
+            shard = self._open.setdefault(task.shard, _Open(jobs[task.shard], set()))
+            shard.left.add(task.stage)
+        self._ready: deque[StageTask] = deque()
+        for shard in self._open.values():
+            self._ready.extend(self._startable(shard))
+
+    def run(self, runner: Runner) -> None:
+        """Run everything; at most ``runner.window`` tasks are in flight."""
+        total = sum(len(shard.job.scans) for shard in self._open.values())
+        self._progress.start("preparing", total=total, unit="scans")
+        flying = 0
+        while self._ready or flying:
+            while self._ready and flying < runner.window:
+                runner.submit(self._ready.popleft())
+                flying += 1
+            outcome = runner.next_done()
+            flying -= 1
+            if isinstance(outcome, TaskFailure):
+                self._failed(outcome)
+            else:
+                self._succeeded(outcome)
+
+    def stage_seconds(self) -> tuple[StageSeconds, ...]:
+        """CPU time per stage of this run."""
+        return tuple(
+            StageSeconds(stage=stage, compute=compute, write=write)
+            for stage, (compute, write) in self._seconds.items()
+        )
+
+    def _startable(self, shard: _Open) -> list[StageTask]:
+        stages = ["lidar"] if "lidar" in shard.left else sorted(shard.left)
+        lidar_key = self.keys.get(("lidar", shard.job.shard), "")
+        return [
+            StageTask(stage=stage, job=shard.job, lidar_key="" if stage == "lidar" else lidar_key)
+            for stage in stages
+        ]
+
+    def _succeeded(self, result: TaskResult) -> None:
+        shard = self._open[result.shard]
+        self._seconds[result.stage][0] += result.compute_seconds
+        self._seconds[result.stage][1] += result.write_seconds
+        self.written += result.is_new
+        shard.nbytes += result.nbytes if result.is_new else 0
+        for scan in result.failed:
+            self._progress.say(f"{scan.scan_id}: {scan.reason}")
+        if not result.key:
+            self.failed += result.failed
+            self._finish(shard)
+            return
+        self.keys[result.stage, result.shard] = result.key
+        self.changed.add((result.stage, result.shard))
+        shard.left.discard(result.stage)
+        if result.stage == "lidar":
+            # First in the queue: its points are still in the page cache.
+            self._ready.extendleft(self._startable(shard))
+        if not shard.left:
+            self._finish(shard)
+
+    def _failed(self, failure: TaskFailure) -> None:
+        if is_write_failure(failure):
+            raise CacheError(
+                f"{failure.reason}. The disk failed several times: check it and run the command "
+                "again, it goes on from here."
+            ) from failure.error
+        task = failure.task
+        shard = self._open[task.job.shard]
+        self._progress.say(f"shard {task.job.shard}, stage {task.stage}: {failure.reason}")
+        self.failed += [
+            FailedScan(scan_id=scan.scan_id, stage=task.stage, reason=failure.reason)
+            for scan in task.job.scans
+        ]
+        shard.left.discard(task.stage)
+        if task.stage == "lidar" or not shard.left:
+            self._finish(shard)
+
+    def _finish(self, shard: _Open) -> None:
+        shard.left.clear()
+        self._progress.advance(len(shard.job.scans), nbytes=shard.nbytes)

@@ -1,0 +1,137 @@
+"""What a run of `prepare` did, and what the cache holds after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.fields import FIELDS
+from cache.manifest import Manifest
+from cache.rows import FailedScan
+from cache.scan_table import chunk_table, scan_table
+from pipeline.source import SourceListing
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSeconds:
+    """CPU seconds of one stage in this run, all workers together."""
+
+    stage: str
+    compute: float
+    """Reading sources and computing arrays."""
+    write: float
+    """Encoding, hashing and writing."""
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.compute + self.write
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSummary:
+    """Result of `prepare`; counts are of the listed sequences in the new generation."""
+
+    dataset_root: Path
+    generation: int
+    scans: int
+    points: int
+    """Of the raw files."""
+    kept_points: int
+    """Inside the volume."""
+    field_bytes: dict[str, int]
+    """Compressed chunks per field."""
+    total_bytes: int
+    """All shard files."""
+    source_bytes: int
+    """The files that were read for it."""
+    scans_without_image: int
+    scans_without_label: int
+    failed: tuple[FailedScan, ...]
+    """Scans that could not be prepared, now or when their files were last seen."""
+    written_shards: int
+    kept_shards: int
+    """Shards that were there already (a scan has three: lidar, camera, voxel)."""
+    stage_seconds: tuple[StageSeconds, ...]
+    seconds: float
+    """Wall time."""
+    notes: tuple[str, ...]
+
+    @property
+    def slowest_stage(self) -> StageSeconds | None:
+        """None when nothing had to run."""
+        return max(self.stage_seconds, key=lambda stage: stage.total, default=None)
+
+
+def summarize(
+    manifest: Manifest,
+    listing: SourceListing,
+    *,
+    dataset_root: Path,
+    failed: Sequence[FailedScan],
+    seconds: float,
+    stage_seconds: Sequence[StageSeconds],
+    written_shards: int,
+    kept_shards: int,
+) -> PrepareSummary:
+    """Count what the listed sequences have in the new generation.
+
+    Args:
+        manifest: the new generation.
+        listing: what was asked for.
+        dataset_root: for the report.
+        failed: failures of this run that no commit record tells.
+        seconds: wall time of the run.
+        stage_seconds: CPU time of the run.
+        written_shards: shards of this run.
+        kept_shards: shards that were there.
+    """
+    listed = {scan.sequence for scan in listing.scans}
+    tables = manifest.tables
+    scans = scan_table(tables.scans)
+    chosen = np.isin(scans.sequence, sorted(listed))
+    shard_listed = np.isin(np.array(tables.shards["sequence"].to_pylist(), np.str_), sorted(listed))
+    recorded = [
+        FailedScan(**scan)
+        for text, is_listed in zip(
+            tables.shards["failed"].to_pylist(), shard_listed.tolist(), strict=True
+        )
+        if is_listed
+        for scan in json.loads(text)["scans"]
+    ]
+    source_bytes = tables.scans["source_bytes"].combine_chunks()
+    return PrepareSummary(
+        dataset_root=dataset_root,
+        generation=manifest.number,
+        scans=int(chosen.sum()),
+        points=int(scans.n_raw[chosen].sum()),
+        kept_points=int(scans.n[chosen].sum()),
+        field_bytes=_field_bytes(manifest, chosen),
+        total_bytes=int(tables.shards["bytes"].to_numpy()[shard_listed].sum()),
+        source_bytes=sum(
+            sum(row) for row, keep in zip(source_bytes.to_pylist(), chosen, strict=True) if keep
+        ),
+        scans_without_image=int((~scans.has_image[chosen]).sum()),
+        scans_without_label=int((~scans.has_label[chosen]).sum()),
+        failed=tuple(sorted({*recorded, *failed}, key=lambda f: (f.scan_id, f.stage))),
+        written_shards=written_shards,
+        kept_shards=kept_shards,
+        stage_seconds=tuple(stage_seconds),
+        seconds=seconds,
+        notes=listing.notes,
+    )
+
+
+def _field_bytes(manifest: Manifest, chosen: np.ndarray) -> dict[str, int]:
+    sizes = {}
+    for name in FIELDS:
+        chunks = chunk_table(manifest.tables.scans, name)
+        ends = np.concatenate([[0], np.cumsum(chunks.length)])
+        per_scan = ends[chunks.start[1:]] - ends[chunks.start[:-1]]
+        if total := int(per_scan[chosen].sum()):
+            sizes[name] = total
+    return sizes

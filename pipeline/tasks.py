@@ -1,0 +1,292 @@
+"""The task that Ray workers and the inline runner share: one stage of one shard.
+
+Arguments are small (paths and numbers), results are smaller; the data travels by disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cache.errors import CacheError, Pass2DError
+from cache.keys import hash_file
+from cache.layout import Layout
+from cache.rows import (
+    FailedScan,
+    LidarEntry,
+    ScanSources,
+    ShardHeader,
+    ShardRow,
+    SourceFile,
+    commit_row,
+    load_row,
+)
+from cache.schema import CameraView, DatasetInfo, ScanRecord
+from cache.shard_reader import read_points
+from cache.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
+from pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
+from pipeline.jobs import ShardJob, camera_header, lidar_header, voxel_header
+from pipeline.source import ScanSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskContext:
+    """What all tasks of a run share."""
+
+    dataset_root: Path
+    info: DatasetInfo
+    profile: str
+
+    @property
+    def layout(self) -> Layout:
+        """Places on disk."""
+        return Layout(root=self.dataset_root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTask:
+    """One stage of one shard."""
+
+    stage: str
+    job: ShardJob
+    lidar_key: str = ""
+    """Key of the shard's `lidar` container; empty for the stage "lidar" itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What a task tells the driver; the commit record says the rest."""
+
+    stage: str
+    shard: int
+    key: str
+    """Empty when no scan of the shard could be prepared: nothing was written."""
+    is_new: bool
+    """False when the shard was there already, e.g. by an interrupted run."""
+    nbytes: int
+    compute_seconds: float
+    """CPU time of reading and of the stage's functions."""
+    write_seconds: float
+    """CPU time of encoding and writing."""
+    failed: tuple[FailedScan, ...]
+
+
+def run_task(context: TaskContext, task: StageTask) -> TaskResult:
+    """Prepare and publish one stage of one shard.
+
+    A scan whose files are bad is left out and reported; everything else that goes wrong is an
+    error of the task.
+
+    Raises:
+        CacheError: the cache cannot be written, or the `lidar` shard is damaged.
+        OSError: reading or writing failed in a way that may pass: try again.
+    """
+    stages: dict[str, Callable[[TaskContext, StageTask], TaskResult]] = {
+        "lidar": _run_lidar,
+        "camera": _run_camera,
+        "voxel": _run_voxel,
+    }
+    return stages[task.stage](context, task)
+
+
+def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
+    clock = _Clock()
+    job = task.job
+    sources = [lidar_sources(scan) for scan in job.scans]
+    header = lidar_header(job, sources, info=context.info, profile=context.profile)
+    found = _published(context.layout, task, header, sources)
+    if found is not None:
+        return _result(found, clock, is_new=False)
+    records: list[ScanRecord] = []
+    entries: list[LidarEntry] = []
+    failed: list[FailedScan] = []
+    for scan in job.scans:
+        try:
+            record = lidar_arrays(scan, context.info)
+        except Pass2DError as error:
+            failed.append(FailedScan(scan_id=scan.scan_id, stage="lidar", reason=str(error)))
+            continue
+        records.append(record)
+        entries.append(_lidar_entry(scan, record, context.info))
+    clock.computed()
+    if not records:
+        return TaskResult(
+            stage="lidar",
+            shard=job.shard,
+            key="",
+            is_new=False,
+            nbytes=0,
+            compute_seconds=clock.compute_seconds,
+            write_seconds=0.0,
+            failed=tuple(failed),
+        )
+    row = write_lidar_shard(
+        context.layout,
+        shard=job.shard,
+        header=header,
+        records=records,
+        entries=entries,
+        sources=sources,
+        failed=failed,
+    )
+    return _result(row, clock, is_new=True)
+
+
+def _lidar_entry(scan: ScanSource, record: ScanRecord, info: DatasetInfo) -> LidarEntry:
+    counts = scan_counts(record, info)
+    return LidarEntry(
+        scan_id=scan.scan_id,
+        split=scan.split,
+        sequence=scan.sequence,
+        frame_index=scan.frame_index,
+        token=scan.token,
+        n_raw=record.n_raw,
+        n=record.n,
+        has_label=record.label is not None,
+        label_histogram=tuple(counts.label_histogram.tolist()),
+        range_histogram=tuple(counts.range_histogram.tolist()),
+    )
+
+
+def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
+    clock = _Clock()
+    lidar = _lidar_row(context.layout, task)
+    scans = task.job.only(lidar.entries.scan_ids())
+    sources = [camera_sources(scan) for scan in scans]
+    header = camera_header(
+        scans, sources, lidar_key=task.lidar_key, info=context.info, profile=context.profile
+    )
+    found = _published(context.layout, task, header, sources)
+    if found is not None:
+        return _result(found, clock, is_new=False)
+    pictures: list[tuple[CameraView | None, ...]] = []
+    failed: list[FailedScan] = []
+    nothing = (None,) * context.info.n_cameras
+    has_any = [scan.image_from_lidar is not None and any(scan.images) for scan in scans]
+    points = read_points(context.layout, lidar) if any(has_any) else [None] * len(scans)
+    for scan, is_seen, record in zip(scans, has_any, points, strict=True):
+        views: tuple[CameraView | None, ...] = nothing
+        if is_seen and record is not None:
+            try:
+                views = camera_arrays(scan, record) or nothing
+            except Pass2DError as error:
+                failed.append(FailedScan(scan_id=scan.scan_id, stage="camera", reason=str(error)))
+        pictures.append(views)
+    clock.computed()
+    row = write_camera_shard(
+        context.layout,
+        shard=task.job.shard,
+        header=header,
+        scan_ids=[scan.scan_id for scan in scans],
+        pictures=pictures,
+        image_from_lidar=[scan.image_from_lidar for scan in scans],
+        n_cameras=context.info.n_cameras,
+        sources=sources,
+        failed=failed,
+    )
+    return _result(row, clock, is_new=True)
+
+
+def _run_voxel(context: TaskContext, task: StageTask) -> TaskResult:
+    clock = _Clock()
+    header = voxel_header(lidar_key=task.lidar_key, info=context.info, profile=context.profile)
+    found = _published(context.layout, task, header, [])
+    if found is not None:
+        return _result(found, clock, is_new=False)
+    lidar = _lidar_row(context.layout, task)
+    hashes = [
+        voxel_arrays(record, grid=context.info.grid)
+        for record in read_points(context.layout, lidar)
+    ]
+    clock.computed()
+    row = write_voxel_shard(
+        context.layout,
+        shard=task.job.shard,
+        header=header,
+        scan_ids=lidar.entries.scan_ids(),
+        hashes=hashes,
+    )
+    return _result(row, clock, is_new=True)
+
+
+def _lidar_row(layout: Layout, task: StageTask) -> ShardRow:
+    row = load_row(layout, "lidar", task.job.shard, task.lidar_key)
+    if row is None:
+        raise CacheError(
+            f"{layout.row('lidar', task.job.shard, task.lidar_key)}: missing. Something removed "
+            "it while `prepare` ran: run it again."
+        )
+    return row
+
+
+def _published(
+    layout: Layout, task: StageTask, header: ShardHeader, sources: Sequence[ScanSources]
+) -> ShardRow | None:
+    """The record of a shard that is there already, with the sources' present paths and times."""
+    row = load_row(layout, task.stage, task.job.shard, header.key)
+    if row is None or not layout.shard(task.stage, task.job.shard, header.key).is_dir():
+        return None
+    if row.sources != tuple(sources):
+        row = replace(row, sources=tuple(sources))
+        commit_row(layout, row)
+    return row
+
+
+def lidar_sources(scan: ScanSource) -> ScanSources:
+    """Points and labels with their hashes; files that cannot be read have none."""
+    files = [source_file("points", scan.points)]
+    if scan.labels is not None:
+        files.append(source_file("labels", scan.labels))
+    return ScanSources(scan_id=scan.scan_id, files=tuple(files))
+
+
+def camera_sources(scan: ScanSource) -> ScanSources:
+    """Pictures with their hashes."""
+    return ScanSources(
+        scan_id=scan.scan_id,
+        files=tuple(
+            source_file(f"image{camera}", path)
+            for camera, path in enumerate(scan.images)
+            if path is not None
+        ),
+    )
+
+
+def source_file(role: str, path: Path) -> SourceFile:
+    """Hash one file; a missing one has no bytes and no hash, which is a fact for the key, too."""
+    try:
+        nbytes, mtime_ns, xxh3 = hash_file(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+        nbytes, mtime_ns, xxh3 = 0, 0, ""
+    return SourceFile(role=role, path=str(path), nbytes=nbytes, mtime_ns=mtime_ns, xxh3=xxh3)
+
+
+class _Clock:
+    """CPU seconds of a task's two halves."""
+
+    def __init__(self) -> None:
+        self._started = time.process_time()
+        self.compute_seconds = 0.0
+
+    def computed(self) -> None:
+        """The arrays are there; from here on it is writing."""
+        self.compute_seconds = time.process_time() - self._started
+
+    def write_seconds(self) -> float:
+        """Since `computed`."""
+        return time.process_time() - self._started - self.compute_seconds
+
+
+def _result(row: ShardRow, clock: _Clock, *, is_new: bool) -> TaskResult:
+    return TaskResult(
+        stage=row.header.stage,
+        shard=row.shard,
+        key=row.header.key,
+        is_new=is_new,
+        nbytes=row.nbytes,
+        compute_seconds=clock.compute_seconds,
+        write_seconds=clock.write_seconds() if is_new else 0.0,
+        failed=row.failed,
+    )
