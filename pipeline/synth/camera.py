@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from pipeline.synth.culling import picture_windows
 from pipeline.synth.noise import hash_cells, smooth_noise
 from pipeline.synth.parts import Color, Solids
-from pipeline.synth.sensors import CameraModel, camera_grid
+from pipeline.synth.sensors import CameraModel, RayGrid, camera_grid
+from pipeline.synth.shadow import ShadowMap, cast_shadow
 from pipeline.synth.shapes import Floats, Vectors
 from pipeline.synth.street import Street
 from pipeline.synth.surfaces import CONTRAST, TEXTURE, Surface, Texture
 from pipeline.synth.trace import Hits, trace
+
+SHADOW_CELL_M = 0.2
+"""At the full size; coarser for small pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +66,14 @@ def render_picture(
     base = np.where(
         (hits.solid >= 0)[:, None], solids.color[hits.solid], light.ground[hits.surface]
     )
-    textured = _textured(hits, base)
-    lit = textured * _brightness(hits, light)[:, None]
+    cell_m = SHADOW_CELL_M * max(1.0, 1000 / width)
+    shadow = cast_shadow(solids, world_from_lidar, sun=light.sun, cell_m=cell_m)
+    shade = _shade(grid, hits, shadow)
+    lit = _textured(hits, base) * _brightness(hits, light, shade)[:, None]
     haze = (1 - np.exp(-hits.distance / np.float32(260)))[:, None]
     picture[hits.ray] = lit * (1 - haze) + np.array(light.horizon, np.float32) * haze
     noisy = picture * np.float32(light.exposure)
-    noisy += np.float32(0.012) * rng.standard_normal((height * width, 1), np.float32)
+    noisy += np.float32(0.008) * rng.standard_normal((height * width, 1), np.float32)
     # A display's curve, as cameras apply it; 0..255.
     shown = np.sqrt(np.clip(noisy, 0, 1)) * 255
     return shown.astype(np.uint8).reshape(height, width, 3)
@@ -79,9 +85,21 @@ def _sky(direction: Vectors, light: Light) -> Floats:
     return (horizon * (1 - up) + zenith * up).astype(np.float32)
 
 
-def _brightness(hits: Hits, light: Light) -> Floats:
+def _shade(grid: RayGrid, hits: Hits, shadow: ShadowMap) -> Floats:
+    """Shadow at every hit; only the ground takes any."""
+    shade = np.zeros(len(hits.ray), np.float32)
+    ground = np.flatnonzero(hits.solid < 0)
+    ray, distance = hits.ray[ground], hits.distance[ground]
+    x = np.float32(grid.origin[0]) + distance * grid.direction.x.reshape(-1)[ray]
+    y = np.float32(grid.origin[1]) + distance * grid.direction.y.reshape(-1)[ray]
+    shade[ground] = shadow.at(x, y)
+    return shade
+
+
+def _brightness(hits: Hits, light: Light, shade: Floats) -> Floats:
     x, y, z = (np.float32(v) for v in light.sun)
     sunlit = np.maximum(hits.normal.x * x + hits.normal.y * y + hits.normal.z * z, 0)
+    sunlit *= 1 - shade
     # Surfaces that look up see more of the sky.
     ambient = np.float32(light.ambient) * (np.float32(0.75) + np.float32(0.25) * hits.normal.z)
     return (ambient + np.float32(1 - light.ambient) * sunlit).astype(np.float32)
@@ -102,14 +120,17 @@ def _textured(hits: Hits, base: Floats) -> Floats:
             is_window = _is_window(place, normal_z, hits.solid[rows])
             color[rows] = np.where(is_window[:, None], _WINDOW, color[rows])
         elif texture is Texture.EMBLEM:
-            color[rows] = np.where(_is_emblem(place)[:, None], _EMBLEM, color[rows])
+            bright = color[rows].min(axis=1) > 0.6
+            ink = np.where(bright[:, None], _RED, _WHITE)
+            color[rows] = np.where(_is_emblem(place)[:, None], ink, color[rows])
         factor = 1 + strength * _pattern(texture, place)
         color[rows] *= np.maximum(factor, np.float32(0.1))[:, None]
     return color
 
 
 _WINDOW = np.array([0.10, 0.13, 0.17], np.float32)
-_EMBLEM = np.array([0.92, 0.92, 0.92], np.float32)
+_WHITE = np.array([0.92, 0.92, 0.92], np.float32)
+_RED = np.array([0.75, 0.08, 0.08], np.float32)
 
 
 def _pattern(texture: Texture, place: Vectors) -> Floats:
@@ -120,10 +141,10 @@ def _pattern(texture: Texture, place: Vectors) -> Floats:
         tile = hash_cells(np.floor(x / np.float32(0.6)), np.floor(y / np.float32(0.6)))
         return np.where(joint, np.float32(-1.6), 2 * tile - 1)
     if texture is Texture.LEAVES:
-        cells = [np.floor(v * np.float32(6)) for v in place]
+        cells = [np.floor(v * np.float32(11)) for v in place]
         return 2 * hash_cells(*cells) - 1
     if texture is Texture.GRAIN:
-        return smooth_noise(x + y, np.float32(6) * place.z + y, cell_m=0.12)
+        return smooth_noise(np.float32(5) * (x + y), place.z, cell_m=0.12)
     cell_m = 0.25 if texture is Texture.BLOTCHES else 0.05
     fine = smooth_noise(x, y, cell_m=cell_m / 3)
     coarse = smooth_noise(y, x, cell_m=8 * cell_m)
@@ -138,8 +159,9 @@ def _is_window(place: Vectors, normal_z: Floats, solid: NDArray[np.int32]) -> ND
 
 
 def _is_emblem(place: Vectors) -> NDArray[np.bool_]:
-    reach = np.hypot(np.maximum(np.abs(place.x), np.abs(place.y)), place.z)
-    return (reach < 0.2) & (np.abs(place.z) < 0.08)
+    """A bar across the middle and a rim."""
+    reach = np.maximum(np.hypot(place.x, place.z), np.hypot(place.y, place.z))
+    return ((reach < 0.22) & (np.abs(place.z) < 0.08)) | (reach > 0.32)
 
 
 def ground_colors(rng: np.random.Generator) -> NDArray[np.float32]:
@@ -171,8 +193,8 @@ def draw_light(rng: np.random.Generator) -> Light:
             float(flat * np.sin(azimuth)),
             float(np.sin(elevation)),
         ),
-        ambient=0.45 + 0.3 * cloudy,
-        exposure=float(rng.uniform(0.85, 1.15)),
+        ambient=0.28 + 0.27 * cloudy,
+        exposure=float(rng.uniform(0.95, 1.25)),
         horizon=(grey, grey * 1.02, grey * 1.06),
         zenith=(0.25 + 0.3 * cloudy, 0.40 + 0.2 * cloudy, 0.70),
         ground=ground_colors(rng),

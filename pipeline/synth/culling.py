@@ -26,6 +26,23 @@ class _Bounds(NamedTuple):
     """(P,) level distance to the box; 0 above or below it."""
 
 
+def solid_corners(solids: Solids) -> NDArray[np.float64]:
+    """Corners of upright boxes around solids: (P, 8, 3) metres, world frame."""
+    bounds = _bounds(solids, (0.0, 0.0, 0.0))
+    return _box_corners(bounds)
+
+
+def _box_corners(bounds: _Bounds) -> NDArray[np.float64]:
+    shape = (len(bounds.low_z), 4, 1)
+    return np.concatenate(
+        [
+            np.concatenate([bounds.corner_xy, np.broadcast_to(z[:, None, None], shape)], axis=2)
+            for z in (bounds.low_z, bounds.high_z)
+        ],
+        axis=1,
+    )
+
+
 def _bounds(solids: Solids, origin: tuple[float, float, float]) -> _Bounds:
     grown = np.where(solids.shape == Shape.TAPERED, np.maximum(solids.params.max(axis=1), 1), 1)
     half = solids.half.astype(np.float64) * np.column_stack([grown, grown, np.ones_like(grown)])
@@ -117,14 +134,7 @@ def picture_windows(
     height, width = grid.shape
     bounds = _bounds(solids, grid.origin)
     world_from_cam = world_from_camera(model, world_from_lidar)[:3, :3]
-    corner = np.concatenate(
-        [
-            np.concatenate([bounds.corner_xy, np.broadcast_to(z[:, None, None], (len(z), 4, 1))], 2)
-            for z in (bounds.low_z, bounds.high_z)
-        ],
-        axis=1,
-    )
-    x, y, depth = np.moveaxis(corner @ world_from_cam, -1, 0)
+    x, y, depth = np.moveaxis(_box_corners(bounds) @ world_from_cam, -1, 0)
     intrinsics = model.image_from_cam0[:, :3]
     safe = np.maximum(depth, 0.05)
     u = intrinsics[0, 0] * x / safe + intrinsics[0, 2]

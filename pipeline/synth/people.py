@@ -34,8 +34,8 @@ def person(rng: np.random.Generator) -> list[Part]:
         trousers.ellipsoid((stride, 0.11, 0.43), (0.18, 0.18, 0.95)),
         trousers.ellipsoid((-stride, -0.11, 0.43), (0.18, 0.18, 0.95)),
         jacket.ellipsoid((0, 0, 1.13), (0.30, 0.46, 0.78)),
-        jacket.ellipsoid((-0.5 * stride, 0.27, 1.08), (0.13, 0.13, 0.66)),
-        jacket.ellipsoid((0.5 * stride, -0.27, 1.08), (0.13, 0.13, 0.66)),
+        jacket.ellipsoid((-0.4 * stride, 0.23, 1.06), (0.14, 0.12, 0.68)),
+        jacket.ellipsoid((0.4 * stride, -0.23, 1.06), (0.14, 0.12, 0.68)),
         skin.ellipsoid((0.02, 0, 1.62), (0.21, 0.18, 0.26)),
     ]
     return [_scaled(part, size) for part in parts]
@@ -57,8 +57,8 @@ def _rider(rng: np.random.Generator, label: Raw, *, seat: float, helmet: bool) -
         jacket.ellipsoid((0.08, 0, seat + 0.36), (0.42, 0.44, 0.74)),
         trousers.ellipsoid((0.12, 0.15, seat - 0.28), (0.32, 0.16, 0.80)),
         trousers.ellipsoid((0.12, -0.15, seat - 0.28), (0.32, 0.16, 0.80)),
-        jacket.ellipsoid((0.34, 0.24, seat + 0.34), (0.50, 0.11, 0.28)),
-        jacket.ellipsoid((0.34, -0.24, seat + 0.34), (0.50, 0.11, 0.28)),
+        jacket.ellipsoid((0.32, 0.20, seat + 0.38), (0.52, 0.11, 0.32)),
+        jacket.ellipsoid((0.32, -0.20, seat + 0.38), (0.52, 0.11, 0.32)),
         head,
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.synth.labels import Raw
-from pipeline.synth.parts import Brush, Color, Part, varied
+from pipeline.synth.parts import Brush, Color, Part, place, varied
 from pipeline.synth.surfaces import Surface
 
 GREENS: tuple[Color, ...] = (
@@ -14,13 +14,14 @@ GREENS: tuple[Color, ...] = (
     (0.13, 0.28, 0.12),
     (0.34, 0.42, 0.16),
 )
+GRASSES: tuple[Color, ...] = ((0.21, 0.31, 0.09), (0.26, 0.33, 0.12))
 BARKS: tuple[Color, ...] = ((0.34, 0.26, 0.19), (0.26, 0.21, 0.17), (0.42, 0.36, 0.30))
 
 
 def tree(rng: np.random.Generator) -> list[Part]:
     """A broad tree or a slender one, its lowest leaves often within the LiDAR's view."""
     slender = rng.random() < 0.25
-    trunk_height = rng.uniform(1.6, 3.4)
+    trunk_height = rng.uniform(1.3, 2.8)
     radius = rng.uniform(0.10, 0.30)
     spread, crown = (
         (rng.uniform(1.4, 2.2), rng.uniform(5, 8))
@@ -36,7 +37,7 @@ def tree(rng: np.random.Generator) -> list[Part]:
     parts = [
         bark.cylinder((0, 0, -0.1), radius=radius, height=trunk_height + 0.35 * crown + 0.1),
         bark.tapered((0, 0, 0.1), (2.9 * radius, 2.9 * radius, 0.4), top=(0.6, 0.6)),
-        leaf.foliage((0, 0, top), (spread, spread, crown), filled=0.30, cell_m=0.20),
+        leaf.foliage((0, 0, top), (spread, spread, crown), filled=0.26, cell_m=0.13),
     ]
     if not slender:
         for angle in rng.uniform(0, 2 * np.pi) + np.array([0, 2.1, 4.2]):
@@ -44,7 +45,7 @@ def tree(rng: np.random.Generator) -> list[Part]:
             x, y = 0.36 * spread * np.cos(angle), 0.36 * spread * np.sin(angle)
             z = top + rng.uniform(-0.28, 0.2) * crown
             parts.append(
-                leaf.foliage((x, y, z), (size, size, 0.6 * size + 0.8), filled=0.30, cell_m=0.20)
+                leaf.foliage((x, y, z), (size, size, 0.6 * size + 0.8), filled=0.26, cell_m=0.13)
             )
     return parts
 
@@ -52,7 +53,7 @@ def tree(rng: np.random.Generator) -> list[Part]:
 def bush(rng: np.random.Generator) -> list[Part]:
     """A shrub that starts at the ground."""
     leaf = Brush(label=Raw.VEGETATION, surface=Surface.LEAF, color=varied(rng, GREENS, 0.12))
-    width, height = rng.uniform(0.8, 2.2), rng.uniform(0.7, 2.0)
+    width, height = rng.uniform(1.0, 3.0), rng.uniform(0.8, 2.6)
     return [
         leaf.foliage((0, 0, 0.42 * height), (width, width, height), filled=0.5, cell_m=0.12),
         leaf.foliage(
@@ -62,6 +63,23 @@ def bush(rng: np.random.Generator) -> list[Part]:
             cell_m=0.12,
         ),
     ]
+
+
+def thicket(rng: np.random.Generator, *, length: float) -> list[Part]:
+    """Wild shrubs in a row along x, as high as a man or higher."""
+    parts: list[Part] = []
+    x = -length / 2
+    while x < length / 2:
+        parts += place(bush(rng), x=x, y=float(rng.uniform(-0.8, 0.8)))
+        x += rng.uniform(0.9, 2.0)
+    return parts
+
+
+def mound(rng: np.random.Generator) -> list[Part]:
+    """A low grassy rise."""
+    grass = Brush(label=Raw.TERRAIN, surface=Surface.GRASS, color=varied(rng, GRASSES, 0.08))
+    width, length = rng.uniform(5, 12, 2)
+    return [grass.ellipsoid((0, 0, 0), (length, width, rng.uniform(0.5, 1.8)))]
 
 
 def hedge(rng: np.random.Generator, *, length: float) -> list[Part]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.synth.deck import Deck
 from pipeline.synth.surfaces import Surface
 
 Floats = NDArray[np.float32]
@@ -158,6 +159,11 @@ class Street:
         marked = (surface == Surface.ASPHALT) & self._is_marked(s, t)
         return np.where(marked, np.uint8(Surface.MARKING), surface), raised
 
+    def level_m(self, s: float, t: float) -> float:
+        """Height of the ground at one place, metres."""
+        _, raised = self.cover(np.array([s], np.float32), np.array([t], np.float32))
+        return self.kerb_m if raised[0] else 0.0
+
     @staticmethod
     def _lot_zone(
         side: Side, s: Floats, zone: NDArray[np.intp]
@@ -173,14 +179,15 @@ class Street:
 
 
 SIGNS = (1, -1)
-LOT_SHARES = {
-    Lot.HOUSE: 0.36,
-    Lot.BLOCK: 0.18,
-    Lot.PARK: 0.16,
-    Lot.CARPARK: 0.11,
-    Lot.PLAZA: 0.09,
-    Lot.SIDE_STREET: 0.10,
+LOT_COUNTS = {
+    Lot.HOUSE: 4,
+    Lot.BLOCK: 1,
+    Lot.PARK: 2,
+    Lot.CARPARK: 1,
+    Lot.PLAZA: 1,
+    Lot.SIDE_STREET: 1,
 }
+STRIP_COUNTS = {Surface.PARKING: 4, Surface.ASPHALT: 2, Surface.GRASS: 3, Surface.GRAVEL: 1}
 LOT_LENGTH_M = {
     Lot.HOUSE: (12, 20),
     Lot.BLOCK: (14, 26),
@@ -208,7 +215,7 @@ def plan_street(rng: np.random.Generator, *, begin: float, end: float) -> Street
         end: s of its other end, metres.
 
     Returns:
-        The street; every kind of lot occurs on it before any is repeated too often.
+        The street.
     """
     line = CentreLine(
         amplitude_m=(rng.uniform(4, 16), rng.uniform(0.3, 1.5)),
@@ -228,31 +235,27 @@ def plan_street(rng: np.random.Generator, *, begin: float, end: float) -> Street
 
 def _plan_side(rng: np.random.Generator, begin: float, end: float) -> Side:
     bounds, kinds = [begin], list[Lot]()
-    deck: list[Lot] = []
+    lots, strips = Deck(rng, LOT_COUNTS), Deck(rng, STRIP_COUNTS)
     while bounds[-1] < end:
-        if not deck:
-            # Dealt like cards: a short street, too, sees every kind.
-            counts = [max(1, round(10 * share)) for share in LOT_SHARES.values()]
-            deck = [k for k, n in zip(LOT_SHARES, counts, strict=True) for _ in range(n)]
-            rng.shuffle(deck)
-        kind = deck.pop()
+        kind = lots.draw()
         bounds.append(bounds[-1] + float(rng.uniform(*LOT_LENGTH_M[kind])))
         kinds.append(kind)
-    covers, raised = zip(*(_cover_lot(rng, kind) for kind in kinds), strict=True)
+    covers, raised = zip(*(_cover_lot(rng, kind, strips) for kind in kinds), strict=True)
     return Side(
         bounds=np.array(bounds),
         kind=np.array(kinds, np.uint8),
         covers=np.array(covers, np.uint8),
         raised=np.array(raised, np.bool_),
-        setback_m=np.array([rng.uniform(2.5, 6) if k is Lot.HOUSE else 0.0 for k in kinds]),
+        setback_m=np.array([rng.uniform(3.5, 9) if k is Lot.HOUSE else 0.0 for k in kinds]),
     )
 
 
-def _cover_lot(rng: np.random.Generator, kind: Lot) -> tuple[list[Surface], list[bool]]:
+def _cover_lot(
+    rng: np.random.Generator, kind: Lot, strips: Deck[Surface]
+) -> tuple[list[Surface], list[bool]]:
     if kind is Lot.SIDE_STREET:
         return [Surface.ASPHALT] * 4, [False] * 4
-    strips = [Surface.PARKING, Surface.ASPHALT, Surface.GRASS, Surface.GRAVEL]
-    strip = strips[rng.choice(4, p=[0.50, 0.28, 0.12, 0.10])]
+    strip = strips.draw()
     # A lowered kerb (a drive, an old village street) leaves only colour to tell sidewalk from road.
     is_raised = bool(rng.random() < 0.7)
     soft = strip is Surface.GRASS

@@ -42,7 +42,7 @@ class Hits:
     """(K,) 0 for stuff."""
 
 
-class _First(NamedTuple):
+class FirstSolids(NamedTuple):
     """The nearest meeting so far of every ray; narrowed in place."""
 
     depth: Floats
@@ -70,7 +70,23 @@ def trace(grid: RayGrid, solids: Solids, windows: Windows, street: Street) -> Hi
     Returns:
         The first meeting of every ray that meets something within the grid's reach.
     """
-    first = _First(
+    first = first_solids(grid, solids, windows)
+    ground_ray, ground = _trace_ground(grid, street, first)
+    return _gather(grid, solids, first, ground_ray, ground)
+
+
+def first_solids(grid: RayGrid, solids: Solids, windows: Windows) -> FirstSolids:
+    """Cast all rays of a grid at solids, without the ground.
+
+    Args:
+        grid: the rays.
+        solids: the things in reach.
+        windows: where each of them can be met.
+
+    Returns:
+        For every ray the nearest solid within the grid's reach.
+    """
+    first = FirstSolids(
         np.full(grid.shape, np.float32(grid.reach_m)), np.full(grid.shape, NOTHING, np.int32)
     )
     size = np.maximum(windows.row_stop - windows.row_start, 0) * np.maximum(
@@ -86,11 +102,12 @@ def trace(grid: RayGrid, solids: Solids, windows: Windows, street: Street) -> Hi
         passes = (np.cumsum(size[rows]) - 1) // PAIRS_AT_ONCE
         for number in np.unique(passes):
             _trace_pairs(grid, solids, windows, rows[passes == number], first)
-    ground_ray, ground = _trace_ground(grid, street, first)
-    return _gather(grid, solids, first, ground_ray, ground)
+    return first
 
 
-def _trace_window(grid: RayGrid, solids: Solids, windows: Windows, row: int, first: _First) -> None:
+def _trace_window(
+    grid: RayGrid, solids: Solids, windows: Windows, row: int, first: FirstSolids
+) -> None:
     """Test one solid against the rectangle of rays that may meet it."""
     rows = slice(windows.row_start[row], windows.row_stop[row])
     start, stop, width = windows.column_start[row], windows.column_stop[row], grid.shape[1]
@@ -127,7 +144,7 @@ def _local_origin(
 
 
 def _trace_pairs(
-    grid: RayGrid, solids: Solids, windows: Windows, rows: NDArray[np.intp], first: _First
+    grid: RayGrid, solids: Solids, windows: Windows, rows: NDArray[np.intp], first: FirstSolids
 ) -> None:
     """Test many small solids of one shape, each against its window, in one long pass."""
     depth, owner = first.depth.reshape(-1), first.owner.reshape(-1)
@@ -170,7 +187,7 @@ def _local_rays(grid: RayGrid, solids: Solids, pairs: _Meeting) -> tuple[Vectors
 
 
 def _trace_ground(
-    grid: RayGrid, street: Street, first: _First
+    grid: RayGrid, street: Street, first: FirstSolids
 ) -> tuple[NDArray[np.intp], GroundHits]:
     depth, z = first.depth.reshape(-1), grid.direction.z.reshape(-1)
     down = np.minimum(z, np.float32(-1e-4))
@@ -188,7 +205,7 @@ def _trace_ground(
 def _gather(
     grid: RayGrid,
     solids: Solids,
-    first: _First,
+    first: FirstSolids,
     ground_ray: NDArray[np.intp],
     ground: GroundHits,
 ) -> Hits:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipeline.synth.labels import Raw
@@ -96,7 +98,8 @@ def truck(rng: np.random.Generator) -> list[Part]:
     elif kind == "flatbed":
         parts.append(cargo.box((center_x, 0, 1.2), (bed, width, 0.55)))
     else:
-        parts.append(cargo.ellipsoid((center_x, 0, 1.95), (bed * 1.1, width, 1.9)))
+        drum = cargo.wheel((center_x, 0, 1.95), radius=0.95, width=bed)
+        parts.append(replace(drum, yaw=np.pi / 2))
     axles = (front - 1.1, -length / 2 + 2.4, -length / 2 + 1.2)
     return parts + wheels(Raw.TRUCK, axles=axles, track=width - 0.3, radius=0.5, width=0.32)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.synth.camera import Light, draw_light
+from pipeline.synth.deck import Deck
 from pipeline.synth.labels import MOVING, Raw
 from pipeline.synth.parts import Part, Solids, pack, place
 from pipeline.synth.people import bicyclist, motorcyclist, person
@@ -20,6 +21,14 @@ MARGIN_M = 110.0
 """The street goes on beyond both ends of the drive, so that the LiDAR's reach is filled."""
 
 Maker = Callable[[np.random.Generator], list[Part]]
+TRAFFIC: dict[Maker, int] = {
+    car: 6,
+    truck: 2,
+    bus: 1,
+    tractor: 1,
+    motorcyclist: 2,
+    bicyclist: 2,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +44,6 @@ class Mover:
     speed_mps: float
     """Negative: against the direction of s."""
     instance: int
-    foot_m: float
-    """Height of its ground, metres."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +101,19 @@ def solids_at(
     """
     parts: list[Part] = []
     for mover in world.movers:
-        x, y, heading = world.street.line.world_from_street(
-            mover.s + mover.speed_mps * time_s, mover.t
-        )
+        s = mover.s + mover.speed_mps * time_s
+        x, y, heading = world.street.line.world_from_street(s, mover.t)
         if np.hypot(x - center_xy[0], y - center_xy[1]) > reach_m + 10:
             continue
         turned = heading + (np.pi if mover.speed_mps < 0 else 0.0)
-        parts += place(mover.parts, x=x, y=y, z=mover.foot_m, yaw=turned, instance=mover.instance)
+        parts += place(
+            mover.parts,
+            x=x,
+            y=y,
+            z=world.street.level_m(s, mover.t),
+            yaw=turned,
+            instance=mover.instance,
+        )
     standing = world.standing
     away = np.hypot(*(standing.center[:, :2] - np.array(center_xy)).T)
     size = np.hypot(standing.half[:, 0], standing.half[:, 1])
@@ -117,7 +130,7 @@ def _draw_traffic(
 ) -> list[Mover]:
     movers: list[Mover] = []
 
-    def add(maker: Maker, s: float, t: float, speed: float, foot_m: float = 0.0) -> None:
+    def add(maker: Maker, s: float, t: float, speed: float) -> None:
         movers.append(
             Mover(
                 parts=_moving(maker(rng)),
@@ -125,21 +138,21 @@ def _draw_traffic(
                 t=t,
                 speed_mps=speed,
                 instance=first + len(movers),
-                foot_m=foot_m,
             )
         )
 
     # Ahead and behind at the sensors' own speed: in view all the time, and never run into.
-    leaders: list[Maker] = [motorcyclist, bicyclist, car, truck]
-    rng.shuffle(leaders)
-    for maker, s in zip(leaders, (14.0, 27.0, 44.0, -16.0), strict=True):
-        add(maker, s + rng.uniform(-2, 2), -1.75 + rng.uniform(-0.4, 0.4), speed_mps)
-    kinds: list[Maker] = [car, truck, bus, tractor, motorcyclist, bicyclist]
+    riders: list[Maker] = [motorcyclist, bicyclist]
+    rng.shuffle(riders)
+    # Low things first: a truck in front would hide the street on every picture.
+    leaders: tuple[Maker, ...] = (riders[0], riders[1], car, truck, car)
+    for maker, s in zip(leaders, (11.0, 19.0, 30.0, 48.0, -15.0), strict=True):
+        add(maker, s + rng.uniform(-2, 2), -1.75 + rng.uniform(-0.5, 0.5), speed_mps)
+    kinds = Deck(rng, TRAFFIC)
     s, speed = -MARGIN_M, -0.9 * speed_mps
     while s < 2 * length_m + MARGIN_M:
         s += rng.uniform(14, 28)
-        maker = kinds[rng.choice(6, p=[0.42, 0.12, 0.07, 0.05, 0.17, 0.17])]
-        add(maker, s, 1.75 + rng.uniform(-0.25, 0.25), speed)
+        add(kinds.draw(), s, 1.75 + rng.uniform(-0.25, 0.25), speed)
     _add_walkers(rng, street, add, length_m=length_m)
     return movers
 
@@ -153,4 +166,4 @@ def _add_walkers(
         s += rng.uniform(5, 14)
         side = rng.choice((1, -1))
         t = side * (middle + rng.uniform(-0.35, 0.35))
-        add(person, s, t, rng.choice((-1, 1)) * rng.uniform(0.8, 1.6), street.kerb_m)
+        add(person, s, t, rng.choice((-1, 1)) * rng.uniform(0.8, 1.6))

@@ -24,9 +24,12 @@ BASELINE_M = 0.54
 
 
 def settings_of(config: SynthConfig) -> dict[str, object]:
-    """All that decides the bytes, for the marker file; the number of workers does not."""
+    """All that decides a sequence's bytes, for the marker file.
+
+    The number of workers does not, nor which other sequences there are.
+    """
     settings = json.loads(json.dumps(asdict(config)))
-    del settings["workers"]
+    del settings["workers"], settings["sequences"]
     return {"world_version": WORLD_VERSION, **settings}
 
 
