@@ -159,6 +159,13 @@ def test_sequences_without_pictures_labels_or_texts(tmp_path: Path) -> None:
     }
 
 
+def test_an_empty_folder_is_a_missing_one(tmp_path: Path) -> None:
+    folder = write_sequence(tmp_path, "08", images=False)
+    (folder / "image_2").mkdir()
+    (folder / "image_2" / ".DS_Store").write_bytes(b"x")
+    assert list_semkitti(tmp_path, sequences=["08"]).notes == ("sequence 08: no image_2",)
+
+
 def test_gaps_and_frames_that_lie_in_one_folder_only(root: Path) -> None:
     folder = root / "sequences" / "00"
     (folder / "velodyne" / "000009.bin").write_bytes(scan_points().tobytes())

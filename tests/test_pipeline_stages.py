@@ -16,7 +16,7 @@ from cache.schema import GridConfig
 from cache.statistics import RANGE_EDGES_M
 from pipeline.datasets.semkitti import semkitti_table
 from pipeline.problem import ProblemError
-from pipeline.stages.counts import count_labels, count_ranges, count_visible
+from pipeline.stages.counts import count_labels, count_ranges
 from pipeline.stages.images import decode_rgb
 from pipeline.stages.labels import instance_ids, map_labels, training_lut
 from pipeline.stages.read import (
@@ -215,6 +215,12 @@ def test_a_damaged_picture_is_named(damage) -> None:
         decode_rgb(data, file=Path("image_2/000123.png"))
 
 
+def test_a_picture_of_another_format_is_told_apart_from_a_damaged_one() -> None:
+    bitmap = encode(Image.new("RGB", (4, 4)), "bmp")
+    with pytest.raises(DataError, match="neither PNG nor JPEG"):
+        decode_rgb(bitmap, file=FILE)
+
+
 # counts
 
 
@@ -238,9 +244,3 @@ def test_ranges_fall_into_the_bins_of_the_statistics() -> None:
     assert counts.tolist() == expected.tolist()
     assert counts[-1] == 2
     assert count_ranges(np.zeros((3, 0), np.float32)).tolist() == [0] * len(RANGE_EDGES_M)
-
-
-def test_a_point_that_two_cameras_see_counts_once() -> None:
-    views = (np.array([0, 2, 3], np.int32), np.array([3, 4], np.int32), np.zeros(0, np.int32))
-    assert count_visible(views, n_points=6) == 4
-    assert count_visible((), n_points=6) == 0

@@ -22,13 +22,13 @@ def missing_facts(files: SequenceFiles) -> list[str]:
     points = set(files.points)
     if not points:
         return [f"no {POINTS}: left out"]
-    facts = [f"no {name}" for name in (LABELS, IMAGES) if name not in files.folders]
+    facts = [f"no {name}" for name, frames in _frames_of(files) if not frames]
     facts += [f"no {name}" for name in _TEXTS if name not in files.texts]
-    for folder, frames in ((LABELS, set(files.labels)), (IMAGES, set(files.images))):
-        if folder in files.folders and points - frames:
-            facts.append(f"scans without {folder}: {frame_ranges(points - frames)}")
-        if frames - points:
-            facts.append(f"{folder} without scan: {frame_ranges(frames - points)}")
+    for folder, frames in _frames_of(files):
+        if frames and points - frames.keys():
+            facts.append(f"scans without {folder}: {frame_ranges(points - frames.keys())}")
+        if frames.keys() - points:
+            facts.append(f"{folder} without scan: {frame_ranges(frames.keys() - points)}")
     gaps = set(range(min(points), max(points))) - points
     if gaps:
         facts.append(f"gaps in the frame numbers: {frame_ranges(gaps)}")
@@ -78,13 +78,17 @@ def missing_problems(files: SequenceFiles, *, published_scans: int | None) -> li
     return problems
 
 
+def _frames_of(files: SequenceFiles) -> tuple[tuple[str, dict[int, Path]], ...]:
+    return (LABELS, files.labels), (IMAGES, files.images)
+
+
 def _missing_folders(files: SequenceFiles) -> list[Problem]:
-    missing = [name for name in (LABELS, IMAGES) if name not in files.folders]
+    missing = [name for name, frames in _frames_of(files) if not frames]
     missing += [name for name in _TEXTS if name not in files.texts]
     return [
         Problem(
             file=files.folder / name,
-            found="nothing",
+            found="no files" if name in files.folders else "nothing",
             expected=_USE[name],
             remedy="Prepare works without it.",
             severity="error" if name == "calib.txt" and files.images else "note",
@@ -95,8 +99,9 @@ def _missing_folders(files: SequenceFiles) -> list[Problem]:
 
 def _unpaired(files: SequenceFiles) -> list[Problem]:
     problems = []
-    for folder, frames, suffix in ((LABELS, files.labels, "label"), (IMAGES, files.images, "png")):
-        lacking = [f for f in files.points if f not in frames] if folder in files.folders else []
+    for folder, frames in _frames_of(files):
+        suffix = "label" if folder == LABELS else "png"
+        lacking = [frame for frame in files.points if frames and frame not in frames]
         for frame in lacking:
             file = files.folder / folder / f"{frame:06d}.{suffix}"
             problems.append(_note(file, "nothing", f"one for {files.points[frame]}", _WITHOUT))

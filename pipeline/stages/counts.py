@@ -36,16 +36,3 @@ def count_ranges(xyz: NDArray[np.float32]) -> NDArray[np.int64]:
     range_m = np.sqrt(np.einsum("an,an->n", xyz, xyz))
     bins = np.minimum(range_m / np.float32(bin_m), n_bins - 1).astype(np.int64)
     return np.bincount(bins, minlength=n_bins).astype(np.int64, copy=False)
-
-
-def count_visible(point_indices: tuple[NDArray[np.int32], ...], *, n_points: int) -> int:
-    """Points that at least one camera sees.
-
-    Args:
-        point_indices: per camera (M,) rows among the kept points.
-        n_points: N, the kept points.
-    """
-    seen = np.zeros(n_points, bool)
-    for point_index in point_indices:
-        seen[point_index] = True
-    return int(np.count_nonzero(seen))

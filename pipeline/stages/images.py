@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.problem import Problem, ProblemError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FORMATS = ("PNG", "JPEG")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # What Pillow raises for damaged bytes; nothing is read from the disk here.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -35,22 +36,17 @@ def decode_rgb(data: bytes, *, file: Path) -> NDArray[np.uint8]:
         ProblemError: the bytes are no whole picture.
     """
     try:
-        with warnings.catch_warnings(), Image.open(BytesIO(data)) as image:
+        with warnings.catch_warnings(), Image.open(BytesIO(data), formats=_FORMATS) as image:
             # A picture of more than 89 million pixels is none of a car's camera: refuse it.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             pixels = _as_rgb(image)
         if data.startswith(_PNG_SIGNATURE):
             _require_whole_png(data)
         return pixels
+    except UnidentifiedImageError as error:
+        raise _damaged(data, file, "neither PNG nor JPEG") from error
     except (*_DAMAGED, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"{len(data)} bytes that do not decode ({error})",
-                expected="a whole PNG or JPEG picture",
-                remedy="The file is truncated or damaged: copy or download it again.",
-            )
-        ) from error
+        raise _damaged(data, file, str(error)) from error
 
 
 def _require_whole_png(data: bytes) -> None:
@@ -78,3 +74,14 @@ def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:
         grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _damaged(data: bytes, file: Path, reason: str) -> ProblemError:
+    return ProblemError(
+        Problem(
+            file=file,
+            found=f"{len(data)} bytes that do not decode ({reason})",
+            expected="a whole PNG or JPEG picture",
+            remedy="The file is truncated or damaged: copy or download it again.",
+        )
+    )
