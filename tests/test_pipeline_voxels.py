@@ -90,8 +90,8 @@ def test_voxels_of_the_recorded_frame(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(("case", "grid"), [("case_g4", SEMKITTI), ("case_g6", NUSCENES)])
-def test_voxels_of_the_recorded_generated_scans(shared: Path, case: str, grid: GridConfig) -> None:
-    folder = shared / "golden_generated" / case
+def test_voxels_of_the_recorded_generated_scans(case: str, grid: GridConfig) -> None:
+    folder = Path(__file__).parent / "data" / "golden_generated" / case
     inputs, golden = np.load(folder / "inputs.npz"), np.load(folder / "voxels.npz")
     for scan in range(int(inputs["batch_idx"].max()) + 1):
         rows = inputs["batch_idx"] == scan
