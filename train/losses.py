@@ -158,8 +158,8 @@ def lovasz_softmax(probs: Tensor, labels: Tensor, count: Tensor) -> Tensor:
     Args:
         probs: (K, C).
         labels: (K,) int64 in 0..C-1.
-        count: (K,) how many points each row stands for; 0 leaves it out. Exact, since equal points are
-            neighbours in the sorted order, where their terms add up to one.
+        count: (K,) points that each row stands for; 0 leaves it out. Exact, since equal points
+            are neighbours in the sorted order, where their terms add up to one.
 
     Returns:
         (); 0 with zero gradient when no row counts.

@@ -1,0 +1,343 @@
+"""The networks equal the recorded numbers of the published code.
+
+Limits are those of the recordings' README.md files: where these differ, float32 takes the wider
+(real images are noisier than generated ones) and float64 the sharper one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import FOLDERS, Recording, Replay, as_array, named_noise, replay, voxel_pieces
+from golden_torchsparse_checks import *  # noqa: F403 - the other two networks' tests
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.statistics import class_weights
+from pass2d_models.encoder3d import point_features
+from pass2d_models.geometry import build_geometry
+from pass2d_models.hierarchy import as_scale_voxels
+from pass2d_models.network import Targets
+from pass2d_models.published_names import published_name
+from pass2d_models.voxels import piece_label_counts, voxel_labels
+from train.losses import lovasz_softmax, segmentation_losses
+
+CASES = Recording.find_all()
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+LIMITS = {
+    torch.float32: {
+        "features": 5e-5,
+        "logits": 1e-4,
+        "logits_255": 5e-4,
+        "layers": 5e-4,
+        "image": 2e-2,
+        "total": 1e-5,
+        "loss": 1e-4,
+        "after_step": 1e-4,
+        "gradient": 5e-2,
+        "gradient_median": 1e-3,
+        "dot_median": 1e-3,
+        "norm": 1e-3,
+        "statistics": 5e-4,
+        "step": 5e-2,
+    },
+    torch.float64: {
+        "features": 5e-6,
+        "logits": 2e-6,
+        "logits_255": 2e-6,
+        "layers": 5e-6,
+        "image": 2e-6,
+        "total": 1e-7,
+        "loss": 2e-7,
+        "after_step": 1e-6,
+        "gradient": 1e-4,
+        "gradient_median": 1e-6,
+        "dot_median": 1e-6,
+        "norm": 1e-6,
+        "statistics": 1e-6,
+        "step": 1e-4,
+    },
+}
+
+RUNS = [
+    pytest.param(
+        (case, device, dtype),
+        id=f"{case.name}-{device}-{str(dtype).removeprefix('torch.')}",
+        marks=[pytest.mark.gpu] if device == "cuda" else [],
+    )
+    for case in CASES
+    for dtype in ([torch.float32, torch.float64] if case.runs_in_float64 else [torch.float32])
+    # the GPU's sparse convolutions know no float64
+    for device in (["cpu", "cuda"] if dtype == torch.float32 else ["cpu"])
+]
+
+
+@pytest.fixture(autouse=True)
+def _plain_float32() -> Iterator[None]:
+    """The limits hold without TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request: pytest.FixtureRequest) -> Replay:
+    case, device, dtype = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return _cached_run(case, device, dtype)
+
+
+@lru_cache(maxsize=2)
+def _cached_run(case: Recording, device: str, dtype: torch.dtype) -> Replay:
+    return replay(case, device, dtype)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Recording:
+    return request.param
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+def distance(ours: NDArray[Any], recorded: NDArray[Any]) -> float:
+    """Largest distance over the recording's root mean square."""
+    recorded = recorded.astype(np.float64)
+    assert ours.shape == recorded.shape
+    return float(np.abs(ours - recorded).max() / np.sqrt(np.mean(recorded**2)))
+
+
+def relative(ours: float | Tensor, recorded: float) -> float:
+    return abs(float(ours) - recorded) / abs(recorded)
+
+
+def logits_limit(run: Replay) -> float:
+    is_raw = run.case.inputs["points"][:, 3].max() > 1  # 0..255: rounding weighs more
+    return LIMITS[run.dtype]["logits_255" if is_raw else "logits"]
+
+
+def test_normalised_image_is_the_recorded_one(case: Recording) -> None:
+    ours = case.images[:, :, ::16, ::16].numpy()
+    np.testing.assert_allclose(ours, case.inputs["normalised_image_slice"], rtol=0, atol=1e-6)
+
+
+def test_voxels_are_exact(case: Recording, device: str) -> None:
+    for voxels in as_scale_voxels(voxel_pieces(case, device)):
+        recorded = case.voxels[f"scale{voxels.scale}_coors_bzyx"]
+        np.testing.assert_array_equal(voxels.coords.cpu().numpy(), recorded)
+        inverse = case.voxels[f"scale{voxels.scale}_coors_inv"]
+        np.testing.assert_array_equal(voxels.inverse.cpu().numpy(), inverse)
+
+
+def test_voxel_labels_are_exact(case: Recording, device: str) -> None:
+    levels = voxel_pieces(case, device)
+    labels = torch.from_numpy(case.inputs["labels"].astype(np.int64)).to(device)
+    counts = piece_label_counts(levels, labels, n_classes=case.config["num_classes"])
+    checked = 0
+    for level, count in zip(levels, counts, strict=True):
+        recorded = case.voxels.get(f"scale{level.scale}_voxel_label")
+        if recorded is not None:
+            np.testing.assert_array_equal(voxel_labels(level, count).cpu().numpy(), recorded)
+            checked += 1
+    assert checked
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_input_feature(case: Recording, device: str, dtype: torch.dtype) -> None:
+    levels, batch = voxel_pieces(case, device), case.batch(device)
+    geometry = build_geometry(
+        batch.points, levels=levels, grid=case.grid, n_scans=len(batch.offsets) - 1, head_level=1
+    )
+    ours = np.empty((len(batch.points), 10))
+    ours[levels[0].order.cpu().numpy()] = as_array(point_features(geometry, dtype=dtype))
+    recorded = case.forward["input_feature_10"]
+    np.testing.assert_allclose(ours, recorded, rtol=0, atol=LIMITS[dtype]["features"])
+
+
+def test_logits(run: Replay) -> None:
+    recorded = run.case.forward
+    limit = logits_limit(run)
+    assert distance(run.evaluation.logits, recorded["eval_logits"]) <= limit
+    assert distance(run.calibrated.logits, recorded["bncal_eval_logits"]) <= limit
+    names = [name for name in recorded if name.startswith("train_logits")]
+    assert names
+    for name in names:
+        step = int(name.partition("_every")[2] or 1)
+        assert distance(run.training.logits[::step], recorded[name]) <= limit
+
+
+@pytest.mark.parametrize("kind", ["eval", "bncal"])
+def test_layers(run: Replay, kind: str) -> None:
+    recorded, limit = run.case.forward, LIMITS[run.dtype]["layers"]
+    layers = (run.evaluation if kind == "eval" else run.calibrated).layers
+    assert len(layers) == len(run.case.config["scale_list"])
+    for i, layer in enumerate(layers):
+        facts = run.case.scalars["array_summaries"][f"{kind}_layer{i}"]
+        assert len(layer) == facts["rows"]
+        rows = recorded[f"{kind}_layer{i}_pts_feat_rows"]
+        assert distance(layer[:: facts["row_step"]], rows) <= limit
+        assert distance(layer.mean(0), recorded[f"{kind}_layer{i}_channel_mean"]) <= limit
+        assert distance(layer.std(0), recorded[f"{kind}_layer{i}_channel_std"]) <= limit
+
+
+def test_image_features(run: Replay) -> None:
+    for scale, rows in run.training.images.items():
+        recorded = run.case.forward[f"train_img_scale{scale}_rows"]
+        step = -(-len(rows) // len(recorded))
+        facts = run.case.scalars["array_summaries"].get(f"train_img_scale{scale}", {})
+        ours = rows[:: facts.get("row_step", step)]
+        assert distance(ours, recorded) <= LIMITS[run.dtype]["image"]
+
+
+RECORDED_PARTS = {
+    "scale_idx{i}_seg_loss_3d_ce": "voxel_ce_{i}",
+    "scale_idx{i}_seg_loss_3d_lovasz": "voxel_lovasz_{i}",
+    "scale_idx{i}_seg_loss_2d_ce": "fused_ce_{i}",
+    "scale_idx{i}_seg_loss_2d_lovasz": "fused_lovasz_{i}",
+    "scale_idx{i}_xm_loss": "xm_{i}",
+}
+
+
+def main_losses(loss: Any) -> dict[str, Tensor]:
+    """By recorded name."""
+    return {
+        "loss": loss.total.detach(),
+        "loss_main_ce": loss.parts["main_ce"],
+        "loss_main_lovasz": loss.parts["main_lovasz"],
+    }
+
+
+def check_losses(ours: dict[str, Tensor], recorded: dict[str, Any], run: Replay) -> None:
+    for name, value in ours.items():
+        limit = LIMITS[run.dtype]["total" if name == "loss" else "loss"]
+        assert relative(value, recorded[name]["f64"]) <= limit, name
+
+
+def test_evaluation_losses(run: Replay) -> None:
+    check_losses(main_losses(run.evaluation.loss), run.case.scalars["eval_losses"], run)
+    check_losses(main_losses(run.calibrated.loss), run.case.scalars["bncal_eval_losses"], run)
+
+
+def test_training_losses(run: Replay) -> None:
+    ours, parts = main_losses(run.training.loss), run.training.loss.parts
+    for i in range(len(run.case.config["scale_list"])):
+        for theirs, name in RECORDED_PARTS.items():
+            ours[theirs.format(i=i)] = parts[name.format(i=i)]
+        for kind in ("3d", "2d"):
+            whole = f"scale_idx{i}_seg_loss_{kind}"
+            ours[whole] = ours[f"{whole}_ce"] + ours[f"{whole}_lovasz"]
+    ours["img_seg_loss_final_ce"] = parts["image_ce"]
+    ours["img_seg_loss_final_lovasz"] = parts["image_lovasz"]
+    ours["img_seg_loss_final"] = parts["image_ce"] + parts["image_lovasz"]
+    check_losses(ours, run.case.scalars["train_losses"], run)
+
+
+def test_losses_with_tied_voxels_ignored(run: Replay) -> None:
+    """Recorded for implementations that break ties otherwise: one more look at the voxel labels."""
+    scales = [1, *run.case.config["scale_list"][:-1]]
+    weights = run.case.class_weights(run.device)
+    for i, (scale, block) in enumerate(zip(scales, run.training.segmentation.blocks, strict=True)):
+        label = run.case.voxels[f"scale{scale}_voxel_label"].astype(np.int64)
+        label[run.case.voxels[f"scale{scale}_voxel_label_tied"]] = 0
+        targets = Targets(label=torch.from_numpy(label).to(run.device))
+        with torch.no_grad():
+            ce, lovasz = segmentation_losses(block.voxel_logits, targets, weights)
+        recorded = run.case.scalars["train_losses"][f"scale_idx{i}_seg_loss_3d_ties_ignored"]
+        assert relative(ce + lovasz, recorded["f64"]) <= LIMITS[run.dtype]["loss"]
+
+
+def test_gradients(run: Replay) -> None:
+    limits, recorded = LIMITS[run.dtype], run.case.gradients["parameters"]
+    assert run.gradients.keys() == recorded.keys()
+    norms, dots = [], []
+    for name, gradient in run.gradients.items():
+        facts = recorded[name]
+        dot = float((gradient * named_noise(f"dot:{name}", gradient.shape)).sum())
+        norms.append(relative(float(np.linalg.norm(gradient)), facts["l2"]))
+        dots.append(abs(dot - facts["dot"]) / facts["l2"])
+        assert norms[-1] <= limits["gradient"], name
+        if run.dtype == torch.float64:
+            assert dots[-1] <= limits["gradient"], name
+    assert np.median(norms) <= limits["gradient_median"]
+    assert np.median(dots) <= limits["dot_median"]
+    total = run.case.scalars["grad_total_norm"]["f64"]
+    assert relative(run.gradient_norm, total) <= limits["norm"]
+
+
+def test_batchnorm_statistics(run: Replay) -> None:
+    recorded = run.case.gradients["batchnorm_after_train_forward"]
+    assert run.statistics.keys() == recorded.keys()
+    for name, values in run.statistics.items():
+        limit = LIMITS[run.dtype]["statistics"] * recorded[name]["l2"]
+        assert abs(np.linalg.norm(values) - recorded[name]["l2"]) <= limit, name
+        dot = float((values * named_noise(f"dot:{name}", values.shape)).sum())
+        assert abs(dot - recorded[name]["dot"]) <= limit, name
+
+
+def test_one_step_of_sgd(run: Replay) -> None:
+    limits, recorded = LIMITS[run.dtype], run.case.gradients["parameters"]
+    for name, change in run.step_changes.items():
+        assert relative(change, recorded[name]["sgd_step_l2"]) <= limits["step"], name
+    losses = run.case.scalars["eval_losses_after_one_sgd_step"]
+    for name, value in main_losses(run.after_step).items():
+        assert relative(value, losses[name]["f64"]) <= limits["after_step"], name
+
+
+def test_published_names_are_complete_both_ways(case: Recording) -> None:
+    network = case.network("cpu", torch.float32)
+    names = [entry["name"] for entry in case.state_entries]
+    back = [published_name(name) for name in network.state_dict()]
+    buffers = [name for name in names if name.endswith("ce_loss.weight")]
+    assert sorted(map(str, back)) == sorted(set(names) - set(buffers))
+    inference = [published_name(name) for name in network.inference_state()]
+    assert sorted(map(str, inference)) == sorted(
+        n for n in names if n.startswith("model_3d.") and n not in buffers
+    )
+
+
+def small_files() -> Path:
+    """The folder of small recordings beside the cases; skips where there is none."""
+    for folder in FOLDERS:
+        if (folder / "small" / "lovasz.npz").is_file():
+            return folder / "small"
+    pytest.skip("no small/ folder beside the cases")
+
+
+def test_lovasz_value_and_gradient(device: str) -> None:
+    folder = small_files()
+    facts = json.loads((folder / "lovasz.json").read_text())
+    with np.load(folder / "lovasz.npz") as arrays:
+        for name, fact in facts.items():
+            recorded = torch.from_numpy(arrays[f"{name}_probs"])
+            probs = recorded.to(device, torch.float64).requires_grad_()
+            labels = torch.from_numpy(arrays[f"{name}_labels"].astype(np.int64)).to(device)
+            counts = (labels != fact["ignore"]).to(torch.float64)
+            value = lovasz_softmax(probs, labels.clamp(max=probs.shape[1] - 1), counts)
+            value.backward()
+            assert relative(value.detach(), fact["value"]) <= 1e-7
+            assert probs.grad is not None
+            difference = np.abs(as_array(probs.grad) - arrays[f"{name}_grad"])
+            assert difference.max() <= 1e-7
+
+
+def test_class_weights_of_the_published_counts() -> None:
+    recorded = json.loads((small_files() / "class_weights.json").read_text())
+    ours = class_weights(recorded["counts"])
+    known = np.array([float(w) for w in recorded["weights"]])
+    seen = np.isfinite(known)
+    np.testing.assert_allclose(ours[seen], known[seen], rtol=1e-6)
+    assert np.isfinite(ours).all()
