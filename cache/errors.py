@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class Pass2DError(Exception):
     """Base of all errors whose message alone tells the user what happened and what to do.
@@ -36,3 +38,8 @@ class ShapeError(Pass2DError, ValueError):
 
     def __init__(self, name: str, *, expected: str, got: object) -> None:
         super().__init__(f"{name} must be {expected}, got {got}")
+        self._rebuild = partial(type(self), name, expected=expected, got=got)
+
+    def __reduce__(self) -> tuple[partial[ShapeError], tuple[()]]:
+        # Exceptions pickle as type(*args), which lacks the keywords; Ray sends errors pickled.
+        return self._rebuild, ()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pipeline_files import CALIB, png, write_sequence
 
+from cache.errors import DataError
 from cache.progress import Silent
 from pipeline.check import check_scan
 from pipeline.datasets.semkitti import check_semkitti, list_semkitti
@@ -115,7 +117,7 @@ def test_what_is_legal_is_a_note(root: Path, tmp_path: Path) -> None:
     (folder / "labels" / "000004.label").unlink()
     (folder / "labels" / "000002.label").write_bytes(b"")
     write_sequence(tmp_path, "02", frames=(), images=False, labels=False, texts=False)
-    problems = check(root, sequences=["01", "02"])
+    problems = [p for p in check(root) if p.file.relative_to(root).parts[1] in ("01", "02")]
     assert {p.severity for p in problems} == {"note"}
     assert {p.file.relative_to(root / "sequences").as_posix() for p in problems} == {
         "01/image_2",
@@ -129,6 +131,20 @@ def test_what_is_legal_is_a_note(root: Path, tmp_path: Path) -> None:
     }
     gaps = [p.found for p in problems if "no scans" in p.found]
     assert gaps == ["no scans 000001-000003 (3 in all)"]
+
+
+def test_a_sequence_without_scans_is_an_error_when_asked_for(root: Path) -> None:
+    shutil.rmtree(root / "sequences" / "08" / "velodyne")
+    assert errors(root) == []
+    found = errors(root, sequences=["00", "08"])
+    assert [p.file for p in found] == [root / "sequences" / "08" / "velodyne"]
+    with pytest.raises(DataError, match="no scans in"):
+        check(root, sequences=["08"])
+
+
+def test_a_wrong_folder_is_refused_as_in_a_listing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the folder is empty"):
+        check(tmp_path)
 
 
 def test_pictures_that_lack_their_calibration_are_an_error(root: Path) -> None:

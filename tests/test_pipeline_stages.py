@@ -83,6 +83,8 @@ def test_a_problem_survives_the_way_through_a_worker() -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.problem == caught.value.problem
     assert str(again) == str(caught.value)
+    shape_error = pickle.loads(pickle.dumps(ShapeError("xyz", expected="(3, N)", got=(2, 5))))
+    assert str(shape_error) == "xyz must be (3, N), got (2, 5)"
 
 
 # volume

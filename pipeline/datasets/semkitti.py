@@ -52,11 +52,8 @@ def list_semkitti(
     """
     chosen = choose_sequences(root, splits=splits, sequences=sequences)
     files = [list_files(name, folder) for name, folder in chosen.items()]
+    _require_scans(root, files, is_each=sequences is not None)
     scans = [scan for s in files for scan in _scans(s, _calibration(s))]
-    empty = [sequence for sequence in files if not sequence.points]
-    if not scans or (sequences is not None and empty):
-        where = ", ".join(str(sequence.folder / POINTS) for sequence in empty[:3])
-        raise DataError(f"{root}: no scans in {where}. Expected files NNNNNN.bin there.")
     facts = [(s.sequence, fact) for s in files for fact in missing_facts(s)]
     return SourceListing(
         info=semkitti_table().info,
@@ -90,11 +87,15 @@ def check_semkitti(
     """
     table = semkitti_table()
     chosen = choose_sequences(root, splits=splits, sequences=sequences)
+    listed = [list_files(name, folder) for name, folder in chosen.items()]
+    _require_scans(root, listed, is_each=False)
     problems: list[Problem] = []
     scans: list[ScanSource] = []
-    for name, folder in chosen.items():
-        files = list_files(name, folder)
-        problems += missing_problems(files, published_scans=table.scan_counts.get(name))
+    for files in listed:
+        n_published = table.scan_counts.get(files.sequence)
+        problems += missing_problems(
+            files, published_scans=n_published, is_asked=sequences is not None
+        )
         try:
             _read_calibration(files)
         except ProblemError as error:
@@ -124,6 +125,14 @@ def choose_sequences(
             )
         return {name: found[name] for name in chosen}
     return {name: found[name] for name in _asked(root, found, splits, sequences)}
+
+
+def _require_scans(root: Path, files: Sequence[SequenceFiles], *, is_each: bool) -> None:
+    """Refuse a folder without any scan, or (``is_each``) with a sequence that has none."""
+    empty = [sequence for sequence in files if not sequence.points]
+    if len(empty) == len(files) or (is_each and empty):
+        where = ", ".join(str(sequence.folder / POINTS) for sequence in empty[:3])
+        raise DataError(f"{root}: no scans in {where}. Expected files NNNNNN.bin there.")
 
 
 def _scans(files: SequenceFiles, matrix: tuple[float, ...] | None) -> list[ScanSource]:

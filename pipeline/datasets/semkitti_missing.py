@@ -46,19 +46,28 @@ def merge_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
-def missing_problems(files: SequenceFiles, *, published_scans: int | None) -> list[Problem]:
+def missing_problems(
+    files: SequenceFiles, *, published_scans: int | None, is_asked: bool
+) -> list[Problem]:
     """Name every file that a sequence lacks and every one that belongs to no scan.
 
     Args:
         files: of the sequence.
         published_scans: scans of this sequence in the whole data set.
+        is_asked: whether it was asked for by name: then it must have scans.
 
     Returns:
-        Notes, as all of it occurs in real data; pictures without a calib.txt are an error.
+        Notes, as all of it occurs in real data, but for pictures without a calib.txt.
     """
     if not files.points:
-        found = "no NNNNNN.bin" if POINTS in files.folders else "no such folder"
-        return [_note(files.folder / POINTS, found, "scans", "The sequence is left out.")]
+        problem = Problem(
+            file=files.folder / POINTS,
+            found="no NNNNNN.bin" if POINTS in files.folders else "nothing",
+            expected="scans",
+            remedy="The sequence is left out.",
+            severity="error" if is_asked else "note",
+        )
+        return [problem]
     problems = [*_missing_folders(files), *_unpaired(files)]
     n_scans = len(files.points)
     gaps = set(range(min(files.points), max(files.points))) - set(files.points)
