@@ -163,6 +163,8 @@ def remarks(report: EvalReport) -> tuple[str, ...]:
         f"{report.scans / max(report.seconds, 1e-9):.2f} scans/s.",
         "official: every labelled point counts, one without a prediction is a miss. seed: as the "
         "published code, only points in the volume with a prediction other than 0 count.",
+        "accuracy: of the points with a prediction, as the SemanticKITTI tools; misses counted: of "
+        "all labelled points.",
     ]
     if report.outside == "nearest":
         gain = 100 * (best.official.miou - best.miou_outside_ignored)
@@ -196,7 +198,7 @@ def _table(
     for place, row in enumerate(rows):
         color = colors[place] if colors else None
         mark = Text("■ ", style=f"rgb({color[0]},{color[1]},{color[2]})") if color else Text("")
-        result.add_row(mark + Text(row[0]), *row[1:], end_section=row is rows[-2:][0])
+        result.add_row(mark + Text(row[0]), *row[1:], end_section=bool(colors) and row is rows[-2])
     return result
 
 
