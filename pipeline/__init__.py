@@ -1,1 +1,1 @@
-"""Offline: raw data set in, cache out. Runs the stages over shards of scans; never imports torch."""
+"""Offline: raw data set in, cache out. Runs the stages over shards of scans; imports no torch."""

@@ -27,7 +27,9 @@ def voxelize(
     """Hash the points of a scan at several scales.
 
     A scale whose cells are exactly pairs, fours, ... of an earlier one's is derived from that one's
-    voxels, which are half as many as the points; the others are computed from the points.
+    voxels, which are half as many as the points; the others are computed from the points. Measured:
+    17 ms of CPU for five scales of a real scan of 123,000 points (bench/bench_stages.py), 583 ms
+    with a unique over rows and a table of votes.
 
     Args:
         xyz: (3, N) metres, strictly inside the grid's volume.
