@@ -1,30 +1,24 @@
 """The `pass2d` command: read options, call one function, print, set the exit code.
 
-Nothing heavy is imported here before a command needs it: `--help` answers at once. Results go to
-standard output, news and progress to standard error, so that `--json` can be piped.
+Nothing heavy is imported here before a command needs it: `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache.errors import ConfigError, DataError, Pass2DError
+from cache.errors import ConfigError
+from cache.progress import format_bytes
+from cli_console import Console, clear_errors, print_json, print_rich
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichBars
-    from rich.progress import TaskID
+    from pipeline.options import PrepareConfig
+    from pipeline.problem import Problem
+    from pipeline.source import SourceListing
 
 app = typer.Typer(
     name="pass2d",
@@ -35,150 +29,6 @@ app = typer.Typer(
 )
 prepare_app = typer.Typer(no_args_is_help=True, help="Turn a raw data set into a cache.")
 app.add_typer(prepare_app, name="prepare")
-
-PLAIN_SECONDS = 5.0
-"""On a pipe, a line about progress at most this often."""
-
-
-class Console:
-    """Shows progress: a moving bar on a terminal, plain lines on a pipe."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._bars: RichBars | None = None
-        self._task: TaskID | None = None
-        self._title, self._unit, self._total = "", "", 0
-        self._done, self._nbytes = 0, 0
-        self._started = self._last_line = time.monotonic()
-
-    def start(self, title: str, *, total: int, unit: str) -> None:
-        """Begin a phase; the last one is closed."""
-        self.close()
-        self._title, self._unit, self._total, self._done, self._nbytes = title, unit, total, 0, 0
-        self._started = self._last_line = time.monotonic()
-        if self._is_terminal:
-            from rich.console import Console as RichConsole
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[news]}"),
-            )
-            self._bars = Progress(*columns, console=RichConsole(stderr=True), transient=True)
-            self._bars.start()
-            self._task = self._bars.add_task(title, total=total, news="")
-
-    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
-        """Count work that is done."""
-        self._done += count
-        self._nbytes += nbytes
-        now = time.monotonic()
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=self._done, news=self._news())
-        elif now - self._last_line >= PLAIN_SECONDS or self._done == self._total:
-            self._last_line = now
-            self._line(f"{self._title}: {self._news()}")
-
-    def say(self, text: str) -> None:
-        """Print one line above the bar."""
-        if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            self._line(text)
-
-    def close(self) -> None:
-        """Take the bar away and leave its last state as a line."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = self._task = None
-            self._line(f"{self._title}: {self._news()}")
-
-    def _news(self) -> str:
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        rate = self._done / seconds
-        parts = [f"{self._done}/{self._total} {self._unit}", f"{rate:.1f} {self._unit}/s"]
-        if self._nbytes:
-            parts.append(format_bytes(self._nbytes))
-        if 0 < self._done < self._total:
-            parts.append(f"ETA {format_seconds((self._total - self._done) / rate)}")
-        return ", ".join(parts)
-
-    def _line(self, text: str) -> None:
-        typer.echo(text, err=True)
-
-
-def format_bytes(count: float) -> str:
-    """1536 -> '1.5 KiB'."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def format_seconds(seconds: float) -> str:
-    """3725 -> '1:02:05'."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-MENDABLE = {
-    errno.ENOSPC: "free some space or choose another folder",
-    errno.EDQUOT: "free some space or choose another folder",
-    errno.EACCES: "check the permissions or choose another folder",
-    errno.EPERM: "check the permissions or choose another folder",
-    errno.EROFS: "choose a folder on a writable disk",
-    errno.ENOENT: "check the path",
-    errno.ENOTDIR: "a folder is expected there",
-    errno.EISDIR: "a file is expected there",
-    errno.EIO: "the disk reports a fault: check it",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.EEXIST: "something of that name is already there",
-}
-"""What to do about an error of the operating system; others are bugs and show their traceback."""
-
-
-@contextmanager
-def clear_errors(console: Console | None = None) -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 1; Ctrl-C into exit code 130."""
-    try:
-        yield
-    except Pass2DError as error:
-        _stop(console, f"error: {error}", 1, error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _stop(console, f"error: {where}{error.strerror}: {MENDABLE[error.errno]}", 1, error)
-    except KeyboardInterrupt as error:
-        _stop(console, "interrupted: what was finished is kept", 130, error)
-    finally:
-        if console is not None:
-            console.close()
-
-
-def _stop(console: Console | None, text: str, code: int, cause: BaseException) -> None:
-    if console is not None:
-        console.close()
-    typer.echo(" ".join(text.split("\n")), err=True)
-    raise typer.Exit(code) from cause
-
-
-def _print_json(document: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
-
-
-def _print_rich(*renderables: object) -> None:
-    from rich.console import Console as RichConsole
-
-    screen = RichConsole(width=None if sys.stdout.isatty() else 120)
-    for renderable in renderables:
-        screen.print(renderable)
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:
@@ -239,7 +89,7 @@ def synth_command(
         )
         summary = generate(out, config, console)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "out": str(summary.out),
                 "scans_written": summary.scans_written,
@@ -254,6 +104,107 @@ def synth_command(
         f"{summary.points:,} points, {format_bytes(summary.nbytes)}\n"
         f"next: pass2d prepare semkitti --root {summary.out} --cache cache/"
     )
+
+
+@prepare_app.command("semkitti")
+def semkitti_command(
+    root: Annotated[
+        Path,
+        typer.Option(help="SemanticKITTI, its dataset/ or its sequences/.", resolve_path=True),
+    ],
+    cache_root: Annotated[
+        Path,
+        typer.Option(
+            "--cache", help="Cache folder; the data goes to semkitti/.", resolve_path=True
+        ),
+    ] = Path("cache"),
+    splits: Annotated[str, typer.Option(help="Any of train,val,test.")] = "train,val,test",
+    sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 00,08.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many scans.", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Ray workers, one per CPU if left out; 0: no Ray.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Join this Ray cluster, e.g. auto or host:6379.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="speed, or size: smaller, slower to read.")
+    ] = "speed",
+    check: Annotated[
+        bool, typer.Option("--check", help="Read all files, name every faulty one, write nothing.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would run and why, write nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prepare SemanticKITTI: projections, labels, pictures, voxel hashes, counts."""
+    from pipeline.datasets.semkitti import check_semkitti, list_semkitti
+    from pipeline.options import PrepareConfig
+
+    console = Console()
+    with clear_errors(console):
+        chosen_splits, chosen = _words(splits) or (), _words(sequences)
+        if check:
+            found = check_semkitti(
+                root, splits=chosen_splits, sequences=chosen, limit=limit, progress=console
+            )
+            console.close()
+            _show_problems(found, as_json=as_json)
+            return
+        config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
+        listing = list_semkitti(root, splits=chosen_splits, sequences=chosen, limit=limit)
+        _prepare(
+            listing, cache_root / listing.info.name, config, console, plan=plan, as_json=as_json
+        )
+
+
+def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
+    """Print what a check found; exit code 1 if a file must be mended."""
+    from pipeline.describe import problems_json
+
+    faults = [problem for problem in problems if problem.severity == "error"]
+    if as_json:
+        print_json(problems_json(problems))
+    else:
+        for problem in problems:
+            typer.echo(f"{problem.severity}: {problem}")
+        notes = len(problems) - len(faults)
+        typer.echo(
+            f"{len(faults)} files to mend, {notes} notes" if problems else "no problems found"
+        )
+    if faults:
+        raise typer.Exit(1)
+
+
+def _prepare(
+    listing: SourceListing,
+    dataset_root: Path,
+    config: PrepareConfig,
+    console: Console,
+    *,
+    plan: bool,
+    as_json: bool,
+) -> None:
+    from pipeline.describe import plan_json, plan_lines, summary_json, summary_lines
+    from pipeline.prepare import plan as plan_listing
+    from pipeline.prepare import prepare
+
+    if plan:
+        planned = plan_listing(listing, dataset_root, config)
+        if as_json:
+            print_json(plan_json(planned))
+        else:
+            typer.echo("\n".join(plan_lines(planned)))
+        return
+    summary = prepare(listing, dataset_root, config, console)
+    console.close()
+    if as_json:
+        print_json(summary_json(summary))
+    else:
+        typer.echo("\n".join(summary_lines(summary)))
+    if summary.failed:
+        raise typer.Exit(1)
 
 
 @app.command("stats")
@@ -278,9 +229,9 @@ def stats_command(
             write_html(statistics, html)
             typer.echo(f"plots: {html}", err=True)
         if as_json:
-            _print_json(report_json(statistics))
+            print_json(report_json(statistics))
         else:
-            _print_rich(*report_tables(statistics))
+            print_rich(*report_tables(statistics))
 
 
 def main() -> None:

@@ -1,0 +1,154 @@
+"""How the `pass2d` command speaks: progress, tables, JSON, one-line errors.
+
+Results go to standard output, news and progress to standard error, so that `--json` can be piped.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cache.errors import Pass2DError
+from cache.progress import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichBars
+    from rich.progress import TaskID
+
+PLAIN_SECONDS = 5.0
+"""On a pipe, a line about progress at most this often."""
+
+
+class Console:
+    """Shows progress: a moving bar on a terminal, plain lines on a pipe."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._bars: RichBars | None = None
+        self._task: TaskID | None = None
+        self._title, self._unit, self._total = "", "", 0
+        self._done, self._nbytes = 0, 0
+        self._started = self._last_line = time.monotonic()
+
+    def start(self, title: str, *, total: int, unit: str) -> None:
+        """Begin a phase; the last one is closed."""
+        self.close()
+        self._title, self._unit, self._total, self._done, self._nbytes = title, unit, total, 0, 0
+        self._started = self._last_line = time.monotonic()
+        if self._is_terminal:
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[news]}"),
+            )
+            self._bars = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+            self._bars.start()
+            self._task = self._bars.add_task(title, total=total, news="")
+
+    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
+        """Count work that is done."""
+        self._done += count
+        self._nbytes += nbytes
+        now = time.monotonic()
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=self._done, news=self._news())
+        elif now - self._last_line >= PLAIN_SECONDS or self._done == self._total:
+            self._last_line = now
+            self._line(f"{self._title}: {self._news()}")
+
+    def say(self, text: str) -> None:
+        """Print one line above the bar."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._line(text)
+
+    def close(self) -> None:
+        """Take the bar away and leave its last state as a line."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = self._task = None
+            self._line(f"{self._title}: {self._news()}")
+
+    def _news(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rate = self._done / seconds
+        parts = [f"{self._done}/{self._total} {self._unit}", f"{rate:.1f} {self._unit}/s"]
+        if self._nbytes:
+            parts.append(format_bytes(self._nbytes))
+        if 0 < self._done < self._total:
+            parts.append(f"ETA {format_seconds((self._total - self._done) / rate)}")
+        return ", ".join(parts)
+
+    def _line(self, text: str) -> None:
+        typer.echo(text, err=True)
+
+
+MENDABLE = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EACCES: "check the permissions or choose another folder",
+    errno.EPERM: "check the permissions or choose another folder",
+    errno.EROFS: "choose a folder on a writable disk",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a folder is expected there",
+    errno.EISDIR: "a file is expected there",
+    errno.EIO: "the disk reports a fault: check it",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EEXIST: "something of that name is already there",
+}
+"""What to do about an error of the operating system; others are bugs and show their traceback."""
+
+
+@contextmanager
+def clear_errors(console: Console | None = None) -> Iterator[None]:
+    """Turn what a user can mend into one line and exit code 1; Ctrl-C into exit code 130."""
+    try:
+        yield
+    except Pass2DError as error:
+        _stop(console, f"error: {error}", 1, error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _stop(console, f"error: {where}{error.strerror}: {MENDABLE[error.errno]}", 1, error)
+    except KeyboardInterrupt as error:
+        _stop(console, "interrupted: what was finished is kept", 130, error)
+    finally:
+        if console is not None:
+            console.close()
+
+
+def _stop(console: Console | None, text: str, code: int, cause: BaseException) -> None:
+    if console is not None:
+        console.close()
+    typer.echo(" ".join(text.split("\n")), err=True)
+    raise typer.Exit(code) from cause
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document; numbers that JSON lacks (NaN) are an error."""
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_rich(*renderables: object) -> None:
+    """Print tables: as wide as the terminal, 120 columns on a pipe."""
+    from rich.console import Console as RichConsole
+
+    screen = RichConsole(width=None if sys.stdout.isatty() else 120)
+    for renderable in renderables:
+        screen.print(renderable)

@@ -1,0 +1,117 @@
+"""Plans, checks and runs of `prepare` in words and as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cache.progress import format_bytes, format_seconds
+from pipeline.plan import PreparePlan
+from pipeline.problem import Problem
+from pipeline.summary import PrepareSummary
+
+
+def plan_lines(plan: PreparePlan) -> list[str]:
+    """What would run and why, grouped by stage, sequence and reason."""
+    groups = Counter((task.stage, task.sequence, task.reason) for task in plan.tasks)
+    lines = [
+        f"{stage:8} sequence {sequence}: {count} shards: {reason}"
+        for (stage, sequence, reason), count in groups.items()
+    ]
+    if plan.dropped:
+        lines.append(f"{len(plan.dropped)} shards are no longer wanted and leave the manifest")
+    lines.append(
+        f"{len(plan.tasks)} tasks to run, {len(plan.keys)} done; about "
+        f"{format_bytes(plan.nbytes)} to write and {format_seconds(plan.seconds)} of CPU time"
+    )
+    return lines
+
+
+def plan_json(plan: PreparePlan) -> dict[str, object]:
+    """What would run and why, for programs."""
+    return {
+        "tasks": [
+            {
+                "stage": task.stage,
+                "shard": task.shard,
+                "sequence": task.sequence,
+                "scans": task.scans,
+                "reason": task.reason,
+                "bytes": task.nbytes,
+                "cpu_s": task.seconds,
+            }
+            for task in plan.tasks
+        ],
+        "done": len(plan.keys),
+        "dropped": list(plan.dropped),
+        "bytes": plan.nbytes,
+        "cpu_s": plan.seconds,
+    }
+
+
+def problems_json(problems: Sequence[Problem]) -> dict[str, object]:
+    """The findings of a check, for programs."""
+    return {
+        "errors": sum(problem.severity == "error" for problem in problems),
+        "problems": [
+            {
+                "file": str(problem.file),
+                "found": problem.found,
+                "expected": problem.expected,
+                "remedy": problem.remedy,
+                "severity": problem.severity,
+            }
+            for problem in problems
+        ],
+    }
+
+
+def summary_lines(summary: PrepareSummary) -> list[str]:
+    """What a run of `prepare` did, for people."""
+    slowest = summary.slowest_stage
+    lines = [
+        f"cache:     {summary.dataset_root} (generation {summary.generation})",
+        f"scans:     {summary.scans:,} ({summary.scans_without_image:,} without image, "
+        f"{summary.scans_without_label:,} without labels)",
+        f"points:    {summary.points:,} ({summary.kept_points:,} in the volume)",
+        f"size:      {format_bytes(summary.total_bytes)} "
+        f"from {format_bytes(summary.source_bytes)} of source files",
+        "fields:    "
+        + ", ".join(f"{name} {format_bytes(size)}" for name, size in summary.field_bytes.items()),
+        f"work:      {summary.written_shards} shards written, {summary.kept_shards} kept, "
+        f"in {format_seconds(summary.seconds)}",
+    ]
+    if slowest is not None:
+        stages = sorted(summary.stage_seconds, key=lambda stage: -stage.total)
+        times = ", ".join(f"{stage.stage} {stage.total:.1f} s" for stage in stages)
+        lines.append(f"stages:    {times} of CPU; the slowest is {slowest.stage}")
+    lines += [f"failed:    {failed.scan_id}: {failed.reason}" for failed in summary.failed]
+    if summary.failed:
+        listed = summary.dataset_root / "failed.jsonl"
+        lines.append(f"{len(summary.failed)} scans failed; see {listed}, mend them and run again")
+    return lines
+
+
+def summary_json(summary: PrepareSummary) -> dict[str, object]:
+    """What a run of `prepare` did, for programs."""
+    return {
+        "cache": str(summary.dataset_root),
+        "generation": summary.generation,
+        "scans": summary.scans,
+        "points": summary.points,
+        "kept_points": summary.kept_points,
+        "field_bytes": summary.field_bytes,
+        "total_bytes": summary.total_bytes,
+        "source_bytes": summary.source_bytes,
+        "scans_without_image": summary.scans_without_image,
+        "scans_without_label": summary.scans_without_label,
+        "written_shards": summary.written_shards,
+        "kept_shards": summary.kept_shards,
+        "seconds": summary.seconds,
+        "stage_cpu_s": {stage.stage: stage.total for stage in summary.stage_seconds},
+        "failed": [
+            {"scan_id": failed.scan_id, "stage": failed.stage, "reason": failed.reason}
+            for failed in summary.failed
+        ],
+        "notes": list(summary.notes),
+    }
