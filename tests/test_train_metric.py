@@ -145,6 +145,20 @@ def test_merged_shares_of_two_ranks_equal_the_whole() -> None:
     assert torch.equal(left.counts, whole.counts)
 
 
+def _reduce_in_a_process(rank: int, rendezvous: str) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=2)
+    confusion = ConfusionMatrix(3, CPU)
+    confusion.counts[1, 2] = 2**60 + rank  # would not survive a float
+    confusion.reduce()
+    torch.distributed.destroy_process_group()
+    assert int(confusion.counts[1, 2]) == 2**61 + 1
+    assert int(confusion.counts.sum()) == 2**61 + 1
+
+
+def test_two_processes_hold_the_exact_sum_after_reducing(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_reduce_in_a_process, (str(tmp_path / "meet"),), nprocs=2)
+
+
 def test_groups_are_counted_apart() -> None:
     labels, predictions = torch.tensor([1, 1, 0]), torch.tensor([1, 0, 1])
     counts = count_pairs(

@@ -1,4 +1,4 @@
-"""Predictions for point files: what is written for every raw point, and what is said of bad ones."""
+"""Predictions for point files: what is written for every raw point, what is said of bad ones."""
 
 from __future__ import annotations
 
