@@ -64,7 +64,7 @@ def meet_ground(street: Street, origin: tuple[float, float, float], rays: Vector
     upper_s, upper_t = _street_at(street, origin, rays, upper)
     surface, raised = street.cover(upper_s, upper_t)
     rest = np.flatnonzero(~raised)
-    distance, s, t = upper, upper_s, upper_t
+    distance, s, t = upper.copy(), upper_s.copy(), upper_t.copy()
     is_kerb = np.zeros(len(upper), np.bool_)
     if len(rest):
         below = Vectors(rays.x[rest], rays.y[rest], rays.z[rest])
@@ -72,10 +72,26 @@ def meet_ground(street: Street, origin: tuple[float, float, float], rays: Vector
         low_surface, inside_kerb = street.cover(low_s, low_t)
         distance[rest], s[rest], t[rest] = lower[rest], low_s, low_t
         surface[rest], is_kerb[rest] = low_surface, inside_kerb
-        # The stone stands where the ray leaves the low ground: half-way is within a hand's breadth.
         stone = rest[inside_kerb]
-        distance[stone] = (upper[stone] + lower[stone]) / 2
+        share = _share_before_kerb(
+            street,
+            (upper_s[stone], s[stone]),
+            (upper_t[stone], t[stone]),
+        )
+        distance[stone] = upper[stone] + share * (lower[stone] - upper[stone])
     return GroundHits(distance, surface, s, t, is_kerb)
+
+
+def _share_before_kerb(
+    street: Street, s: tuple[Floats, Floats], t: tuple[Floats, Floats]
+) -> Floats:
+    """Share of the way between two places, from low ground to raised, that is still low."""
+    low, high = np.zeros(len(s[0]), np.float32), np.ones(len(s[0]), np.float32)
+    for _ in range(8):
+        middle = (low + high) / 2
+        _, raised = street.cover(s[0] + middle * (s[1] - s[0]), t[0] + middle * (t[1] - t[0]))
+        low, high = np.where(raised, low, middle), np.where(raised, middle, high)
+    return high
 
 
 def _street_at(

@@ -44,5 +44,6 @@ def facing_street(sign: int) -> float:
 
 
 def stand(planter: Planter, maker: Maker, s: float, t: float) -> None:
+    """Put somebody there, turned anywhere."""
     turn = planter.rng.uniform(0, 2 * np.pi)
     planter.put(maker(planter.rng), s, t, turn=turn, counted=True)
