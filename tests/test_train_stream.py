@@ -18,8 +18,7 @@ from train.stream import (
     BatchStream,
     StreamConfig,
     StreamPlan,
-    batch_id,
-    batch_positions,
+    batch_at,
     epoch_order,
     load_scan,
 )
@@ -63,8 +62,8 @@ def same(a: dict[str, object], b: dict[str, object]) -> bool:
 
 
 def take(reader: CacheReader, plan: StreamPlan, count: int, **options: int) -> list:
-    start = options.pop("start", 0)
-    stream = BatchStream(reader, plan, StreamConfig(**options), start=start)
+    cursor = options.pop("cursor", 0)
+    stream = BatchStream(reader, plan, StreamConfig(**options), cursor=cursor)
     try:
         return [snapshot(next(stream)) for _ in range(count)]
     finally:
@@ -86,10 +85,13 @@ def test_every_scan_is_seen_once_per_epoch_whatever_the_world_size(world: int) -
                 rank=rank,
                 world=world,
             )
-            for number in range(plan.batches_per_epoch):
-                batch = batch_id(plan, number + epoch * plan.batches_per_epoch)
+            cursor = epoch * 17
+            for _ in range(plan.batches_per_epoch):
+                batch = batch_at(plan, cursor)
                 assert batch.epoch == epoch
-                seen += batch_positions(plan, batch).tolist()
+                seen += batch.positions.tolist()
+                cursor = batch.next_cursor
+            assert cursor == (epoch + 1) * 17
         assert sorted(seen) == positions.tolist()
 
 
@@ -107,9 +109,31 @@ def test_a_joint_batch_is_the_same_set_for_any_number_of_ranks() -> None:
             )
             for rank in range(world)
         ]
-        return {int(p) for plan in plans for p in batch_positions(plan, batch_id(plan, 1))}
+        return {int(p) for plan in plans for p in batch_at(plan, 6).positions}
 
     assert joint(6, 1) == joint(3, 2) == joint(2, 3)
+
+
+def test_another_world_size_takes_up_where_the_last_one_stopped() -> None:
+    def plan(world: int, rank: int) -> StreamPlan:
+        return StreamPlan(
+            positions=np.arange(17),
+            batch_size=2,
+            seed=1,
+            augment=SMALL,
+            size_hw=None,
+            rank=rank,
+            world=world,
+        )
+
+    seen, cursor = [], 0
+    for world, batches in ((1, 2), (3, 1), (2, 2)):
+        for _ in range(batches):
+            shares = [batch_at(plan(world, rank), cursor) for rank in range(world)]
+            seen += [int(p) for share in shares for p in share.positions]
+            cursor = shares[0].next_cursor
+    assert cursor == 17
+    assert sorted(seen) == list(range(17))
 
 
 def test_order_changes_with_seed_and_epoch_only() -> None:
@@ -127,7 +151,8 @@ def test_threads_prefetch_and_starting_point_change_nothing(reader: CacheReader)
     for threads, prefetch in ((2, 1), (3, 5)):
         again = take(reader, plan, 12, threads=threads, prefetch=prefetch)
         assert all(same(a, b) for a, b in zip(whole, again, strict=True))
-    resumed = take(reader, plan, 5, threads=2, prefetch=3, start=7)
+    # 14 scans in batches of 3 are five batches per epoch: the seventh batch ends at 14 + 6.
+    resumed = take(reader, plan, 5, threads=2, prefetch=3, cursor=20)
     assert all(same(a, b) for a, b in zip(whole[7:], resumed, strict=True))
 
 

@@ -53,6 +53,13 @@ class WeightAverage:
         torch._foreach_lerp_(list(self.tensors.values()), now, share)
         self.count += 1
 
+    @torch.no_grad()
+    def set_buffers(self, network: nn.Module) -> None:
+        """Take a network's buffers (running statistics) as those of the mean."""
+        for name, buffer in network.named_buffers():
+            if name in self.tensors:
+                self.tensors[name].copy_(buffer)
+
     def load(self, tensors: Mapping[str, Tensor], *, count: int) -> None:
         """Take up a stored mean."""
         for name, tensor in self.tensors.items():

@@ -75,17 +75,25 @@ class StreamPlan:
             )
 
     @property
+    def joint_size(self) -> int:
+        """Scans of a batch on all ranks together."""
+        return self.batch_size * self.world
+
+    @property
     def batches_per_epoch(self) -> int:
         """Batches until every scan was seen once; the last may be smaller, on some ranks empty."""
-        return -(-len(self.positions) // (self.batch_size * self.world))
+        return -(-len(self.positions) // self.joint_size)
 
 
-class BatchId(NamedTuple):
-    """Which batch: all that resuming needs."""
+class Batch(NamedTuple):
+    """Which scans come next. A cursor counts the scans that all ranks have seen since the start."""
 
     epoch: int
-    place: int
-    """In the epoch."""
+    positions: NDArray[np.int64]
+    """This rank's share."""
+    joint_count: int
+    """Scans on all ranks."""
+    next_cursor: int
 
 
 def epoch_order(positions: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -93,16 +101,12 @@ def epoch_order(positions: NDArray[np.int64], *, seed: int, epoch: int) -> NDArr
     return positions[np.random.default_rng([seed, epoch]).permutation(len(positions))]
 
 
-def batch_positions(plan: StreamPlan, batch: BatchId) -> NDArray[np.int64]:
-    """The scans of one rank's batch: its share of the joint batch of all ranks."""
-    joint = plan.batch_size * plan.world
-    order = epoch_order(plan.positions, seed=plan.seed, epoch=batch.epoch)
-    return order[batch.place * joint : (batch.place + 1) * joint][plan.rank :: plan.world]
-
-
-def batch_id(plan: StreamPlan, number: int) -> BatchId:
-    """Batch ``number`` of a run, counted from 0."""
-    return BatchId(*divmod(number, plan.batches_per_epoch))
+def batch_at(plan: StreamPlan, cursor: int) -> Batch:
+    """The batch that begins where ``cursor`` scans have been seen: all that resuming needs."""
+    epoch, place = divmod(cursor, len(plan.positions))
+    order = epoch_order(plan.positions, seed=plan.seed, epoch=epoch)
+    joint = order[place : place + plan.joint_size]
+    return Batch(epoch, joint[plan.rank :: plan.world], len(joint), cursor + len(joint))
 
 
 def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: int) -> LoadedScan:
@@ -111,7 +115,6 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
     Raises:
         CacheError: the cache is damaged or cannot be read; names scan and field.
     """
-    position = int(position)
     grid = reader.info.grid
     draw = draw_scan(plan.augment, seed=plan.seed, epoch=epoch, scan=position, grid=grid)
     camera, crop = None, None
@@ -197,7 +200,7 @@ class _Slot:
 
 
 class BatchStream:
-    """Iterates over the batches of a run from any one on, without end.
+    """Iterates over the batches of a run from any cursor on, without end.
 
     A batch lives in memory that is used again: it is valid until the next one is asked for.
     """
@@ -208,21 +211,24 @@ class BatchStream:
         plan: StreamPlan,
         config: StreamConfig,
         *,
-        start: int = 0,
+        cursor: int = 0,
         device: torch.device | None = None,
     ) -> None:
+        self.cursor = cursor
+        """Scans that all ranks have seen when the batch that was last given is done."""
+        self.last: RawBatch | None = None
+        """What was last given."""
         self.wait_s = 0.0
         """Time that `__next__` has waited for data so far."""
         self._reader = reader
         self._plan = plan
         self._is_cuda = device is not None and device.type == "cuda"
-        self._number = start
         self._depth = config.prefetch + 1
         self._slots = deque(_Slot(is_pinned=self._is_cuda) for _ in range(self._depth + 1))
         self._taken: _Slot | None = None
-        self._pending: deque[tuple[_Slot, Future[RawBatch | None]]] = deque()
+        self._pending: deque[tuple[_Slot, Batch, Future[RawBatch | None]]] = deque()
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="pass2d-stream")
-        self._submitted = start
+        self._ahead = cursor
 
     def __iter__(self) -> Iterator[RawBatch | None]:
         return self
@@ -236,16 +242,17 @@ class BatchStream:
         if self._taken is not None:
             self._release(self._taken)
         while len(self._pending) < self._depth:
+            batch = batch_at(self._plan, self._ahead)
             slot = self._slots.popleft()
-            future = self._pool.submit(self._build, self._submitted, slot)
-            self._pending.append((slot, future))
-            self._submitted += 1
-        self._taken, future = self._pending.popleft()
+            future = self._pool.submit(self._build, batch, slot)
+            self._pending.append((slot, batch, future))
+            self._ahead = batch.next_cursor
+        self._taken, batch, future = self._pending.popleft()
         begin = time.perf_counter()
-        batch = future.result()
+        raw = future.result()
         self.wait_s += time.perf_counter() - begin
-        self._number += 1
-        return batch
+        self.cursor, self.last = batch.next_cursor, raw
+        return raw
 
     def close(self) -> None:
         """Stop the threads; waits for the reads that are under way."""
@@ -257,16 +264,14 @@ class BatchStream:
             slot.in_use_until.record()
         self._slots.append(slot)
 
-    def _build(self, number: int, slot: _Slot) -> RawBatch | None:
+    def _build(self, batch: Batch, slot: _Slot) -> RawBatch | None:
         if slot.in_use_until is not None:
             slot.in_use_until.synchronize()
-        batch = batch_id(self._plan, number)
-        positions = batch_positions(self._plan, batch)
-        if not len(positions):
+        if not len(batch.positions):
             return None
         scans = [
-            load_scan(self._reader, self._plan, position, epoch=batch.epoch)
-            for position in positions
+            load_scan(self._reader, self._plan, int(position), epoch=batch.epoch)
+            for position in batch.positions
         ]
         return collate(
             scans,

@@ -1,0 +1,222 @@
+"""From a recipe and a cache to everything that stays fixed during a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cache.errors import ConfigError
+from cache.progress import Progress
+from cache.reader import CacheReader
+from cache.statistics import class_weights
+from pass2d_models.inputs import Grid
+from pass2d_models.network import Network
+from pass2d_models.registry import build_network
+from train.collate import common_crop
+from train.recipe import Recipe, network_settings
+from train.schedule import RunLength
+from train.stream import StreamPlan
+from train.team import Team
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a run works with."""
+
+    recipe: Recipe
+    team: Team
+    reader: CacheReader
+    plan: StreamPlan
+    length: RunLength
+    network: Network
+    class_weights: Tensor | None
+    """(C,) float32 on the device."""
+    val_positions: NDArray[np.int64]
+    """Labelled scans of the validation split; empty without."""
+
+    @property
+    def n_scans(self) -> int:
+        """Scans of an epoch."""
+        return len(self.plan.positions)
+
+    @property
+    def step_scans(self) -> int:
+        """Scans of an optimizer step on all devices."""
+        return self.plan.joint_size * self.recipe.accumulate
+
+    def step_at(self, cursor: int) -> int:
+        """Optimizer steps done when so many scans have been seen."""
+        epoch, place = divmod(cursor, self.n_scans)
+        return epoch * self.length.steps_per_epoch + place // self.step_scans
+
+
+def assemble(reader: CacheReader, recipe: Recipe, team: Team, progress: Progress) -> Job:
+    """Choose the scans, build the network, weigh the classes.
+
+    Raises:
+        ConfigError: the cache lacks what the recipe needs; says what to change.
+    """
+    positions = training_positions(reader, recipe, progress)
+    network = fresh_network(reader, recipe, team)
+    size_hw = None
+    if network.needs_images:
+        size_hw = picture_size(reader, recipe, positions, progress)
+    hashes_exist = bool((reader.scans.voxels[positions] > 0).all())
+    plan = StreamPlan(
+        positions=positions,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        augment=recipe.augment,
+        size_hw=size_hw,
+        scales=network.scales if recipe.augment.keeps_hashes and hashes_exist else (),
+        with_outside=not network.uses_volume,
+        rank=team.rank,
+        world=team.world,
+    )
+    return Job(
+        recipe=recipe,
+        team=team,
+        reader=reader,
+        plan=plan,
+        length=RunLength(
+            epochs=recipe.epochs,
+            steps_per_epoch=-(-len(positions) // (plan.joint_size * recipe.accumulate)),
+            world=team.world,
+        ),
+        network=network,
+        class_weights=training_weights(reader, recipe, positions, team, progress),
+        val_positions=validation_positions(reader, recipe, progress),
+    )
+
+
+def training_positions(
+    reader: CacheReader, recipe: Recipe, progress: Progress
+) -> NDArray[np.int64]:
+    """The labelled scans of the training splits that have a point in the volume.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    parts = [
+        reader.select(split=split, sequences=recipe.data.sequences)
+        for split in recipe.data.train_splits
+    ]
+    selected = np.sort(np.concatenate(parts))
+    usable = selected[reader.scans.has_label[selected] & (reader.scans.n[selected] > 0)]
+    if not len(usable):
+        found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
+        raise ConfigError(
+            f"{reader.root}: no labelled scan in split {', '.join(recipe.data.train_splits)}; "
+            f"splits with labels: {', '.join(found) or 'none'}. Choose with data.train_splits."
+        )
+    if len(usable) < len(selected):
+        progress.say(
+            f"{len(selected) - len(usable)} training scans are left out: no labels, or no point in "
+            "the volume"
+        )
+    return spread(usable, recipe.data.limit)
+
+
+def validation_positions(
+    reader: CacheReader, recipe: Recipe, progress: Progress
+) -> NDArray[np.int64]:
+    """The labelled scans of the validation split; without any, that is said."""
+    if recipe.validation.every_epochs == 0:
+        return np.empty(0, np.int64)
+    selected = reader.select(split=recipe.validation.split)
+    usable = selected[reader.scans.has_label[selected]]
+    if not len(usable):
+        progress.say(
+            f"split {recipe.validation.split!r} has no labelled scan: the run is not validated"
+        )
+    return spread(usable, recipe.validation.limit)
+
+
+def spread(positions: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """At most ``limit`` positions, evenly spread; all for 0."""
+    if limit == 0 or limit >= len(positions):
+        return positions
+    return positions[np.linspace(0, len(positions) - 1, limit).round().astype(np.int64)]
+
+
+def picture_size(
+    reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64], progress: Progress
+) -> tuple[int, int]:
+    """Height and width of the pictures that the network will see; says which sequences lack them.
+
+    Raises:
+        ConfigError: no training scan has a picture, or one is too small.
+    """
+    scans = reader.scans
+    seen = positions[scans.has_image[positions]]
+    if not len(seen):
+        raise ConfigError(
+            f"{reader.root}: no training scan has a picture, but {recipe.network.config} learns "
+            "from them. Train the 3D network alone with --baseline-only, or prepare with image_2."
+        )
+    if len(seen) < len(positions):
+        blind = positions[~scans.has_image[positions]]
+        lacking = ", ".join(sorted(set(scans.sequence[blind].tolist())))
+        progress.say(
+            f"{len(blind)} of {len(positions)} training scans have no picture (sequences "
+            f"{lacking}): they train the 3D network only"
+        )
+    sizes = scans.camera_hw[seen].reshape(-1, 2)
+    sizes = sizes[sizes[:, 0] > 0]
+    size_hw = common_crop(recipe.augment, sizes)
+    if min(size_hw) < 16:
+        raise ConfigError(
+            f"{reader.root}: a picture of {sizes.min(0).tolist()} (height, width) pixels is "
+            "smaller than the 16 x 16 that the 2D network needs. Train with --baseline-only."
+        )
+    if recipe.augment.crop_hw is not None and size_hw != recipe.augment.crop_hw:
+        progress.say(
+            f"pictures are cropped to {size_hw[0]} x {size_hw[1]} (height x width): the smallest "
+            f"hold no more of {recipe.augment.crop_hw[0]} x {recipe.augment.crop_hw[1]}"
+        )
+    return size_hw
+
+
+def fresh_network(reader: CacheReader, recipe: Recipe, team: Team) -> Network:
+    """The recipe's network with weights that its seed decides."""
+    kind, settings = network_settings(recipe)
+    grid = reader.info.grid
+    torch.manual_seed(recipe.seed)
+    network = build_network(
+        kind,
+        settings,
+        grid=Grid(low=grid.low, high=grid.high, shape=grid.shape),
+        n_classes=reader.info.labels.n_classes,
+        device=team.device,
+    )
+    if recipe.sync_batchnorm and team.world > 1:
+        if team.device.type != "cuda":
+            raise ConfigError("sync_batchnorm needs GPUs: torch has no SyncBatchNorm for CPUs")
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network
+
+
+def training_weights(
+    reader: CacheReader,
+    recipe: Recipe,
+    positions: Sequence[int] | NDArray[np.int64],
+    team: Team,
+    progress: Progress,
+) -> Tensor | None:
+    """(C,) class weights of the cross entropies, from the training scans; None for equal ones."""
+    choice = recipe.data.class_weights
+    if choice == "off" or (choice == "auto" and not reader.info.has_class_weights):
+        return None
+    counts = reader.scans.label_histogram[positions].sum(0)
+    names = reader.info.labels.names
+    if absent := [names[c] for c in range(1, len(names)) if counts[c] == 0]:
+        progress.say(
+            f"warning: no training point is {', '.join(absent)}: their weight is the largest of "
+            "the other classes"
+        )
+    return torch.from_numpy(class_weights(counts)).to(team.device)

@@ -1,0 +1,137 @@
+"""The folder of a run: its settings, its checkpoints, its metrics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from cache.errors import CheckpointError, ConfigError
+from cache.progress import Progress
+from train.card import Card
+from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from train.team import Team
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where the files of a run lie."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """The complete recipe, as a recipe file."""
+        return self.root / "settings.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON object per line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def last(self) -> Path:
+        """The newest state; resuming starts here."""
+        return self.root / "checkpoints" / "last.safetensors"
+
+    @property
+    def previous(self) -> Path:
+        """The state before, should the newest be damaged."""
+        return self.root / "checkpoints" / "previous.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best network so far, for inference."""
+        return self.root / "checkpoints" / "best.safetensors"
+
+    def ranked(self, epoch: int) -> Path:
+        """One of the best networks, by epoch."""
+        return self.root / "checkpoints" / f"epoch-{epoch:04d}.safetensors"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.root / "tensorboard"
+
+
+def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
+    """Make the folder of a new run, or find that of an old one.
+
+    Raises:
+        ConfigError: a new run where one lies already, nothing to resume, or no permission.
+    """
+    folder = RunFolder(root=root)
+    team.wait()  # nobody looks before all are here, and nobody writes before all have looked
+    if resume and not folder.settings.is_file():
+        raise ConfigError(f"{root}: no run to resume here (no {folder.settings.name})")
+    if not resume and folder.settings.exists():
+        raise ConfigError(
+            f"{root}: holds a run already. Continue it with --resume, or choose another folder."
+        )
+    try:
+        folder.last.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
+    team.wait()
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file at once.
+
+    Raises:
+        ConfigError: the disk is full or the folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def save_state(folder: RunFolder, tensors: Mapping[str, Tensor], card: Card) -> None:
+    """Write a new state; the newest before it stays as the one to fall back to.
+
+    Raises:
+        CheckpointError: it cannot be written; the states before are untouched.
+    """
+    coming = folder.last.with_name("next.safetensors")
+    save_checkpoint(coming, tensors, card)
+    if folder.last.exists():
+        folder.last.replace(folder.previous)
+    coming.replace(folder.last)
+
+
+def newest_state(folder: RunFolder, progress: Progress) -> Checkpoint | None:
+    """The newest whole state of a run; a damaged one is passed over, and that is said.
+
+    Returns:
+        None when the run ended before its first state was written.
+
+    Raises:
+        CheckpointError: there are states, but none is whole.
+    """
+    damaged: list[CheckpointError] = []
+    for path in (folder.last, folder.previous):
+        if not path.exists():
+            continue
+        try:
+            state = load_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append(error)
+            progress.say(f"warning: {error}")
+            continue
+        if path == folder.previous:
+            progress.say(f"resuming from the state before it, {path}")
+        return state
+    if damaged:
+        raise damaged[0]
+    return None

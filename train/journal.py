@@ -1,0 +1,87 @@
+"""What a run writes down: a line on the terminal, a line of JSON, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import ConfigError
+from cache.progress import Progress
+from train.folder import RunFolder, write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+HIGH_WAIT_SHARE = 0.2
+"""Above this share of time spent waiting for data the log says what to change."""
+
+
+class Journal:
+    """Writes metrics; after resuming it drops the lines that came after the resumed step."""
+
+    def __init__(
+        self, folder: RunFolder, progress: Progress, *, step: int, tensorboard: bool
+    ) -> None:
+        self._progress = progress
+        self._path = folder.metrics
+        self._has_advised = False
+        kept = lines_up_to(folder.metrics, step)
+        write_text(folder.metrics, "".join(kept))
+        self._writer: SummaryWriter | None = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a second to import
+
+            self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Write one record: to metrics.jsonl with all values, to TensorBoard its numbers.
+
+        Raises:
+            ConfigError: the disk is full.
+        """
+        line = json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False)
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from error
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def say(self, text: str) -> None:
+        """A line for a person."""
+        self._progress.say(text)
+
+    def advise_on_waiting(self, wait_share: float) -> None:
+        """Say once what to change when the loop mostly waits for data."""
+        if wait_share > HIGH_WAIT_SHARE and not self._has_advised:
+            self._has_advised = True
+            self.say(
+                f"{wait_share:.0%} of the time goes by waiting for data: raise stream.threads "
+                "(to 3) and stream.prefetch, put the cache on a local disk, or prepare it with the "
+                "speed profile"
+            )
+
+    def close(self) -> None:
+        """Flush what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def lines_up_to(path: Path, step: int) -> list[str]:
+    """The whole lines of a metrics file up to a step; a line that a kill cut off is dropped."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and isinstance(record, dict) and record.get("step", 0) <= step:
+            kept.append(line)
+    return kept

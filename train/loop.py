@@ -1,0 +1,315 @@
+"""The training loop: stream, step, log, validate, save; ends, stops and resumes exactly."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cache.progress import Progress, Silent
+from cache.reader import CacheReader
+from train.assemble import Job, assemble
+from train.card import Card
+from train.checkpoint import network_tensors, save_checkpoint
+from train.finetune import start_from_checkpoint
+from train.folder import RunFolder, newest_state, open_folder, save_state, write_text
+from train.input_statistics import input_statistics
+from train.journal import Journal
+from train.recipe import Recipe, to_toml
+from train.resume import require_same_run
+from train.schedule import is_out_of_patience
+from train.state import RunState, base_card, fresh_state, restore_state, state_card, state_tensors
+from train.step import optimizer_step, rate_at, require_finite
+from train.stop import StopRequest, stop_requests
+from train.stream import BatchStream
+from train.team import agree, joined_team, share_buffers, sum_over_team
+from train.validate import is_due, validate
+
+_AGREE_STEPS = 20
+"""Several processes ask each other so often whether someone wants to stop: asking waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended."""
+
+    run_root: Path
+    last: Path
+    """The newest state."""
+    best: Path
+    """The best network, for eval and predict; of a run without validation the last one."""
+    epochs: int
+    """Whole epochs done."""
+    steps: int
+    best_miou: float | None
+    """0..1, by the recipe's protocol; None without validation."""
+    is_complete: bool
+    """False: a signal ended the run early; `resume` goes on."""
+    stopped_by: str
+    """"SIGINT", "SIGTERM", "patience", or "" when all epochs were done."""
+
+
+def run(
+    cache_root: Path,
+    recipe: Recipe,
+    *,
+    run_root: Path,
+    resume: bool = False,
+    progress: Progress | None = None,
+    dataset: str | None = None,
+) -> TrainResult:
+    """Train a network from a prepared cache.
+
+    Args:
+        cache_root: what `pass2d prepare` wrote.
+        recipe: all settings.
+        run_root: folder of this run; made if it does not exist.
+        resume: go on with the run in that folder.
+        progress: is told of every scan and every line of the log.
+        dataset: which data set, if the cache holds several.
+
+    Raises:
+        CacheError: no such cache, or a scan cannot be read.
+        ConfigError: the settings do not fit the cache, the folder or the run to resume; or the
+            gradients stay non-finite.
+        CheckpointError: a checkpoint cannot be read or written.
+    """
+    if recipe.torch_threads:
+        torch.set_num_threads(recipe.torch_threads)
+    with (
+        joined_team(recipe.device) as team,
+        CacheReader.open(cache_root, dataset=dataset) as reader,
+        stop_requests() as stop,
+    ):
+        heard = progress if progress is not None and team.is_first else Silent()
+        folder = open_folder(run_root, resume=resume, team=team)
+        job = assemble(reader, recipe, team, heard)
+        card = base_card(job)
+        state = _first_state(job, folder, card, resume=resume, progress=heard)
+        if team.is_first:
+            write_text(folder.settings, to_toml(recipe))
+        return _Loop(job, state, folder=folder, card=card, stop=stop, progress=heard).run()
+
+
+def _first_state(
+    job: Job, folder: RunFolder, card: Card, *, resume: bool, progress: Progress
+) -> RunState:
+    """Where the run begins: fresh, from another checkpoint's weights, or where it stopped."""
+    stored = newest_state(folder, progress) if resume else None
+    if stored is not None:
+        require_same_run(job, stored.card, folder)
+        state = restore_state(job, stored)
+        epoch, place = divmod(state.cursor, job.n_scans)
+        progress.say(f"resuming after {epoch} epochs and {place} of {job.n_scans} scans")
+        return state
+    if resume:
+        progress.say("the run ended before its first checkpoint: it starts anew")
+    if job.recipe.start_from:
+        start_from_checkpoint(job.network, Path(job.recipe.start_from), card, progress)
+    return fresh_state(job)
+
+
+class _Loop:
+    """The parts of a run while it runs."""
+
+    def __init__(
+        self,
+        job: Job,
+        state: RunState,
+        *,
+        folder: RunFolder,
+        card: Card,
+        stop: StopRequest,
+        progress: Progress,
+    ) -> None:
+        self._job, self._state, self._folder = job, state, folder
+        self._stop, self._progress = stop, progress
+        statistics = input_statistics(job.reader, job.plan.positions)
+        self._card = Card(**{**vars(card), "input_statistics": statistics})
+        self._journal = (
+            Journal(
+                folder,
+                progress,
+                step=job.step_at(state.cursor),
+                tensorboard=job.recipe.log.tensorboard,
+            )
+            if job.team.is_first
+            else None
+        )
+        self._stream = BatchStream(
+            job.reader,
+            job.plan,
+            job.recipe.stream,
+            cursor=state.cursor,
+            device=job.team.device,
+        )
+        self._window_start = time.perf_counter()
+        self._window_wait_s = 0.0
+        self._window_scans = 0
+
+    def run(self) -> TrainResult:
+        """Train to the end, or until someone asks to stop."""
+        try:
+            self._introduce()
+            stopped_by = self._epochs()
+            if not len(self._job.val_positions):
+                self._export_last()
+        finally:
+            self._stream.close()
+            if self._journal is not None:
+                self._journal.close()
+        return self._result(stopped_by)
+
+    def _epochs(self) -> str:
+        """Returns what ended the run: "", "patience" or a signal's name."""
+        job, state = self._job, self._state
+        self._start_epoch()
+        while True:
+            if is_due(job, state):
+                if not self._validate():
+                    return self._stop.signal_name
+                self._save()
+                self._start_epoch()
+            if state.cursor >= job.recipe.epochs * job.n_scans:
+                return ""
+            if is_out_of_patience(state.val_miou, patience=job.recipe.validation.patience):
+                self._progress.say(
+                    f"no better mIoU for {job.recipe.validation.patience} validations: the run ends"
+                )
+                return "patience"
+            if self._must_stop():
+                self._save()
+                return self._stop.signal_name or "SIGTERM"
+            self._step()
+
+    def _step(self) -> None:
+        job, state, log = self._job, self._state, self._job.recipe.log
+        scans = optimizer_step(job, state, self._stream)
+        self._window_scans += scans
+        self._progress.advance(scans)
+        step = job.step_at(state.cursor)
+        is_epoch_end = state.cursor % job.n_scans == 0
+        is_logged = step % log.every_steps == 0 or is_epoch_end
+        if is_logged or job.team.device.type == "cpu":
+            require_finite(job, state, self._stream.last)
+        if is_logged:
+            self._log(step)
+        if is_epoch_end or (log.save_steps and step % log.save_steps == 0):
+            self._save()
+
+    def _log(self, step: int) -> None:
+        """One line; here and only here the loop waits for the device."""
+        job, state = self._job, self._state
+        names = sorted(state.totals)
+        sums = torch.stack([state.totals[name] for name in names])
+        sum_over_team([sums], job.team)
+        means = dict(zip(names, (sums / state.window_steps).tolist(), strict=True))
+        state.totals, state.window_steps = {}, 0
+        seconds = time.perf_counter() - self._window_start
+        wait_share = (self._stream.wait_s - self._window_wait_s) / max(seconds, 1e-9)
+        rate = rate_at(job, state, max(state.cursor - 1, 0))
+        speed = self._window_scans / max(seconds, 1e-9)
+        skipped = int(state.skips.total)
+        epoch = (state.cursor - 1) // job.n_scans + 1
+        if self._journal is not None:
+            self._journal.write(
+                "train",
+                step,
+                {
+                    "epoch": epoch,
+                    **means,
+                    "lr": rate,
+                    "scans_per_s": speed,
+                    "wait_share": wait_share,
+                    "skipped": skipped,
+                },
+            )
+            total = job.recipe.epochs * job.length.steps_per_epoch
+            self._journal.say(
+                f"epoch {epoch}/{job.recipe.epochs} step {step}/{total}: loss {means['loss']:.4f}, "
+                f"lr {rate:.4g}, {speed:.2f} scans/s, {wait_share:.0%} waiting for data"
+                + (f", {skipped} steps skipped" if skipped else "")
+            )
+            self._journal.advise_on_waiting(wait_share)
+        self._window_start, self._window_scans = time.perf_counter(), 0
+        self._window_wait_s = self._stream.wait_s
+
+    def _validate(self) -> bool:
+        """Returns False when a signal cut it short: the state from before it is saved already."""
+        self._stop.raises = True
+        try:
+            validate(
+                self._job,
+                self._state,
+                folder=self._folder,
+                journal=self._journal,
+                card=self._card,
+                progress=self._progress,
+            )
+        except KeyboardInterrupt:
+            return False
+        finally:
+            self._stop.raises = False
+        self._window_start, self._window_scans = time.perf_counter(), 0
+        return True
+
+    def _save(self) -> None:
+        share_buffers(self._job.network, self._job.team)
+        if self._job.team.is_first:
+            save_state(
+                self._folder,
+                state_tensors(self._job, self._state),
+                state_card(self._job, self._state, self._card),
+            )
+
+    def _export_last(self) -> None:
+        if self._job.team.is_first:
+            tensors = network_tensors(self._job.network.inference_state())
+            save_checkpoint(self._folder.best, tensors, self._card)
+
+    def _must_stop(self) -> bool:
+        job = self._job
+        if job.team.world > 1 and job.step_at(self._state.cursor) % _AGREE_STEPS:
+            return False
+        return agree(bool(self._stop), job.team)
+
+    def _start_epoch(self) -> None:
+        job = self._job
+        epoch, place = divmod(self._state.cursor, job.n_scans)
+        if epoch < job.recipe.epochs:
+            title = f"train, epoch {epoch + 1}/{job.recipe.epochs}"
+            self._progress.start(title, total=job.n_scans - place, unit="scans")
+
+    def _introduce(self) -> None:
+        job = self._job
+        trained, shipped = (job.network.n_parameters(inference_only=b) for b in (False, True))
+        self._progress.say(
+            f"{job.recipe.name}: {job.network.kind} with {shipped / 1e6:.2f} M parameters "
+            f"({trained / 1e6:.2f} M while training) on {job.team.device}"
+            + (f" and {job.team.world - 1} more" if job.team.world > 1 else "")
+            + f"; {job.n_scans} training and {len(job.val_positions)} validation scans; "
+            f"run folder {self._folder.root}"
+        )
+        source = getattr(job.network, "image_weights_from", None)
+        if source is not None and job.network.needs_images and not self._state.cursor:
+            self._progress.say(
+                f"the 2D branch starts from {source}"
+                if source
+                else "the 2D branch starts from random values; ImageNet weights of ResNet-34 help "
+                "(network.settings.image_weights names a file)"
+            )
+
+    def _result(self, stopped_by: str) -> TrainResult:
+        job, state = self._job, self._state
+        return TrainResult(
+            run_root=self._folder.root,
+            last=self._folder.last,
+            best=self._folder.best,
+            epochs=state.cursor // job.n_scans,
+            steps=job.step_at(state.cursor),
+            best_miou=max(state.val_miou, default=None),
+            is_complete=stopped_by in ("", "patience"),
+            stopped_by=stopped_by,
+        )

@@ -1,0 +1,131 @@
+"""What changes during a run, and how it goes into a checkpoint and comes out again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+
+from cache.errors import CheckpointError
+from train.assemble import Job
+from train.average import WeightAverage
+from train.card import Card, Preprocessing
+from train.checkpoint import NETWORK, Checkpoint, network_tensors
+from train.optim import (
+    SkipCounts,
+    build_optimizer,
+    load_optimizer_tensors,
+    no_skips,
+    optimizer_tensors,
+)
+
+OPTIMIZER, AVERAGE, TOTALS, SKIPS = "optimizer.", "average.", "totals.", "skips."
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """The state of a run between two optimizer steps."""
+
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    scaler: GradScaler | None
+    skips: SkipCounts
+    cursor: int = 0
+    """Scans seen since the start, on all devices together: epoch and place follow from it."""
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    """(2,) float64 per loss, on the device: sum and sum of shares since the last line of the log."""
+    validated: list[int] = field(default_factory=list)
+    """Epochs (counted from 1) after which the network was validated."""
+    val_miou: list[float] = field(default_factory=list)
+    """mIoU of each, 0..1, by the recipe's protocol."""
+
+
+def fresh_state(job: Job) -> RunState:
+    """The state before the first step."""
+    recipe = job.recipe
+    return RunState(
+        optimizer=build_optimizer(job.network, recipe.optimizer),
+        average=None if recipe.average.kind == "none" else WeightAverage(job.network),
+        scaler=GradScaler(job.team.device.type) if recipe.precision == "fp16" else None,
+        skips=no_skips(job.team.device),
+    )
+
+
+def state_tensors(job: Job, state: RunState) -> dict[str, Tensor]:
+    """All tensors of a run, under the names of a checkpoint."""
+    tensors = network_tensors(job.network.state_dict())
+    optimizer = optimizer_tensors(state.optimizer, job.network)
+    tensors.update({OPTIMIZER + name: tensor for name, tensor in optimizer.items()})
+    if state.average is not None:
+        tensors.update({AVERAGE + name: t for name, t in state.average.tensors.items()})
+    tensors.update({TOTALS + name: tensor for name, tensor in state.totals.items()})
+    tensors[SKIPS + "total"] = state.skips.total
+    tensors[SKIPS + "in_a_row"] = state.skips.in_a_row
+    return tensors
+
+
+def state_card(job: Job, state: RunState, base: Card) -> Card:
+    """The card of a run's state."""
+    run: dict[str, object] = {
+        "cursor": state.cursor,
+        "validated": state.validated,
+        "val_miou": state.val_miou,
+        "average_count": 0 if state.average is None else state.average.count,
+        "n_scans": job.n_scans,
+    }
+    if state.scaler is not None:
+        run["scaler"] = state.scaler.state_dict()
+    return Card(**{**vars(base), "holds": "training", "run": run})
+
+
+def base_card(job: Job) -> Card:
+    """What every checkpoint of a run says of it."""
+    settings = job.network.config.settings()
+    if "image_weights" in settings:
+        settings["image_weights"] = ""  # a file of this machine, and spent: the weights are inside
+    return Card(
+        architecture=job.network.kind,
+        settings=settings,
+        info=job.reader.info,
+        preprocessing=Preprocessing(in_volume_only=job.network.uses_volume),
+        provenance={
+            "made_by": "pass2d train",
+            "recipe": job.recipe.name,
+            "seed": str(job.recipe.seed),
+            "cache_fingerprint": job.reader.fingerprint,
+            "world_size": str(job.team.world),
+            "torch": torch.__version__,
+        },
+    )
+
+
+def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
+    """Take up a run where a checkpoint left it.
+
+    Raises:
+        CheckpointError: the tensors are those of another network or optimiser.
+    """
+    device = job.team.device
+    try:
+        job.network.load_state_dict(checkpoint.part(NETWORK))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"the state to resume is of another network: {reason}. Resume with its own settings."
+        ) from error
+    state = fresh_state(job)
+    load_optimizer_tensors(state.optimizer, job.network, checkpoint.part(OPTIMIZER))
+    run: dict[str, Any] = dict(checkpoint.card.run)
+    if state.average is not None:
+        state.average.load(checkpoint.part(AVERAGE), count=run["average_count"])
+    if state.scaler is not None and "scaler" in run:
+        state.scaler.load_state_dict(run["scaler"])
+    state.totals = {name: t.to(device) for name, t in checkpoint.part(TOTALS).items()}
+    skips = checkpoint.part(SKIPS)
+    state.skips = SkipCounts(total=skips["total"].to(device), in_a_row=skips["in_a_row"].to(device))
+    state.cursor = run["cursor"]
+    state.validated, state.val_miou = list(run["validated"]), list(run["val_miou"])
+    return state

@@ -1,0 +1,146 @@
+"""One optimizer step: forward, losses, backward, on however many batches and devices it takes."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from cache.errors import ConfigError
+from pass2d_models.network import Prepared
+from train.assemble import Job
+from train.batch import RawBatch, point_batch
+from train.losses import LossTerms, compute_loss
+from train.optim import OutputWatch, first_nonfinite, guarded_step
+from train.schedule import learning_rate
+from train.state import RunState
+from train.stream import BatchStream
+from train.team import sum_gradients
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
+    """Move the weights once; nothing here waits for the device.
+
+    Each batch's loss counts by its share of the step's scans, those of all devices and of all its
+    batches: an uneven last batch weighs what it holds.
+
+    Returns:
+        Scans of the step, on all devices.
+    """
+    job.network.train()
+    epoch_end = (state.cursor // job.n_scans + 1) * job.n_scans
+    end = min(state.cursor + job.step_scans, epoch_end)
+    scans = end - state.cursor
+    while state.cursor < end:
+        raw = next(stream)
+        if raw is not None:
+            backward(job, state, raw, share=len(raw.positions) / scans)
+        state.cursor = stream.cursor
+    sum_gradients([p for p in job.network.parameters() if p.requires_grad], job.team)
+    if state.scaler is not None:
+        state.scaler.unscale_(state.optimizer)
+    state.skips = guarded_step(
+        state.optimizer,
+        state.skips,
+        rate=rate_at(job, state, end - scans),
+        clip_norm=job.recipe.optimizer.clip_norm,
+    )
+    if state.scaler is not None:
+        state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    add_to_average(job, state)
+    return scans
+
+
+def add_to_average(job: Job, state: RunState) -> None:
+    """Let the present weights into the mean: EMA after each step, SWA after each late epoch."""
+    config = job.recipe.average
+    if state.average is None:
+        return
+    if config.kind == "ema":
+        state.average.add(job.network, weight=1 - config.decay)
+        return
+    epoch, place = divmod(state.cursor, job.n_scans)
+    if place == 0 and epoch > config.start_share * job.recipe.epochs:
+        state.average.add(job.network, weight=1 / (state.average.count + 1))
+
+
+def rate_at(job: Job, state: RunState, cursor: int) -> float:
+    """The learning rate of the step that begins at a cursor."""
+    return learning_rate(
+        job.recipe.schedule,
+        job.recipe.optimizer.learning_rate,
+        step=job.step_at(cursor),
+        length=job.length,
+        val_miou=state.val_miou,
+    )
+
+
+def backward(job: Job, state: RunState, raw: RawBatch, *, share: float) -> None:
+    """Add a batch's gradients, weighted with its share, and its losses to the totals."""
+    terms = forward(job, raw, seed=batch_seed(job, raw, state.cursor))
+    loss = terms.total * share
+    (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+    for name, value in {"loss": terms.total.detach(), **terms.parts}.items():
+        add_total(state.totals, name, value, share=share)
+
+
+def forward(job: Job, raw: RawBatch, *, seed: int) -> LossTerms:
+    """Augment a batch on the device and compute its losses."""
+    device = job.team.device
+    torch.manual_seed(seed)  # for dropout layers: a resumed run draws what the whole one drew
+    batch = point_batch(
+        raw.to(device, non_blocking=True),
+        config=job.plan.augment,
+        grid=job.reader.info.grid,
+        device=device,
+    )
+    prepared: Prepared = job.network.prepare(batch)
+    dtype = AUTOCAST.get(job.recipe.precision)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        segmentation = job.network(prepared)
+    return compute_loss(
+        segmentation, prepared, config=job.recipe.loss, class_weights=job.class_weights
+    )
+
+
+def batch_seed(job: Job, raw: RawBatch, cursor: int) -> int:
+    """Seed of a batch's dropout layers: a function of the run's seed, the cursor and the scans."""
+    return zlib.crc32(repr((job.recipe.seed, cursor, raw.positions)).encode())
+
+
+def add_total(totals: dict[str, Tensor], name: str, value: Tensor, *, share: float) -> None:
+    """Add a loss to the sums on the device; not every batch has every term."""
+    weighted = torch.stack(
+        [value.detach().to(torch.float64), value.new_ones((), dtype=torch.float64)]
+    )
+    before = totals.get(name)
+    totals[name] = weighted * share if before is None else before + weighted * share
+
+
+def require_finite(job: Job, state: RunState, raw: RawBatch | None) -> None:
+    """End the run when too many steps in a row were not finite.
+
+    Raises:
+        ConfigError: names the first module whose output is not finite, and what to change.
+    """
+    in_a_row = int(state.skips.in_a_row)
+    if in_a_row < job.recipe.optimizer.max_skipped:
+        return
+    culprit = None
+    if raw is not None:
+        watch = OutputWatch(job.network)
+        terms = forward(job, raw, seed=0)
+        watch.close()
+        culprit = watch.culprit and f"output of module {watch.culprit}"
+        if culprit is None:
+            terms.total.backward()
+            culprit = "loss" if not torch.isfinite(terms.total) else first_nonfinite(job.network)
+    raise ConfigError(
+        f"{in_a_row} steps in a row had gradients that are not finite; the first value that is "
+        f"not: {culprit or 'none in the last batch'}. Lower optimizer.learning_rate, or use "
+        "precision=float32; resume with the checkpoint before."
+    )

@@ -1,0 +1,149 @@
+"""Validation during a run, and the export of its best networks."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from cache.progress import Progress
+from train.assemble import Job
+from train.card import Card
+from train.checkpoint import network_tensors, save_checkpoint
+from train.evaluate import evaluate_network
+from train.folder import RunFolder
+from train.journal import Journal
+from train.metric import Scores
+from train.state import RunState
+from train.step import forward
+from train.stream import BatchStream
+from train.team import share_buffers
+
+
+def is_due(job: Job, state: RunState) -> bool:
+    """Whether the epoch that has just ended is to be validated and was not."""
+    every = job.recipe.validation.every_epochs
+    epoch, place = divmod(state.cursor, job.n_scans)
+    if place or epoch == 0 or not every or not len(job.val_positions):
+        return False
+    is_last = epoch == job.recipe.epochs
+    return epoch not in state.validated and (epoch % every == 0 or is_last)
+
+
+def validate(
+    job: Job,
+    state: RunState,
+    *,
+    folder: RunFolder,
+    journal: Journal | None,
+    card: Card,
+    progress: Progress,
+) -> None:
+    """Evaluate the network (or its averaged weights), log both protocols, keep the best.
+
+    Args:
+        job: of the run.
+        state: its lists of validations grow by one.
+        folder: where the best network goes.
+        journal: of the first process; None in others.
+        card: what every checkpoint of the run says.
+        progress: is told of every scan.
+    """
+    share_buffers(job.network, job.team)
+    average = state.average if state.average is not None and state.average.count else None
+    if average is not None and job.recipe.average.kind == "swa":
+        refresh_norms(job, state)
+    with average.swapped_in(job.network) if average is not None else nullcontext():
+        mine = job.val_positions[job.team.rank :: job.team.world]
+        counts = evaluate_network(job.network, job.reader, mine, progress=progress)
+        counts.reduce()
+        scores = counts.scores(job.reader.info)
+        best_tensors = network_tensors(
+            {k: v.clone() for k, v in job.network.inference_state().items()}
+        )
+    by_name = {item.protocol: item for item in scores}
+    epoch = state.cursor // job.n_scans
+    miou = by_name[job.recipe.validation.protocol].miou
+    is_best = not state.val_miou or miou > max(state.val_miou)
+    state.validated.append(epoch)
+    state.val_miou.append(miou)
+    if journal is None:
+        return
+    log_scores(job, state, scores, journal, is_best=is_best)
+    metrics = {"epoch": float(epoch)}
+    for item in scores:
+        metrics[f"val/miou_{item.protocol}"] = item.miou
+        metrics[f"val/accuracy_{item.protocol}"] = item.accuracy
+    export(job, state, best_tensors, folder=folder, card=card, metrics=metrics, is_best=is_best)
+
+
+def log_scores(
+    job: Job, state: RunState, scores: tuple[Scores, ...], journal: Journal, *, is_best: bool
+) -> None:
+    """Write a validation into the log."""
+    names = job.reader.info.labels.names
+    epoch = state.validated[-1]
+    record: dict[str, object] = {"epoch": epoch}
+    for item in scores:
+        record[f"miou_{item.protocol}"] = item.miou
+        record[f"accuracy_{item.protocol}"] = item.accuracy
+    for item in scores:
+        if item.protocol == job.recipe.validation.protocol:
+            values = {name: float(item.iou[c]) for c, name in enumerate(names) if c}
+            record["iou"] = {name: v if v == v else None for name, v in values.items()}  # noqa: PLR0124  # NaN
+    journal.write("val", job.step_at(state.cursor), record)
+    both = ", ".join(f"{item.miou:.2%} ({item.protocol})" for item in scores)
+    journal.say(f"epoch {epoch}: validation mIoU {both}{', the best so far' if is_best else ''}")
+
+
+def export(
+    job: Job,
+    state: RunState,
+    tensors: dict[str, Tensor],
+    *,
+    folder: RunFolder,
+    card: Card,
+    metrics: dict[str, float],
+    is_best: bool,
+) -> None:
+    """Write the network for inference if it is among the best; drop the one that no longer is."""
+    ready = Card(**{**vars(card), "metrics": metrics})
+    if is_best:
+        save_checkpoint(folder.best, tensors, ready)
+    keep = job.recipe.validation.keep_best
+    if keep < 2:
+        return
+    order = sorted(range(len(state.val_miou)), key=lambda i: (-state.val_miou[i], i))
+    kept = {state.validated[i] for i in order[:keep]}
+    if state.validated[-1] in kept:
+        save_checkpoint(folder.ranked(state.validated[-1]), tensors, ready)
+    for epoch in set(state.validated) - kept:
+        folder.ranked(epoch).unlink(missing_ok=True)
+
+
+def refresh_norms(job: Job, state: RunState) -> None:
+    """Estimate the BatchNorm statistics of the mean of weights anew, on training batches.
+
+    The mean of several networks' running statistics is not that of the mean network's activations.
+    """
+    assert state.average is not None
+    norms = [m for m in job.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    stream = BatchStream(
+        job.reader, job.plan, job.recipe.stream, cursor=state.cursor, device=job.team.device
+    )
+    job.network.train()
+    with state.average.swapped_in(job.network), torch.no_grad():
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+        for index in range(min(job.recipe.average.norm_batches, job.plan.batches_per_epoch)):
+            raw = next(stream)
+            if raw is not None:
+                forward(job, raw, seed=index)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        share_buffers(job.network, job.team)
+        state.average.set_buffers(job.network)
+    stream.close()
