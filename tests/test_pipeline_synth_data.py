@@ -220,6 +220,7 @@ def test_interrupt_leaves_no_half_file_and_can_be_continued(tmp_path: Path, monk
         ({"sequences": ("22",)}, "00 to 21"),
         ({"sequences": ("../etc",)}, "00 to 21"),
         ({"seed": True}, "seed"),
+        ({"scans": 100_000}, "drive of 80000 m"),
     ],
 )
 def test_impossible_settings_are_named(changes, message: str) -> None:

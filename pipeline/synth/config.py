@@ -11,6 +11,8 @@ from cache.errors import ConfigError
 
 TEST_SEQUENCES = frozenset(f"{n:02d}" for n in range(11, 22))
 """SemanticKITTI publishes these without labels."""
+LONGEST_M = 10_000.0
+"""Farther from the origin float32 no longer keeps a millimetre."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,11 @@ class SynthConfig:
         _check_whole("workers", self.workers, 0, 1024)
         _check_above_zero("interval_s", self.interval_s, 60.0)
         _check_above_zero("speed_mps", self.speed_mps, 60.0)
+        if self.length_m > LONGEST_M:
+            raise ConfigError(
+                f"scans x interval_s x speed_mps is a drive of {self.length_m:g} m, the longest is "
+                f"{LONGEST_M:g} m; lower one of the three"
+            )
 
     @property
     def length_m(self) -> float:
