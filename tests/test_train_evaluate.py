@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from stub_network import StubNetwork, by_place
 
-from cache.errors import ConfigError
+from cache.errors import ConfigError, DataError
 from cache.progress import Silent
 from cache.reader import CacheReader, Fields
 from cache.schema import GridConfig, ScanRecord
 from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
 from train.eval_counts import BAND_NAMES, EvalCounts, EvalReport, pass_result
+from train.eval_pictures import raw_scan, write_pictures
 from train.eval_report import (
     report_json,
     report_tables,
@@ -326,3 +327,31 @@ def test_checkpoint_of_other_classes_or_another_grid_is_refused(checkpoint, tmp_
     write_sample_cache(tmp_path / "b", n_scans=1, info=replace(info, grid=grid))
     with pytest.raises(ConfigError, match="Prepare the data set for that grid"):
         evaluate(checkpoint, tmp_path / "b", device=CPU)
+
+
+def test_pictures_of_the_worst_and_best_scan(report, cached, tmp_path: Path) -> None:
+    paths = write_pictures(report, cached[0], tmp_path / "pictures", device=CPU)
+    worst = report.best.scans[0].scan_id.replace("/", "_")
+    names = {path.name for path in paths}
+    views = ("prediction", "truth", "errors", "range", "camera")
+    assert {"confusion.png"} | {f"{worst}_{view}.png" for view in views} <= names
+    assert len(names) == 1 + 2 * len(views)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="no pictures can be written there"):
+        write_pictures(report, cached[0], tmp_path / "file" / "below", device=CPU)
+
+
+def test_prepared_scan_goes_back_together_as_in_its_raw_file(real_semkitti: Path) -> None:
+    from pipeline.compose import lidar_arrays
+    from pipeline.datasets.semkitti import list_semkitti
+
+    listing = list_semkitti(real_semkitti, sequences=["08"])
+    points, labels = raw_scan(lidar_arrays(listing.scans[0], listing.info))
+    folder = real_semkitti / "sequences/08"
+    raw = np.fromfile(folder / "velodyne/000000.bin", "<f4").reshape(-1, 4)
+    assert np.array_equal(points, raw)
+    raw_ids = np.fromfile(folder / "labels/000000.label", "<u4") & 0xFFFF
+    table = listing.info.labels.raw_to_training
+    assert labels is not None
+    assert labels.tolist() == [table[int(raw_id)] for raw_id in raw_ids]

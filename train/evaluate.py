@@ -191,15 +191,12 @@ def eval_scan(record: ScanRecord, *, uses_volume: bool, outside: Outside) -> Eva
     assert record.outside_signal is not None
     if record.label is None:
         raise ConfigError(f"scan {record.scan_id} has no labels: it cannot be evaluated")
-    label_outside = record.outside_label
-    if label_outside is None:
-        label_outside = np.zeros(len(record.outside_signal), np.uint8)
     xyz = np.concatenate([record.xyz, record.outside_xyz], axis=1)
     signal = np.concatenate([record.signal, record.outside_signal])
-    labels = np.concatenate([record.label, label_outside])
+    labels = np.concatenate([record.label, outside_labels(record)])
     band = np.digitize(np.sqrt(np.square(xyz.astype(np.float64)).sum(axis=0)), BAND_EDGES_M)
     band[record.n :] += len(BAND_EDGES_M) + 1
-    order = np.arange(record.n_raw) if uses_volume else _raw_order(record)
+    order = np.arange(record.n_raw) if uses_volume else raw_order(record)
     n_seen = record.n if uses_volume else record.n_raw
     copied_from = None
     if uses_volume and outside == "nearest" and record.n:
@@ -273,8 +270,15 @@ def _labelled_positions(
     return labelled, len(selected) - int(reader.scans.has_label[selected].sum())
 
 
-def _raw_order(record: ScanRecord) -> NDArray[np.int64]:
-    """Rows of [inside, outside] in the order of the raw file."""
+def outside_labels(record: ScanRecord) -> NDArray[np.uint8]:
+    """(O,) training ids of the points outside the volume; ignored where none are stored."""
+    if record.outside_label is not None:
+        return record.outside_label
+    return np.zeros(record.n_raw - record.n, np.uint8)
+
+
+def raw_order(record: ScanRecord) -> NDArray[np.int64]:
+    """(n_raw,) rows of [points inside, points outside], in the order of the raw file."""
     is_inside = np.zeros(record.n_raw, np.bool_)
     is_inside[record.raw_index] = True
     order = np.empty(record.n_raw, np.int64)

@@ -1,0 +1,138 @@
+"""Pictures of an evaluation: the confusion matrix, and the worst and best scan in several views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.errors import DataError
+from cache.reader import CacheReader, Fields
+from cache.schema import LabelTable, ScanRecord
+from train.eval_counts import EvalReport
+from train.eval_report import write_confusion
+from train.evaluate import NO_VOTES, outside_labels, raw_order
+from train.render import birds_eye, on_picture, range_image, save_png
+from train.segmenter import Segmenter
+from train.tta import VotePlan
+
+ERRORS = LabelTable(
+    raw_to_training={},
+    training_to_raw=(0, 1, 2),
+    names=("not counted", "right", "wrong"),
+    colors_rgb=((0, 0, 0), (70, 74, 84), (240, 70, 50)),
+)
+"""Colours of the picture of errors."""
+
+
+def write_pictures(
+    report: EvalReport,
+    cache_root: Path,
+    folder: Path,
+    *,
+    dataset: str | None = None,
+    votes: VotePlan = NO_VOTES,
+    device: torch.device | None = None,
+) -> tuple[Path, ...]:
+    """Draw an evaluation.
+
+    Args:
+        report: Of ``evaluate``; names the checkpoint and the worst and best scan.
+        cache_root: The cache that was evaluated.
+        folder: Made if needed; files of the same names are replaced.
+        dataset: Which data set, if the cache holds several.
+        votes: Of the predictions that are drawn.
+        device: The GPU if there is one, without.
+
+    Returns:
+        The files: ``confusion.png`` and, for each scan, ``SCAN_prediction.png``, ``_truth.png``,
+        ``_errors.png`` (from above), ``_range.png`` and, with pictures, ``_camera.png``.
+
+    Raises:
+        DataError: They cannot be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: no pictures can be written there: {error.strerror}") from error
+    confusion = folder / "confusion.png"
+    write_confusion(report, confusion)
+    written = [confusion]
+    segmenter = Segmenter.load(report.checkpoint, device=device, votes=votes)
+    chosen = {report.best.scans[0].scan_id: "worst", report.best.scans[-1].scan_id: "best"}
+    with CacheReader.open(cache_root, dataset=dataset) as reader:
+        for scan_id, rank in chosen.items():
+            position = int(np.flatnonzero(reader.scans.scan_id == scan_id)[0])
+            fields = Fields(label=True, outside=True, image=True, pixels=True)
+            record = reader.read(position, fields)
+            for name, picture in scan_pictures(record, segmenter, title=f"{scan_id} ({rank})"):
+                path = folder / f"{scan_id.replace('/', '_')}_{name}.png"
+                save_png(picture, path)
+                written.append(path)
+    return tuple(written)
+
+
+def scan_pictures(
+    record: ScanRecord, segmenter: Segmenter, *, title: str
+) -> Sequence[tuple[str, Image.Image]]:
+    """Draw a prepared scan as a network labels it.
+
+    Args:
+        record: With the points outside the volume; labels and pictures are drawn if it has them.
+        segmenter: Labels it.
+        title: Begins the line above each picture.
+
+    Returns:
+        Names and pictures: "prediction", "range", and where possible "truth", "errors", "camera".
+    """
+    table = segmenter.card.info.labels
+    points, truth = raw_scan(record)
+    predicted = segmenter(points).labels
+    xyz = points[:, :3].T
+    pictures = [
+        ("prediction", birds_eye(xyz, predicted, table, title=f"{title}: prediction")),
+        ("range", range_image(xyz, predicted, table, title=f"{title}: prediction")),
+    ]
+    if truth is not None:
+        outcome = np.where(truth == 0, 0, np.where(predicted == truth, 1, 2)).astype(np.uint8)
+        pictures += [
+            ("truth", birds_eye(xyz, truth, table, title=f"{title}: ground truth")),
+            ("errors", birds_eye(xyz, outcome, ERRORS, title=f"{title}: errors")),
+        ]
+    for number, view in enumerate(record.cameras):
+        if view.image is not None:
+            seen = record.raw_index[view.point_index]
+            camera = on_picture(
+                view.image,
+                view.pixel_rc,
+                predicted[seen],
+                table,
+                distance_m=np.linalg.norm(xyz[:, seen], axis=0),
+                title=f"{title}: prediction",
+            )
+            pictures.append((f"camera{number or ''}", camera))
+    return pictures
+
+
+def raw_scan(record: ScanRecord) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
+    """Put a scan back together as in its raw file.
+
+    Args:
+        record: Read with the points outside the volume.
+
+    Returns:
+        (n_raw, 4) x, y, z in metres and signal; (n_raw,) training ids, None without labels.
+    """
+    assert record.outside_xyz is not None
+    assert record.outside_signal is not None
+    order = raw_order(record)
+    xyz = np.concatenate([record.xyz, record.outside_xyz], axis=1)
+    signal = np.concatenate([record.signal, record.outside_signal])
+    points = np.ascontiguousarray(np.concatenate([xyz, signal[None]])[:, order].T)
+    if record.label is None:
+        return points, None
+    return points, np.concatenate([record.label, outside_labels(record)])[order]
