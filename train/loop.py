@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cache.progress import Progress, Silent
 from cache.reader import CacheReader
@@ -24,7 +25,7 @@ from train.state import RunState, base_card, fresh_state, restore_state, state_c
 from train.step import optimizer_step, rate_at, require_finite
 from train.stop import StopRequest, stop_requests
 from train.stream import BatchStream
-from train.team import agree, joined_team, share_buffers, sum_over_team
+from train.team import Team, agree, gather_names, joined_team, share_buffers, sum_over_team
 from train.validate import is_due, validate
 
 _AGREE_STEPS = 20
@@ -109,6 +110,17 @@ def _first_state(
     if job.recipe.start_from:
         start_from_checkpoint(job.network, Path(job.recipe.start_from), card, progress)
     return fresh_state(job)
+
+
+def mean_losses(totals: dict[str, Tensor], team: Team) -> dict[str, float]:
+    """Means of the losses since the last line of the log, over all processes."""
+    names = sorted(totals)
+    if team.world > 1:
+        names = sorted(set().union(*gather_names(names)))
+    zero = torch.zeros(2, dtype=torch.float64, device=team.device)
+    sums = torch.stack([totals.get(name, zero) for name in names])
+    sum_over_team([sums], team)
+    return {name: s / w for name, (s, w) in zip(names, sums.tolist(), strict=True)}
 
 
 class _Loop:
@@ -202,11 +214,8 @@ class _Loop:
     def _log(self, step: int) -> None:
         """One line; here and only here the loop waits for the device."""
         job, state = self._job, self._state
-        names = sorted(state.totals)
-        sums = torch.stack([state.totals[name] for name in names])
-        sum_over_team([sums], job.team)
-        means = dict(zip(names, (sums / state.window_steps).tolist(), strict=True))
-        state.totals, state.window_steps = {}, 0
+        means = mean_losses(state.totals, job.team)
+        state.totals = {}
         seconds = time.perf_counter() - self._window_start
         wait_share = (self._stream.wait_s - self._window_wait_s) / max(seconds, 1e-9)
         rate = rate_at(job, state, max(state.cursor - 1, 0))

@@ -36,7 +36,7 @@ class RunState:
     cursor: int = 0
     """Scans seen since the start, on all devices together: epoch and place follow from it."""
     totals: dict[str, Tensor] = field(default_factory=dict)
-    """(2,) float64 per loss, on the device: sum and sum of shares since the last line of the log."""
+    """(2,) float64 per loss, on the device: sum and its weight since the last line of the log."""
     validated: list[int] = field(default_factory=list)
     """Epochs (counted from 1) after which the network was validated."""
     val_miou: list[float] = field(default_factory=list)

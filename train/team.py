@@ -108,6 +108,13 @@ def agree(value: bool, team: Team) -> bool:
     return bool(flag)
 
 
+def gather_names(names: list[str]) -> list[list[str]]:
+    """Every process's names, by rank."""
+    gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(gathered, names)
+    return gathered
+
+
 def sum_over_team(tensors: Sequence[Tensor], team: Team) -> None:
     """Add up tensors over all processes, in place."""
     if team.world > 1:
