@@ -1,0 +1,16 @@
+"""The data sets that pass2d knows by name, as their tables describe them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cache.schema import DatasetInfo
+from pipeline.datasets.table import load_table
+
+TABLES = ("semkitti", "nuscenes")
+
+
+def known_datasets() -> tuple[DatasetInfo, ...]:
+    """Label table, grid and file layout of every known data set."""
+    folder = Path(__file__).parent
+    return tuple(load_table(folder / f"{name}.toml").info for name in TABLES)
