@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
 _WORKER_BYTES = 400 << 20
+_CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 80 << 20
 """Results are a few hundred bytes and travel inline; Ray asks for 75 MB at least."""
 
@@ -126,10 +128,11 @@ def connected(config: PrepareConfig) -> Iterator[None]:
     }
     try:
         if config.ray_address is not None:
+            _require_answer(config.ray_address)
             ray.init(address=config.ray_address, **common)
         else:
             _start_local(config, common)
-    except (ConnectionError, RuntimeError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = config.ray_address or "a local Ray"
         raise CacheError(
             f"cannot connect to {where} ({' '.join(str(error).split())}). Check --ray-address, "
@@ -139,6 +142,13 @@ def connected(config: PrepareConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself tries for minutes before it says that nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:  # else a word such as "auto", for which Ray looks on this machine
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _start_local(config: PrepareConfig, common: dict[str, Any]) -> None:

@@ -1,0 +1,423 @@
+"""`prepare` writes what the stages compute, once, and redoes only what changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cache_samples import without_fsync
+from pipeline_files import write_sequence
+
+from cache.errors import CacheError, ConfigError
+from cache.fields import STAGES
+from cache.progress import Silent
+from cache.reader import CacheReader, Fields
+from cache.schema import SCALES
+from pipeline import jobs, tasks
+from pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
+from pipeline.datasets.semkitti import list_semkitti
+from pipeline.jobs import cut_into_shards
+from pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare
+from pipeline.source import SourceListing
+
+ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
+INLINE = PrepareConfig(workers=0, shard_scans=2)
+
+
+@pytest.fixture(autouse=True)
+def _fast_disk() -> Iterator[None]:
+    with without_fsync():
+        yield
+
+
+class Heard(Silent):
+    """Remembers what was said and counted."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.done = 0
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
+        self.done += count
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Three sequences: 00 (3 scans, 2 shards), 08 without pictures, 11 without labels."""
+    root = tmp_path / "raw"
+    write_sequence(root, "00", (0, 1, 2))
+    write_sequence(root, "08", (0, 5), images=False)
+    write_sequence(root, "11", (0,), labels=False)
+    return root
+
+
+def run(raw: Path, out: Path, config: PrepareConfig = INLINE, **chosen: object) -> PrepareSummary:
+    return prepare(list_semkitti(raw, **chosen), out, config, Silent())
+
+
+def tree(root: Path) -> dict[str, tuple[int, int]]:
+    """Name -> (size, time) of every file but the locks."""
+    return {
+        str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in root.rglob("*")
+        if path.is_file() and ".tmp" not in path.parts
+    }
+
+
+def shards(root: Path) -> dict[str, bytes]:
+    """Every byte of every shard."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for stage in STAGES
+        for path in (root / stage).rglob("*")
+        if path.is_file()
+    }
+
+
+def assert_holds(root: Path, listing: SourceListing) -> None:
+    """The cache at ``root`` holds exactly what the stages compute for the listing's scans."""
+    with CacheReader.open(root) as reader:
+        assert reader.scans.scan_id.tolist() == [scan.scan_id for scan in listing.scans]
+        for position, scan in enumerate(listing.scans):
+            found = reader.read(position, ALL)
+            lidar = lidar_arrays(scan, listing.info)
+            for name in ("xyz", "signal", "raw_index", "label", "instance"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(lidar, name))
+            for name in ("outside_xyz", "outside_signal", "outside_label"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(lidar, name))
+            views = [view for view in camera_arrays(scan, lidar) if view is not None]
+            assert len(found.cameras) == len(views)
+            for a, b in zip(found.cameras, views, strict=True):
+                np.testing.assert_array_equal(a.image, b.image)
+                np.testing.assert_array_equal(a.point_index, b.point_index)
+                np.testing.assert_array_equal(a.pixel_rc, b.pixel_rc)
+            levels = voxel_arrays(lidar, grid=listing.info.grid)
+            assert [level.scale for level in found.voxels] == list(SCALES)
+            for a, b in zip(found.voxels, levels, strict=True):
+                np.testing.assert_array_equal(a.coord, b.coord)
+                np.testing.assert_array_equal(a.label, b.label)
+                np.testing.assert_array_equal(a.inverse, b.inverse)
+
+
+def test_cache_holds_what_the_stages_compute(raw: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    summary = prepare(list_semkitti(raw), tmp_path / "out", INLINE, heard)
+    assert_holds(tmp_path / "out", list_semkitti(raw))
+    assert (summary.scans, summary.points, heard.done) == (6, 300, 6)
+    assert (summary.scans_without_image, summary.scans_without_label) == (2, 1)
+    assert (summary.written_shards, summary.kept_shards, summary.generation) == (12, 0, 1)
+    assert heard.said == list(list_semkitti(raw).notes)
+    assert {stage.stage for stage in summary.stage_seconds} == set(STAGES)
+    assert summary.slowest_stage in summary.stage_seconds
+    assert not (tmp_path / "out" / "failed.jsonl").exists()
+
+
+def test_real_scans(real_semkitti: Path, tmp_path: Path) -> None:
+    summary = run(real_semkitti, tmp_path / "out", PrepareConfig(workers=0))
+    assert_holds(tmp_path / "out", list_semkitti(real_semkitti))
+    assert summary.points == 124668 + 124605 + 123389 + 115236
+    assert summary.total_bytes < summary.source_bytes
+
+
+def test_ray_gives_the_same_bytes(raw: Path, tmp_path: Path, monkeypatch) -> None:
+    run(raw, tmp_path / "inline")
+    # A folder that holds names of ours: workers must import the package, not these.
+    trap = tmp_path / "trap"
+    (trap / "cache").mkdir(parents=True)
+    (trap / "pipeline.py").write_text("raise SystemExit('the wrong pipeline')")
+    monkeypatch.chdir(trap)
+    summary = run(raw, tmp_path / "ray", replace(INLINE, workers=2))
+    assert shards(tmp_path / "ray") == shards(tmp_path / "inline")
+    assert summary.written_shards == 12
+    with CacheReader.open(tmp_path / "ray") as a, CacheReader.open(tmp_path / "inline") as b:
+        assert a.fingerprint == b.fingerprint
+
+
+def test_nothing_changed_nothing_done(raw: Path, tmp_path: Path, monkeypatch) -> None:
+    run(raw, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    monkeypatch.setattr(tasks, "_run_lidar", None)
+    monkeypatch.setattr(tasks, "hash_file", None)
+    assert plan(list_semkitti(raw), tmp_path / "out", INLINE).tasks == ()
+    summary = run(raw, tmp_path / "out")
+    assert tree(tmp_path / "out") == before
+    assert (summary.written_shards, summary.kept_shards, summary.generation) == (0, 12, 1)
+
+
+def test_plan_writes_nothing(raw: Path, tmp_path: Path) -> None:
+    todo = plan(list_semkitti(raw), tmp_path / "out", INLINE)
+    assert not (tmp_path / "out").exists()
+    assert len(todo.tasks) == 12
+    assert {task.reason for task in todo.tasks} == {"new"}
+    assert todo.nbytes > 0
+    assert todo.seconds > 0
+
+
+def _reasons(listing: SourceListing, out: Path, config: PrepareConfig = INLINE) -> set[str]:
+    todo = plan(listing, out, config)
+    return {f"{task.stage} {task.shard}: {task.reason}" for task in todo.tasks}
+
+
+def test_a_new_grid_rewrites_voxels_only(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(raw, out)
+    before = tree(out)
+    listing = list_semkitti(raw)
+    grid = replace(listing.info.grid, shape=(500, 500, 30))
+    listing = replace(listing, info=replace(listing.info, grid=grid))
+    assert _reasons(listing, out) == {
+        f"voxel {shard}: grid changed" for shard in (0, 1, 8000, 11000)
+    }
+    summary = prepare(listing, out, INLINE, Silent())
+    assert summary.written_shards == 4
+    after = tree(out)
+    assert {n: v for n, v in before.items() if n.startswith(("lidar", "camera"))} == {
+        n: v for n, v in after.items() if n.startswith(("lidar", "camera"))
+    }
+    assert_holds(out, listing)
+
+
+def test_a_stage_with_a_new_code_version_runs_alone(raw, tmp_path, monkeypatch) -> None:
+    run(raw, tmp_path / "out")
+    monkeypatch.setitem(jobs.STAGE_CODE_VERSIONS, "camera", 99)
+    was = jobs.STAGE_CODE_VERSIONS
+    assert was["camera"] == 99
+    reasons = _reasons(list_semkitti(raw), tmp_path / "out")
+    assert {r.split(": ")[0] for r in reasons} == {f"camera {s}" for s in (0, 1, 8000, 11000)}
+    assert all(r.endswith("-> 99") for r in reasons)
+
+
+def test_another_profile_is_another_cache(raw: Path, tmp_path: Path) -> None:
+    run(raw, tmp_path / "out")
+    size = replace(INLINE, profile="size")
+    reasons = _reasons(list_semkitti(raw), tmp_path / "out", size)
+    assert "lidar 8000: profile speed -> size" in reasons
+    run(raw, tmp_path / "out", size)
+    assert_holds(tmp_path / "out", list_semkitti(raw))
+
+
+def test_a_changed_file_redoes_its_shard(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(raw, out)
+    before = tree(out)
+    labels = raw / "sequences/00/labels/000002.label"
+    labels.write_bytes(np.full(50, 40, np.uint32).tobytes())
+    assert _reasons(list_semkitti(raw), out) == {
+        f"lidar 1: {labels} changed",
+        "camera 1: lidar runs again",
+        "voxel 1: lidar runs again",
+    }
+    assert run(raw, out).written_shards == 3
+    assert_holds(out, list_semkitti(raw))
+    after = tree(out)
+    lost = [n for n in before if n not in after and not n.startswith("rows/")]
+    assert lost == []
+    assert all(after[n] == before[n] for n in before if n != "CURRENT")
+
+
+def test_a_changed_picture_redoes_camera_only(raw: Path, tmp_path: Path) -> None:
+    from pipeline_files import png
+
+    out = tmp_path / "out"
+    run(raw, out)
+    picture = raw / "sequences/00/image_2/000000.png"
+    picture.write_bytes(png(seed=77))
+    assert _reasons(list_semkitti(raw), out) == {f"camera 0: {picture} changed"}
+    assert run(raw, out).written_shards == 1
+    assert_holds(out, list_semkitti(raw))
+
+
+def test_new_calibration_redoes_camera_only(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(raw, out)
+    calib = raw / "sequences/00/calib.txt"
+    calib.write_text(calib.read_text().replace("P2: 100", "P2: 90"))
+    expected = {f"camera {s}: pictures or calibration changed" for s in (0, 1)}
+    assert _reasons(list_semkitti(raw), out) == expected
+    run(raw, out)
+    assert_holds(out, list_semkitti(raw))
+
+
+def test_sequences_come_one_by_one(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(raw, out, sequences=["08"])
+    first = tree(out)
+    assert run(raw, out, sequences=["00", "11"]).written_shards == 9
+    assert_holds(out, list_semkitti(raw))
+    after = tree(out)
+    unchanged = [n for n in first if n.startswith((*STAGES, "rows", "manifest"))]
+    assert all(after[n] == first[n] for n in unchanged)
+    once = tmp_path / "once"
+    run(raw, once)
+    assert shards(once) == shards(out)
+
+
+def test_vanished_and_added_frames(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(raw, out)
+    for name in ("velodyne/000002.bin", "labels/000002.label", "image_2/000002.png"):
+        (raw / "sequences/00" / name).unlink()
+    todo = plan(list_semkitti(raw), out, INLINE)
+    assert (todo.tasks, todo.dropped) == ((), (1,))
+    run(raw, out)
+    assert_holds(out, list_semkitti(raw))
+    shutil.rmtree(raw / "sequences/00")
+    write_sequence(raw, "00", (0, 1, 2, 3))
+    summary = run(raw, out)
+    # Shard 0 has the same content under new times: hashed again, not written again.
+    assert summary.written_shards == 3
+    assert_holds(out, list_semkitti(raw))
+
+
+def test_a_moved_data_set_is_recognised_by_content(raw: Path, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    run(raw, out)
+    before = shards(out)
+    moved = tmp_path / "moved"
+    shutil.copytree(raw, moved)
+    shutil.rmtree(raw)
+    summary = run(moved, out)
+    assert (summary.written_shards, summary.generation) == (0, 2)
+    assert shards(out) == before
+    monkeypatch.setattr(tasks, "hash_file", None)
+    assert plan(list_semkitti(moved), out, INLINE).tasks == ()
+
+
+def test_bad_scans_are_left_out_and_listed(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    points = raw / "sequences/00/velodyne/000000.bin"
+    good = points.read_bytes()
+    points.write_bytes(good[:-3])
+    labels = raw / "sequences/08/labels/000005.label"
+    labels.write_bytes(np.full(50, 7, np.uint32).tobytes())
+    picture = raw / "sequences/11/image_2/000000.png"
+    picture.write_bytes(picture.read_bytes()[:-50])
+    heard = Heard()
+    summary = prepare(list_semkitti(raw), out, INLINE, heard)
+    assert [(f.scan_id, f.stage) for f in summary.failed] == [
+        ("00/000000", "lidar"),
+        ("08/000005", "lidar"),
+        ("11/000000", "camera"),
+    ]
+    assert str(points) in summary.failed[0].reason
+    lines = [json.loads(line) for line in (out / "failed.jsonl").read_text().splitlines()]
+    assert [line["scan_id"] for line in lines] == ["00/000000", "08/000005", "11/000000"]
+    assert "raw label" in lines[1]["reason"]
+    assert sum("000000.png" in text for text in heard.said) == 1
+    with CacheReader.open(out) as reader:
+        assert reader.scans.scan_id.tolist() == ["00/000001", "00/000002", "08/000000", "11/000000"]
+        assert reader.read(3, ALL).cameras == ()
+    again = run(raw, out)
+    assert (again.failed, again.written_shards) == (summary.failed, 0)
+    points.write_bytes(good)
+    mended = run(raw, out)
+    assert [f.scan_id for f in mended.failed] == ["08/000005", "11/000000"]
+    assert mended.written_shards == 3
+
+
+def test_a_shard_of_bad_scans_only(raw: Path, tmp_path: Path) -> None:
+    for frame in (0, 5):
+        (raw / f"sequences/08/velodyne/{frame:06d}.bin").write_bytes(b"123")
+    summary = run(raw, tmp_path / "out")
+    assert [f.scan_id for f in summary.failed] == ["08/000000", "08/000005"]
+    with CacheReader.open(tmp_path / "out") as reader:
+        assert set(reader.scans.sequence.tolist()) == {"00", "11"}
+    assert run(raw, tmp_path / "out").failed == summary.failed
+
+
+def test_a_file_that_vanishes_while_preparing_is_a_bad_scan(raw: Path, tmp_path: Path) -> None:
+    listing = list_semkitti(raw)
+    (raw / "sequences/00/velodyne/000001.bin").unlink()
+    summary = prepare(listing, tmp_path / "out", INLINE, Silent())
+    assert [f.scan_id for f in summary.failed] == ["00/000001"]
+
+
+def test_errors_of_the_disk_are_tried_again(raw: Path, tmp_path: Path, monkeypatch) -> None:
+    calls = []
+    real = tasks.lidar_arrays
+
+    def flaky(scan, info):
+        calls.append(scan.scan_id)
+        if calls.count("08/000000") in (1, 2, 3) and scan.scan_id == "08/000000":
+            raise OSError(5, "Input/output error", str(scan.points))
+        return real(scan, info)
+
+    monkeypatch.setattr(tasks, "lidar_arrays", flaky)
+    assert run(raw, tmp_path / "out").failed == ()
+    assert calls.count("08/000000") == 4
+
+
+def test_a_disk_that_keeps_failing_costs_one_shard(raw: Path, tmp_path: Path, monkeypatch) -> None:
+    real = tasks.lidar_arrays
+
+    def broken(scan, info):
+        if scan.sequence == "08":
+            raise OSError(5, "Input/output error", str(scan.points))
+        return real(scan, info)
+
+    monkeypatch.setattr(tasks, "lidar_arrays", broken)
+    summary = run(raw, tmp_path / "out")
+    assert [f.scan_id for f in summary.failed] == ["08/000000", "08/000005"]
+    assert "Input/output error" in summary.failed[0].reason
+    monkeypatch.undo()
+    assert run(raw, tmp_path / "out").failed == ()
+    assert_holds(tmp_path / "out", list_semkitti(raw))
+
+
+def test_a_lost_shard_is_made_again(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(raw, out)
+    before = shards(out)
+    shutil.rmtree(next((out / "lidar").glob("000001-*")))
+    next((out / "rows/voxel").glob("008000-*")).unlink()
+    assert _reasons(list_semkitti(raw), out) == {
+        "lidar 1: the shard or its commit record is missing",
+        "camera 1: lidar runs again",
+        "voxel 1: lidar runs again",
+        "voxel 8000: the shard or its commit record is missing",
+    }
+    run(raw, out)
+    assert shards(out) == before
+
+
+def test_shards_never_cross_sequences(raw: Path) -> None:
+    cut = cut_into_shards(list_semkitti(raw).scans, shard_scans=2)
+    assert [(job.shard, len(job.scans)) for job in cut] == [(0, 2), (1, 1), (8000, 2), (11000, 1)]
+
+
+def test_sequence_names_that_collide_are_refused(raw: Path) -> None:
+    scans = list_semkitti(raw).scans
+    clash = [replace(scan, sequence="scene-0008") for scan in scans if scan.sequence == "08"]
+    clash = [replace(scan, scan_id="x" + scan.scan_id) for scan in clash]
+    with pytest.raises(CacheError, match="sequences 08 and scene-0008"):
+        cut_into_shards([*scans, *clash], shard_scans=2)
+    with pytest.raises(CacheError, match="twice"):
+        cut_into_shards([*scans, scans[0]], shard_scans=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"profile": "fast"}, "expected one of speed, size"),
+        ({"shard_scans": 0}, "at least 1"),
+        ({"workers": -1}, "must be 0"),
+        ({"workers": 0, "ray_address": "auto"}, "leave out --ray-address"),
+    ],
+)
+def test_settings_that_cannot_work(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrepareConfig(**settings)
+
+
+def test_a_cluster_that_is_not_there(raw: Path, tmp_path: Path) -> None:
+    config = PrepareConfig(ray_address="127.0.0.1:1")
+    with pytest.raises(CacheError, match=r"cannot connect to 127.0.0.1:1 .*--workers 0"):
+        run(raw, tmp_path / "out", config)
