@@ -1,0 +1,126 @@
+"""What a published state dict is: architecture and sizes, from its tensors' names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from pass2d_models.network import Network
+from pass2d_models.published_names import (
+    CLASS_WEIGHT_BUFFERS,
+    our_name,
+    our_tensor,
+    published_name,
+    published_tensor,
+)
+from pass2d_models.sparse_unet import SparseUNetConfig
+from pass2d_models.torchsparse_names import from_torchsparse, to_torchsparse
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Published tensors by name."""
+
+_TORCHSPARSE_BUFFERS = ("criterion.ce_loss.weight",)
+_STEM = "stem.0.kernel"
+_SCALES = (2, 4, 8, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedLayout:
+    """An architecture as published, with the sizes that its tensors show."""
+
+    architecture: str
+    """Key of `pass2d_models.registry.MODELS`."""
+    settings: dict[str, Any]
+    """Of that architecture's config."""
+    n_classes: int
+    """C, the ignored class included."""
+
+    @property
+    def set_aside(self) -> tuple[str, ...]:
+        """Class weights of the loss: the file has them, no network needs them."""
+        return CLASS_WEIGHT_BUFFERS if self.architecture == "2dpass" else _TORCHSPARSE_BUFFERS
+
+    def with_scales(self, scales: Sequence[int]) -> PublishedLayout:
+        """With the scales of the blocks as the file's settings list them, if one per block.
+
+        They leave no trace in the tensors; without a list they are those of the published models.
+        """
+        if len(scales) != len(self.settings.get("block_scales", ())) or not scales:
+            return self
+        return replace(self, settings={**self.settings, "block_scales": list(scales)})
+
+    def expected(self, network: Network) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that the published form of a network has."""
+        state = network.state_dict()
+        if self.architecture != "2dpass":
+            return {name: tuple(tensor.shape) for name, tensor in to_torchsparse(state).items()}
+        shapes = {}
+        for name, tensor in state.items():
+            theirs = published_name(name)
+            assert theirs is not None, f"{name} has no published name"
+            shapes[theirs] = tuple(published_tensor(name, tensor).shape)
+        return shapes
+
+    def convert(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Published tensors under our names and in our layout."""
+        if self.architecture != "2dpass":
+            return from_torchsparse(tensors)
+        converted = {}
+        for name, tensor in tensors.items():
+            ours = our_name(name)
+            assert ours is not None, f"{name} is not one of ours"
+            converted[ours] = our_tensor(name, tensor)
+        return converted
+
+
+def recognise(shapes: Shapes) -> PublishedLayout | None:
+    """Tell the architecture and its sizes.
+
+    Returns:
+        None when it is none of the three.
+
+    Raises:
+        KeyError, IndexError: a tensor that tells a size is missing, or is no matrix.
+    """
+    if any(name.startswith("model_3d.") for name in shapes):
+        return _recognise_2dpass(shapes)
+    if _STEM in shapes:
+        return _recognise_unet(shapes)
+    return None
+
+
+def _recognise_2dpass(shapes: Shapes) -> PublishedLayout:
+    numbers = (re.match(r"model_3d\.spv_enc\.(\d+)\.", name) for name in shapes)
+    n_blocks = max((int(match[1]) for match in numbers if match), default=-1) + 1
+    # As all published models have them, which repeat the last.
+    scales = [_SCALES[min(block, len(_SCALES) - 1)] for block in range(n_blocks)]
+    has_images = any(name.startswith(("model_2d.", "fusion.multi")) for name in shapes)
+    return PublishedLayout(
+        architecture="2dpass",
+        settings={
+            "block_scales": scales,
+            "hidden": shapes["model_3d.voxel_3d_generator.PPmodel.0.weight"][0],
+            "image_branch": has_images,
+        },
+        n_classes=shapes["model_3d.classifier.2.weight"][0],
+    )
+
+
+def _recognise_unet(shapes: Shapes) -> PublishedLayout:
+    widths = [
+        shapes[_STEM][2],
+        *(shapes[f"stage{i}.1.net.0.kernel"][2] for i in range(1, 5)),
+        *(shapes[f"up{i}.0.net.0.kernel"][2] for i in range(1, 5)),
+    ]
+    factor = widths[0] / SparseUNetConfig().base_widths[0]
+    is_scaled = list(SparseUNetConfig(width_factor=factor).widths) == widths
+    is_spvcnn = any(name.startswith("point_transforms.") for name in shapes)
+    return PublishedLayout(
+        architecture="spvcnn" if is_spvcnn else "minkowskinet",
+        settings={"width_factor": factor} if is_scaled else {"base_widths": widths},
+        n_classes=shapes["classifier.0.weight"][0],
+    )
