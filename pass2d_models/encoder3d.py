@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pass2d_models.config import TwoDPassConfig
 from pass2d_models.geometry import Geometry, LevelGeometry
+from pass2d_models.norm import RowNorm
 from pass2d_models.sparse import SubmanifoldConv, init_sparse_weight, sparse_tensor
 
 SLOPE = 0.1
@@ -25,18 +26,6 @@ SLOPE = 0.1
 def leaky_relu(features: Tensor) -> Tensor:
     """LeakyReLU in place: call it on fresh results only."""
     return functional.leaky_relu(features, SLOPE, inplace=True)
-
-
-class RowNorm(nn.BatchNorm1d):
-    """BatchNorm over rows, which in training lets a single row pass by the running statistics."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Normalise (R, H); one row has no variance, and none at all nothing to normalise."""
-        if self.training and len(features) < 2:
-            return functional.batch_norm(
-                features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(features)
 
 
 class PointEncoder(nn.Module):

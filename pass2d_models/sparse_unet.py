@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import DataError, ShapeError
-from pass2d_models.encoder3d import RowNorm
 from pass2d_models.inputs import Grid, PointBatch
 from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation, Targets
+from pass2d_models.norm import RowNorm
 from pass2d_models.quantize import QuantizedPoints, quantize
 from pass2d_models.sparse_layers import DownConv, NeighbourConv, UpConv
 from pass2d_models.voxel_levels import VoxelLevel

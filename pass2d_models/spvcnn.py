@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pass2d_models.devoxelize import Cells, Corners
-from pass2d_models.encoder3d import RowNorm
 from pass2d_models.inputs import Grid, PointBatch
 from pass2d_models.network import NetworkConfig, Prepared, Segmentation
+from pass2d_models.norm import RowNorm
 from pass2d_models.quantize import first_of_each
 from pass2d_models.sparse_unet import PreparedVoxels, SparseUNet, SparseUNetConfig, cell_targets
 from pass2d_models.voxel_keys import KeyPacking
