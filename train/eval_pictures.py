@@ -24,7 +24,7 @@ ERRORS = LabelTable(
     raw_to_training={},
     training_to_raw=(0, 1, 2),
     names=("not counted", "right", "wrong"),
-    colors_rgb=((0, 0, 0), (70, 74, 84), (240, 70, 50)),
+    colors_rgb=((0, 0, 0), (52, 128, 104), (240, 70, 50)),
 )
 """Colours of the picture of errors."""
 
@@ -63,13 +63,15 @@ def write_pictures(
     write_confusion(report, confusion)
     written = [confusion]
     segmenter = Segmenter.load(report.checkpoint, device=device, votes=votes)
-    chosen = {report.best.scans[0].scan_id: "worst", report.best.scans[-1].scan_id: "best"}
+    scans = report.best.scans
+    chosen = {scans[0].scan_id: scans[0].scan_id + (" (worst)" if len(scans) > 1 else "")}
+    chosen.setdefault(scans[-1].scan_id, f"{scans[-1].scan_id} (best)")
     with CacheReader.open(cache_root, dataset=dataset) as reader:
-        for scan_id, rank in chosen.items():
+        for scan_id, title in chosen.items():
             position = int(np.flatnonzero(reader.scans.scan_id == scan_id)[0])
             fields = Fields(label=True, outside=True, image=True, pixels=True)
             record = reader.read(position, fields)
-            for name, picture in scan_pictures(record, segmenter, title=f"{scan_id} ({rank})"):
+            for name, picture in scan_pictures(record, segmenter, title=title):
                 path = folder / f"{scan_id.replace('/', '_')}_{name}.png"
                 save_png(picture, path)
                 written.append(path)
