@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,3 +286,19 @@ def test_real_scan_of_a_test_sequence(
     written = np.fromfile(tmp_path / "000000.label", "<u4")
     assert len(written) == 115_236
     assert set(written.tolist()) <= set(RAW_OF.tolist())
+
+
+def test_full_disk_is_a_clear_error_and_leaves_no_half_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = write_bin(tmp_path / "a.bin", some_points(20))
+
+    def no_space(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:7])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    with pytest.raises(DataError, match=r"a\.label: the labels could not be written: No space"):
+        predict(scan, checkpoint, tmp_path / "out", device=CPU)
+    assert list((tmp_path / "out").iterdir()) == []
