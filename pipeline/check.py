@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from cache.progress import Progress
 from cache.schema import DatasetInfo
-from pipeline.compose import read_file, read_points, read_raw_labels
+from pipeline.compose import read_picture, read_points, read_raw_labels
 from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource
-from pipeline.stages.images import decode_rgb
 from pipeline.stages.labels import map_labels
 from pipeline.stages.read import require_finite, require_same_length
 
@@ -87,7 +86,7 @@ def check_scan(scan: ScanSource, info: DatasetInfo) -> ScanFindings:
         _check_labels(scan, scan.labels, info, points=points, problems=problems)
     pictures = []
     for camera, file in enumerate(scan.images):
-        shape = None if file is None else _attempt(file, partial(_shape, file), problems)
+        shape = None if file is None else _attempt(file, partial(_shape, scan, camera), problems)
         if file is not None and shape is not None:
             pictures.append(PictureSize(camera, file, *shape))
     return ScanFindings(
@@ -132,8 +131,8 @@ def _attempt(file: Path, work: Callable[[], T], problems: list[Problem]) -> T | 
     return None
 
 
-def _shape(file: Path) -> tuple[int, int]:
-    height, width, _ = decode_rgb(read_file(file), file=file).shape
+def _shape(scan: ScanSource, camera: int) -> tuple[int, int]:
+    height, width, _ = read_picture(scan, camera).shape
     return height, width
 
 

@@ -13,9 +13,13 @@ from cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord
 from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource
 from pipeline.stages.counts import count_labels, count_ranges
-from pipeline.stages.images import decode_rgb
+from pipeline.stages.images import decode_rgb, resize_bilinear
 from pipeline.stages.labels import instance_ids, map_labels
-from pipeline.stages.projection import project_points
+from pipeline.stages.projection import (
+    pixels_after_resize,
+    project_points,
+    project_points_by_depth,
+)
 from pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
@@ -98,8 +102,8 @@ def camera_arrays(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | Non
     if scan.image_from_lidar is None:
         return (None,) * len(scan.images)
     return tuple(
-        None if file is None else _camera_view(file, matrix, lidar.xyz)
-        for file, matrix in zip(scan.images, scan.image_from_lidar, strict=True)
+        None if file is None else _camera_view(scan, camera, lidar.xyz)
+        for camera, file in enumerate(scan.images)
     )
 
 
@@ -166,14 +170,41 @@ def read_file(file: Path) -> bytes:
         ) from error
 
 
-def _camera_view(
-    file: Path, image_from_lidar: tuple[float, ...], xyz: NDArray[np.float32]
-) -> CameraView:
+def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
+    """Read and decode a picture as it was taken, (H, W, 3).
+
+    Raises:
+        ProblemError: it is missing, does not decode, or is of another size than the calibration.
+    """
+    file = scan.images[camera]
+    assert file is not None, scan.scan_id
     image = decode_rgb(read_file(file), file=file)
     height, width, _ = image.shape
-    seen = project_points(
+    expected = scan.taken_hw[camera] if scan.taken_hw else (0, 0)
+    if any(expected) and expected != (height, width):
+        raise ProblemError(
+            Problem(
+                file=file,
+                found=f"a picture of {width}x{height} pixels",
+                expected=f"{expected[1]}x{expected[0]}, which its calibration is for",
+                remedy="Was it resized, or is it of another camera? Download it again.",
+            )
+        )
+    return image
+
+
+def _camera_view(scan: ScanSource, camera: int, xyz: NDArray[np.float32]) -> CameraView:
+    assert scan.image_from_lidar is not None, scan.scan_id
+    image = read_picture(scan, camera)
+    taken_hw = image.shape[:2]
+    project = project_points if scan.camera_model == "kitti" else project_points_by_depth
+    seen = project(
         xyz,
-        image_from_lidar=np.array(image_from_lidar, np.float64).reshape(3, 4),
-        image_hw=(height, width),
+        image_from_lidar=np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4),
+        image_hw=taken_hw,
     )
-    return CameraView(image=image, point_index=seen.point_index, pixel_rc=seen.pixel_rc)
+    pixel_rc = seen.pixel_rc
+    if scan.stored_hw is not None and scan.stored_hw != taken_hw:
+        image = resize_bilinear(image, size_hw=scan.stored_hw)
+        pixel_rc = pixels_after_resize(pixel_rc, image_hw=taken_hw, stored_hw=scan.stored_hw)
+    return CameraView(image=image, point_index=seen.point_index, pixel_rc=pixel_rc)

@@ -89,8 +89,13 @@ def camera_header(
     info: DatasetInfo,
     profile: str,
 ) -> ShardHeader:
-    """Key of the `camera` container: pictures, calibration, `lidar`."""
-    parameters = {"n_cameras": info.n_cameras, "strip_columns": STRIP_COLUMNS}
+    """Key of the `camera` container: pictures, calibration, stored size, `lidar`."""
+    parameters = {
+        "n_cameras": info.n_cameras,
+        "strip_columns": STRIP_COLUMNS,
+        "camera_models": sorted({scan.camera_model for scan in scans}),
+        "stored_hw": sorted({scan.stored_hw or (0, 0) for scan in scans}),
+    }
     inputs = {
         "lidar": lidar_key,
         "scans": [

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cache.schema import DatasetInfo
+
+CameraModel = Literal["kitti", "nuscenes"]
+"""Which points a camera may see: those with x > 0 (KITTI), or those before it (nuScenes)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,15 @@ class ScanSource:
     images: tuple[Path | None, ...]
     """One per camera; None where the scan has no picture of that camera."""
     image_from_lidar: tuple[tuple[float, ...], ...] | None
-    """Per camera the 12 numbers of a (3, 4) matrix, row by row; None without calibration."""
+    """Per camera the 12 numbers of a (3, 4) matrix, row by row: homogeneous pixels of the picture
+    as taken from lidar metres. Zeros for a camera without calibration, which then has no picture;
+    None without any."""
+    camera_model: CameraModel = "kitti"
+    taken_hw: tuple[tuple[int, int], ...] = ()
+    """Per camera height and width that the calibration is for, (0, 0) where nobody says; empty: it
+    is for the pictures as they are."""
+    stored_hw: tuple[int, int] | None = None
+    """Height and width that pictures are resized to; None: stored as taken."""
 
     def files(self) -> tuple[Path, ...]:
         """The scan's own files that exist: points, then labels, then pictures."""

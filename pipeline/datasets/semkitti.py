@@ -10,14 +10,13 @@ from cache.errors import DataError
 from cache.progress import Progress
 from pipeline.check import check_scans
 from pipeline.compose import read_file
+from pipeline.datasets.limit import SPLITS, first_of_each_split
 from pipeline.datasets.semkitti_files import POINTS, SequenceFiles, find_sequences, list_files
 from pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missing_problems
 from pipeline.datasets.table import DatasetTable, load_table
 from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource, SourceListing
 from pipeline.stages.calibration import image_from_lidar_matrix
-
-SPLITS = ("train", "val", "test")
 
 
 @functools.cache
@@ -57,7 +56,7 @@ def list_semkitti(
     facts = [(s.sequence, fact) for s in files for fact in missing_facts(s)]
     return SourceListing(
         info=semkitti_table().info,
-        scans=tuple(_first_of_each_split(scans, limit)),
+        scans=tuple(first_of_each_split(scans, limit)),
         notes=(*merge_facts(facts), *_notes_on_others(root, chosen, splits, sequences)),
     )
 
@@ -101,7 +100,7 @@ def check_semkitti(
         except ProblemError as error:
             problems.append(error.problem)
         scans += _scans(files, None)
-    return problems + check_scans(_first_of_each_split(scans, limit), table.info, progress=progress)
+    return problems + check_scans(first_of_each_split(scans, limit), table.info, progress=progress)
 
 
 def choose_sequences(
@@ -187,26 +186,6 @@ def _asked(
                 f"for. Add {split} to the splits or leave the sequence out."
             )
     return names
-
-
-def _first_of_each_split(scans: list[ScanSource], limit: int | None) -> list[ScanSource]:
-    """At most ``limit`` scans; what one split cannot fill goes to the next."""
-    if limit is None or len(scans) <= limit:
-        return scans
-    if limit < 1:
-        raise DataError(f"limit {limit}: must be at least 1. Leave it out to take all scans.")
-    sizes = {split: sum(scan.split == split for scan in scans) for split in SPLITS}
-    shares = dict.fromkeys(SPLITS, 0)
-    while sum(shares.values()) < limit:
-        open_splits = [split for split in SPLITS if shares[split] < sizes[split]]
-        for split in open_splits[: limit - sum(shares.values())]:
-            shares[split] += 1
-    kept = []
-    for scan in scans:
-        if shares[scan.split]:
-            shares[scan.split] -= 1
-            kept.append(scan)
-    return kept
 
 
 def _notes_on_others(

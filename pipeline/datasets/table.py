@@ -28,6 +28,8 @@ class DatasetTable:
     """Scans of each sequence in the whole data set; empty where nobody published them."""
     published_points: tuple[int, ...]
     """(C,) points per training id in the training split as published; zeros where not."""
+    cameras: tuple[str, ...]
+    """Names of the cameras in the order of the cache; empty where there is only one."""
 
     def split_of(self, sequence: str) -> str | None:
         """The split that a sequence belongs to; None when the table does not know it."""
@@ -72,6 +74,9 @@ def _table(raw: Mapping[str, Any]) -> DatasetTable:
         raw_columns=raw["raw_columns"],
     )
     _check_grid(info.grid)
+    cameras = tuple(raw.get("cameras", ()))
+    if max(1, len(cameras)) != info.n_cameras:
+        raise ValueError(f"n_cameras is {info.n_cameras}, but {len(cameras)} cameras are named")
     splits = {split: tuple(names) for split, names in raw["splits"].items()}
     return DatasetTable(
         info=info,
@@ -79,6 +84,7 @@ def _table(raw: Mapping[str, Any]) -> DatasetTable:
         splits=splits,
         scan_counts=dict(raw.get("scan_counts", {})),
         published_points=tuple(entry.get("points", 0) for entry in raw["classes"]),
+        cameras=cameras,
     )
 
 

@@ -49,6 +49,21 @@ def decode_rgb(data: bytes, *, file: Path) -> NDArray[np.uint8]:
         raise _damaged(data, file, str(error)) from error
 
 
+def resize_bilinear(image: NDArray[np.uint8], *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a picture as the published nuScenes networks saw it.
+
+    Args:
+        image: (H, W, 3) RGB.
+        size_hw: new height and width. When they are smaller, every old pixel has its share.
+
+    Returns:
+        (h, w, 3) RGB.
+    """
+    height, width = size_hw
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(resized)
+
+
 def _require_whole_png(data: bytes) -> None:
     """Check every chunk to the last: Pillow stops reading once the last row is filled.
 

@@ -1,0 +1,36 @@
+"""A few scans of a listing, for a first try."""
+
+from __future__ import annotations
+
+from cache.errors import DataError
+from pipeline.source import ScanSource
+
+SPLITS = ("train", "val", "test")
+
+
+def first_of_each_split(scans: list[ScanSource], limit: int | None) -> list[ScanSource]:
+    """Take the first scans of each split in equal shares; what one cannot fill goes to the next.
+
+    Args:
+        scans: of all splits.
+        limit: at most so many in all; None takes all.
+
+    Raises:
+        DataError: ``limit`` is below 1.
+    """
+    if limit is None or len(scans) <= limit:
+        return scans
+    if limit < 1:
+        raise DataError(f"limit {limit}: must be at least 1. Leave it out to take all scans.")
+    sizes = {split: sum(scan.split == split for scan in scans) for split in SPLITS}
+    shares = dict.fromkeys(SPLITS, 0)
+    while sum(shares.values()) < limit:
+        open_splits = [split for split in SPLITS if shares[split] < sizes[split]]
+        for split in open_splits[: limit - sum(shares.values())]:
+            shares[split] += 1
+    kept = []
+    for scan in scans:
+        if shares[scan.split]:
+            shares[scan.split] -= 1
+            kept.append(scan)
+    return kept

@@ -1,0 +1,280 @@
+"""nuScenes-lidarseg: which scans there are, and what is missing. Needs no devkit."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import DataError
+from cache.progress import Progress, Silent
+from cache.schema import DatasetInfo
+from pipeline.check import check_scans
+from pipeline.datasets.limit import SPLITS, first_of_each_split
+from pipeline.datasets.nuscenes_labels import info_by_name
+from pipeline.datasets.nuscenes_missing import LABELS, POINTS, Missing
+from pipeline.datasets.nuscenes_scenes import choose_scenes, choose_version, notes_on_scenes
+from pipeline.datasets.nuscenes_tables import (
+    LIDAR,
+    Sample,
+    Scene,
+    SensorData,
+    TableReader,
+    Tables,
+    read_label_ids,
+    read_scenes,
+    read_tables,
+)
+from pipeline.datasets.table import DatasetTable, load_table
+from pipeline.problem import Problem, ProblemError
+from pipeline.source import ScanSource, SourceListing
+from pipeline.stages.ego_motion import image_from_lidar_through_world
+
+STORED_HW = (240, 400)
+"""Height and width at which the published networks saw the pictures."""
+
+
+@functools.cache
+def nuscenes_table() -> DatasetTable:
+    """The table of ``nuscenes.toml``: labels, colours, volume, scenes of each split, cameras."""
+    return load_table(Path(__file__).with_suffix(".toml"))
+
+
+def list_nuscenes(
+    root: Path,
+    *,
+    version: str | None = None,
+    splits: Sequence[str] = SPLITS,
+    scenes: Sequence[str] | None = None,
+    limit: int | None = None,
+    stored_hw: tuple[int, int] | None = STORED_HW,
+    progress: Progress | None = None,
+) -> SourceListing:
+    """List the key frames of a nuScenes folder.
+
+    A scan is the lidar file of a key frame; labels and pictures may be missing.
+
+    Args:
+        root: holds the folder of tables (e.g. ``v1.0-mini/``), ``samples/`` and ``lidarseg/``.
+        version: "v1.0-mini", "v1.0-trainval" or "v1.0-test"; not needed when only one is there.
+        splits: any of "train", "val", "test"; those that the version lacks are passed over.
+        scenes: only these, e.g. ("scene-0061", "103"); all that exist when None.
+        limit: at most this many scans in all, the first ones of each split in equal shares.
+        stored_hw: height and width that pictures are resized to; None keeps them as taken.
+        progress: hears of large tables being read.
+
+    Returns:
+        The scans in the order of scenes and time, and notes on what is missing. Raw labels are
+        known by their names in category.json; its numbers need not be the usual ones.
+
+    Raises:
+        DataError: wrong folder, version or scene, damaged tables, label names that nuScenes does
+            not have, or no scans at all.
+    """
+    found = _read(root, version, splits, scenes, progress or Silent())
+    lister = _Lister(found, stored_hw=stored_hw)
+    scans = []
+    for scene, sample, frame_index in found.samples():
+        scan = lister.scan(scene, sample, frame_index)
+        scans += [] if scan is None else [scan]
+    _require_scans(found, scans)
+    return SourceListing(
+        info=found.info,
+        scans=tuple(first_of_each_split(scans, limit)),
+        notes=(*found.notes, *lister.missing.notes()),
+    )
+
+
+def check_nuscenes(
+    root: Path,
+    *,
+    version: str | None = None,
+    splits: Sequence[str] = SPLITS,
+    scenes: Sequence[str] | None = None,
+    limit: int | None = None,
+    progress: Progress,
+) -> list[Problem]:
+    """Look at every file of a nuScenes folder and write nothing.
+
+    Args:
+        root: as for ``list_nuscenes``, likewise the next four.
+        version: "v1.0-mini", "v1.0-trainval" or "v1.0-test".
+        splits: any of "train", "val", "test".
+        scenes: only these; all that exist when None.
+        limit: read at most this many scans.
+        progress: large tables; scans read and their bytes.
+
+    Returns:
+        Every missing, damaged or inconsistent file; first those seen in the tables and by name,
+        then scan by scan.
+
+    Raises:
+        DataError: as ``list_nuscenes``; rows that do not fit together are among the problems.
+    """
+    found = _read(root, version, splits, scenes, progress)
+    lister = _Lister(found, stored_hw=None)
+    scans: list[ScanSource] = []
+    broken: dict[str, Problem] = {}
+    for scene, sample, frame_index in found.samples():
+        try:
+            scan = lister.scan(scene, sample, frame_index)
+            scans += [] if scan is None else [scan]
+        except ProblemError as error:
+            broken.setdefault(str(error.problem), error.problem)
+    if not broken:
+        _require_scans(found, scans)
+    chosen = first_of_each_split(scans, limit)
+    problems = [*broken.values(), *lister.missing.problems()]
+    return problems + check_scans(chosen, found.info, progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A version's tables, reduced to the scenes that were asked for."""
+
+    root: Path
+    version: str
+    info: DatasetInfo
+    split_of: dict[str, str]
+    """By name of the scene."""
+    scenes: list[Scene]
+    tables: Tables
+    notes: tuple[str, ...]
+
+    def samples(self) -> list[tuple[Scene, Sample, int]]:
+        """All key frames with their place in the scene."""
+        return [
+            (scene, sample, place)
+            for scene in self.scenes
+            for place, sample in enumerate(self.tables.samples[scene.token])
+        ]
+
+
+def _read(
+    root: Path,
+    version: str | None,
+    splits: Sequence[str],
+    scenes: Sequence[str] | None,
+    progress: Progress,
+) -> _Found:
+    table = nuscenes_table()
+    root, version = choose_version(root, version)
+    reader = TableReader(root / version, progress)
+    known = read_scenes(reader)
+    split_of = choose_scenes(
+        known, table, version=version, splits=splits, names=scenes, where=reader.folder
+    )
+    chosen = [scene for scene in known if scene.name in split_of]
+    info, remarks = info_by_name(table, read_label_ids(reader), file=reader.file("category"))
+    notes = notes_on_scenes(known, table, version=version, split_of=split_of, splits=splits)
+    return _Found(
+        root=root,
+        version=version,
+        info=info,
+        split_of=split_of,
+        scenes=chosen,
+        tables=read_tables(reader, chosen, channels=(LIDAR, *table.cameras)),
+        notes=(*(notes if scenes is None else ()), *remarks),
+    )
+
+
+def _require_scans(found: _Found, scans: Collection[ScanSource]) -> None:
+    if not scans:
+        raise DataError(
+            f"{found.root}: none of the {len(found.samples())} key frames of {found.version} has "
+            f"its point file. Expected samples/{LIDAR}/*.pcd.bin: unpack the samples too."
+        )
+
+
+class _Lister:
+    """Turns key frames into scans and notes what is not there."""
+
+    def __init__(self, found: _Found, *, stored_hw: tuple[int, int] | None) -> None:
+        samples, version = found.root / "samples", found.version
+        self._found = found
+        self._cameras = nuscenes_table().cameras
+        self._stored_hw = stored_hw
+        self._names: dict[Path, frozenset[str]] = {}
+        self.missing = Missing(
+            folders={
+                POINTS: samples / LIDAR,
+                LABELS: found.root / "lidarseg" / version,
+                **{camera: samples / camera for camera in self._cameras},
+            }
+        )
+
+    def scan(self, scene: Scene, sample: Sample, frame_index: int) -> ScanSource | None:
+        """One key frame; None without points.
+
+        Raises:
+            ProblemError: the tables do not fit together.
+        """
+        tables = self._found.tables
+        lidar = tables.data.get((sample.token, LIDAR))
+        file = None if lidar is None else self._found.root / lidar.filename
+        points = self._existing(POINTS, scene, file)
+        if lidar is None or points is None:
+            return None
+        labels = self._existing(LABELS, scene, self._label_file(lidar))
+        pictures = [tables.data.get((sample.token, camera)) for camera in self._cameras]
+        return ScanSource(
+            scan_id=lidar.token,
+            split=self._found.split_of[scene.name],
+            sequence=scene.name,
+            frame_index=frame_index,
+            token=lidar.token,
+            points=points,
+            labels=labels,
+            images=tuple(
+                self._existing(camera, scene, data and self._found.root / data.filename)
+                for camera, data in zip(self._cameras, pictures, strict=True)
+            ),
+            image_from_lidar=self._matrices(lidar, pictures),
+            camera_model="nuscenes",
+            taken_hw=tuple((0, 0) if data is None else data.hw for data in pictures),
+            stored_hw=self._stored_hw,
+        )
+
+    def _label_file(self, lidar: SensorData) -> Path:
+        labels = self._found.tables.labels or {}
+        default = f"lidarseg/{self._found.version}/{lidar.token}_lidarseg.bin"
+        return self._found.root / labels.get(lidar.token, default)
+
+    def _matrices(
+        self, lidar: SensorData, pictures: Sequence[SensorData | None]
+    ) -> tuple[tuple[float, ...], ...] | None:
+        if not any(pictures):
+            return None
+        nothing = (0.0,) * 12
+        return tuple(nothing if data is None else self._matrix(lidar, data) for data in pictures)
+
+    def _matrix(self, lidar: SensorData, picture: SensorData) -> tuple[float, ...]:
+        tables = self._found.tables
+        camera = tables.calibration(picture)
+        matrix = image_from_lidar_through_world(
+            ego_from_lidar=tables.calibration(lidar).ego_from_sensor,
+            world_from_ego_at_scan=tables.world_from_ego(lidar),
+            world_from_ego_at_image=tables.world_from_ego(picture),
+            ego_from_camera=camera.ego_from_sensor,
+            intrinsics=np.array(camera.intrinsics).reshape(3, 3),
+        )
+        return tuple(float(number) for number in matrix.ravel())
+
+    def _existing(self, role: str, scene: Scene, file: Path | None) -> Path | None:
+        """The file if it is there; else that is noted."""
+        self.missing.count(role)
+        if file is not None and file.name in self._listed(file.parent):
+            return file
+        self.missing.add(role, scene.name, file)
+        return None
+
+    def _listed(self, folder: Path) -> frozenset[str]:
+        # Names only, once per folder: 240,000 questions one by one take minutes on a network disk.
+        if folder not in self._names:
+            names = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208
+            self._names[folder] = frozenset(names)
+        return self._names[folder]
