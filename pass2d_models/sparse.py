@@ -40,8 +40,19 @@ class SubmanifoldConv(nn.Module):
     def forward(self, voxels: SparseConvTensor) -> SparseConvTensor:
         """Convolve; all layers on the same voxels share one search for neighbours."""
         # Chosen here, not at construction: a network moves between devices, its weights fit both.
-        self.conv.algo = conv_algo(voxels.features.device)
+        device = voxels.features.device
+        self.conv.algo = conv_algo(device)
+        if takes_bf16(device):
+            # spconv 2.3.8 has no bfloat16; float16 would need a loss scaler, so float32 it is.
+            with torch.autocast(device.type, enabled=False):
+                return self.conv(voxels.replace_feature(voxels.features.float()))
         return self.conv(voxels)
+
+
+def takes_bf16(device: torch.device) -> bool:
+    """Whether autocast to bfloat16 is on."""
+    is_on = torch.is_autocast_enabled(device.type)
+    return is_on and torch.get_autocast_dtype(device.type) == torch.bfloat16
 
 
 def sparse_tensor(

@@ -1,0 +1,252 @@
+"""Whole runs on a made-up cache: they repeat, resume and stop exactly, and they learn."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cache_samples import sample_info, write_sample_cache
+from train_samples import (
+    Heard,
+    assert_same_tensors,
+    final_state,
+    final_weights,
+    tiny_recipe,
+)
+
+from cache.errors import ConfigError
+from train.checkpoint import load_checkpoint, network_from_checkpoint
+from train.loop import run
+from train.recipe import load_recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven training scans (an uneven last batch), two for validation."""
+    root = tmp_path_factory.mktemp("cache")
+    write_sample_cache(root, n_scans=7, sequences=("00",), n_points=300)
+    two = root / "two"
+    write_sample_cache(two, n_scans=2, sequences=("00", "08"), n_points=300)
+    write_sample_cache(root / "mixed", n_scans=3, sequences=("00", "01", "08"), n_points=300)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(cache_root: Path) -> Path:
+    return cache_root / "mixed"
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing disturbed."""
+    root = tmp_path_factory.mktemp("whole")
+    result = run(data, tiny_recipe(), run_root=root / "run")
+    assert result.is_complete
+    assert (result.epochs, result.steps) == (2, 6)
+    return root / "run"
+
+
+class Killed(BaseException):
+    """Ends a run as a kill would: nothing is saved on the way out."""
+
+
+def records(run_root: Path) -> list[dict]:
+    """The metrics, without what a clock decides."""
+    lines = [json.loads(line) for line in (run_root / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("scans_per_s", "wait_share")
+    return [{k: v for k, v in line.items() if k not in clocks} for line in lines]
+
+
+def test_two_runs_end_with_identical_weights(data: Path, whole: Path, tmp_path: Path) -> None:
+    run(data, tiny_recipe("stream.threads=3"), run_root=tmp_path)
+    assert_same_tensors(final_state(whole), final_state(tmp_path))
+    assert records(whole) == records(tmp_path)
+
+
+def test_another_seed_ends_elsewhere(data: Path, whole: Path, tmp_path: Path) -> None:
+    run(data, tiny_recipe("seed=4"), run_root=tmp_path)
+    name = "head.outer.weight"
+    assert not torch.equal(final_weights(whole)[name], final_weights(tmp_path)[name])
+
+
+@pytest.mark.parametrize("advance", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("save_steps", [0, 2])
+def test_a_killed_run_resumes_to_the_same_weights_and_metrics(
+    data: Path, whole: Path, tmp_path: Path, advance: int, save_steps: int
+) -> None:
+    """Killed within epochs, at their ends, and while validating."""
+
+    def kill(count: int) -> None:
+        if count == advance:
+            raise Killed
+
+    recipe = tiny_recipe(f"log.save_steps={save_steps}")
+    with pytest.raises(Killed):
+        run(data, recipe, run_root=tmp_path, progress=Heard(on_advance=kill))
+    result = run(data, recipe, run_root=tmp_path, resume=True)
+    assert result.is_complete
+    assert_same_tensors(final_state(whole), final_state(tmp_path))
+    assert records(whole) == records(tmp_path)
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_in_real_processes(data: Path, whole: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path[:0] = ['tests', '.']\n"
+        "from pathlib import Path\n"
+        "from train_samples import Heard, tiny_recipe\n"
+        "from train.loop import run\n"
+        "tell = lambda n: (sys.stdout.write('x'), sys.stdout.flush())\n"
+        f"run(Path({str(data)!r}), tiny_recipe(), run_root=Path({str(tmp_path)!r}),"
+        " progress=Heard(on_advance=tell))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(3)
+        process.kill()
+    run(data, tiny_recipe(), run_root=tmp_path, resume=True)
+    assert_same_tensors(final_state(whole), final_state(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_ends_and_resume_goes_on(
+    data: Path, whole: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    def interrupt(count: int) -> None:
+        if count == 2:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    recipe = tiny_recipe("log.save_steps=0")
+    result = run(data, recipe, run_root=tmp_path, progress=Heard(on_advance=interrupt))
+    assert not result.is_complete
+    assert (result.stopped_by, result.steps) == (number.name, 2)
+    assert signal.getsignal(number) == before
+    assert run(data, recipe, run_root=tmp_path, resume=True).is_complete
+    assert_same_tensors(final_state(whole), final_state(tmp_path))
+
+
+def test_a_signal_while_validating_ends_at_once(data: Path, whole: Path, tmp_path: Path) -> None:
+    def interrupt(title: str) -> None:
+        if title == "evaluate":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result = run(data, tiny_recipe(), run_root=tmp_path, progress=Heard(on_start=interrupt))
+    assert (result.stopped_by, result.steps, result.best_miou) == ("SIGINT", 3, None)
+    run(data, tiny_recipe(), run_root=tmp_path, resume=True)
+    assert_same_tensors(final_state(whole), final_state(tmp_path))
+    assert records(whole) == records(tmp_path)
+
+
+def test_a_damaged_state_is_passed_over_and_said(data: Path, whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    last = root / "checkpoints" / "last.safetensors"
+    content = bytearray(last.read_bytes())
+    content[-5] ^= 1
+    last.write_bytes(bytes(content))
+    heard = Heard()
+    assert run(data, tiny_recipe(), run_root=root, resume=True, progress=heard).is_complete
+    assert "last.safetensors: truncated or damaged" in heard.all()
+    assert "previous.safetensors" in heard.all()
+    assert_same_tensors(final_state(whole), final_state(root))
+
+
+def test_resuming_with_other_settings_or_data_is_refused(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    with pytest.raises(
+        ConfigError, match=r"optimizer.learning_rate = 0.1 \(was 0.05\).*start_from"
+    ):
+        run(data, tiny_recipe("optimizer.learning_rate=0.1"), run_root=root, resume=True)
+    others = {
+        "cache fingerprint": {"profile": "size"},
+        "grid 500x500x60": {"info": sample_info(grid_shape=(500, 500, 60))},
+    }
+    for index, (message, options) in enumerate(others.items()):
+        other = tmp_path / f"cache{index}"
+        write_sample_cache(other, n_scans=3, sequences=("00", "01", "08"), n_points=300, **options)
+        with pytest.raises(ConfigError, match=f"{message}.*resume_anyway=true"):
+            run(other, tiny_recipe(), run_root=root, resume=True)
+    result = run(tmp_path / "cache0", tiny_recipe("resume_anyway=true"), run_root=root, resume=True)
+    assert result.is_complete
+
+
+def test_a_run_is_never_overwritten_and_never_resumed_from_nothing(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"holds a run already.*--resume"):
+        run(data, tiny_recipe(), run_root=whole)
+    with pytest.raises(ConfigError, match="no run to resume"):
+        run(data, tiny_recipe(), run_root=tmp_path / "absent", resume=True)
+
+
+def test_the_run_folder_holds_settings_metrics_and_an_inference_network(whole: Path) -> None:
+    assert load_recipe(str(whole / "settings.toml")).optimizer.learning_rate == 0.05
+    kinds = [record["kind"] for record in records(whole)]
+    assert kinds == ["train"] * 3 + ["val"] + ["train"] * 3 + ["val"]
+    rates = [record["lr"] for record in records(whole) if record["kind"] == "train"]
+    assert rates[0] == 0.05
+    assert rates == sorted(rates, reverse=True)
+    best = whole / "checkpoints" / "best.safetensors"
+    network, card = network_from_checkpoint(best, CPU)
+    assert not network.training
+    assert card.holds == "inference"
+    assert set(load_checkpoint(best).part("network.")) == set(network.inference_state())
+    assert card.metrics["val/miou_official"] > 0
+    assert card.input_statistics is not None
+    assert card.input_statistics["range"].mean > 10
+    assert card.info.labels.names[1] == "road"
+
+
+def test_tensorboard_events_are_written(data: Path, tmp_path: Path) -> None:
+    run(data, tiny_recipe("log.tensorboard=true", "epochs=1"), run_root=tmp_path)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "train/lr", "val/miou_official"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("optimizer.kind=adam", "optimizer.learning_rate=0.01"),
+        ("accumulate=2", "batch_size=1"),
+        ("average.kind=ema", "average.decay=0.9"),
+        ("average.kind=swa", "average.start_share=0"),
+        ("augment.mode=lattice",),
+        ("augment.mode=none",),
+        ("augment.mix=true",),
+        ("schedule.kind=plateau",),
+        ("precision=bf16",),
+    ],
+    ids=lambda o: o[0],
+)
+def test_every_option_trains_and_resumes_exactly(
+    data: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    recipe = tiny_recipe(*overrides)
+
+    def kill(count: int) -> None:
+        if count == 7:
+            raise Killed
+
+    run(data, recipe, run_root=tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(data, recipe, run_root=tmp_path / "killed", progress=Heard(on_advance=kill))
+    run(data, recipe, run_root=tmp_path / "killed", resume=True)
+    assert_same_tensors(final_state(tmp_path / "whole"), final_state(tmp_path / "killed"))
+    for name, tensor in final_state(tmp_path / "whole").items():
+        assert torch.isfinite(tensor.float()).all(), name

@@ -1,0 +1,72 @@
+"""Tiny training runs for tests: a recipe that takes seconds, a listening progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from train.checkpoint import NETWORK, load_checkpoint
+from train.recipe import Recipe, load_recipe
+
+TINY = (
+    "epochs=2",
+    "batch_size=2",
+    "seed=3",
+    "device=cpu",
+    "torch_threads=1",
+    "network.settings.hidden=4",
+    "network.settings.block_scales=[2, 4]",
+    "network.settings.image_branch=false",
+    "optimizer.learning_rate=0.05",
+    "augment.crop_hw=[32, 96]",
+    "log.every_steps=1",
+    "log.save_steps=1",
+    "log.tensorboard=false",
+    "stream.prefetch=2",
+)
+
+
+def tiny_recipe(*overrides: str) -> Recipe:
+    """2DPASS without pictures, with 4 channels."""
+    return load_recipe("2dpass-small", [*TINY, *overrides])
+
+
+class Heard:
+    """A progress that remembers what it was told, and calls back."""
+
+    def __init__(self, on_advance=None, on_start=None) -> None:
+        self.lines: list[str] = []
+        self.advances = 0
+        self._on_advance, self._on_start = on_advance, on_start
+
+    def start(self, title: str, *, total: int, unit: str) -> None:
+        if self._on_start is not None:
+            self._on_start(title)
+
+    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
+        self.advances += 1
+        if self._on_advance is not None:
+            self._on_advance(self.advances)
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def all(self) -> str:
+        return "\n".join(self.lines)
+
+
+def final_state(run_root: Path) -> dict[str, Tensor]:
+    """All tensors of a run's newest state."""
+    return load_checkpoint(run_root / "checkpoints" / "last.safetensors").tensors
+
+
+def final_weights(run_root: Path) -> dict[str, Tensor]:
+    return load_checkpoint(run_root / "checkpoints" / "last.safetensors").part(NETWORK)
+
+
+def assert_same_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    differing = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not differing, differing
