@@ -5,6 +5,7 @@ Nothing heavy is imported here before a command needs it: `--help` answers at on
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -155,6 +156,83 @@ def semkitti_command(
             return
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
         listing = list_semkitti(root, splits=chosen_splits, sequences=chosen, limit=limit)
+        _prepare(
+            listing, cache_root / listing.info.name, config, console, plan=plan, as_json=as_json
+        )
+
+
+@prepare_app.command("nuscenes")
+def nuscenes_command(
+    root: Annotated[
+        Path,
+        typer.Option(help="Holds v1.0-*/, samples/ and lidarseg/.", resolve_path=True),
+    ],
+    version: Annotated[
+        str | None,
+        typer.Option(
+            help="v1.0-mini, v1.0-trainval or v1.0-test; not needed if only one is there."
+        ),
+    ] = None,
+    cache_root: Annotated[
+        Path,
+        typer.Option(
+            "--cache", help="Cache folder; the data goes to nuscenes/.", resolve_path=True
+        ),
+    ] = Path("cache"),
+    splits: Annotated[str, typer.Option(help="Any of train,val,test.")] = "train,val,test",
+    scenes: Annotated[
+        str | None, typer.Option("--scenes", "--sequences", help="Only these: scene-0061,103.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many scans.", min=1)] = None,
+    image_size: Annotated[
+        str, typer.Option(help="Width x height of the stored pictures, or original.")
+    ] = "400x240",
+    workers: Annotated[
+        int | None, typer.Option(help="Ray workers, one per CPU if left out; 0: no Ray.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Join this Ray cluster, e.g. auto or host:6379.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="speed, or size: smaller, slower to read.")
+    ] = "speed",
+    check: Annotated[
+        bool, typer.Option("--check", help="Read all files, name every faulty one, write nothing.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would run and why, write nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prepare nuScenes-lidarseg: six cameras per scan, labels, voxel hashes, counts."""
+    from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes
+    from pipeline.options import PrepareConfig, image_size_hw
+
+    console = Console()
+    with clear_errors(console):
+        chosen_splits, chosen = _words(splits) or (), _words(scenes)
+        if check:
+            found = check_nuscenes(
+                root,
+                version=version,
+                splits=chosen_splits,
+                scenes=chosen,
+                limit=limit,
+                progress=console,
+            )
+            console.close()
+            _show_problems(found, as_json=as_json)
+            return
+        config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
+        listing = list_nuscenes(
+            root,
+            version=version,
+            splits=chosen_splits,
+            scenes=chosen,
+            limit=limit,
+            stored_hw=image_size_hw(image_size),
+            progress=console,
+        )
         _prepare(
             listing, cache_root / listing.info.name, config, console, plan=plan, as_json=as_json
         )
@@ -484,6 +562,8 @@ def _plain(value: object) -> object:
 
 def main() -> None:
     """Entry point of the `pass2d` script."""
+    # spconv asks torch a question whose answer torch announces to every user, once a run.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     app()
 
 

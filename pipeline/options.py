@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from cache.errors import ConfigError
 from cache.fields import PROFILES
+
+MAX_PICTURE_SIDE = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +37,24 @@ class PrepareConfig:
             raise ConfigError(f"--workers must be 0 (inline) or more, found {self.workers}.")
         if self.workers == 0 and self.ray_address is not None:
             raise ConfigError("--workers 0 runs without Ray: leave out --ray-address.")
+
+
+def image_size_hw(text: str) -> tuple[int, int] | None:
+    """Read the size of stored pictures: "400x240" (width x height) -> (240, 400).
+
+    Returns:
+        Height and width; None for "original": pictures stay as taken.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if text.strip().lower() == "original":
+        return None
+    match = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
+    sides = [int(side) for side in match.groups()] if match else []
+    if not sides or not all(16 <= side <= MAX_PICTURE_SIDE for side in sides):
+        raise ConfigError(
+            f"--image-size: found {text!r}, expected WIDTHxHEIGHT (e.g. 400x240, each "
+            f"16..{MAX_PICTURE_SIDE}) or original."
+        )
+    return sides[1], sides[0]
