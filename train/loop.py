@@ -203,7 +203,8 @@ class _Loop:
         self._progress.advance(scans)
         step = job.step_at(state.cursor)
         is_epoch_end = state.cursor % job.n_scans == 0
-        is_logged = step % log.every_steps == 0 or is_epoch_end
+        is_last = state.cursor == job.recipe.epochs * job.n_scans
+        is_logged = step % log.every_steps == 0 or is_last
         if is_logged or job.team.device.type == "cpu":
             require_finite(job, state, self._stream.last)
         if is_logged:

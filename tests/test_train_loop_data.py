@@ -1,0 +1,187 @@
+"""Runs on awkward data: no pictures, no labels, other classes; diverging, ending, learning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from cache_samples import sample_info, write_sample_cache
+from train_samples import Heard, final_weights, tiny_recipe
+
+from cache.errors import CheckpointError, ConfigError
+from cache.schema import DatasetInfo, LabelTable
+from train.checkpoint import load_checkpoint
+from train.loop import run
+
+WITH_PICTURES = ("network.settings.image_branch=true", "epochs=1", "batch_size=3")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cache")
+    write_sample_cache(root, n_scans=3, sequences=("00", "01", "08"), n_points=300)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained") / "run"
+    run(data, tiny_recipe("epochs=1"), run_root=root)
+    return root
+
+
+def test_sequences_without_pictures_are_named_and_still_train(tmp_path: Path) -> None:
+    """The first batch (three scans of 01) has no picture at all, the second has them all."""
+    data = tmp_path / "cache"
+    write_sample_cache(data, n_scans=3, sequences=("00", "01"), without_image=("01",), n_points=300)
+    heard = Heard()
+    recipe = tiny_recipe(*WITH_PICTURES, "batch_size=1", "log.save_steps=0")
+    result = run(data, recipe, run_root=tmp_path / "run", progress=heard)
+    assert result.is_complete
+    assert "3 of 6 training scans have no picture (sequences 01)" in heard.all()
+    assert "'val' has no labelled scan: the run is not validated" in heard.all()
+    assert result.best_miou is None
+    assert load_checkpoint(result.best).card.holds == "inference"
+    weights = final_weights(tmp_path / "run")
+    assert all(torch.isfinite(tensor.float()).all() for tensor in weights.values())
+
+
+def test_without_any_picture_the_error_names_the_way_out(tmp_path: Path) -> None:
+    data = tmp_path / "cache"
+    write_sample_cache(data, n_scans=2, sequences=("00",), image_hw=None, n_points=300)
+    with pytest.raises(ConfigError, match=r"no training scan has a picture.*--baseline-only"):
+        run(data, tiny_recipe(*WITH_PICTURES), run_root=tmp_path / "run")
+    result = run(data, tiny_recipe("epochs=1"), run_root=tmp_path / "baseline")
+    assert result.is_complete
+
+
+def test_small_pictures_give_the_largest_crop_that_all_hold(tmp_path: Path) -> None:
+    data = tmp_path / "cache"
+    write_sample_cache(data, n_scans=2, sequences=("00",), image_hw=(40, 90), n_points=300)
+    heard = Heard()
+    recipe = tiny_recipe(*WITH_PICTURES, "augment.crop_hw=[320, 480]", "log.save_steps=0")
+    run(data, recipe, run_root=tmp_path / "run", progress=heard)
+    assert "cropped to 32 x 80" in heard.all()
+
+
+def test_pictures_below_16_pixels_are_refused(tmp_path: Path) -> None:
+    data = tmp_path / "cache"
+    write_sample_cache(data, n_scans=2, sequences=("00",), image_hw=(12, 90), n_points=300)
+    with pytest.raises(ConfigError, match=r"\[12, 90\].*smaller than the 16 x 16"):
+        run(data, tiny_recipe(*WITH_PICTURES), run_root=tmp_path / "run")
+
+
+def test_a_split_without_labels_is_refused(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe('data.train_splits=["test"]')
+    with pytest.raises(ConfigError, match="splits with labels: train, val"):
+        run(data, recipe, run_root=tmp_path)
+
+
+def test_training_on_train_and_val_takes_both(data: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    recipe = tiny_recipe('data.train_splits=["train", "val"]', "epochs=1", "batch_size=8")
+    run(data, recipe, run_root=tmp_path, progress=heard)
+    assert "9 training and 3 validation scans" in heard.all()
+
+
+def test_diverging_runs_end_and_name_the_first_bad_module(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        "optimizer.learning_rate=1e30", "optimizer.max_skipped=3", "epochs=9", "batch_size=1"
+    )
+    with pytest.raises(
+        ConfigError, match=r"3 steps in a row.*(output of module|parameter|loss).*learning_rate"
+    ):
+        run(data, recipe, run_root=tmp_path)
+
+
+def test_early_stopping_counts_validations(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Heard()
+    recipe = tiny_recipe(
+        "epochs=9", "validation.patience=2", "optimizer.learning_rate=1e-9", "batch_size=6"
+    )
+    result = run(data, recipe, run_root=tmp_path, progress=heard)
+    assert result.is_complete
+    assert result.stopped_by == "patience"
+    assert result.epochs < 9
+    assert "no better mIoU for 2 validations" in heard.all()
+
+
+def test_the_best_networks_stay(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe("epochs=4", "validation.keep_best=2", "batch_size=6")
+    result = run(data, recipe, run_root=tmp_path)
+    kept = sorted((tmp_path / "checkpoints").glob("epoch-*.safetensors"))
+    assert len(kept) == 2
+    scores = {p.name: load_checkpoint(p).card.metrics["val/miou_official"] for p in kept}
+    assert max(scores.values()) == result.best_miou
+    assert load_checkpoint(result.best).card.metrics["val/miou_official"] == result.best_miou
+
+
+def other_classes() -> DatasetInfo:
+    info = sample_info()
+    labels = LabelTable(
+        raw_to_training={**info.labels.raw_to_training, 99: 5},
+        training_to_raw=(*info.labels.training_to_raw, 99),
+        names=(*info.labels.names, "pole"),
+        colors_rgb=(*info.labels.colors_rgb, (1, 2, 3)),
+    )
+    return replace(info, labels=labels)
+
+
+def test_fine_tuning_with_other_classes_starts_the_heads_anew(
+    trained: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "cache"
+    write_sample_cache(data, n_scans=2, sequences=("00",), info=other_classes(), n_points=300)
+    heard = Heard()
+    start = trained / "checkpoints" / "best.safetensors"
+    recipe = tiny_recipe("optimizer.learning_rate=1e-12", "epochs=1", f"start_from={start}")
+    run(data, recipe, run_root=tmp_path / "run", progress=heard)
+    assert "its 5 classes are not these 6: 2 tensors of the heads start anew" in heard.all()
+    before, after = load_checkpoint(start).part("network."), final_weights(tmp_path / "run")
+    encoder = [n for n in before if n.startswith("encoder") and n.endswith("weight")]
+    assert len(encoder) > 10
+    for name in encoder:
+        torch.testing.assert_close(before[name], after[name], atol=1e-7, rtol=1e-5)
+    assert after["head.outer.weight"].shape[0] == 6
+
+
+def test_fine_tuning_from_another_size_is_refused(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    start = trained / "checkpoints" / "best.safetensors"
+    recipe = tiny_recipe("network.settings.hidden=8", f"start_from={start}")
+    with pytest.raises(CheckpointError, match=r"do not give the sizes.*network\.settings"):
+        run(data, recipe, run_root=tmp_path)
+
+
+def test_adding_the_image_branch_when_fine_tuning_is_said(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    start = trained / "checkpoints" / "best.safetensors"
+    heard = Heard()
+    recipe = tiny_recipe(*WITH_PICTURES, f"start_from={start}", "log.save_steps=0", "data.limit=3")
+    run(data, recipe, run_root=tmp_path, progress=heard)
+    assert "not in it, and so new" in heard.all()
+
+
+def test_two_scans_are_learnt_by_heart(tmp_path: Path) -> None:
+    data = tmp_path / "cache"
+    write_sample_cache(data, n_scans=2, sequences=("00",), n_points=600)
+    recipe = tiny_recipe(
+        "augment.mode=none",
+        "network.settings.hidden=32",
+        "epochs=60",
+        "validation.split=train",
+        "validation.protocol=seed",  # points outside are labelled road, all of them
+        "validation.every_epochs=60",
+        "optimizer.learning_rate=0.24",
+        "log.save_steps=0",
+        "log.every_steps=60",
+    )
+    result = run(data, recipe, run_root=tmp_path / "run")
+    assert result.best_miou is not None
+    assert result.best_miou > 0.95
