@@ -80,6 +80,7 @@ class Cells(TensorRecord):
     def average(self, features: Tensor) -> Tensor:
         """(M, C) features of points to (V, C): the mean of each voxel's points, 0 without any."""
         n_voxels = len(self.share)
-        total = features.new_zeros((n_voxels + 1, features.shape[1]))
-        total = total.index_add(0, self.row, features)
-        return total[:n_voxels] * self.share.to(features.dtype)
+        # Hundreds of rows may meet in one voxel: half precision would lose the sum.
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
+        total = wide.new_zeros((n_voxels + 1, features.shape[1])).index_add(0, self.row, wide)
+        return (total[:n_voxels] * self.share).to(features.dtype)

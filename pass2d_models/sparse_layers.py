@@ -6,16 +6,19 @@ serves CPU and CUDA.
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from spconv.core import ConvAlgo
 from spconv.pytorch import functional
 from torch import Tensor, nn
 
 from pass2d_models.conv_tables import ConvTable, GemmTable, PairTable
+from pass2d_models.sparse import takes_bf16
 from pass2d_models.voxel_levels import VoxelLevel
 
 
-class SparseConv(nn.Module):
+class SparseConv(nn.Module, abc.ABC):
     """Base: a kernel of 27 or 8 offsets, without bias."""
 
     def __init__(self, n_in: int, n_out: int, *, size: int, fan: int) -> None:
@@ -30,6 +33,19 @@ class SparseConv(nn.Module):
         )
         """(C_out, x, y, z, C_in)."""
 
+    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+        """Rows of (C_in,) to rows of (C_out,); `level` is the finer one where two meet."""
+        device = features.device
+        if device.type == "cpu" or takes_bf16(device):
+            # spconv computes with the weight's type only there, and nowhere with bfloat16.
+            with torch.autocast(device.type, enabled=False):
+                return self.convolve(features.to(self.weight.dtype).contiguous(), level)
+        return self.convolve(features.contiguous(), level)
+
+    @abc.abstractmethod
+    def convolve(self, features: Tensor, level: VoxelLevel) -> Tensor:
+        """`forward` on contiguous features of a type that spconv takes."""
+
 
 class NeighbourConv(SparseConv):
     """Submanifold 3x3x3: the voxels stay."""
@@ -37,12 +53,12 @@ class NeighbourConv(SparseConv):
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, size=3, fan=n_in)
 
-    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+    def convolve(self, features: Tensor, level: VoxelLevel) -> Tensor:
         """(V, C_in) to (V, C_out)."""
         table = level.around
         if isinstance(table, PairTable):
             return functional.indice_subm_conv(
-                _as_weight(features, self.weight),
+                features,
                 self.weight,
                 table.pairs,
                 table.counts,
@@ -58,12 +74,12 @@ class DownConv(SparseConv):
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, size=2, fan=n_in)
 
-    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+    def convolve(self, features: Tensor, level: VoxelLevel) -> Tensor:
         """(V, C_in) at `level` to (V_coarser, C_out)."""
         table = _table(level)
         if isinstance(table, PairTable):
             return functional.indice_conv(
-                _as_weight(features, self.weight),
+                features,
                 self.weight,
                 table.pairs,
                 table.counts,
@@ -79,13 +95,13 @@ class UpConv(SparseConv):
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, size=2, fan=n_out)
 
-    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+    def convolve(self, features: Tensor, level: VoxelLevel) -> Tensor:
         """(V_coarser, C_in) to (V, C_out) at `level`, the finer one."""
         table = _table(level)
         n_fine = len(level.coords)
         if isinstance(table, PairTable):
             return functional.indice_inverse_conv(
-                _as_weight(features, self.weight),
+                features,
                 self.weight,
                 table.pairs,
                 table.counts,
@@ -110,16 +126,11 @@ def _table(level: VoxelLevel) -> ConvTable:
     return level.down
 
 
-def _as_weight(features: Tensor, weight: Tensor) -> Tensor:
-    """Contiguous, in the weight's type: spconv's Native algorithm wants both alike."""
-    return features.to(weight.dtype).contiguous()
-
-
 def _implicit_gemm(
     features: Tensor, weight: Tensor, table: GemmTable, *, is_submanifold: bool
 ) -> Tensor:
     return functional.implicit_gemm(
-        features.contiguous(),
+        features,
         weight,
         table.pair_fwd,
         table.pair_bwd,

@@ -165,6 +165,19 @@ def test_ignored_labels_alone_give_no_loss_and_no_gradient(kind: str, count: int
     assert all(not gradient.any() for gradient in gradients)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_stays_near_float32(kind: str) -> None:
+    network = small_network(kind).eval()
+    prepared = network.prepare(batch_of(scan(0, 800)))
+    exact = network(prepared).row_logits.detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = network(prepared).row_logits
+    rough.float().sum().backward()
+    error = (rough.detach().float() - exact).abs().max()
+    assert float(error) < 0.02 * float(exact.abs().max())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
 def test_impossible_batches_are_refused() -> None:
     network = small_network("minkowskinet")
     with pytest.raises(ShapeError, match="x, y, z, signal"):
