@@ -4,7 +4,7 @@ import torch
 from spconv import core as _spconv_core
 
 if not torch.cuda.is_available():
-    # spconv describes each of its thousands of GPU kernels when it is imported: 7 s of CPU time, for
-    # nothing without a GPU (0.3 s with the lists empty).
+    # spconv describes each of its thousands of GPU kernels when it is imported: 7 s of CPU time
+    # that are of no use without a GPU (0.3 s with the lists empty).
     _spconv_core.ALL_IMPGEMM_PARAMS.clear()
     _spconv_core.ALL_NATIVE_PARAMS.clear()
