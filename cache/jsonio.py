@@ -9,6 +9,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache as memoize
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import xxhash
+
 from cache.errors import CacheError
 
 T = TypeVar("T")
@@ -29,6 +31,26 @@ def dumps(value: object) -> bytes:
     """Canonical JSON: sorted keys, no blanks, one line."""
     text = json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode() + b"\n"
+
+
+def seal(value: object) -> bytes:
+    """Canonical JSON of a record with one more field, ``xxh3``: the hash of it without that."""
+    content = to_json(value)
+    return dumps({**content, "xxh3": xxhash.xxh3_128_hexdigest(dumps(content))})
+
+
+def unseal(data: bytes, *, where: str) -> dict[str, Any]:
+    """Parse what `seal` wrote, without the ``xxh3`` field.
+
+    Raises:
+        CacheError: a byte differs.
+    """
+    value = loads(data, where=where)
+    if isinstance(value, dict):
+        content = {name: item for name, item in value.items() if name != "xxh3"}
+        if seal(content) == data:
+            return content
+    raise CacheError(f"{where}: checksum differs. Run `pass2d cache repair`.")
 
 
 def loads(data: bytes, *, where: str) -> Any:

@@ -25,7 +25,7 @@ from cache.files import (
     write_file,
     writing,
 )
-from cache.jsonio import dumps, from_json, loads
+from cache.jsonio import dumps, from_json, loads, seal
 from cache.keys import hash_bytes
 from cache.layout import GENERATION, Layout
 from cache.schema import FORMAT_VERSION, DatasetInfo
@@ -186,7 +186,7 @@ def encode_tables(info: DatasetInfo, tables: Tables) -> dict[str, bytes]:
         SHARDS_FILE: _parquet(tables.shards.replace_schema_metadata(None)),
     }
     hashes = {name: hash_bytes(data) for name, data in files.items()}
-    return {**files, HASHES_FILE: dumps({"format_version": FORMAT_VERSION, "xxh3": hashes})}
+    return {**files, HASHES_FILE: seal({"format_version": FORMAT_VERSION, "files": hashes})}
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -73,6 +73,7 @@ SHARD_SCHEMA = pa.schema(
         ("profile", pa.string()),
         ("parameters", pa.string()),
         ("input_key", pa.string()),
+        ("inputs", pa.string()),
         ("arrays", pa.string()),
         ("encodings", pa.string()),
         ("failed", pa.string()),
@@ -80,7 +81,7 @@ SHARD_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-"""Columns of shards.parquet; `parameters`, `arrays`, `encodings` and `failed` hold
+"""Columns of shards.parquet; `parameters`, `inputs`, `arrays`, `encodings`, `failed` hold
 JSON."""
 
 
@@ -113,6 +114,7 @@ def shard_record(row: ShardRow, *, sequence: str) -> dict[str, Any]:
         "profile": header.profile,
         "parameters": _text(header.parameters),
         "input_key": header.inputs.get("lidar") or hash_bytes(dumps(header.inputs)),
+        "inputs": _text(header.inputs),
         "arrays": _text({f.name: {"dtype": f.dtype, "chunk": f.chunk} for f in row.fields}),
         "encodings": _text(row.encodings),
         "failed": _text(

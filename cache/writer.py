@@ -147,7 +147,8 @@ class ShardContent:
             "encodings": self.encodings,
             "scan_ids": self.entries.scan_ids(),
             "entries": self.entries,
-            "failed": self.failed,
+            # The reasons name paths; the bytes of a shard do not depend on where the sources lie.
+            "failed": [scan.scan_id for scan in self.failed],
         }
 
 

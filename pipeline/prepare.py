@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cache.errors import CacheError
 from cache.files import lock_file, remove_abandoned, replace_file, writing
-from cache.jsonio import dumps
+from cache.jsonio import seal
 from cache.layout import Layout
 from cache.manifest import publishing, write_dataset_file
 from cache.progress import Progress
@@ -92,7 +92,7 @@ def prepare(
 def write_failed(layout: Layout, failed: tuple[FailedScan, ...]) -> None:
     """Put failed.jsonl in place: one JSON object per bad scan; no file without any."""
     if failed:
-        data = b"".join(dumps(scan) for scan in failed)
+        data = b"".join(seal(scan) for scan in failed)
         replace_file(layout.failed_file, data, scratch=layout.scratch)
     elif layout.failed_file.exists():
         with writing(layout.failed_file):

@@ -22,3 +22,14 @@ def shared() -> Path:
 def real_semkitti(shared: Path) -> Path:
     """Three real SemanticKITTI sequences (00, 08, 11), four scans."""
     return shared / "real" / "semantickitti"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--fault-rounds 20`: the fault tests repeat that often (flips, kills, failing writes)."""
+    parser.addoption("--fault-rounds", type=int, default=1, help="repeat fault tests this often")
+
+
+@pytest.fixture
+def fault_rounds(request: pytest.FixtureRequest) -> int:
+    """How often a fault test repeats its random choices."""
+    return int(request.config.getoption("--fault-rounds"))

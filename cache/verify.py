@@ -1,0 +1,355 @@
+"""Finds whatever is not as it was written: files, sizes, hashes, records, values."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cache.check_shard import ShardChecker
+from cache.damage import Damage, Kind, VerifyReport
+from cache.errors import CacheError
+from cache.fields import STAGES
+from cache.jsonio import unseal
+from cache.keys import hash_bytes
+from cache.layout import (
+    CURRENT_FILE,
+    DATASET_FILE,
+    FAILED_FILE,
+    GENERATION,
+    KEY_DIGITS,
+    ROW_FILE,
+    SHARD_FOLDER,
+    Layout,
+    shard_name,
+)
+from cache.manifest import (
+    HASHES_FILE,
+    SCANS_FILE,
+    SHARDS_FILE,
+    Manifest,
+    current_number,
+    describe_dataset,
+    generation_numbers,
+    load_manifest,
+    parse_dataset,
+)
+from cache.progress import Progress
+from cache.rows import ShardRow, decode_row
+from cache.tables import shard_record
+
+Rebuild = Callable[[ShardRow], Sequence[str] | None]
+"""Makes a shard again from its sources; names of files whose bytes differ, None: sources gone."""
+
+
+def verify(
+    dataset_root: Path,
+    progress: Progress,
+    *,
+    rebuild: Rebuild | None = None,
+    rebuild_share: float = 0.0,
+    seed: int = 0,
+) -> VerifyReport:
+    """Check every byte of a prepared data set. Writes nothing.
+
+    Args:
+        dataset_root: e.g. cache/semkitti.
+        progress: hears of shards done.
+        rebuild: makes a shard again and compares (`pipeline.repair.rebuild_and_compare`).
+        rebuild_share: share of the sound shards to rebuild, 0..1.
+        seed: which ones.
+
+    Raises:
+        CacheError: there is no data set, or it is of an older or newer format version.
+    """
+    if not dataset_root.is_dir():
+        raise CacheError(
+            f"{dataset_root}: no such folder. Give --cache what `pass2d prepare` made."
+        )
+    return _Verifier(Layout(root=dataset_root), progress).run(rebuild, rebuild_share, seed)
+
+
+class _Verifier:
+    def __init__(self, layout: Layout, progress: Progress) -> None:
+        self._layout = layout
+        self._progress = progress
+        self._damages: list[Damage] = []
+        self._notes: list[str] = []
+        self._files = 0
+        self._nbytes = 0
+        self._unfinished: list[Path] = []
+
+    def run(self, rebuild: Rebuild | None, share: float, seed: int) -> VerifyReport:
+        """All checks, from the top of the folder down."""
+        info_bytes = self._check_dataset_file()
+        manifest = self._check_generations(info_bytes)
+        self._check_failed_file()
+        self._check_names()
+        rows = self._check_rows()
+        if manifest is not None:
+            self._check_listed(manifest, rows)
+        sound = self._check_shards(rows, manifest)
+        rebuilt = self._rebuild(sound, rebuild, share, seed)
+        return VerifyReport(
+            files=self._files,
+            nbytes=self._nbytes,
+            scans=0 if manifest is None else len(manifest.tables.scans),
+            shards=len(rows),
+            rebuilt=rebuilt,
+            damages=tuple(self._damages),
+            notes=tuple(self._notes),
+        )
+
+    def _read(self, path: Path) -> bytes | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            self._add(Damage(kind="missing", path=self._name(path), text="missing"))
+            return None
+        except OSError as error:
+            text = f"cannot read ({error.strerror})"
+            self._add(Damage(kind="unreadable", path=self._name(path), text=text))
+            return None
+        self._files += 1
+        self._nbytes += len(data)
+        return data
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self._layout.root))
+
+    def _add(self, damage: Damage) -> None:
+        self._damages.append(damage)
+
+    def _changed(self, path: Path, text: str) -> None:
+        self._add(Damage(kind="changed", path=self._name(path), text=text))
+
+    def _check_dataset_file(self) -> bytes | None:
+        data = self._read(self._layout.dataset_file)
+        if data is None:
+            return None
+        try:
+            info = parse_dataset(data, where=str(self._layout.dataset_file))
+        except CacheError as error:
+            if "upgrade" in str(error) or "older pass2d" in str(error):
+                raise
+            self._changed(self._layout.dataset_file, "does not describe a data set")
+            return None
+        if describe_dataset(info) != data:
+            self._changed(self._layout.dataset_file, "is not as it was written")
+        return data
+
+    def _check_generations(self, info_bytes: bytes | None) -> Manifest | None:
+        sound = [n for n in generation_numbers(self._layout) if self._check_generation(n)]
+        current = self._check_current(sound)
+        if current not in sound:
+            return None
+        manifest = load_manifest(self._layout, current)
+        if info_bytes is not None and describe_dataset(manifest.info) != info_bytes:
+            self._changed(self._layout.dataset_file, f"differs from the copy in gen-{current:06d}")
+        return manifest
+
+    def _check_generation(self, number: int) -> bool:
+        folder = self._layout.generation(number)
+        before = len(self._damages)
+        data = self._read(folder / HASHES_FILE)
+        if data is None:
+            return False
+        try:
+            hashes = unseal(data, where=HASHES_FILE)["files"]
+        except CacheError:
+            self._changed(folder / HASHES_FILE, "is not as it was written")
+            return False
+        for name in (SCANS_FILE, SHARDS_FILE):
+            content = self._read(folder / name)
+            if content is not None and hash_bytes(content) != hashes.get(name):
+                self._changed(folder / name, "is not as it was written (xxh3 differs)")
+        for path in folder.iterdir():
+            if path.name not in (SCANS_FILE, SHARDS_FILE, HASHES_FILE):
+                self._extra(path)
+        return len(self._damages) == before
+
+    def _check_current(self, sound: Sequence[int]) -> int | None:
+        path = self._layout.current_file
+        data = self._read(path)
+        if data is None:
+            return None
+        try:
+            number = current_number(self._layout)
+        except CacheError:
+            self._changed(path, f"found {data[:40]!r}, expected the name of a generation")
+            return None
+        assert number is not None, path
+        if data != f"{self._layout.generation(number).name}\n".encode():
+            self._changed(path, f"found {data[:40]!r}, expected one name and a line end")
+        newest = max(sound, default=number)
+        if number < newest or not self._layout.generation(number).is_dir():
+            self._changed(path, f"names gen-{number:06d}, but the newest is gen-{newest:06d}")
+        return number
+
+    def _check_failed_file(self) -> None:
+        path = self._layout.failed_file
+        if not path.exists():
+            return
+        data = self._read(path) or b""
+        for number, line in enumerate(data.splitlines(keepends=True), 1):
+            try:
+                unseal(line, where=str(path))
+            except CacheError:
+                self._changed(path, f"line {number} is not as it was written")
+
+    def _check_names(self) -> None:
+        """Files and folders that nobody puts there."""
+        known = {DATASET_FILE, CURRENT_FILE, FAILED_FILE, "manifest", "rows", ".tmp", *STAGES}
+        for path in self._entries(self._layout.root):
+            if path.name not in known:
+                self._extra(path)
+        for path in self._entries(self._layout.manifest):
+            if not GENERATION.fullmatch(path.name):
+                self._extra(path)
+        for path in self._entries(self._layout.root / "rows"):
+            if path.name not in STAGES:
+                self._extra(path)
+        for stage in STAGES:
+            for path in self._entries(self._layout.root / stage):
+                if not SHARD_FOLDER.fullmatch(path.name):
+                    self._extra(path)
+                elif not (self._layout.root / "rows" / stage / f"{path.stem}.json").exists():
+                    self._unfinished.append(path)
+            for path in self._entries(self._layout.root / "rows" / stage):
+                if not ROW_FILE.fullmatch(path.name):
+                    self._extra(path)
+
+    def _entries(self, folder: Path) -> Iterable[Path]:
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def _extra(self, path: Path) -> None:
+        self._add(
+            Damage(kind="extra", path=self._name(path), text="is no part of a prepared data set")
+        )
+
+    def _check_rows(self) -> dict[tuple[str, str], ShardRow]:
+        rows: dict[tuple[str, str], ShardRow] = {}
+        for stage in STAGES:
+            for path in self._entries(self._layout.root / "rows" / stage):
+                match = ROW_FILE.fullmatch(path.name)
+                data = self._read(path) if match else None
+                if match is None or data is None:
+                    continue
+                try:
+                    row = decode_row(data, where=str(path))
+                    is_named = shard_name(row.shard, row.header.key) == path.stem
+                except CacheError:
+                    is_named = False
+                if is_named and row.header.stage == stage:
+                    rows[stage, path.stem] = row
+                else:
+                    self._add(self._row_damage(path, stage, match[1], match[2]))
+        return rows
+
+    def _row_damage(self, path: Path, stage: str, shard: str, key: str) -> Damage:
+        return Damage(
+            kind="changed",
+            path=self._name(path),
+            text="the commit record is not as it was written",
+            stage=stage,
+            shard=int(shard),
+            key=key,
+        )
+
+    def _check_listed(self, manifest: Manifest, rows: dict[tuple[str, str], ShardRow]) -> None:
+        """Every shard of the generation has a record that says the same, and a folder."""
+        unreadable = {damage.path for damage in self._damages}
+        for listed in manifest.tables.shards.to_pylist():
+            stage, name = listed["stage"], shard_name(listed["shard"], listed["key"])
+            row = rows.get((stage, name))
+            path = f"rows/{stage}/{name}.json"
+            if row is None:
+                if path not in unreadable:
+                    self._add(_listed_damage("missing", path, "missing", listed))
+            elif _lasting(shard_record(row, sequence=listed["sequence"])) != _lasting(listed):
+                text = "the commit record and the manifest differ"
+                self._add(_listed_damage("inconsistent", path, text, listed))
+            if not (self._layout.root / listed["path"]).is_dir():
+                self._add(_listed_damage("missing", listed["path"], "missing", listed))
+        for folder in self._unfinished:
+            self._notes.append(f"{self._name(folder)}: of an unfinished run; `gc` removes it")
+
+    def _check_shards(
+        self, rows: dict[tuple[str, str], ShardRow], manifest: Manifest | None
+    ) -> list[ShardRow]:
+        self._progress.start("verifying", total=len(rows), unit="shards")
+        n_classes = 256 if manifest is None else manifest.info.labels.n_classes
+        sound = []
+        for row in rows.values():
+            stage, key = row.header.stage, row.header.key
+            nbytes = 0
+            if self._layout.shard(stage, row.shard, key).is_dir():
+                checker = ShardChecker(self._layout, row)
+                checker.check(n_classes=n_classes)
+                self._damages += checker.damages
+                self._files += checker.files
+                self._nbytes += checker.nbytes
+                nbytes = checker.nbytes
+                if not checker.damages:
+                    sound.append(row)
+            elif manifest is None or not _is_listed(manifest, row):
+                self._notes.append(f"{stage} {shard_name(row.shard, key)}: record without a shard")
+            self._progress.advance(nbytes=nbytes)
+        return sound
+
+    def _rebuild(
+        self, sound: Sequence[ShardRow], rebuild: Rebuild | None, share: float, seed: int
+    ) -> int:
+        if rebuild is None or share <= 0:
+            return 0
+        count = min(len(sound), max(1, round(share * len(sound))))
+        chosen = random.Random(seed).sample(list(sound), count)
+        self._progress.start("rebuilding", total=count, unit="shards")
+        rebuilt = 0
+        for row in chosen:
+            header = row.header
+            name = f"{header.stage}/{shard_name(row.shard, header.key)}.zarr"
+            different = rebuild(row)
+            if different is None:
+                self._notes.append(f"{name}: not rebuilt, its source files changed or are gone")
+            else:
+                rebuilt += 1
+                for file in different:
+                    self._add(
+                        Damage(
+                            kind="other bytes",
+                            path=f"{name}/{file}",
+                            text="the sources give other bytes now",
+                            stage=header.stage,
+                            shard=row.shard,
+                            key=header.key[:KEY_DIGITS],
+                        )
+                    )
+            self._progress.advance()
+        return rebuilt
+
+
+def _lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """A row of shards.parquet without what a later run may note anew in the commit record."""
+    return {n: v for n, v in record.items() if n not in ("writer", "seconds", "failed")}
+
+
+def _listed_damage(kind: Kind, path: str, text: str, listed: dict[str, object]) -> Damage:
+    return Damage(
+        kind=kind,
+        path=path,
+        text=text,
+        stage=str(listed["stage"]),
+        shard=int(str(listed["shard"])),
+        key=str(listed["key"])[:KEY_DIGITS],
+    )
+
+
+def _is_listed(manifest: Manifest, row: ShardRow) -> bool:
+    return row.header.key in set(manifest.tables.shards["key"].to_pylist())
+
+
+def damaged_shards(damages: Iterable[Damage]) -> Iterator[tuple[str, int, str]]:
+    """(stage, shard, 12 digits of the key) of damaged shards or records, each once."""
+    yield from sorted({(d.stage, d.shard, d.key) for d in damages if d.stage})

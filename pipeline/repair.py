@@ -1,0 +1,198 @@
+"""Rebuilds what `verify` found damaged, and nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.damage import Damage, VerifyReport
+from cache.errors import CacheError
+from cache.fields import STAGES
+from cache.files import lock_file, replace_file, writing
+from cache.layout import CURRENT_FILE, DATASET_FILE, FAILED_FILE, Layout, shard_name
+from cache.manifest import (
+    Manifest,
+    describe_dataset,
+    generation_numbers,
+    load_manifest,
+    parse_dataset,
+    publish_generation,
+    publishing,
+    set_current,
+)
+from cache.progress import Progress
+from cache.rebuild import current_rows, describe_shard
+from cache.rows import ShardRow, commit_row, decode_row
+from cache.schema import DatasetInfo
+from cache.tables import build_tables, merge_tables
+from cache.verify import damaged_shards, verify
+from pipeline.rebuild_shards import (
+    files_of_manifest,
+    files_of_row,
+    header_of,
+    make_shard,
+    with_paths,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairReport:
+    """What `repair` did."""
+
+    repaired: tuple[str, ...]
+    """One line per thing that is as it was again."""
+    unrepaired: tuple[str, ...]
+    """One line per thing that is not, with the reason and the remedy."""
+    before: VerifyReport
+
+
+def repair(dataset_root: Path, progress: Progress) -> RepairReport:
+    """Verify, then mend: commit records, shards, generations, top files.
+
+    Damaged shards are moved away and made again from their source files under the same names, with
+    the same bytes; a running reader keeps the files that it has open.
+
+    Raises:
+        CacheError: `prepare` is running, nothing is left to start from, or writing fails.
+    """
+    layout = Layout(root=dataset_root)
+    before = verify(dataset_root, progress)
+    if before.is_sound:
+        return RepairReport(repaired=(), unrepaired=(), before=before)
+    with lock_file(layout.scratch / "prepare.lock", exclusive=True, wait=False) as is_alone:
+        if not is_alone:
+            raise CacheError(f"{dataset_root}: `prepare` is running. Wait for it, then repair.")
+        mender = _Mender(layout, progress, before)
+        mender.run()
+    return RepairReport(
+        repaired=tuple(mender.repaired), unrepaired=tuple(mender.unrepaired), before=before
+    )
+
+
+class _Mender:
+    def __init__(self, layout: Layout, progress: Progress, before: VerifyReport) -> None:
+        self._layout = layout
+        self._progress = progress
+        self._damages = before.damages
+        self._info = self._read_info()
+        sound = self._sound_generations()
+        self._base: Manifest | None = load_manifest(layout, sound[-1]) if sound else None
+        self._files = {} if self._base is None else files_of_manifest(self._base)
+        self.repaired: list[str] = []
+        self.unrepaired: list[str] = []
+
+    def run(self) -> None:
+        """From the bottom up: what is made later relies on what is mended before."""
+        for damage in self._damages:
+            if damage.kind == "extra":
+                self._remove_extra(damage)
+        broken = list(damaged_shards(d for d in self._damages if d.kind != "extra"))
+        self._progress.start("repairing", total=len(broken), unit="shards")
+        for wanted in STAGES:  # `lidar` first: the others are made from it
+            for stage, shard, key in broken:
+                if stage == wanted:
+                    self._mend_shard(stage, shard, key)
+                    self._progress.advance()
+        self._mend_generations()
+        self._mend_top_files()
+
+    def _hit(self, path: str) -> bool:
+        return any(damage.path == path for damage in self._damages)
+
+    def _remove_extra(self, damage: Damage) -> None:
+        if damage.stage or damage.path.startswith("manifest/gen-"):
+            self._move_away(self._layout.root / damage.path)
+            self.repaired.append(f"{damage.path}: removed")
+        else:
+            self.unrepaired.append(f"{damage.path}: not of pass2d; if it is yours, move it away")
+
+    def _read_info(self) -> DatasetInfo:
+        """The description, from a generation's copy or dataset.json."""
+        for number in reversed(self._sound_generations()):
+            return load_manifest(self._layout, number).info
+        if self._hit(DATASET_FILE):
+            raise CacheError(
+                f"{self._layout.root}: neither dataset.json nor a generation is sound. "
+                "Run `pass2d prepare` into a new --cache."
+            )
+        path = self._layout.dataset_file
+        return parse_dataset(path.read_bytes(), where=str(path))
+
+    def _sound_generations(self) -> list[int]:
+        bad = {d.path.split("/")[1] for d in self._damages if d.path.startswith("manifest/gen-")}
+        numbers = generation_numbers(self._layout)
+        return [n for n in numbers if self._layout.generation(n).name not in bad]
+
+    def _mend_shard(self, stage: str, shard: int, key: str) -> None:
+        name = f"{stage}/{shard_name(shard, key)}"
+        hits = [d for d in self._damages if (d.stage, d.shard, d.key) == (stage, shard, key)]
+        folder, record = self._layout.root / f"{name}.zarr", self._record(name)
+        try:
+            if all(d.path.startswith("rows/") for d in hits) and folder.is_dir():
+                commit_row(self._layout, with_paths(describe_shard(folder), self._files))
+                self.repaired.append(f"rows/{name}.json: made again from the shard")
+            elif self._base is not None and header_of(self._base, stage, shard, key) is None:
+                self._move_away(folder)
+                self._move_away(self._layout.root / "rows" / f"{name}.json")
+                self.repaired.append(f"{name}: removed, the current generation does not use it")
+            else:
+                self._make_again(stage, shard, key, record)
+                self.repaired.append(f"{name}: made again from its sources")
+        except CacheError as error:
+            self.unrepaired.append(f"{name}: {error}")
+
+    def _record(self, name: str) -> ShardRow | None:
+        path = self._layout.root / "rows" / f"{name}.json"
+        try:
+            return decode_row(path.read_bytes(), where=str(path))
+        except (CacheError, OSError):
+            return None  # the manifest knows the same
+
+    def _make_again(self, stage: str, shard: int, key: str, record: ShardRow | None) -> None:
+        header = record.header if record is not None else None
+        if header is None and self._base is not None:
+            header = header_of(self._base, stage, shard, key)
+        if header is None:
+            raise CacheError("neither record nor manifest knows it: run `pass2d prepare` again")
+        files = self._files if record is None else {**self._files, **files_of_row(record)}
+        self._move_away(self._layout.shard(stage, shard, key))
+        self._move_away(self._layout.row(stage, shard, key))
+        try:
+            result = make_shard(self._layout, header, shard, info=self._info, files=files)
+        except OSError as error:
+            raise CacheError(f"cannot be made again ({error})") from error
+        if result.key != header.key:
+            raise CacheError("its sources or the code changed: run `pass2d prepare` again")
+
+    def _mend_generations(self) -> None:
+        sound = self._sound_generations()
+        bad = [n for n in generation_numbers(self._layout) if n not in sound]
+        with publishing(self._layout):
+            if not sound or (bad and bad[-1] > sound[-1]):
+                rows = [r for r in current_rows(self._layout).values() if r["lidar"].entries.lidar]
+                tables = merge_tables([build_tables(rows, n_cameras=self._info.n_cameras)])
+                # Nothing of the damaged ones counts; their numbers are not given out again.
+                self._move_away(self._layout.current_file)
+                number = publish_generation(self._layout, self._info, tables)
+                self.repaired.append(f"manifest/gen-{number:06d}: made from the commit records")
+            elif self._hit(CURRENT_FILE):
+                set_current(self._layout, sound[-1])
+                self.repaired.append(f"CURRENT: names gen-{sound[-1]:06d}")
+        for number in bad:
+            self._move_away(self._layout.generation(number))
+
+    def _mend_top_files(self) -> None:
+        if self._hit(DATASET_FILE):
+            data = describe_dataset(self._info)
+            replace_file(self._layout.dataset_file, data, scratch=self._layout.scratch)
+            self.repaired.append("dataset.json: made again from the generation's copy")
+        if self._hit(FAILED_FILE):
+            self._move_away(self._layout.failed_file)
+            self.repaired.append("failed.jsonl: removed; the next `prepare` writes it again")
+
+    def _move_away(self, path: Path) -> None:
+        """Out of sight in one step; `gc` and the next `prepare` delete it."""
+        if path.exists() or path.is_symlink():
+            with writing(path):
+                path.rename(self._layout.scratch / f"damaged-{path.name}-{uuid.uuid4().hex}")
