@@ -166,26 +166,33 @@ def lovasz_softmax(probs: Tensor, labels: Tensor, count: Tensor) -> Tensor:
 
     Source: Berman, Triki, Blaschko: The Lovasz-Softmax loss, CVPR 2018.
     """
-    if probs.shape[0] == 0:
-        return probs.sum()
     classes = torch.arange(probs.shape[1], device=probs.device)
-    is_class = (labels == classes[:, None]).to(probs.dtype)
-    errors = (is_class - probs.T).abs()
-    order = _descending_order(errors.detach())
-    errors = errors.gather(1, order)
+    is_class = labels == classes[:, None]
     with torch.no_grad():
-        weight = count[order]
-        hits = torch.cumsum(weight * is_class.gather(1, order), dim=1)
-        rows = torch.cumsum(weight, dim=1)
-        n_hits = hits[:, -1:]
-        union = n_hits + rows - hits
-        jaccard = torch.where(union > 0, rows / union.clamp(min=1), 0)
-        steps = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros((len(jaccard), 1)))
-        present = n_hits[:, 0] > 0
-        n_present = present.sum().clamp(min=1)
-        # A class without rows would take part with its largest error.
-        steps = steps * (present.to(steps) / n_present)[:, None]
-    return (errors * steps).sum()
+        slope = _lovasz_slope(probs.T, is_class, count)
+    # Each error is p, or 1 - p in its class; the slope is constant between reorderings.
+    return (probs * slope.T).sum() - (slope * is_class).sum()
+
+
+def _lovasz_slope(probs: Tensor, is_class: Tensor, count: Tensor) -> Tensor:
+    """(C, K) derivative of the Lovasz-softmax with respect to each probability.
+
+    Args:
+        probs: (C, K).
+        is_class: (C, K) bool.
+        count: (K,).
+    """
+    order = _descending_order(torch.where(is_class, 1 - probs, probs))
+    weight = count[order]
+    hits = torch.cumsum(weight * is_class.gather(1, order), dim=1)
+    rows = torch.cumsum(weight, dim=1)
+    n_hits = hits[:, -1:] if hits.shape[1] else hits.new_zeros((len(hits), 1))
+    jaccard = rows / (n_hits + rows - hits).clamp(min=1)
+    steps = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros((len(jaccard), 1)))
+    present = (n_hits > 0).to(steps)  # a class without rows would take part with its largest error
+    steps *= present / present.sum().clamp(min=1)
+    slope = torch.empty_like(steps).scatter_(1, order, steps)
+    return torch.where(is_class, -slope, slope)
 
 
 def _descending_order(errors: Tensor) -> Tensor:
@@ -196,6 +203,8 @@ def _descending_order(errors: Tensor) -> Tensor:
     """
     if errors.device.type != "cpu" or errors.dtype != torch.float32:
         return torch.argsort(errors, dim=1, descending=True)
+    if not errors.numel():
+        return errors.to(torch.int64)
     bits = -(errors.contiguous().view(torch.int32))
     return torch.stack([torch.sort(row, stable=True)[1] for row in bits])
 
