@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +77,12 @@ def list_nuscenes(
     """
     found = _read(root, version, splits, scenes, progress or Silent())
     lister = _Lister(found, stored_hw=stored_hw)
-    scans = []
-    for scene, sample, frame_index in found.samples():
-        scan = lister.scan(scene, sample, frame_index)
-        scans += [] if scan is None else [scan]
+    listed = (lister.scan(*sample) for sample in found.samples())
+    scans = [scan for scan in listed if scan is not None]
     _require_scans(found, scans)
     return SourceListing(
         info=found.info,
-        scans=tuple(first_of_each_split(scans, limit)),
+        scans=tuple(lister.calibrated(scan) for scan in first_of_each_split(scans, limit)),
         notes=(*found.notes, *lister.missing.notes()),
     )
 
@@ -113,21 +111,20 @@ def check_nuscenes(
         then scan by scan.
 
     Raises:
-        DataError: as ``list_nuscenes``; rows that do not fit together are among the problems.
+        DataError: as ``list_nuscenes``, but rows that do not fit together are among the problems.
     """
     found = _read(root, version, splits, scenes, progress)
     lister = _Lister(found, stored_hw=None)
-    scans: list[ScanSource] = []
+    listed = (lister.scan(*sample) for sample in found.samples())
+    scans = [scan for scan in listed if scan is not None]
+    _require_scans(found, scans)
+    chosen = first_of_each_split(scans, limit)
     broken: dict[str, Problem] = {}
-    for scene, sample, frame_index in found.samples():
+    for scan in chosen:
         try:
-            scan = lister.scan(scene, sample, frame_index)
-            scans += [] if scan is None else [scan]
+            lister.calibrated(scan)
         except ProblemError as error:
             broken.setdefault(str(error.problem), error.problem)
-    if not broken:
-        _require_scans(found, scans)
-    chosen = first_of_each_split(scans, limit)
     problems = [*broken.values(), *lister.missing.problems()]
     return problems + check_scans(chosen, found.info, progress=progress)
 
@@ -199,6 +196,7 @@ class _Lister:
         self._cameras = nuscenes_table().cameras
         self._stored_hw = stored_hw
         self._names: dict[Path, frozenset[str]] = {}
+        self._rows: dict[str, tuple[SensorData, list[SensorData | None]]] = {}
         self.missing = Missing(
             folders={
                 POINTS: samples / LIDAR,
@@ -208,11 +206,7 @@ class _Lister:
         )
 
     def scan(self, scene: Scene, sample: Sample, frame_index: int) -> ScanSource | None:
-        """One key frame; None without points.
-
-        Raises:
-            ProblemError: the tables do not fit together.
-        """
+        """One key frame, not yet calibrated; None without points."""
         tables = self._found.tables
         lidar = tables.data.get((sample.token, LIDAR))
         file = None if lidar is None else self._found.root / lidar.filename
@@ -221,6 +215,7 @@ class _Lister:
             return None
         labels = self._existing(LABELS, scene, self._label_file(lidar))
         pictures = [tables.data.get((sample.token, camera)) for camera in self._cameras]
+        self._rows[lidar.token] = lidar, pictures
         return ScanSource(
             scan_id=lidar.token,
             split=self._found.split_of[scene.name],
@@ -233,11 +228,20 @@ class _Lister:
                 self._existing(camera, scene, data and self._found.root / data.filename)
                 for camera, data in zip(self._cameras, pictures, strict=True)
             ),
-            image_from_lidar=self._matrices(lidar, pictures),
+            image_from_lidar=None,
             camera_model="nuscenes",
             taken_hw=tuple((0, 0) if data is None else data.hw for data in pictures),
             stored_hw=self._stored_hw,
         )
+
+    def calibrated(self, scan: ScanSource) -> ScanSource:
+        """The scan with its calibration.
+
+        Raises:
+            ProblemError: the tables do not fit together.
+        """
+        lidar, pictures = self._rows[scan.scan_id]
+        return replace(scan, image_from_lidar=self._matrices(lidar, pictures))
 
     def _label_file(self, lidar: SensorData) -> Path:
         labels = self._found.tables.labels or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +19,25 @@ class Pose:
     """The origin, in the other frame."""
 
     def matrix(self) -> NDArray[np.float64]:
-        """(4, 4) ``outer_from_inner``: points of this frame to the one that it is given in."""
-        w, x, y, z = np.array(self.rotation_wxyz) / np.linalg.norm(self.rotation_wxyz)
-        outer_from_inner = np.eye(4)
-        outer_from_inner[:3, :3] = [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-        outer_from_inner[:3, 3] = self.translation_m
-        return outer_from_inner
+        """(4, 4) ``outer_from_inner``: from this frame to the one it is given in; read-only."""
+        return _matrix(self.rotation_wxyz, self.translation_m)
+
+
+@functools.lru_cache(maxsize=4096)
+def _matrix(
+    rotation_wxyz: tuple[float, float, float, float], translation_m: tuple[float, float, float]
+) -> NDArray[np.float64]:
+    # Remembered: a sensor's place holds for a thousand scans, a scan's pose for six cameras.
+    w, x, y, z = np.array(rotation_wxyz) / np.linalg.norm(rotation_wxyz)
+    outer_from_inner = np.eye(4)
+    outer_from_inner[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    outer_from_inner[:3, 3] = translation_m
+    outer_from_inner.flags.writeable = False
+    return outer_from_inner
 
 
 def image_from_lidar_through_world(

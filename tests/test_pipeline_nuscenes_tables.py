@@ -1,0 +1,240 @@
+"""nuScenes: its tables read by column, its labels by name, its versions and scenes."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nuscenes_files import NuscenesFolder
+
+from cache.errors import DataError
+from pipeline.compose import lidar_arrays
+from pipeline.datasets import json_table
+from pipeline.datasets.json_table import read_rows
+from pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
+
+ROWS = [
+    {"token": f"{i:032x}", "size": i, "text": 'a "b" ]},[{ \u00fc' * (i % 3)} for i in range(60)
+]
+
+
+def read(file: Path, *columns: str, **options) -> list[tuple]:
+    return list(read_rows(file, columns, **options))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> NuscenesFolder:
+    return NuscenesFolder(tmp_path / "nus")
+
+
+# rows
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_rows_are_those_of_the_whole_table_whatever_the_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
+) -> None:
+    monkeypatch.setattr(json_table, "CHUNK_CHARS", chunk)
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(ROWS, indent=indent, ensure_ascii=False), encoding="utf-8")
+    expected = [(row["text"], row["size"], None) for row in ROWS]
+    assert read(file, "text", "size", optional=("other",)) == expected
+    seen: list[int] = []
+    read(file, "size", advance=seen.append)
+    assert sum(seen) == len(file.read_text())
+
+
+def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(" [ ]\n")
+    assert read(tmp_path / "t.json", "token") == []
+
+
+def test_reading_holds_a_small_part_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_table, "CHUNK_CHARS", 1 << 14)
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(ROWS * 200))
+    tracemalloc.start()
+    n_rows = sum(1 for _ in read_rows(file, ("token",)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n_rows == 12_000
+    assert peak < file.stat().st_size / 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"token": "a"}, {"token"', "no JSON|ends in the middle"),
+        ('[{"token": "a"}, ', "ends in the middle"),
+        ("", "ends in the middle"),
+        ('{"token": "a"}', "expected a list"),
+        ('[{"token": "a"}, {"name": 1}]', "row 1 has no token; found name"),
+        ('[{"token": "a"}, 5]', "row 1 is 5"),
+        ('[{"token": nonsense}]', "no JSON at 'nonsense"),
+    ],
+)
+def test_a_damaged_table_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "t.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read(file, "token")
+    assert str(file) in str(caught.value)
+
+
+def test_damage_early_in_a_large_table_is_found_without_reading_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "t.json"
+    file.write_text('[{"token": oh' + json.dumps(ROWS * 3000)[1:])
+    seen: list[int] = []
+    with pytest.raises(DataError, match="no JSON at 'oh"):
+        read(file, "token", advance=seen.append)
+    assert sum(seen) < 2 * json_table.CHUNK_CHARS
+
+
+def test_a_table_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read(tmp_path / "gone.json", "token")
+    (tmp_path / "t.json").write_bytes(b"[\xff\xfe")
+    with pytest.raises(DataError, match="no text"):
+        read(tmp_path / "t.json", "token")
+
+
+# labels by name
+
+
+def test_labels_are_known_by_name_whatever_their_numbers(folder: NuscenesFolder) -> None:
+    usual = list_nuscenes(folder.write())
+    moved = NuscenesFolder(folder.root.parent / "moved")
+    for row in moved.tables["category"]:
+        row["index"] = 31 - row["index"]
+    for name, data in moved.files.items():
+        if name.startswith("lidarseg/"):
+            moved.files[name] = bytes(31 - value for value in data)
+    listing = list_nuscenes(moved.write())
+    for scan, other in zip(usual.scans, listing.scans, strict=True):
+        expected = lidar_arrays(scan, usual.info).label
+        assert expected is not None
+        np.testing.assert_array_equal(lidar_arrays(other, listing.info).label, expected)
+    car = listing.info.labels.names.index("car")
+    assert listing.info.labels.training_to_raw[car] == 31 - 17
+    assert [note for note in listing.notes if "vehicle.car" in note or "taken by name" in note]
+    assert usual.info == nuscenes_table().info
+
+
+def test_a_set_without_numbers_has_the_usual_ones(folder: NuscenesFolder) -> None:
+    for row in folder.tables["category"]:
+        del row["index"]
+    assert list_nuscenes(folder.write()).info == nuscenes_table().info
+    (folder.root / folder.version / "category.json").unlink()
+    assert list_nuscenes(folder.root).info == nuscenes_table().info
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "vehicle.tank"}, "vehicle.tank.*expected names of nuScenes-lidarseg"),
+        ({"index": 300}, "index 300, expected a number 0..255"),
+        ({"index": "17"}, "index '17'"),
+        ({"index": None}, "index None"),
+        ({"index": 3}, "index 3 stands for two names"),
+    ],
+)
+def test_a_wrong_label_table_is_refused(
+    folder: NuscenesFolder, change: dict[str, object], message: str
+) -> None:
+    folder.tables["category"][17].update(change)
+    with pytest.raises(DataError, match=message):
+        list_nuscenes(folder.write())
+
+
+def test_a_class_must_have_a_label(folder: NuscenesFolder) -> None:
+    rows = [row for row in folder.tables["category"] if row["name"] != "vehicle.car"]
+    folder.tables["category"] = rows
+    with pytest.raises(DataError, match="no label of class car"):
+        list_nuscenes(folder.write())
+
+
+# versions, scenes
+
+
+def test_the_only_version_is_found_and_several_must_be_chosen_from(folder: NuscenesFolder) -> None:
+    root = folder.write()
+    assert len(list_nuscenes(root).scans) == 4
+    assert len(list_nuscenes(root / "v1.0-mini").scans) == 4
+    (root / "v1.0-test").mkdir()
+    with pytest.raises(DataError, match=r"holds v1.0-mini, v1.0-test. Choose one with --version"):
+        list_nuscenes(root)
+    assert len(list_nuscenes(root, version="v1.0-mini").scans) == 4
+
+
+@pytest.mark.parametrize(
+    ("version", "scenes", "expected"),
+    [
+        ("v1.0-mini", ("scene-0553", "scene-0916"), {"scene-0553": "train", "scene-0916": "val"}),
+        (
+            "v1.0-trainval",
+            ("scene-0553", "scene-0001"),
+            {"scene-0553": "val", "scene-0001": "train"},
+        ),
+        ("v1.0-test", ("scene-0077",), {"scene-0077": "test"}),
+    ],
+)
+def test_splits_follow_the_official_lists_of_the_version(
+    tmp_path: Path, version: str, scenes: tuple[str, ...], expected: dict[str, str]
+) -> None:
+    root = NuscenesFolder(tmp_path / "n", version=version, scenes=scenes, samples=1).write()
+    scans = list_nuscenes(root, version=version).scans
+    assert {scan.sequence: scan.split for scan in scans} == expected
+
+
+def test_scenes_and_splits_can_be_chosen(folder: NuscenesFolder) -> None:
+    root = folder.write()
+
+    def sequences(**options) -> list[str]:
+        return [scan.sequence for scan in list_nuscenes(root, **options).scans]
+
+    assert sequences(splits=("val",)) == ["scene-0103"] * 2
+    assert sequences(scenes=("61",)) == ["scene-0061"] * 2
+    assert sequences(scenes=("103", "scene-0061"), limit=2) == ["scene-0061", "scene-0103"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version": "v2"}, "version 'v2': there is none"),
+        ({"version": "v1.0-trainval"}, r"no tables of v1.0-trainval among what is there"),
+        ({"splits": ("test",)}, "none of split test of v1.0-mini. Its splits are train, val"),
+        ({"splits": ("training",)}, "there is none of that name"),
+        ({"scenes": ("scene-0062",)}, "no scene-0062 in scene.json. Found scene-0061, scene-0103"),
+        ({"scenes": ("61",), "splits": ("val",)}, "belongs to split train"),
+        ({"scenes": ()}, "none were named"),
+        ({"limit": 0}, "at least 1"),
+    ],
+)
+def test_wrong_choices_are_refused(
+    folder: NuscenesFolder, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        list_nuscenes(folder.write(), **options)
+
+
+def test_a_wrong_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        list_nuscenes(tmp_path / "gone")
+    (tmp_path / "sequences").mkdir()
+    with pytest.raises(DataError, match="use 'prepare semkitti'"):
+        list_nuscenes(tmp_path)
+
+
+def test_foreign_scenes_are_left_out_and_said(tmp_path: Path) -> None:
+    folder = NuscenesFolder(tmp_path / "n", scenes=("scene-0001", "scene-0061"))
+    listing = list_nuscenes(folder.write())
+    assert {scan.sequence for scan in listing.scans} == {"scene-0061"}
+    assert "in no split of v1.0-mini, left out: scene-0001" in listing.notes
+    with pytest.raises(DataError, match=r"scene-0001: in no split of v1.0-mini"):
+        list_nuscenes(folder.root, scenes=("1",))
