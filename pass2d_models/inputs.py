@@ -6,8 +6,9 @@ is frozen; `to` and `pin_memory` return new ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ class TensorRecord:
         """The same record in page-locked memory."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self: T, function):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        def convert(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def _map(self: T, function: Callable[[Tensor], Tensor]) -> T:
+        def convert(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return function(value)
             if isinstance(value, TensorRecord):
