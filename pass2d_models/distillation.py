@@ -17,6 +17,15 @@ def _head(n_in: int, n_classes: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_in, 128), nn.ReLU(inplace=True), nn.Linear(128, n_classes))
 
 
+def linear_of_parts(layer: nn.Linear, parts: tuple[Tensor, ...]) -> Tensor:
+    """The layer's answer to its parts side by side, without a copy of them side by side."""
+    weights = layer.weight.chunk(len(parts), dim=1)
+    total = functional.linear(parts[0], weights[0], layer.bias)
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        total = torch.addmm(total, part, weight.T)
+    return total
+
+
 class FusionBlock(nn.Module):
     """Heads of one block: of its 3D features, and of 3D and image features together."""
 
@@ -43,7 +52,7 @@ class FusionBlock(nn.Module):
         """
         voxel_logits = self.voxel_head(voxels)
         query = functional.relu(self.learner(voxels.index_select(0, seen)), inplace=True)
-        merged = self.merge(torch.cat([image, query], dim=1))
+        merged = linear_of_parts(self.merge, (image, query))
         fused = merged * torch.sigmoid(self.gate(merged))
         if self.image_residual:
             fused = fused + image
@@ -74,5 +83,9 @@ class Distillation(nn.Module):
         pairs = [
             block(*inputs) for block, *inputs in zip(self.blocks, voxels, seen, images, strict=True)
         ]
-        fused = torch.cat([features for _, features in pairs], dim=1)
-        return tuple(logits for logits, _ in pairs), self.head(fused)
+        inner, *rest = self.head
+        assert isinstance(inner, nn.Linear)
+        image_logits = linear_of_parts(inner, tuple(features for _, features in pairs))
+        for layer in rest:
+            image_logits = layer(image_logits)
+        return tuple(logits for logits, _ in pairs), image_logits
