@@ -70,11 +70,15 @@ def build_geometry(
         head_level: First level whose features the head sees.
     """
     first = levels[0]
-    point_offsets = first.offsets[first.voxel_offsets]
-    point_voxel = first.voxel[first.piece[first.order]]
+    point_offsets = first.offsets.index_select(0, first.voxel_offsets)
+    point_voxel = torch.repeat_interleave(
+        torch.arange(len(first.coords), device=points.device),
+        point_offsets[1:] - point_offsets[:-1],
+        output_size=len(points),
+    )
     return Geometry(
         n_scans=n_scans,
-        points=points[first.order],
+        points=points.index_select(0, first.order),
         point_voxel=point_voxel,
         point_mean=mean_link(point_voxel, order=None, offsets=point_offsets),
         corner=_corner(first, grid),
@@ -92,7 +96,7 @@ def _corner(level: Level, grid: Grid) -> Tensor:
     low = torch.tensor(grid.low, dtype=torch.float64, device=device)
     high = torch.tensor(grid.high, dtype=torch.float64, device=device)
     size = (high - low) / torch.tensor(grid.shape, dtype=torch.float64, device=device)
-    cell = level.coords[:, [3, 2, 1]] + torch.tensor(level.origin, device=device)
+    cell = level.coords[:, 1:].flip(1) + torch.tensor(level.origin, device=device)
     return cell * size + low
 
 
@@ -116,11 +120,15 @@ def _scale_link(fine: Level, coarse: Level) -> Link:
     total.scatter_add_(0, coarse.voxel, coarse.count.to(torch.float32))
     return Link(
         forward=Rows(
-            index=fine.voxel[coarse.order],
-            offsets=coarse.offsets[coarse.voxel_offsets],
-            weight=count[coarse.order],
+            index=fine.voxel.index_select(0, coarse.order),
+            offsets=coarse.offsets.index_select(0, coarse.voxel_offsets),
+            weight=count.index_select(0, coarse.order),
         ),
-        backward=Rows(index=coarse.voxel[coarse.piece], offsets=fine.voxel_offsets, weight=count),
+        backward=Rows(
+            index=coarse.voxel.index_select(0, coarse.piece),
+            offsets=fine.voxel_offsets,
+            weight=count,
+        ),
         divisor=total,
     )
 

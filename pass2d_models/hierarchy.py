@@ -56,7 +56,12 @@ def batch_index(offsets: Tensor, *, n: int) -> Tensor:
 
 
 def build_levels(
-    points: Tensor, offsets: Tensor, *, grid: Grid, scales: tuple[int, ...]
+    points: Tensor,
+    offsets: Tensor,
+    *,
+    grid: Grid,
+    scales: tuple[int, ...],
+    voxels: tuple[ScaleVoxels, ...] = (),
 ) -> tuple[Level, ...]:
     """Voxelise a batch at several scales.
 
@@ -65,14 +70,15 @@ def build_levels(
         offsets: (B + 1,) int64 on the same device.
         grid: The volume; points may lie outside of it.
         scales: Strictly increasing.
+        voxels: Known voxels of these very points at all of the scales, whose cells then serve.
 
     Raises:
         ShapeError: The scans do not fit the CPU's 32-bit voxel index.
     """
     plan = plan_cells(grid.shape, scales)
-    roots = root_cells(points, plan=plan, grid=grid)
-    low, high = torch.aminmax(roots, dim=1)
-    bounds = torch.stack([low, high]).tolist()  # where the GPU is waited for
+    roots = known_cells(voxels, plan=plan) if voxels else root_cells(points, plan=plan, grid=grid)
+    extremes = [torch.stack(torch.aminmax(root)) for root in roots]
+    bounds = torch.stack(extremes, dim=1).tolist()  # where the GPU is waited for
     n_scans = len(offsets) - 1
     batch = batch_index(offsets, n=len(points)).to(torch.int32)
     count = torch.ones(len(points), dtype=torch.int64, device=points.device)
@@ -85,8 +91,24 @@ def build_levels(
         runs = sort_runs((key << len(plan.parities[t])) | bits, largest=largest)
         level, first = _level(runs, roots, batch, count, plan=plan, t=t, origin=origin, shape=shape)
         levels.append(level)
-        roots, batch, count = roots[:, first], batch[first], level.count
+        roots = torch.stack([root.index_select(0, first) for root in roots])
+        batch, count = batch.index_select(0, first), level.count
     return tuple(levels)
+
+
+def known_cells(voxels: tuple[ScaleVoxels, ...], *, plan: CellPlan) -> Tensor:
+    """(roots, N) int32 cells of the points along the roots' axes, from their voxels."""
+    by_scale = {level.scale: level for level in voxels}
+    if not set(plan.scales) <= set(by_scale):
+        raise ShapeError("voxels", expected=f"scales {plan.scales}", got=tuple(by_scale))
+    cells: dict[int, Tensor] = {}
+    for scale, axes in zip(plan.scales, plan.axes, strict=True):
+        level = by_scale[scale]
+        for axis, cell in enumerate(axes):
+            if cell.root not in cells:  # the finest scale that uses a root is the root itself
+                column = level.coords[:, 3 - axis] + level.origin[axis]
+                cells[cell.root] = column.index_select(0, level.inverse)
+    return torch.stack([cells[root] for root in range(len(plan.roots))])
 
 
 def _frame(
@@ -165,7 +187,12 @@ def sort_runs(key: Tensor, *, largest: int) -> Runs:
     ordered, order = torch.sort(narrow, stable=True)
     starts, run_of_sorted = _starts(ordered)
     run = torch.empty_like(order).scatter_(0, order, run_of_sorted)
-    return Runs(order=order, key=ordered[starts], offsets=_close(starts, len(key)), run=run)
+    return Runs(
+        order=order,
+        key=ordered.index_select(0, starts),
+        offsets=_close(starts, len(key)),
+        run=run,
+    )
 
 
 def _starts(ordered: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,10 +220,11 @@ def _level(
     """The level of sorted pieces, and one row of the level before for each piece."""
     starts, voxel = _starts(runs.key >> len(plan.parities[t]))
     voxel_offsets = _close(starts, len(runs.key))
-    first = runs.order[runs.offsets[:-1]]
-    one = first[starts]
-    x, y, z = scale_cells(roots[:, one], plan=plan, level=t)
-    coords = torch.stack([batch[one], z - origin[2], y - origin[1], x - origin[0]], dim=1)
+    first = runs.order.index_select(0, runs.offsets[:-1])
+    one = first.index_select(0, starts)
+    x, y, z = (cell.index_select(0, one) for cell in scale_cells(roots, plan=plan, level=t))
+    scan = batch.index_select(0, one)
+    coords = torch.stack([scan, z - origin[2], y - origin[1], x - origin[0]], dim=1)
     if t == 0:
         total = runs.offsets[1:] - runs.offsets[:-1]
     else:
@@ -219,10 +247,15 @@ def _level(
 
 def inverse_of(levels: tuple[Level, ...], t: int, *, rows: Tensor | None = None) -> Tensor:
     """Voxel of level t of each point, or of the points named by `rows`."""
-    piece = levels[0].piece if rows is None else levels[0].piece[rows]
+    return levels[t].voxel.index_select(0, piece_of(levels, t, rows=rows))
+
+
+def piece_of(levels: tuple[Level, ...], t: int, *, rows: Tensor | None = None) -> Tensor:
+    """Piece of level t of each point, or of the points named by `rows`."""
+    piece = levels[0].piece if rows is None else levels[0].piece.index_select(0, rows)
     for level in levels[1 : t + 1]:
-        piece = level.piece[piece]
-    return levels[t].voxel[piece]
+        piece = level.piece.index_select(0, piece)
+    return piece
 
 
 def as_scale_voxels(levels: tuple[Level, ...]) -> tuple[ScaleVoxels, ...]:

@@ -21,7 +21,7 @@ from pass2d_models.encoder2d import (
 )
 from pass2d_models.encoder3d import Encoder3D, Head, block_levels, network_scales
 from pass2d_models.geometry import Geometry, build_geometry
-from pass2d_models.hierarchy import Level, build_levels, inverse_of
+from pass2d_models.hierarchy import Level, build_levels, inverse_of, piece_of
 from pass2d_models.inputs import Grid, ImageBatch, PointBatch, TensorRecord
 from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation, Targets
 from pass2d_models.voxels import piece_label_counts, voxel_labels
@@ -97,11 +97,13 @@ class TwoDPass(Network):
             nothing = torch.zeros(0, dtype=torch.int64, device=points.device)
             return TwoDPassBatch(row_of_point=nothing, targets=None, geometry=None, image=None)
         offsets = batch.offsets.to(points.device)
-        levels = build_levels(points, offsets, grid=self.grid, scales=self.scales)
+        levels = build_levels(
+            points, offsets, grid=self.grid, scales=self.scales, voxels=batch.voxels
+        )
         head_level = self.scales.index(self.config.block_scales[0])
         counts = self._label_counts(batch, levels)
         return TwoDPassBatch(
-            row_of_point=_piece_of_point(levels, head_level),
+            row_of_point=piece_of(levels, head_level),
             targets=None if counts is None else _distinct_targets(counts[head_level]),
             geometry=build_geometry(
                 points,
@@ -156,7 +158,7 @@ class TwoDPass(Network):
             seen=tuple(by_level[t] for t in starts),
             targets=None
             if batch.labels is None
-            else Targets(label=batch.labels[images.point_index]),
+            else Targets(label=batch.labels.index_select(0, images.point_index)),
             voxel_targets=tuple(Targets(label=labels[t]) for t in starts) if labels else (),
         )
 
@@ -192,13 +194,6 @@ class TwoDPass(Network):
             blocks=blocks,
             image_logits=image_logits,
         )
-
-
-def _piece_of_point(levels: tuple[Level, ...], head_level: int) -> Tensor:
-    piece = levels[0].piece
-    for level in levels[1 : head_level + 1]:
-        piece = level.piece[piece]
-    return piece
 
 
 def _distinct_targets(piece_counts: Tensor) -> Targets:
