@@ -96,9 +96,12 @@ def test_diverging_runs_end_and_name_the_first_bad_module(data: Path, tmp_path: 
         run(data, recipe, run_root=tmp_path)
 
 
-def test_early_stopping_counts_validations(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_precision_on_a_cpu_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        run(data, tiny_recipe("precision=fp16"), run_root=tmp_path)
+
+
+def test_early_stopping_counts_validations(data: Path, tmp_path: Path) -> None:
     heard = Heard()
     recipe = tiny_recipe(
         "epochs=9", "validation.patience=2", "optimizer.learning_rate=1e-9", "batch_size=6"

@@ -169,6 +169,8 @@ def picture_size(
     sizes = scans.camera_hw[seen].reshape(-1, 2)
     sizes = sizes[sizes[:, 0] > 0]
     size_hw = common_crop(recipe.augment, sizes)
+    if recipe.augment.cameras == "all":
+        _require_one_size(reader, seen)
     if min(size_hw) < 16:
         raise ConfigError(
             f"{reader.root}: a picture of {sizes.min(0).tolist()} (height, width) pixels is "
@@ -182,8 +184,28 @@ def picture_size(
     return size_hw
 
 
+def _require_one_size(reader: CacheReader, positions: NDArray[np.int64]) -> None:
+    """Refuse scans whose pictures differ in size: one crop serves all of them.
+
+    Raises:
+        ConfigError: naming the first such scan.
+    """
+    sizes = reader.scans.camera_hw[positions].astype(np.int64)
+    is_seen = sizes[..., 0] > 0
+    largest = sizes.max(1, keepdims=True)
+    is_uneven = ((sizes != largest).any(-1) & is_seen).any(-1)
+    if is_uneven.any():
+        scan = reader.scans.scan_id[positions[np.flatnonzero(is_uneven)[0]]]
+        raise ConfigError(
+            f"{reader.root}: the pictures of scan {scan} differ in size: augment.cameras = 'all' "
+            "needs one size. Prepare with --image-size 400x240, or train with cameras = 'one'."
+        )
+
+
 def fresh_network(reader: CacheReader, recipe: Recipe, team: Team) -> Network:
     """The recipe's network with weights that its seed decides."""
+    if recipe.precision == "fp16" and team.device.type == "cpu":
+        raise ConfigError("precision=fp16 needs a GPU; on a CPU use float32 or bf16")
     kind, settings = network_settings(recipe)
     grid = reader.info.grid
     torch.manual_seed(recipe.seed)

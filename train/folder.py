@@ -73,6 +73,9 @@ def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
         )
     try:
         folder.last.parent.mkdir(parents=True, exist_ok=True)
+        if team.is_first:
+            for left_by_a_kill in folder.last.parent.glob(".*.tmp"):
+                left_by_a_kill.unlink()
     except OSError as error:
         raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
     team.wait()
