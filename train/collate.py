@@ -33,9 +33,11 @@ def common_crop(config: AugmentConfig, image_hw: NDArray[np.integer]) -> tuple[i
 
     Returns:
         Height and width: as asked, or the largest multiples of 16 that every picture holds; 0 when
-        a picture is smaller than that.
+        a picture is smaller than that. What is resized after need be no multiple of 16.
     """
     smallest = image_hw.min(0)
+    if config.crop_hw is None and config.resize_hw is not None:
+        return int(smallest[0]), int(smallest[1])
     wanted = config.crop_hw or (math.inf, math.inf)
     height, width = (int(min(w, s // 16 * 16)) for w, s in zip(wanted, smallest, strict=True))
     return height, width

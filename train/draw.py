@@ -35,11 +35,15 @@ class AugmentConfig:
     """Standard deviation of a shift per axis, metres. Mode full."""
     mix: bool = False
     """Append the instances of a second scan. Mode full."""
+    cameras: Literal["one", "all"] = "one"
+    """"one": a sample sees one of its scan's pictures, each equally often (as published for
+    nuScenes); "all": it sees them all."""
     crop_hw: tuple[int, int] | None = (320, 480)
     """Height and width of a crop at the bottom of the picture, left edge uniform; "none": all of
     it. Smaller pictures: the largest multiples of 16 that all of them hold."""
     resize_hw: tuple[int, int] | None = None
-    """Size to which the (cropped) picture is resized; multiples of 16."""
+    """Size to which the picture is resized after the crop; multiples of 16. Without a crop that is
+    the whole picture, e.g. 1600 x 900 of nuScenes when the cache keeps it large."""
     jitter: float = 0.4
     """Brightness, contrast and saturation change by factors uniform in 1 - this .. 1 + this."""
     mirror: float = 0.5
@@ -150,7 +154,7 @@ def draw_scan(
         linear=tuple((x, y, z) for x, y, z in linear.tolist()),
         shift_m=(shift_m[0], shift_m[1], shift_m[2]),
         symmetry=symmetry if is_lattice else 0,
-        camera_share=0.0 if is_plain else camera_share,
+        camera_share=camera_share,
         crop_share=0.5 if is_plain else crop_share,
         jitter=(1.0, 1.0, 1.0) if is_plain else (factors[0], factors[1], factors[2]),
         jitter_order=tuple(jitter_order.tolist()),

@@ -23,7 +23,7 @@ from train.card import Card
 from train.checkpoint import network_from_checkpoint
 from train.eval_counts import BAND_EDGES_M, EvalCounts, EvalReport, pass_result
 from train.infer import PassSize, nearest_index, pass_size, vote_logits
-from train.metric import count_pairs
+from train.metric import allowed_scores, count_pairs
 from train.tta import VotePlan
 
 Outside = Literal["nearest", "ignore"]
@@ -168,7 +168,8 @@ def count_scans(
                 votes = [plan.of(scan.scan_id) for scan in batch]
                 logits = vote_logits(network, points, votes, size=pass_size(device))
                 for scan, scan_logits in zip(batch, logits, strict=True):
-                    count.add(_count_scan(scan, scan_logits, n_classes))
+                    allowed = allowed_scores(scan_logits, reader.info)
+                    count.add(_count_scan(scan, allowed, n_classes))
             progress.advance(len(batch))
     finally:
         network.train(was_training)

@@ -62,7 +62,7 @@ class Scores:
     missed: int
     """Labelled points whose prediction is 0: misses for `official`, dropped by `seed`."""
     absent: tuple[int, ...]
-    """Classes without a label and without a prediction."""
+    """Classes without a label and without a prediction; nuScenes: without a label."""
 
 
 def count_pairs(
@@ -105,13 +105,33 @@ def count_pairs(
     return counts.view(n_groups, n_classes, n_classes)
 
 
-def official_scores(counts: NDArray[np.int64], *, absent_counts_zero: bool) -> Scores:
+def allowed_scores(logits: Tensor, info: DatasetInfo) -> Tensor:
+    """Leave out the answers that a benchmark forbids: nuScenes takes 1..16 only.
+
+    Args:
+        logits: (N, C).
+        info: Of the data set: its layout says which benchmark it is.
+
+    Returns:
+        (N, C); a forbidden class has -inf, so that neither argmax nor softmax takes it.
+    """
+    if info.layout != "nuscenes":
+        return logits
+    allowed = logits.clone()
+    allowed[:, 0] = -torch.inf
+    return allowed
+
+
+def official_scores(
+    counts: NDArray[np.int64], *, absent_counts_zero: bool, needs_label: bool = False
+) -> Scores:
     """Score as the benchmarks' servers do: every labelled point counts, prediction 0 is a miss.
 
     Args:
         counts: (C, C) rows are labels, columns predictions. Points that got no prediction (those
             outside the volume) belong in column 0.
         absent_counts_zero: An absent class has IoU 0 (SemanticKITTI) or is left out (nuScenes).
+        needs_label: A class that is predicted but never labelled is absent (nuScenes), not 0.
 
     Source: SPEC, section 8.
     """
@@ -120,9 +140,12 @@ def official_scores(counts: NDArray[np.int64], *, absent_counts_zero: bool) -> S
     false_negative = labelled.sum(axis=1) - right
     false_positive = labelled[:, 1:].sum(axis=0) - right
     iou = _iou(right, false_positive, false_negative)
+    if needs_label:
+        iou[labelled.sum(axis=1) == 0] = np.nan
+    absent = np.isnan(iou)
     if absent_counts_zero:
-        iou = np.nan_to_num(iou, nan=0.0)
-    return _scores("official", counts, iou, points=int(counts[1:].sum()))
+        iou[absent] = 0.0
+    return _scores("official", counts, iou, points=int(counts[1:].sum()), absent=absent)
 
 
 def seed_scores(counts: NDArray[np.int64]) -> Scores:
@@ -136,7 +159,8 @@ def seed_scores(counts: NDArray[np.int64]) -> Scores:
     cropped = counts[1:, 1:].astype(np.float64)
     right = np.diagonal(cropped)
     iou = _iou(right, cropped.sum(axis=0) - right, cropped.sum(axis=1) - right)
-    return _scores("seed", counts, iou, points=int(counts[1:, 1:].sum()))
+    absent = counts[1:].sum(axis=1) + counts[1:, 1:].sum(axis=0) == 0
+    return _scores("seed", counts, iou, points=int(counts[1:, 1:].sum()), absent=absent)
 
 
 def both_scores(
@@ -149,8 +173,10 @@ def both_scores(
         outside: (C, C) of the others; `seed` never counts them, as the published code drops them.
         info: Of the data set: its layout says what an absent class counts.
     """
-    absent_counts_zero = info.layout == "semantickitti"
-    official = official_scores(inside + outside, absent_counts_zero=absent_counts_zero)
+    is_nuscenes = info.layout == "nuscenes"
+    official = official_scores(
+        inside + outside, absent_counts_zero=not is_nuscenes, needs_label=is_nuscenes
+    )
     return official, seed_scores(inside)
 
 
@@ -164,11 +190,15 @@ def _iou(
 
 
 def _scores(
-    protocol: ProtocolName, counts: NDArray[np.int64], iou: NDArray[np.float64], *, points: int
+    protocol: ProtocolName,
+    counts: NDArray[np.int64],
+    iou: NDArray[np.float64],
+    *,
+    points: int,
+    absent: NDArray[np.bool_],
 ) -> Scores:
     right = int(np.diagonal(counts)[1:].sum())
     labelled, answered = int(counts[1:].sum()), int(counts[1:, 1:].sum())
-    union = counts[1:].sum(axis=1) + counts[1:, 1:].sum(axis=0)
     return Scores(
         protocol=protocol,
         iou=np.concatenate([[np.nan], iou]),
@@ -177,5 +207,5 @@ def _scores(
         accuracy_with_misses=right / max(1, labelled),
         points=points,
         missed=labelled - answered,
-        absent=tuple(int(c) + 1 for c in np.flatnonzero(union == 0)),
+        absent=tuple(int(c) + 1 for c in np.flatnonzero(absent)),
     )

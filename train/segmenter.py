@@ -19,6 +19,7 @@ from train.card import Card
 from train.checkpoint import network_from_checkpoint
 from train.evaluate import NO_VOTES, Outside, default_device
 from train.infer import nearest_index, pass_size, vote_logits
+from train.metric import allowed_scores
 from train.tta import VotePlan
 
 FARTHEST_M = 1000.0
@@ -171,7 +172,7 @@ class Segmenter:
         votes = [self.votes.of(name) for name in names]
         logits = vote_logits(self.network, points, votes, size=pass_size(self._device))
         return [
-            _spread(scan, scan_logits / self.votes.count)
+            _spread(scan, allowed_scores(scan_logits / self.votes.count, self.card.info))
             for scan, scan_logits in zip(scans, logits, strict=True)
         ]
 

@@ -119,10 +119,12 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
     draw = draw_scan(plan.augment, seed=plan.seed, epoch=epoch, scan=position, grid=grid)
     camera, crop = None, None
     if plan.size_hw is not None:
-        cameras = np.flatnonzero(reader.scans.camera_hw[position, :, 0])
+        image_hw = reader.scans.camera_hw[position]
+        cameras = np.flatnonzero(image_hw[:, 0])
         if len(cameras):
-            camera = int(cameras[min(int(draw.camera_share * len(cameras)), len(cameras) - 1)])
-            height, width = (int(side) for side in reader.scans.camera_hw[position, camera])
+            drawn = int(cameras[min(int(draw.camera_share * len(cameras)), len(cameras) - 1)])
+            camera = drawn if plan.augment.cameras == "one" else None
+            height, width = (int(side) for side in image_hw[drawn])
             crop = place_crop(plan.size_hw, image_hw=(height, width), share=draw.crop_share)
     fields = Fields(
         label=True,
