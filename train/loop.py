@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from cache.progress import Progress, Silent
 from cache.reader import CacheReader
@@ -22,11 +20,12 @@ from train.recipe import Recipe, to_toml
 from train.resume import require_same_run
 from train.schedule import is_out_of_patience
 from train.state import RunState, base_card, fresh_state, restore_state, state_card, state_tensors
-from train.step import optimizer_step, rate_at, require_finite
+from train.step import optimizer_step, require_finite
 from train.stop import StopRequest, stop_requests
 from train.stream import BatchStream
-from train.team import Team, agree, gather_names, joined_team, share_buffers, sum_over_team
+from train.team import agree, joined_team, share_buffers
 from train.validate import is_due, validate
+from train.window import LogWindow
 
 _AGREE_STEPS = 20
 """Several processes ask each other so often whether someone wants to stop: asking waits."""
@@ -115,17 +114,6 @@ def _first_state(
     return fresh_state(job)
 
 
-def mean_losses(totals: dict[str, Tensor], team: Team) -> dict[str, float]:
-    """Means of the losses since the last line of the log, over all processes."""
-    names = sorted(totals)
-    if team.world > 1:
-        names = sorted(set().union(*gather_names(names)))
-    zero = torch.zeros(2, dtype=torch.float64, device=team.device)
-    sums = torch.stack([totals.get(name, zero) for name in names])
-    sum_over_team([sums], team)
-    return {name: s / w for name, (s, w) in zip(names, sums.tolist(), strict=True)}
-
-
 class _Loop:
     """The parts of a run while it runs."""
 
@@ -160,9 +148,7 @@ class _Loop:
             cursor=state.cursor,
             device=job.team.device,
         )
-        self._window_start = time.perf_counter()
-        self._window_wait_s = 0.0
-        self._window_scans = 0
+        self._window = LogWindow()
 
     def run(self) -> TrainResult:
         """Train to the end, or until someone asks to stop."""
@@ -202,7 +188,7 @@ class _Loop:
     def _step(self) -> None:
         job, state, log = self._job, self._state, self._job.recipe.log
         scans = optimizer_step(job, state, self._stream)
-        self._window_scans += scans
+        self._window.add(scans)
         self._progress.advance(scans)
         step = job.step_at(state.cursor)
         is_epoch_end = state.cursor % job.n_scans == 0
@@ -211,43 +197,9 @@ class _Loop:
         if is_logged or job.team.device.type == "cpu":
             require_finite(job, state, self._stream.last)
         if is_logged:
-            self._log(step)
+            self._window.write(job, state, self._stream, self._journal)
         if is_epoch_end or (log.save_steps and step % log.save_steps == 0):
             self._save()
-
-    def _log(self, step: int) -> None:
-        """One line; here and only here the loop waits for the device."""
-        job, state = self._job, self._state
-        means = mean_losses(state.totals, job.team)
-        state.totals = {}
-        seconds = time.perf_counter() - self._window_start
-        wait_share = (self._stream.wait_s - self._window_wait_s) / max(seconds, 1e-9)
-        rate = rate_at(job, state, max(state.cursor - 1, 0))
-        speed = self._window_scans / max(seconds, 1e-9)
-        skipped = int(state.skips.total)
-        epoch = (state.cursor - 1) // job.n_scans + 1
-        if self._journal is not None:
-            self._journal.write(
-                "train",
-                step,
-                {
-                    "epoch": epoch,
-                    **means,
-                    "lr": rate,
-                    "scans_per_s": speed,
-                    "wait_share": wait_share,
-                    "skipped": skipped,
-                },
-            )
-            total = job.recipe.epochs * job.length.steps_per_epoch
-            self._journal.say(
-                f"epoch {epoch}/{job.recipe.epochs} step {step}/{total}: loss {means['loss']:.4f}, "
-                f"lr {rate:.4g}, {speed:.2f} scans/s, {wait_share:.0%} waiting for data"
-                + (f", {skipped} steps skipped" if skipped else "")
-            )
-            self._journal.advise_on_waiting(wait_share)
-        self._window_start, self._window_scans = time.perf_counter(), 0
-        self._window_wait_s = self._stream.wait_s
 
     def _validate(self) -> bool:
         """Returns False when a signal cut it short: the state from before it is saved already."""
@@ -265,7 +217,7 @@ class _Loop:
             return False
         finally:
             self._stop.raises = False
-        self._window_start, self._window_scans = time.perf_counter(), 0
+        self._window.restart(self._stream)
         return True
 
     def _save(self) -> None:
