@@ -20,6 +20,7 @@ _FATAL = {
     errno.EDQUOT: "the quota is used up: free space and run the command again",
     errno.EACCES: "no write permission: choose another --cache or change the permissions",
     errno.EPERM: "no write permission: choose another --cache or change the permissions",
+    errno.EFBIG: "the file system (or a limit) does not take files of this size",
     errno.EROFS: "the file system is read-only: choose another --cache",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter --cache",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another --cache",
@@ -27,16 +28,19 @@ _FATAL = {
 }
 
 
-class ShardWriteError(OSError):
-    """A write failed in a way that may pass (e.g. EIO); the task is tried again."""
+class TransientWriteError(CacheError, OSError):
+    """A write failed in a way that may pass (e.g. EIO): being an OSError, it is tried again."""
 
 
-def write_failure(path: Path, error: OSError) -> CacheError | ShardWriteError:
+def write_failure(path: Path, error: OSError) -> CacheError:
     """The error to raise for a failed write: final for a full disk, else worth another try."""
     reason = _FATAL.get(error.errno or 0)
     if reason is not None:
         return CacheError(f"{path}: cannot write ({error.strerror}): {reason}.")
-    return ShardWriteError(error.errno, f"cannot write ({error.strerror})", str(path))
+    return TransientWriteError(
+        f"{path}: cannot write ({error.strerror}), also when tried again. Check the disk and run "
+        "the command again, it goes on from here."
+    )
 
 
 @contextlib.contextmanager
@@ -44,7 +48,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn an OSError of the body into one that names ``path`` and the remedy."""
     try:
         yield
-    except ShardWriteError:
+    except CacheError:
         raise
     except OSError as error:
         place = Path(error.filename) if isinstance(error.filename, str) else path

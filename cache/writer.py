@@ -160,7 +160,7 @@ def write_shard(layout: Layout, content: ShardContent, *, shard: int) -> ShardRo
 
     Raises:
         CacheError: the disk is full or may not be written.
-        ShardWriteError: any other failed write; trying again may help.
+        TransientWriteError: any other failed write; trying again may help.
     """
     started = time.perf_counter()
     header = content.header

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import CacheError
 from cache.files import lock_file, remove_abandoned, replace_file, writing
 from cache.jsonio import seal
 from cache.layout import Layout
@@ -20,7 +19,7 @@ from pipeline.jobs import ShardJob, cut_into_shards
 from pipeline.merge import PublishedShards, publish
 from pipeline.options import PrepareConfig
 from pipeline.plan import PreparePlan, plan_prepare
-from pipeline.runners import InlineRunner, Runner, TaskFailure, is_write_failure
+from pipeline.runners import InlineRunner, Runner, TaskFailure
 from pipeline.source import SourceListing
 from pipeline.summary import PrepareSummary, StageSeconds, summarize
 from pipeline.tasks import StageTask, TaskContext, TaskResult
@@ -59,8 +58,11 @@ def prepare(
     context = TaskContext(dataset_root=dataset_root, info=listing.info, profile=config.profile)
     with writing(dataset_root):
         dataset_root.mkdir(parents=True, exist_ok=True)
-    with lock_file(layout.scratch / "prepare.lock", exclusive=False, wait=True):
-        remove_abandoned(layout.scratch)
+    lock = layout.scratch / "prepare.lock"
+    with lock_file(lock, exclusive=True, wait=False) as is_alone:
+        if is_alone:  # else another driver is at work, whose files may look abandoned
+            remove_abandoned(layout.scratch)
+    with lock_file(lock, exclusive=False, wait=True):
         for note in listing.notes:
             progress.say(note)
         todo = plan(listing, dataset_root, config)
@@ -195,11 +197,6 @@ class _Work:
             self._finish(shard)
 
     def _failed(self, failure: TaskFailure) -> None:
-        if is_write_failure(failure):
-            raise CacheError(
-                f"{failure.reason}. The disk failed several times: check it and run the command "
-                "again, it goes on from here."
-            ) from failure.error
         task = failure.task
         shard = self._open[task.job.shard]
         self._progress.say(f"shard {task.job.shard}, stage {task.stage}: {failure.reason}")

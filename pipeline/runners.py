@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from cache.files import ShardWriteError
+from cache.errors import CacheError
 from pipeline.tasks import StageTask, TaskContext, TaskResult, run_task
 
 
@@ -66,10 +66,7 @@ class InlineRunner:
                 continue  # the last attempt below tells
         try:
             return run_task(self._context, task)
+        except CacheError:
+            raise
         except OSError as error:
             return TaskFailure(task=task, error=error)
-
-
-def is_write_failure(failure: TaskFailure) -> bool:
-    """Whether the cache, not the source, is what failed."""
-    return isinstance(failure.error, ShardWriteError)
