@@ -6,210 +6,55 @@ case in it is checked. Limits are those of that folder's README.md, section 5.
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
+from golden_torchsparse_cases import (
+    DEVICES,
+    FOLDER,
+    IS_GIVEN,
+    Case,
+    Run,
+    as_array,
+    draw_named,
+    load_arrays,
+    rms,
+    run_case,
+)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cache.statistics import class_weights
 from pass2d_models.devoxelize import Cells, Corners
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.network import Segmentation
 from pass2d_models.quantize import quantize
-from pass2d_models.registry import build_network
 from pass2d_models.sparse_layers import DownConv, NeighbourConv, UpConv
-from pass2d_models.sparse_unet import PreparedVoxels, SparseUNet
-from pass2d_models.torchsparse_names import from_torchsparse, to_torchsparse
+from pass2d_models.torchsparse_names import from_torchsparse
 from pass2d_models.voxel_keys import KeyPacking, VoxelIndex
-from pass2d_models.voxel_levels import VoxelLevel, build_levels
-from train.losses import LossConfig, LossTerms, compute_loss
+from pass2d_models.voxel_levels import build_levels
 
-VARIABLE = "PASS2D_GOLDEN_TORCHSPARSE"
-FOLDER = Path(os.environ.get(VARIABLE) or SHARED / "golden_torchsparse")
-IS_GIVEN = bool(os.environ.get(VARIABLE))
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-ANY_GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
-"""These networks take all points, whatever the volume."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Case:
-    """One recording: a network on a batch."""
-
-    name: str
-    facts: dict[str, Any]
-
-    @classmethod
-    def find_all(cls) -> list[Case]:
-        """Every recording of the folder; none where it is absent."""
-        cases = []
-        for path in sorted(FOLDER.glob("*.json")):
-            facts = json.loads(path.read_text())
-            if "state_dict" in facts:
-                cases.append(cls(name=path.stem, facts=facts))
-        return cases
-
-    @property
-    def kind(self) -> str:
-        return self.facts["config"]["arch"]
-
-    @cached_property
-    def inputs(self) -> dict[str, NDArray[Any]]:
-        return _load(FOLDER / f"{self.name.replace(f'{self.kind}_', '')}_inputs.npz")
-
-    @cached_property
-    def result(self) -> dict[str, NDArray[Any]]:
-        return _load(FOLDER / f"{self.name}_result.npz")
-
-    def network(self, device: str) -> SparseUNet:
-        """With the recording's weights and without dropout."""
-        config = self.facts["config"]
-        settings = {
-            "base_widths": config["layer_num"],
-            "width_factor": float(config["cr"]),
-            "voxel_m": config["voxel_size"],
-        }
-        if self.kind == "spvcnn":
-            settings["dropout"] = 0.0
-        network = build_network(
-            self.kind, settings, grid=ANY_GRID, n_classes=config["num_class"], device=device
-        )
-        assert isinstance(network, SparseUNet)
-        loaded = network.load_state_dict(from_torchsparse(self._weights()), strict=False)
-        assert not loaded.unexpected_keys
-        assert all(name.endswith("num_batches_tracked") for name in loaded.missing_keys)
-        return network
-
-    def batch(self, device: str) -> PointBatch:
-        numbers = self.inputs["point_batch"].astype(np.int64)
-        offsets = np.searchsorted(numbers, np.arange(numbers.max() + 2))
-        return PointBatch(
-            points=torch.from_numpy(self.inputs["points"]),
-            offsets=torch.from_numpy(offsets),
-            labels=torch.from_numpy(self.inputs["point_labels"].astype(np.int64)),
-        ).to(device)
-
-    def class_weights(self, device: str) -> Tensor | None:
-        counts = self.facts["config"].get("seg_labelweights")
-        return None if not counts else torch.from_numpy(class_weights(counts)).to(device)
-
-    def _weights(self) -> dict[str, Tensor]:
-        """README, section 4: every tensor from its name."""
-        weights = {}
-        for name, shape, _ in self.facts["state_dict"]:
-            z = _draw(name, shape).astype(np.float32)
-            kind = self.facts["weight_kind"][name]
-            if kind != "kept":
-                weights[name] = torch.from_numpy(_scaled(z, kind=kind, shape=shape))
-        return weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What our network makes of a case, in one mode."""
-
-    case: Case
-    mode: str
-    network: SparseUNet
-    prepared: PreparedVoxels
-    segmentation: Segmentation
-    loss: LossTerms
-    stages: dict[str, Tensor]
-    """(V, C) features after each part, named as in the recording: stem, stage1, up1.0 ..."""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return self.case.facts[self.mode]
-
-    @cached_property
-    def gradients(self) -> dict[str, NDArray[np.float64]]:
-        """In torchsparse's names and layout."""
-        ours = {n: p.grad.cpu() for n, p in self.network.named_parameters() if p.grad is not None}
-        return {n: g.double().numpy() for n, g in to_torchsparse(ours).items()}
-
-    def level(self, stride: int) -> VoxelLevel:
-        return next(level for level in self.prepared.levels if level.stride == stride)
-
-
-def _load(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path) as file:
-        return dict(file)
-
-
-def _draw(name: str, shape: list[int]) -> NDArray[np.float64]:
-    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-
-
-def _scaled(z: NDArray[np.float32], *, kind: str, shape: list[int]) -> NDArray[np.float32]:
-    tenth = np.float32(0.1)
-    if kind in ("conv", "linear"):
-        fan_in = np.prod(shape[:-1] if kind == "conv" else shape[1:])
-        return z * np.float32(np.sqrt(2 / fan_in))
-    return {
-        "bn_gamma": 1 + tenth * z,
-        "bias": tenth * z,
-        "rmean": tenth * z,
-        "rvar": 1 + tenth * np.abs(z),
-    }[kind]
-
-
-def _watch_stages(network: SparseUNet) -> dict[str, Tensor]:
-    parts: dict[str, nn.Module] = {"stem": network.stem}
-    parts |= {f"stage{i}": network.get_submodule(f"stage{i}") for i in range(1, 5)}
-    for i in range(1, 5):
-        parts[f"up{i}.0"] = network.get_submodule(f"up{i}.0")
-        parts[f"up{i}.1"] = network.get_submodule(f"up{i}.1.1")
-    seen: dict[str, Tensor] = {}
-
-    def watch(name: str, part: nn.Module) -> None:
-        part.register_forward_hook(lambda _m, _i, output: seen.__setitem__(name, output.detach()))
-
-    for name, part in parts.items():
-        watch(name, part)
-    return seen
-
-
-@lru_cache(maxsize=2)  # tests of one case follow each other
-def _run(case: Case, mode: str, device: str) -> Run:
-    network = case.network(device).train(mode == "train")
-    stages = _watch_stages(network)
-    prepared = network.prepare(case.batch(device))
-    segmentation = network(prepared)
-    loss = compute_loss(
-        segmentation,
-        prepared,
-        config=LossConfig(lambda_lovasz=1.0),
-        class_weights=case.class_weights(device),
-    )
-    loss.total.backward()
-    return Run(
-        case=case,
-        mode=mode,
-        network=network,
-        prepared=prepared,
-        segmentation=segmentation,
-        loss=loss,
-        stages=stages,
-    )
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    return tensor.detach().cpu().numpy()
-
-
-def _rms(values: NDArray[Any]) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-
+__all__ = [  # the tests and their fixtures: what a test file may collect
+    "layer_cases",
+    "sparse_case",
+    "sparse_device",
+    "sparse_eval",
+    "sparse_run",
+    "sparse_train",
+    "test_sparse_eval_logits",
+    "test_sparse_full_gradients",
+    "test_sparse_gradients",
+    "test_sparse_layer_chain_and_its_gradients",
+    "test_sparse_levels_are_exact",
+    "test_sparse_losses",
+    "test_sparse_offset_numbers",
+    "test_sparse_point_to_voxel",
+    "test_sparse_quantisation_case",
+    "test_sparse_quantisation_is_exact",
+    "test_sparse_running_statistics",
+    "test_sparse_stage_features",
+    "test_sparse_train_logits",
+    "test_sparse_voxel_to_point",
+]
 
 ALL_CASES = Case.find_all()
 NO_CASES = f"no recordings in {FOLDER}"
@@ -233,17 +78,17 @@ def sparse_case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(scope="module", params=["eval", "train"])
 def sparse_run(request: pytest.FixtureRequest, sparse_case: Case, sparse_device: str) -> Run:
-    return _run(sparse_case, request.param, sparse_device)
+    return run_case(sparse_case, request.param, sparse_device)
 
 
 @pytest.fixture(scope="module")
 def sparse_eval(sparse_case: Case, sparse_device: str) -> Run:
-    return _run(sparse_case, "eval", sparse_device)
+    return run_case(sparse_case, "eval", sparse_device)
 
 
 @pytest.fixture(scope="module")
 def sparse_train(sparse_case: Case, sparse_device: str) -> Run:
-    return _run(sparse_case, "train", sparse_device)
+    return run_case(sparse_case, "train", sparse_device)
 
 
 @pytest.fixture(scope="module")
@@ -251,32 +96,32 @@ def layer_cases() -> dict[str, NDArray[Any]]:
     path = FOLDER / "layer_cases.npz"
     if not path.is_file():
         pytest.skip(f"no layer_cases.npz in {FOLDER}")
-    return _load(path)
+    return load_arrays(path)
 
 
 def test_sparse_quantisation_is_exact(sparse_case: Case, sparse_device: str) -> None:
     batch, inputs = sparse_case.batch(sparse_device), sparse_case.inputs
     voxel_m = sparse_case.facts["config"]["voxel_size"]
     cells = quantize(batch.points, batch.offsets, voxel_m=voxel_m)
-    np.testing.assert_array_equal(_array(cells.coords), inputs["voxel_coords"][:, [3, 0, 1, 2]])
+    np.testing.assert_array_equal(as_array(cells.coords), inputs["voxel_coords"][:, [3, 0, 1, 2]])
     # The recorded rows restart at 0 in each sample, ours count through the batch.
-    points_before = _array(batch.offsets)[inputs["voxel_coords"][:, 3]]
-    np.testing.assert_array_equal(_array(cells.first), inputs["inds"] + points_before)
+    points_before = as_array(batch.offsets)[inputs["voxel_coords"][:, 3]]
+    np.testing.assert_array_equal(as_array(cells.first), inputs["inds"] + points_before)
     samples = np.arange(len(batch.offsets) - 1)
     cells_before = np.searchsorted(inputs["voxel_coords"][:, 3], samples)[inputs["point_batch"]]
-    np.testing.assert_array_equal(_array(cells.inverse), inputs["inverse_map"] + cells_before)
+    np.testing.assert_array_equal(as_array(cells.inverse), inputs["inverse_map"] + cells_before)
 
 
 def test_sparse_levels_are_exact(sparse_eval: Run) -> None:
     assert sparse_eval.prepared.targets is not None
     labels = sparse_eval.case.inputs["voxel_labels"]
-    np.testing.assert_array_equal(_array(sparse_eval.prepared.targets.label), labels)
+    np.testing.assert_array_equal(as_array(sparse_eval.prepared.targets.label), labels)
     for level in sparse_eval.prepared.levels:
         count = sparse_eval.case.facts["voxels_per_stride"][str(level.stride)]
         assert len(level.coords) == count
         if level.stride > 1:
             recorded = sparse_eval.case.result[f"coords_s{level.stride}"].astype(np.int64)
-            ours = _array(level.coords[level.index.rows]).astype(np.int64)
+            ours = as_array(level.coords[level.index.rows]).astype(np.int64)
             ours[:, 1:] *= level.stride
             order = np.lexsort(recorded[:, [2, 1, 0, 3]].T)
             np.testing.assert_array_equal(ours, recorded[order][:, [3, 0, 1, 2]])
@@ -285,11 +130,11 @@ def test_sparse_levels_are_exact(sparse_eval: Run) -> None:
 def test_sparse_eval_logits(sparse_eval: Run) -> None:
     result = sparse_eval.case.result
     recorded = result["voxel_logits"]
-    difference = _array(sparse_eval.segmentation.row_logits) - recorded
-    assert _rms(difference) < 2e-6
+    difference = as_array(sparse_eval.segmentation.row_logits) - recorded
+    assert rms(difference) < 2e-6
     assert np.abs(difference).max() < 1e-4
-    assert _rms(recorded + difference) == pytest.approx(sparse_eval.facts["logits_rms"], rel=1e-5)
-    points = _array(sparse_eval.segmentation.logits)
+    assert rms(recorded + difference) == pytest.approx(sparse_eval.facts["logits_rms"], rel=1e-5)
+    points = as_array(sparse_eval.segmentation.logits)
     np.testing.assert_array_equal(points.argmax(1), result["point_argmax"])
     facts = sparse_eval.case.facts["point_logits"]
     assert len(points) == facts["rows"]
@@ -303,14 +148,14 @@ def test_sparse_stage_features(sparse_eval: Run) -> None:
     for name, facts in sparse_eval.facts["stages"].items():
         key = f"eval_{name.replace('.', '_')}"
         level = sparse_eval.level(facts["stride"])
-        features = _array(sparse_eval.stages[name])
+        features = as_array(sparse_eval.stages[name])
         assert features.shape == (facts["voxels"], facts["channels"])
-        assert _rms(features) == pytest.approx(facts["rms"], rel=1e-5)
+        assert rms(features) == pytest.approx(facts["rms"], rel=1e-5)
         place = torch.from_numpy(result[f"{key}_C"][:, [3, 0, 1, 2]]).to(level.coords.device)
         place[:, 1:] //= facts["stride"]
-        rows = _array(level.index.find(place))
+        rows = as_array(level.index.find(place))
         np.testing.assert_allclose(features[rows], result[f"{key}_F"], atol=1e-4 * facts["rms"])
-        x, y, z = _array(level.coords)[:, 1:].T * facts["stride"]
+        x, y, z = as_array(level.coords)[:, 1:].T * facts["stride"]
         wave = np.cos(0.01 * x + 0.02 * y + 0.03 * z)
         room = 2e-6 * facts["rms"] * len(features)
         sums = features.sum(0, dtype=np.float64)
@@ -340,7 +185,7 @@ def test_sparse_gradients(sparse_run: Run) -> None:
             continue
         assert np.linalg.norm(gradient) == pytest.approx(facts["norm"], rel=norm_limit), name
         assert np.abs(gradient).max() == pytest.approx(facts["absmax"], rel=dot_limit), name
-        dot = np.vdot(gradient, _draw(f"{name}#dot", list(gradient.shape)))
+        dot = np.vdot(gradient, draw_named(f"{name}#dot", list(gradient.shape)))
         dot_errors.append(abs(dot - facts["dot"]) / facts["norm"])
         assert dot_errors[-1] < dot_limit, name
     if sparse_run.mode == "eval":
@@ -361,21 +206,21 @@ def test_sparse_full_gradients(sparse_run: Run) -> None:
 
 def test_sparse_train_logits(sparse_train: Run) -> None:
     result = sparse_train.case.result
-    logits = _array(sparse_train.segmentation.row_logits)
+    logits = as_array(sparse_train.segmentation.row_logits)
     scale = sparse_train.facts["logits_rms"]
-    assert _rms(logits) == pytest.approx(scale, rel=1e-4)
+    assert rms(logits) == pytest.approx(scale, rel=1e-4)
     difference = logits[result["train_logit_rows"]] - result["train_logits_sample"]
-    assert _rms(difference) < 2e-5 * scale
+    assert rms(difference) < 2e-5 * scale
     assert np.abs(difference).max() < 1e-3 * scale
-    for name, rms in sparse_train.facts["stage_rms"].items():
-        assert _rms(_array(sparse_train.stages[name])) == pytest.approx(rms, rel=1e-4), name
+    for name, recorded in sparse_train.facts["stage_rms"].items():
+        assert rms(as_array(sparse_train.stages[name])) == pytest.approx(recorded, rel=1e-4), name
 
 
 def test_sparse_running_statistics(sparse_train: Run) -> None:
     state = sparse_train.network.state_dict()
     for name, facts in sparse_train.facts["bn_after"].items():
         for statistic in ("mean", "var"):
-            norm = np.linalg.norm(_array(state[f"{name}.running_{statistic}"]))
+            norm = np.linalg.norm(as_array(state[f"{name}.running_{statistic}"]))
             assert norm == pytest.approx(facts[f"{statistic}_norm"], rel=1e-5), (name, statistic)
 
 
@@ -413,19 +258,19 @@ def test_sparse_layer_chain_and_its_gradients(
         place = torch.from_numpy(layer_cases[f"{name}_coords"][:, [3, 0, 1, 2]]).to(sparse_device)
         place[:, 1:] //= out_level.stride
         assert len(place) == len(out_level.coords)
-        ours = _array(features[out_level.index.find(place)])
+        ours = as_array(features[out_level.index.find(place)])
         np.testing.assert_allclose(ours, layer_cases[f"{name}_out"], atol=2e-5)
     pointwise = nn.Linear(6, 7, bias=False).to(sparse_device)
     pointwise.weight.data = _kernel(layer_cases, "k1_kernel").to(sparse_device)
     features = pointwise(features)
-    np.testing.assert_allclose(_array(features), layer_cases["k1_out"][order], atol=2e-5)
+    np.testing.assert_allclose(as_array(features), layer_cases["k1_out"][order], atol=2e-5)
     features.backward(torch.from_numpy(layer_cases["upstream_grad"][order]).to(sparse_device))
     assert source.grad is not None
     expected = layer_cases["feats_grad"][order]
-    np.testing.assert_allclose(_array(source.grad), expected, atol=2e-5)
+    np.testing.assert_allclose(as_array(source.grad), expected, atol=2e-5)
     for name, module in (*((n, entry[0]) for n, entry in layers.items()), ("k1", pointwise)):
-        expected = _array(_kernel(layer_cases, f"{name}_kernel_grad"))
-        np.testing.assert_allclose(_array(module.weight.grad), expected, rtol=1e-5, atol=3e-4)
+        expected = as_array(_kernel(layer_cases, f"{name}_kernel_grad"))
+        np.testing.assert_allclose(as_array(module.weight.grad), expected, rtol=1e-5, atol=3e-4)
 
 
 def test_sparse_offset_numbers(layer_cases: dict[str, NDArray[Any]]) -> None:
@@ -462,18 +307,18 @@ def test_sparse_voxel_to_point(layer_cases: dict[str, NDArray[Any]], sparse_devi
         position, sample, index = _points_and_voxels(layer_cases, stride, sparse_device)
         corners = Corners.find(position, sample, index=index, stride=stride)
         recorded_rows = layer_cases[f"{key}_idx"]
-        weight = _array(corners.weight)
+        weight = as_array(corners.weight)
         np.testing.assert_allclose(weight, layer_cases[f"{key}_weights"], atol=1e-5)
         is_used = weight > 0
-        np.testing.assert_array_equal(_array(corners.rows)[is_used], recorded_rows[is_used])
+        np.testing.assert_array_equal(as_array(corners.rows)[is_used], recorded_rows[is_used])
         features = torch.from_numpy(layer_cases[f"{key}_voxel_feats"]).to(sparse_device)
         features.requires_grad_()
         read = corners.read(features)
-        np.testing.assert_allclose(_array(read), layer_cases[f"{key}_out"], atol=2e-5)
+        np.testing.assert_allclose(as_array(read), layer_cases[f"{key}_out"], atol=2e-5)
         read.backward(torch.from_numpy(layer_cases[f"{key}_upstream"]).to(sparse_device))
         assert features.grad is not None
         expected = layer_cases[f"{key}_feats_grad"]
-        np.testing.assert_allclose(_array(features.grad), expected, rtol=1e-5, atol=5e-5)
+        np.testing.assert_allclose(as_array(features.grad), expected, rtol=1e-5, atol=5e-5)
 
 
 def test_sparse_point_to_voxel(layer_cases: dict[str, NDArray[Any]], sparse_device: str) -> None:
@@ -484,21 +329,23 @@ def test_sparse_point_to_voxel(layer_cases: dict[str, NDArray[Any]], sparse_devi
         position, sample, index = _points_and_voxels(layer_cases, stride, sparse_device)
         rows = torch.from_numpy(layer_cases[f"{key}_point_rows"]).long().to(sparse_device)
         cells = Cells.find(position[rows], sample[rows], index=index, stride=stride)
-        np.testing.assert_array_equal(_array(cells.row), layer_cases[f"{key}_idx"])
+        np.testing.assert_array_equal(as_array(cells.row), layer_cases[f"{key}_idx"])
         features = torch.from_numpy(layer_cases[f"{key}_point_feats"]).to(sparse_device)
         features.requires_grad_()
         mean = cells.average(features)
-        np.testing.assert_allclose(_array(mean), layer_cases[f"{key}_out"], atol=1e-5)
+        np.testing.assert_allclose(as_array(mean), layer_cases[f"{key}_out"], atol=1e-5)
         mean.backward(torch.from_numpy(layer_cases[f"{key}_upstream"]).to(sparse_device))
         assert features.grad is not None
         expected = layer_cases[f"{key}_point_grad"]
-        np.testing.assert_allclose(_array(features.grad), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(as_array(features.grad), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_sparse_quantisation_case(layer_cases: dict[str, NDArray[Any]], sparse_device: str) -> None:
     points = torch.from_numpy(layer_cases["quant_in"]).to(sparse_device)
     cells = quantize(points, torch.tensor([0, len(points)]), voxel_m=1.0)
     lowest = layer_cases["quant_in"].min(0).astype(np.int64)
-    np.testing.assert_array_equal(_array(cells.coords)[:, 1:] + lowest, layer_cases["quant_coords"])
-    np.testing.assert_array_equal(_array(cells.first), layer_cases["quant_inds"])
-    np.testing.assert_array_equal(_array(cells.inverse), layer_cases["quant_inverse"])
+    np.testing.assert_array_equal(
+        as_array(cells.coords)[:, 1:] + lowest, layer_cases["quant_coords"]
+    )
+    np.testing.assert_array_equal(as_array(cells.first), layer_cases["quant_inds"])
+    np.testing.assert_array_equal(as_array(cells.inverse), layer_cases["quant_inverse"])
