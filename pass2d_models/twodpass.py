@@ -167,7 +167,11 @@ class TwoDPass(Network):
         return [IMAGE_SCALES.index(scale) for scale in self.config.block_scales]
 
     def forward(self, prepared: Prepared) -> Segmentation:
-        """Logits; in training with an image branch also those that distillation compares."""
+        """Logits; in training with an image branch also those that distillation compares.
+
+        Under autocast the 2D network computes in half precision; the 3D network and the heads stay
+        in float32, so that inference does not change at all.
+        """
         assert isinstance(prepared, TwoDPassBatch)
         if prepared.geometry is None:
             weight = self.head.outer.weight
@@ -175,19 +179,22 @@ class TwoDPass(Network):
                 row_logits=weight.new_zeros((0, self.n_classes)),
                 row_of_point=prepared.row_of_point,
             )
-        features = self.encoder(prepared.geometry)
-        row_logits = self.head(features.pooled, prepared.geometry)
+        full_precision = torch.autocast(prepared.row_of_point.device.type, enabled=False)
+        with full_precision:
+            features = self.encoder(prepared.geometry)
+            row_logits = self.head(features.pooled, prepared.geometry)
         if prepared.image is None:
             return Segmentation(row_logits=row_logits, row_of_point=prepared.row_of_point)
         dtype = row_logits.dtype
         maps = self.image_encoder(prepared.image.images.to(dtype))
-        looked_up = tuple(
-            look_up(maps[m], rows).to(dtype)
-            for m, rows in zip(self._block_maps(), prepared.image.map_rows, strict=True)
-        )
-        blocks, image_logits = self.distillation(
-            features.convolved, seen=prepared.image.seen, images=looked_up
-        )
+        with full_precision:
+            looked_up = tuple(
+                look_up(maps[m], rows).to(dtype)
+                for m, rows in zip(self._block_maps(), prepared.image.map_rows, strict=True)
+            )
+            blocks, image_logits = self.distillation(
+                features.convolved, seen=prepared.image.seen, images=looked_up
+            )
         return Segmentation(
             row_logits=row_logits,
             row_of_point=prepared.row_of_point,

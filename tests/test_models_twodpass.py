@@ -1,0 +1,340 @@
+"""2DPASS as a whole: what must not matter, what is refused, and the edges of its input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet34
+
+from cache.errors import CheckpointError, ConfigError, DataError, ShapeError
+from pass2d_models.config import TwoDPassConfig
+from pass2d_models.encoder2d import Encoder2D, load_imagenet, look_up, pixel_rows
+from pass2d_models.inputs import Grid, ImageBatch, PointBatch
+from pass2d_models.registry import NAMED_CONFIGS, build_network
+from pass2d_models.twodpass import TwoDPass
+from pass2d_models.voxels import voxelize
+from train.losses import LossConfig, LossTerms, compute_loss
+
+GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
+N_CLASSES = 5
+
+
+@pytest.fixture(autouse=True)
+def _no_torchvision_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user's machine has in its cache must not change a test."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    torch.manual_seed(0)
+
+
+def small_network(**settings: object) -> TwoDPass:
+    network = build_network("2dpass", {"hidden": 8, **settings}, grid=GRID, n_classes=N_CLASSES)
+    assert isinstance(network, TwoDPass)
+    for module in network.modules():  # statistics that do something
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert module.running_mean is not None
+            module.running_mean.normal_(0, 0.1)
+    return network
+
+
+def made_up_scan(seed: int, n: int = 400, *, shift: float = 0.0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    centers = rng.uniform((-30, -30, -3), (30, 30, 1), (12, 3))
+    xyz = centers[rng.integers(0, 12, n)] + rng.normal(0, 0.3, (n, 3)) + [shift, 0, 0]
+    return torch.from_numpy(np.column_stack([xyz, rng.random(n)]).astype(np.float32))
+
+
+def made_up_batch(*scans: torch.Tensor, seen_per_scan: int = 50) -> PointBatch:
+    generator = torch.Generator().manual_seed(3)
+    lengths = [len(scan) for scan in scans]
+    offsets = torch.tensor(np.cumsum([0, *lengths]))
+    n, n_seen = int(offsets[-1]), seen_per_scan * len(scans)
+    starts = offsets[:-1].repeat_interleave(seen_per_scan)
+    within = torch.cat([torch.randint(length, (seen_per_scan,)) for length in lengths])
+    return PointBatch(
+        points=torch.cat(scans),
+        offsets=offsets,
+        labels=torch.randint(N_CLASSES, (n,), generator=generator),
+        images=ImageBatch(
+            images=torch.randn(len(scans), 3, 32, 48, generator=generator),
+            image_index=torch.arange(len(scans)).repeat_interleave(seen_per_scan),
+            pixel_rc=torch.stack(
+                [torch.randint(32, (n_seen,)), torch.randint(48, (n_seen,))], dim=1
+            ),
+            point_index=starts + within,
+        ),
+    )
+
+
+def evaluate(network: TwoDPass, batch: PointBatch) -> torch.Tensor:
+    network.eval()
+    with torch.no_grad():
+        return network(network.prepare(batch)).logits
+
+
+def train_once(network: TwoDPass, batch: PointBatch) -> LossTerms:
+    network.train()
+    network.zero_grad(set_to_none=False)
+    prepared = network.prepare(batch)
+    loss = compute_loss(network(prepared), prepared, config=LossConfig())
+    loss.total.backward()
+    return loss
+
+
+def gradients(network: TwoDPass) -> list[torch.Tensor]:
+    return [p.grad for p in network.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("2dpass-small", 1.9),
+        ("2dpass-large", 45.6),
+        ("2dpass-nuscenes-128", 11.5),
+        ("2dpass-nuscenes-256", 45.6),
+        ("baseline", 1.9),
+    ],
+)
+def test_parameter_counts_of_inference_are_the_published_ones(name: str, millions: float) -> None:
+    named = NAMED_CONFIGS[name]
+    n_classes = 17 if "nuscenes" in name else 20
+    settings = {**named.settings, "image_branch": False}
+    network = build_network(named.kind, settings, grid=GRID, n_classes=n_classes)
+    assert round(network.n_parameters(inference_only=True) / 1e6, 1) == millions
+
+
+def test_unknown_names_are_refused_with_a_hint() -> None:
+    with pytest.raises(ConfigError, match="Did you mean '2dpass'"):
+        build_network("2dpas", {}, grid=GRID, n_classes=20)
+    with pytest.raises(ConfigError, match="Did you mean 'hidden'"):
+        build_network("2dpass", {"hiden": 8}, grid=GRID, n_classes=20)
+    with pytest.raises(ConfigError, match="n_classes"):
+        build_network("2dpass", {}, grid=GRID, n_classes=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"hidden": 7}, {"block_scales": ()}, {"block_scales": (4, 2)}, {"block_scales": (2, 3)}],
+)
+def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        build_network("2dpass", settings, grid=GRID, n_classes=20)
+
+
+def test_settings_survive_the_way_through_plain_values() -> None:
+    config = TwoDPassConfig(block_scales=(2, 8, 8), hidden=6, image_residual=True)
+    assert TwoDPassConfig.from_settings(config.settings()) == config
+    assert config.settings()["block_scales"] == [2, 8, 8]
+
+
+def test_sparse_weights_start_with_the_published_gain() -> None:
+    weight = build_network("baseline", {}, grid=GRID, n_classes=20).encoder.blocks[0]
+    conv = weight.voxel[0].conv1.conv.weight
+    bound = np.sqrt(2) * np.sqrt(3 / (27 * 64))
+    assert 0.99 * bound < conv.abs().max() <= bound
+
+
+def test_scans_of_a_batch_do_not_see_each_other() -> None:
+    network = small_network()
+    # The same place twice, and a third scan that leaves the volume and moves the grid's origin.
+    scans = [made_up_scan(1), made_up_scan(1) + torch.tensor([0.03, 0, 0, 0.1])]
+    scans.append(made_up_scan(2, shift=-35.0))
+    together = evaluate(network, made_up_batch(*scans))
+    alone = torch.cat([evaluate(network, made_up_batch(scan)) for scan in scans])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_order_of_points_does_not_matter() -> None:
+    network, scan = small_network(), made_up_scan(4)
+    order = torch.randperm(len(scan))
+    mixed = evaluate(network, made_up_batch(scan[order]))
+    torch.testing.assert_close(mixed, evaluate(network, made_up_batch(scan))[order])
+
+
+def test_points_of_the_same_voxels_get_the_same_answer_once() -> None:
+    network = small_network().eval()
+    batch = made_up_batch(made_up_scan(5))
+    answer = network(network.prepare(batch))
+    found = voxelize(batch.points, batch.offsets, grid=GRID, scales=(2, 4, 8, 16))
+    tuples = torch.stack([v.inverse for v in found], dim=1)
+    distinct, row = torch.unique(tuples, dim=0, return_inverse=True)
+    assert len(answer.row_logits) == len(distinct) < len(batch.points)
+    assert len(torch.unique(torch.stack([row, answer.row_of_point], dim=1), dim=0)) == len(distinct)
+
+
+def test_known_voxels_give_the_same_answer() -> None:
+    network = small_network()
+    batch = made_up_batch(made_up_scan(6), made_up_scan(7))
+    voxels = voxelize(batch.points, batch.offsets, grid=GRID, scales=network.scales)
+    assert torch.equal(evaluate(network, replace(batch, voxels=voxels)), evaluate(network, batch))
+
+
+def test_inference_state_is_all_that_the_baseline_needs() -> None:
+    network, baseline = small_network(), small_network(image_branch=False)
+    baseline.load_state_dict(network.inference_state())
+    batch = made_up_batch(made_up_scan(8))
+    expected = evaluate(network, batch)
+    assert torch.equal(evaluate(baseline, replace(batch, images=None)), expected)
+    assert not baseline.needs_images
+    assert network.needs_images
+    n_all = network.n_parameters(inference_only=False)
+    assert (
+        n_all
+        > network.n_parameters(inference_only=True)
+        == baseline.n_parameters(inference_only=False)
+    )
+
+
+def test_empty_scan_is_an_error_in_training_and_no_rows_in_prediction() -> None:
+    network = small_network()
+    empty = PointBatch(points=torch.zeros(0, 4), offsets=torch.tensor([0, 0]))
+    assert evaluate(network, empty).shape == (0, N_CLASSES)
+    batch = made_up_batch(made_up_scan(1), seen_per_scan=5)
+    gap = replace(batch, offsets=torch.tensor([0, 400, 400]))
+    with pytest.raises(DataError, match="scan 1 of the batch has no point"):
+        network.train().prepare(gap)
+
+
+def test_one_point_trains() -> None:
+    network = small_network()
+    loss = train_once(network, made_up_batch(made_up_scan(1, n=1), seen_per_scan=1))
+    assert torch.isfinite(loss.total)
+    assert all(torch.isfinite(g).all() for g in gradients(network))
+    assert all(torch.isfinite(b).all() for b in network.buffers())
+
+
+def test_all_labels_ignored_is_a_loss_of_zero_with_zero_gradient() -> None:
+    network = small_network()
+    batch = made_up_batch(made_up_scan(2))
+    nothing = replace(batch, labels=torch.zeros_like(batch.labels))
+    config = LossConfig(lambda_xm=0.0)  # the divergence compares predictions and needs no label
+    network.train()
+    prepared = network.prepare(nothing)
+    loss = compute_loss(network(prepared), prepared, config=config)
+    loss.total.backward()
+    assert loss.total == 0
+    assert all((g == 0).all() for g in gradients(network))
+
+
+def test_one_labelled_point_trains() -> None:
+    network = small_network()
+    batch = made_up_batch(made_up_scan(3))
+    labels = torch.zeros_like(batch.labels)
+    labels[17] = 3
+    loss = train_once(network, replace(batch, labels=labels))
+    assert torch.isfinite(loss.total)
+    assert loss.parts["main_lovasz"] > 0
+    assert all(torch.isfinite(g).all() for g in gradients(network))
+
+
+def test_scan_wholly_outside_the_image_trains_the_3d_network() -> None:
+    network = small_network()
+    batch = made_up_batch(made_up_scan(4), seen_per_scan=0)
+    loss = train_once(network, batch)
+    assert torch.isfinite(loss.total)
+    assert loss.parts["xm_0"] == loss.parts["fused_ce_0"] == loss.parts["image_lovasz"] == 0
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        if name.startswith("image_encoder."):
+            assert (parameter.grad == 0).all(), name
+
+
+def test_impossible_batches_are_refused() -> None:
+    network = small_network().train()
+    batch = made_up_batch(made_up_scan(1))
+    images = batch.images
+    assert images is not None
+    with pytest.raises(ShapeError, match="points must be"):
+        network.prepare(replace(batch, points=batch.points[:, :3]))
+    with pytest.raises(ShapeError, match="multiples of 16"):
+        network.prepare(replace(batch, images=replace(images, images=torch.zeros(1, 3, 32, 40))))
+    with pytest.raises(ShapeError, match="images must be"):
+        network.prepare(replace(batch, images=replace(images, images=torch.zeros(1, 4, 32, 48))))
+    with pytest.raises(ShapeError, match=r"labels must be training ids 0..4, got 0..5"):
+        network.prepare(replace(batch, labels=torch.arange(400) % 6))
+    with pytest.raises(DataError, match="pictures"):
+        network.prepare(replace(batch, images=None))
+    network.eval().prepare(replace(batch, images=None))  # inference needs none
+
+
+def test_residual_of_the_paper_is_an_option() -> None:
+    plain, residual = small_network(), small_network(image_residual=True)
+    residual.load_state_dict(plain.state_dict())
+    batch = made_up_batch(made_up_scan(1))
+    results = []
+    for network in (plain, residual):
+        network.train()
+        with torch.no_grad():
+            results.append(network(network.prepare(batch)))
+    assert torch.equal(results[0].logits, results[1].logits)
+    assert not torch.allclose(results[0].image_logits, results[1].image_logits)
+
+
+def test_low_resolution_look_up_is_upsampling_and_look_up() -> None:
+    maps = torch.randn(2, 5, 8, 12)
+    rc = torch.stack([torch.randint(32, (40,)), torch.randint(48, (40,))], dim=1)
+    image = torch.randint(2, (40,))
+    rows = pixel_rows(image_index=image, pixel_rc=rc, image_hw=(32, 48), stride=4)
+    full = nn.functional.interpolate(maps, scale_factor=4, mode="nearest")
+    assert torch.equal(look_up(maps, rows), full[image, :, rc[:, 0], rc[:, 1]])
+
+
+def test_imagenet_weights_come_from_a_file_or_the_cache_and_never_from_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    encoder = Encoder2D(8)
+    assert load_imagenet(encoder, "") == ""
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_imagenet(encoder, str(tmp_path / "absent.pth"))
+    bad = tmp_path / "bad.pth"
+    torch.save({"conv1.weight": torch.zeros(3)}, bad)
+    with pytest.raises(CheckpointError, match="ResNet-34"):
+        load_imagenet(encoder, str(bad))
+    bad.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="ResNet-34"):
+        load_imagenet(encoder, str(bad))
+    state = resnet34(weights=None).state_dict()
+    good = tmp_path / "torch_home" / "hub" / "checkpoints" / "resnet34-b627a593.pth"
+    good.parent.mkdir(parents=True)
+    torch.save(state, good)
+    for name in (str(good), ""):
+        fresh = Encoder2D(8)
+        assert load_imagenet(fresh, name) == str(good)
+        assert torch.equal(fresh.backbone.layer3[2].conv1.weight, state["layer3.2.conv1.weight"])
+
+
+def test_autocast_changes_the_image_branch_only() -> None:
+    network = small_network().train()
+    prepared = network.prepare(made_up_batch(made_up_scan(1), made_up_scan(2)))
+    with torch.no_grad():
+        exact = network(prepared)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = network(prepared)
+    assert torch.equal(rough.logits, exact.logits)
+    assert rough.image_logits.dtype == torch.float32
+    distance = (rough.image_logits - exact.image_logits).abs().max()
+    assert 0 < distance < 0.05 * exact.image_logits.abs().max()
+
+
+@pytest.mark.gpu
+def test_forward_and_losses_never_wait_for_the_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    network = small_network().to("cuda").train()
+    prepared = network.prepare(made_up_batch(made_up_scan(1), made_up_scan(2)).to("cuda"))
+    network(prepared)  # libraries choose their kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        compute_loss(network(prepared), prepared, config=LossConfig()).total.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
