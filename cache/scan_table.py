@@ -56,7 +56,7 @@ def scan_table(scans: pa.Table) -> ScanTable:
     width = _matrix(scans, "image_width")
     camera_m = _matrix(scans, "m")
     camera_hw = np.stack([height, width], axis=-1)
-    first = (height > 0).argmax(axis=1)
+    first = (height > 0).argmax(axis=1) if len(scans) else np.zeros(0, np.int64)
     return ScanTable(
         scan_id=_text(scans, "scan_id"),
         split=_text(scans, "split"),
@@ -119,4 +119,7 @@ def _text(table: pa.Table, name: str) -> NDArray[np.str_]:
 def _matrix(table: pa.Table, name: str) -> NDArray[np.int64]:
     column = table[name].combine_chunks()
     values: NDArray[np.int64] = column.flatten().to_numpy()
-    return values.reshape(len(table), -1) if len(table) else values.reshape(0, 0)
+    if len(table):
+        return values.reshape(len(table), -1)
+    is_fixed = pa.types.is_fixed_size_list(column.type)
+    return values.reshape(0, column.type.list_size if is_fixed else 0)

@@ -127,11 +127,19 @@ def connected(config: PrepareConfig) -> Iterator[None]:
         "configure_logging": False,
     }
     try:
-        if config.ray_address is not None:
-            _require_answer(config.ray_address)
-            ray.init(address=config.ray_address, **common)
-        else:
-            _start_local(config, common)
+        # Workers search the driver's folder first: a data folder ./cache or a file ./train.py there
+        # would hide our packages.
+        with contextlib.chdir(CODE_ROOT):
+            if config.ray_address is not None:
+                _require_answer(config.ray_address)
+                ray.init(address=config.ray_address, **common)
+            else:
+                ray.init(
+                    num_cpus=config.workers or len(os.sched_getaffinity(0)),
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **common,
+                )
     except (OSError, RuntimeError, ValueError) as error:
         where = config.ray_address or "a local Ray"
         raise CacheError(
@@ -149,17 +157,3 @@ def _require_answer(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host:  # else a word such as "auto", for which Ray looks on this machine
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-
-
-def _start_local(config: PrepareConfig, common: dict[str, Any]) -> None:
-    import ray
-
-    # Workers search the current folder first: a data folder ./cache or a file ./train.py there
-    # would hide our packages.
-    with contextlib.chdir(CODE_ROOT):
-        ray.init(
-            num_cpus=config.workers or len(os.sched_getaffinity(0)),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **common,
-        )

@@ -333,6 +333,20 @@ def test_a_shard_of_bad_scans_only(raw: Path, tmp_path: Path) -> None:
     assert run(raw, tmp_path / "out").failed == summary.failed
 
 
+def test_a_data_set_of_bad_scans_only(raw: Path, tmp_path: Path) -> None:
+    for path in raw.rglob("*.bin"):
+        path.write_bytes(b"123")
+    summary = run(raw, tmp_path / "out")
+    assert (summary.scans, summary.points, len(summary.failed)) == (0, 0, 6)
+    with CacheReader.open(tmp_path / "out") as reader:
+        assert len(reader.scans) == 0
+        assert reader.select(split="train").tolist() == []
+    for sequence in ("00", "08", "11"):
+        shutil.rmtree(raw / "sequences" / sequence)
+    write_sequence(raw, "00", (0, 1))
+    assert run(raw, tmp_path / "out").scans == 2
+
+
 def test_a_file_that_vanishes_while_preparing_is_a_bad_scan(raw: Path, tmp_path: Path) -> None:
     listing = list_semkitti(raw)
     (raw / "sequences/00/velodyne/000001.bin").unlink()
