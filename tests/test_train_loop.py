@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from train_samples import (
 from cache.errors import ConfigError
 from train.checkpoint import load_checkpoint, network_from_checkpoint
 from train.loop import run
-from train.recipe import load_recipe
+from train.recipe import NetworkChoice, Recipe, load_recipe
 
 CPU = torch.device("cpu")
 
@@ -237,7 +238,20 @@ def test_tensorboard_events_are_written(data: Path, tmp_path: Path) -> None:
 def test_every_option_trains_and_resumes_exactly(
     data: Path, tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
-    recipe = tiny_recipe(*overrides)
+    assert_resumes_exactly(data, tiny_recipe(*overrides), tmp_path)
+
+
+@pytest.mark.parametrize("config", ["minkowskinet", "spvcnn"])
+def test_sparse_unets_train_on_all_points_and_resume_exactly(
+    data: Path, tmp_path: Path, config: str
+) -> None:
+    """SPVCNN has dropout layers: their draws too must come again."""
+    network = NetworkChoice(config=config, settings={"width_factor": 0.125})
+    assert_resumes_exactly(data, replace(tiny_recipe(), network=network), tmp_path)
+
+
+def assert_resumes_exactly(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Killed in its second epoch, the run ends where the undisturbed one does."""
 
     def kill(count: int) -> None:
         if count == 7:
