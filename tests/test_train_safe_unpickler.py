@@ -202,7 +202,7 @@ def test_extension_codes_are_not_looked_up(tmp_path: Path) -> None:
         b"I" + b"9" * 100_000 + b"\n.",
         b"\x80\x02}",  # no end
         b"\x80\x02" + b"0" * 5 + b".",
-        b"\x80\x02t.",
+        b"\x80\x02S'a\\o'\n.",  # an escape that does not exist
         b"\xff\xfe",
         b"",
         b"(" * 100_000 + b".",

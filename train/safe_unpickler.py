@@ -9,6 +9,7 @@ dicts, and those are checked.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, NoReturn, Protocol, cast
@@ -120,6 +121,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 }
 _TUPLE_SIZES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _NOTHING = {"PROTO", "FRAME"}
+_DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 def read_pickle(source: PickleSource, *, where: str) -> Content:
@@ -134,17 +136,16 @@ def read_pickle(source: PickleSource, *, where: str) -> Content:
     """
     machine = _Machine(where)
     try:
-        for count, (opcode, argument, _) in enumerate(
-            pickletools.genops(cast("IO[bytes]", source))
-        ):
-            if opcode.name == "STOP":
-                return Content(value=machine.result(), storages=machine.storages)
-            if count > _MAX_OPERATIONS:
-                machine.refuse("takes more steps to read than any checkpoint does")
-            machine.step(opcode.name, argument)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # the parser only warns of a damaged escape in a name
+            for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", source)):
+                if opcode.name == "STOP":
+                    return Content(value=machine.result(), storages=machine.storages)
+                machine.step(opcode.name, argument)
+    except (*_DAMAGE, Warning) as error:
+        shown = " ".join(str(error)[:_MAX_SHOWN].split())
         raise CheckpointError(
-            f"{where}: its pickle is damaged ({str(error)[:_MAX_SHOWN]}). Copy the file again."
+            f"{where}: its pickle is damaged ({shown}). Copy the file again."
         ) from error
     raise CheckpointError(f"{where}: its pickle ends too early. Copy the file again.")
 
@@ -158,7 +159,7 @@ class _Machine:
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, StorageRef] = {}
-        self.copied = 0
+        self.copied = self.steps = 0
         self.actions: dict[str, Callable[[Any], None]] = {
             "MARK": self._mark,
             "POP": self._pop,
@@ -189,6 +190,9 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out one operation."""
+        self.steps += 1
+        if self.steps > _MAX_OPERATIONS:
+            self.refuse("takes more steps to read than any checkpoint does")
         if name in self.actions:
             self.actions[name](argument)
         elif name in _LITERALS:
