@@ -44,6 +44,8 @@ def publish(layout: Layout, info: DatasetInfo, shards: PublishedShards) -> Manif
     present = {} if base is None else _keys_by_shard(base, listed=listed)
     touched = {shard for _, shard in shards.changed}
     kept = {s for s, keys in wanted.items() if present.get(s) == keys and s not in touched}
+    if base is not None and present.keys() == kept == wanted.keys() and base.info == info:
+        return base
     parts = [] if base is None else [_without(base.tables, present.keys() - kept)]
     fresh = [_load_rows(layout, s, wanted[s]) for s in sorted(wanted.keys() - kept)]
     parts.append(build_tables(fresh, n_cameras=info.n_cameras))

@@ -215,7 +215,11 @@ def write_sample_shard(
         )
         for scan_id in ids
     ]
-    lidar_header = _header("lidar", profile, {"sequence": sequence, "scans": ids})
+    split = SPLIT_OF.get(sequence, "train")
+    described = [
+        [scan_id, split, first + i, "", [["points", 1, "0"]]] for i, scan_id in enumerate(ids)
+    ]
+    lidar_header = _header("lidar", profile, {"sequence": sequence, "scans": described})
     lidar = write_lidar_shard(
         layout,
         shard=shard,
@@ -227,7 +231,8 @@ def write_sample_shard(
         ],
         sources=sources,
     )
-    inputs = {"lidar": lidar_header.key}
+    voxel_inputs = {"lidar": lidar_header.key}
+    inputs = {**voxel_inputs, "scans": [[scan_id, [], None] for scan_id in ids]}
     camera = write_camera_shard(
         layout,
         shard=shard,
@@ -241,7 +246,7 @@ def write_sample_shard(
     voxel = write_voxel_shard(
         layout,
         shard=shard,
-        header=_header("voxel", profile, inputs),
+        header=_header("voxel", profile, voxel_inputs),
         scan_ids=ids,
         hashes=[scan.voxels for scan in scans],
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cache_samples import sample_info, without_fsync
+from cache_samples import sample_info, without_fsync, write_sample_cache
 from pipeline_files import write_sequence
 
 from cache.damage import VerifyReport
@@ -102,6 +102,15 @@ def test_an_undamaged_cache_is_sound(made: tuple[Path, Path]) -> None:
     assert (report.scans, report.shards, report.rebuilt) == (3, 6, 6)
     assert report.files == len(files(out))
     assert report.nbytes == sum(len(data) for data in files(out).values())
+
+
+@pytest.mark.parametrize("n_cameras", [1, 6])
+def test_made_up_caches_are_sound(tmp_path: Path, n_cameras: int) -> None:
+    sequences = ("00", "08", "11")
+    write_sample_cache(
+        tmp_path, sequences=sequences, info=sample_info(n_cameras=n_cameras), without_image=("08",)
+    )
+    assert found(tmp_path / "semkitti").damages == ()
 
 
 def test_any_flipped_bit_is_found(made: tuple[Path, Path], fault_rounds: int) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cache_samples import without_fsync
+from cache_samples import sample_info, without_fsync
+from large_manifest import many_scans, publish_many
 from pipeline_files import write_sequence
 
 from cache.errors import CacheError, ConfigError
@@ -435,3 +436,24 @@ def test_a_cluster_that_is_not_there(raw: Path, tmp_path: Path) -> None:
     config = PrepareConfig(ray_address="127.0.0.1:1")
     with pytest.raises(CacheError, match=r"cannot connect to 127.0.0.1:1 .*--workers 0"):
         run(raw, tmp_path / "out", config)
+
+
+KITTI_SCANS = (4541, 1101, 4661, 801, 271, 2761, 1101, 1101, 4071, 1591, 1201)
+KITTI_SCANS += (921, 1061, 3281, 631, 1901, 1731, 491, 1801, 4981, 831, 2721)
+
+
+@pytest.mark.slow
+def test_all_of_semantickitti_unchanged_reads_no_file(tmp_path: Path, monkeypatch) -> None:
+    sequences = {f"{i:02d}": count for i, count in enumerate(KITTI_SCANS)}
+    assert sum(KITTI_SCANS) == 43_552
+    listing = many_scans(tmp_path / "raw", sample_info(), sequences=sequences)
+    publish_many(listing, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    for name in ("hash_file", "run_task", "load_row"):
+        monkeypatch.setattr(tasks, name, None)
+    config = PrepareConfig()
+    todo = plan(listing, tmp_path / "out", config)
+    assert (todo.tasks, todo.dropped, len(todo.keys)) == ((), (), 3 * len(todo.jobs))
+    summary = prepare(listing, tmp_path / "out", config, Silent())
+    assert (summary.scans, summary.points, summary.written_shards) == (43_552, 43_552 * 124_000, 0)
+    assert tree(tmp_path / "out") == before
