@@ -131,6 +131,7 @@ def test_a_signal_saves_and_ends_and_resume_goes_on(
     result = run(data, recipe, run_root=tmp_path, progress=Heard(on_advance=interrupt))
     assert not result.is_complete
     assert (result.stopped_by, result.steps) == (number.name, 2)
+    assert result.best.is_file()
     assert signal.getsignal(number) == before
     assert run(data, recipe, run_root=tmp_path, resume=True).is_complete
     assert_same_tensors(final_state(whole), final_state(tmp_path))

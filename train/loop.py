@@ -39,7 +39,7 @@ class TrainResult:
     last: Path
     """The newest state."""
     best: Path
-    """The best network, for eval and predict; of a run without validation the last one."""
+    """The best network, for eval and predict; before the first validation the last one."""
     epochs: int
     """Whole epochs done."""
     steps: int
@@ -149,13 +149,14 @@ class _Loop:
             device=job.team.device,
         )
         self._window = LogWindow()
+        self._announced_epoch = -1
 
     def run(self) -> TrainResult:
         """Train to the end, or until someone asks to stop."""
         try:
             self._introduce()
             stopped_by = self._epochs()
-            if not len(self._job.val_positions):
+            if not self._state.validated:
                 self._export_last()
         finally:
             self._stream.close()
@@ -166,13 +167,11 @@ class _Loop:
     def _epochs(self) -> str:
         """Returns what ended the run: "", "patience" or a signal's name."""
         job, state = self._job, self._state
-        self._start_epoch()
         while True:
             if is_due(job, state):
                 if not self._validate():
                     return self._stop.signal_name
                 self._save()
-                self._start_epoch()
             if state.cursor >= job.recipe.epochs * job.n_scans:
                 return ""
             if is_out_of_patience(state.val_miou, patience=job.recipe.validation.patience):
@@ -183,6 +182,7 @@ class _Loop:
             if self._must_stop():
                 self._save()
                 return self._stop.signal_name or "SIGTERM"
+            self._announce_epoch()
             self._step()
 
     def _step(self) -> None:
@@ -203,7 +203,10 @@ class _Loop:
 
     def _validate(self) -> bool:
         """Returns False when a signal cut it short: the state from before it is saved already."""
+        if agree(bool(self._stop), self._job.team):
+            return False
         self._stop.raises = True
+        self._announced_epoch = -1
         try:
             validate(
                 self._job,
@@ -240,10 +243,11 @@ class _Loop:
             return False
         return agree(bool(self._stop), job.team)
 
-    def _start_epoch(self) -> None:
+    def _announce_epoch(self) -> None:
         job = self._job
         epoch, place = divmod(self._state.cursor, job.n_scans)
-        if epoch < job.recipe.epochs:
+        if epoch != self._announced_epoch:
+            self._announced_epoch = epoch
             title = f"train, epoch {epoch + 1}/{job.recipe.epochs}"
             self._progress.start(title, total=job.n_scans - place, unit="scans")
 

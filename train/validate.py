@@ -133,17 +133,19 @@ def refresh_norms(job: Job, state: RunState) -> None:
         job.reader, job.plan, job.recipe.stream, cursor=state.cursor, device=job.team.device
     )
     job.network.train()
-    with state.average.swapped_in(job.network), torch.no_grad():
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over the batches
-        for index in range(min(job.recipe.average.norm_batches, job.plan.batches_per_epoch)):
-            raw = next(stream)
-            if raw is not None:
-                forward(job, raw, seed=index)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        share_buffers(job.network, job.team)
-        state.average.set_buffers(job.network)
-    stream.close()
+    try:
+        with state.average.swapped_in(job.network), torch.no_grad():
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain mean over the batches
+            for index in range(min(job.recipe.average.norm_batches, job.plan.batches_per_epoch)):
+                raw = next(stream)
+                if raw is not None:
+                    forward(job, raw, seed=index)
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+            share_buffers(job.network, job.team)
+            state.average.set_buffers(job.network)
+    finally:
+        stream.close()
