@@ -64,6 +64,13 @@ def test_tensors_and_card_come_back_exactly(tmp_path: Path) -> None:
     assert set(back.part("rng.")) == {"state"}
 
 
+def test_others_may_read_it_as_the_umask_says(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    save_checkpoint(tmp_path / "c.safetensors", some_tensors(), CARD)
+    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "c.safetensors")]
+    assert modes[0] == modes[1]
+
+
 def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_checkpoint(tmp_path / name, some_tensors(), CARD)

@@ -66,7 +66,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], card: Card) -> No
     header = _dump({"version": CARD_VERSION, "card": card_json, "xxh3": _digest(card_json, ready)})
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode  # what the umask allows; safetensors makes it private
         save_file(ready, aside, metadata={HEADER_KEY: header})
+        aside.chmod(mode)
         _flush(aside)
         aside.replace(path)
         _flush(path.parent)
