@@ -1,0 +1,197 @@
+"""The `pass2d` command from end to end on a tiny synthetic world, and its words on bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli import app
+
+HEAVY = ("torch", "ray", "zarr", "spconv", "torchvision", "matplotlib", "scipy", "pyarrow")
+SMALL_NETWORK = ("--set", "network.settings.hidden=8", "--set", "epochs=1", "--set", "batch_size=1")
+WRITTEN_IDS = {0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81}
+"""Raw ids that SemanticKITTI's server takes, and 0."""
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def pass2d(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def answer(*words: object) -> dict:
+    result = pass2d(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refusal(*words: object) -> str:
+    """The one line of a command that must fail."""
+    result = pass2d(*words)
+    assert result.exit_code == 1, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def spawn(*words: object, cwd: Path) -> subprocess.Popen:
+    """The command as its own process, as a shell would start it."""
+    code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import cli; cli.main()"
+    command = [sys.executable, "-c", code, *(str(word) for word in words)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """raw/, cache/ and run/ of a tiny world, each made by its command."""
+    root = tmp_path_factory.mktemp("world")
+    made = answer("prepare", "synth", "--out", root / "raw", "--preset", "tiny", "--workers", 0)
+    assert made["scans_written"] == 9
+    prepared = answer(
+        "prepare", "semkitti", "--root", root / "raw", "--cache", root / "cache", "--workers", 0
+    )
+    assert (prepared["scans"], prepared["scans_without_label"]) == (9, 3)
+    trained = answer(
+        "train",
+        "--cache",
+        root / "cache",
+        "--recipe",
+        "demo",
+        "--run",
+        root / "run",
+        *SMALL_NETWORK,
+    )
+    assert trained["is_complete"]
+    assert trained["steps"] == 3  # three scans of sequence 00, one per step
+    return root
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"import sys, cli; sys.exit(', '.join({{*{HEAVY}}} & {{*sys.modules}}) or 0)"
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
+@pytest.mark.parametrize("command", ["", "prepare", "stats", "train", "eval", "predict", "import"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = pass2d(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_statistics_count_the_points_of_the_label_files(world: Path) -> None:
+    counted = answer("stats", "--cache", world / "cache")["splits"]["val"]
+    files = sorted((world / "raw" / "sequences" / "08" / "labels").iterdir())
+    assert counted["points"]["raw"] == sum(file.stat().st_size // 4 for file in files)
+
+
+def test_statistics_page_needs_no_network(world: Path) -> None:
+    assert pass2d("stats", "--cache", world / "cache", "--html", world / "s.html").exit_code == 0
+    page = (world / "s.html").read_text()
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org/", "")
+
+
+def test_second_prepare_writes_nothing(world: Path) -> None:
+    words = ("prepare", "semkitti", "--root", world / "raw", "--cache", world / "cache")
+    assert answer(*words, "--plan")["tasks"] == []
+    again = answer(*words, "--workers", 0)
+    assert (again["written_shards"], again["kept_shards"]) == (0, 9)
+
+
+def test_evaluation_scores_every_labelled_point(world: Path) -> None:
+    best = world / "run" / "checkpoints" / "best.safetensors"
+    report = answer("eval", "--cache", world / "cache", "--checkpoint", best)
+    labels = [
+        np.fromfile(file, np.uint32) & 0xFFFF
+        for file in (world / "raw" / "sequences" / "08" / "labels").iterdir()
+    ]
+    ignored = np.isin(np.concatenate(labels), [0, 1, 52, 99])
+    assert report["passes"][0]["official"]["points"] == np.count_nonzero(~ignored)
+    assert 0 <= report["miou"] <= 1
+
+
+def test_prediction_writes_a_known_raw_id_for_every_raw_point(world: Path) -> None:
+    best = world / "run" / "checkpoints" / "best.safetensors"
+    scans = world / "raw" / "sequences" / "11" / "velodyne"
+    out = world / "predictions"
+    summary = answer("predict", scans, "--checkpoint", best, "--out", out, "--png")
+    assert (summary["scans"], summary["failed"]) == (3, [])
+    for file in scans.iterdir():
+        ids = np.fromfile(out / f"{file.stem}.label", np.uint32)
+        assert len(ids) == file.stat().st_size // 16
+        assert set(ids.tolist()) <= WRITTEN_IDS
+        assert (out / f"{file.stem}_above.png").read_bytes()[:4] == b"\x89PNG"
+    assert "--overwrite" in refusal("predict", scans, "--checkpoint", best, "--out", out)
+
+
+def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> None:
+    words = ("train", "--cache", world / "cache", "--recipe", "demo", "--run", tmp_path / "run")
+    words = (*words, *SMALL_NETWORK, "--baseline-only", "--set", "validation.every_epochs=0")
+    run = spawn(*words, "--set", "epochs=2000", "--set", "log.every_steps=1", cwd=tmp_path)
+    assert any("loss" in line for line in run.stderr), "no line of the log came"
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 130, err
+    assert "Traceback" not in err
+    assert "--resume" in out
+    done = int(out.split(" steps")[0].split()[-1])
+    shorter = ("--set", f"epochs={done // 3 + 1}", "--set", "resume_anyway=true")
+    finished = answer(*words, *shorter, "--resume")
+    assert finished["is_complete"]
+    assert finished["steps"] == 3 * (done // 3 + 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("prepare", "semkitti", "--root", "missing"), "there is no such folder"),
+        (("prepare", "semkitti", "--root", "empty"), "the folder is empty"),
+        (("prepare", "semkitti", "--root", "file"), "is a file"),
+        (("prepare", "semkitti", "--root", "raw", "--sequences", "77"), "77"),
+        (("prepare", "semkitti", "--root", "raw", "--splits", "trian"), "trian"),
+        (("prepare", "semkitti", "--root", "raw", "--cache", "file"), "file"),
+        (("prepare", "synth", "--out", "file"), "file"),
+        (("prepare", "synth", "--out", "new", "--preset", "huge"), "huge"),
+        (("stats", "--cache", "missing"), "missing"),
+        (("stats", "--cache", "empty"), "empty"),
+        (("stats", "--cache", "cache", "--dataset", "nuscenes"), "semkitti"),
+        (("train", "--cache", "cache", "--run", "r", "--recipe", "2dpass-smal"), "2dpass-small"),
+        (("train", "--cache", "cache", "--run", "r", "--set", "epoch=3"), "epochs"),
+        (("train", "--cache", "cache", "--run", "r", "--set", "epochs=many"), "epochs"),
+        (("train", "--cache", "cache", "--run", "run"), "--resume"),
+        (("train", "--cache", "cache", "--run", "r", "--resume"), "resume"),
+        (("eval", "--cache", "cache", "--checkpoint", "missing"), "missing"),
+        (("eval", "--cache", "cache", "--checkpoint", "file"), "file"),
+        (("predict", "missing", "--checkpoint", "run/checkpoints/best.safetensors"), "missing"),
+        (("predict", "empty", "--checkpoint", "run/checkpoints/best.safetensors"), "empty"),
+        (("import", "file", "--out", "x.safetensors"), "file"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    world: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    (world / "empty").mkdir(exist_ok=True)
+    (world / "file").write_text("not what you want")
+    monkeypatch.chdir(world)
+    assert said in refusal(*words)
+
+
+def test_truncated_scan_fails_alone_and_is_named(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "raw", tmp_path / "raw")
+    broken = tmp_path / "raw" / "sequences" / "00" / "velodyne" / "000001.bin"
+    os.truncate(broken, 1000)
+    words = ("prepare", "semkitti", "--root", tmp_path / "raw")
+    checked = pass2d(*words, "--check")
+    assert checked.exit_code == 1
+    assert f"error: {broken}: found 1000 bytes" in checked.stdout
+    prepared = pass2d(*words, "--cache", tmp_path / "cache", "--workers", 0)
+    assert prepared.exit_code == 1
+    assert str(broken) in prepared.stdout
+    assert answer("stats", "--cache", tmp_path / "cache")["splits"]["train"]["scans"] == 2
