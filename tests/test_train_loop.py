@@ -181,8 +181,22 @@ def test_resuming_with_other_settings_or_data_is_refused(
         write_sample_cache(other, n_scans=3, sequences=("00", "01", "08"), n_points=300, **options)
         with pytest.raises(ConfigError, match=f"{message}.*resume_anyway=true"):
             run(other, tiny_recipe(), run_root=root, resume=True)
-    result = run(tmp_path / "cache0", tiny_recipe("resume_anyway=true"), run_root=root, resume=True)
+
+
+def test_resume_anyway_counts_epochs_of_the_new_scans(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    larger = tmp_path / "cache"
+    write_sample_cache(larger, n_scans=5, sequences=("00", "01", "08"), n_points=300)
+    with pytest.raises(ConfigError, match=r"10 training scans \(was 6\).*resume_anyway"):
+        run(larger, tiny_recipe("epochs=3"), run_root=root, resume=True)
+    recipe = tiny_recipe("epochs=3", "resume_anyway=true")
+    result = run(larger, recipe, run_root=root, resume=True)
     assert result.is_complete
+    assert (result.epochs, result.steps) == (3, 15)
+    assert [r["epoch"] for r in records(root) if r["kind"] == "val"] == [1, 2, 3]
 
 
 def test_a_run_is_never_overwritten_and_never_resumed_from_nothing(

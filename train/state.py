@@ -126,6 +126,7 @@ def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
     state.totals = {name: t.to(device) for name, t in checkpoint.part(TOTALS).items()}
     skips = checkpoint.part(SKIPS)
     state.skips = SkipCounts(total=skips["total"].to(device), in_a_row=skips["in_a_row"].to(device))
-    state.cursor = run["cursor"]
+    epoch, place = divmod(run["cursor"], run["n_scans"])
+    state.cursor = epoch * job.n_scans + min(place, job.n_scans)  # a changed cache has other scans
     state.validated, state.val_miou = list(run["validated"]), list(run["val_miou"])
     return state
