@@ -15,6 +15,7 @@ import typer
 
 from cache.errors import ConfigError
 from cache.progress import format_bytes
+from cli_cache import CacheOption, DatasetOption, JsonOption, cache_app
 from cli_console import Console, clear_errors, print_json, print_rich
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 prepare_app = typer.Typer(no_args_is_help=True, help="Turn a raw data set into a cache.")
 app.add_typer(prepare_app, name="prepare")
+app.add_typer(cache_app, name="cache")
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:
@@ -41,16 +43,6 @@ def _words(text: str | None) -> tuple[str, ...] | None:
     if not words:
         raise ConfigError(f"{text!r}: a comma-separated list with at least one name is expected")
     return words
-
-
-CacheOption = Annotated[
-    Path,
-    typer.Option("--cache", help="Cache folder; holds one folder per data set.", resolve_path=True),
-]
-DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="Data set in the cache, if it holds several.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _default_workers() -> int:
@@ -187,6 +179,9 @@ def nuscenes_command(
     image_size: Annotated[
         str, typer.Option(help="Width x height of the stored pictures, or original.")
     ] = "400x240",
+    sweeps: Annotated[
+        int, typer.Option(help="Past lidar sweeps to add to each scan.", min=0, max=10)
+    ] = 0,
     workers: Annotated[
         int | None, typer.Option(help="Ray workers, one per CPU if left out; 0: no Ray.")
     ] = None,
@@ -218,6 +213,7 @@ def nuscenes_command(
                 splits=chosen_splits,
                 scenes=chosen,
                 limit=limit,
+                sweeps=sweeps,
                 progress=console,
             )
             console.close()
@@ -231,6 +227,7 @@ def nuscenes_command(
             scenes=chosen,
             limit=limit,
             stored_hw=image_size_hw(image_size),
+            sweeps=sweeps,
             progress=console,
         )
         _prepare(

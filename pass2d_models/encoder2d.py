@@ -11,7 +11,6 @@ from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet34_Weights, resnet34  # type: ignore[import-untyped]
 
 from cache.errors import CheckpointError, ShapeError
 
@@ -54,6 +53,9 @@ class Encoder2D(nn.Module):
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
+        # Here, since it takes seconds and inference has no 2D branch.
+        from torchvision.models import resnet34  # type: ignore[import-untyped]
+
         self.backbone = resnet34(weights=None)
         self.backbone.conv1.stride = (1, 1)  # the first stage then sees half resolution
         del self.backbone.fc, self.backbone.avgpool
@@ -117,6 +119,8 @@ def load_imagenet(encoder: Encoder2D, weights_file: str) -> str:
     Raises:
         CheckpointError: The named file is missing, unreadable or of another network.
     """
+    from torchvision.models import ResNet34_Weights
+
     name = Path(ResNet34_Weights.IMAGENET1K_V1.url).name
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     path = Path(weights_file) if weights_file else cached

@@ -1,0 +1,227 @@
+"""`pass2d cache ...`: look after a prepared data set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.errors import CacheError, ConfigError
+from cache.progress import format_bytes
+from cli_console import Console, clear_errors, print_json
+
+cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and describe a cache.")
+
+CacheOption = Annotated[
+    Path,
+    typer.Option("--cache", help="Cache folder; holds one folder per data set.", resolve_path=True),
+]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Data set in the cache, if it holds several.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def dataset_root(cache_root: Path, dataset: str | None) -> Path:
+    """The data set's folder, even if its dataset.json is what was lost."""
+    from cache.reader import find_dataset
+
+    try:
+        return find_dataset(cache_root, dataset)
+    except CacheError:
+        wanted = cache_root if dataset is None else cache_root / dataset
+        found = [wanted] if (wanted / "manifest").is_dir() else list(cache_root.glob("*/manifest"))
+        if dataset is None and len(found) == 1:
+            return found[0].parent if found[0].name == "manifest" else found[0]
+        if dataset is not None and (wanted / "manifest").is_dir():
+            return wanted
+        raise
+
+
+@cache_app.command("verify")
+def verify_command(
+    cache_root: CacheOption,
+    dataset: DatasetOption = None,
+    rebuild_percent: Annotated[
+        float,
+        typer.Option("--rebuild", help="Also make so many percent of the shards again, compare."),
+    ] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte; name shard, field and scan of any damage. Writes nothing."""
+    from cache.verify import verify
+    from pipeline.rebuild_shards import rebuild_and_compare
+
+    console = Console()
+    with clear_errors(console):
+        if not 0 <= rebuild_percent <= 100:
+            raise ConfigError(f"--rebuild must be 0 to 100 percent, got {rebuild_percent:g}")
+        root = dataset_root(cache_root, dataset)
+        report = verify(
+            root,
+            console,
+            rebuild=rebuild_and_compare(root) if rebuild_percent else None,
+            rebuild_share=rebuild_percent / 100,
+        )
+        console.close()
+        if as_json:
+            print_json(asdict(report))
+        else:
+            for damage in report.damages:
+                typer.echo(f"damage: {damage}")
+            for note in report.notes:
+                typer.echo(f"note: {note}")
+            typer.echo(
+                f"{report.scans:,} scans, {report.shards:,} shards, {report.files:,} files, "
+                f"{format_bytes(report.nbytes)} read, {report.rebuilt} shards made again: "
+                + (
+                    "all sound"
+                    if report.is_sound
+                    else f"{len(report.damages)} damages; `pass2d cache repair` mends them"
+                )
+            )
+        if not report.is_sound:
+            raise typer.Exit(1)
+
+
+@cache_app.command("repair")
+def repair_command(
+    cache_root: CacheOption, dataset: DatasetOption = None, as_json: JsonOption = False
+) -> None:
+    """Verify, then make again what is damaged, and nothing else."""
+    from pipeline.repair import repair
+
+    console = Console()
+    with clear_errors(console):
+        report = repair(dataset_root(cache_root, dataset), console)
+        console.close()
+        if as_json:
+            print_json(asdict(report))
+        else:
+            for line in report.repaired:
+                typer.echo(f"repaired: {line}")
+            for line in report.unrepaired:
+                typer.echo(f"not repaired: {line}")
+            if not report.repaired and not report.unrepaired:
+                typer.echo("nothing is damaged")
+        if report.unrepaired:
+            raise typer.Exit(1)
+
+
+@cache_app.command("gc")
+def gc_command(
+    cache_root: CacheOption,
+    dataset: DatasetOption = None,
+    keep: Annotated[int, typer.Option(help="Newest generations to keep.", min=1)] = 1,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also remove shards of an interrupted run.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what no kept generation refers to."""
+    from cache.gc import collect_garbage
+
+    with clear_errors():
+        root = dataset_root(cache_root, dataset)
+        report = collect_garbage(root, keep=keep, unfinished=unfinished, dry_run=dry_run)
+        if as_json:
+            print_json(asdict(report))
+            return
+        verb = "would remove" if dry_run else "removed"
+        for path in report.removed:
+            typer.echo(f"{verb}: {path}")
+        for line in report.kept:
+            typer.echo(f"kept: {line}")
+        typer.echo(f"{verb} {len(report.removed)} things, {format_bytes(report.nbytes)}")
+
+
+@cache_app.command("status")
+def status_command(
+    cache_root: CacheOption,
+    dataset: DatasetOption = None,
+    hash_contents: Annotated[
+        bool, typer.Option("--hash", help="Compare contents of sources whose time differs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the cache holds and whether its source files changed or vanished."""
+    from cache.status import status
+
+    with clear_errors():
+        report = status(dataset_root(cache_root, dataset), hash_contents=hash_contents)
+        if as_json:
+            print_json({**asdict(report), "dataset_root": str(report.dataset_root)})
+            return
+        scans = ", ".join(f"{split} {count:,}" for split, count in report.scans.items())
+        typer.echo(
+            f"{report.dataset_root}: {report.dataset}, format {report.format_version}, "
+            f"generation {report.generation} of {report.generations}\n"
+            f"scans: {scans}; sequences {', '.join(report.sequences)}; failed {report.failed}"
+        )
+        for stage in report.stages:
+            typer.echo(
+                f"{stage.stage}: {stage.shards} shards, {format_bytes(stage.nbytes)}, "
+                f"code version {', '.join(map(str, stage.code_versions)) or '-'}, "
+                f"profile {', '.join(stage.profiles) or '-'}"
+            )
+        for word in ("changed", "touched", "vanished", "missing_shards"):
+            for path in getattr(report, word):
+                typer.echo(f"{word.replace('_', ' ')}: {path}")
+        typer.echo(
+            f"{report.sources:,} source files compared: "
+            + ("all as prepared" if report.is_current else "run `pass2d prepare` again")
+        )
+
+
+@cache_app.command("plan")
+def plan_command(
+    cache_root: CacheOption,
+    root: Annotated[Path, typer.Option(help="SemanticKITTI's root.", resolve_path=True)],
+    profile: Annotated[str, typer.Option(help="speed or size.")] = "speed",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what `prepare semkitti` would run for this root, why, and how much."""
+    from pipeline.datasets.semkitti import list_semkitti
+    from pipeline.describe import plan_json, plan_lines
+    from pipeline.options import PrepareConfig
+    from pipeline.prepare import plan
+
+    with clear_errors():
+        listing = list_semkitti(root)
+        config = PrepareConfig(profile=profile)
+        planned = plan(listing, cache_root / listing.info.name, config)
+        if as_json:
+            print_json(plan_json(planned))
+        else:
+            typer.echo("\n".join(plan_lines(planned)))
+
+
+@cache_app.command("bench")
+def bench_command(
+    cache_root: CacheOption,
+    dataset: DatasetOption = None,
+    scans: Annotated[int, typer.Option(help="At most so many scans.", min=1)] = 64,
+    rounds: Annotated[int, typer.Option(help="How often each is read.", min=2)] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast this cache reads here, with and without checksums."""
+    from cache.benchmark import measure_reader
+
+    console = Console()
+    with clear_errors(console):
+        times = measure_reader(
+            cache_root, dataset=dataset, scans=scans, rounds=rounds, progress=console
+        )
+        console.close()
+        if as_json:
+            print_json({"ways": [asdict(entry) for entry in times]})
+            return
+        for entry in times:
+            checked = "checked" if entry.is_checked else "unchecked"
+            typer.echo(
+                f"{entry.fields:9} {checked:9} first {entry.first_ms:6.2f} ms, "
+                f"warm {entry.warm_ms:6.2f} ms per scan, {entry.scans_per_s:,.0f} scans/s"
+            )
