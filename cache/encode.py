@@ -72,9 +72,11 @@ def lidar_arrays(
         "label": ("uint8", n_max, [r.label for r in records]),
         "instance": ("uint32" if wide else "uint16", n_max, [instance(r) for r in records]),
         "raw_index": ("int32", n_max, [r.raw_index for r in records]),
+        "time": ("float32", n_max, [r.time for r in records]),
         "outside_xyz": ("float32", o_max, [r.outside_xyz for r in records]),
         "outside_intensity": (signal_dtype, o_max, [signal(r.outside_signal) for r in records]),
         "outside_label": ("uint8", o_max, [r.outside_label for r in records]),
+        "outside_time": ("float32", o_max, [r.outside_time for r in records]),
     }
     plans = [
         _points_plan(FIELDS[name], dtype, values, length, profile)

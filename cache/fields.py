@@ -54,6 +54,7 @@ FIELDS: dict[str, FieldSpec] = {
             name="instance", stage="lidar", dtypes=("uint16", "uint32"), rows=0, speed=_LZ4_SHUFFLE
         ),
         FieldSpec(name="raw_index", stage="lidar", dtypes=("int32",), rows=0, speed=_LZ4_SHUFFLE),
+        FieldSpec(name="time", stage="lidar", dtypes=("float32",), rows=0, speed=_LZ4_SHUFFLE),
         FieldSpec(
             name="outside_xyz", stage="lidar", dtypes=("float32",), rows=3, speed=_LZ4_SHUFFLE
         ),
@@ -65,6 +66,9 @@ FIELDS: dict[str, FieldSpec] = {
             speed=_LZ4_FAST,
         ),
         FieldSpec(name="outside_label", stage="lidar", dtypes=("uint8",), rows=0, speed=_LZ4_PLAIN),
+        FieldSpec(
+            name="outside_time", stage="lidar", dtypes=("float32",), rows=0, speed=_LZ4_SHUFFLE
+        ),
         FieldSpec(
             name="image",
             stage="camera",

@@ -25,11 +25,11 @@ from cache.files import (
     write_file,
     writing,
 )
-from cache.jsonio import dumps, from_json, loads, seal
+from cache.jsonio import dumps, from_json, loads, seal, to_json
 from cache.keys import hash_bytes
 from cache.layout import GENERATION, Layout
 from cache.schema import FORMAT_VERSION, DatasetInfo
-from cache.tables import SHARD_SCHEMA, Tables, scan_schema
+from cache.tables import SHARD_SCHEMA, Tables, with_chunk_columns
 
 SCANS_FILE, SHARDS_FILE, HASHES_FILE = "scans.parquet", "shards.parquet", "hashes.json"
 _METADATA = b"pass2d"
@@ -46,6 +46,7 @@ class Manifest:
 
 def describe_dataset(info: DatasetInfo) -> bytes:
     """The bytes of dataset.json."""
+    info = from_json(DatasetInfo, to_json(info), where="description")  # 50 and 50.0 are the same
     fields = {
         spec.name: {
             "container": spec.stage,
@@ -155,7 +156,8 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
     try:
         # Parquet renames the items of lists: back to the names that `build_tables` gives.
         tables = Tables(
-            scans=scans.cast(scan_schema(info.n_cameras)), shards=shards.cast(SHARD_SCHEMA)
+            scans=with_chunk_columns(scans, n_cameras=info.n_cameras),
+            shards=shards.cast(SHARD_SCHEMA),
         )
     except (pa.ArrowException, ValueError) as error:
         raise CacheError(

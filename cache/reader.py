@@ -124,11 +124,13 @@ class CacheReader:
             raw_index=scan.points("raw_index"),
             label=scan.optional("label") if fields.label else None,
             instance=scan.instance() if fields.instance else None,
+            time=scan.optional("time"),
             cameras=scan.cameras(fields, columns),
             voxels=scan.voxels() if fields.voxels else (),
             outside_xyz=scan.points("outside_xyz") if fields.outside else None,
             outside_signal=scan.signal("outside_intensity") if fields.outside else None,
             outside_label=scan.optional("outside_label") if fields.outside else None,
+            outside_time=scan.optional("outside_time") if fields.outside else None,
         )
 
     def close(self) -> None:

@@ -65,6 +65,8 @@ class DatasetInfo:
     """"remission" (0..1) or "intensity" (0..255)."""
     raw_columns: int
     """float32 columns of a raw point file: 4 or 5."""
+    sweeps: int = 0
+    """Past lidar sweeps that were added to each scan, at most; their points have no label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,10 @@ class ScanRecord:
     """(N,) training ids, 0 ignored; None for scans without labels."""
     instance: NDArray[np.uint32] | None = None
     """(N,) instance ids, 0 none; None for scans without labels or when not asked for."""
+    time: NDArray[np.float32] | None = None
+    """(N,) seconds before the scan at which each point was measured: 0 for the scan's own, which
+    alone have labels and pixels; None for data without added sweeps. Where sweeps were added, the
+    raw file stands for all points: the scan's own, then those of the sweeps."""
     cameras: tuple[CameraView, ...] = ()
     """One per camera with a picture; empty without, or when not asked for."""
     voxels: tuple[VoxelLevel, ...] = ()
@@ -121,6 +127,8 @@ class ScanRecord:
     """(O,) as `signal`."""
     outside_label: NDArray[np.uint8] | None = None
     """(O,) training ids; None for scans without labels."""
+    outside_time: NDArray[np.float32] | None = None
+    """(O,) as `time`."""
 
     @property
     def n(self) -> int:

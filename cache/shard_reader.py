@@ -55,7 +55,7 @@ class ShardReader:
 
 
 def read_points(layout: Layout, row: ShardRow) -> Iterator[ScanRecord]:
-    """The scans of a `lidar` shard with what camera and voxel stages use: xyz and labels.
+    """The scans of a `lidar` shard with what camera and voxel stages use: xyz, labels, time.
 
     ``signal`` and ``raw_index`` are left empty.
     """
@@ -63,6 +63,7 @@ def read_points(layout: Layout, row: ShardRow) -> Iterator[ScanRecord]:
     try:
         for index, entry in enumerate(row.entries.lidar):
             xyz, label = reader.chunk("xyz", index), reader.chunk("label", index)
+            time = reader.chunk("time", index)
             assert xyz is not None, entry.scan_id
             yield ScanRecord(
                 scan_id=entry.scan_id,
@@ -72,6 +73,7 @@ def read_points(layout: Layout, row: ShardRow) -> Iterator[ScanRecord]:
                 signal=np.empty(0, np.float32),
                 raw_index=np.empty(0, np.int32),
                 label=None if label is None else label[: entry.n],
+                time=None if time is None else time[: entry.n],
             )
     finally:
         reader.close()

@@ -57,6 +57,18 @@ def scan_schema(n_cameras: int) -> pa.Schema:
     return pa.schema(names)
 
 
+def with_chunk_columns(scans: pa.Table, *, n_cameras: int) -> pa.Table:
+    """Give scans.parquet the columns of fields that did not exist when it was written, all null."""
+    schema = scan_schema(n_cameras)
+    for name in ("time", "outside_time"):
+        if f"{name}_offset" in scans.column_names:
+            continue
+        for part in ("offset", "length", "crc"):
+            kind = schema.field(f"{name}_{part}").type
+            scans = scans.append_column(f"{name}_{part}", pa.nulls(len(scans), kind))
+    return scans.select(schema.names).cast(schema)
+
+
 SHARD_SCHEMA = pa.schema(
     [
         ("stage", pa.string()),

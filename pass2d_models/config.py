@@ -22,6 +22,8 @@ class TwoDPassConfig(NetworkConfig):
     """2D encoder and distillation, used in training only. False: the "baseline"."""
     image_residual: bool = False
     """Add the image feature to the fused one, as the paper says and the published code does not."""
+    time_channel: bool = False
+    """Points carry the seconds since they were measured, as a fifth channel (added sweeps)."""
     image_weights: str = ""
     """File with ImageNet weights of ResNet-34 (torchvision's names). "": torchvision's cache if it
     has them, else random values; nothing is ever downloaded."""

@@ -29,11 +29,11 @@ def leaky_relu(features: Tensor) -> Tensor:
 
 
 class PointEncoder(nn.Module):
-    """Points to voxels of scale 1: 10 channels, two layers, mean."""
+    """Points to voxels of scale 1: 10 channels (11 with time), two layers, mean."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, *, point_channels: int = 4) -> None:
         super().__init__()
-        self.inner = nn.Linear(10, hidden)
+        self.inner = nn.Linear(point_channels + 6, hidden)
         self.outer = nn.Linear(hidden, hidden)
 
     def forward(self, geometry: Geometry) -> Tensor:
@@ -45,9 +45,10 @@ class PointEncoder(nn.Module):
 
 
 def point_features(geometry: Geometry, *, dtype: torch.dtype) -> Tensor:
-    """The input: (N, 10) in the geometry's order of points.
+    """The input: (N, 10) in the geometry's order of points; (N, 11) with time.
 
-    x, y, z, signal; offset to the mean of the points in the voxel; offset to its lower corner.
+    x, y, z, signal (and time); offset to the mean of the points in the voxel; offset to its lower
+    corner.
     """
     points = geometry.points.to(dtype)
     centers = torch.cat([geometry.point_mean @ points[:, :3], geometry.corner.to(dtype)], dim=1)
@@ -160,7 +161,7 @@ class Encoder3D(nn.Module):
     def __init__(self, config: TwoDPassConfig) -> None:
         super().__init__()
         self.block_levels = block_levels(config)
-        self.points = PointEncoder(config.hidden)
+        self.points = PointEncoder(config.hidden, point_channels=5 if config.time_channel else 4)
         self.blocks = nn.ModuleList(Block(config.hidden) for _ in config.block_scales)
 
     def forward(self, geometry: Geometry) -> Encoder3DOutput:

@@ -58,7 +58,7 @@ class ImageBatch(TensorRecord):
     """Pictures of a batch and the points that they see. M counts all pictures' points."""
 
     images: Tensor
-    """(I, 3, H, W) float32, normalised with the ImageNet mean and deviation; H, W multiples of 16."""
+    """(I, 3, H, W) float32, normalised with the ImageNet mean and deviation; multiples of 16."""
     image_index: Tensor
     """(M,) int64: picture of each visible point."""
     pixel_rc: Tensor
@@ -89,7 +89,8 @@ class PointBatch(TensorRecord):
     """Points of B scans, laid end to end."""
 
     points: Tensor
-    """(N, 4) float32: x, y, z in metres (lidar frame, after augmentation), signal."""
+    """(N, 4) float32: x, y, z in metres (lidar frame, after augmentation), signal. (N, 5) for data
+    with added sweeps: and seconds since the point was measured, 0 for points that have a label."""
     offsets: Tensor
     """(B + 1,) int64, on the CPU or the device: scan b owns rows offsets[b]:offsets[b + 1]."""
     labels: Tensor | None = None

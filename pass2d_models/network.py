@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from cache.errors import ConfigError
+from cache.errors import ConfigError, ShapeError
 from pass2d_models.inputs import Grid, PointBatch, TensorRecord
 
 C = TypeVar("C", bound="NetworkConfig")
@@ -45,6 +45,17 @@ class NetworkConfig:
     def settings(self) -> dict[str, object]:
         """Plain values from which `from_settings` builds the same; for recipes and cards."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def check_points(points: Tensor, *, channels: int) -> None:
+    """Refuse points of another form than a network takes.
+
+    Raises:
+        ShapeError: Not (N, channels).
+    """
+    if points.ndim != 2 or points.shape[1] != channels:
+        expected = f"(N, {channels}): x, y, z, signal{', time' if channels == 5 else ''}"
+        raise ShapeError("points", expected=expected, got=tuple(points.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +144,11 @@ class Network(nn.Module, abc.ABC):
     def uses_volume(self) -> bool:
         """Whether points outside the grid's volume are cut off before."""
         return True
+
+    @property
+    def point_channels(self) -> int:
+        """Columns of `PointBatch.points`: 4, or 5 with the time of added sweeps."""
+        return 4
 
     @abc.abstractmethod
     def prepare(self, batch: PointBatch) -> Prepared:

@@ -15,14 +15,18 @@ from torch import Tensor, nn
 
 from cache.errors import DataError, ShapeError
 from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation, Targets
+from pass2d_models.network import (
+    Network,
+    NetworkConfig,
+    Prepared,
+    Segmentation,
+    Targets,
+    check_points,
+)
 from pass2d_models.norm import RowNorm
 from pass2d_models.quantize import QuantizedPoints, quantize
 from pass2d_models.sparse_layers import DownConv, NeighbourConv, UpConv
 from pass2d_models.voxel_levels import VoxelLevel
-
-POINT_CHANNELS = 4
-"""x, y, z in metres (not centred), signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class SparseUNetConfig(NetworkConfig):
     """"cr": multiplies all widths; the results are cut to whole numbers."""
     voxel_m: float = 0.05
     """Side of a voxel, in metres."""
+    time_channel: bool = False
+    """Points carry the seconds since they were measured, as a fifth channel (added sweeps)."""
 
     def __post_init__(self) -> None:
         if len(self.base_widths) != 9:
@@ -166,7 +172,7 @@ class SparseUNet(Network):
     def __init__(self, config: SparseUNetConfig, *, grid: Grid, n_classes: int) -> None:
         super().__init__(config, grid=grid, n_classes=n_classes)
         width = config.widths
-        self.stem = Stem(POINT_CHANNELS, width[0])
+        self.stem = Stem(self.point_channels, width[0])
         self.stage1 = Stage(width[0], width[1])
         self.stage2 = Stage(width[1], width[2])
         self.stage3 = Stage(width[2], width[3])
@@ -182,16 +188,20 @@ class SparseUNet(Network):
         """False: all points of a scan take part."""
         return False
 
+    @property
+    def point_channels(self) -> int:
+        """Columns of `PointBatch.points`."""
+        return 5 if self.config.time_channel else 4
+
     def quantize_batch(self, batch: PointBatch) -> QuantizedPoints:
         """The occupied cells of a batch.
 
         Raises:
-            ShapeError: another channel count than four, impossible coordinates or labels.
+            ShapeError: another channel count, impossible coordinates or labels.
             DataError: a scan without points, in training.
         """
         points = batch.points
-        if points.ndim != 2 or points.shape[1] != POINT_CHANNELS:
-            raise ShapeError("points", expected="(N, 4): x, y, z, signal", got=tuple(points.shape))
+        check_points(points, channels=self.point_channels)
         if self.training:
             lengths = (batch.offsets[1:] - batch.offsets[:-1]).tolist()
             if 0 in lengths or not lengths:

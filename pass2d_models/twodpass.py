@@ -23,7 +23,14 @@ from pass2d_models.encoder3d import Encoder3D, Head, block_levels, network_scale
 from pass2d_models.geometry import Geometry, build_geometry
 from pass2d_models.hierarchy import Level, build_levels, inverse_of, piece_of
 from pass2d_models.inputs import Grid, ImageBatch, PointBatch, TensorRecord
-from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation, Targets
+from pass2d_models.network import (
+    Network,
+    NetworkConfig,
+    Prepared,
+    Segmentation,
+    Targets,
+    check_points,
+)
 from pass2d_models.voxels import piece_label_counts, voxel_labels
 
 
@@ -77,6 +84,11 @@ class TwoDPass(Network):
         return self.config.image_branch
 
     @property
+    def point_channels(self) -> int:
+        """Columns of `PointBatch.points`."""
+        return 5 if self.config.time_channel else 4
+
+    @property
     def scales(self) -> tuple[int, ...]:
         """Voxel scales of `PointBatch.voxels` that `prepare` can use."""
         return network_scales(self.config)
@@ -89,8 +101,7 @@ class TwoDPass(Network):
             DataError: In training: an empty scan, or no pictures for the image branch.
         """
         points = batch.points
-        if points.ndim != 2 or points.shape[1] != 4:
-            raise ShapeError("points", expected="(N, 4): x, y, z, signal", got=tuple(points.shape))
+        check_points(points, channels=self.point_channels)
         if self.training:
             self._check_training_batch(batch)
         if len(points) == 0:
@@ -140,7 +151,9 @@ class TwoDPass(Network):
             raise ShapeError(
                 "labels", expected=f"training ids 0..{self.n_classes - 1}", got=f"{low}..{high}"
             )
-        return piece_label_counts(levels, batch.labels, n_classes=self.n_classes)
+        # Points of added sweeps have no label: without a vote, they would outvote those that have.
+        has_vote = batch.points[:, 4] == 0 if self.config.time_channel else None
+        return piece_label_counts(levels, batch.labels, n_classes=self.n_classes, has_vote=has_vote)
 
     def _image_input(
         self, batch: PointBatch, levels: tuple[Level, ...], counts: tuple[Tensor, ...] | None

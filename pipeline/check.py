@@ -77,11 +77,15 @@ def check_scans(
 def check_scan(scan: ScanSource, info: DatasetInfo) -> ScanFindings:
     """Read one scan's files and name all that is wrong with them."""
     problems: list[Problem] = []
-    points = _attempt(scan.points, lambda: read_points(scan, info), problems)
+    points = _attempt(scan.points, lambda: read_points(scan.points, info), problems)
     if points is not None:
         _attempt(scan.points, lambda: require_finite(points, file=scan.points), problems)
         if len(points) == 0:
             problems.append(_empty(scan.points))
+    for sweep in scan.sweeps:
+        more = _attempt(sweep.points, partial(read_points, sweep.points, info), problems)
+        if more is not None:
+            _attempt(sweep.points, partial(require_finite, more, file=sweep.points), problems)
     if scan.labels is not None:
         _check_labels(scan, scan.labels, info, points=points, problems=problems)
     pictures = []

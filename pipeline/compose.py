@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
 from pipeline.problem import Problem, ProblemError
-from pipeline.source import ScanSource
+from pipeline.source import ScanSource, SweepSource
 from pipeline.stages.counts import count_labels, count_ranges
 from pipeline.stages.images import decode_rgb, resize_bilinear
 from pipeline.stages.labels import instance_ids, map_labels
@@ -26,6 +27,7 @@ from pipeline.stages.read import (
     require_finite,
     require_same_length,
 )
+from pipeline.stages.sweeps import add_sweep
 from pipeline.stages.volume import split_volume
 from pipeline.stages.voxels import voxelize
 
@@ -55,9 +57,12 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     Raises:
         ProblemError: a file is missing, truncated, inconsistent or holds unknown labels.
     """
-    points = read_points(scan, info)
+    points = read_points(scan.points, info)
     require_finite(points, file=scan.points)
     raw = np.ascontiguousarray(points[:, :4].T)
+    time = None
+    if info.sweeps:
+        raw, time = _with_sweeps(raw, scan.sweeps, info)
     rows = split_volume(raw[:3], grid=info.grid)
     kept, outside = raw.take(rows.inside, axis=1), raw.take(rows.outside, axis=1)
     label = instance = outside_label = None
@@ -70,19 +75,24 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
             labels_file=scan.labels,
         )
         training_ids = map_labels(raw_labels, table=info.labels, file=scan.labels)
+        # Points of sweeps have no label: 0 is ignored.
+        unlabelled = (0, raw.shape[1] - len(points))
+        training_ids = np.pad(training_ids, unlabelled)
         label, outside_label = training_ids[rows.inside], training_ids[rows.outside]
-        instance = instance_ids(raw_labels)[rows.inside]
+        instance = np.pad(instance_ids(raw_labels), unlabelled)[rows.inside]
     return ScanRecord(
         scan_id=scan.scan_id,
-        n_raw=len(points),
+        n_raw=raw.shape[1],
         xyz=kept[:3],
         signal=kept[3],
         raw_index=rows.inside,
         label=label,
         instance=instance,
+        time=None if time is None else time[rows.inside],
         outside_xyz=outside[:3],
         outside_signal=outside[3],
         outside_label=outside_label,
+        outside_time=None if time is None else time[rows.outside],
     )
 
 
@@ -91,7 +101,8 @@ def camera_arrays(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | Non
 
     Args:
         scan: where its pictures are, and the calibration.
-        lidar: the same scan's points; only ``xyz`` is used.
+        lidar: the same scan's points; ``xyz`` and ``time`` are used. Points of added sweeps have no
+            pixel: a thing that moves is elsewhere in the picture.
 
     Returns:
         One per camera; None where a picture or the calibration is missing.
@@ -101,10 +112,15 @@ def camera_arrays(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | Non
     """
     if scan.image_from_lidar is None:
         return (None,) * len(scan.images)
-    return tuple(
-        None if file is None else _camera_view(scan, camera, lidar.xyz)
+    own = None if lidar.time is None else np.flatnonzero(lidar.time == 0).astype(np.int32)
+    xyz = lidar.xyz if own is None else np.ascontiguousarray(lidar.xyz[:, own])
+    views = [
+        None if file is None else _camera_view(scan, camera, xyz)
         for camera, file in enumerate(scan.images)
-    )
+    ]
+    if own is not None:
+        views = [v and replace(v, point_index=own[v.point_index]) for v in views]
+    return tuple(views)
 
 
 def voxel_arrays(
@@ -113,14 +129,15 @@ def voxel_arrays(
     """Hash a scan's kept points at every scale.
 
     Args:
-        lidar: ``xyz`` and ``label`` are used.
+        lidar: ``xyz``, ``label`` and ``time`` are used; points of added sweeps have no vote.
         grid: the volume's cells.
         scales: in the order of the result.
 
     Returns:
         One level per scale.
     """
-    return voxelize(lidar.xyz, lidar.label, grid=grid, scales=scales)
+    votes = None if lidar.time is None else lidar.time == 0
+    return voxelize(lidar.xyz, lidar.label, grid=grid, scales=scales, has_vote=votes)
 
 
 def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
@@ -133,15 +150,18 @@ def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
     ranges = count_ranges(lidar.xyz)
     if lidar.outside_xyz is not None:
         ranges = ranges + count_ranges(lidar.outside_xyz)
+    label = lidar.label
+    if label is not None and lidar.time is not None:
+        label = label[lidar.time == 0]
     return ScanCounts(
-        label_histogram=count_labels(lidar.label, n_classes=info.labels.n_classes),
+        label_histogram=count_labels(label, n_classes=info.labels.n_classes),
         range_histogram=ranges,
     )
 
 
-def read_points(scan: ScanSource, info: DatasetInfo) -> NDArray[np.float32]:
-    """Read a scan's points as the file has them, (R, columns), read-only."""
-    return decode_points(read_file(scan.points), columns=info.raw_columns, file=scan.points)
+def read_points(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
+    """Read a point file as it is, (R, columns), read-only."""
+    return decode_points(read_file(file), columns=info.raw_columns, file=file)
 
 
 def read_raw_labels(file: Path, info: DatasetInfo) -> NDArray[np.uint32]:
@@ -191,6 +211,20 @@ def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
             )
         )
     return image
+
+
+def _with_sweeps(
+    raw: NDArray[np.float32], sweeps: Sequence[SweepSource], info: DatasetInfo
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The scan's points with those of earlier sweeps behind them, and the time of all."""
+    parts, times = [raw], [np.zeros(raw.shape[1], np.float32)]
+    for sweep in sweeps:
+        points = read_points(sweep.points, info)
+        require_finite(points, file=sweep.points)
+        matrix = np.array(sweep.lidar_from_sweep).reshape(3, 4)
+        parts.append(add_sweep(points, lidar_from_sweep=matrix))
+        times.append(np.full(parts[-1].shape[1], sweep.time_s, np.float32))
+    return np.concatenate(parts, axis=1), np.concatenate(times)
 
 
 def _camera_view(scan: ScanSource, camera: int, xyz: NDArray[np.float32]) -> CameraView:

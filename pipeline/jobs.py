@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -66,15 +66,16 @@ def lidar_header(
     parameters = {
         "layout": info.layout,
         "raw_columns": info.raw_columns,
-        "volume_low": info.grid.low,
-        "volume_high": info.grid.high,
+        "volume_low": _floats(info.grid.low),
+        "volume_high": _floats(info.grid.high),
         "label_map": {str(k): v for k, v in sorted(info.labels.raw_to_training.items())},
         "n_classes": info.labels.n_classes,
+        "sweeps": info.sweeps,
     }
     inputs = {
         "sequence": job.sequence,
         "scans": [
-            [scan.scan_id, scan.split, scan.frame_index, scan.token, _hashes(files)]
+            [scan.scan_id, scan.split, scan.frame_index, scan.token, _hashes(files), _sweeps(scan)]
             for scan, files in zip(job.scans, sources, strict=True)
         ],
     }
@@ -93,13 +94,14 @@ def camera_header(
     parameters = {
         "n_cameras": info.n_cameras,
         "strip_columns": STRIP_COLUMNS,
-        "camera_models": sorted({scan.camera_model for scan in scans}),
-        "stored_hw": sorted({scan.stored_hw or (0, 0) for scan in scans}),
+        # The same of all scans of a listing.
+        "camera_model": scans[0].camera_model if scans else "kitti",
+        "stored_hw": scans[0].stored_hw if scans else None,
     }
     inputs = {
         "lidar": lidar_key,
         "scans": [
-            [scan.scan_id, _hashes(files), scan.image_from_lidar]
+            [scan.scan_id, _hashes(files), scan.image_from_lidar, scan.taken_hw]
             for scan, files in zip(scans, sources, strict=True)
         ],
     }
@@ -108,8 +110,18 @@ def camera_header(
 
 def voxel_header(*, lidar_key: str, info: DatasetInfo, profile: str) -> ShardHeader:
     """Key of the `voxel` container: `lidar`, grid and scales."""
-    parameters = {"grid": asdict(info.grid), "scales": list(SCALES)}
+    grid = {
+        "low": _floats(info.grid.low),
+        "high": _floats(info.grid.high),
+        "shape": list(info.grid.shape),
+    }
+    parameters = {"grid": grid, "scales": list(SCALES)}
     return _header("voxel", profile, parameters, {"lidar": lidar_key})
+
+
+def _floats(values: Sequence[float]) -> list[float]:
+    """50 and 50.0 are the same setting and give the same key."""
+    return [float(value) for value in values]
 
 
 def _header(stage: str, profile: str, parameters: Any, inputs: Any) -> ShardHeader:
@@ -125,6 +137,10 @@ def _header(stage: str, profile: str, parameters: Any, inputs: Any) -> ShardHead
         parameters=parameters,
         inputs=inputs,
     )
+
+
+def _sweeps(scan: ScanSource) -> list[list[Any]]:
+    return [[sweep.lidar_from_sweep, sweep.time_s] for sweep in scan.sweeps]
 
 
 def _hashes(scan: ScanSources) -> list[list[Any]]:

@@ -117,11 +117,7 @@ class _Planner:
         self._index = SourceIndex()
         if manifest is not None:
             self._index.add_table(manifest.tables.scans, manifest.tables.shards)
-        unfinished = {
-            job.shard
-            for job in jobs
-            if any(self._is_unlisted(stage, job.shard) for stage in STAGES)
-        }
+        unfinished = self._unlisted() & {job.shard for job in jobs}
         if unfinished:
             self._index.add_rows(layout, unfinished)
         self.keys: dict[tuple[str, int], str] = {}
@@ -177,13 +173,15 @@ class _Planner:
     def _is_done(self, header: ShardHeader, shard: int) -> bool:
         return shard_name(shard, header.key) in self._committed[header.stage]
 
-    def _is_unlisted(self, stage: str, shard: int) -> bool:
-        """Whether there are commit records of the shard that the current generation lacks."""
-        earlier = self._earlier.get((stage, shard))
-        listed = None if earlier is None else shard_name(shard, earlier.key)
-        return any(
-            name != listed for name in self._committed[stage] if name.startswith(f"{shard:06d}-")
-        )
+    def _unlisted(self) -> set[int]:
+        """Shards with commit records that the current generation lacks."""
+        listed = {(stage, shard_name(n, e.key)) for (stage, n), e in self._earlier.items()}
+        return {
+            int(name.split("-")[0])
+            for stage, names in self._committed.items()
+            for name in names
+            if (stage, name) not in listed
+        }
 
     def _kept(self, job: ShardJob, lidar_key: str) -> tuple[ScanSource, ...]:
         earlier = self._earlier.get(("lidar", job.shard))
@@ -197,9 +195,9 @@ class _Planner:
         if (stage, job.shard) not in self._earlier:
             return "new"
         for scan in job.scans:
-            files = [scan.points, scan.labels] if stage == "lidar" else list(scan.images)
-            for path in files:
-                if path is not None and self._index.lookup(_role(scan, path), path) is None:
+            files = scan.lidar_files() if stage == "lidar" else scan.camera_files()
+            for role, path in files:
+                if self._index.lookup(role, path) is None:
                     known = str(path) in self._index.files
                     return f"{path} changed" if known else f"{path} is new"
         raise AssertionError(job.shard)
@@ -244,12 +242,6 @@ def _difference(earlier: _Earlier, header: ShardHeader) -> str:
         (earlier.input_key != header.inputs.get("lidar"), "lidar changed"),
     )
     return next((text for holds, text in facts if holds), "pictures or calibration changed")
-
-
-def _role(scan: ScanSource, path: Any) -> str:
-    if path == scan.points:
-        return "points"
-    return "labels" if path == scan.labels else f"image{scan.images.index(path)}"
 
 
 def _all_known(sources: Sequence[ScanSources | None]) -> list[ScanSources] | None:

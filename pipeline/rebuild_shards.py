@@ -15,7 +15,7 @@ from cache.manifest import Manifest, load_manifest
 from cache.rows import ScanSources, ShardHeader, ShardRow, SourceFile, load_row
 from cache.schema import DatasetInfo
 from pipeline.jobs import ShardJob
-from pipeline.source import ScanSource
+from pipeline.source import ScanSource, SweepSource
 from pipeline.tasks import StageTask, TaskContext, TaskResult, run_task
 
 Files = dict[tuple[str, str], SourceFile]
@@ -44,11 +44,11 @@ def _scans(header: ShardHeader, files: Files) -> tuple[ScanSource, ...]:
     scans = header.inputs.get("scans", [])
     if header.stage == "lidar":
         return tuple(_lidar_source(scan, header.inputs["sequence"], files) for scan in scans)
-    return tuple(_camera_source(scan, header.parameters["n_cameras"], files) for scan in scans)
+    return tuple(_camera_source(scan, header.parameters, files) for scan in scans)
 
 
 def _lidar_source(scan: Any, sequence: str, files: Files) -> ScanSource:
-    scan_id, split, frame_index, token, hashes = scan
+    scan_id, split, frame_index, token, hashes, sweeps = scan
     paths = {role: _path(scan_id, role, files) for role, _, _ in hashes}
     return ScanSource(
         scan_id=scan_id,
@@ -60,12 +60,16 @@ def _lidar_source(scan: Any, sequence: str, files: Files) -> ScanSource:
         labels=paths.get("labels"),
         images=(),
         image_from_lidar=None,
+        sweeps=tuple(
+            SweepSource(points=paths[f"sweep{place}"], lidar_from_sweep=tuple(m), time_s=time_s)
+            for place, (m, time_s) in enumerate(sweeps)
+        ),
     )
 
 
-def _camera_source(scan: Any, n_cameras: int, files: Files) -> ScanSource:
+def _camera_source(scan: Any, parameters: dict[str, Any], files: Files) -> ScanSource:
     """Only what the stage uses: points come from the `lidar` shard."""
-    scan_id, hashes, matrices = scan
+    scan_id, hashes, matrices, taken_hw = scan
     paths = {role: _path(scan_id, role, files) for role, _, _ in hashes}
     return ScanSource(
         scan_id=scan_id,
@@ -75,8 +79,11 @@ def _camera_source(scan: Any, n_cameras: int, files: Files) -> ScanSource:
         token="",
         points=Path(),
         labels=None,
-        images=tuple(paths.get(f"image{camera}") for camera in range(n_cameras)),
+        images=tuple(paths.get(f"image{camera}") for camera in range(parameters["n_cameras"])),
         image_from_lidar=None if matrices is None else tuple(tuple(m) for m in matrices),
+        camera_model=parameters["camera_model"],
+        taken_hw=tuple((height, width) for height, width in taken_hw),
+        stored_hw=None if parameters["stored_hw"] is None else tuple(parameters["stored_hw"]),
     )
 
 

@@ -13,6 +13,17 @@ CameraModel = Literal["kitti", "nuscenes"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepSource:
+    """An earlier revolution of the lidar, to be added to a scan."""
+
+    points: Path
+    lidar_from_sweep: tuple[float, ...]
+    """12 numbers of a (3, 4) matrix, row by row: the scan's lidar frame from the sweep's."""
+    time_s: float
+    """Seconds before the scan."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanSource:
     """Everything a worker needs to read one scan; picklable and small."""
 
@@ -41,10 +52,26 @@ class ScanSource:
     is for the pictures as they are."""
     stored_hw: tuple[int, int] | None = None
     """Height and width that pictures are resized to; None: stored as taken."""
+    sweeps: tuple[SweepSource, ...] = ()
+    """To be added to the points, the latest first."""
 
     def files(self) -> tuple[Path, ...]:
-        """The scan's own files that exist: points, then labels, then pictures."""
-        return tuple(file for file in (self.points, self.labels, *self.images) if file is not None)
+        """The scan's own files that exist: points, labels, pictures, sweeps."""
+        sweeps = (sweep.points for sweep in self.sweeps)
+        files = (self.points, self.labels, *self.images, *sweeps)
+        return tuple(file for file in files if file is not None)
+
+    def lidar_files(self) -> tuple[tuple[str, Path], ...]:
+        """Role and path of what the stage `lidar` reads."""
+        labels = () if self.labels is None else (("labels", self.labels),)
+        sweeps = ((f"sweep{place}", sweep.points) for place, sweep in enumerate(self.sweeps))
+        return (("points", self.points), *labels, *sweeps)
+
+    def camera_files(self) -> tuple[tuple[str, Path], ...]:
+        """Role and path of what the stage `camera` reads."""
+        return tuple(
+            (f"image{camera}", path) for camera, path in enumerate(self.images) if path is not None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,23 +56,20 @@ class SourceIndex:
         except (FileNotFoundError, NotADirectoryError):
             return SourceFile(role=role, path=str(path), nbytes=0, mtime_ns=0, xxh3="")
         known = self.files.get(str(path))
-        if known is None or known.role != role:
+        if known is None:
             return None
         if (known.nbytes, known.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
             return None
-        return known
+        # A key frame of nuScenes is the points of one scan and a sweep of the next ones.
+        return replace(known, role=role)
 
     def lidar_sources(self, scan: ScanSource) -> ScanSources | None:
-        """Points and labels; None when one of them must be hashed first."""
-        wanted = [("points", scan.points)]
-        if scan.labels is not None:
-            wanted.append(("labels", scan.labels))
-        return self._scan(scan.scan_id, wanted)
+        """Points, labels, sweeps; None when one of them must be hashed first."""
+        return self._scan(scan.scan_id, scan.lidar_files())
 
     def camera_sources(self, scan: ScanSource) -> ScanSources | None:
         """Pictures; None when one of them must be hashed first."""
-        wanted = [(f"image{i}", path) for i, path in enumerate(scan.images) if path is not None]
-        return self._scan(scan.scan_id, wanted)
+        return self._scan(scan.scan_id, scan.camera_files())
 
     def _scan(self, scan_id: str, wanted: Sequence[tuple[str, Path]]) -> ScanSources | None:
         files = []

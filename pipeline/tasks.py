@@ -235,23 +235,15 @@ def _published(
 
 
 def lidar_sources(scan: ScanSource) -> ScanSources:
-    """Points and labels with their hashes; files that cannot be read have none."""
-    files = [source_file("points", scan.points)]
-    if scan.labels is not None:
-        files.append(source_file("labels", scan.labels))
-    return ScanSources(scan_id=scan.scan_id, files=tuple(files))
+    """Points, labels and sweeps with their hashes; files that cannot be read have none."""
+    files = tuple(source_file(role, path) for role, path in scan.lidar_files())
+    return ScanSources(scan_id=scan.scan_id, files=files)
 
 
 def camera_sources(scan: ScanSource) -> ScanSources:
     """Pictures with their hashes."""
-    return ScanSources(
-        scan_id=scan.scan_id,
-        files=tuple(
-            source_file(f"image{camera}", path)
-            for camera, path in enumerate(scan.images)
-            if path is not None
-        ),
-    )
+    files = tuple(source_file(role, path) for role, path in scan.camera_files())
+    return ScanSources(scan_id=scan.scan_id, files=files)
 
 
 def source_file(role: str, path: Path) -> SourceFile:

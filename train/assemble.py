@@ -207,6 +207,8 @@ def fresh_network(reader: CacheReader, recipe: Recipe, team: Team) -> Network:
     if recipe.precision == "fp16" and team.device.type == "cpu":
         raise ConfigError("precision=fp16 needs a GPU; on a CPU use float32 or bf16")
     kind, settings = network_settings(recipe)
+    if reader.info.sweeps:  # the points of added sweeps are told apart by their time
+        settings = {**settings, "time_channel": True}
     grid = reader.info.grid
     torch.manual_seed(recipe.seed)
     network = build_network(

@@ -74,13 +74,13 @@ def move_points(
     """Apply one affine map per segment and lay the channels of a point side by side.
 
     Args:
-        channels: (4, N) float32 x, y, z, signal.
+        channels: (4 or 5, N) float32 x, y, z, signal, time.
         segment_starts: (G + 1,) rows where segments begin, then N.
         linear: (G, 3, 3) float32, for row vectors.
         shift_m: (G, 3) float32.
 
     Returns:
-        (N, 4) float32 x, y, z after the map, signal.
+        (N, 4 or 5) float32 x, y, z after the map, and the rest as it was.
     """
     points = channels.t().contiguous()
     for index, (start, stop) in enumerate(pairwise(segment_starts)):

@@ -53,7 +53,7 @@ class RawBatch(TensorRecord):
     draws: tuple[ScanDraw, ...]
     """(B,) what chance decided."""
     channels: Tensor
-    """(4, N) float32 x, y, z, signal."""
+    """(4, N) float32 x, y, z, signal; (5, N) and time, for data with added sweeps."""
     labels: Tensor | None
     """(N,) uint8 training ids."""
     scan_starts: tuple[int, ...]

@@ -75,6 +75,7 @@ def instances_of(record: ScanRecord, draw: ScanDraw) -> ScanRecord:
         raw_index=record.raw_index[rows],
         label=record.label[rows],
         instance=record.instance[rows],
+        time=None if record.time is None else record.time[rows],
     )
 
 
@@ -93,7 +94,8 @@ def collate(
     segment_starts = _starts([count_points(record) for record, _ in parts])
     scan_starts = _starts([sum(count_points(r) for r, _ in _parts(scan)) for scan in scans])
     total = segment_starts[-1]
-    channels = allocate("channels", (4, total), torch.float32)
+    has_time = any(record.time is not None for record, _ in parts)
+    channels = allocate("channels", (5 if has_time else 4, total), torch.float32)
     has_labels = all(record.label is not None for record, _ in parts)
     labels = allocate("labels", (total,), torch.uint8) if has_labels else None
     for (record, _), start in zip(parts, segment_starts, strict=False):
@@ -145,6 +147,8 @@ def _fill_points(
     inside = slice(start, start + record.n)
     channels[:3, inside] = record.xyz
     channels[3, inside] = record.signal
+    if record.time is not None:
+        channels[4, inside] = record.time
     if labels is not None and record.label is not None:
         labels[inside] = record.label
     if record.outside_xyz is None or record.outside_signal is None:
@@ -152,6 +156,8 @@ def _fill_points(
     outside = slice(inside.stop, inside.stop + len(record.outside_signal))
     channels[:3, outside] = record.outside_xyz
     channels[3, outside] = record.outside_signal
+    if record.outside_time is not None:
+        channels[4, outside] = record.outside_time
     if labels is not None:
         labels[outside] = 0 if record.outside_label is None else record.outside_label
 

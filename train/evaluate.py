@@ -38,7 +38,7 @@ class EvalScan:
 
     scan_id: str
     points: Tensor
-    """(N, 4) float32: x, y, z in metres, signal."""
+    """(N, 4) float32: x, y, z in metres, signal; (N, 5) and time, for data with added sweeps."""
     labels: Tensor
     """(N + O,) uint8 training ids."""
     group: Tensor
@@ -202,7 +202,10 @@ def eval_scan(record: ScanRecord, *, uses_volume: bool, outside: Outside) -> Eva
     copied_from = None
     if uses_volume and outside == "nearest" and record.n:
         copied_from = torch.from_numpy(nearest_index(record.xyz, record.outside_xyz))
-    points = np.concatenate([xyz, signal[None]])[:, order[:n_seen]].T
+    channels = [xyz, signal[None]]
+    if record.time is not None and record.outside_time is not None:
+        channels.append(np.concatenate([record.time, record.outside_time])[None])
+    points = np.concatenate(channels)[:, order[:n_seen]].T
     return EvalScan(
         scan_id=record.scan_id,
         points=torch.from_numpy(np.ascontiguousarray(points, np.float32)),
@@ -244,6 +247,11 @@ def require_same_data(card: Card, info: DatasetInfo, *, checkpoint: Path) -> Non
             f"({', '.join(own.labels.names[1:4])}, ...), but the cache holds the "
             f"{theirs.labels.n_classes - 1} of {theirs.name} "
             f"({', '.join(theirs.labels.names[1:4])}, ...). Choose another with --dataset."
+        )
+    if (own.sweeps > 0) != (theirs.sweeps > 0):
+        raise ConfigError(
+            f"{checkpoint}: trained on scans with {own.sweeps} added sweeps, but the cache was "
+            f"prepared with {theirs.sweeps}. Prepare the data set with --sweeps {own.sweeps}."
         )
     if own.grid != theirs.grid and card.preprocessing.in_volume_only:
         raise ConfigError(

@@ -150,6 +150,8 @@ class Segmenter:
         seen = array[rows, :4]
         is_bad = ~np.isfinite(seen[:, 3])
         seen[is_bad, 3] = 0
+        # A network that knows added sweeps is given a scan alone: nothing was measured before it.
+        seen = np.pad(seen, ((0, 0), (0, self.network.point_channels - seen.shape[1])))
         return PreparedPoints(
             n=len(array),
             points=torch.from_numpy(np.ascontiguousarray(seen)),

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from cache.errors import DataError
+from cache.errors import ConfigError, DataError
 from cache.progress import Progress, Silent
 from cache.schema import DatasetInfo
 from pipeline.check import check_scans
 from pipeline.datasets.limit import SPLITS, first_of_each_split
 from pipeline.datasets.nuscenes_labels import info_by_name
-from pipeline.datasets.nuscenes_missing import LABELS, POINTS, Missing
+from pipeline.datasets.nuscenes_missing import LABELS, POINTS, SWEEPS, Missing
 from pipeline.datasets.nuscenes_scenes import choose_scenes, choose_version, notes_on_scenes
 from pipeline.datasets.nuscenes_tables import (
     LIDAR,
@@ -31,11 +31,15 @@ from pipeline.datasets.nuscenes_tables import (
 )
 from pipeline.datasets.table import DatasetTable, load_table
 from pipeline.problem import Problem, ProblemError
-from pipeline.source import ScanSource, SourceListing
-from pipeline.stages.ego_motion import image_from_lidar_through_world
+from pipeline.source import ScanSource, SourceListing, SweepSource
+from pipeline.stages.ego_motion import (
+    image_from_lidar_through_world,
+    lidar_from_sweep_through_world,
+)
 
 STORED_HW = (240, 400)
 """Height and width at which the published networks saw the pictures."""
+MAX_SWEEPS = 10
 
 
 @functools.cache
@@ -52,6 +56,7 @@ def list_nuscenes(
     scenes: Sequence[str] | None = None,
     limit: int | None = None,
     stored_hw: tuple[int, int] | None = STORED_HW,
+    sweeps: int = 0,
     progress: Progress | None = None,
 ) -> SourceListing:
     """List the key frames of a nuScenes folder.
@@ -65,6 +70,7 @@ def list_nuscenes(
         scenes: only these, e.g. ("scene-0061", "103"); all that exist when None.
         limit: at most this many scans in all, the first ones of each split in equal shares.
         stored_hw: height and width that pictures are resized to; None keeps them as taken.
+        sweeps: past lidar sweeps that are added to each key frame, 0..10; fewer at a scene's start.
         progress: hears of large tables being read.
 
     Returns:
@@ -74,15 +80,17 @@ def list_nuscenes(
     Raises:
         DataError: wrong folder, version or scene, damaged tables, label names that nuScenes does
             not have, or no scans at all.
+        ConfigError: a number of sweeps that cannot be.
     """
-    found = _read(root, version, splits, scenes, progress or Silent())
+    found = _read(root, version, splits, scenes, sweeps=sweeps, progress=progress or Silent())
     lister = _Lister(found, stored_hw=stored_hw)
     listed = (lister.scan(*sample) for sample in found.samples())
     scans = [scan for scan in listed if scan is not None]
     _require_scans(found, scans)
+    chosen = tuple(lister.calibrated(scan) for scan in first_of_each_split(scans, limit))
     return SourceListing(
         info=found.info,
-        scans=tuple(lister.calibrated(scan) for scan in first_of_each_split(scans, limit)),
+        scans=chosen,
         notes=(*found.notes, *lister.missing.notes()),
     )
 
@@ -94,6 +102,7 @@ def check_nuscenes(
     splits: Sequence[str] = SPLITS,
     scenes: Sequence[str] | None = None,
     limit: int | None = None,
+    sweeps: int = 0,
     progress: Progress,
 ) -> list[Problem]:
     """Look at every file of a nuScenes folder and write nothing.
@@ -104,6 +113,7 @@ def check_nuscenes(
         splits: any of "train", "val", "test".
         scenes: only these; all that exist when None.
         limit: read at most this many scans.
+        sweeps: past sweeps that are wanted, and read too.
         progress: large tables; scans read and their bytes.
 
     Returns:
@@ -113,16 +123,16 @@ def check_nuscenes(
     Raises:
         DataError: as ``list_nuscenes``, but rows that do not fit together are among the problems.
     """
-    found = _read(root, version, splits, scenes, progress)
+    found = _read(root, version, splits, scenes, sweeps=sweeps, progress=progress)
     lister = _Lister(found, stored_hw=None)
     listed = (lister.scan(*sample) for sample in found.samples())
     scans = [scan for scan in listed if scan is not None]
     _require_scans(found, scans)
     chosen = first_of_each_split(scans, limit)
     broken: dict[str, Problem] = {}
-    for scan in chosen:
+    for place, scan in enumerate(chosen):
         try:
-            lister.calibrated(scan)
+            chosen[place] = lister.calibrated(scan)
         except ProblemError as error:
             broken.setdefault(str(error.problem), error.problem)
     problems = [*broken.values(), *lister.missing.problems()]
@@ -156,8 +166,12 @@ def _read(
     version: str | None,
     splits: Sequence[str],
     scenes: Sequence[str] | None,
+    *,
+    sweeps: int,
     progress: Progress,
 ) -> _Found:
+    if not 0 <= sweeps <= MAX_SWEEPS:
+        raise ConfigError(f"--sweeps must be 0 to {MAX_SWEEPS} past sweeps, found {sweeps}.")
     table = nuscenes_table()
     root, version = choose_version(root, version)
     reader = TableReader(root / version, progress)
@@ -171,10 +185,10 @@ def _read(
     return _Found(
         root=root,
         version=version,
-        info=info,
+        info=replace(info, sweeps=sweeps),
         split_of=split_of,
         scenes=chosen,
-        tables=read_tables(reader, chosen, channels=(LIDAR, *table.cameras)),
+        tables=read_tables(reader, chosen, channels=(LIDAR, *table.cameras), sweeps=sweeps > 0),
         notes=(*(notes if scenes is None else ()), *remarks),
     )
 
@@ -201,6 +215,7 @@ class _Lister:
             folders={
                 POINTS: samples / LIDAR,
                 LABELS: found.root / "lidarseg" / version,
+                SWEEPS: found.root / "sweeps" / LIDAR,
                 **{camera: samples / camera for camera in self._cameras},
             }
         )
@@ -210,10 +225,10 @@ class _Lister:
         tables = self._found.tables
         lidar = tables.data.get((sample.token, LIDAR))
         file = None if lidar is None else self._found.root / lidar.filename
-        points = self._existing(POINTS, scene, file)
+        points = self._existing(POINTS, scene.name, file)
         if lidar is None or points is None:
             return None
-        labels = self._existing(LABELS, scene, self._label_file(lidar))
+        labels = self._existing(LABELS, scene.name, self._label_file(lidar))
         pictures = [tables.data.get((sample.token, camera)) for camera in self._cameras]
         self._rows[lidar.token] = lidar, pictures
         return ScanSource(
@@ -225,7 +240,7 @@ class _Lister:
             points=points,
             labels=labels,
             images=tuple(
-                self._existing(camera, scene, data and self._found.root / data.filename)
+                self._existing(camera, scene.name, data and self._found.root / data.filename)
                 for camera, data in zip(self._cameras, pictures, strict=True)
             ),
             image_from_lidar=None,
@@ -241,12 +256,40 @@ class _Lister:
             ProblemError: the tables do not fit together.
         """
         lidar, pictures = self._rows[scan.scan_id]
-        return replace(scan, image_from_lidar=self._matrices(lidar, pictures))
+        return replace(
+            scan,
+            image_from_lidar=self._matrices(lidar, pictures),
+            sweeps=tuple(self._sweeps(scan.sequence, lidar)),
+        )
 
     def _label_file(self, lidar: SensorData) -> Path:
         labels = self._found.tables.labels or {}
         default = f"lidarseg/{self._found.version}/{lidar.token}_lidarseg.bin"
         return self._found.root / labels.get(lidar.token, default)
+
+    def _sweeps(self, scene: str, lidar: SensorData) -> Iterator[SweepSource]:
+        """The sweeps before a key frame, the latest first; those without a file are passed over."""
+        tables = self._found.tables
+        sweep = lidar
+        for _ in range(self._found.info.sweeps):
+            earlier = tables.sweeps.get(sweep.prev)
+            if earlier is None:
+                return
+            sweep = earlier
+            points = self._existing(SWEEPS, scene, self._found.root / sweep.filename)
+            if points is None:
+                continue
+            matrix = lidar_from_sweep_through_world(
+                ego_from_lidar=tables.calibration(lidar).ego_from_sensor,
+                world_from_ego_at_scan=tables.world_from_ego(lidar),
+                ego_from_lidar_at_sweep=tables.calibration(sweep).ego_from_sensor,
+                world_from_ego_at_sweep=tables.world_from_ego(sweep),
+            )
+            yield SweepSource(
+                points=points,
+                lidar_from_sweep=tuple(float(number) for number in matrix.ravel()),
+                time_s=(lidar.timestamp_us - sweep.timestamp_us) * 1e-6,
+            )
 
     def _matrices(
         self, lidar: SensorData, pictures: Sequence[SensorData | None]
@@ -268,12 +311,12 @@ class _Lister:
         )
         return tuple(float(number) for number in matrix.ravel())
 
-    def _existing(self, role: str, scene: Scene, file: Path | None) -> Path | None:
+    def _existing(self, role: str, scene: str, file: Path | None) -> Path | None:
         """The file if it is there; else that is noted."""
         self.missing.count(role)
         if file is not None and file.name in self._listed(file.parent):
             return file
-        self.missing.add(role, scene.name, file)
+        self.missing.add(role, scene, file)
         return None
 
     def _listed(self, folder: Path) -> frozenset[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.problem import Problem
 
-POINTS, LABELS = "point file", "labels"
+POINTS, LABELS, SWEEPS = "point file", "labels", "past sweeps"
+_NO_CAMERA = (POINTS, LABELS, SWEEPS)
 _SHOWN = 3
 
 
@@ -45,13 +46,15 @@ class Missing:
                 if self.is_all(LABELS)
                 else f"scans without labels: {self._extent(LABELS)}"
             )
+        if SWEEPS in self.files:
+            lines.append(f"past sweeps that are not there: {self._extent(SWEEPS)}")
         cameras: dict[str, list[str]] = {}
         for role in self.files:
-            if role not in (POINTS, LABELS):
+            if role not in _NO_CAMERA:
                 extent = "no pictures" if self.is_all(role) else self._extent(role)
                 cameras.setdefault(extent, []).append(role)
         for extent, names in cameras.items():
-            who = "all cameras" if len(names) == len(self.folders) - 2 else ", ".join(names)
+            who = "all cameras" if len(names) == self._n_cameras() else ", ".join(names)
             text = extent if extent == "no pictures" else f"scans without picture: {extent}"
             lines.append(f"{who}: {text}")
         return lines
@@ -71,6 +74,9 @@ class Missing:
                 problems.append(_note(place, found, f"the {word} of a key frame", remedy))
         return problems
 
+    def _n_cameras(self) -> int:
+        return len(self.folders.keys() - {*_NO_CAMERA})
+
     def _extent(self, role: str) -> str:
         scenes = sorted({scene for scene, _ in self.files[role]})
         more = f" and {len(scenes) - _SHOWN} more scenes" if len(scenes) > _SHOWN else ""
@@ -78,8 +84,8 @@ class Missing:
         return f"{len(self.files[role])} of {self.totals[role]} ({where})"
 
 
-_WORD = {POINTS: "points", LABELS: "labels"}
-_USE = {LABELS: "labels, for training and evaluation"}
+_WORD = {POINTS: "points", LABELS: "labels", SWEEPS: "points of a past sweep"}
+_USE = {LABELS: "labels, for training and evaluation", SWEEPS: "past sweeps, for --sweeps"}
 _PICTURES = "pictures, for training with the 2D branch"
 
 

@@ -69,3 +69,27 @@ def image_from_lidar_through_world(
     world_from_camera = world_from_ego_at_image.matrix() @ ego_from_camera.matrix()
     camera_from_lidar = np.linalg.inv(world_from_camera) @ world_from_lidar
     return intrinsics @ camera_from_lidar[:3]
+
+
+def lidar_from_sweep_through_world(
+    *,
+    ego_from_lidar: Pose,
+    world_from_ego_at_scan: Pose,
+    ego_from_lidar_at_sweep: Pose,
+    world_from_ego_at_sweep: Pose,
+) -> NDArray[np.float64]:
+    """Compose the way of a point from an earlier revolution of the lidar into that of a scan.
+
+    Args:
+        ego_from_lidar: of the scan's calibrated_sensor.
+        world_from_ego_at_scan: ego_pose of the scan.
+        ego_from_lidar_at_sweep: of the sweep's calibrated_sensor, usually the same.
+        world_from_ego_at_sweep: ego_pose of the sweep.
+
+    Returns:
+        (3, 4): the scan's lidar frame from the sweep's. Things that moved meanwhile stay behind.
+    """
+    world_from_lidar = world_from_ego_at_scan.matrix() @ ego_from_lidar.matrix()
+    world_from_sweep = world_from_ego_at_sweep.matrix() @ ego_from_lidar_at_sweep.matrix()
+    lidar_from_sweep: NDArray[np.float64] = np.linalg.inv(world_from_lidar) @ world_from_sweep
+    return lidar_from_sweep[:3]

@@ -23,6 +23,7 @@ def voxelize(
     *,
     grid: GridConfig,
     scales: Sequence[int],
+    has_vote: NDArray[np.bool_] | None = None,
 ) -> tuple[VoxelLevel, ...]:
     """Hash the points of a scan at several scales.
 
@@ -36,6 +37,8 @@ def voxelize(
         label: (N,) training ids, or None.
         grid: volume and finest grid.
         scales: e.g. (1, 2, 4, 8, 16).
+        has_vote: (N,) whether a point's label counts for its voxels; all of them when None. A voxel
+            without a vote has label 0.
 
     Returns:
         One level per scale, in the order of ``scales``.
@@ -56,7 +59,9 @@ def voxelize(
             cells = finer.coord.astype(np.int32) // (scale // finer.scale)
             coord, voxel_of_finer = distinct_cells(cells, n_cells=n_cells)
             inverse = voxel_of_finer.take(finer.inverse)
-        votes = None if label is None else majority_labels(label, inverse, n_voxels=coord.shape[1])
+        votes = None
+        if label is not None:
+            votes = majority_labels(label, inverse, n_voxels=coord.shape[1], has_vote=has_vote)
         levels.append(VoxelLevel(scale=scale, coord=coord, label=votes, inverse=inverse))
     return tuple(levels)
 
@@ -131,7 +136,11 @@ def distinct_cells(
 
 
 def majority_labels(
-    label: NDArray[np.uint8], inverse: NDArray[np.int32], *, n_voxels: int
+    label: NDArray[np.uint8],
+    inverse: NDArray[np.int32],
+    *,
+    n_voxels: int,
+    has_vote: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """Find the most frequent label of each voxel; the smallest one in a tie.
 
@@ -141,12 +150,15 @@ def majority_labels(
         label: (N,) training ids; ignored points vote too.
         inverse: (N,) voxel of each point; every voxel has a point.
         n_voxels: V.
+        has_vote: (N,) points that count; all when None.
 
     Returns:
         (V,) training ids.
     """
+    if has_vote is not None:
+        label, inverse = label[has_vote], inverse[has_vote]
     voxel = inverse.astype(np.intp)  # once: every lookup would convert it
-    votes = np.empty(n_voxels, np.uint8)
+    votes = np.zeros(n_voxels, np.uint8)
     votes[voxel] = label  # some label of the voxel: the right one where all agree
     is_mixed = np.zeros(n_voxels, bool)
     is_mixed[voxel[votes.take(voxel) != label]] = True
