@@ -8,9 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
-from numpy.typing import NDArray
-
-from cache.fields import signal_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +30,8 @@ class ShardInfo:
     folder: Path
     arrays: dict[str, ArrayLayout]
     """By field; fields that no scan of the shard has are not there."""
-    signal_table: NDArray[np.float32] | None
-    """(256,) what the stored uint8 stand for; None when the signal is stored as float32."""
+    signal_divisor: int
+    """The signal is float32(stored uint8 / this); 0: it is stored as float32."""
 
 
 class ShardTable:
@@ -75,12 +72,12 @@ class ShardTable:
             )
             for name, value in json.loads(self._columns["arrays"][place]).items()
         }
-        divisor = json.loads(self._columns["encodings"][place]).get("intensity_divisor", 0)
+        encodings = json.loads(self._columns["encodings"][place])
         return ShardInfo(
             stage=stage,
             shard=shard,
             key=self._columns["key"][place],
             folder=folder,
             arrays=arrays,
-            signal_table=signal_table(divisor) if divisor else None,
+            signal_divisor=encodings.get("intensity_divisor", 0),
         )

@@ -13,9 +13,10 @@ import pytest
 import zarr
 from cache_samples import made_up_scan, made_up_view, sample_info, write_sample_cache
 
+from cache.arena import Arena
 from cache.encode import signal_divisor
 from cache.errors import CacheError
-from cache.fields import FIELDS
+from cache.fields import FIELDS, SIGNAL_DIVISORS, signal_table
 from cache.reader import CacheReader, Fields
 from cache.schema import SCALES, ScanRecord
 
@@ -230,6 +231,27 @@ def test_an_empty_scan_and_a_scan_without_visible_points(tmp_path: Path) -> None
 )
 def test_signal_becomes_bytes_only_when_that_is_exact(values: list[float], divisor: int) -> None:
     assert signal_divisor([np.array(values, np.float32)]) == divisor
+
+
+@pytest.mark.parametrize("divisor", SIGNAL_DIVISORS)
+def test_dividing_gives_what_the_table_holds(divisor: int) -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    divided = np.divide(codes, np.float32(divisor), dtype=np.float32)
+    np.testing.assert_array_equal(divided.view(np.uint32), signal_table(divisor).view(np.uint32))
+
+
+def test_an_arena_serves_one_scan_after_the_other(tmp_path: Path) -> None:
+    put = write_sample_cache(tmp_path, n_scans=4, sequences=("00", "11"))
+    arena = Arena()
+    with CacheReader.open(tmp_path) as reader:
+        for position in (0, 5, 2, 7, 0):
+            arena.restart()
+            found = reader.read(position, ALL, allocate=arena)
+            assert_same(found, put[found.scan_id])
+        blocks = [block.ctypes.data for block in arena._blocks]
+        arena.restart()
+        reader.read(0, ALL, allocate=arena)
+        assert [block.ctypes.data for block in arena._blocks] == blocks
 
 
 def test_same_scans_give_same_bytes(tmp_path: Path) -> None:
