@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before anything loads torch: its threads spin while they wait, which starves tests on busy cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT_ROOT.parent / "shared"
