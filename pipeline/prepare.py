@@ -108,12 +108,13 @@ def _runner(context: TaskContext, config: PrepareConfig) -> Iterator[Runner]:
         return
     from pipeline.ray_runner import RayRunner, connected
 
-    with connected(config):
+    with connected(config) as is_ours:
         runner = RayRunner(context, max_retries=config.max_retries)
         try:
             yield runner
         finally:
-            runner.cancel()
+            if not is_ours:  # else it ends now, and its tasks with it
+                runner.cancel()
 
 
 @dataclass

@@ -111,13 +111,16 @@ def _files(task: StageTask, scan: Any) -> list[Path]:
 
 
 @contextlib.contextmanager
-def connected(config: PrepareConfig) -> Iterator[None]:
-    """Connect to Ray: the given cluster, the one this process has already, or a new local one."""
+def connected(config: PrepareConfig) -> Iterator[bool]:
+    """Connect to Ray: the given cluster, the one this process has already, or a new local one.
+
+    Yields whether it is a local one that ends with this context.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     # Its news (authentication mode, ports) would stand between our own lines.
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -147,7 +150,7 @@ def connected(config: PrepareConfig) -> Iterator[None]:
             "or use --workers 0 to run without Ray."
         ) from error
     try:
-        yield
+        yield config.ray_address is None
     finally:
         ray.shutdown()
 

@@ -83,7 +83,7 @@ def test_each_call_that_fails_for_good(
     calls = _number_of_calls(raw, tmp_path / "counted")
     assert calls > 100
     # The codes fail on the same paths: more of the calls for a full disk, each with more rounds.
-    step = 1 if fault_rounds > 1 else 3 if code == errno.ENOSPC else 11
+    step = 1 if fault_rounds > 1 else 5 if code == errno.ENOSPC else 17
     for number in range(1, calls + 1, step):
         out = tmp_path / "out"
         with without_fsync(), failing_calls(code, first=number, last=calls + 99):
@@ -91,7 +91,7 @@ def test_each_call_that_fails_for_good(
                 prepare(list_semkitti(raw), out, INLINE, Silent())
             assert "\n" not in str(caught.value)
         assert_nothing_half_written(out, whole)
-        if number % 5 == 1:
+        if number % 2:
             with without_fsync():
                 prepare(list_semkitti(raw), out, INLINE, Silent())
             assert shards(out) == whole
@@ -105,7 +105,7 @@ def test_each_call_that_fails_once(
     """EIO in a shard is tried again; outside of it (manifest) it is a clear error."""
     raw, whole = tiny
     calls = _number_of_calls(raw, tmp_path / "counted")
-    for number in range(1, calls + 1, 1 if fault_rounds > 1 else 5):
+    for number in range(1, calls + 1, 1 if fault_rounds > 1 else 9):
         out = tmp_path / f"out{number}"
         with without_fsync(), failing_calls(errno.EIO, first=number):
             try:
