@@ -173,14 +173,19 @@ def test_a_batch_holds_what_the_cache_holds(reader: CacheReader) -> None:
     ]
 
 
-def test_points_outside_the_volume_come_after_those_inside(reader: CacheReader) -> None:
+def test_points_outside_the_volume_stand_where_the_raw_file_has_them(reader: CacheReader) -> None:
     plan = plan_for(reader, with_outside=True, size_hw=None, batch_size=1)
     (batch,) = take(reader, plan, 1, threads=1)
     record = reader.read(batch["positions"][0], Fields(label=True, outside=True))
     assert record.outside_xyz is not None
     assert batch["scan_starts"] == (0, record.n_raw)
-    assert np.array_equal(batch["channels"][:3, record.n :].numpy(), record.outside_xyz)
-    assert np.array_equal(batch["labels"][record.n :].numpy(), record.outside_label)
+    outside = np.setdiff1d(np.arange(record.n_raw), record.raw_index)
+    assert len(outside) > 0
+    xyz, labels = batch["channels"][:3].numpy(), batch["labels"].numpy()
+    assert np.array_equal(xyz[:, outside], record.outside_xyz)
+    assert np.array_equal(xyz[:, record.raw_index], record.xyz)
+    assert np.array_equal(labels[outside], record.outside_label)
+    assert np.array_equal(labels[record.raw_index], record.label)
 
 
 def test_stale_hashes_are_refused(reader: CacheReader) -> None:

@@ -143,23 +143,28 @@ def _fill_points(
     labels: NDArray[np.uint8] | None,
     start: int,
 ) -> None:
-    """Points inside the volume first: pixels and hashes count them; then those outside, if read."""
-    inside = slice(start, start + record.n)
+    """Kept points alone, or all of the raw file in its order.
+
+    Networks that take all ask for neither pixels nor hashes, but for a voxel's first point.
+    """
+    inside: slice | NDArray[np.int64] = slice(start, start + record.n)
+    if record.outside_xyz is not None and record.outside_signal is not None:
+        is_outside = np.ones(count_points(record), np.bool_)
+        is_outside[record.raw_index] = False
+        outside = start + np.flatnonzero(is_outside)
+        inside = start + record.raw_index.astype(np.int64)
+        channels[:3, outside] = record.outside_xyz
+        channels[3, outside] = record.outside_signal
+        if record.outside_time is not None:
+            channels[4, outside] = record.outside_time
+        if labels is not None:
+            labels[outside] = 0 if record.outside_label is None else record.outside_label
     channels[:3, inside] = record.xyz
     channels[3, inside] = record.signal
     if record.time is not None:
         channels[4, inside] = record.time
     if labels is not None and record.label is not None:
         labels[inside] = record.label
-    if record.outside_xyz is None or record.outside_signal is None:
-        return
-    outside = slice(inside.stop, inside.stop + len(record.outside_signal))
-    channels[:3, outside] = record.outside_xyz
-    channels[3, outside] = record.outside_signal
-    if record.outside_time is not None:
-        channels[4, outside] = record.outside_time
-    if labels is not None:
-        labels[outside] = 0 if record.outside_label is None else record.outside_label
 
 
 def _collate_images(
