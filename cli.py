@@ -9,7 +9,7 @@ import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -56,32 +56,46 @@ def synth_command(
         Path, typer.Option(help="New or empty folder, or one to go on with.", resolve_path=True)
     ],
     preset: Annotated[
-        str, typer.Option(help="full (120k points, 1241x376), small or tiny.")
+        str, typer.Option(help="full (sizes of the real data set), small or tiny.")
     ] = "full",
+    layout: Annotated[
+        str, typer.Option(help="semkitti, or nuscenes: 32 beams, six cameras, tables.")
+    ] = "semkitti",
     seed: Annotated[int, typer.Option(help="Every street and noise value follows from it.")] = 0,
     scans: Annotated[
         int | None, typer.Option(help="Scans per sequence; preset's if left out.")
     ] = None,
     sequences: Annotated[
-        str | None, typer.Option(help="E.g. 00,01,08,11; preset's if left out.")
+        str | None,
+        typer.Option(
+            "--sequences",
+            "--scenes",
+            help="E.g. 00,01,08,11 or scene-0061,scene-0103; preset's if left out.",
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; 0 works inside this one.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a ray-cast street world with labels, in SemanticKITTI's layout."""
-    from pipeline.synth import config as synth_config
-    from pipeline.synth.generate import generate
-
+    """Make a ray-cast street world with labels, in the layout of SemanticKITTI or nuScenes."""
     console = Console()
     with clear_errors(console):
-        chosen = {"scans": scans, "sequences": _words(sequences)}
-        config = synth_config.preset(
-            preset,
-            seed=seed,
-            workers=_default_workers() if workers is None else workers,
-            **{key: value for key, value in chosen.items() if value is not None},
-        )
-        summary = generate(out, config, console)
+        chosen = {"scans": scans, "workers": _default_workers() if workers is None else workers}
+        changes: dict[str, Any] = {k: value for k, value in chosen.items() if value is not None}
+        names = _words(sequences)
+        if layout == "semkitti":
+            from pipeline.synth.config import preset as semkitti_preset
+            from pipeline.synth.generate import generate
+
+            changes |= {} if names is None else {"sequences": names}
+            summary = generate(out, semkitti_preset(preset, seed=seed, **changes), console)
+        elif layout == "nuscenes":
+            from pipeline.synth.nuscenes_config import nuscenes_preset
+            from pipeline.synth.nuscenes_generate import generate_nuscenes
+
+            changes |= {} if names is None else {"scenes": names}
+            summary = generate_nuscenes(out, nuscenes_preset(preset, seed=seed, **changes), console)
+        else:
+            raise ConfigError(f"--layout: found {layout!r}, expected semkitti or nuscenes.")
     if as_json:
         print_json(
             {
@@ -96,7 +110,7 @@ def synth_command(
     typer.echo(
         f"{summary.out}: {summary.scans_written} scans written, {summary.scans_kept} kept, "
         f"{summary.points:,} points, {format_bytes(summary.nbytes)}\n"
-        f"next: pass2d prepare semkitti --root {summary.out} --cache cache/"
+        f"next: pass2d prepare {layout} --root {summary.out} --cache cache/"
     )
 
 
@@ -561,6 +575,8 @@ def main() -> None:
     """Entry point of the `pass2d` script."""
     # spconv asks torch a question whose answer torch announces to every user, once a run.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()
 
 

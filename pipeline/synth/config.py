@@ -40,15 +40,15 @@ class SynthConfig:
 
     def __post_init__(self) -> None:
         _check_sequences(self.sequences)
-        _check_whole("seed", self.seed, 0, 2**63 - 1)
-        _check_whole("scans", self.scans, 1, 1_000_000)
-        _check_whole("beams", self.beams, 1, 512)
-        _check_whole("columns", self.columns, 8, 16384)
-        _check_whole("image height", self.image_hw[0], 8, 8192)
-        _check_whole("image width", self.image_hw[1], 8, 8192)
-        _check_whole("workers", self.workers, 0, 1024)
-        _check_above_zero("interval_s", self.interval_s, 60.0)
-        _check_above_zero("speed_mps", self.speed_mps, 60.0)
+        check_whole("seed", self.seed, 0, 2**63 - 1)
+        check_whole("scans", self.scans, 1, 1_000_000)
+        check_whole("beams", self.beams, 1, 512)
+        check_whole("columns", self.columns, 8, 16384)
+        check_whole("image height", self.image_hw[0], 8, 8192)
+        check_whole("image width", self.image_hw[1], 8, 8192)
+        check_whole("workers", self.workers, 0, 1024)
+        check_above_zero("interval_s", self.interval_s, 60.0)
+        check_above_zero("speed_mps", self.speed_mps, 60.0)
         if self.length_m > LONGEST_M:
             raise ConfigError(
                 f"scans x interval_s x speed_mps is a drive of {self.length_m:g} m, the longest is "
@@ -104,11 +104,21 @@ def _check_sequences(sequences: tuple[str, ...]) -> None:
         raise ConfigError(f"sequences {', '.join(sequences)} name one twice; name each once")
 
 
-def _check_whole(name: str, value: object, low: int, high: int) -> None:
+def check_whole(name: str, value: object, low: int, high: int) -> None:
+    """Refuse what is no whole number from ``low`` to ``high``.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ConfigError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
 
 
-def _check_above_zero(name: str, value: float, high: float) -> None:
+def check_above_zero(name: str, value: float, high: float) -> None:
+    """Refuse what is no number above 0 and at most ``high``.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
     if not (math.isfinite(value) and 0 < value <= high):
         raise ConfigError(f"{name} must be above 0 and at most {high:g}, got {value!r}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,15 @@ from cache.progress import Progress
 from pipeline.synth.config import SynthConfig
 from pipeline.synth.frame import camera_model, lidar_pose, render_frame
 from pipeline.synth.motion import camera_poses
-from pipeline.synth.write import claim_folder, frame_files, write_frame, write_sequence
+from pipeline.synth.write import (
+    claim_folder,
+    frame_files,
+    settings_of,
+    write_frame,
+    write_sequence,
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +51,9 @@ class _Task(NamedTuple):
     frame_index: int
 
 
-class _Written(NamedTuple):
+class Written(NamedTuple):
+    """What a task wrote."""
+
     points: int
     nbytes: int
 
@@ -64,7 +74,7 @@ def generate(out: Path, config: SynthConfig, progress: Progress) -> SynthSummary
     Raises:
         DataError: ``out`` holds something else, or cannot be written.
     """
-    _claim(out, config)
+    claim(out, settings_of(config))
     tasks = []
     for sequence in config.sequences:
         _write_sequence(out, config, sequence)
@@ -75,7 +85,7 @@ def generate(out: Path, config: SynthConfig, progress: Progress) -> SynthSummary
         progress.say(f"{out}: {kept} of {len(tasks)} scans are complete already")
     progress.start("synthetic scans", total=len(missing), unit="scans")
     points = nbytes = 0
-    for written in _run(missing, config.workers):
+    for written in run_tasks(_make, missing, config.workers, out=out):
         points, nbytes = points + written.points, nbytes + written.nbytes
         progress.advance(1, nbytes=written.nbytes)
     return SynthSummary(
@@ -83,9 +93,14 @@ def generate(out: Path, config: SynthConfig, progress: Progress) -> SynthSummary
     )
 
 
-def _claim(out: Path, config: SynthConfig) -> None:
+def claim(out: Path, settings: dict[str, object]) -> None:
+    """Make the output folder ours, or see that it is and was made with these settings.
+
+    Raises:
+        DataError: it holds something else, or cannot be used.
+    """
     try:
-        claim_folder(out, config)
+        claim_folder(out, settings)
     except OSError as error:
         raise DataError(
             f"{out}: cannot use this folder: {error.strerror or error}; choose another one"
@@ -109,20 +124,27 @@ def _is_complete(task: _Task) -> bool:
     return all(path.is_file() for path in files.values())
 
 
-def _run(tasks: list[_Task], workers: int) -> Iterator[_Written]:
+def run_tasks(
+    make: Callable[[T], Written], tasks: Sequence[T], workers: int, *, out: Path
+) -> Iterator[Written]:
+    """Make frames in processes; with 0 of them in this one.
+
+    Raises:
+        DataError: a process was killed, or a file cannot be written.
+    """
     if workers == 0:
-        yield from map(_make, tasks)
+        yield from map(make, tasks)
         return
     # Not forked: the caller may run threads, of which a forked child would inherit the locks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts) as pool:
-        futures = [pool.submit(_make, task) for task in tasks]
+        futures = [pool.submit(make, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
             raise DataError(
-                f"{tasks[0].out}: a worker process was killed, perhaps for want of memory; run "
+                f"{out}: a worker process was killed, perhaps for want of memory; run "
                 "again with fewer workers: finished scans are kept"
             ) from error
         finally:
@@ -134,7 +156,7 @@ def _leave_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _make(task: _Task) -> _Written:
+def _make(task: _Task) -> Written:
     frame = render_frame(task.config, task.sequence, task.frame_index)
     nbytes = write_frame(task.out, task.sequence, task.frame_index, frame)
-    return _Written(points=len(frame.scan.points), nbytes=nbytes)
+    return Written(points=len(frame.scan.points), nbytes=nbytes)

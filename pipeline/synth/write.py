@@ -33,12 +33,12 @@ def settings_of(config: SynthConfig) -> dict[str, object]:
     return {"world_version": WORLD_VERSION, **settings}
 
 
-def claim_folder(out: Path, config: SynthConfig) -> None:
+def claim_folder(out: Path, settings: dict[str, object]) -> None:
     """Make the output folder ours, or see that it is and was made with the same settings.
 
     Args:
         out: the folder.
-        config: what will be written.
+        settings: all that decides what will be written, see `settings_of`.
 
     Raises:
         DataError: something else lies there, or a world with other settings.
@@ -47,7 +47,7 @@ def claim_folder(out: Path, config: SynthConfig) -> None:
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a folder for the synthetic world")
     if marker.is_file():
-        _check_same(marker, config)
+        _check_same(marker, settings)
     elif out.is_dir() and any(out.iterdir()):
         raise DataError(
             f"{out}: is not empty and holds no {MARKER} of an earlier run; "
@@ -55,18 +55,17 @@ def claim_folder(out: Path, config: SynthConfig) -> None:
         )
     else:
         out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"made_by": "pass2d prepare synth", **settings_of(config)}, indent=1)
+        text = json.dumps({"made_by": "pass2d prepare synth", **settings}, indent=1)
         write_aside(marker, text.encode())
 
 
-def _check_same(marker: Path, config: SynthConfig) -> None:
+def _check_same(marker: Path, wanted: dict[str, object]) -> None:
     try:
         found = json.loads(marker.read_bytes())
     except ValueError as error:
         raise DataError(
             f"{marker}: is not JSON ({error}); delete the folder and run again"
         ) from error
-    wanted = settings_of(config)
     for key, value in wanted.items():
         if not isinstance(found, dict) or found.get(key) != value:
             old = found.get(key) if isinstance(found, dict) else None
