@@ -12,9 +12,11 @@ from nuscenes_files import NuscenesFolder
 from cache.errors import ConfigError
 from cache.progress import Silent
 from cache.reader import CacheReader, Fields
+from cache.verify import verify
 from pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
 from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes
 from pipeline.prepare import PrepareConfig, plan, prepare
+from pipeline.rebuild_shards import rebuild_and_compare
 from pipeline.stages.ego_motion import Pose, lidar_from_sweep_through_world
 from pipeline.stages.sweeps import add_sweep
 from pipeline.stages.voxels import majority_labels
@@ -183,3 +185,6 @@ def test_sweeps_travel_through_the_cache(folder: NuscenesFolder, tmp_path: Path)
             record = reader.read(position, Fields(outside=True))
             for name in ("time", "outside_time", "xyz", "label", "outside_label"):
                 np.testing.assert_array_equal(getattr(record, name), getattr(expected, name))
+    report = verify(place, Silent(), rebuild=rebuild_and_compare(place), rebuild_share=1.0)
+    assert report.damages == ()
+    assert report.rebuilt == 6
