@@ -34,6 +34,8 @@ def make_shard(
     job = ShardJob(
         shard=shard, sequence=header.inputs.get("sequence", ""), scans=_scans(header, files)
     )
+    if header.stage == "lidar":  # an older generation may have been prepared with other sweeps
+        info = replace(info, sweeps=header.parameters["sweeps"])
     context = TaskContext(dataset_root=layout.root, info=info, profile=header.profile)
     lidar_key = header.inputs.get("lidar", "")
     return run_task(context, StageTask(stage=header.stage, job=job, lidar_key=lidar_key))
