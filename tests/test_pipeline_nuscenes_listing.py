@@ -134,6 +134,27 @@ def test_a_missing_row_is_named(folder: NuscenesFolder, table: str) -> None:
         assert [problem.file.name for problem in problems] == ["ego_pose.json"]
 
 
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("sample", {"timestamp": None}),
+        ("sample_data", {"timestamp": "late"}),
+        ("sample_data", {"width": -5}),
+        ("sample_data", {"filename": None}),
+        ("ego_pose", {"rotation": [0, 0, 0, 0]}),
+        ("ego_pose", {"translation": [1, 2]}),
+        ("calibrated_sensor", {"rotation": [1, 0, "x", 0]}),
+        ("calibrated_sensor", {"camera_intrinsic": None}),
+    ],
+)
+def test_a_value_of_another_kind_is_named(
+    folder: NuscenesFolder, table: str, change: dict[str, object]
+) -> None:
+    folder.tables[table][1].update(change)
+    with pytest.raises(DataError, match=rf"{table}.json: row .*: {next(iter(change))}|quaternion"):
+        list_nuscenes(folder.write())
+
+
 # arrays
 
 

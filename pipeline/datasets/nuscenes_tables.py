@@ -219,7 +219,8 @@ def _samples(reader: TableReader, scene_tokens: Collection[str]) -> dict[str, li
     samples: dict[str, list[Sample]] = {token: [] for token in scene_tokens}
     for token, timestamp, scene in reader.rows("sample", ("token", "timestamp", "scene_token")):
         if scene in samples:
-            samples[scene].append(Sample(token, int(timestamp)))
+            where = f"{reader.file('sample')}: row {token}"
+            samples[scene].append(Sample(token, _whole(timestamp, "timestamp", where)))
     for of_scene in samples.values():
         of_scene.sort(key=lambda sample: (sample.timestamp_us, sample.token))
     return samples
@@ -268,8 +269,12 @@ def _sensor_data(
         is_sweep = sweeps and channel == LIDAR
         if channel is None or sample not in samples or not (is_key or is_sweep):
             continue
-        hw = (int(height or 0), int(width or 0))
-        kept = SensorData(token, ego, calibration, int(timestamp), filename, hw, prev or "")
+        where = f"{reader.file('sample_data')}: row {token}"
+        hw = (_whole(height or 0, "height", where), _whole(width or 0, "width", where))
+        time_us = _whole(timestamp, "timestamp", where)
+        if not isinstance(filename, str) or not filename:
+            raise DataError(f"{where}: filename is {filename!r}. Unpack the table again.")
+        kept = SensorData(token, ego, calibration, time_us, filename, hw, prev or "")
         if is_key:
             data[sample, channel] = kept
         if is_sweep:
@@ -299,6 +304,14 @@ def _intrinsics(rows: Any, where: str) -> tuple[float, ...]:
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         rows = [[]]
     return _numbers([v for row in rows for v in row], 9, "camera_intrinsic", where)
+
+
+def _whole(value: Any, name: str, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise DataError(
+            f"{where}: {name} is {value!r}, expected a whole number. Unpack the table again."
+        )
+    return value
 
 
 def _numbers(values: Any, count: int, name: str, where: str) -> tuple[float, ...]:
