@@ -1,7 +1,7 @@
 """Recorded 2DPASS cases and what our network makes of them; for `test_golden.py`.
 
 PASS2D_GOLDEN names another folder of the layout of tests/data/golden_generated; every case_* in it
-is checked, whatever its sizes.
+is checked, whatever its sizes, and small/ and frame/ beside them (golden_small_checks.py).
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Recording:
 
     @classmethod
     def find_all(cls) -> list[Recording]:
-        """All cases; a given folder must have some."""
-        cases = [cls(path) for folder in FOLDERS for path in sorted(folder.glob("case_*"))]
-        if not cases:
-            raise FileNotFoundError(f"{VARIABLE}={GIVEN}: no case_* folder in it")
+        """All cases; a given folder must have some, or small recordings."""
+        cases = [cls(path) for folder in FOLDERS for path in sorted(folder.glob("case_*/"))]
+        if not cases and not any((folder / "small").is_dir() for folder in FOLDERS):
+            raise FileNotFoundError(f"{VARIABLE}={GIVEN}: neither case_* nor small/ in it")
         return cases
 
     @property
@@ -83,15 +83,15 @@ class Recording:
 
     @cached_property
     def inputs(self) -> dict[str, NDArray[Any]]:
-        return _load(self.folder / "inputs.npz")
+        return load_arrays(self.folder / "inputs.npz")
 
     @cached_property
     def voxels(self) -> dict[str, NDArray[Any]]:
-        return _load(self.folder / "voxels.npz")
+        return load_arrays(self.folder / "voxels.npz")
 
     @cached_property
     def forward(self) -> dict[str, NDArray[Any]]:
-        return _load(self.folder / "forward.npz")
+        return load_arrays(self.folder / "forward.npz")
 
     @property
     def grid(self) -> Grid:
@@ -104,6 +104,15 @@ class Recording:
     @property
     def state_entries(self) -> list[dict[str, Any]]:
         return json.loads((self.folder / "state_dict_keys.json").read_text())["entries"]
+
+    @property
+    def is_generated(self) -> bool:
+        """By the formula of golden_generated/README.md, which allows less in float64."""
+        return "generated" in self.scalars.get("description", "")
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """Of a recorded array: rows, row_step and more; empty where nothing is said."""
+        return self.scalars.get("array_summaries", {}).get(name, {})
 
     @property
     def runs_in_float64(self) -> bool:
@@ -181,7 +190,7 @@ def named_noise(name: str, shape: list[int] | tuple[int, ...]) -> NDArray[np.flo
     return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
 
 
-def _load(path: Path) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     with np.load(path) as arrays:
         return dict(arrays)
 

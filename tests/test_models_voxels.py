@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.errors import ShapeError
-from pass2d_models.cells import plan_cells, root_cells, scale_cells
 from pass2d_models.geometry import Geometry, build_geometry
 from pass2d_models.hierarchy import build_levels, inverse_of, piece_of
 from pass2d_models.inputs import Grid, ScaleVoxels
@@ -76,20 +73,6 @@ def test_voxels_equal_the_lexicographic_unique(
             assert all(cell % 2 == 0 for cell in voxels.origin)
             if outside == 0:
                 assert voxels.origin == (0, 0, 0)
-
-
-def test_cells_at_borders_equal_the_recorded_ones(shared: Path) -> None:
-    with np.load(shared / "golden" / "small" / "voxel_border.npz") as border:
-        points = torch.from_numpy(border["points"])
-        for name in ("semantickitti", "nuscenes"):
-            grid = GRIDS[name]
-            plan = plan_cells(grid.shape, (1, 2, 4, 8, 16))
-            inside = border[f"{name}_strictly_inside"]
-            roots = root_cells(points, plan=plan, grid=grid)
-            for level, scale in enumerate(plan.scales):
-                cells = torch.stack(scale_cells(roots, plan=plan, level=level), dim=1).numpy()
-                recorded = border[f"{name}_scale{scale}_xyz_index"]
-                np.testing.assert_array_equal(cells[inside], recorded[inside])
 
 
 def test_point_just_below_the_upper_border_gets_room() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline_files import png, scan_points, write_sequence
 
 from cache.errors import DataError, UnknownLabelError
-from cache.schema import SCALES, ScanRecord
+from cache.schema import ScanRecord
 from pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
 from pipeline.datasets.semkitti import list_semkitti
 from pipeline.source import ScanSource, SourceListing
@@ -73,30 +73,6 @@ def test_raw_index_points_back_into_the_file(real_semkitti: Path) -> None:
     outside = np.delete(raw, lidar.raw_index, axis=0)
     np.testing.assert_array_equal(lidar.outside_xyz.T, outside[:, :3])
     np.testing.assert_array_equal(lidar.outside_signal, outside[:, 3])
-
-
-def test_the_recorded_frame_end_to_end(shared: Path) -> None:
-    golden = np.load(shared / "golden" / "small" / "dataset_semkitti.npz")
-    listing = list_semkitti(shared / "golden" / "frame")
-    ((scan, lidar),) = records(listing)
-    assert scan.split == "val"
-    points = np.column_stack([lidar.xyz.T, lidar.signal])
-    np.testing.assert_array_equal(points, golden["full_point_feat"])
-    np.testing.assert_array_equal(lidar.label, golden["full_point_label"][:, 0])
-    np.testing.assert_array_equal(lidar.raw_index, golden["ref_index"])
-    np.testing.assert_array_equal(np.flatnonzero(golden["mask"]), lidar.raw_index)
-    (view,) = camera_arrays(scan, lidar)
-    np.testing.assert_array_equal(view.point_index, golden["full_point2img_index"])
-    np.testing.assert_array_equal(view.pixel_rc.T, golden["full_img_indices"])
-    np.testing.assert_array_equal(lidar.label[view.point_index], golden["full_img_label"][:, 0])
-    crop_rc = golden["crop_img_indices"] + [55, 418]  # top and left of the recorded crop
-    colors = view.image[crop_rc[:, 0], crop_rc[:, 1]]
-    np.testing.assert_array_equal(colors, golden["crop_rgb_at_img_indices"])
-    voxels = np.load(shared / "golden" / "case_k" / "voxels.npz")
-    levels = voxel_arrays(lidar, grid=listing.info.grid)
-    assert [lv.coord.shape[1] for lv in levels] == [
-        len(voxels[f"scale{s}_coors_bzyx"]) for s in SCALES
-    ]
 
 
 @pytest.mark.parametrize("name", ["pandaset_as_semantickitti", "kitti_object_as_odometry"])

@@ -76,39 +76,6 @@ def pose_of(row: dict[str, list[float]]) -> Pose:
     return Pose(rotation_wxyz=tuple(row["rotation"]), translation_m=tuple(row["translation"]))
 
 
-def recorded_matrix(calib: dict[str, list[float]]) -> NDArray[np.float64]:
-    def pose(name: str, suffix: str = "") -> Pose:
-        return Pose(
-            rotation_wxyz=tuple(calib[f"{name}_rotation{suffix}"]),
-            translation_m=tuple(calib[f"{name}_translation{suffix}"]),
-        )
-
-    return image_from_lidar_through_world(
-        ego_from_lidar=pose("lidar2ego"),
-        world_from_ego_at_scan=pose("ego2global", "_lidar"),
-        world_from_ego_at_image=pose("ego2global", "_cam"),
-        ego_from_camera=pose("cam2ego"),
-        intrinsics=np.array(calib["cam_intrinsic"]),
-    )
-
-
-@pytest.mark.parametrize("camera", CAMERAS)
-def test_recorded_sweep_in_six_cameras(shared: Path, camera: str) -> None:
-    golden = np.load(shared / "golden" / "small" / "nus_mapping.npz")
-    recorded = json.loads((shared / "golden" / "small" / "nus_mapping.json").read_text())
-    name = f"CAM_{camera}"
-    xyz = np.ascontiguousarray(golden["points_xyzi"][:, :3].T)
-    seen = project_points_by_depth(
-        xyz, image_from_lidar=recorded_matrix(recorded[name]["calib"]), image_hw=(900, 1600)
-    )
-    np.testing.assert_array_equal(seen.point_index, np.flatnonzero(golden[f"{name}_mask"]))
-    col_row = np.floor(golden[f"{name}_points_img_col_row"])
-    np.testing.assert_array_equal(seen.pixel_rc[::-1].T, col_row)
-    stored = pixels_after_resize(seen.pixel_rc, image_hw=(900, 1600), stored_hw=(240, 400))
-    np.testing.assert_array_equal(stored.T, golden[f"{name}_img_indices_400x240"])
-    assert stored.dtype == np.uint16
-
-
 @pytest.mark.parametrize(("camera", "median_px"), [("FRONT_LEFT", 38), ("FRONT", 14), ("BACK", 3)])
 def test_ego_motion_moves_real_points_as_far_as_measured(
     shared: Path, camera: str, median_px: int

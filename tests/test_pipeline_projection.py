@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -86,18 +85,6 @@ def test_wrong_shapes_are_refused() -> None:
         project_points(np.zeros((5, 3), np.float32), image_from_lidar=np.eye(3, 4), image_hw=(9, 9))
     with pytest.raises(ShapeError, match="65536"):
         project([[1, 0, 0]], hw=(10, 70_000))
-
-
-def test_recorded_frame(shared: Path) -> None:
-    golden = np.load(shared / "golden" / "small" / "dataset_semkitti.npz")
-    recorded = json.loads((shared / "golden" / "small" / "dataset_semkitti.json").read_text())
-    calib = shared / "golden" / "frame" / "sequences" / "08" / "calib.txt"
-    matrix = image_from_lidar_matrix(calib.read_text(), file=calib)
-    np.testing.assert_allclose(matrix, recorded["proj_matrix"], rtol=1e-14, atol=1e-12)
-    xyz = np.ascontiguousarray(golden["full_point_feat"][:, :3].T)
-    seen = project_points(xyz, image_from_lidar=matrix, image_hw=(375, 1242))
-    np.testing.assert_array_equal(seen.point_index, golden["full_point2img_index"])
-    np.testing.assert_array_equal(seen.pixel_rc.T, golden["full_img_indices"])
 
 
 def test_fourth_column_of_a_real_p2_counts(shared: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from cache.errors import DataError, ShapeError
 from cache.schema import SCALES, GridConfig
 from pipeline.stages.voxels import (
-    cell_indices,
     cells_per_axis,
     distinct_cells,
     majority_labels,
@@ -57,23 +56,10 @@ def points_in(grid: GridConfig, n: int, seed: int) -> np.ndarray:
     return np.clip(xyz, np.nextafter(low, high), np.nextafter(high, low)).T.copy()
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_cells_on_borders_equal_the_recorded_ones(shared: Path, name: str) -> None:
-    border = np.load(shared / "golden" / "small" / "voxel_border.npz")
-    for scale in SCALES:
-        cells = cell_indices(border["points"].T, grid=GRIDS[name], scale=scale)
-        np.testing.assert_array_equal(cells.T, border[f"{name}_scale{scale}_xyz_index"])
-
-
-@pytest.mark.parametrize("name", GRIDS)
-def test_every_recorded_inside_point_can_be_voxelized(shared: Path, name: str) -> None:
-    border = np.load(shared / "golden" / "small" / "voxel_border.npz")
-    inside = border[f"{name}_strictly_inside"]
-    levels = voxelize(border["points"][inside].T, None, grid=GRIDS[name], scales=SCALES)
-    for level in levels:
-        expected = border[f"{name}_scale{level.scale}_xyz_index"][inside]
-        np.testing.assert_array_equal(level.coord[:, level.inverse].T, expected)
-    assert levels[0].coord.max() == 1000  # the float just below 50 m, beyond the last cell
+def test_the_float_just_below_the_border_gets_a_cell_of_its_own() -> None:
+    top = np.nextafter(np.float32(50), np.float32(0))
+    (level,) = voxelize(np.array([[top], [0], [0]], np.float32), None, grid=SEMKITTI, scales=(1,))
+    assert level.coord[0].tolist() == [1000]  # beyond the last cell
 
 
 def test_voxels_of_the_recorded_frame(shared: Path) -> None:
