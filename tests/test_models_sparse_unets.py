@@ -166,6 +166,28 @@ def test_ignored_labels_alone_give_no_loss_and_no_gradient(kind: str, count: int
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_awkward_scans_among_normal_ones(kind: str) -> None:
+    """Trained: one without a label, one of a single point; answered: an empty one too."""
+    network = small_network(kind)
+    scans = [scan(0, 200), scan(1, 150), scan(2, 1)]
+    labels = torch.arange(351) % 17
+    labels[200:350] = 0
+    prepared = network.prepare(batch_of(*scans, labels=labels))
+    loss = compute_loss(network(prepared), prepared, config=LossConfig(lambda_lovasz=1.0))
+    loss.total.backward()
+    assert float(loss.total.detach()) > 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    network.eval()
+    with torch.no_grad():
+        answers = [
+            network(network.prepare(batch_of(*some))).logits
+            for some in (scans, [scans[0], scan(0, 0), *scans[1:]])
+        ]
+    assert answers[0].isfinite().all()
+    torch.testing.assert_close(answers[0], answers[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_autocast_stays_near_float32(kind: str) -> None:
     network = small_network(kind).eval()
     prepared = network.prepare(batch_of(scan(0, 800)))

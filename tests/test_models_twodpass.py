@@ -211,13 +211,12 @@ def test_all_labels_ignored_is_a_loss_of_zero_with_zero_gradient() -> None:
     network = small_network()
     batch = made_up_batch(made_up_scan(2))
     nothing = replace(batch, labels=torch.zeros_like(batch.labels))
-    config = LossConfig(lambda_xm=0.0)  # the divergence compares predictions and needs no label
-    network.train()
-    prepared = network.prepare(nothing)
-    loss = compute_loss(network(prepared), prepared, config=config)
-    loss.total.backward()
+    loss = train_once(network, nothing)
     assert loss.total == 0
     assert all((g == 0).all() for g in gradients(network))
+    labels = nothing.labels.clone()
+    labels[0] = 1
+    assert train_once(network, replace(batch, labels=labels)).parts["xm_0"] > 0
 
 
 def test_one_labelled_point_trains() -> None:
@@ -242,6 +241,37 @@ def test_scan_wholly_outside_the_image_trains_the_3d_network() -> None:
         assert torch.isfinite(parameter.grad).all(), name
         if name.startswith("image_encoder."):
             assert (parameter.grad == 0).all(), name
+
+
+def test_awkward_scans_among_normal_ones_train() -> None:
+    """One is not in its picture at all, one has no label, one is a single point."""
+    network = small_network()
+    scans = [made_up_scan(1), made_up_scan(2), made_up_scan(3), made_up_scan(4, n=1)]
+    batch = made_up_batch(*scans)
+    images = batch.images
+    assert images is not None
+    kept = images.image_index != 1
+    seen = replace(
+        images,
+        image_index=images.image_index[kept],
+        pixel_rc=images.pixel_rc[kept],
+        point_index=images.point_index[kept],
+    )
+    labels = batch.labels.clone()
+    labels[batch.offsets[2] : batch.offsets[3]] = 0
+    loss = train_once(network, replace(batch, images=seen, labels=labels))
+    assert torch.isfinite(loss.total)
+    assert loss.parts["fused_ce_0"] > 0
+    assert all(torch.isfinite(g).all() for g in gradients(network))
+    assert all(torch.isfinite(b).all() for b in network.buffers())
+
+
+def test_an_empty_scan_among_normal_ones_changes_no_answer() -> None:
+    network = small_network()
+    batch = made_up_batch(made_up_scan(1), made_up_scan(2), seen_per_scan=0)
+    gap = replace(batch, offsets=torch.tensor([0, 400, 400, 800]), images=None)
+    expected = evaluate(network, replace(batch, images=None))
+    assert torch.equal(evaluate(network, gap), expected)
 
 
 def test_impossible_batches_are_refused() -> None:

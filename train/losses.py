@@ -93,7 +93,10 @@ def _distillation(
     assert prepared.image is not None
     assert prepared.image.targets is not None
     assert segmentation.image_logits is not None
+    assert prepared.targets is not None
     seen, n_blocks = prepared.image.targets, len(segmentation.blocks)
+    # The divergence needs no label; but a batch without any shall change nothing.
+    is_labelled = (prepared.targets.label != IGNORED).any()
     ce, lovasz = segmentation_losses(segmentation.image_logits, seen, class_weights)
     total = ce + lovasz
     for i, (block, voxels) in enumerate(
@@ -101,7 +104,7 @@ def _distillation(
     ):
         voxel_ce, voxel_lovasz = segmentation_losses(block.voxel_logits, voxels, class_weights)
         fused_ce, fused_lovasz = segmentation_losses(block.fused_logits, seen, class_weights)
-        xm = fused_divergence(block.voxel_logits_seen, block.fused_logits)
+        xm = fused_divergence(block.voxel_logits_seen, block.fused_logits) * is_labelled
         total = total + (voxel_ce + voxel_lovasz)
         total = total + (fused_ce + fused_lovasz) * (config.lambda_2d / n_blocks)
         total = total + xm * (config.lambda_xm / n_blocks)
