@@ -563,7 +563,8 @@ def import_command(
             f"{report.out}: {report.architecture} ({settings}) for {report.dataset}, "
             f"{report.n_classes} classes, {report.n_parameters:,} parameters for inference\n"
             f"{report.n_tensors} tensors converted, {len(report.set_aside)} set aside"
-            f"{': ' if report.set_aside else ''}{', '.join(report.set_aside)}"
+            f"{': ' if report.set_aside else ''}{', '.join(report.set_aside)}\n"
+            f"{report.card}: the card, to read"
         )
 
 

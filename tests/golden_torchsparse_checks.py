@@ -32,6 +32,7 @@ from pass2d_models.sparse_layers import DownConv, NeighbourConv, UpConv
 from pass2d_models.torchsparse_names import from_torchsparse
 from pass2d_models.voxel_keys import KeyPacking, VoxelIndex
 from pass2d_models.voxel_levels import build_levels
+from train.published_layout import recognise
 
 __all__ = [  # the tests and their fixtures: what a test file may collect
     "layer_cases",
@@ -45,6 +46,7 @@ __all__ = [  # the tests and their fixtures: what a test file may collect
     "test_sparse_gradients",
     "test_sparse_layer_chain_and_its_gradients",
     "test_sparse_levels_are_exact",
+    "test_sparse_list_of_tensors_is_recognised",
     "test_sparse_losses",
     "test_sparse_offset_numbers",
     "test_sparse_point_to_voxel",
@@ -125,6 +127,18 @@ def test_sparse_levels_are_exact(sparse_eval: Run) -> None:
             ours[:, 1:] *= level.stride
             order = np.lexsort(recorded[:, [2, 1, 0, 3]].T)
             np.testing.assert_array_equal(ours, recorded[order][:, [3, 0, 1, 2]])
+
+
+def test_sparse_list_of_tensors_is_recognised(sparse_case: Case) -> None:
+    shapes = {name: tuple(shape) for name, shape, _ in sparse_case.facts["state_dict"]}
+    layout = recognise(shapes)
+    assert layout is not None
+    assert layout.architecture == sparse_case.kind
+    assert layout.n_classes == sparse_case.facts["config"]["num_class"]
+    for name in layout.set_aside:
+        # Networks that train without class weights have none.
+        assert shapes.pop(name, None) in (None, (layout.n_classes,))
+    assert layout.expected(sparse_case.network("cpu")) == shapes
 
 
 def test_sparse_eval_logits(sparse_eval: Run) -> None:

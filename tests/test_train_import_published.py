@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cache_samples import write_sample_cache
 from torch import Tensor
+from train_samples import TINY, final_weights
 
 from cache.errors import CheckpointError
 from cache.schema import DatasetInfo
 from pass2d_models.inputs import Grid, PointBatch
 from pass2d_models.network import Network
-from pass2d_models.published_names import our_name, published_name, published_tensor
+from pass2d_models.published_names import published_name, published_tensor
 from pass2d_models.registry import NAMED_CONFIGS, build_network
 from pass2d_models.torchsparse_names import to_torchsparse
 from pipeline.datasets.table import load_table
-from train.checkpoint import network_from_checkpoint
+from train.card import CARD_VERSION, Card
+from train.checkpoint import network_from_checkpoint, read_card
+from train.evaluate import evaluate
 from train.import_published import import_checkpoint
+from train.loop import run
+from train.predict import predict
 from train.published_layout import recognise
+from train.recipe import load_recipe
+from train.settings import from_plain
 
 TABLES = Path(__file__).resolve().parents[1] / "pipeline" / "datasets"
 DATASETS: tuple[DatasetInfo, ...] = tuple(
@@ -182,6 +189,127 @@ def test_every_kind_of_misfit_is_listed_in_one_error(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_all_misfits_are_listed_however_many(tmp_path: Path) -> None:
+    state = published_state(small("2dpass", n_classes=20, hidden=8))
+    gone = [name for name in state if name.startswith(("fusion.fcs", "model_2d.layer1."))]
+    assert len(gone) > 30
+    strange = [f"model_3d.strange.{i}" for i in range(25)]
+    kept = {name: tensor for name, tensor in state.items() if name not in gone}
+    message = refused(tmp_path, {**kept, **dict.fromkeys(strange, torch.zeros(1))})
+    assert all(name in message for name in (*gone, *strange))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "names"),
+    [
+        (
+            "2dpass",
+            {"hidden": 8, "image_branch": False},
+            (
+                "model_3d.voxel_3d_generator.PPmodel.0.weight",
+                "model_3d.classifier.2.weight",
+                "model_3d.spv_enc.3.p_enc.layer_out.0.weight",
+            ),
+        ),
+        (
+            "spvcnn",
+            {"width_factor": 0.25},
+            ("stem.0.kernel", "classifier.0.weight", "stage2.1.net.0.kernel"),
+        ),
+    ],
+)
+def test_tensors_that_tell_the_sizes_are_missed_like_all_others(
+    tmp_path: Path, kind: str, settings: dict[str, object], names: tuple[str, ...]
+) -> None:
+    state = published_state(small(kind, n_classes=20, **settings))
+    kept = {name: tensor for name, tensor in state.items() if name not in names}
+    message = refused(tmp_path, {**kept, "stem.surplus": torch.zeros(1)})
+    assert f"missing: {', '.join(sorted(names))}; unexpected: stem.surplus;" in message
+    bent = {name: tensor[..., :3] if name in names else tensor for name, tensor in state.items()}
+    bent[names[1]] = bent[names[1]][:19]
+    message = refused(tmp_path, bent)
+    assert "missing: none; unexpected: none;" in message
+    for name in names:
+        assert f"{name} {tuple(bent[name].shape)} instead of {tuple(state[name].shape)}" in message
+
+
+def test_a_lone_high_block_is_unexpected(tmp_path: Path) -> None:
+    state = published_state(small("2dpass", n_classes=20, hidden=8, image_branch=False))
+    name = "model_3d.spv_enc.999.v_enc.0.layers.1.weight"
+    assert f"unexpected: {name};" in refused(tmp_path, {**state, name: torch.zeros(8)})
+
+
+def test_the_card_lies_beside_as_a_readable_file(tmp_path: Path) -> None:
+    network = small("2dpass", n_classes=17, hidden=4, image_branch=False)
+    source = save(tmp_path / "published.ckpt", published_state(network))
+    out = tmp_path / "ours.safetensors"
+    for _ in range(2):  # a card may be replaced
+        report = import_checkpoint(source, out, datasets=DATASETS)
+    assert report.card == tmp_path / "ours.json"
+    content = json.loads(report.card.read_text())
+    assert content.pop("format") == "pass2d checkpoint card"
+    assert content.pop("version") == CARD_VERSION
+    assert from_plain(Card, content, where="card") == read_card(out)
+    assert content["info"]["labels"]["names"][1] == "barrier"
+    assert content["info"]["grid"]["shape"] == [1000, 1000, 70]
+    assert content["preprocessing"]["point_channels"] == ["x", "y", "z", "signal"]
+    assert content["provenance"]["imported_from"] == "published.ckpt"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"published.ckpt", "ours.safetensors", "ours.json"}
+
+
+def test_importing_replaces_no_file_of_others(tmp_path: Path) -> None:
+    network = small("2dpass", n_classes=20, hidden=4, image_branch=False)
+    source = save(tmp_path / "a.ckpt", published_state(network))
+    before = source.read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(source)
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"mine": 1}')
+    for out, said in (
+        (source, "would replace the published checkpoint"),
+        (tmp_path / "link.safetensors", "would replace the published checkpoint"),
+        (tmp_path / "notes.safetensors", "another file has"),
+        (tmp_path / "new.json", r"new\.safetensors"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            import_checkpoint(source, out, datasets=DATASETS)
+    assert source.read_bytes() == before
+    assert notes.read_text() == '{"mine": 1}'
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a.ckpt", "link.safetensors", "notes.json"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "recipe"),
+    [
+        ("2dpass", {"hidden": 4, "image_branch": False}, "2dpass-small"),
+        ("spvcnn", {"width_factor": 0.25}, "spvcnn"),
+    ],
+)
+def test_an_import_evaluates_predicts_and_starts_fine_tuning(
+    tmp_path: Path, kind: str, settings: dict[str, object], recipe: str
+) -> None:
+    network = small(kind, n_classes=20, **settings)
+    source = save(tmp_path / "a.ckpt", published_state(network))
+    out = tmp_path / "a.safetensors"
+    import_checkpoint(source, out, datasets=DATASETS)
+    data = tmp_path / "cache"
+    write_sample_cache(data, sequences=("00", "08"), n_scans=1, info=DATASETS[0], n_points=300)
+    assert evaluate(out, data).scans == 1
+    batch().points.numpy().tofile(tmp_path / "scan.bin")
+    predict(tmp_path / "scan.bin", out, tmp_path / "predictions")
+    labels = np.fromfile(tmp_path / "predictions" / "scan.label", np.uint32)
+    assert len(labels) == 300
+    tuned = tmp_path / "run"
+    plain = [f"network.settings.{key}={str(value).lower()}" for key, value in settings.items()]
+    tiny = [line for line in TINY if not line.startswith("network.")]
+    still = ("optimizer.learning_rate=1e-12", "epochs=1", f"start_from={out}")
+    run(data, load_recipe(recipe, [*tiny, *plain, *still]), run_root=tuned)
+    after = final_weights(tuned)
+    for name, tensor in network.named_parameters():
+        torch.testing.assert_close(after[name], tensor.detach(), atol=1e-7, rtol=1e-5)
+
+
 def refused(tmp_path: Path, state: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
         import_checkpoint(
@@ -216,33 +344,6 @@ def test_a_hostile_checkpoint_writes_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt"]
 
 
-def shapes_of(entries: list[Any]) -> dict[str, tuple[int, ...]]:
-    pairs = ((e["name"], e["shape"]) if isinstance(e, dict) else e[:2] for e in entries)
-    return {name: tuple(shape) for name, shape in pairs}
-
-
-def test_the_published_lists_of_tensors_are_the_networks_own(shared: Path) -> None:
-    lists = [
-        json.loads((path / "state_dict_keys.json").read_text())["entries"]
-        for folder in ("golden", "golden_generated")
-        for path in sorted((shared / folder).glob("case_*"))
-    ]
-    recordings = sorted((shared / "golden_torchsparse").glob("kitti_*_b1.json"))
-    lists += [json.loads(path.read_text())["state_dict"] for path in recordings]
-    assert len(lists) >= 5
-    for entries in lists:
-        shapes = shapes_of(entries)
-        layout = recognise(shapes)
-        assert layout is not None
-        network = build_network(
-            layout.architecture, layout.settings, grid=GRID, n_classes=layout.n_classes
-        )
-        for name in layout.set_aside:
-            # Networks that train without class weights have none.
-            assert shapes.pop(name, None) in (None, (layout.n_classes,))
-        assert layout.expected(network) == shapes
-
-
 @pytest.mark.parametrize("name", list(NAMED_CONFIGS))
 def test_named_networks_are_recognised_by_their_published_shapes(name: str) -> None:
     named = NAMED_CONFIGS[name]
@@ -257,36 +358,3 @@ def test_named_networks_are_recognised_by_their_published_shapes(name: str) -> N
     assert layout.n_classes == n_classes
     rebuilt = network.config_type.from_settings(layout.settings)
     assert rebuilt == network.config
-
-
-def test_the_recorded_checkpoint_gives_the_weights_of_its_rule(
-    shared: Path, tmp_path: Path
-) -> None:
-    source = shared / "golden" / "small" / "original_style_baseline_hidden16.ckpt"
-    report = import_checkpoint(source, tmp_path / "ours.safetensors", datasets=DATASETS)
-    assert report.settings == {"block_scales": [2, 4, 8, 16], "hidden": 16, "image_branch": False}
-    network, card = network_from_checkpoint(report.out, CPU)
-    assert card.info.name == "semkitti"
-    listed = json.loads(source.with_suffix(".json").read_text())["entries"]
-    ours = network.state_dict()
-    drawn = 0
-    for entry in listed:
-        name = our_name(entry["name"])
-        if name is None or name.endswith("num_batches_tracked"):
-            continue
-        expected = rule(entry["name"], entry["shape"])
-        np.testing.assert_array_equal(published_tensor(name, ours[name]).numpy(), expected)
-        drawn += 1
-    assert drawn == len([name for name in ours if not name.endswith("num_batches_tracked")])
-    assert logits(network).isfinite().all()
-
-
-def rule(name: str, shape: list[int]) -> np.ndarray:
-    """README of the recordings: every tensor from its name."""
-    z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-    tenth = np.float32(0.1)
-    if len(shape) > 1:
-        return z * np.float32(np.sqrt(2 / np.prod(shape[1:])))
-    if name.endswith("weight"):
-        return 1 + tenth * z
-    return 1 + tenth * np.abs(z) if name.endswith("running_var") else tenth * z

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pass2d_models.network import Network
 
 NETWORK = "network."
+CARD_FORMAT = "pass2d checkpoint card"
 HEADER_KEY = "pass2d"  # one key only: safetensors writes several in random order
 
 
@@ -105,6 +106,43 @@ def read_card(path: Path) -> Card:
         CheckpointError: as `load_checkpoint`, as far as the header shows it.
     """
     return _card(path, _read_header(path))
+
+
+def card_file(path: Path) -> Path:
+    """Where the readable copy of a checkpoint's card lies."""
+    return path.with_suffix(".json")
+
+
+def write_card_file(path: Path) -> None:
+    """Copy the card out of a checkpoint's header, for people and other programs.
+
+    Only the header is ever read back. The file appears whole or not at all.
+
+    Raises:
+        CheckpointError: as `read_card`, or the folder cannot be written.
+    """
+    target = card_file(path)
+    content = {"format": CARD_FORMAT, "version": CARD_VERSION, **to_plain(read_card(path))}
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _flush(aside)
+        aside.replace(target)
+        _flush(target.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{target}: the card could not be written: {error}. {path} is complete without it."
+        ) from error
+
+
+def is_card_file(path: Path) -> bool:
+    """Whether a file is such a copy, and may so be replaced by a newer one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("format") == CARD_FORMAT
 
 
 def network_from_checkpoint(path: Path, device: torch.device) -> tuple[Network, Card]:

@@ -17,7 +17,13 @@ from pass2d_models.inputs import Grid
 from pass2d_models.network import Network
 from pass2d_models.registry import build_network
 from train.card import Card, Preprocessing
-from train.checkpoint import network_tensors, save_checkpoint
+from train.checkpoint import (
+    card_file,
+    is_card_file,
+    network_tensors,
+    save_checkpoint,
+    write_card_file,
+)
 from train.published_layout import PublishedLayout, recognise
 from train.safe_unpickler import Placeholder, TensorRef
 from train.torch_file import TorchFile, open_torch_file
@@ -26,7 +32,7 @@ _HASH_CHUNK = 2**20
 _PREFIXES = ("", "module.", "model.")
 """What wrappers put before every name."""
 _SHOWN = 20
-"""Names of each kind that an error lists."""
+"""Names that an error lists, save where all are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,8 @@ class ImportReport:
 
     source: Path
     out: Path
+    card: Path
+    """The card in `out`'s header once more, as a readable file."""
     architecture: str
     """Key of `pass2d_models.registry.MODELS`."""
     settings: dict[str, object]
@@ -58,13 +66,15 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
 
     Args:
         path: 2DPASS (any size), MinkowskiNet or SPVCNN, as torch.save wrote it.
-        out: the new file (.safetensors); its folder must exist.
+        out: the new file (.safetensors), with its card also beside it (.json); the folder must
+            exist.
         datasets: the known data sets; the one with as many classes gives label table and grid.
 
     Raises:
         CheckpointError: the file is damaged, hostile, of no known network, or its tensors are not
-            exactly those of that network.
+            exactly those of that network; or writing would replace a file that is not ours.
     """
+    _check_target(path, out)
     with open_torch_file(path) as file:
         references = _state_dict(file)
         layout = _recognise(path, references)
@@ -93,9 +103,11 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
         },
     )
     save_checkpoint(out, network_tensors(network.state_dict()), card)
+    write_card_file(out)
     return ImportReport(
         source=path,
         out=out,
+        card=card_file(out),
         architecture=layout.architecture,
         settings=layout.settings,
         dataset=info.name,
@@ -106,6 +118,25 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
         set_aside=tuple(name for name in layout.set_aside if name in references),
         source_sha256=digest,
     )
+
+
+def _check_target(source: Path, out: Path) -> None:
+    """Neither the source nor a stranger's file is replaced."""
+    readable = card_file(out)
+    if out.suffix == readable.suffix:
+        raise CheckpointError(
+            f"{out}: the card is written to this name; call the checkpoint {out.stem}.safetensors"
+        )
+    for target in (out, readable):
+        if source.exists() and target.exists() and target.samefile(source):
+            raise CheckpointError(
+                f"{target}: this would replace the published checkpoint; choose another name"
+            )
+    if readable.exists() and not is_card_file(readable):
+        raise CheckpointError(
+            f"{readable}: the card is written beside the checkpoint under this name, which "
+            "another file has; choose another name for the checkpoint"
+        )
 
 
 def _state_dict(file: TorchFile) -> dict[str, TensorRef]:
@@ -142,7 +173,7 @@ def _recognise(path: Path, references: dict[str, TensorRef]) -> PublishedLayout:
         shapes = {name.removeprefix(prefix): ref.shape for name, ref in references.items()}
         try:
             layout = recognise(shapes)
-        except (KeyError, IndexError) as error:
+        except KeyError as error:
             raise CheckpointError(
                 f"{path}: looks like a published checkpoint, but a tensor that tells its size is "
                 f"missing or misshapen: {error}. Is the file complete?"
@@ -208,8 +239,9 @@ def _check_complete(
     if missing or unexpected or misshapen:
         raise CheckpointError(
             f"{path}: not all tensors of {layout.architecture} {layout.settings} fit; "
-            f"missing: {_listed(missing)}; unexpected: {_listed(unexpected)}; "
-            f"of another shape: {_listed(misshapen)}. Nothing was written."
+            f"missing: {', '.join(missing) or 'none'}; "
+            f"unexpected: {', '.join(unexpected) or 'none'}; "
+            f"of another shape: {', '.join(misshapen) or 'none'}. Nothing was written."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Published tensors by name."""
 
 _TORCHSPARSE_BUFFERS = ("criterion.ce_loss.weight",)
-_STEM = "stem.0.kernel"
+_POINT_MLP = "model_3d.voxel_3d_generator.PPmodel"
 _SCALES = (2, 4, 8, 16)
 
 
@@ -84,18 +85,33 @@ def recognise(shapes: Shapes) -> PublishedLayout | None:
         None when it is none of the three.
 
     Raises:
-        KeyError, IndexError: a tensor that tells a size is missing, or is no matrix.
+        KeyError: all tensors that tell a size are missing or misshapen.
     """
     if any(name.startswith("model_3d.") for name in shapes):
         return _recognise_2dpass(shapes)
-    if _STEM in shapes:
+    if any(name.startswith("stem.") for name in shapes):
         return _recognise_unet(shapes)
     return None
 
 
+def _size(shapes: Shapes, *places: tuple[str, int]) -> int:
+    """What most of the given (tensor, axis) say; of several equal votes, the first.
+
+    So a missing or misshapen tensor is found as such, and does not pass for another size.
+    """
+    votes = [
+        shapes[name][axis] for name, axis in places if name in shapes and len(shapes[name]) > axis
+    ]
+    if not votes:
+        raise KeyError(" or ".join(name for name, _axis in places))
+    return Counter(votes).most_common(1)[0][0]
+
+
 def _recognise_2dpass(shapes: Shapes) -> PublishedLayout:
-    numbers = (re.match(r"model_3d\.spv_enc\.(\d+)\.", name) for name in shapes)
-    n_blocks = max((int(match[1]) for match in numbers if match), default=-1) + 1
+    matches = (re.match(r"model_3d\.spv_enc\.(\d{1,3})\.", name) for name in shapes)
+    numbers = {int(match[1]) for match in matches if match}
+    # A lone high number is no block but an unexpected tensor.
+    n_blocks = max((n for n in numbers if n < 2 * len(numbers)), default=-1) + 1
     # As all published models have them, which repeat the last.
     scales = [_SCALES[min(block, len(_SCALES) - 1)] for block in range(n_blocks)]
     has_images = any(name.startswith(("model_2d.", "fusion.multi")) for name in shapes)
@@ -103,18 +119,39 @@ def _recognise_2dpass(shapes: Shapes) -> PublishedLayout:
         architecture="2dpass",
         settings={
             "block_scales": scales,
-            "hidden": shapes["model_3d.voxel_3d_generator.PPmodel.0.weight"][0],
+            "hidden": _size(
+                shapes,
+                (f"{_POINT_MLP}.0.weight", 0),
+                (f"{_POINT_MLP}.0.bias", 0),
+                (f"{_POINT_MLP}.2.weight", 1),
+                (f"{_POINT_MLP}.2.weight", 0),
+                (f"{_POINT_MLP}.2.bias", 0),
+            ),
             "image_branch": has_images,
         },
-        n_classes=shapes["model_3d.classifier.2.weight"][0],
+        n_classes=_size(
+            shapes,
+            ("model_3d.classifier.2.weight", 0),
+            ("model_3d.classifier.2.bias", 0),
+            ("model_3d.criterion.ce_loss.weight", 0),
+            ("fusion.ce_loss.weight", 0),
+            ("fusion.classifier.2.bias", 0),
+        ),
     )
 
 
 def _recognise_unet(shapes: Shapes) -> PublishedLayout:
+    blocks = ["stem", *(f"stage{i}.1.net" for i in range(1, 5))]
+    blocks += [f"up{i}.0.net" for i in range(1, 5)]
     widths = [
-        shapes[_STEM][2],
-        *(shapes[f"stage{i}.1.net.0.kernel"][2] for i in range(1, 5)),
-        *(shapes[f"up{i}.0.net.0.kernel"][2] for i in range(1, 5)),
+        _size(
+            shapes,
+            (f"{block}.0.kernel", 2),
+            (f"{block}.1.weight", 0),
+            (f"{block}.1.bias", 0),
+            (f"{block}.1.running_mean", 0),
+        )
+        for block in blocks
     ]
     factor = widths[0] / SparseUNetConfig().base_widths[0]
     is_scaled = list(SparseUNetConfig(width_factor=factor).widths) == widths
@@ -122,5 +159,10 @@ def _recognise_unet(shapes: Shapes) -> PublishedLayout:
     return PublishedLayout(
         architecture="spvcnn" if is_spvcnn else "minkowskinet",
         settings={"width_factor": factor} if is_scaled else {"base_widths": widths},
-        n_classes=shapes["classifier.0.weight"][0],
+        n_classes=_size(
+            shapes,
+            ("classifier.0.weight", 0),
+            ("classifier.0.bias", 0),
+            (_TORCHSPARSE_BUFFERS[0], 0),
+        ),
     )
