@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +30,8 @@ class Journal:
     ) -> None:
         self._progress = progress
         self._path = folder.metrics
+        self._events = folder.tensorboard
+        self._excepthook = threading.excepthook
         self._has_advised = False
         kept = lines_up_to(folder.metrics, step)
         write_text(folder.metrics, "".join(kept))
@@ -33,7 +39,9 @@ class Journal:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-            self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+            threading.excepthook = partial(_print_other_errors, self._excepthook)
+            with self._writing_events():
+                self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Write one record: to metrics.jsonl with all values, to TensorBoard its numbers.
@@ -41,16 +49,18 @@ class Journal:
         Raises:
             ConfigError: the disk is full.
         """
-        line = json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False)
+        record = {"kind": kind, "step": step, **_finite_or_null(values)}
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
             raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from error
         if self._writer is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+            with self._writing_events():
+                for name, value in values.items():
+                    if isinstance(value, (int, float)) and not isinstance(value, bool):
+                        self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def say(self, text: str) -> None:
         """A line for a person."""
@@ -69,7 +79,36 @@ class Journal:
     def close(self) -> None:
         """Flush what is left."""
         if self._writer is not None:
-            self._writer.close()
+            try:
+                with self._writing_events(), closing(self._writer):
+                    self._writer.flush()  # raises what its thread could not write; close does not
+            finally:
+                threading.excepthook = self._excepthook
+
+    @contextmanager
+    def _writing_events(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(f"{self._events}: cannot be written: {error.strerror}") from error
+
+
+def _finite_or_null(value: Any) -> Any:
+    """JSON has neither NaN nor infinity, which the loss of a diverging run is."""
+    if isinstance(value, Mapping):
+        return {key: _finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_other_errors(
+    others: Callable[[threading.ExceptHookArgs], object], args: threading.ExceptHookArgs
+) -> None:
+    """Keep TensorBoard's thread from printing a failed write: its next call raises it again."""
+    is_writer = type(args.thread).__module__.startswith("tensorboard.")
+    if not (is_writer and isinstance(args.exc_value, OSError)):
+        others(args)
 
 
 def lines_up_to(path: Path, step: int) -> list[str]:

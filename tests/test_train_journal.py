@@ -1,0 +1,44 @@
+"""What a run writes down when numbers are none or the disk fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from cache.errors import ConfigError
+from cache.progress import Silent
+from train.folder import RunFolder
+from train.journal import Journal
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
+    folder = RunFolder(root=tmp_path)
+    journal = Journal(folder, Silent(), step=0, tensorboard=False)
+    journal.write("train", 1, {"loss": float("nan"), "parts": {"ce": float("inf"), "xm": [0.5]}})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    record = json.loads(folder.metrics.read_text(), parse_constant=refuse)
+    assert record == {"kind": "train", "step": 1, "loss": None, "parts": {"ce": None, "xm": [0.5]}}
+
+
+def test_events_that_cannot_be_written_are_one_clear_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(root=tmp_path)
+    hook = threading.excepthook
+    journal = Journal(folder, Silent(), step=0, tensorboard=True)
+    shutil.rmtree(folder.tensorboard)
+    folder.tensorboard.write_text("in the way")
+    with contextlib.suppress(ConfigError):  # the thread may have failed already, or fail later
+        journal.write("train", 1, {"loss": 1.0})
+    with pytest.raises(ConfigError, match="tensorboard: cannot be written: No"):
+        journal.close()
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is hook
