@@ -6,7 +6,7 @@ import abc
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, get_type_hints
 
 from torch import Tensor, nn
 
@@ -35,6 +35,7 @@ class NetworkConfig:
                 raise ConfigError(
                     f"network setting {key!r} is unknown; there are: {', '.join(known)}.{hint}"
                 )
+        _require_types(settings, get_type_hints(cls))
         # JSON and TOML know lists only.
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         try:
@@ -45,6 +46,19 @@ class NetworkConfig:
     def settings(self) -> dict[str, object]:
         """Plain values from which `from_settings` builds the same; for recipes and cards."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+_TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _require_types(settings: Mapping[str, object], hints: Mapping[str, type]) -> None:
+    for key, value in settings.items():
+        kind = hints[key]
+        if kind not in _TYPE_WORDS:
+            continue
+        is_kind = isinstance(value, (int, float) if kind is float else kind)
+        if not is_kind or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"network setting {key!r} must be {_TYPE_WORDS[kind]}, got {value!r}")
 
 
 def check_points(points: Tensor, *, channels: int) -> None:

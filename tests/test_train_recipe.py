@@ -95,6 +95,10 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer=3", "expected a table"),
         ("epochs.x=3", "is a value, not a table"),
         ("epochs", "expected KEY=VALUE"),
+        ("optimizer.learning_rate=nan", "learning_rate: expected a finite number, got nan"),
+        ("network.settings.hidden=big", "'hidden' must be a whole number, got 'big'"),
+        ("network.settings.image_branch=1", "'image_branch' must be true or false, got 1"),
+        ("network.config=u-net", "minkowskinet, spvcnn$"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_error(override: str, message: str) -> None:
@@ -114,6 +118,13 @@ def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path) -> None:
     path.write_text("[optimizer]\nlerning_rate = 1\n")
     with pytest.raises(ConfigError, match=r"mine\.toml\.optimizer: unknown key 'lerning_rate'"):
         load_recipe(str(path))
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    with pytest.raises(ConfigError, match=r"a\.toml: extends itself by way of .*b\.toml"):
+        load_recipe(str(tmp_path / "a.toml"))
 
 
 def test_a_recipe_may_change_another_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -148,6 +149,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(table, override)
     recipe = from_plain(Recipe, table, where=str(name_or_path))
+    _require_finite(to_plain(recipe), where=str(name_or_path))
     network_settings(recipe)
     return recipe
 
@@ -220,11 +222,14 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _read_table(name_or_path: str) -> dict[str, Any]:
+def _read_table(name_or_path: str, *, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's table over that of the recipe it extends; ``below`` are those that extend it."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         require_known(name_or_path, recipe_names(), where="recipe")
         path = RECIPES / f"{name_or_path}.toml"
+    if path.resolve() in (other.resolve() for other in below):
+        raise ConfigError(f"{path}: {EXTENDS} itself by way of {below[-1]}")
     try:
         table = tomllib.loads(path.read_text())
     except OSError as error:
@@ -232,13 +237,26 @@ def _read_table(name_or_path: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     base = table.pop(EXTENDS, None)
-    return table if base is None else _merged(_base_table(path, base), table)
+    return table if base is None else _merged(_base_table(path, base, below=below), table)
 
 
-def _base_table(path: Path, base: Any) -> dict[str, Any]:
+def _require_finite(value: Any, *, where: str) -> None:
+    """Refuse NaN and infinity, which TOML can write: no setting works with them."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_finite(item, where=f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _require_finite(item, where=where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, got {value}")
+
+
+def _base_table(path: Path, base: Any, *, below: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str) or base == path.stem:
         raise ConfigError(f"{path}: {EXTENDS} must name another recipe, got {base!r}")
-    table = _read_table(str(path.parent / base) if base.endswith(".toml") else base)
+    name = str(path.parent / base) if base.endswith(".toml") else base
+    table = _read_table(name, below=(*below, path))
     table.pop("name", None)
     return table
 

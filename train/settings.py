@@ -47,7 +47,8 @@ def require_known(key: str, known: Sequence[str], *, where: str) -> None:
     if key in known:
         return
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+    names = ", ".join(sorted(set(known)))
+    remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {names}"
     raise ConfigError(f"{where}: unknown key {key!r}; {remedy}")
 
 
