@@ -308,6 +308,8 @@ def test_absent_class_is_a_dash_in_tables_and_null_in_json() -> None:
 def test_split_without_labels_is_refused_with_the_ones_that_have_some(cached, checkpoint) -> None:
     with pytest.raises(ConfigError, match=r"'test' has 5 scans, none with labels.*train, val"):
         evaluate(checkpoint, cached[0], split="test", device=CPU)
+    with pytest.raises(ConfigError, match="'val' has 0 scans of the sequences 00, none"):
+        evaluate(checkpoint, cached[0], sequences=["00"], device=CPU)
 
 
 def test_limit_takes_scans_from_the_whole_split(cached, checkpoint) -> None:

@@ -268,8 +268,9 @@ def _labelled_positions(
     labelled = selected[reader.scans.has_label[selected]]
     if not len(labelled):
         found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
+        of = "" if sequences is None else f" of the sequences {', '.join(sequences)}"
         raise ConfigError(
-            f"{reader.root}: split {split!r} has {len(selected)} scans, none with labels; "
+            f"{reader.root}: split {split!r} has {len(selected)} scans{of}, none with labels; "
             f"splits with labels: {', '.join(found) or 'none'}. Choose one with --split."
         )
     if limit is not None and limit < len(labelled):
