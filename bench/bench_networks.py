@@ -34,6 +34,8 @@ GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
 N_CLASSES = 20
 SEEN_PER_SCAN = 8000  # points that a 480 x 320 crop of a SemanticKITTI picture sees
 SCALES = (1, 2, 4, 8, 16)
+KERNELS = ([1, 1], [3, 3], [7, 7])
+"""Sides of ResNet's and the decoders' kernels."""
 
 
 def street_scan(seed: int) -> np.ndarray:
@@ -181,18 +183,27 @@ def _distances(results: dict[str, tuple[Tensor, Tensor, Tensor]]) -> dict[str, f
 def shares(net: TwoDPass, batch: PointBatch) -> dict[str, float]:
     """CPU seconds of our step by kind of operation."""
     our_step(net, batch, Timer("cpu"))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
         our_step(net, batch, Timer("cpu"))
-    kinds = {"image convolutions": 0.0, "sparse convolutions": 0.0, "all else": 0.0}
-    events = {event.key: event for event in profile.key_averages()}
-    for key, event in events.items():
-        if key in ("aten::mkldnn_convolution", "aten::convolution_backward"):
-            kinds["image convolutions"] += event.self_cpu_time_total / 1e6
-        elif key.startswith("SubMConvFunction"):
+    kinds = {"ResNet": 0.0, "image decoders": 0.0, "sparse convolutions": 0.0, "all else": 0.0}
+    events = profile.key_averages(group_by_input_shape=True)
+    for event in events:
+        if event.key in ("aten::mkldnn_convolution", "aten::convolution_backward"):
+            kind = "image decoders" if _is_decoders(event.input_shapes) else "ResNet"
+            kinds[kind] += event.self_cpu_time_total / 1e6
+        elif event.key.startswith("SubMConvFunction"):
             kinds["sparse convolutions"] += event.cpu_time_total / 1e6
-    everything = sum(event.self_cpu_time_total for event in events.values()) / 1e6
+    everything = sum(event.self_cpu_time_total for event in events) / 1e6
     kinds["all else"] = everything - sum(kinds.values())
     return kinds
+
+
+def _is_decoders(shapes: list[list[int]]) -> bool:
+    """A 7x7 kernel on anything but the picture itself, or a kernel that enlarges its map."""
+    weight = next(shape for shape in shapes[1:] if len(shape) == 4 and shape[2:] in KERNELS)
+    is_transposed = len(shapes[1]) == 4 and shapes[1] != weight and shapes[0][2] > shapes[1][2]
+    return is_transposed or (weight[2] == 7 and weight[1] != 3)
 
 
 def peak_mib(which: str, n_scans: int, device: str) -> float:
