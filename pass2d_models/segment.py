@@ -20,6 +20,11 @@ def scatter_library() -> Any:
     return importlib.import_module("torch_scatter")
 
 
+def _serves(device: torch.device) -> bool:
+    """Whether the installed torch-scatter runs there: a build for CPUs raises on a GPU."""
+    return device.type == "cpu" or torch.ops.torch_scatter.cuda_version() != -1
+
+
 def bag_sum(
     features: Tensor, *, index: Tensor | None, offsets: Tensor | None, weight: Tensor | None
 ) -> Tensor:
@@ -40,7 +45,7 @@ def bag_sum(
         rows = features if index is None else features.index_select(0, index)
         return rows if weight is None else rows * weight[:, None]
     scatter = scatter_library()
-    if scatter is not None and index is None and weight is None:
+    if scatter is not None and index is None and weight is None and _serves(features.device):
         return scatter.segment_csr(features, offsets, reduce="sum")
     if index is None:
         index = torch.arange(len(features), device=features.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,16 @@ def test_gradients_of_means_and_look_ups() -> None:
     check_gradient(lookup_link(ordered, order=None, offsets=offsets), 3)
 
 
+@pytest.mark.parametrize(("cuda_version", "is_used"), [(-1, False), (11080, True)])
+def test_a_torch_scatter_for_cpus_is_left_alone_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, *, cuda_version: int, is_used: bool
+) -> None:
+    namespace = SimpleNamespace(cuda_version=lambda: cuda_version)
+    monkeypatch.setattr(torch.ops, "torch_scatter", namespace, raising=False)
+    assert segment._serves(torch.device("cuda")) == is_used
+    assert segment._serves(torch.device("cpu"))
+
+
 @pytest.mark.scatter
 def test_torch_scatter_gives_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch_scatter")
@@ -63,6 +74,8 @@ def test_torch_scatter_gives_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> N
     with_library = segment_sum(features, offsets)
     monkeypatch.setattr(segment, "scatter_library", lambda: None)
     torch.testing.assert_close(with_library, segment_sum(features, offsets))
+    # What tells a build for CPUs from one for GPUs.
+    assert isinstance(torch.ops.torch_scatter.cuda_version(), int)
 
 
 def test_torch_scatter_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
