@@ -185,7 +185,11 @@ def read_file(file: Path) -> bytes:
                 file=file,
                 found=(error.strerror or type(error).__name__).lower(),
                 expected="a readable file",
-                remedy="Was it moved, or is it a link to nowhere? List the data set again.",
+                remedy=(
+                    "Change its permissions."
+                    if isinstance(error, PermissionError)
+                    else "Was it moved, or is it a link to nowhere? List the data set again."
+                ),
             )
         ) from error
 

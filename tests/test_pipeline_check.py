@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -179,3 +180,20 @@ def test_nothing_is_written(root: Path) -> None:
 )
 def test_real_data_has_no_errors(shared: Path, name: str) -> None:
     assert errors(shared / "real" / name) == []
+
+
+def test_the_remedy_fits_the_fault(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "sequences" / "08" / "calib.txt").unlink()
+    locked = root / "sequences" / "00" / "velodyne" / "000000.bin"
+    read_bytes = Path.read_bytes
+
+    def refuse(file: Path) -> bytes:
+        if file == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read_bytes(file)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    found = {problem.file: problem for problem in errors(root)}
+    assert found[locked].remedy == "Change its permissions."
+    calib = root / "sequences" / "08" / "calib.txt"
+    assert found[calib].remedy == "Prepare leaves the pictures out without it."

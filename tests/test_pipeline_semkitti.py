@@ -249,6 +249,14 @@ def test_pictures_without_calibration_are_listed_and_said(root: Path) -> None:
     assert listing.notes == ("sequence 00: no calib.txt",)
 
 
+def test_a_byte_order_mark_before_the_calibration_does_not_matter(root: Path) -> None:
+    file = root / "sequences" / "00" / "calib.txt"
+    plain = list_semkitti(root).scans[0].image_from_lidar
+    lines = sorted(file.read_text().splitlines(), key=lambda line: not line.startswith("P2"))
+    file.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert list_semkitti(root).scans[0].image_from_lidar == plain
+
+
 # what is refused
 
 

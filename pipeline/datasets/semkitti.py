@@ -161,7 +161,7 @@ def _calibration(files: SequenceFiles) -> tuple[float, ...] | None:
 def _read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
     if "calib.txt" not in files.texts:
         return None
-    text = read_file(files.calib).decode("utf-8", errors="replace")
+    text = read_file(files.calib).decode("utf-8-sig", errors="replace")
     matrix = image_from_lidar_matrix(text, file=files.calib)
     return tuple(float(number) for number in matrix.ravel())
 

@@ -99,7 +99,11 @@ def _missing_folders(files: SequenceFiles) -> list[Problem]:
             file=files.folder / name,
             found="no files" if name in files.folders else "nothing",
             expected=_USE[name],
-            remedy="Prepare works without it.",
+            remedy=(
+                "Prepare leaves the pictures out without it."
+                if name == "calib.txt" and files.images
+                else "Prepare works without it."
+            ),
             severity="error" if name == "calib.txt" and files.images else "note",
         )
         for name in missing

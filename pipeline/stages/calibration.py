@@ -36,11 +36,12 @@ def _matrix(text: str, name: str, file: Path) -> NDArray[np.float64]:
     rows = [line.partition(":") for line in text.splitlines()]
     found = [numbers.split() for key, colon, numbers in rows if colon and key.strip() == name]
     if not found:
-        names = [key.strip() for key, colon, _ in rows if colon]
+        keys = [key.strip() for key, colon, _ in rows if colon]
+        names = [key for key in keys if key.isascii() and key.isidentifier()]
         raise ProblemError(
             Problem(
                 file=file,
-                found=f"no {name} among {', '.join(names) or 'no named lines'}",
+                found=f"no {name} among {', '.join(names[:8]) or 'no named lines'}",
                 expected="lines 'P2:' and 'Tr:' with 12 numbers each",
                 remedy=_REMEDY,
             )
