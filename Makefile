@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 setup: $(VENV)/installed  ## Create .venv and install pass2d with the tested versions
 	@echo "Installed. Next: source $(VENV)/bin/activate && pass2d --help"
 
-demo: $(VENV)/installed  ## Synthetic world -> cache -> training -> evaluation -> pictures (5 minutes on 2 cores)
+demo: $(VENV)/installed  ## Synthetic world -> cache -> training -> evaluation -> pictures (4 minutes on 2 cores)
 	rm -rf $(DEMO)
 	$(BIN)/pass2d prepare synth --out $(DEMO)/raw --preset small
 	$(BIN)/pass2d prepare semkitti --root $(DEMO)/raw --cache $(DEMO)/cache
