@@ -366,7 +366,9 @@ def train_command(
             cache_root, chosen, run_root=run_root, resume=resume, progress=console, dataset=dataset
         )
         console.close()
-        if as_json:
+        if os.environ.get("RANK", "0") != "0":
+            pass  # of the processes that torchrun starts the first one speaks
+        elif as_json:
             print_json(
                 {
                     "run": str(result.run_root),
