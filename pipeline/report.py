@@ -45,6 +45,8 @@ def report_json(statistics: DatasetStatistics) -> dict[str, Any]:
 def remarks(statistics: DatasetStatistics) -> tuple[str, ...]:
     """What one should know before training: absent classes, missing pictures and labels."""
     lines: list[str] = []
+    if not statistics.info.has_class_weights:
+        lines.append(f"{statistics.info.name} is trained without class weights, as published")
     for split in statistics.splits:
         if split.absent:
             lines.append(

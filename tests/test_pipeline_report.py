@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -23,7 +24,7 @@ from cache.statistics import (
     absent_classes,
     class_weights,
 )
-from pipeline.report import report_json, report_tables
+from pipeline.report import remarks, report_json, report_tables
 from pipeline.report_html import write_html
 
 NAMES = ("unlabeled", "car", "road", "sign & post")
@@ -188,3 +189,14 @@ def test_text_from_outside_cannot_become_markup() -> None:
 )
 def test_large_numbers_are_shortened(value: float, text: str) -> None:
     assert compact(value) == text
+
+
+@pytest.mark.parametrize("has_class_weights", [True, False])
+def test_report_says_when_a_data_set_is_trained_without_class_weights(
+    has_class_weights: bool,
+) -> None:
+    info = dataclasses.replace(INFO, has_class_weights=has_class_weights)
+    said = remarks(DatasetStatistics(info=info, splits=()))
+    assert said == (
+        () if has_class_weights else ("tiny is trained without class weights, as published",)
+    )
