@@ -51,6 +51,7 @@ test-scatter: $(VENV)/installed  ## Compile torch-scatter for the CPU (5 minutes
 		( $(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel && \
 		  FORCE_ONLY_CPU=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation 'torch-scatter>=2.1.2' )
 	$(BIN)/python -m pytest -m scatter
+	$(BIN)/python -m pytest tests/test_models_segment.py tests/test_models_twodpass.py
 
 bench: $(VENV)/installed  ## Run the benchmarks; each states ratios measured in one run
 	@for file in bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
