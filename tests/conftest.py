@@ -37,3 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def fault_rounds(request: pytest.FixtureRequest) -> int:
     """How often a fault test repeats its random choices."""
     return int(request.config.getoption("--fault-rounds"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once why so many tests were skipped."""
+    if not (SHARED / "SPEC.md").is_file():
+        terminalreporter.write_line(
+            "Tests on real scans and recorded numbers were skipped: no ../shared beside this checkout."
+        )
