@@ -43,5 +43,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say once why so many tests were skipped."""
     if not (SHARED / "SPEC.md").is_file():
         terminalreporter.write_line(
-            "Tests on real scans and recorded numbers were skipped: no ../shared beside this checkout."
+            "No ../shared beside this checkout: tests on real scans and recorded numbers skipped."
         )
