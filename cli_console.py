@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cache.errors import Pass2DError
+from cache.errors import ConfigError, Pass2DError
 from cache.progress import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -152,3 +152,13 @@ def print_rich(*renderables: object) -> None:
     screen = RichConsole(width=None if sys.stdout.isatty() else 120)
     for renderable in renderables:
         screen.print(renderable)
+
+
+def words(text: str | None) -> tuple[str, ...] | None:
+    """'00, 08' -> ('00', '08'); None stays None."""
+    if text is None:
+        return None
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise ConfigError(f"{text!r}: a comma-separated list with at least one name is expected")
+    return words
