@@ -10,8 +10,8 @@ import typer
 
 from cache.errors import ConfigError
 from cache.progress import format_bytes
-from cli_cache import JsonOption
-from cli_console import Console, clear_errors, print_json, words
+from commands.console import Console, clear_errors, print_json, words
+from commands.options import JsonOption
 
 if TYPE_CHECKING:
     from pipeline.options import PrepareConfig

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -162,3 +163,8 @@ def words(text: str | None) -> tuple[str, ...] | None:
     if not words:
         raise ConfigError(f"{text!r}: a comma-separated list with at least one name is expected")
     return words
+
+
+def plain(value: object) -> object:
+    """A field of a result as JSON can hold it."""
+    return str(value) if isinstance(value, Path) else value

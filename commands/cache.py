@@ -10,18 +10,10 @@ import typer
 
 from cache.errors import CacheError, ConfigError
 from cache.progress import format_bytes
-from cli_console import Console, clear_errors, print_json
+from commands.console import Console, clear_errors, print_json
+from commands.options import CacheOption, DatasetOption, JsonOption
 
 cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and describe a cache.")
-
-CacheOption = Annotated[
-    Path,
-    typer.Option("--cache", help="Cache folder; holds one folder per data set.", resolve_path=True),
-]
-DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="Data set in the cache, if it holds several.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def dataset_root(cache_root: Path, dataset: str | None) -> Path:

@@ -1,0 +1,1 @@
+"""One file per command: read options, call one function, print, set the exit code."""

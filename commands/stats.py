@@ -1,0 +1,37 @@
+"""`pass2d stats`: what a cache holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.console import clear_errors, print_json, print_rich
+from commands.options import CacheOption, DatasetOption, JsonOption
+
+
+def stats_command(
+    cache_root: CacheOption,
+    dataset: DatasetOption = None,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with plots.", resolve_path=True)
+    ] = None,
+) -> None:
+    """Count classes, points, ranges; show the class weights of training."""
+    from cache.reader import CacheReader
+    from cache.statistics import dataset_statistics
+    from pipeline.report import report_json, report_tables
+    from pipeline.report_html import write_html
+
+    with clear_errors():
+        reader = CacheReader.open(cache_root, dataset=dataset)
+        statistics = dataset_statistics(reader.scans, reader.info)
+        if html is not None:
+            write_html(statistics, html)
+            typer.echo(f"plots: {html}", err=True)
+        if as_json:
+            print_json(report_json(statistics))
+        else:
+            print_rich(*report_tables(statistics))

@@ -1,0 +1,78 @@
+"""`pass2d train`: a network from a cache."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commands.console import Console, clear_errors, plain, print_json
+from commands.options import CacheOption, DatasetOption, JsonOption
+
+if TYPE_CHECKING:
+    from train.loop import TrainResult
+
+
+def train_command(
+    cache_root: CacheOption,
+    run_root: Annotated[Path, typer.Option("--run", help="Folder of this run.", resolve_path=True)],
+    recipe: Annotated[
+        str, typer.Option(help="Name of a recipe (see --list-recipes) or a TOML file.")
+    ] = "2dpass-small",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a setting, e.g. optimizer.learning_rate=0.1. Repeatable."
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="full (published), lattice (cached hashes stay exact), none.")
+    ] = None,
+    baseline_only: Annotated[
+        bool, typer.Option("--baseline-only", help="Train the 3D network alone, without pictures.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of weights, order and augmentation.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    dataset: DatasetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network from a prepared cache."""
+    from train.loop import run
+    from train.recipe import load_recipe, without_images
+
+    console = Console()
+    with clear_errors(console):
+        short = {"augment.mode": augment, "seed": seed, "device": device}
+        changes = [f"{key}={value}" for key, value in short.items() if value is not None]
+        chosen = load_recipe(recipe, [*(overrides or []), *changes])
+        if baseline_only:
+            chosen = without_images(chosen)
+        result = run(
+            cache_root, chosen, run_root=run_root, resume=resume, progress=console, dataset=dataset
+        )
+        console.close()
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
+            _say_result(result, as_json=as_json)
+        if result.stopped_by in SIGNALS:
+            raise typer.Exit(SIGNALS[result.stopped_by])
+
+
+def _say_result(result: TrainResult, *, as_json: bool) -> None:
+    if as_json:
+        print_json({key: plain(value) for key, value in asdict(result).items()})
+        return
+    score = "" if result.best_miou is None else f", best val mIoU {result.best_miou:.1%}"
+    typer.echo(f"{result.epochs} epochs, {result.steps} steps{score}")
+    typer.echo(f"best: {result.best}\nlast: {result.last}")
+    if result.stopped_by in SIGNALS:
+        typer.echo("stopped early and saved; the same command with --resume goes on")
+
+
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+"""Exit codes of a run that a signal ended."""
