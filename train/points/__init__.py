@@ -1,0 +1,1 @@
+"""Points of any sensor's files as named columns: one file per format, `registry.py` knows them."""
