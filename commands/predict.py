@@ -20,7 +20,11 @@ from commands.options import (
 
 def predict_command(
     inputs: Annotated[
-        Path, typer.Argument(help="A .bin file, or a folder of them.", resolve_path=True)
+        Path,
+        typer.Argument(
+            help="A file of points (.bin, .npy, .pcd, .ply, .las, .laz), or a folder of them.",
+            resolve_path=True,
+        ),
     ],
     checkpoint: CheckpointOption,
     out: Annotated[
@@ -35,12 +39,29 @@ def predict_command(
         bool, typer.Option("--overwrite", help="Replace existing results.")
     ] = False,
     columns: Annotated[
-        int | None, typer.Option(help="float32 numbers per point; the checkpoint's if left out.")
+        int | None,
+        typer.Option(help="float32 numbers per point of .bin files; found out if left out."),
+    ] = None,
+    columns_map: Annotated[
+        str | None,
+        typer.Option("--map", help="Columns by name or place: x=X,y=Y,z=Z,signal=intensity."),
+    ] = None,
+    unit: Annotated[
+        str, typer.Option(help="Of the coordinates: m, cm, mm, ft, or metres per unit.")
+    ] = "m",
+    signal_scale: Annotated[float, typer.Option(help="Factor on the signal.")] = 1.0,
+    z_offset: Annotated[
+        float, typer.Option(help="Metres added to z, after the rotation: minus a sensor's height.")
+    ] = 0.0,
+    rotate: Annotated[
+        str | None,
+        typer.Option(help="yaw,pitch,roll in degrees or quaternion w,x,y,z; y up: 0,0,90."),
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Label raw point files with a checkpoint alone; raw ids for every point."""
+    from train.points.mapping import InputMapping, parse_columns, parse_rotation, parse_unit
     from train.predict import predict
     from train.team import choose_device
     from train.tta import parse_votes
@@ -56,6 +77,13 @@ def predict_command(
             png=png,
             overwrite=overwrite,
             columns=columns,
+            mapping=InputMapping(
+                columns=parse_columns(columns_map),
+                unit_m=parse_unit(unit),
+                signal_scale=signal_scale,
+                z_offset=z_offset,
+                rotation=parse_rotation(rotate),
+            ),
             device=choose_device(device),
             progress=console,
         )

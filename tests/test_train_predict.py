@@ -202,9 +202,10 @@ def test_points_without_an_answer_are_said_per_file(checkpoint: Path, tmp_path: 
 def test_size_of_five_columns_is_recognised(checkpoint: Path, tmp_path: Path) -> None:
     five = np.column_stack([some_points(3), np.zeros(3)])
     scan = write_bin(tmp_path / "sweep.pcd.bin", five)
-    summary = predict(scan, checkpoint, tmp_path / "out", device=CPU)
+    summary = predict(scan, checkpoint, tmp_path / "wrong", columns=4, device=CPU)
     assert "5 columns would fit: --columns 5" in summary.failed[0].reason
-    summary = predict(scan, checkpoint, tmp_path / "out", columns=5, device=CPU)
+    summary = predict(scan, checkpoint, tmp_path / "out", device=CPU)
+    assert "read as 5 float32 per point" in summary.notes[0]
     assert summary.failed == ()
     assert (tmp_path / "out/sweep.label").stat().st_size == 12
 
@@ -236,19 +237,19 @@ def test_wrong_inputs_are_clear_errors(checkpoint: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match="no such file or folder"):
         run(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no \.bin file.*found: nothing"):
+    with pytest.raises(DataError, match=r"no file of points.*found: nothing"):
         run(tmp_path / "empty")
-    (tmp_path / "empty/scan.pcd").write_bytes(b"")
-    with pytest.raises(DataError, match=r"found: 1 \.pcd"):
+    (tmp_path / "empty/scan.txt").write_bytes(b"")
+    with pytest.raises(DataError, match=r"found: 1 \.txt"):
         run(tmp_path / "empty")
-    with pytest.raises(DataError, match=r"a \.bin file is expected"):
-        run(tmp_path / "empty/scan.pcd")
+    with pytest.raises(DataError, match=r"a file of points is expected: \.bin, \.npy"):
+        run(tmp_path / "empty/scan.txt")
     scan = write_bin(tmp_path / "a.bin", some_points(5))
     for out in ("a.bin", "a.bin/below"):
         with pytest.raises(DataError, match=r"no results can be written there.*another --out"):
             run(scan, out=out)
-    with pytest.raises(ConfigError, match="columns must be at least 4"):
-        run(scan, columns=3)
+    with pytest.raises(ConfigError, match="columns must be at least 3"):
+        run(scan, columns=2)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         predict(scan, tmp_path / "gone.safetensors", tmp_path / "out", device=CPU)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import ConfigError, DataError
+from cache.errors import ConfigError, DataError, Pass2DError
 from cache.progress import Progress, Silent
 from train.ahead import computed_ahead
 from train.evaluate import NO_VOTES, Outside
@@ -24,6 +24,7 @@ from train.predict_files import (
     require_free,
     write_labels,
 )
+from train.points.mapping import InputMapping
 from train.render import birds_eye, range_image, save_png
 from train.segmenter import PreparedPoints, ScanLabels, Segmenter
 from train.tta import VotePlan
@@ -79,6 +80,8 @@ class _Job:
     prepared: PreparedPoints | None
     """None: it could not be read."""
     failure: str = ""
+    notes: tuple[str, ...] = ()
+    """How the file was read."""
     result: ScanLabels | None = None
 
 
@@ -92,13 +95,15 @@ def predict(
     png: bool = False,
     overwrite: bool = False,
     columns: int | None = None,
+    mapping: InputMapping | None = None,
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
     """Label raw point files.
 
     Args:
-        inputs: A ``.bin`` file, or a folder whose ``.bin`` files (also in sub-folders) are taken.
+        inputs: A file of points, or a folder whose files of points (also in sub-folders) are
+            taken: .bin, .npy, .pcd, .ply, .las, .laz.
         checkpoint: It carries grid, label table and colours.
         out: Folder of the results: ``NAME.label`` with a raw id for every raw point, in the same
             sub-folders as the inputs. With ``png`` also ``NAME_above.png`` and ``NAME_range.png``.
@@ -107,7 +112,8 @@ def predict(
             ("nearest"), or 0 ("ignore").
         png: Draw each scan.
         overwrite: Replace results that are already there.
-        columns: Numbers per point of the files; those of the checkpoint's data set without.
+        columns: Numbers per point of ``.bin`` files; found out without.
+        mapping: Which column is which, units, place, rotation; x, y, z, signal as they are without.
         device: The GPU if there is one, without.
         progress: Is told of every scan, and of files that failed.
 
@@ -121,15 +127,19 @@ def predict(
         ConfigError: Fewer than 4 columns.
     """
     progress = progress or Silent()
+    if columns is not None and columns < 3:
+        raise ConfigError(f"columns must be at least 3 (x, y, z), got {columns}")
     files = find_scans(inputs, out)
     make_folder(out)
     if not overwrite:
         require_free(files, with_png=png)
     segmenter = Segmenter.load(checkpoint, device=device, votes=votes, outside=outside)
-    columns = segmenter.card.info.raw_columns if columns is None else columns
-    if columns < 4:
-        raise ConfigError(f"columns must be at least 4 (x, y, z, signal), got {columns}")
-    return _run(files, segmenter, out, columns=columns, png=png, progress=progress)
+    mapping = mapping or InputMapping()
+
+    def read(file: ScanFile) -> _Job:
+        return _read(file, segmenter, columns, mapping)
+
+    return _run(files, segmenter, out, read=read, png=png, progress=progress)
 
 
 def _run(
@@ -137,7 +147,7 @@ def _run(
     segmenter: Segmenter,
     out: Path,
     *,
-    columns: int,
+    read: Callable[[ScanFile], _Job],
     png: bool,
     progress: Progress,
 ) -> PredictSummary:
@@ -153,7 +163,7 @@ def _run(
         return job
 
     progress.start("predict", total=len(files), unit="scans")
-    jobs = computed_ahead(lambda file: _read(file, segmenter, columns), files)
+    jobs = computed_ahead(read, files)
     for job in computed_ahead(write, _segmented(jobs, segmenter)):
         if job.prepared is None or job.result is None:
             failed.append(FailedFile(points=job.file.points, reason=job.failure))
@@ -161,7 +171,7 @@ def _run(
         else:
             written += 1
             class_points += np.bincount(job.result.labels, minlength=len(class_points))
-            for note in _notes(job.file, job.prepared):
+            for note in (*job.notes, *_notes(job.file, job.prepared)):
                 notes.append(note)
                 if len(notes) <= SAID_NOTES:
                     progress.say(note)
@@ -178,19 +188,20 @@ def _run(
     )
 
 
-def _read(file: ScanFile, segmenter: Segmenter, columns: int) -> _Job:
+def _read(file: ScanFile, segmenter: Segmenter, columns: int | None, mapping: InputMapping) -> _Job:
     try:
-        points = read_points(file.points, columns=columns)
+        usual = segmenter.card.info.raw_columns
+        points, notes = read_points(file.points, mapping, columns=columns, usual=usual)
         prepared = segmenter.prepare(points)
         if prepared.n and prepared.n_not_finite == prepared.n:
             raise DataError(
                 f"{file.points}: none of {prepared.n} points has coordinates that a lidar could "
-                f"measure. Is it a file of {columns} float32 per point?"
+                "measure (within 1 km): check --unit, --map and, for .bin, --columns"
             )
-    except DataError as error:
+    except Pass2DError as error:
         empty = np.zeros((3, 0), np.float32)
         return _Job(file=file, xyz=empty, prepared=None, failure=str(error))
-    return _Job(file=file, xyz=points[:, :3].T, prepared=prepared)
+    return _Job(file=file, xyz=points[:, :3].T, prepared=prepared, notes=tuple(notes))
 
 
 def _segmented(jobs: Iterator[_Job], segmenter: Segmenter) -> Iterator[_Job]:
@@ -217,7 +228,7 @@ def _label(batch: list[_Job], segmenter: Segmenter) -> Iterator[_Job]:
         if job.prepared is None:
             yield job
         else:
-            yield _Job(file=job.file, xyz=job.xyz, prepared=job.prepared, result=next(results))
+            yield replace(job, result=next(results))
 
 
 def _write(job: _Job, result: ScanLabels, segmenter: Segmenter, *, png: bool) -> None:

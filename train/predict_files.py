@@ -11,8 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import DataError
+from train.points.binary import read_binary
+from train.points.columns import from_matrix
+from train.points.mapping import InputMapping
+from train.points.registry import READERS, read_columns
 
-SUFFIX = ".bin"
+SUFFIXES = (".bin", *READERS)
+"""What can be read, in lower case."""
 LONG_SUFFIX = ".pcd.bin"
 """Of nuScenes."""
 
@@ -34,7 +39,7 @@ def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
     """List the point files of a file or folder (with its sub-folders; links are followed).
 
     Args:
-        inputs: One ``.bin`` file, or a folder. Hidden files are left out.
+        inputs: One file of a known format, or a folder. Hidden files are left out.
         out: Folder of the results; they lie in it as the inputs lie in theirs.
 
     Returns:
@@ -44,15 +49,18 @@ def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
         DataError: Nothing there, no point file, or two that would write the same result.
     """
     if inputs.is_file():
-        if not inputs.name.lower().endswith(SUFFIX):
-            raise DataError(f"{inputs}: a {SUFFIX} file is expected (float32 points)")
+        if not inputs.name.lower().endswith(SUFFIXES):
+            raise DataError(f"{inputs}: a file of points is expected: {', '.join(SUFFIXES)}")
         return [_scan_file(inputs, Path(_stem(inputs.name)), out)]
     if not inputs.is_dir():
         raise DataError(f"{inputs}: no such file or folder")
     found, others = _walk(inputs)
     if not found:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
-        raise DataError(f"{inputs}: no {SUFFIX} file in this folder or below it; found: {seen}")
+        raise DataError(
+            f"{inputs}: no file of points ({', '.join(SUFFIXES)}) in this folder or below it; "
+            f"found: {seen}"
+        )
     scans = [
         _scan_file(path, path.relative_to(inputs).parent / _stem(path.name), out) for path in found
     ]
@@ -95,29 +103,37 @@ def require_free(scans: list[ScanFile], *, with_png: bool) -> None:
         )
 
 
-def read_points(path: Path, *, columns: int) -> NDArray[np.float32]:
-    """Read a raw point file.
+def read_points(
+    path: Path, mapping: InputMapping, *, columns: int | None, usual: int
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Read a file of points and bring them into the network's frame and units.
 
     Args:
-        path: float32, little endian, row by row.
-        columns: Numbers per point: 4 (SemanticKITTI) or 5 (nuScenes).
+        path: Of a known format.
+        mapping: Which column is which, units, place, rotation.
+        columns: Numbers per point of a ``.bin`` file; None: found out.
+        usual: Those of the checkpoint's data set.
 
     Returns:
-        (N, columns); N is 0 for an empty file.
+        (N, 4) x, y, z in metres, signal, in the order of the file; and what a person should know.
 
     Raises:
-        DataError: Missing, not readable, truncated, or of another number of columns.
+        ConfigError: The package that reads the format is not installed.
+        DataError: Missing, not readable, truncated, or a column is missing.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: not readable: {error.strerror}") from error
-    if len(data) % (4 * columns):
-        raise DataError(
-            f"{path}: {len(data)} bytes is no multiple of {4 * columns} "
-            f"({columns} float32 per point): truncated, or no point file" + _hint(data, columns)
+    notes: list[str] = []
+    if path.suffix.lower() == ".bin":
+        points, note = read_binary(path, columns=columns, usual=usual)
+        notes += [note] if note else []
+        found = from_matrix(path, points)
+    else:
+        found = read_columns(path)
+    if not mapping.has_signal(found):
+        notes.append(
+            f"{path}: no column of the signal among {', '.join(found.names)}: taken as 0. "
+            "Name it: --map signal=NAME"
         )
-    return np.frombuffer(data, "<f4").reshape(-1, columns)
+    return mapping.apply(found, where=str(path)), notes
 
 
 def write_labels(path: Path, raw_ids: NDArray[np.uint32]) -> None:
@@ -163,7 +179,7 @@ def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
         for name in sorted(files):
             if name.startswith("."):
                 continue
-            if name.lower().endswith(SUFFIX):
+            if name.lower().endswith(SUFFIXES):
                 found.append(Path(place) / name)
             else:
                 others[Path(name).suffix or "without suffix"] += 1
@@ -171,7 +187,7 @@ def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def _stem(name: str) -> str:
-    for suffix in (LONG_SUFFIX, SUFFIX):
+    for suffix in (LONG_SUFFIX, *SUFFIXES):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
@@ -197,8 +213,3 @@ def _require_different_results(scans: list[ScanFile]) -> None:
                 f"{scan.points} and {other.points} would both be written to {scan.labels}. "
                 "Rename one, or label them one by one."
             )
-
-
-def _hint(data: bytes, columns: int) -> str:
-    fitting = [n for n in (4, 5) if n != columns and len(data) % (4 * n) == 0]
-    return f"; {fitting[0]} columns would fit: --columns {fitting[0]}" if fitting else ""
