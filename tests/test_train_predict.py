@@ -190,12 +190,12 @@ def test_bad_files_are_named_and_do_not_stop_the_others(checkpoint: Path, tmp_pa
 
 
 def test_points_without_an_answer_are_said_per_file(checkpoint: Path, tmp_path: Path) -> None:
-    points = some_points(40)
+    points = some_points(41)  # 656 bytes: no multiple of 20
     points[2, 1], points[5, 3] = np.nan, np.inf
     points[5, :3] = 1
     scan = write_bin(tmp_path / "x.bin", points)
     summary = predict(scan, checkpoint, tmp_path / "out", device=CPU)
-    assert "1 of 40 points have no finite coordinates" in summary.notes[0]
+    assert "1 of 41 points have no finite coordinates" in summary.notes[0]
     assert "the signal of 1 points is no number" in summary.notes[1]
 
 

@@ -16,6 +16,7 @@ from cache.progress import Progress, Silent
 from train.ahead import computed_ahead
 from train.evaluate import NO_VOTES, Outside
 from train.infer import pass_size
+from train.points.mapping import InputMapping
 from train.predict_files import (
     ScanFile,
     find_scans,
@@ -24,7 +25,6 @@ from train.predict_files import (
     require_free,
     write_labels,
 )
-from train.points.mapping import InputMapping
 from train.render import birds_eye, range_image, save_png
 from train.segmenter import PreparedPoints, ScanLabels, Segmenter
 from train.tta import VotePlan

@@ -1,0 +1,169 @@
+"""Columns, units, place and rotation of other sensors; how many columns a .bin file has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_train_predict import CPU, card, some_points
+
+from cache.errors import ConfigError, DataError
+from train.checkpoint import build_from_card, network_tensors, save_checkpoint
+from train.points.binary import read_binary
+from train.points.columns import PointColumns
+from train.points.mapping import InputMapping, parse_columns, parse_rotation, parse_unit
+from train.predict import predict
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "small.safetensors"
+    network = build_from_card(card(), CPU)
+    save_checkpoint(path, network_tensors(network.inference_state()), card())
+    return path
+
+
+def columns(**values: list[float]) -> PointColumns:
+    return PointColumns(names=tuple(values), values=tuple(map(np.array, values.values())))
+
+
+def mapped(found: PointColumns, **options) -> list[list[float]]:
+    return InputMapping(**options).apply(found, where="a.pcd").round(5).tolist()
+
+
+def test_names_units_and_scale() -> None:
+    found = columns(Y=[2000.0], t=[7.0], X=[1000.0], Z=[-500.0], Intensity=[51.0])
+    assert mapped(found, unit_m=parse_unit("mm"), signal_scale=1 / 255) == [
+        pytest.approx([1, 2, -0.5, 0.2])
+    ]
+
+
+def test_columns_by_option() -> None:
+    found = columns(a=[1.0], b=[2.0], c=[3.0], d=[4.0])
+    chosen = parse_columns("x=c, y=b,z=0,signal=d")
+    assert mapped(found, columns=chosen) == [[3, 2, 1, 4]]
+    with pytest.raises(
+        DataError, match=r"no column for x; the file has a, b, c, d\. Name it: --map x=NAME"
+    ):
+        mapped(found)
+    with pytest.raises(DataError, match="no column for z of the name 'q'"):
+        mapped(found, columns={**chosen, "z": "q"})
+
+
+def test_missing_signal_is_0() -> None:
+    assert mapped(columns(x=[1.0], y=[2.0], z=[3.0])) == [[1, 2, 3, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rotate", "moved"),
+    [
+        ("0,0,90", [1, -3, 2]),  # about x: y becomes z
+        ("0,-90,0", [-3, 2, 1]),  # about y: x becomes z
+        ("90,0,0", [-2, 1, 3]),  # about z: x becomes y
+        ("90,0,90", [3, 1, 2]),  # first roll, then yaw
+        ("2,0,0,2", [-2, 1, 3]),  # quaternion of 90 degrees about z, not of length 1
+    ],
+)
+def test_rotation_then_offset(rotate: str, moved: list[float]) -> None:
+    found = columns(x=[1.0], y=[2.0], z=[3.0])
+    moved = [*moved[:2], moved[2] - 1.5, 0]
+    assert mapped(found, rotation=parse_rotation(rotate), z_offset=-1.5) == [moved]
+
+
+@pytest.mark.parametrize("rotate", ["", "1,2", "a,b,c", "0,0,0,0", "nan,0,0", "1,2,3,4,5"])
+def test_wrong_rotation_is_refused(rotate: str) -> None:
+    with pytest.raises(ConfigError, match="--rotate"):
+        parse_rotation(rotate)
+
+
+@pytest.mark.parametrize("unit", ["km", "0", "-1", "nan", "inf"])
+def test_wrong_unit_is_refused(unit: str) -> None:
+    with pytest.raises(ConfigError, match="--unit must be m, cm, mm, ft"):
+        parse_unit(unit)
+
+
+@pytest.mark.parametrize("text", ["x", "x=", "q=1", "x=1,x=2"])
+def test_wrong_map_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="pairs ROLE=NAME"):
+        parse_columns(text)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_wrong_scale_is_refused(scale: float) -> None:
+    with pytest.raises(ConfigError, match="signal_scale"):
+        InputMapping(signal_scale=scale)
+
+
+@pytest.mark.parametrize("usual", [4, 5])
+@pytest.mark.parametrize("true", [4, 5])
+def test_size_that_fits_4_and_5_columns_is_read_by_its_distributions(
+    tmp_path: Path, usual: int, true: int
+) -> None:
+    points = np.column_stack([some_points(1000), np.arange(1000) % 32])[:, :true]
+    (tmp_path / "a.bin").write_bytes(points.astype("<f4").tobytes())
+    read = read_binary(tmp_path / "a.bin", columns=None, usual=usual)
+    assert np.array_equal(read.points, points.astype("<f4"))
+    assert bool(read.note) == (true != usual)
+
+
+def test_few_points_of_both_sizes_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(some_points(10).tobytes())
+    read = read_binary(tmp_path / "a.bin", columns=None, usual=4)
+    assert (len(read.points), "too few points" in read.note) == (10, True)
+
+
+def test_real_scans_cut_to_sizes_that_fit_both(shared: Path, tmp_path: Path) -> None:
+    kitti = sorted((shared / "real").glob("*/sequences/*/velodyne/*.bin"))
+    nuscenes = sorted((shared / "real").glob("*/samples/LIDAR_TOP/*.bin"))
+    assert (len(kitti), len(nuscenes)) == (8, 5)
+    for file in (*kitti, *nuscenes):
+        true = 4 if file in kitti else 5
+        data = file.read_bytes()
+        (tmp_path / "a.bin").write_bytes(data[: len(data) // 80 * 80])
+        for usual in (4, 5):
+            read = read_binary(tmp_path / "a.bin", columns=None, usual=usual)
+            assert read.points.shape[1] == true, file
+
+
+def test_all_formats_give_the_same_labels(checkpoint: Path, tmp_path: Path) -> None:
+    import laspy
+    import plyfile
+    import pypcd4
+
+    points = (some_points(500) * 64).round() / 64  # exact in every format
+    points[:, 3] = 0
+    folder = tmp_path / "in"
+    folder.mkdir()
+    points.astype("<f4").tofile(folder / "bin.bin")
+    np.save(folder / "npy.npy", points.astype(np.float64))
+    rows = np.rec.fromarrays(points.T, names="x,y,z,intensity")
+    plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")]).write(str(folder / "ply.ply"))
+    cloud = pypcd4.PointCloud.from_points(points, rows.dtype.names, (np.float32,) * 4)
+    cloud.save(folder / "pcd.pcd", encoding=pypcd4.Encoding.BINARY_COMPRESSED)
+    header = laspy.LasHeader(point_format=0)
+    header.scales = np.full(3, 1 / 64)
+    content = laspy.LasData(header)
+    content.x, content.y, content.z = points[:, :3].T.astype(float)
+    content.write(str(folder / "las.las"))
+    content.write(str(folder / "laz.laz"))
+    summary = predict(folder, checkpoint, tmp_path / "out", device=CPU)
+    assert (summary.scans, summary.failed) == (6, ())
+    written = {path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(written) == 1
+    assert len(written.pop()) == 4 * 500
+
+
+def test_bad_file_of_a_new_format_does_not_stop_the_others(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "good.npy", some_points(50))
+    (folder / "bad.pcd").write_bytes(b"no pcd")
+    np.save(folder / "flat.npy", np.zeros(5))
+    summary = predict(folder, checkpoint, tmp_path / "out", device=CPU)
+    assert summary.scans == 1
+    assert sorted(failed.points.name for failed in summary.failed) == ["bad.pcd", "flat.npy"]
