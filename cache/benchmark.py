@@ -38,7 +38,7 @@ class ReadTime:
 
 
 def measure_reader(
-    cache_root: Path,
+    cache_root: Path | str,
     *,
     dataset: str | None,
     scans: int,

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
@@ -19,8 +19,9 @@ class _Open:
 class DescriptorPool:
     """Least recently used descriptors; one in use is never closed."""
 
-    def __init__(self, limit: int = 256) -> None:
+    def __init__(self, limit: int = 256, opener: Callable[[str], int] | None = None) -> None:
         self._limit = limit
+        self._opener = opener or _open_file
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _Open] = OrderedDict()
 
@@ -52,7 +53,7 @@ class DescriptorPool:
         with self._lock:
             entry = self._open.get(path)
             if entry is None:
-                entry = _Open(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                entry = _Open(self._opener(path))
                 self._open[path] = entry
                 self._evict(keep=path)
             else:
@@ -65,3 +66,7 @@ class DescriptorPool:
         idle = [p for p, entry in self._open.items() if entry.users == 0 and p != keep]
         for path in idle[: max(0, surplus)]:
             os.close(self._open.pop(path).fd)
+
+
+def _open_file(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

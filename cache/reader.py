@@ -20,6 +20,8 @@ from cache.jsonio import dumps
 from cache.keys import hash_bytes
 from cache.layout import DATASET_FILE, Layout
 from cache.manifest import load_manifest, open_generation, parse_dataset
+from cache.place import is_url
+from cache.remote import RemoteMirror
 from cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
 from cache.schema import SCALES, CameraView, ScanRecord, VoxelLevel
 from cache.shard_table import ShardInfo, ShardTable
@@ -44,7 +46,9 @@ class Fields:
 class CacheReader:
     """One generation of one prepared data set."""
 
-    def __init__(self, layout: Layout, *, check: bool = True) -> None:
+    def __init__(
+        self, layout: Layout, *, check: bool = True, mirror: RemoteMirror | None = None
+    ) -> None:
         parse_dataset(_dataset_bytes(layout), where=str(layout.dataset_file))
         manifest = load_manifest(layout)
         self.root = layout.root
@@ -55,17 +59,22 @@ class CacheReader:
         self._chunks: dict[str, ChunkTable] = {
             name: chunk_table(manifest.tables.scans, name) for name in FIELDS
         }
-        self._pool = DescriptorPool()
+        if mirror is not None:
+            mirror.expect(manifest.tables.shards)
+        self.is_remote = mirror is not None
+        self._pool = DescriptorPool(opener=None if mirror is None else mirror.open)
         self._reader = ChunkReader(check=check, pool=self._pool)
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
 
     @classmethod
-    def open(cls, cache_root: Path, *, dataset: str | None = None, check: bool = True) -> Self:
+    def open(
+        cls, cache_root: Path | str, *, dataset: str | None = None, check: bool = True
+    ) -> Self:
         """Open the current generation.
 
         Args:
-            cache_root: the folder of data sets, or one data set's own folder.
+            cache_root: the folder of data sets, or one data set's own folder; or its URL.
             dataset: which data set, when there are several.
             check: compare the crc32c of every chunk that is read.
 
@@ -73,7 +82,10 @@ class CacheReader:
             CacheError: no cache there, several data sets to choose from, another format version,
                 or a damaged manifest.
         """
-        return cls(Layout(root=find_dataset(cache_root, dataset)), check=check)
+        if isinstance(cache_root, str) and is_url(cache_root):
+            mirror = RemoteMirror(cache_root, dataset)
+            return cls(mirror.layout, check=check, mirror=mirror)
+        return cls(Layout(root=find_dataset(Path(cache_root), dataset)), check=check)
 
     def select(
         self, *, split: str | None = None, sequences: Sequence[str] | None = None

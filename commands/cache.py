@@ -11,7 +11,7 @@ import typer
 from cache.errors import CacheError, ConfigError
 from cache.progress import format_bytes
 from commands.console import Console, clear_errors, print_json
-from commands.options import CacheOption, DatasetOption, JsonOption
+from commands.options import CacheOption, DatasetOption, JsonOption, ReadCacheOption
 
 cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and describe a cache.")
 
@@ -193,7 +193,7 @@ def plan_command(
 
 @cache_app.command("bench")
 def bench_command(
-    cache_root: CacheOption,
+    cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
     scans: Annotated[int, typer.Option(help="At most so many scans.", min=1)] = 64,
     rounds: Annotated[int, typer.Option(help="How often each is read.", min=2)] = 5,

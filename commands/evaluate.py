@@ -9,19 +9,19 @@ import typer
 
 from commands.console import Console, clear_errors, print_json, print_rich, words
 from commands.options import (
-    CacheOption,
     CheckpointOption,
     DatasetOption,
     DeviceOption,
     JsonOption,
     OutsideOption,
+    ReadCacheOption,
     VotesOption,
     outside_rule,
 )
 
 
 def eval_command(
-    cache_root: CacheOption,
+    cache_root: ReadCacheOption,
     checkpoint: CheckpointOption,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 08.")] = None,

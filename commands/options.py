@@ -8,10 +8,41 @@ from typing import Annotated, Literal
 import typer
 
 from cache.errors import ConfigError
+from cache.place import is_url
+
+
+def local_place(text: str) -> Path:
+    """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
+    if is_url(text):
+        typer.echo(
+            f"error: --cache {text}: this command works on a local folder only. Remote stores can "
+            "be read by train, eval, stats and cache bench: prepare locally, then copy the folder "
+            "there.",
+            err=True,
+        )
+        raise typer.Exit(1)
+    return Path(text).resolve()
+
+
+def any_place(text: str) -> str:
+    """Read --cache where a URL will do, too: a path is made absolute."""
+    return text if is_url(text) else str(Path(text).resolve())
+
 
 CacheOption = Annotated[
     Path,
-    typer.Option("--cache", help="Cache folder; holds one folder per data set.", resolve_path=True),
+    typer.Option(
+        "--cache", help="Cache folder; holds one folder per data set.", parser=local_place
+    ),
+]
+ReadCacheOption = Annotated[
+    str,
+    typer.Option(
+        "--cache",
+        help="Cache folder, or the URL of one, e.g. s3://bucket/prefix.",
+        parser=any_place,
+        metavar="PATH|URL",
+    ),
 ]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="Data set in the cache, if it holds several.")

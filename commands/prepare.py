@@ -11,7 +11,7 @@ import typer
 from cache.errors import ConfigError
 from cache.progress import format_bytes
 from commands.console import Console, clear_errors, print_json, words
-from commands.options import JsonOption
+from commands.options import JsonOption, local_place
 
 if TYPE_CHECKING:
     from pipeline.options import PrepareConfig
@@ -115,7 +115,7 @@ def semkitti_command(
     cache_root: Annotated[
         Path,
         typer.Option(
-            "--cache", help="Cache folder; the data goes to semkitti/.", resolve_path=True
+            "--cache", help="Cache folder; the data goes to semkitti/.", parser=local_place
         ),
     ] = Path("cache"),
     splits: SplitsOption = "train,val,test",
@@ -164,7 +164,7 @@ def nuscenes_command(
     cache_root: Annotated[
         Path,
         typer.Option(
-            "--cache", help="Cache folder; the data goes to nuscenes/.", resolve_path=True
+            "--cache", help="Cache folder; the data goes to nuscenes/.", parser=local_place
         ),
     ] = Path("cache"),
     splits: SplitsOption = "train,val,test",

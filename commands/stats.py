@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from commands.console import clear_errors, print_json, print_rich
-from commands.options import CacheOption, DatasetOption, JsonOption
+from commands.options import DatasetOption, JsonOption, ReadCacheOption
 
 
 def stats_command(
-    cache_root: CacheOption,
+    cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
     as_json: JsonOption = False,
     html: Annotated[

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.console import Console, clear_errors, plain, print_json
-from commands.options import CacheOption, DatasetOption, JsonOption
+from commands.options import DatasetOption, JsonOption, ReadCacheOption
 
 if TYPE_CHECKING:
     from train.loop import TrainResult
 
 
 def train_command(
-    cache_root: CacheOption,
+    cache_root: ReadCacheOption,
     run_root: Annotated[Path, typer.Option("--run", help="Folder of this run.", resolve_path=True)],
     recipe: Annotated[
         str, typer.Option(help="Name of a recipe (see --list-recipes) or a TOML file.")

@@ -77,6 +77,7 @@ def assemble(reader: CacheReader, recipe: Recipe, team: Team, progress: Progress
         with_outside=not network.uses_volume,
         rank=team.rank,
         world=team.world,
+        shards=reader.scans.shard[positions] if reader.is_remote else None,
     )
     return Job(
         recipe=recipe,

@@ -31,7 +31,7 @@ ERRORS = LabelTable(
 
 def write_pictures(
     report: EvalReport,
-    cache_root: Path,
+    cache_root: Path | str,
     folder: Path,
     *,
     dataset: str | None = None,

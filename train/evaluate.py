@@ -49,7 +49,7 @@ class EvalScan:
 
 def evaluate(
     checkpoint: Path,
-    cache_root: Path,
+    cache_root: Path | str,
     *,
     split: str = "val",
     dataset: str | None = None,

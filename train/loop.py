@@ -52,7 +52,7 @@ class TrainResult:
 
 
 def run(
-    cache_root: Path,
+    cache_root: Path | str,
     recipe: Recipe,
     *,
     run_root: Path,

@@ -11,6 +11,7 @@ from train.card import Card
 from train.folder import RunFolder
 from train.recipe import Recipe, load_recipe
 from train.settings import to_plain
+from train.state import base_card
 
 _FREE = ("name", "device", "torch_threads", "resume_anyway", "start_from", "stream.", "log.")
 """Settings that do not change what is computed."""
@@ -31,6 +32,11 @@ def require_same_run(job: Job, card: Card, folder: RunFolder) -> None:
         differences.append(
             f"cache fingerprint {job.reader.fingerprint[:12]} (was {fingerprint[:12]}): other "
             "scans, labels or stages"
+        )
+    order, before = base_card(job).provenance["order"], card.provenance.get("order", "scans")
+    if order != before:
+        differences.append(
+            f"the order shuffles {order} (was {before}): a remote store's order is another one"
         )
     n_scans = card.run.get("n_scans")
     if n_scans != job.n_scans:

@@ -97,6 +97,7 @@ def base_card(job: Job) -> Card:
             "seed": str(job.recipe.seed),
             "cache_fingerprint": job.reader.fingerprint,
             "world_size": str(job.team.world),
+            "order": "scans" if job.plan.shards is None else "blocks of shards",
             "torch": torch.__version__,
         },
     )

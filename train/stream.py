@@ -29,6 +29,8 @@ from train.lattice import leaves_grid
 
 _GROWTH = 1.2
 """How much larger than needed a buffer is made, so that few batches need a new one."""
+_WINDOW = 8
+"""Shards among whose scans a remote store's order shuffles: 512 scans, some 1.5 GB."""
 _PARTNER = 1
 """Salt of the draw for the second scan of a mix."""
 
@@ -67,6 +69,9 @@ class StreamPlan:
     """Read the points outside the volume too."""
     rank: int = 0
     world: int = 1
+    shards: NDArray[np.int64] | None = None
+    """(S,) shard of each position, for a remote store: the order then shuffles blocks of shards.
+    None: every scan can come next."""
 
     def __post_init__(self) -> None:
         if self.scales and not self.augment.keeps_hashes:
@@ -101,10 +106,27 @@ def epoch_order(positions: NDArray[np.int64], *, seed: int, epoch: int) -> NDArr
     return positions[np.random.default_rng([seed, epoch]).permutation(len(positions))]
 
 
+def block_order(
+    positions: NDArray[np.int64], shards: NDArray[np.int64], *, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """All positions once: shards shuffled, then the scans of every `_WINDOW` shards.
+
+    So few shards are needed at a time, and each is fetched once an epoch.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    names, index = np.unique(shards, return_inverse=True)
+    window = rng.permutation(len(names))[index] // _WINDOW
+    shuffled = rng.permutation(len(positions))
+    return positions[shuffled[np.argsort(window[shuffled], kind="stable")]]
+
+
 def batch_at(plan: StreamPlan, cursor: int) -> Batch:
     """The batch that begins where ``cursor`` scans have been seen: all that resuming needs."""
     epoch, place = divmod(cursor, len(plan.positions))
-    order = epoch_order(plan.positions, seed=plan.seed, epoch=epoch)
+    if plan.shards is None:
+        order = epoch_order(plan.positions, seed=plan.seed, epoch=epoch)
+    else:
+        order = block_order(plan.positions, plan.shards, seed=plan.seed, epoch=epoch)
     joint = order[place : place + plan.joint_size]
     return Batch(epoch, joint[plan.rank :: plan.world], len(joint), cursor + len(joint))
 

@@ -1,0 +1,257 @@
+"""Reading from remote stores: a real S3 server on loopback and fsspec's memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from cache_samples import without_fsync, write_sample_cache
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from cache.errors import CacheError, ConfigError
+from cache.reader import CacheReader, Fields
+from cache.remote import RemoteConfig, RemoteMirror
+from cli import app
+from train.stream import block_order
+
+ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cache")
+    with without_fsync():
+        write_sample_cache(root, n_scans=4, sequences=("00", "08"))
+    return root
+
+
+@pytest.fixture
+def url(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "disk"))
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    fs.pseudo_dirs.clear()
+    for path in local.rglob("*"):
+        if path.is_file():
+            fs.pipe_file(f"/bucket/{path.relative_to(local)}", path.read_bytes())
+    yield "memory://bucket"
+    fs.store.clear()
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    pytest.importorskip("moto")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def assert_same(one: CacheReader, other: CacheReader) -> None:
+    assert one.fingerprint == other.fingerprint
+    for position in range(len(one.scans)):
+        a, b = one.read(position, ALL), other.read(position, ALL)
+        np.testing.assert_array_equal(a.xyz, b.xyz)
+        np.testing.assert_array_equal(a.label, b.label)
+        np.testing.assert_array_equal(a.cameras[0].image, b.cameras[0].image)
+        np.testing.assert_array_equal(a.voxels[0].inverse, b.voxels[0].inverse)
+
+
+def shard_files(tmp_path: Path) -> list[Path]:
+    return sorted(p for p in (tmp_path / "disk").glob("*/*/*/*.zarr/**/*") if p.is_file())
+
+
+def test_memory_gives_what_the_folder_gives(url: str, local: Path) -> None:
+    with CacheReader.open(url) as remote, CacheReader.open(local) as reader:
+        assert_same(reader, remote)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_s3_gives_what_the_folder_gives(
+    s3_endpoint: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "PASS2D_LOCAL_CACHE": str(tmp_path / "disk"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    fs = fsspec.filesystem("s3", skip_instance_cache=True)
+    fs.mkdir("bucket")
+    fs.put(str(local) + "/", "bucket/some/prefix/", recursive=True)
+    with (
+        CacheReader.open("s3://bucket/some/prefix") as remote,
+        CacheReader.open(local) as reader,
+    ):
+        assert_same(reader, remote)
+    with pytest.raises(
+        CacheError, match=r"s3://bucket/other.*(no prepared data set|No such object)"
+    ):
+        CacheReader.open("s3://bucket/other")
+
+
+def test_failures_that_pass_are_tried_again_and_a_short_body_is_never_used(
+    url: str, local: Path, tmp_path: Path
+) -> None:
+    mirror = RemoteMirror(
+        url, config=RemoteConfig(folder=tmp_path / "disk", attempts=4, first_wait_s=0)
+    )
+    fs, real, calls = mirror._fs, type(mirror._fs).get_file, []
+
+    def failing(self: object, source: str, target: str, **more: object) -> None:
+        calls.append(source)
+        if len(calls) == 1:
+            raise OSError("503 Slow Down")
+        real(fs, source, target)
+        if len(calls) == 2:
+            os.truncate(target, 10)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(fs), "get_file", failing)
+        with (
+            CacheReader(mirror.layout, mirror=mirror) as remote,
+            CacheReader.open(local) as reader,
+        ):
+            assert_same(reader, remote)
+    assert calls[0] == calls[1] == calls[2]
+
+
+def test_when_it_never_passes_one_line_says_what_and_how_often(url: str, tmp_path: Path) -> None:
+    mirror = RemoteMirror(
+        url, config=RemoteConfig(folder=tmp_path / "disk", attempts=3, first_wait_s=0)
+    )
+    calls = []
+
+    def failing(self: object, source: str, target: str, **more: object) -> None:
+        calls.append(source)
+        raise OSError("500 Internal\nError")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(mirror._fs), "get_file", failing)
+        message = r"memory://bucket/.*500 Internal Error.* after 3 attempts"
+        with (
+            CacheReader(mirror.layout, mirror=mirror) as remote,
+            pytest.raises(CacheError, match=message),
+        ):
+            remote.read(0, ALL)
+    assert len(calls) == 3
+    assert not shard_files(tmp_path)
+
+
+def test_a_damaged_local_file_is_fetched_again(url: str, local: Path, tmp_path: Path) -> None:
+    with CacheReader.open(url) as remote:
+        remote.read(0, ALL)
+    files = shard_files(tmp_path)
+    assert len(files) > 5
+    for place, path in enumerate(files):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data if place % 2 else data[:-3])
+    with CacheReader.open(url) as remote, CacheReader.open(local) as reader:
+        assert_same(reader, remote)
+
+
+def test_the_bound_on_the_local_disk_holds(
+    url: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [p.stat().st_size for p in local.glob("*/*/*.zarr/*/c/**/*") if p.is_file()]
+    limit = max(sizes) + 1000
+    assert sum(sizes) > 2 * limit
+    config = RemoteConfig(folder=tmp_path / "disk", limit_bytes=limit)
+    mirror = RemoteMirror(url, config=config)
+    with CacheReader(mirror.layout, mirror=mirror) as remote, CacheReader.open(local) as reader:
+        remote._pool._limit = 1  # else open files hide the eviction
+        for position in range(len(reader.scans)):
+            a, b = reader.read(position, ALL), remote.read(position, ALL)
+            np.testing.assert_array_equal(a.cameras[0].image, b.cameras[0].image)
+            assert sum(p.stat().st_size for p in shard_files(tmp_path)) <= limit
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE_GB", "0.000001")
+    with CacheReader.open(url) as remote, pytest.raises(CacheError, match="PASS2D_LOCAL_CACHE_GB"):
+        remote.read(0, ALL)
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE_GB", "many")
+    with pytest.raises(ConfigError, match="found 'many'"):
+        CacheReader.open(url)
+
+
+def test_a_new_generation_is_seen_and_a_cut_off_one_is_not(url: str, local: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    with CacheReader.open(url) as reader:
+        assert reader.generation == 1
+    fs.pipe_file("/bucket/semkitti/CURRENT", b"gen-000002\n")
+    with pytest.raises(CacheError, match=r"gen-000002/hashes\.json"):
+        CacheReader.open(url)
+    for path in (local / "semkitti/manifest/gen-000001").iterdir():
+        fs.pipe_file(f"/bucket/semkitti/manifest/gen-000002/{path.name}", path.read_bytes())
+    with CacheReader.open(url) as reader:
+        assert reader.generation == 2
+
+
+def test_commands_take_urls_or_say_that_they_do_not(url: str, local: Path) -> None:
+    far = CliRunner().invoke(app, ["stats", "--cache", url, "--json"])
+    near = CliRunner().invoke(app, ["stats", "--cache", str(local), "--json"])
+    assert far.exit_code == near.exit_code == 0, far.output
+    assert json.loads(far.stdout) == json.loads(near.stdout)
+    for words in (["cache", "verify"], ["cache", "gc"], ["prepare", "semkitti", "--root", "x"]):
+        result = CliRunner().invoke(app, [*words, "--cache", url])
+        assert result.exit_code == 1, words
+        assert result.output.startswith(f"error: --cache {url}: this command works on a local")
+    missing = CliRunner().invoke(app, ["stats", "--cache", "memory://nothing"])
+    assert missing.exit_code == 1
+    assert missing.output.count("\n") == 1
+    unknown = CliRunner().invoke(app, ["stats", "--cache", "nosuch://bucket"])
+    assert unknown.exit_code == 1
+    assert unknown.output.startswith("error: nosuch://bucket: ")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=40),
+    seed=st.integers(0, 2**31),
+    epoch=st.integers(0, 50),
+)
+def test_block_order_gives_every_scan_once_and_needs_eight_shards_at_a_time(
+    sizes: list[int], seed: int, epoch: int
+) -> None:
+    shards = np.repeat(np.arange(len(sizes)) * 7, sizes)
+    positions = np.arange(len(shards)) * 3 + 1
+    order = block_order(positions, shards, seed=seed, epoch=epoch)
+    assert sorted(order.tolist()) == positions.tolist()
+    again = block_order(positions, shards, seed=seed, epoch=epoch)
+    np.testing.assert_array_equal(order, again)
+    shard_of = dict(zip(positions.tolist(), shards.tolist(), strict=True))
+    seen: list[set[int]] = [set()]
+    done: set[int] = set()
+    for position in order.tolist():
+        shard = shard_of[position]
+        if shard not in seen[-1] and len(seen[-1]) == 8:
+            done |= seen[-1]
+            seen.append(set())
+        assert shard not in done  # a shard that was left is not asked for again this epoch
+        seen[-1].add(shard)
+
+
+def test_two_readers_share_one_local_folder(url: str, local: Path, tmp_path: Path) -> None:
+    with CacheReader.open(url) as one, CacheReader.open(url) as two:
+        one.read(0, ALL)
+        before = {p: p.stat().st_ino for p in shard_files(tmp_path)}
+        two.read(0, ALL)
+        assert {p: p.stat().st_ino for p in shard_files(tmp_path)} == before
+        for path in before:  # what another process evicts is fetched again
+            path.unlink()
+        shutil.rmtree(one.root / "camera")
+        with CacheReader.open(url) as three, CacheReader.open(local) as reader:
+            assert_same(reader, three)
