@@ -11,15 +11,23 @@ from cache.errors import ConfigError
 from cache.place import is_url
 
 
-def local_place(text: str) -> Path:
+def local_place(text: str | Path) -> Path:
     """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
-    if is_url(text):
+    if is_url(str(text)):
         typer.echo(
             f"error: --cache {text}: this command works on a local folder only. Remote stores can "
             "be read by train, eval, stats and cache bench: prepare locally, then copy the folder "
             "there.",
             err=True,
         )
+        raise typer.Exit(1)
+    return Path(text).resolve()
+
+
+def run_place(text: str) -> Path:
+    """Read --run: a local folder; a URL is refused, not taken for a path."""
+    if is_url(text):
+        typer.echo(f"error: --run {text}: a run lies on a local disk. Choose a folder.", err=True)
         raise typer.Exit(1)
     return Path(text).resolve()
 

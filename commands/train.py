@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.console import Console, clear_errors, plain, print_json
-from commands.options import DatasetOption, JsonOption, ReadCacheOption
+from commands.options import DatasetOption, JsonOption, ReadCacheOption, run_place
 
 if TYPE_CHECKING:
     from train.loop import TrainResult
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def train_command(
     cache_root: ReadCacheOption,
-    run_root: Annotated[Path, typer.Option("--run", help="Folder of this run.", resolve_path=True)],
+    run_root: Annotated[
+        Path, typer.Option("--run", help="Folder of this run, on a local disk.", parser=run_place)
+    ],
     recipe: Annotated[
         str, typer.Option(help="Name of a recipe (see --list-recipes) or a TOML file.")
     ] = "2dpass-small",

@@ -209,6 +209,11 @@ def test_commands_take_urls_or_say_that_they_do_not(url: str, local: Path) -> No
         result = CliRunner().invoke(app, [*words, "--cache", url])
         assert result.exit_code == 1, words
         assert result.output.startswith(f"error: --cache {url}: this command works on a local")
+    run = CliRunner().invoke(app, ["train", "--cache", url, "--run", "s3://bucket/run"])
+    assert run.exit_code == 1
+    assert run.output == (
+        "error: --run s3://bucket/run: a run lies on a local disk. Choose a folder.\n"
+    )
     missing = CliRunner().invoke(app, ["stats", "--cache", "memory://nothing"])
     assert missing.exit_code == 1
     assert missing.output.count("\n") == 1
