@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from cache.schema import DatasetInfo
-from pipeline.datasets.table import load_table
+from pipeline.datasets.table import DatasetTable, load_table
 
 TABLES = ("semkitti", "nuscenes")
 
 
 def known_datasets() -> tuple[DatasetInfo, ...]:
     """Label table, grid and file layout of every known data set."""
+    return tuple(table.info for table in known_tables())
+
+
+def known_tables() -> tuple[DatasetTable, ...]:
+    """Everything that is known of every known data set, official splits and counts included."""
     folder = Path(__file__).parent
-    return tuple(load_table(folder / f"{name}.toml").info for name in TABLES)
+    return tuple(load_table(folder / f"{name}.toml") for name in TABLES)

@@ -1,0 +1,123 @@
+"""What each benchmark's server takes: entry names, types, allowed numbers, who must be there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import ConfigError
+from cache.schema import DatasetInfo
+
+META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
+"""Of nuScenes' submission.json: which sensors and data the method uses; all five, true or false."""
+DESCRIPTION_FILE = "description.txt"
+"""SemanticKITTI: an optional text beside `sequences/`."""
+
+_KITTI_ENTRY = re.compile(r"sequences/(\d\d)/predictions/(\d{6})\.label")
+_NUSCENES_ENTRY = re.compile(r"lidarseg/([A-Za-z0-9_]+)/([0-9A-Za-z]+)_lidarseg\.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One data set's rules, with the lists that its table holds."""
+
+    info: DatasetInfo
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Official sequences (nuScenes: scenes) of each split."""
+    scan_counts: Mapping[str, int] = field(default_factory=dict)
+    """Official scans per sequence; empty where nobody published them."""
+
+    @property
+    def is_nuscenes(self) -> bool:
+        """The other layout is SemanticKITTI's."""
+        return self.info.layout == "nuscenes"
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """Of a prediction file."""
+        return np.dtype("u1") if self.is_nuscenes else np.dtype("<u4")
+
+    def entry_name(self, *, split: str, sequence: str, frame_index: int, token: str) -> str:
+        """Where a scan's predictions lie in the zip; ``split`` is the server's name."""
+        if self.is_nuscenes:
+            return f"lidarseg/{split}/{token}_lidarseg.bin"
+        return f"sequences/{sequence}/predictions/{frame_index:06d}.label"
+
+    def encode(self, labels: NDArray[np.uint8]) -> bytes:
+        """Training ids (N,) as the file that the server reads."""
+        if self.is_nuscenes:
+            return labels.astype("u1").tobytes()
+        raw_ids = np.array(self.info.labels.training_to_raw, "<u4")
+        return raw_ids[labels].tobytes()
+
+    def is_allowed(self) -> NDArray[np.bool_]:
+        """(65536,) which low 16 bits a prediction may have."""
+        allowed = np.zeros(1 << 16, np.bool_)
+        if self.is_nuscenes:
+            allowed[1 : self.info.labels.n_classes] = True
+        else:
+            allowed[list(self.info.labels.raw_to_training)] = True
+        return allowed
+
+    def server_split(self, split: str, sequences: Iterable[str]) -> str:
+        """The server's name of a split; nuScenes' mini version has splits of its own."""
+        if not self.is_nuscenes:
+            return split
+        there, mini = set(sequences), f"mini_{split}"
+        return mini if there and there == set(self.splits.get(mini, ())) else split
+
+    def missing_sequences(self, server_split: str, sequences: Iterable[str]) -> list[str]:
+        """Official sequences (scenes) of a split that are not there."""
+        there = set(sequences)
+        return [name for name in self.splits.get(server_split, ()) if name not in there]
+
+
+def submission_json(meta: Mapping[str, bool]) -> bytes:
+    """NuScenes' `<split>/submission.json`."""
+    return json.dumps({"meta": {key: meta[key] for key in META_KEYS}}, indent=1).encode()
+
+
+def parse_meta(text: str | None) -> dict[str, bool]:
+    """Read "use_camera=true,use_external=false"; inference uses the lidar and nothing else.
+
+    Raises:
+        ConfigError: an unknown flag, or no yes or no.
+    """
+    meta = {key: key == "use_lidar" for key in META_KEYS}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        key, _, value = (word.strip() for word in part.partition("="))
+        if key not in META_KEYS or value.lower() not in ("true", "false"):
+            raise ConfigError(
+                f"--meta {part.strip()!r}: expected FLAG=true or FLAG=false with a FLAG of "
+                f"{', '.join(META_KEYS)}"
+            )
+        meta[key] = value.lower() == "true"
+    return meta
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryName:
+    """A prediction file's name, taken apart."""
+
+    kind: Literal["semantickitti", "nuscenes"]
+    group: str
+    """Sequence, or nuScenes' name of the split."""
+    scan: str
+    """Six digits, or a token."""
+
+
+def parse_entry(name: str) -> EntryName | None:
+    """Take a name in a zip apart; None when it is no prediction file of any benchmark."""
+    if match := _KITTI_ENTRY.fullmatch(name):
+        return EntryName(kind="semantickitti", group=match[1], scan=match[2])
+    if match := _NUSCENES_ENTRY.fullmatch(name):
+        return EntryName(kind="nuscenes", group=match[1], scan=match[2])
+    return None

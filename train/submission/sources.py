@@ -1,0 +1,102 @@
+"""Whether the prepared scans are all the raw scans there are, with as many points."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.layout import FAILED_FILE, Layout
+from cache.manifest import load_manifest
+from cache.reader import CacheReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCheck:
+    """What a look at the raw files showed."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
+    """Compare the manifest with the raw point files; their contents are not read.
+
+    Args:
+        reader: An open cache.
+        positions: Scans of the split, in table order.
+    """
+    files = _point_files(reader, positions)
+    problems, gone = _failed(reader, positions), 0
+    by_folder: dict[Path, set[str]] = defaultdict(set)
+    for position, path in zip(positions, files, strict=True):
+        if path is None:
+            gone += 1
+            continue
+        by_folder[path.parent].add(path.name)
+        try:
+            nbytes = path.stat().st_size
+        except OSError:
+            gone += 1
+            continue
+        n_raw = int(reader.scans.n_raw[position])
+        # 4 or 5 float32 per point; with added sweeps n_raw counts more than this file.
+        if not reader.info.sweeps and nbytes not in (16 * n_raw, 20 * n_raw):
+            problems.append(
+                f"{path}: {nbytes:,} bytes do not hold the {n_raw:,} points that were prepared"
+            )
+    if reader.info.layout == "semantickitti":
+        problems += _unprepared(by_folder)
+    notes = []
+    if gone:
+        notes.append(
+            f"{gone} raw point files are not there now: their points were compared with the "
+            "manifest only"
+        )
+    return SourceCheck(problems=tuple(problems), notes=tuple(notes))
+
+
+def _point_files(reader: CacheReader, positions: Sequence[int]) -> list[Path | None]:
+    table = load_manifest(Layout(root=reader.root), reader.generation).tables.scans
+    roles = table["source_role"].to_pylist()
+    paths = table["source_path"].to_pylist()
+    found: list[Path | None] = []
+    for position in positions:
+        by_role = dict(zip(roles[position], paths[position], strict=True))
+        path = by_role.get("points")
+        found.append(Path(path) if path else None)
+    return found
+
+
+def _failed(reader: CacheReader, positions: Sequence[int]) -> list[str]:
+    """Scans that `prepare` gave up, of sequences that are submitted."""
+    path = reader.root / FAILED_FILE
+    if not path.is_file():
+        return []
+    sequences = {str(reader.scans.sequence[p]) for p in positions}
+    problems = []
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            scan_id = str(json.loads(line)["scan_id"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        sequence = scan_id.split("/", maxsplit=1)[0] if "/" in scan_id else None
+        if sequence is None or sequence in sequences:
+            problems.append(f"scan {scan_id} could not be prepared (see {path})")
+    return problems
+
+
+def _unprepared(by_folder: dict[Path, set[str]]) -> list[str]:
+    problems = []
+    for folder, names in sorted(by_folder.items()):
+        if not folder.is_dir():
+            continue
+        there = {
+            p.name for p in folder.iterdir() if p.suffix.lower() == ".bin" and p.stem.isdigit()
+        }
+        missing = sorted(there - names)
+        if missing:
+            problems.append(f"{folder}: {len(missing)} scans are not prepared, e.g. {missing[0]}")
+    return problems

@@ -1,0 +1,360 @@
+"""`pass2d submit`: a split's predictions as the zip that the benchmark's server accepts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cache.errors import ConfigError, DataError
+from cache.files import lock_file
+from cache.keys import hash_file
+from cache.progress import Progress, Silent
+from cache.reader import CacheReader, Fields
+from pass2d_models.network import Network
+from train.checkpoint import network_from_checkpoint
+from train.evaluate import NO_VOTES, Outside, default_device, require_same_data
+from train.submission.archive import write_archive, written_aside
+from train.submission.benchmark import DESCRIPTION_FILE, Benchmark, submission_json
+from train.submission.parts import Parts, busy
+from train.submission.predictions import predicted_scans
+from train.submission.sources import check_sources
+from train.submission.verify import VerifyReport, verify_submission
+from train.tta import VotePlan
+
+MAX_DESCRIPTION_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitConfig:
+    """What is submitted and how."""
+
+    split: str = "test"
+    votes: VotePlan = NO_VOTES
+    outside: Outside = "nearest"
+    """What points outside the volume are given; nuScenes takes only "nearest"."""
+    description: Path | None = None
+    """SemanticKITTI: becomes `description.txt`."""
+    meta: tuple[tuple[str, bool], ...] = ()
+    """nuScenes: flags of `submission.json`."""
+    allow_partial: bool = False
+    """Write a zip although the server would refuse it: scans or sequences are missing."""
+    overwrite: bool = False
+    """Replace a zip that is already there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitSummary:
+    """What was written."""
+
+    out: Path
+    report: VerifyReport
+    """Of the finished zip, read again."""
+    reused: int
+    """Scans that an interrupted run had finished."""
+    seconds: float
+    notes: tuple[str, ...]
+    is_complete: bool
+    """Whether all official scans are in it; else the server refuses it."""
+
+
+def submit(
+    checkpoint: Path,
+    cache_root: Path | str,
+    out: Path,
+    *,
+    benchmarks: Sequence[Benchmark],
+    config: SubmitConfig,
+    dataset: str | None = None,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> SubmitSummary:
+    """Predict a split and write the zip; nothing of that name is there before it is verified.
+
+    Interrupted at any moment, the same call goes on where it stopped: finished scans lie in
+    `.NAME.parts` beside the zip.
+
+    Args:
+        checkpoint: An inference export or a training state.
+        cache_root: What `pass2d prepare` wrote.
+        out: The zip.
+        benchmarks: The rules of the known benchmarks.
+        config: Split, votes, options of the server.
+        dataset: Which data set, if the cache holds several.
+        device: The GPU if there is one, without.
+        progress: Is told of every scan.
+
+    Raises:
+        CheckpointError, CacheError: They cannot be read, or the zip cannot be written.
+        ConfigError: Checkpoint, cache and options do not belong together.
+        DataError: Scans are missing, or the zip is already there.
+    """
+    progress, started = progress or Silent(), time.perf_counter()
+    if out.exists() and not config.overwrite:
+        raise DataError(f"{out} is already there. Choose another --out, or allow --overwrite.")
+    device = device or default_device()
+    network, card = network_from_checkpoint(checkpoint, device)
+    with CacheReader.open(cache_root, dataset=dataset) as reader:
+        require_same_data(card, reader.info, checkpoint=checkpoint)
+        benchmark = _benchmark(reader, benchmarks, config)
+        scans = _Scans(reader, benchmark, config.split)
+        notes, is_complete = _require_complete(reader, scans, benchmark, config)
+        for note in notes:
+            progress.say(note)
+        job = {
+            "checkpoint": hash_file(checkpoint),
+            "cache": reader.fingerprint,
+            "split": config.split,
+            "votes": [str(config.votes), config.votes.seed],
+            "outside": config.outside,
+            "version": 1,
+        }
+        parts = Parts(out, job)
+        with lock_file(parts.lock, exclusive=True, wait=False) as is_alone:
+            if not is_alone:
+                raise busy(parts.folder)
+            reused, is_other = parts.begin()
+            if is_other:
+                progress.say(
+                    f"{parts.folder}: what another run left was of another checkpoint, cache or "
+                    "option: thrown away"
+                )
+            elif reused:
+                progress.say(f"{reused} scans were finished by an interrupted run")
+            work = _Work(network, reader, scans, parts=parts, config=config, progress=progress)
+            work.predict()
+            report = work.pack(out, benchmark)
+            parts.remove()
+    return SubmitSummary(
+        out=out,
+        report=report,
+        reused=reused,
+        seconds=time.perf_counter() - started,
+        notes=(*notes, *work.notes),
+        is_complete=is_complete,
+    )
+
+
+def _benchmark(
+    reader: CacheReader, benchmarks: Sequence[Benchmark], config: SubmitConfig
+) -> Benchmark:
+    layout = reader.info.layout
+    found = next((b for b in benchmarks if b.info.layout == layout), None)
+    if found is None:
+        raise ConfigError(f"{reader.root}: there is no benchmark for the layout {layout!r}")
+    if found.info.labels.names != reader.info.labels.names:
+        raise ConfigError(
+            f"{reader.root}: {reader.info.labels.n_classes - 1} classes of its own; the server "
+            f"wants the {found.info.labels.n_classes - 1} of {found.info.name}."
+        )
+    if found.is_nuscenes and config.outside == "ignore":
+        raise ConfigError(
+            "--outside ignore: nuScenes refuses points without an answer. Use --outside nearest."
+        )
+    if found.is_nuscenes and config.description is not None:
+        raise ConfigError("--description is SemanticKITTI's; nuScenes has --meta")
+    return found
+
+
+class _Scans:
+    """The scans of the split: rows of the table, names in the zip, points."""
+
+    def __init__(self, reader: CacheReader, benchmark: Benchmark, split: str) -> None:
+        table = reader.scans
+        self.positions = reader.select(split=split).tolist()
+        if not self.positions:
+            found = ", ".join(sorted(set(table.split.tolist()))) or "none"
+            raise ConfigError(
+                f"{reader.root}: no scan of split {split!r}; prepared are: {found}. "
+                "Prepare it, or choose one with --split."
+            )
+        self.sequences = [str(table.sequence[p]) for p in self.positions]
+        self.server_split = benchmark.server_split(split, self.sequences)
+        self.names = [
+            benchmark.entry_name(
+                split=self.server_split,
+                sequence=str(table.sequence[p]),
+                frame_index=int(table.frame_index[p]),
+                token=str(table.token[p]) or str(table.scan_id[p]),
+            )
+            for p in self.positions
+        ]
+
+
+def _require_complete(
+    reader: CacheReader, scans: _Scans, benchmark: Benchmark, config: SubmitConfig
+) -> tuple[tuple[str, ...], bool]:
+    """Compare with the raw files and the official lists; what may stay is returned as notes."""
+    checked = check_sources(reader, scans.positions)
+    lacks = list(checked.problems)
+    missing = benchmark.missing_sequences(scans.server_split, scans.sequences)
+    if missing:
+        shown = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
+        lacks.append(f"{len(missing)} of the official sequences are not prepared: {shown}")
+    official = set(benchmark.splits.get(scans.server_split, ()))
+    foreign = sorted(set(scans.sequences) - official)
+    if foreign:
+        lacks.append(f"not in the official split: {', '.join(foreign[:6])}")
+    for sequence, count in sorted(Counter(scans.sequences).items()):
+        wanted = benchmark.scan_counts.get(sequence)
+        if wanted is not None and wanted != count and sequence in official:
+            lacks.append(f"sequence {sequence}: {count} scans, officially {wanted}")
+    if lacks and not config.allow_partial:
+        raise DataError(
+            f"{reader.root}: split {config.split} is not complete, the server would refuse it: "
+            f"{'; '.join(lacks[:8])}{f'; and {len(lacks) - 8} more' if len(lacks) > 8 else ''}. "
+            "Prepare what is missing, or use --allow-partial for a zip to try things with."
+        )
+    refused = [f"not complete, the server will refuse it: {lack}" for lack in lacks]
+    return (*checked.notes, *refused), not lacks
+
+
+class _Work:
+    """Predicts what is missing, then packs."""
+
+    def __init__(
+        self,
+        network: Network,
+        reader: CacheReader,
+        scans: _Scans,
+        *,
+        parts: Parts,
+        config: SubmitConfig,
+        progress: Progress,
+    ) -> None:
+        self.notes: list[str] = []
+        self._network, self._reader, self._scans = network, reader, scans
+        self._parts, self._config, self._progress = parts, config, progress
+        self._place = {position: i for i, position in enumerate(scans.positions)}
+        usual = reader.scans.label_histogram[:, 1:].sum(axis=0)
+        self._last_resort = int(usual.argmax()) + 1
+        """Class of points of scans that lie wholly outside the volume."""
+        self._n: dict[int, int] = {}
+
+    def predict(self) -> None:
+        """Predict every scan that is not finished."""
+        todo = [p for p in self._scans.positions if not self._parts.has(self._place[p])]
+        self._progress.start("predict", total=len(self._scans.positions), unit="scans")
+        self._progress.advance(len(self._scans.positions) - len(todo))
+        self._predict(todo)
+
+    def _predict(self, todo: Sequence[int]) -> None:
+        config = self._config
+        for scan in predicted_scans(
+            self._network, self._reader, todo, votes=config.votes, outside=config.outside
+        ):
+            labels = scan.labels
+            if config.outside == "nearest" and not labels.all():
+                labels = np.where(labels == 0, self._last_resort, labels).astype(np.uint8)
+                name = self._reader.info.labels.names[self._last_resort]
+                self.notes.append(
+                    f"{self._reader.scans.scan_id[scan.position]}: no point lies in the volume; "
+                    f"all are given {name}, the most frequent class"
+                )
+            self._parts.write(self._place[scan.position], labels)
+            self._progress.advance()
+
+    def pack(self, out: Path, benchmark: Benchmark) -> VerifyReport:
+        """Write the zip aside, read it again, rename it."""
+        aside = self._parts.folder / "submission.tmp"
+        expected = {
+            name: self._points(position)
+            for name, position in zip(self._scans.names, self._scans.positions, strict=True)
+        }
+        with written_aside(out, aside):
+            write_archive(aside, self._entries(benchmark))
+            report = verify_submission(
+                aside,
+                [benchmark],
+                split=self._config.split,
+                expected=expected,
+                allow_partial=self._config.allow_partial,
+                progress=self._progress,
+            )
+            if not report.is_sound:
+                raise DataError(
+                    f"{out}: the zip did not pass its own check, so it was not kept: "
+                    f"{'; '.join(report.problems[:3])}. Is the disk sound?"
+                )
+        return report
+
+    def _points(self, position: int) -> int:
+        """Points of the scan's own file: those of added sweeps come after and are not submitted."""
+        if position not in self._n:
+            self._n[position] = own_points(self._reader, position)
+        return self._n[position]
+
+    def _entries(self, benchmark: Benchmark) -> Iterator[tuple[str, bytes]]:
+        config, scans = self._config, self._scans
+        if benchmark.is_nuscenes:
+            meta = dict(config.meta)
+            yield "lidarseg/", b""
+            yield f"lidarseg/{scans.server_split}/", b""
+            yield f"{scans.server_split}/", b""
+            yield f"{scans.server_split}/submission.json", submission_json(meta)
+        else:
+            if config.description is not None:
+                yield DESCRIPTION_FILE, read_description(config.description)
+            yield "sequences/", b""
+        folders: set[str] = set()
+        self._progress.start("pack", total=len(scans.positions), unit="scans")
+        for place, (name, position) in enumerate(zip(scans.names, scans.positions, strict=True)):
+            for folder in () if benchmark.is_nuscenes else _folders(name):
+                if folder not in folders:
+                    folders.add(folder)
+                    yield folder, b""
+            labels = self._parts.read(place, n=self._points(position))
+            if labels is None:  # a torn file of an interrupted run
+                self._predict([position])
+                labels = self._parts.read(place, n=self._points(position))
+            assert labels is not None
+            yield name, benchmark.encode(labels)
+            self._progress.advance()
+
+
+def own_points(reader: CacheReader, position: int) -> int:
+    """Points of a scan's own raw file; added sweeps not counted."""
+    if reader.info.sweeps == 0:
+        return int(reader.scans.n_raw[position])
+    record = reader.read(position, Fields(label=False, outside=True))
+    if record.time is None or record.outside_time is None:
+        return record.n_raw
+    return int(np.count_nonzero(record.time == 0) + np.count_nonzero(record.outside_time == 0))
+
+
+def expected_points(reader: CacheReader, benchmark: Benchmark, *, split: str) -> dict[str, int]:
+    """Points of every prediction file of a split, by its name in the zip."""
+    scans = _Scans(reader, benchmark, split)
+    return {
+        name: own_points(reader, position)
+        for name, position in zip(scans.names, scans.positions, strict=True)
+    }
+
+
+def read_description(path: Path) -> bytes:
+    """The text for `description.txt`.
+
+    Raises:
+        DataError: No such file, not a text, or too long.
+    """
+    try:
+        data = path.read_bytes()
+        data.decode("utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: the description cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the description is no UTF-8 text") from error
+    if len(data) > MAX_DESCRIPTION_BYTES:
+        raise DataError(f"{path}: the description has {len(data)} bytes, at most 1 MiB is a text")
+    return data
+
+
+def _folders(name: str) -> Iterator[str]:
+    head = Path(name).parts[:-1]
+    for count in range(2, len(head) + 1):
+        yield f"{'/'.join(head[:count])}/"

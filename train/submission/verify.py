@@ -1,0 +1,326 @@
+"""Checks any submission zip as the benchmarks' servers do, entry by entry; nothing is unpacked."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from cache.errors import DataError
+from cache.progress import Progress, Silent
+from train.submission.benchmark import (
+    DESCRIPTION_FILE,
+    META_KEYS,
+    Benchmark,
+    EntryName,
+    parse_entry,
+)
+
+MAX_POINTS = 20_000_000
+"""No lidar gives more per scan: a larger entry is no prediction, and is not read."""
+_CHUNK = 1 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_MAX_TEXT = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What a zip holds and what is wrong with it."""
+
+    path: Path
+    benchmark: str
+    """"semantickitti", "nuscenes", or "" when it is neither."""
+    split: str
+    """The server's name of the split."""
+    scans: int
+    points: int
+    problems: tuple[str, ...]
+    """One line each; none: the server takes it."""
+    notes: tuple[str, ...]
+    """Worth knowing, e.g. what could not be checked."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def verify_submission(
+    path: Path,
+    benchmarks: Sequence[Benchmark],
+    *,
+    split: str = "test",
+    expected: Mapping[str, int] | None = None,
+    allow_partial: bool = False,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Check a zip by the rules of its benchmark.
+
+    Args:
+        path: Any file.
+        benchmarks: The rules that are known.
+        split: SemanticKITTI: whose sequences must be there. nuScenes names its split itself.
+        expected: Points of every prediction file by its name in the zip, from a cache; without,
+            sizes are only checked for being whole points.
+        allow_partial: Do not ask for the official sequences and counts.
+        progress: Is told of every entry.
+
+    Raises:
+        DataError: No such file, or no readable zip.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check = _Check(
+                path,
+                archive,
+                benchmarks,
+                split=split,
+                expected=expected,
+                allow_partial=allow_partial,
+            )
+            return check.run(progress or Silent())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file. Give --verify a submission zip.") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: a folder; expected a zip file.") from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        raise DataError(
+            f"{path}: not a whole zip file ({error}). Was the upload or copy cut off? "
+            "Write it again with `pass2d submit`."
+        ) from error
+
+
+class _Check:
+    """One pass over a zip."""
+
+    def __init__(
+        self,
+        path: Path,
+        archive: zipfile.ZipFile,
+        benchmarks: Sequence[Benchmark],
+        *,
+        split: str,
+        expected: Mapping[str, int] | None,
+        allow_partial: bool,
+    ) -> None:
+        self._path, self._archive, self._expected = path, archive, expected
+        self._allow_partial = allow_partial
+        self._problems: list[str] = []
+        self._notes: list[str] = []
+        self._infos = archive.infolist()
+        self._files: dict[str, tuple[zipfile.ZipInfo, EntryName]] = {}
+        self._benchmarks = benchmarks
+        self._split = split
+
+    def run(self, progress: Progress) -> VerifyReport:
+        benchmark = self._sort_entries()
+        points = 0
+        if benchmark is not None:
+            self._require_rest(benchmark)
+            progress.start("verify", total=len(self._files), unit="entries")
+            allowed = benchmark.is_allowed()
+            for name, (info, _) in self._files.items():
+                points += self._check_file(name, info, benchmark, allowed)
+                progress.advance()
+            self._compare_expected()
+        if self._expected is None and self._files:
+            self._notes.append(
+                "points per scan not checked: give --cache the prepared data set to compare them"
+            )
+        return VerifyReport(
+            path=self._path,
+            benchmark="" if benchmark is None else benchmark.info.layout,
+            split=self._split,
+            scans=len(self._files),
+            points=points,
+            problems=tuple(self._problems),
+            notes=tuple(self._notes),
+        )
+
+    def _sort_entries(self) -> Benchmark | None:
+        """Name what does not belong; find out which benchmark it is for."""
+        for name, count in Counter(info.filename for info in self._infos).items():
+            if count > 1:
+                self._problem(f"{name}: is there {count} times")
+        kinds: Counter[str] = Counter()
+        foreign = []
+        for info in self._infos:
+            entry = parse_entry(info.filename)
+            if entry is not None:
+                kinds[entry.kind] += 1
+                self._files[info.filename] = info, entry
+            elif not info.is_dir():
+                foreign.append(info.filename)
+        if not kinds:
+            self._problem(_no_predictions(foreign))
+            return None
+        kind = kinds.most_common(1)[0][0]
+        foreign += [name for name, (_, entry) in self._files.items() if entry.kind != kind]
+        self._files = {n: f for n, f in self._files.items() if f[1].kind == kind}
+        benchmark = next(b for b in self._benchmarks if b.info.layout == kind)
+        if benchmark.is_nuscenes:
+            self._split = next(iter(self._files.values()))[1].group
+        extra = (
+            {DESCRIPTION_FILE} if kind == "semantickitti" else {f"{self._split}/submission.json"}
+        )
+        for name in foreign:
+            if name not in extra:
+                self._problem(f"{name}: does not belong into a submission")
+        return benchmark
+
+    def _require_rest(self, benchmark: Benchmark) -> None:
+        if benchmark.is_nuscenes:
+            self._require_meta()
+            for name, (_, entry) in self._files.items():
+                if entry.group != self._split:
+                    self._problem(f"{name}: another split than {self._split}")
+            return
+        self._require_folders()
+        by_sequence = Counter(entry.group for _, entry in self._files.values())
+        wanted = benchmark.splits.get(self._split, ())
+        for sequence in sorted(by_sequence):
+            if wanted and sequence not in wanted:
+                self._problem(
+                    f"sequences/{sequence}: is not of split {self._split} "
+                    f"({wanted[0]} to {wanted[-1]})"
+                )
+        if self._allow_partial:
+            return
+        for sequence in wanted:
+            found, official = by_sequence[sequence], benchmark.scan_counts.get(sequence)
+            if official is not None and found != official:
+                self._problem(
+                    f"sequences/{sequence}: {found} prediction files, expected {official}"
+                )
+        self._require_numbering(by_sequence)
+
+    def _require_numbering(self, by_sequence: Mapping[str, int]) -> None:
+        """Frames count from 0 without gaps, as the scans do."""
+        for sequence, count in by_sequence.items():
+            last = max(int(e.scan) for _, e in self._files.values() if e.group == sequence)
+            if last != count - 1:
+                self._problem(
+                    f"sequences/{sequence}: {count} files, but the last is {last:06d}.label: "
+                    "frames are missing"
+                )
+
+    def _require_folders(self) -> None:
+        """The server looks for the folders themselves, not only for what lies in them."""
+        there = {info.filename for info in self._infos if info.is_dir()}
+        sequences = sorted({entry.group for _, entry in self._files.values()})
+        wanted = ["sequences/"]
+        for sequence in sequences:
+            wanted += [f"sequences/{sequence}/", f"sequences/{sequence}/predictions/"]
+        for name in wanted:
+            if name not in there:
+                self._problem(f"{name}: no entry for the folder itself")
+
+    def _require_meta(self) -> None:
+        name = f"{self._split}/submission.json"
+        info = next((i for i in self._infos if i.filename == name), None)
+        if info is None:
+            self._problem(f"{name}: missing")
+            return
+        try:
+            if info.file_size > _MAX_TEXT:
+                raise ValueError(f"{info.file_size} bytes")
+            meta = json.loads(self._archive.read(info)).get("meta")
+        except (ValueError, AttributeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            self._problem(f"{name}: not readable ({error})")
+            return
+        flags = meta if isinstance(meta, dict) else {}
+        bad = [key for key in META_KEYS if not isinstance(flags.get(key), bool)]
+        if bad:
+            self._problem(f"{name}: meta must say true or false for {', '.join(bad)}")
+
+    def _check_file(
+        self, name: str, info: zipfile.ZipInfo, benchmark: Benchmark, allowed: np.ndarray
+    ) -> int:
+        """Size and every number of a prediction file; returns its points."""
+        width = benchmark.dtype.itemsize
+        count = info.file_size // width
+        if info.file_size % width or not info.file_size:
+            self._problem(f"{name}: {info.file_size} bytes, expected {width} per point")
+            return 0
+        if count > MAX_POINTS:
+            self._problem(f"{name}: would unpack to {count:,} points; no scan has so many")
+            return 0
+        wanted = None if self._expected is None else self._expected.get(name)
+        if wanted is not None and wanted != count:
+            self._problem(f"{name}: {count:,} points, the scan has {wanted:,}")
+        if info.flag_bits & 1:
+            self._problem(f"{name}: encrypted")
+            return 0
+        if info.compress_type not in _METHODS:
+            self._problem(f"{name}: compressed in a way that servers may not know; use deflate")
+            return 0
+        try:
+            with self._archive.open(info) as file:
+                bad = _first_forbidden(file, benchmark.dtype, allowed)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            self._problem(f"{name}: damaged ({error})")
+            return 0
+        if bad is not None:
+            self._problem(f"{name}: holds {bad}, {_allowed_words(benchmark)}")
+        return count
+
+    def _compare_expected(self) -> None:
+        if self._expected is None:
+            return
+        missing = [name for name in self._expected if name not in self._files]
+        unknown = [name for name in self._files if name not in self._expected]
+        for names, what in ((missing, "missing"), (unknown, "not a scan of the cache")):
+            for name in names[:5]:
+                self._problem(f"{name}: {what}")
+            if len(names) > 5:
+                self._problem(f"{len(names) - 5} more prediction files {what}")
+
+    def _problem(self, text: str) -> None:
+        self._problems.append(f"{self._path.name}: {text}")
+
+
+def _first_forbidden(
+    file: IO[bytes], dtype: np.dtype[np.unsignedinteger], allowed: np.ndarray
+) -> int | None:
+    """The first number that may not stand there; the whole file is read for its checksum."""
+    found = None
+    for values in _values(file, dtype):
+        low = values & 0xFFFF  # the high half is an instance id, which the server cuts off
+        is_bad = ~allowed[low]
+        if found is None and is_bad.any():
+            found = int(low[is_bad.argmax()])
+    return found
+
+
+def _values(file: IO[bytes], dtype: np.dtype[np.unsignedinteger]) -> Iterator[np.ndarray]:
+    while data := file.read(_CHUNK):
+        yield np.frombuffer(data, dtype)
+
+
+def _allowed_words(benchmark: Benchmark) -> str:
+    if benchmark.is_nuscenes:
+        return f"expected 1 to {benchmark.info.labels.n_classes - 1} in uint8"
+    return "which is no raw id of the label table"
+
+
+def _no_predictions(foreign: Sequence[str]) -> str:
+    """Say what it looks like instead."""
+    for name in foreign:
+        inner = name.split("/", 1)[-1]
+        if parse_entry(inner) is not None:
+            return (
+                f"everything lies below {name.split('/', 1)[0]}/: zip what is in that folder, "
+                "not the folder"
+            )
+    shown = ", ".join(foreign[:3]) or "nothing"
+    return (
+        f"no prediction files (found {shown}); expected sequences/NN/predictions/NNNNNN.label "
+        "or lidarseg/SPLIT/TOKEN_lidarseg.bin"
+    )
