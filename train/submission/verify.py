@@ -292,7 +292,8 @@ def _first_forbidden(
     """The first number that may not stand there; the whole file is read for its checksum."""
     found = None
     for values in _values(file, dtype):
-        low = values & 0xFFFF  # the high half is an instance id, which the server cuts off
+        # The high half of a uint32 is an instance id, which the server cuts off.
+        low = values if dtype.itemsize == 1 else values & 0xFFFF
         is_bad = ~allowed[low]
         if found is None and is_bad.any():
             found = int(low[is_bad.argmax()])

@@ -1,0 +1,505 @@
+"""Submissions: what both servers ask for, as facts; odd zips; interrupted runs."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cache_samples import sample_info, write_sample_cache
+from nuscenes_files import NuscenesFolder
+from stub_network import StubNetwork, by_place
+from typer.testing import CliRunner
+
+import train.submission.submit as module
+from cache.errors import CheckpointError, ConfigError, DataError
+from cache.progress import Silent
+from cache.reader import CacheReader
+from cli import app
+from pipeline.datasets.known import known_tables
+from pipeline.datasets.nuscenes import list_nuscenes
+from pipeline.prepare import PrepareConfig, prepare
+from train.card import Card
+from train.checkpoint import build_from_card, network_tensors, save_checkpoint
+from train.submission.benchmark import Benchmark, parse_meta
+from train.submission.submit import SubmitConfig, expected_points, submit
+from train.submission.verify import verify_submission
+from train.tta import VotePlan
+
+CPU = torch.device("cpu")
+RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)
+SEQUENCES = ("11", "12")
+SCANS = 3
+RULES = Benchmark(
+    info=sample_info(),
+    splits={"train": ("00",), "val": ("08",), "test": SEQUENCES},
+    scan_counts={"11": SCANS, "12": SCANS},
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _test_split() -> Iterable[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("cache_samples").SPLIT_OF, "12", "test")
+        yield
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("cache")
+    written = write_sample_cache(
+        root, n_scans=SCANS, sequences=SEQUENCES, unlabelled=SEQUENCES, n_points=300
+    )
+    return root, written
+
+
+@pytest.fixture
+def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[StubNetwork, Path]:
+    """A checkpoint whose network answers by `by_place`."""
+    network, checkpoint = StubNetwork(), tmp_path / "stub.safetensors"
+    checkpoint.write_bytes(b"stub")
+    card = Card(architecture="2dpass", settings={}, info=sample_info())
+    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
+    return network, checkpoint
+
+
+def write(stubbed, scans, out: Path, **changes) -> object:
+    config = SubmitConfig(**changes)
+    return submit(
+        stubbed[1], scans[0], out, benchmarks=[changes.pop("rules", RULES)], config=config
+    )
+
+
+def test_zip_holds_folders_and_one_file_per_scan_with_a_raw_id_per_raw_point(
+    stubbed, scans, tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "submission.zip"
+    summary = write(stubbed, scans, out)
+    assert summary.is_complete
+    files = [f"sequences/{s}/predictions/{i:06d}.label" for s in SEQUENCES for i in range(SCANS)]
+    folders = ["sequences/"] + [
+        f"sequences/{s}{rest}" for s in SEQUENCES for rest in ("/", "/predictions/")
+    ]
+    with zipfile.ZipFile(out) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        assert sorted(names) == sorted(files + folders)
+        assert all(
+            names.index(f"sequences/{n[10:12]}/predictions/") < names.index(n) for n in files
+        )
+        for name in files:
+            scan = scans[1][f"{name[10:12]}/{name[25:31]}"]
+            written = np.frombuffer(archive.read(name), "<u4")
+            assert np.array_equal(written, RAW_OF[plain_answer(scan)])
+    assert [p.name for p in out.parent.iterdir()] == ["submission.zip"]
+
+
+def plain_answer(scan) -> np.ndarray:
+    """The rule for each point inside, that of the nearest one inside for the others."""
+    points = torch.from_numpy(np.column_stack([scan.xyz.T, scan.signal]))
+    inside = by_place(points).numpy()
+    labels = np.zeros(scan.n_raw, np.int64)
+    labels[scan.raw_index] = inside
+    others = np.setdiff1d(np.arange(scan.n_raw), scan.raw_index)
+    for row, xyz in zip(others, scan.outside_xyz.T, strict=True):
+        distance = ((scan.xyz.T.astype(float) - xyz.astype(float)) ** 2).sum(axis=1)
+        labels[row] = inside[distance.argmin()]
+    return labels
+
+
+def test_class_0_is_never_answered_as_it_is_a_certain_miss(stubbed, scans, tmp_path: Path) -> None:
+    network, _ = stubbed
+    network.rule = lambda points: torch.zeros(len(points), dtype=torch.int64)
+    write(stubbed, scans, tmp_path / "s.zip")
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        for name in archive.namelist():
+            if name.endswith(".label"):
+                assert not (np.frombuffer(archive.read(name), "<u4") == 0).any()
+
+
+def test_description_lies_beside_sequences(stubbed, scans, tmp_path: Path) -> None:
+    text = tmp_path / "about.txt"
+    text.write_text("method: stub\n")
+    write(stubbed, scans, tmp_path / "s.zip", description=text)
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert archive.read("description.txt") == b"method: stub\n"
+    assert verify_submission(tmp_path / "s.zip", [RULES]).is_sound
+
+
+def test_same_predictions_give_the_same_bytes(stubbed, scans, tmp_path: Path) -> None:
+    write(stubbed, scans, tmp_path / "a.zip")
+    write(stubbed, scans, tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_missing_scan_is_an_error_here_not_on_the_server(stubbed, scans, tmp_path) -> None:
+    rules = replace(RULES, scan_counts={"11": SCANS, "12": SCANS + 1})
+    out = tmp_path / "s.zip"
+    with pytest.raises(DataError, match=r"sequence 12: 3 scans, officially 4.*--allow-partial"):
+        submit(stubbed[1], scans[0], out, benchmarks=[rules], config=SubmitConfig())
+    assert not out.exists()
+    partial = SubmitConfig(allow_partial=True)
+    summary = submit(stubbed[1], scans[0], out, benchmarks=[rules], config=partial)
+    assert not summary.is_complete
+    assert "server will refuse it" in " ".join(summary.notes)
+    problems = verify_submission(out, [rules]).problems
+    assert problems == ("s.zip: sequences/12: 3 prediction files, expected 4",)
+
+
+def test_a_missing_sequence_is_named(stubbed, scans, tmp_path: Path) -> None:
+    rules = replace(RULES, splits={"test": ("11", "12", "13")})
+    with pytest.raises(DataError, match="official sequences are not prepared: 13"):
+        submit(stubbed[1], scans[0], tmp_path / "s.zip", benchmarks=[rules], config=SubmitConfig())
+
+
+class CutError(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_zip(
+    stubbed, scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = stubbed
+    whole, out = tmp_path / "whole.zip", tmp_path / "s.zip"
+    write(stubbed, scans, whole)
+    real = module.predicted_scans
+
+    def cut(*args, **kwargs):
+        for number, scan in enumerate(real(*args, **kwargs)):
+            if number == 2:
+                raise CutError
+            yield scan
+
+    monkeypatch.setattr(module, "predicted_scans", cut)
+    with pytest.raises(CutError):
+        write(stubbed, scans, out)
+    assert not out.exists()
+    parts = sorted(path.name for path in (tmp_path / ".s.zip.parts").glob("*.z"))
+    assert parts == ["000000.z", "000001.z"]
+    monkeypatch.setattr(module, "predicted_scans", real)
+    # One of them torn by a power cut: it is predicted again.
+    torn = tmp_path / ".s.zip.parts" / "000001.z"
+    torn.write_bytes(torn.read_bytes()[:-3])
+    network.batches.clear()
+    summary = write(stubbed, scans, out)
+    assert summary.reused == 2
+    assert sum(len(b.offsets) - 1 for b in network.batches) == 2 * SCANS - 1
+    assert out.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / ".s.zip.parts").exists()
+
+
+def test_finished_scans_of_another_job_are_not_taken(
+    stubbed, scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.zip"
+    monkeypatch.setattr(module._Work, "pack", lambda *_: (_ for _ in ()).throw(CutError))
+    with pytest.raises(CutError):
+        write(stubbed, scans, out)
+    monkeypatch.undo()
+    network = StubNetwork(lambda points: torch.full((len(points),), 2))
+    card = Card(architecture="2dpass", settings={}, info=sample_info())
+    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
+    stubbed[1].write_bytes(b"another")
+    summary = write((network, stubbed[1]), scans, out)
+    assert summary.reused == 0
+    with zipfile.ZipFile(out) as archive:
+        values = np.frombuffer(archive.read("sequences/11/predictions/000000.label"), "<u4")
+    assert set(values.tolist()) == {10}
+
+
+def test_a_zip_that_is_there_is_not_replaced(stubbed, scans, tmp_path: Path) -> None:
+    out = tmp_path / "s.zip"
+    out.write_bytes(b"mine")
+    with pytest.raises(DataError, match="already there"):
+        write(stubbed, scans, out)
+    assert out.read_bytes() == b"mine"
+    write(stubbed, scans, out, overwrite=True)
+    assert zipfile.is_zipfile(out)
+
+
+def test_a_second_run_on_the_same_zip_is_refused(stubbed, scans, tmp_path: Path) -> None:
+    from cache.files import lock_file
+
+    lock = tmp_path / ".s.zip.parts" / "run.lock"
+    with (
+        lock_file(lock, exclusive=True, wait=False),
+        pytest.raises(Exception, match="another run writes this submission"),
+    ):
+        write(stubbed, scans, tmp_path / "s.zip")
+
+
+def test_random_votes_sum_and_differ_from_none_only_by_the_network(
+    stubbed, scans, tmp_path: Path
+) -> None:
+    write(stubbed, scans, tmp_path / "s.zip", votes=VotePlan(kind="lattice", count=8))
+    # 8 symmetries: y keeps its sign in four and loses it in four; a tie takes the lower class.
+    assert verify_submission(tmp_path / "s.zip", [RULES]).is_sound
+
+
+# zips that a server would refuse
+
+
+def entries(**changes: bytes | None) -> dict[str, bytes]:
+    """A sound zip's entries, changed."""
+    sound: dict[str, bytes] = {"sequences/": b""}
+    for sequence in SEQUENCES:
+        sound[f"sequences/{sequence}/"] = sound[f"sequences/{sequence}/predictions/"] = b""
+        for frame in range(SCANS):
+            name = f"sequences/{sequence}/predictions/{frame:06d}.label"
+            sound[name] = np.full(10 + frame, 40, "<u4").tobytes()
+    return sound
+
+
+def zipped(path: Path, content: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return path
+
+
+FIRST = "sequences/11/predictions/000000.label"
+LAST = "sequences/12/predictions/000002.label"
+
+
+def without(name: str) -> dict[str, bytes]:
+    content = entries()
+    del content[name]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (without(LAST), "sequences/12: 2 prediction files, expected 3"),
+        (without("sequences/11/"), "sequences/11/: no entry for the folder itself"),
+        ({**entries(), FIRST: b"\0" * 42}, f"{FIRST}: 42 bytes, expected 4 per point"),
+        ({**entries(), FIRST: b""}, f"{FIRST}: 0 bytes, expected 4 per point"),
+        ({**entries(), FIRST: np.array([40, 41], "<u4").tobytes()}, f"{FIRST}: holds 41"),
+        ({**entries(), "__MACOSX/._x": b""}, "__MACOSX/._x: does not belong"),
+        ({**entries(), "../evil.label": b"1234"}, "../evil.label: does not belong"),
+        ({**entries(), "sequences/08/predictions/000000.label": b"\x28\0\0\0"}, "sequences/08: is"),
+        ({f"mine/{n}": d for n, d in entries().items()}, "everything lies below mine/"),
+        ({"readme.txt": b"hello"}, "no prediction files (found readme.txt)"),
+        ({}, "no prediction files (found nothing)"),
+    ],
+)
+def test_each_fault_is_named(tmp_path: Path, content: dict[str, bytes], problem: str) -> None:
+    report = verify_submission(zipped(tmp_path / "s.zip", content), [RULES])
+    assert not report.is_sound
+    assert any(line.startswith(f"s.zip: {problem}") for line in report.problems), report.problems
+
+
+def test_a_gap_in_the_frames_is_named(tmp_path: Path) -> None:
+    content = {**without(FIRST), "sequences/11/predictions/000003.label": b"\x28\0\0\0"}
+    report = verify_submission(zipped(tmp_path / "s.zip", content), [RULES])
+    assert report.problems == (
+        "s.zip: sequences/11: 3 files, but the last is 000003.label: frames are missing",
+    )
+
+
+def test_instance_ids_in_the_high_half_are_legal(tmp_path: Path) -> None:
+    content = {**entries(), FIRST: np.array([40 | 7 << 16], "<u4").tobytes()}
+    assert verify_submission(zipped(tmp_path / "s.zip", content), [RULES]).is_sound
+
+
+def test_points_are_compared_with_the_cache(scans, tmp_path: Path) -> None:
+    with CacheReader.open(scans[0]) as reader:
+        expected = expected_points(reader, RULES, split="test")
+        n_raw = reader.scans.n_raw.tolist()
+    assert list(expected.values()) == n_raw
+    report = verify_submission(zipped(tmp_path / "s.zip", entries()), [RULES], expected=expected)
+    assert len(report.problems) == len(expected)
+    assert f"10 points, the scan has {n_raw[0]}" in report.problems[0]
+
+
+def test_a_name_that_is_there_twice_is_a_problem(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "s.zip", entries())
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr(FIRST, b"\x28\0\0\0")
+    assert f"s.zip: {FIRST}: is there 2 times" in verify_submission(path, [RULES]).problems
+
+
+def test_an_entry_that_claims_to_be_huge_is_not_unpacked(tmp_path: Path) -> None:
+    content = {**entries(), FIRST: b"\0" * (4 * 20_000_001)}
+    report = verify_submission(zipped(tmp_path / "s.zip", content), [RULES])
+    assert any("would unpack to 20,000,001 points" in line for line in report.problems)
+
+
+def flip(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
+
+
+def test_a_flipped_bit_in_an_entry_is_found(tmp_path: Path) -> None:
+    content = {**entries(), FIRST: np.tile(np.array([40, 10, 50, 70], "<u4"), 500).tobytes()}
+    path = zipped(tmp_path / "s.zip", content)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(FIRST)
+        start = info.header_offset + 30 + len(FIRST) + 4
+    path.write_bytes(flip(path.read_bytes(), start))
+    report = verify_submission(path, [RULES])
+    assert any(FIRST in line for line in report.problems)
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"no zip at all" * 9])
+def test_a_cut_off_file_is_one_clear_error(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = zipped(tmp_path / "s.zip", entries())
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match="not a whole zip file"):
+        verify_submission(path, [RULES])
+
+
+def test_an_encrypted_entry_is_named(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "s.zip", entries())
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        central = archive.start_dir
+        local = archive.getinfo(FIRST).header_offset
+    data[local + 6] |= 1
+    while data[central + 46 : central + 46 + len(FIRST)] != FIRST.encode():
+        lengths = struct.unpack("<HHH", data[central + 28 : central + 34])
+        central += 46 + sum(lengths)
+    data[central + 8] |= 1
+    path.write_bytes(bytes(data))
+    assert f"s.zip: {FIRST}: encrypted" in verify_submission(path, [RULES]).problems
+
+
+# nuScenes
+
+
+@pytest.fixture(scope="module")
+def nuscenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A cache of v1.0-mini's layout and a checkpoint of random weights."""
+    root = tmp_path_factory.mktemp("nuscenes")
+    listing = list_nuscenes(NuscenesFolder(root / "raw", n=200).write(), stored_hw=(32, 48))
+    prepare(listing, root / "cache" / "nuscenes", PrepareConfig(workers=0), Silent())
+    settings = {"block_scales": [2, 4], "hidden": 4, "image_branch": False}
+    card = Card(architecture="2dpass", settings=settings, info=listing.info)
+    torch.manual_seed(0)
+    network = build_from_card(card, CPU)
+    checkpoint = root / "random.safetensors"
+    save_checkpoint(checkpoint, network_tensors(network.inference_state()), card)
+    return root / "cache", checkpoint
+
+
+def nuscenes_rules() -> Benchmark:
+    table = next(t for t in known_tables() if t.info.layout == "nuscenes")
+    return Benchmark(info=table.info, splits=table.splits)
+
+
+def submit_nuscenes(nuscenes, out: Path, split: str, **changes) -> object:
+    config = SubmitConfig(
+        split=split, meta=tuple(parse_meta(None).items()), allow_partial=True, **changes
+    )
+    return submit(nuscenes[1], nuscenes[0], out, benchmarks=[nuscenes_rules()], config=config)
+
+
+def test_nuscenes_zip_holds_uint8_of_1_to_16_by_token_and_the_meta_flags(
+    nuscenes, tmp_path: Path
+) -> None:
+    with CacheReader.open(nuscenes[0]) as reader:
+        split = str(reader.scans.split[0])
+        table = reader.scans
+        positions = reader.select(split=split)
+        rows = {str(table.token[p]): int(table.n_raw[p]) for p in positions}
+        scenes = sorted(set(table.sequence[positions].tolist()))
+    out = tmp_path / "n.zip"
+    submit_nuscenes(nuscenes, out, split)
+    server = nuscenes_rules().server_split(split, scenes)
+    with zipfile.ZipFile(out) as archive:
+        meta = json.loads(archive.read(f"{server}/submission.json"))
+        assert meta == {
+            "meta": {
+                "use_camera": False,
+                "use_lidar": True,
+                "use_radar": False,
+                "use_map": False,
+                "use_external": False,
+            }
+        }
+        found = {}
+        for name in archive.namelist():
+            if name.endswith(".bin"):
+                values = np.frombuffer(archive.read(name), np.uint8)
+                assert values.min() >= 1
+                assert values.max() <= 16
+                found[name.removeprefix(f"lidarseg/{server}/")[:-13]] = len(values)
+    assert found == rows
+    assert verify_submission(out, [nuscenes_rules()]).is_sound
+
+
+def test_nuscenes_zip_without_flags_or_with_a_0_is_refused(nuscenes, tmp_path: Path) -> None:
+    name = "lidarseg/test/0a1b_lidarseg.bin"
+    good = {name: bytes([1, 16]), "test/submission.json": json.dumps(submission_meta()).encode()}
+    assert verify_submission(zipped(tmp_path / "a.zip", good), [nuscenes_rules()]).is_sound
+    zero = {**good, name: bytes([1, 0])}
+    report = verify_submission(zipped(tmp_path / "b.zip", zero), [nuscenes_rules()])
+    assert report.problems == (f"b.zip: {name}: holds 0, expected 1 to 16 in uint8",)
+    del good["test/submission.json"]
+    report = verify_submission(zipped(tmp_path / "c.zip", good), [nuscenes_rules()])
+    assert report.problems == ("c.zip: test/submission.json: missing",)
+    half = {name: b"\1", "test/submission.json": b'{"meta": {"use_lidar": true}}'}
+    report = verify_submission(zipped(tmp_path / "d.zip", half), [nuscenes_rules()])
+    assert "use_camera, use_radar, use_map, use_external" in report.problems[0]
+
+
+def submission_meta() -> dict[str, dict[str, bool]]:
+    return {"meta": parse_meta("use_camera=true")}
+
+
+def test_nuscenes_needs_an_answer_for_every_point(nuscenes, tmp_path: Path) -> None:
+    with CacheReader.open(nuscenes[0]) as reader:
+        split = str(reader.scans.split[0])
+    with pytest.raises(ConfigError, match="Use --outside nearest"):
+        submit_nuscenes(nuscenes, tmp_path / "n.zip", split, outside="ignore")
+
+
+def test_meta_flags_are_read_or_refused() -> None:
+    assert parse_meta("use_camera=true, use_lidar=false")["use_camera"]
+    assert not parse_meta("use_lidar=false")["use_lidar"]
+    for text in ("camera=true", "use_camera", "use_camera=1"):
+        with pytest.raises(ConfigError, match="expected FLAG=true"):
+            parse_meta(text)
+
+
+# the command
+
+
+def test_command_checks_zips_and_says_what_it_needs(scans, tmp_path: Path) -> None:
+    runner = CliRunner()
+    bad = tmp_path / "bad.zip"
+    bad.write_bytes(b"nothing")
+    result = runner.invoke(app, ["submit", "--verify", str(bad)])
+    assert result.exit_code == 1
+    assert "not a whole zip file" in result.output
+    result = runner.invoke(app, ["submit"])
+    assert result.exit_code == 1
+    assert "give --checkpoint and --cache" in result.output
+    path = zipped(tmp_path / "s.zip", entries())
+    result = runner.invoke(app, ["submit", "--verify", str(path), "--json"])
+    assert result.exit_code == 1  # two sequences of eleven, three scans each
+    report = json.loads(result.stdout)
+    assert report["benchmark"] == "semantickitti"
+    assert "s.zip: sequences/11: 3 prediction files, expected 921" in report["problems"]
+    result = runner.invoke(app, ["submit", "--verify", str(path), "--allow-partial"])
+    assert result.exit_code == 0
+    assert "sound" in result.output
+
+
+def test_a_checkpoint_that_cannot_be_read_is_one_clear_error(scans, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        submit(
+            tmp_path / "none.safetensors",
+            scans[0],
+            tmp_path / "s.zip",
+            benchmarks=[RULES],
+            config=SubmitConfig(),
+        )
+    assert not list(tmp_path.iterdir())
