@@ -84,7 +84,7 @@ class Chunks:
         shard = int(self._reader.scans.shard[position])
         for name in TRAINING_ARRAYS:
             array = self._reader._shards.get(FIELDS[name].stage, shard).arrays[name]
-            refs = self._reader._chunks[name].refs(position)
+            refs = self._reader._chunks[name].spans(position)
             if name == "image":
                 start, stop = crop(self._reader, position)
                 refs = refs[start // 128 : -(-stop // 128)]

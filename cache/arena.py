@@ -35,5 +35,4 @@ class Arena:
             self._blocks[self._next] = np.empty(int(nbytes * _GROWTH), np.uint8)
         block = self._blocks[self._next]
         self._next += 1
-        array: NDArray[Any] = block[:nbytes].view(dtype).reshape(shape)
-        return array
+        return np.ndarray(shape, dtype, block)

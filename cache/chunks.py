@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,22 @@ from numpy.typing import NDArray
 from cache.codec import CRC_BYTES, crc32c, decode_into
 from cache.descriptors import DescriptorPool
 from cache.errors import CacheError
-from cache.rows import ChunkRef
 from cache.shard_table import ArrayLayout
+
+_UINT8 = np.dtype(np.uint8)
 
 Allocate = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Gives the array to decode into, e.g. a pinned one; ``numpy.empty`` does."""
+
+
+class Span(NamedTuple):
+    """Where an inner chunk lies in its shard file. A tuple: the reader makes a dozen per scan."""
+
+    offset: int
+    length: int
+    """Bytes, the 4 of the crc included; 0: not stored, all zero."""
+    crc: int
+    """crc32c of all but the last 4 bytes."""
 
 
 class ChunkReader:
@@ -31,7 +42,7 @@ class ChunkReader:
     def read(
         self,
         array: ArrayLayout,
-        ref: ChunkRef,
+        span: Span,
         *,
         name: str,
         allocate: Allocate = np.empty,
@@ -41,15 +52,15 @@ class ChunkReader:
         Raises:
             CacheError: missing, truncated or damaged; ``name`` is in the message.
         """
-        data = self._fetch(array, [ref], name=name)
+        data = self._fetch(array, span.offset, span.length, name=name)
         out = allocate(array.chunk[1:], array.dtype)
-        self._decode(data, ref, out, array=array, name=name)
+        self._decode(data, span, out, array=array, name=name)
         return out
 
     def read_columns(
         self,
         array: ArrayLayout,
-        refs: Sequence[ChunkRef],
+        spans: Sequence[Span],
         *,
         name: str,
         hw: tuple[int, int],
@@ -60,7 +71,7 @@ class ChunkReader:
 
         Args:
             array: of the field `image`, chunk (1, H, strip, 3).
-            refs: strips from the left.
+            spans: strips from the left.
             name: for messages.
             hw: height and width of this scan's picture.
             columns: start and stop, inside the picture.
@@ -69,15 +80,16 @@ class ChunkReader:
         start, stop = columns
         strip = array.chunk[2]
         first, last = start // strip, -(-stop // strip)
-        wanted = list(refs[first:last])
-        data = self._fetch(array, wanted, name=name)
-        out = allocate((hw[0], stop - start, 3), np.dtype(np.uint8))
+        wanted = spans[first:last]
+        begin = wanted[0].offset
+        end = wanted[-1].offset + wanted[-1].length
+        data = self._fetch(array, begin, end - begin, name=name)
+        out = allocate((hw[0], stop - start, 3), _UINT8)
         part = self._scratch("strip", array.chunk[1] * strip * 3)
         part = part.reshape(array.chunk[1:])
-        begin = wanted[0].offset
-        for index, ref in enumerate(wanted, first):
-            where = data[ref.offset - begin :][: ref.length]
-            self._decode(where, ref, part, array=array, name=name)
+        for index, span in enumerate(wanted, first):
+            where = data[span.offset - begin :]
+            self._decode(where, span, part, array=array, name=name)
             left, right = max(start, index * strip), min(stop, (index + 1) * strip)
             out[:, left - start : right - start] = part[
                 : hw[0], left - index * strip : right - index * strip
@@ -85,14 +97,17 @@ class ChunkReader:
         return out
 
     def _fetch(
-        self, array: ArrayLayout, refs: Sequence[ChunkRef], *, name: str
+        self, array: ArrayLayout, offset: int, size: int, *, name: str
     ) -> NDArray[np.uint8]:
-        offset = refs[0].offset
-        size = refs[-1].offset + refs[-1].length - offset
         buffer = self._scratch("packed", size)
         try:
-            with self._pool.borrow(array.path) as fd:
-                got = _read_fully(fd, buffer, offset)
+            entry = self._pool.take(array.path)
+            try:
+                got = os.preadv(entry.fd, [buffer], offset)
+                if got != size:  # the kernel may stop early; at the end of the file it gives 0
+                    got = _read_on(entry.fd, buffer, offset, got)
+            finally:
+                self._pool.release(entry)
         except OSError as error:
             raise CacheError(
                 f"{array.path}: cannot read {name} ({error.strerror}). Run `pass2d cache verify`."
@@ -107,19 +122,19 @@ class ChunkReader:
     def _decode(
         self,
         data: NDArray[np.uint8],
-        ref: ChunkRef,
+        span: Span,
         out: NDArray[Any],
         *,
         array: ArrayLayout,
         name: str,
     ) -> None:
-        packed = data[: ref.length - CRC_BYTES]
+        packed = data[: span.length - CRC_BYTES]
         if self._check:
             found = crc32c(packed)
-            if found != ref.crc:
+            if found != span.crc:
                 raise CacheError(
                     f"{array.path}: {name} is damaged (crc32c {found:08x}, expected "
-                    f"{ref.crc:08x}). Run `pass2d cache repair`."
+                    f"{span.crc:08x}). Run `pass2d cache repair`."
                 )
         try:
             decode_into(packed, out)
@@ -136,12 +151,10 @@ class ChunkReader:
         return buffer[:size]
 
 
-def _read_fully(fd: int, buffer: NDArray[np.uint8], offset: int) -> int:
-    view = buffer.data
-    got = 0
-    while got < len(buffer):
-        step = os.preadv(fd, [view[got:]], offset + got)
-        if step == 0:
-            break
+def _read_on(fd: int, buffer: NDArray[np.uint8], offset: int, got: int) -> int:
+    """Go on where a read stopped early; returns all that is there."""
+    step = got
+    while step and got < len(buffer):
+        step = os.preadv(fd, [buffer[got:]], offset + got)
         got += step
     return got

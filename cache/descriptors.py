@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 
 @dataclass
-class _Open:
+class OpenFile:
+    """A file of the pool."""
+
     fd: int
     users: int = 0
 
@@ -23,7 +25,7 @@ class DescriptorPool:
         self._limit = limit
         self._opener = opener or _open_file
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._open: OrderedDict[str, OpenFile] = OrderedDict()
 
     @contextlib.contextmanager
     def borrow(self, path: str) -> Iterator[int]:
@@ -32,12 +34,16 @@ class DescriptorPool:
         Raises:
             OSError: it cannot be opened.
         """
-        entry = self._take(path)
+        entry = self.take(path)
         try:
             yield entry.fd
         finally:
-            with self._lock:
-                entry.users -= 1
+            self.release(entry)
+
+    def release(self, entry: OpenFile) -> None:
+        """Give back what `take` gave."""
+        with self._lock:
+            entry.users -= 1
 
     def close(self) -> None:
         """Close all descriptors; nobody may be reading."""
@@ -49,11 +55,16 @@ class DescriptorPool:
     def __len__(self) -> int:
         return len(self._open)
 
-    def _take(self, path: str) -> _Open:
+    def take(self, path: str) -> OpenFile:
+        """A descriptor of ``path`` that stays open until `release`; `borrow` in two halves.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
         with self._lock:
             entry = self._open.get(path)
             if entry is None:
-                entry = _Open(self._opener(path))
+                entry = OpenFile(self._opener(path))
                 self._open[path] = entry
                 self._evict(keep=path)
             else:

@@ -209,7 +209,7 @@ class _Scan:
         """The views that are asked for and that exist."""
         if not (fields.image or fields.pixels):
             return ()
-        heights = self._reader.scans.camera_hw[self._position, :, 0]
+        heights = self._reader.scans.camera_hw[self._position, :, 0].tolist()
         wanted = range(len(heights)) if fields.camera is None else (fields.camera,)
         return tuple(self._view(c, fields, columns) for c in wanted if heights[c] > 0)
 
@@ -245,7 +245,7 @@ class _Scan:
         )
 
     def _image(self, camera: int, columns: tuple[int, int] | None) -> NDArray[np.uint8]:
-        height, width = (int(v) for v in self._reader.scans.camera_hw[self._position, camera])
+        height, width = self._reader.scans.camera_hw[self._position, camera].tolist()
         start, stop = columns or (0, width)
         if not 0 <= start < stop <= width:
             raise ValueError(f"columns [{start}, {stop}) are not inside a width of {width}")
@@ -255,7 +255,7 @@ class _Scan:
             return image[:height, start:stop]
         return self._reader._reader.read_columns(
             self._info("camera").arrays["image"],
-            self._reader._chunks["image"].refs(self._position),
+            self._reader._chunks["image"].spans(self._position),
             name=self._name("image"),
             hw=(height, width),
             columns=(start, stop),
@@ -264,12 +264,12 @@ class _Scan:
 
     def _chunk(self, field: str, camera: int) -> NDArray[Any] | None:
         table = self._reader._chunks[field]
-        refs = table.refs(self._position)
-        if camera >= len(refs) or refs[camera].length == 0:
+        spans = table.spans(self._position)
+        if camera >= len(spans) or spans[camera].length == 0:
             return None
         array = self._info(FIELDS[field].stage).arrays[field]
         values = self._reader._reader.read(
-            array, refs[camera], name=self._name(field), allocate=self._allocate
+            array, spans[camera], name=self._name(field), allocate=self._allocate
         )
         # With several cameras the chunk has an axis of length 1 for the camera.
         is_multi = FIELDS[field].is_per_camera and self._reader.info.n_cameras > 1

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from cache.rows import ChunkRef
+from cache.chunks import Span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +87,11 @@ class ChunkTable:
     length: NDArray[np.int64]
     crc: NDArray[np.uint32]
 
-    def refs(self, position: int) -> Sequence[ChunkRef]:
+    def spans(self, position: int) -> list[Span]:
         """The chunks of one scan in grid order; none when the field is not stored."""
-        return [
-            ChunkRef(offset=int(self.offset[i]), length=int(self.length[i]), crc=int(self.crc[i]))
-            for i in range(self.start[position], self.start[position + 1])
-        ]
+        own = slice(*self.start[position : position + 2].tolist())
+        places = (self.offset[own].tolist(), self.length[own].tolist(), self.crc[own].tolist())
+        return list(map(Span._make, zip(*places, strict=True)))
 
 
 def chunk_table(scans: pa.Table, name: str) -> ChunkTable:

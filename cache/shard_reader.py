@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import ChunkReader
+from cache.chunks import ChunkReader, Span
 from cache.descriptors import DescriptorPool
 from cache.layout import Layout
 from cache.rows import ShardRow
@@ -47,7 +47,8 @@ class ShardReader:
         if ref.length == 0:
             return None
         name = f"field {field} of scan {self._ids[index]}"
-        return self._reader.read(self._arrays[field], ref, name=name)
+        span = Span(offset=ref.offset, length=ref.length, crc=ref.crc)
+        return self._reader.read(self._arrays[field], span, name=name)
 
     def close(self) -> None:
         """Close the files."""
