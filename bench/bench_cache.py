@@ -1,23 +1,31 @@
 """The cache's speed goals as ratios, side by side in one run.
 
-    PYTHONPATH=. .venv/bin/python bench/bench_cache.py [--root SEMANTICKITTI] [--json out.json]
+    python -m bench.bench_cache [--root SEMANTICKITTI] [--scans 64] [--rounds 15] [--json out.json]
 
-All contenders read the same scans, one after the other, round by round in turn, in one process; a
+All contenders read the same scans in one process, round by round, each round in another order; a
 figure is the median over rounds of the mean CPU time per scan (other work on the machine disturbs
-it least; only "cold" and "loop" are wall time). All decode into memory that is used again. The few
-real scans of ``--root`` are listed again and again under new frame numbers until there are
-``--scans`` of them: the shards are written out in full, so that caches of the CPU see as many
-different bytes as with real data.
+it least; only "cold" and "loop" are wall time). All decode into memory that is used again. BLAS has
+one thread: its idle threads spin for a while after a product, and that counts as CPU time of
+whoever runs next. The few real scans of ``--root`` are listed again and again under new frame
+numbers until there are ``--scans`` of them: the shards are written out in full, so that caches of
+the CPU see as many different bytes as with real data.
 
-"read and decode" is the floor: preadv and blosc of the same chunks, the signal as float32 and the
-strips side by side as one crop, written straight down without types, checks or file names.
+"read and decode" is the floor: preadv and blosc of the same chunks and nothing else, written
+straight down without types, checks or file names. Against "uncompressed" the selection is the same,
+too: the very arrays that the reader decodes (a crop's strips, not whole pictures), one file per
+field, preadv into memory that is used again. "uncompressed, whole pictures" is what a cache without
+chunks would hold. "Cold" reads in a random order after the files have left the page cache.
 """
 
 from __future__ import annotations
 
+import os
+
+for _library in ("OPENBLAS", "OMP", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")  # before NumPy is loaded
+
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -26,26 +34,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from cache.arena import Arena
-from cache.codec import CRC_BYTES, decode_into
+from bench.cache_contenders import (
+    CROP_COLUMNS,
+    Read,
+    Uncompressed,
+    plain_decode,
+    plain_zarr,
+    repeated,
+    sample,
+    source_files,
+    usual_loader,
+)
 from cache.encode import camera_arrays as encode_camera
 from cache.encode import lidar_arrays as encode_lidar
 from cache.encode import voxel_arrays as encode_voxel
-from cache.fields import FIELDS
 from cache.keys import hash_file
 from cache.progress import Silent
-from cache.reader import CacheReader, Fields
+from cache.reader import CacheReader
 from cache.shard import ArrayWriter
 from pipeline import compose
 from pipeline.datasets.semkitti import list_semkitti
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.source import ScanSource, SourceListing
 
-TRAINING = Fields(label=True, image=True, pixels=True)
-CROP_COLUMNS = 480
-TRAINING_ARRAYS = ("xyz", "intensity", "label", "raw_index", "image", "point_index", "pixel")
+SLOW = ("zarr-python", "usual loader (source files)", "our stages (source files)")
+COLD_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,47 +76,8 @@ class Goal:
         return self.ratio >= self.bound if self.is_at_least else self.ratio <= self.bound
 
 
-def repeated(listing: SourceListing, count: int) -> SourceListing:
-    """Scans with pictures, listed again under new frame numbers until there are ``count``."""
-    usable = [s for s in listing.scans if s.image_from_lidar and s.labels and any(s.images)]
-    scans = [
-        replace(usable[i % len(usable)], frame_index=i, scan_id=f"00/{i:06d}", sequence="00")
-        for i in range(count)
-    ]
-    return replace(listing, scans=tuple(scans), notes=())
-
-
-class Chunks:
-    """The chunks of a training sample: what every reader must read and decode at least."""
-
-    def __init__(self, reader: CacheReader) -> None:
-        self._reader = reader
-
-    def of(self, position: int) -> list[tuple[str, int, int, tuple[int, ...], np.dtype]]:
-        """(path, offset, length, shape, dtype) of each chunk."""
-        found = []
-        shard = int(self._reader.scans.shard[position])
-        for name in TRAINING_ARRAYS:
-            array = self._reader._shards.get(FIELDS[name].stage, shard).arrays[name]
-            refs = self._reader._chunks[name].spans(position)
-            if name == "image":
-                start, stop = crop(self._reader, position)
-                refs = refs[start // 128 : -(-stop // 128)]
-            found += [(array.path, r.offset, r.length, array.chunk[1:], array.dtype) for r in refs]
-        return found
-
-
-def crop(reader: CacheReader, position: int) -> tuple[int, int]:
-    """A window of 480 columns that moves from scan to scan."""
-    width = int(reader.scans.image_hw[position, 1])
-    start = (position * 97) % (width - CROP_COLUMNS)
-    return start, start + CROP_COLUMNS
-
-
 def time_per_scan(
-    read: Callable[[int], object],
-    positions: np.ndarray,
-    clock: Callable[[], float] = time.perf_counter,
+    read: Read, positions: np.ndarray, clock: Callable[[], float] = time.perf_counter
 ) -> float:
     started = clock()
     for position in positions:
@@ -110,132 +85,20 @@ def time_per_scan(
     return (clock() - started) / len(positions)
 
 
-def in_turn(
-    contenders: dict[str, Callable[[int], object]], *, n_scans: int, rounds: int
-) -> dict[str, float]:
+def in_turn(contenders: dict[str, Read], *, n_scans: int, rounds: int) -> dict[str, float]:
     """Median milliseconds per scan of each, in one interleaved run."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     rng = np.random.default_rng(0)
     for round_number in range(rounds + 1):
-        for name, read in contenders.items():
+        for name in rng.permutation(list(contenders)).tolist():
             positions = rng.permutation(n_scans)
-            if "zarr" in name or "source" in name:
-                positions = positions[: max(4, n_scans // 8)]  # the slow ones
-            took = time_per_scan(read, positions, time.process_time)
+            if name in SLOW:
+                positions = positions[: max(4, n_scans // 8)]
+            contenders[name](0)  # whoever ran before has left the CPU's caches full of other things
+            took = time_per_scan(contenders[name], positions, time.process_time)
             if round_number:  # the first round opens files and warms up
                 times[name].append(1e3 * took)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def plain_decode(chunks: Chunks, reader: CacheReader) -> Callable[[int], object]:
-    """preadv and decompress, nothing else: the floor."""
-    files: dict[str, int] = {}
-    packed = np.empty(1 << 23, np.uint8)
-    arena = Arena()
-    n_scans = len(reader.scans)
-    wanted = [chunks.of(position) for position in range(n_scans)]
-    crops = [crop(reader, position) for position in range(n_scans)]
-    heights = reader.scans.image_hw[:, 0].tolist()
-
-    def read(position: int) -> None:
-        arena.restart()
-        start, stop = crops[position]
-        picture = arena((heights[position], CROP_COLUMNS, 3), np.dtype(np.uint8))
-        left = start - start % 128
-        for path, offset, length, shape, dtype in wanted[position]:
-            if path not in files:
-                files[path] = os.open(path, os.O_RDONLY)
-            os.preadv(files[path], [packed[:length].data], offset)
-            out = arena(shape, dtype)
-            decode_into(packed[: length - CRC_BYTES], out)
-            if dtype == np.uint8 and len(shape) == 3:
-                a, b = max(start, left), min(stop, left + 128)
-                picture[:, a - start : b - start] = out[: len(picture), a - left : b - left]
-                left += 128
-            elif "/intensity/" in path:
-                np.divide(out, np.float32(100), out=arena(shape, np.dtype(np.float32)))
-
-    return read
-
-
-def uncompressed(chunks: Chunks, reader: CacheReader, folder: Path) -> Callable[[int], object]:
-    """The same arrays without compression: one preadv per field into a new array."""
-    path = folder / "uncompressed.bin"
-    places: list[list[tuple[int, int, tuple[int, ...], np.dtype]]] = []
-    offset = 0
-    with path.open("wb") as file:
-        for position in range(len(reader.scans)):
-            places.append([])
-            for source, start, length, shape, dtype in chunks.of(position):
-                data = np.frombuffer(Path(source).read_bytes()[start : start + length], np.uint8)
-                out = np.empty(shape, dtype)
-                decode_into(data[:-CRC_BYTES], out)
-                file.write(out.tobytes())
-                places[-1].append((offset, out.nbytes, shape, dtype))
-                offset += out.nbytes
-    fd = os.open(path, os.O_RDONLY)
-
-    arena = Arena()
-
-    def read(position: int) -> None:
-        arena.restart()
-        for start, _, shape, dtype in places[position]:
-            os.preadv(fd, [arena(shape, dtype).data], start)
-
-    return read
-
-
-def plain_zarr(root: Path, reader: CacheReader) -> Callable[[int], object]:
-    """What a user of zarr-python writes: open once, index one scan."""
-    import zarr
-
-    groups = {
-        (stage, shard): zarr.open_group(reader._shards.get(stage, shard).folder, mode="r")
-        for stage in ("lidar", "camera")
-        for shard in np.unique(reader.scans.shard).tolist()
-    }
-
-    def read(position: int) -> None:
-        shard, row = int(reader.scans.shard[position]), int(reader.scans.row[position])
-        start, stop = crop(reader, position)
-        for name in TRAINING_ARRAYS:
-            array = groups[FIELDS[name].stage, shard][name]
-            array[row] if name != "image" else array[row, :, start:stop]
-
-    return read
-
-
-def source_files(listing: SourceListing) -> Callable[[int], object]:
-    """Our own stages from the raw files."""
-
-    def read(position: int) -> None:
-        scan = listing.scans[position]
-        lidar = compose.lidar_arrays(scan, listing.info)
-        compose.camera_arrays(scan, lidar)
-
-    return read
-
-
-def usual_loader(listing: SourceListing) -> Callable[[int], object]:
-    """What published loaders do: files opened, each label looked up, PNG decoded, projection."""
-    label_of = np.vectorize(listing.info.labels.raw_to_training.__getitem__)
-    low, high = np.array(listing.info.grid.low), np.array(listing.info.grid.high)
-
-    def read(position: int) -> None:
-        scan = listing.scans[position]
-        points = np.fromfile(scan.points, np.float32).reshape(-1, 4)
-        label = label_of(np.fromfile(scan.labels, np.uint32) & 0xFFFF).astype(np.uint8)
-        inside = ((points[:, :3] > low) & (points[:, :3] < high)).all(axis=1)
-        points, label = points[inside], label[inside]
-        image = np.array(Image.open(scan.images[0]))
-        ahead = points[points[:, 0] > 0]
-        matrix = np.reshape(scan.image_from_lidar[0], (3, 4))
-        u, v, w = matrix @ np.column_stack([ahead[:, :3], np.ones(len(ahead))]).T
-        u, v = u / w, v / w
-        seen = (u > 0) & (u < image.shape[1]) & (v > 0) & (v < image.shape[0])
-        np.column_stack([v, u])[seen].astype(np.int32)
-
-    return read
 
 
 def drop_from_page_cache(paths: list[Path]) -> None:
@@ -246,25 +109,16 @@ def drop_from_page_cache(paths: list[Path]) -> None:
         os.close(fd)
 
 
-def cold_ratio(reader: CacheReader, plain: Callable[[int], object], folder: Path) -> float:
-    """Reader / uncompressed, both from the disk itself."""
-    ratios = []
-    shards = [p for s in ("lidar", "camera") for p in (reader.root / s).rglob("c/**/0")]
-    for _ in range(3):
-        drop_from_page_cache([p for p in shards if p.is_file()])
-        ours = time_per_scan(lambda p: sample(reader, p), np.arange(len(reader.scans)))
-        drop_from_page_cache([folder / "uncompressed.bin"])
-        theirs = time_per_scan(plain, np.arange(len(reader.scans)))
-        ratios.append(ours / theirs)
-    return statistics.median(ratios)
-
-
-ARENA = Arena()
-
-
-def sample(reader: CacheReader, position: int) -> object:
-    ARENA.restart()
-    return reader.read(position, TRAINING, columns=crop(reader, position), allocate=ARENA)
+def cold_ms(contenders: dict[str, tuple[Read, list[Path]]], *, n_scans: int) -> dict[str, float]:
+    """Median wall milliseconds per scan from the disk itself, in a random order."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    rng = np.random.default_rng(1)
+    for _ in range(COLD_ROUNDS):
+        order = rng.permutation(n_scans)
+        for name, (read, paths) in contenders.items():
+            drop_from_page_cache(paths)
+            times[name].append(1e3 * time_per_scan(read, order))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def stages_alone(listing: SourceListing, folder: Path) -> float:
@@ -296,7 +150,7 @@ def _files(scan: ScanSource) -> list[Path]:
 
 
 def stream_ratio(reader: CacheReader, rounds: int) -> float:
-    """Time per scan of a loop over the stream (2 threads) / of the reader alone."""
+    """Wall time per scan of a loop over the stream (2 threads) / of the reader alone."""
     from train.draw import AugmentConfig
     from train.stream import BatchStream, StreamConfig, StreamPlan
 
@@ -307,13 +161,15 @@ def stream_ratio(reader: CacheReader, rounds: int) -> float:
         augment=AugmentConfig(crop_hw=(320, CROP_COLUMNS)),
         size_hw=(320, CROP_COLUMNS),
     )
-    ratios = []
+    config = StreamConfig(threads=2)
+    read, ratios = sample(reader), []
     for _ in range(rounds):
-        alone = time_per_scan(lambda p: sample(reader, p), np.arange(len(reader.scans)))
-        stream = BatchStream(reader, plan, StreamConfig(threads=2))
+        alone = time_per_scan(read, np.arange(len(reader.scans)))
+        stream = BatchStream(reader, plan, config)
         try:
-            next(stream)
-            n_batches = 2 * plan.batches_per_epoch
+            for _ in range(2 * config.prefetch + 4):  # every slot has been filled
+                next(stream)
+            n_batches = 4 * plan.batches_per_epoch
             started = time.perf_counter()
             for _ in range(n_batches):
                 next(stream)
@@ -324,7 +180,9 @@ def stream_ratio(reader: CacheReader, rounds: int) -> float:
     return statistics.median(ratios)
 
 
-def measure(root: Path, *, n_scans: int, rounds: int, folder: Path) -> tuple[list[Goal], dict]:
+def measure(
+    root: Path, *, n_scans: int, rounds: int, folder: Path
+) -> tuple[list[Goal], dict[str, float]]:
     listing = repeated(list_semkitti(root), n_scans)
     out = folder / "semkitti"
     config = PrepareConfig(workers=0)
@@ -335,14 +193,16 @@ def measure(root: Path, *, n_scans: int, rounds: int, folder: Path) -> tuple[lis
     alone_seconds = stages_alone(listing, folder)
 
     with CacheReader.open(out) as checked, CacheReader.open(out, check=False) as unchecked:
-        chunks = Chunks(checked)
-        raw = uncompressed(chunks, checked, folder)
+        strips = Uncompressed(checked, folder, is_strips=True)
+        whole = Uncompressed(checked, folder, is_strips=False)
         ms = in_turn(
             {
-                "read and decode": plain_decode(chunks, checked),
-                "reader without check": lambda p: sample(unchecked, p),
-                "reader": lambda p: sample(checked, p),
-                "uncompressed preadv": raw,
+                "read and decode": plain_decode(checked, is_complete=False),
+                "the same, signal as float, crop joined": plain_decode(checked, is_complete=True),
+                "reader without check": sample(unchecked),
+                "reader": sample(checked),
+                "uncompressed": strips,
+                "uncompressed, whole pictures": whole,
                 "zarr-python": plain_zarr(out, checked),
                 "usual loader (source files)": usual_loader(listing),
                 "our stages (source files)": source_files(listing),
@@ -350,16 +210,24 @@ def measure(root: Path, *, n_scans: int, rounds: int, folder: Path) -> tuple[lis
             n_scans=n_scans,
             rounds=rounds,
         )
-        cold = cold_ratio(checked, raw, folder)
+        shards = [p for s in ("lidar", "camera") for p in (out / s).rglob("c/**/0") if p.is_file()]
+        cold = cold_ms(
+            {
+                "reader, cold": (sample(checked), shards),
+                "uncompressed, cold": (strips, strips.paths()),
+                "uncompressed, whole pictures, cold": (whole, whole.paths()),
+            },
+            n_scans=n_scans,
+        )
         stream = stream_ratio(checked, max(3, rounds // 3))
-    floor, reader = ms["reader without check"], ms["reader"]
+    reader, unchecked_ms = ms["reader"], ms["reader without check"]
     goals = [
         Goal(name="reader without check / read and decode", bound=1.10,
-             ratio=floor / ms["read and decode"]),
-        Goal(name="with check / without", bound=1.15, ratio=reader / floor),
-        Goal(name="speed / uncompressed preadv, warm", bound=2.0,
-             ratio=reader / ms["uncompressed preadv"]),
-        Goal(name="speed / uncompressed preadv, cold", bound=1.0, ratio=cold),
+             ratio=unchecked_ms / ms["read and decode"]),
+        Goal(name="with check / without", bound=1.15, ratio=reader / unchecked_ms),
+        Goal(name="speed / uncompressed, warm", bound=2.0, ratio=reader / ms["uncompressed"]),
+        Goal(name="speed / uncompressed, cold", bound=1.0,
+             ratio=cold["reader, cold"] / cold["uncompressed, cold"]),
         Goal(name="plain zarr-python / reader", bound=8.0, ratio=ms["zarr-python"] / reader,
              is_at_least=True),
         Goal(name="usual loader from source files / reader", bound=20.0,
@@ -370,7 +238,7 @@ def measure(root: Path, *, n_scans: int, rounds: int, folder: Path) -> tuple[lis
         Goal(name="prepare, CPU / its stages alone", bound=1.25,
              ratio=prepare_seconds / alone_seconds),
     ]  # fmt: skip
-    figures = {f"{name} (ms per scan)": value for name, value in ms.items()}
+    figures = {f"{name} (ms per scan)": value for name, value in {**ms, **cold}.items()}
     figures["prepare, CPU (ms per scan)"] = 1e3 * prepare_seconds / n_scans
     figures["bytes per scan"] = summary.total_bytes / n_scans
     return goals, figures
@@ -380,7 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=Path("../shared/real/semantickitti"))
     parser.add_argument("--scans", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pass2d-bench-") as folder:
@@ -393,7 +261,7 @@ def main() -> None:
         verdict = "" if goal.is_met else "   missed"
         print(f"{goal.name:45} {sign} {goal.bound:5.2f} {goal.ratio:9.2f}{verdict}")
     for name, value in figures.items():
-        print(f"{name:45} {value:18.2f}")
+        print(f"{name:50} {value:13.2f}")
     if options.json is not None:
         rows = {g.name: {"bound": g.bound, "ratio": g.ratio, "is_met": g.is_met} for g in goals}
         options.json.write_text(json.dumps({"goals": rows, "figures": figures}, indent=1))

@@ -35,7 +35,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.bench_cache import drop_from_page_cache, repeated
+from bench.bench_cache import drop_from_page_cache
+from bench.cache_contenders import repeated
 from bench.many_scans import ManyScans, write_many
 from cache.arena import Arena
 from cache.progress import Silent
