@@ -96,9 +96,7 @@ class ChunkReader:
             ]
         return out
 
-    def _fetch(
-        self, array: ArrayLayout, offset: int, size: int, *, name: str
-    ) -> NDArray[np.uint8]:
+    def _fetch(self, array: ArrayLayout, offset: int, size: int, *, name: str) -> NDArray[np.uint8]:
         buffer = self._scratch("packed", size)
         try:
             entry = self._pool.take(array.path)

@@ -83,15 +83,13 @@ class ChunkTable:
     """Where the chunks of one field lie: scan s owns entries start[s]:start[s + 1]."""
 
     start: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    length: NDArray[np.int64]
-    crc: NDArray[np.uint32]
+    places: NDArray[np.int64]
+    """(chunks, 3): offset, length and crc, as in `Span`."""
 
     def spans(self, position: int) -> list[Span]:
         """The chunks of one scan in grid order; none when the field is not stored."""
-        own = slice(*self.start[position : position + 2].tolist())
-        places = (self.offset[own].tolist(), self.length[own].tolist(), self.crc[own].tolist())
-        return list(map(Span._make, zip(*places, strict=True)))
+        begin, end = self.start[position : position + 2].tolist()
+        return list(map(Span._make, self.places[begin:end].tolist()))
 
 
 def chunk_table(scans: pa.Table, name: str) -> ChunkTable:
@@ -103,7 +101,7 @@ def chunk_table(scans: pa.Table, name: str) -> ChunkTable:
     else:
         start = np.arange(len(scans) + 1)
         values = [column.fill_null(0).to_numpy(zero_copy_only=False) for column in columns]
-    return ChunkTable(start=start, offset=values[0], length=values[1], crc=values[2])
+    return ChunkTable(start=start, places=np.column_stack(values).astype(np.int64))
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:

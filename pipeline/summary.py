@@ -130,7 +130,7 @@ def _field_bytes(manifest: Manifest, chosen: np.ndarray) -> dict[str, int]:
     sizes = {}
     for name in FIELDS:
         chunks = chunk_table(manifest.tables.scans, name)
-        ends = np.concatenate([[0], np.cumsum(chunks.length)])
+        ends = np.concatenate([[0], np.cumsum(chunks.places[:, 1])])
         per_scan = ends[chunks.start[1:]] - ends[chunks.start[:-1]]
         if total := int(per_scan[chosen].sum()):
             sizes[name] = total
