@@ -101,7 +101,7 @@ class ChunkReader:
         try:
             entry = self._pool.take(array.path)
             try:
-                got = os.preadv(entry.fd, [buffer], offset)
+                got = os.preadv(entry.fd, [buffer.data], offset)
                 if got != size:  # the kernel may stop early; at the end of the file it gives 0
                     got = _read_on(entry.fd, buffer, offset, got)
             finally:
@@ -153,6 +153,6 @@ def _read_on(fd: int, buffer: NDArray[np.uint8], offset: int, got: int) -> int:
     """Go on where a read stopped early; returns all that is there."""
     step = got
     while step and got < len(buffer):
-        step = os.preadv(fd, [buffer[got:]], offset + got)
+        step = os.preadv(fd, [buffer[got:].data], offset + got)
         got += step
     return got
