@@ -1,3 +1,4 @@
+# ruff: noqa: E402  # BLAS reads its number of threads when NumPy is loaded
 """The cache's speed goals as ratios, side by side in one run.
 
     python -m bench.bench_cache [--root SEMANTICKITTI] [--scans 64] [--rounds 15] [--json out.json]
