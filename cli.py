@@ -15,6 +15,7 @@ from commands.evaluate import eval_command
 from commands.predict import predict_command
 from commands.prepare import prepare_app
 from commands.published import import_command
+from commands.robust import robust_command
 from commands.stats import stats_command
 from commands.submit import submit_command
 from commands.train import train_command
@@ -31,6 +32,7 @@ app.command("stats")(stats_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("predict")(predict_command)
+app.command("robust")(robust_command)
 app.command("submit")(submit_command)
 app.command("import")(import_command)
 app.add_typer(cache_app, name="cache")

@@ -1,0 +1,86 @@
+"""`pass2d robust`: a checkpoint on corruption sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.console import Console, clear_errors, print_json, print_rich, words
+from commands.options import (
+    CheckpointOption,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    OutsideOption,
+    VotesOption,
+    any_place,
+    outside_rule,
+)
+
+
+def robust_command(
+    checkpoint: CheckpointOption,
+    root: Annotated[
+        Path,
+        typer.Option(
+            help="SemanticKITTI-C (Yan et al., or Robo3D) or nuScenes-C as downloaded.",
+            resolve_path=True,
+        ),
+    ],
+    clean: Annotated[
+        str | None,
+        typer.Option(
+            "--clean",
+            help="Prepared cache of the clean data set: the score without corruption for mRR, and "
+            "labels that the set does not repeat.",
+            parser=any_place,
+            metavar="PATH|URL",
+        ),
+    ] = None,
+    corruptions: Annotated[
+        str | None, typer.Option(help="Only these, e.g. fog,snow; all if left out.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of summary.csv and of what is counted.", resolve_path=True)
+    ] = Path("robust"),
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many scans of each, spread evenly.", min=1)
+    ] = None,
+    votes: VotesOption = "1",
+    outside: OutsideOption = "nearest",
+    dataset: DatasetOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a checkpoint on a corruption set: mIoU per corruption, mCE and mRR."""
+    from train.robustness.published import robust_folders
+    from train.robustness.report import report_json, report_tables, write_summary
+    from train.team import choose_device
+    from train.tta import parse_votes
+
+    console = Console()
+    with clear_errors(console):
+        report = robust_folders(
+            checkpoint,
+            root,
+            out,
+            clean=clean,
+            dataset=dataset,
+            corruptions=words(corruptions),
+            limit=limit,
+            votes=parse_votes(votes),
+            outside=outside_rule(outside),
+            device=choose_device(device),
+            progress=console,
+        )
+        path = write_summary(report, out)
+        console.say(f"summary: {path}")
+        console.close()
+        if as_json:
+            print_json(report_json(report))
+        else:
+            print_rich(*report_tables(report))
+        if report.failed:
+            raise typer.Exit(1)

@@ -1,0 +1,314 @@
+"""Corruption sets: folders as downloaded, Robo3D's scores, what is said of odd files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cache_samples import sample_info, write_sample_cache
+from stub_network import StubNetwork, by_place
+from typer.testing import CliRunner
+
+import train.robustness.published as module
+from cache.errors import DataError
+from cli import app
+from train.card import Card
+from train.metric import official_scores
+from train.robustness.folders import find_corrupted, set_name
+from train.robustness.published import robust_folders
+from train.robustness.report import remarks, report_json, summary_csv
+from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES, robust_scores
+
+RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)
+# Robo3D's own table of 2DPASS (SemanticKITTI-C), per cent: mCE 106.14, mRR 77.50.
+TWODPASS = {
+    "fog": 40.46,
+    "wet_ground": 60.68,
+    "snow": 48.53,
+    "motion_blur": 57.80,
+    "beam_missing": 58.78,
+    "crosstalk": 28.46,
+    "incomplete_echo": 55.84,
+    "cross_sensor": 50.01,
+}
+
+
+def test_published_test_vector_comes_out() -> None:
+    miou = {name: dict.fromkeys(SEVERITIES, value / 100) for name, value in TWODPASS.items()}
+    scores = robust_scores(miou, clean=0.6461, layout="semantickitti")
+    assert round(100 * scores.mce, 2) == 106.14
+    assert round(100 * scores.mrr, 2) == 77.50
+    assert scores.is_complete
+
+
+def test_severities_are_averaged_before_the_baseline_is_compared() -> None:
+    # mIoU 0.2, 0.5, 0.8 -> 0.5; (1 - 0.5) / (1 - 0.5587) = 1.13301...
+    miou = {"fog": {"light": 0.8, "moderate": 0.5, "heavy": 0.2}}
+    scores = robust_scores(miou, clean=0.625, layout="semantickitti")
+    assert scores.mce == pytest.approx(0.5 / 0.4413)
+    assert scores.mrr == pytest.approx(0.8)
+    assert not scores.is_complete
+
+
+def test_the_baseline_scores_100_against_itself() -> None:
+    for layout, table in BASELINE_MIOU.items():
+        miou = {name: {"": table[name]} for name in CORRUPTIONS}
+        assert robust_scores(miou, clean=table["clean"], layout=layout).mce == pytest.approx(1)
+
+
+def test_missing_severities_and_unknown_corruptions_make_it_partial() -> None:
+    miou = {name: dict.fromkeys(SEVERITIES, 0.5) for name in CORRUPTIONS}
+    del miou["snow"]["heavy"]
+    scores = robust_scores({**miou, "gaussian": {"": 0.1}}, clean=None, layout="semantickitti")
+    assert scores.incomplete == ("snow",)
+    assert not scores.is_complete
+    assert scores.mrr is None
+    assert "gaussian" not in scores.corruptions
+
+
+# folders
+
+
+def write_scan(points_file: Path, labels_file: Path, *, seed: int, raw=RAW_OF, n: int = 300):
+    """Points whose labels follow `by_place`, but for a tenth that do not."""
+    rng = np.random.default_rng(seed)
+    xyz = rng.uniform([-60, -60, -5], [60, 60, 3], (n, 3))
+    points = np.column_stack([xyz, rng.integers(0, 100, n) / 100]).astype("<f4")
+    labels = by_place(torch.from_numpy(points)).numpy()
+    labels[rng.uniform(size=n) < 0.1] = rng.integers(0, 5)
+    for file, data in ((points_file, points), (labels_file, raw[labels].astype("<u4"))):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        data.tofile(file)
+    return points, labels
+
+
+LAYOUTS = {  # where points lie; labels: the same with "labels" (or "label") and .label
+    "yan": "{corruption}/velodyne/{scan}",
+    "robo3d": "{corruption}/{severity}/velodyne/{scan}",
+    "label": "{corruption}/{severity}/velodyne/{scan}",
+    "sequences": "{corruption}/{severity}/sequences/08/velodyne/{scan}",
+    "kind first": "velodyne/{corruption}/{severity}/{scan}",
+    "numbers": "{corruption}/{number}/velodyne/{scan}",
+    "hyphens": "{hyphen}/{severity}/velodyne/{scan}",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_nesting_is_understood(tmp_path: Path, layout: str) -> None:
+    for corruption in ("wet_ground", "fog"):
+        for number, severity in enumerate(SEVERITIES, start=1):
+            for scan in ("000000", "000007"):
+                points = LAYOUTS[layout].format(
+                    corruption=corruption,
+                    hyphen=corruption.replace("_", "-").title(),
+                    severity=severity,
+                    number=number,
+                    scan=scan,
+                )
+                labels = points.replace("velodyne", "label" if layout == "label" else "labels")
+                write_scan(tmp_path / f"{points}.bin", tmp_path / f"{labels}.label", seed=0, n=5)
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    found = find_corrupted(tmp_path)
+    severities = ("",) if layout == "yan" else SEVERITIES
+    assert [(f.corruption, f.severity) for f in found] == [
+        (corruption, severity) for corruption in ("fog", "wet_ground") for severity in severities
+    ]
+    for folder in found:
+        assert [scan.points.stem for scan in folder.scans] == ["000000", "000007"]
+        for scan in folder.scans:
+            assert scan.labels is not None
+            assert scan.labels.stem == scan.points.stem
+            assert folder.corruption in str(scan.labels).lower().replace("-", "_")
+
+
+def test_sets_are_named_after_what_they_are(tmp_path: Path) -> None:
+    for name in ("clean", "gaussian_noise", "fog"):
+        write_scan(
+            tmp_path / name / "velodyne/0.bin", tmp_path / name / "labels/0.label", seed=0, n=4
+        )
+    folders = find_corrupted(tmp_path)
+    assert [f.corruption for f in folders] == ["clean", "fog", "gaussian_noise"]
+    assert set_name(folders, layout="semantickitti") == "SemanticKITTI-C (Yan et al.)"
+    assert set_name(folders, layout="nuscenes") == "nuScenes-C (Robo3D)"
+
+
+def test_a_folder_without_scans_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no point files.*<corruption>/velodyne"):
+        find_corrupted(tmp_path)
+    with pytest.raises(DataError, match="there is no such folder"):
+        find_corrupted(tmp_path / "none")
+
+
+# evaluation
+
+
+@pytest.fixture
+def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[StubNetwork, Path]:
+    network, checkpoint = StubNetwork(), tmp_path / "stub.safetensors"
+    checkpoint.write_bytes(b"stub")
+    card = Card(architecture="2dpass", settings={}, info=sample_info())
+    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
+    return network, checkpoint
+
+
+def robo3d_tree(root: Path) -> dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]]:
+    """Fog and snow at all severities, two scans each, and the clean ones."""
+    written = {}
+    for i, (corruption, severity) in enumerate(
+        [("clean", ""), *((c, s) for c in ("fog", "snow") for s in SEVERITIES)]
+    ):
+        folder = root / corruption / severity
+        written[corruption, severity] = [
+            write_scan(
+                folder / f"velodyne/{scan:06d}.bin",
+                folder / f"labels/{scan:06d}.label",
+                seed=9 * i + scan,
+            )
+            for scan in range(2)
+        ]
+    return written
+
+
+def plain_counts(scans: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Every point counted one by one; outside the volume the nearest inside point's answer."""
+    counts = np.zeros((5, 5), np.int64)
+    for points, labels in scans:
+        answer = by_place(torch.from_numpy(points)).numpy()
+        xyz = points[:, :3].astype(np.float64)
+        inside = (np.abs(points[:, :2]) < 50).all(1) & (points[:, 2] > -4) & (points[:, 2] < 2)
+        for row in range(len(points)):
+            near = row if inside[row] else None
+            if near is None:
+                distance = ((xyz[inside] - xyz[row]) ** 2).sum(1)
+                near = np.flatnonzero(inside)[distance.argmin()]
+            counts[labels[row], answer[near]] += 1
+    return counts
+
+
+def test_scores_are_those_of_counting_every_point(stubbed, tmp_path: Path) -> None:
+    written = robo3d_tree(tmp_path / "set")
+    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    assert report.set_name == "SemanticKITTI-C (Robo3D)"
+    for result in report.results:
+        expected = official_scores(
+            plain_counts(written[result.corruption, result.severity]), absent_counts_zero=True
+        )
+        assert result.scores(report.info)[0].miou == pytest.approx(expected.miou)
+    data = report_json(report)
+    assert data["clean_miou"] == next(
+        row["miou_official"] for row in data["results"] if row["corruption"] == "clean"
+    )
+    assert data["scored_corruptions"] == ["fog", "snow"]
+    assert not data["is_complete"]
+    assert "PARTIAL: over fog, snow only" in remarks(report)[0]
+
+
+def test_summary_csv_has_a_row_per_severity_a_mean_and_the_scores(stubbed, tmp_path) -> None:
+    robo3d_tree(tmp_path / "set")
+    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    table = list(csv.DictReader(io.StringIO(summary_csv(report).decode())))
+    assert [(row["corruption"], row["severity"]) for row in table] == [
+        ("clean", ""),
+        *(("fog", s) for s in (*SEVERITIES, "mean")),
+        *(("snow", s) for s in (*SEVERITIES, "mean")),
+        ("mCE", ""),
+        ("mRR", ""),
+    ]
+    fog = [float(row["miou_official"]) for row in table[1:5]]
+    assert fog[3] == pytest.approx(sum(fog[:3]) / 3, abs=2e-6)
+
+
+def test_noise_that_a_corruption_added_is_ignored(stubbed, tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "fog" / "light"
+    points, labels = write_scan(folder / "velodyne/0.bin", folder / "labels/0.label", seed=1)
+    raw = RAW_OF[labels].astype("<u4")
+    raw[:50] = 21
+    raw.tofile(folder / "labels/0.label")
+    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    labels[:50] = 0
+    assert np.array_equal(
+        (report.results[0].inside + report.results[0].outside), plain_counts([(points, labels)])
+    )
+
+
+def test_counted_corruptions_are_kept_and_taken_only_for_the_same_job(
+    stubbed, tmp_path: Path
+) -> None:
+    network, checkpoint = stubbed
+    robo3d_tree(tmp_path / "set")
+    first = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out", corruptions=["fog"])
+    network.batches.clear()
+    second = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out")
+    assert [result.reused for result in second.results] == [True] * 4 + [False] * 3
+    assert sum(len(b.offsets) - 1 for b in network.batches) == 6
+    assert report_json(first)["results"] == report_json(second)["results"][:4]
+    (tmp_path / "out/results/fog-light.json").write_text("{")
+    checkpoint.write_bytes(b"another")
+    third = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out")
+    assert not any(result.reused for result in third.results)
+
+
+def test_bad_files_are_named_and_left_out(stubbed, tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "fog" / "light"
+    for scan in range(4):
+        write_scan(folder / f"velodyne/{scan}.bin", folder / f"labels/{scan}.label", seed=scan)
+    (folder / "labels/1.label").write_bytes(b"1234")
+    (folder / "labels/2.label").unlink()
+    np.full(300, 77, "<u4").tofile(folder / "labels/3.label")
+    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    assert report.results[0].scans == 1
+    texts = sorted(report.failed)
+    assert any("1.label: 4 bytes, but the scan has 300 points" in text for text in texts)
+    assert any("2.bin: no label file" in text and "--clean" in text for text in texts)
+    assert any("3.label: raw label 77 is not in the table" in text for text in texts)
+    assert not list((tmp_path / "out").rglob("*.json"))  # an unfinished count is not kept
+
+
+def test_labels_and_clean_score_come_from_a_prepared_cache(
+    stubbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sample_cache(tmp_path / "cache", n_scans=2, sequences=("00", "08"), n_points=200)
+    folder = tmp_path / "set" / "motion_blur" / "light"
+    _, labels = write_scan(folder / "velodyne/000000.bin", tmp_path / "elsewhere.label", seed=1)
+    monkeypatch.setattr(
+        module,
+        "clean_files",
+        lambda reader, split: module_clean({"000000.bin": tmp_path / "elsewhere.label"}),
+    )
+    report = robust_folders(
+        stubbed[1], tmp_path / "set", tmp_path / "out", clean=tmp_path / "cache"
+    )
+    assert report.results[0].scans == 1
+    assert report.clean_miou is not None
+    assert report.clean_miou > 0.5  # the stub answers by the rule that labelled the cache
+    assert report.scores.mrr is not None
+    assert labels.any()
+
+
+def module_clean(labels: dict[str, Path]):
+    from train.robustness.scans import CleanFiles
+
+    return CleanFiles(tokens={}, labels=labels)
+
+
+def test_command_says_what_is_wrong_in_one_line(stubbed, tmp_path: Path) -> None:
+    runner = CliRunner()
+    arguments = ["robust", "--checkpoint", str(stubbed[1]), "--out", str(tmp_path / "o")]
+    result = runner.invoke(app, [*arguments, "--root", str(tmp_path / "none")])
+    assert result.exit_code == 1
+    assert "there is no such folder" in result.output
+    robo3d_tree(tmp_path / "set")
+    result = runner.invoke(
+        app, [*arguments, "--root", str(tmp_path / "set"), "--corruptions", "rain"]
+    )
+    assert result.exit_code == 1
+    assert "no rain in this set; there are clean, fog, snow" in result.output
+    result = runner.invoke(app, [*arguments, "--root", str(tmp_path / "set"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["set"] == "SemanticKITTI-C (Robo3D)"
+    assert (tmp_path / "o" / "summary.csv").is_file()

@@ -1,0 +1,1 @@
+"""How a checkpoint holds out against fog, snow, lost beams: published sets, and what we make."""

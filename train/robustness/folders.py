@@ -1,0 +1,153 @@
+"""Finds the scans of corruption sets as they were downloaded, however their folders are nested.
+
+Of each file's path below the root the folders that name a kind of file (`velodyne`, `labels`,
+`pointcloud`, ...) or a sequence are left out; what remains is the corruption and, if there is one,
+its severity:
+
+    SemanticKITTI-C/fog/velodyne/000000.bin                     Yan et al.: clean and 16 corruptions
+    SemanticKITTI-C/fog/light/velodyne/000000.bin               Robo3D
+    nuScenes-C/pointcloud/fog/light/n015-...__LIDAR_TOP__....pcd.bin
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from cache.errors import DataError
+from train.robustness.robo3d import CLEAN, CORRUPTIONS, SEVERITIES
+
+POINT_FOLDERS = frozenset(
+    {"velodyne", "velodyne_points", "pointcloud", "pointclouds", "points", "lidar", "lidar_top"}
+)
+LABEL_FOLDERS = frozenset({"labels", "label", "lidarseg", "semantic"})
+OTHER_FOLDERS = frozenset({"sequences", "dataset", "samples", "sweeps", "val", "validation"})
+_SEQUENCE = re.compile(r"\d\d|v1\.0-\w+")
+_SEVERITY_NUMBERS = {"1": "light", "2": "moderate", "3": "heavy"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptedScan:
+    """A scan's files."""
+
+    points: Path
+    labels: Path | None
+    """None: not beside the points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptedFolder:
+    """The scans of one corruption at one severity."""
+
+    corruption: str
+    """In lower case with underscores; "clean" without one."""
+    severity: str
+    """"light", "moderate", "heavy"; "" for sets that know none."""
+    scans: tuple[CorruptedScan, ...]
+    other_labels: dict[str, Path]
+    """Label files whose name no point file has, by that name: nuScenes names them by token."""
+
+
+def find_corrupted(root: Path) -> tuple[CorruptedFolder, ...]:
+    """Find all corruptions below a folder.
+
+    Args:
+        root: Of the set, or of a single corruption.
+
+    Raises:
+        DataError: No such folder, or no point files in it.
+    """
+    if not root.is_dir():
+        kind = "is a file" if root.exists() else "there is no such folder"
+        raise DataError(f"{root}: {kind}. Give --root the folder of SemanticKITTI-C or nuScenes-C.")
+    points: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
+    labels: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
+    for path in _files(root):
+        place = _place(path.relative_to(root), root.name)
+        side = labels if _is_label(path.relative_to(root)) else points
+        side[place[0], place[1]][place[2]] = path
+    if not points:
+        raise DataError(
+            f"{root}: no point files (.bin) found. Expected <corruption>/velodyne/*.bin with "
+            "<corruption>/labels/*.label (Yan et al.), or <corruption>/<severity>/... (Robo3D)."
+        )
+    return tuple(
+        CorruptedFolder(
+            corruption=corruption,
+            severity=severity,
+            scans=tuple(
+                CorruptedScan(points=path, labels=labels[corruption, severity].get(key))
+                for key, path in sorted(found.items())
+            ),
+            other_labels={
+                key.rsplit("/", 1)[-1]: path
+                for key, path in labels[corruption, severity].items()
+                if key not in found
+            },
+        )
+        for (corruption, severity), found in sorted(points.items(), key=lambda item: _rank(item[0]))
+    )
+
+
+def set_name(folders: Sequence[CorruptedFolder], *, layout: str) -> str:
+    """The published set that folders belong to, for reports."""
+    if layout == "nuscenes":
+        return "nuScenes-C (Robo3D)"
+    names = {folder.corruption for folder in folders}
+    is_robo3d = any(folder.severity for folder in folders) or names <= {*CORRUPTIONS, CLEAN}
+    return "SemanticKITTI-C (Robo3D)" if is_robo3d else "SemanticKITTI-C (Yan et al.)"
+
+
+def _files(root: Path) -> list[Path]:
+    found = []
+    for folder, names, files in os.walk(root, followlinks=True):
+        names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+        found += [
+            Path(folder) / name
+            for name in sorted(files)
+            if name.lower().endswith((".bin", ".label")) and not name.startswith(".")
+        ]
+    return found
+
+
+def _is_label(path: PurePath) -> bool:
+    name = path.name.lower()
+    if name.endswith((".label", "_lidarseg.bin")):
+        return True
+    return any(part.lower() in LABEL_FOLDERS for part in path.parts[:-1])
+
+
+def _place(path: PurePath, root_name: str) -> tuple[str, str, str]:
+    """Corruption, severity and the scan's name of a file below the root."""
+    kept: list[str] = []
+    rest: list[str] = []
+    for part in path.parts[:-1]:
+        name = part.lower().replace("-", "_").replace(" ", "_")
+        if name in POINT_FOLDERS | LABEL_FOLDERS | OTHER_FOLDERS:
+            continue
+        (rest if _SEQUENCE.fullmatch(part) else kept).append(name)
+    severity, last = "", kept[-1] if kept else ""
+    if last in SEVERITIES or (last in _SEVERITY_NUMBERS and len(kept) > 1):
+        severity = _SEVERITY_NUMBERS.get(last, last)
+        kept.pop()
+    corruption = kept[-1] if kept else root_name.lower().replace("-", "_")
+    return corruption, severity, "/".join([*rest, _stem(path.name)])
+
+
+def _stem(name: str) -> str:
+    for suffix in ("_lidarseg.bin", ".pcd.bin", ".bin", ".label"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _rank(place: tuple[str, str]) -> tuple[int, str, int]:
+    """Clean first, then Robo3D's order, then the others by name; severities light to heavy."""
+    corruption, severity = place
+    order = [CLEAN, *CORRUPTIONS]
+    first = order.index(corruption) if corruption in order else len(order)
+    return first, corruption, SEVERITIES.index(severity) if severity in SEVERITIES else -1

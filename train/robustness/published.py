@@ -1,0 +1,110 @@
+"""The published corruption sets, as they were downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cache.errors import DataError
+from cache.keys import hash_file
+from cache.progress import Progress, Silent
+from cache.reader import CacheReader
+from train.checkpoint import network_from_checkpoint
+from train.evaluate import NO_VOTES, Outside, default_device, evaluate_network, require_same_data
+from train.robustness.folders import find_corrupted, set_name
+from train.robustness.robo3d import CLEAN
+from train.robustness.run import RobustReport, evaluate_sets, report_of, require_sets
+from train.robustness.scans import clean_files, folder_sets
+from train.tta import VotePlan
+
+CLEAN_SPLIT = "val"
+"""The corruption sets are made of the validation scans."""
+
+
+def robust_folders(
+    checkpoint: Path,
+    root: Path,
+    out: Path,
+    *,
+    clean: Path | str | None = None,
+    dataset: str | None = None,
+    corruptions: Sequence[str] | None = None,
+    limit: int | None = None,
+    votes: VotePlan = NO_VOTES,
+    outside: Outside = "nearest",
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> RobustReport:
+    """Evaluate a checkpoint on a published set.
+
+    Args:
+        checkpoint: It carries label table and volume.
+        root: The set's folder.
+        out: Where finished counts are kept: an interrupted run goes on.
+        clean: Prepared cache of the clean data set.
+        dataset: Which data set of that cache.
+        corruptions: Only these.
+        limit: At most so many scans of each.
+        votes: Test-time augmentation.
+        outside: What points outside the volume are given.
+        device: The GPU if there is one, without.
+        progress: Is told of every scan.
+
+    Raises:
+        CheckpointError, CacheError: They cannot be read.
+        DataError: The folder is no such set, or not one scan of it could be used.
+    """
+    progress = progress or Silent()
+    folders = find_corrupted(root)
+    network, card = network_from_checkpoint(checkpoint, device or default_device())
+    job = {
+        "checkpoint": hash_file(checkpoint),
+        "votes": [str(votes), votes.seed],
+        "outside": outside,
+        "version": 1,
+    }
+    files, clean_miou = None, None
+    if clean is not None:
+        with CacheReader.open(clean, dataset=dataset) as reader:
+            require_same_data(card, reader.info, checkpoint=checkpoint)
+            files = clean_files(reader, split=CLEAN_SPLIT)
+            if not any(folder.corruption == CLEAN for folder in folders):
+                positions = reader.select(split=CLEAN_SPLIT)
+                positions = positions[reader.scans.has_label[positions]]
+                if len(positions):
+                    progress.say(f"without corruption: {len(positions)} scans of {clean}")
+                    counts = evaluate_network(
+                        network, reader, positions, votes=votes, outside=outside, progress=progress
+                    )
+                    clean_miou = counts.scores(reader.info)[0].miou, f"split val of {clean}"
+    sets = folder_sets(
+        folders,
+        card.info,
+        uses_volume=network.uses_volume,
+        outside=outside,
+        clean=files,
+        limit=limit,
+    )
+    results = evaluate_sets(
+        network,
+        require_sets(sets, corruptions),
+        card.info,
+        votes=votes,
+        job=job,
+        folder=out,
+        progress=progress,
+    )
+    if not any(result.scans for result in results):
+        reason = next((line for result in results for line in result.failed), "no scans")
+        raise DataError(f"{root}: not one scan could be used: {reason}")
+    return report_of(
+        results,
+        card.info,
+        set_name=set_name(folders, layout=card.info.layout),
+        checkpoint=checkpoint,
+        votes=votes,
+        outside=outside if network.uses_volume else "predicted",
+        clean=clean_miou,
+    )

@@ -1,0 +1,98 @@
+"""Robo3D's numbers: eight corruptions, three severities, its baseline, its two scores.
+
+Source: Kong et al., "Robo3D" (ICCV 2023) and the tables of its repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+CORRUPTIONS = (
+    "fog",
+    "wet_ground",
+    "snow",
+    "motion_blur",
+    "beam_missing",
+    "crosstalk",
+    "incomplete_echo",
+    "cross_sensor",
+)
+SEVERITIES = ("light", "moderate", "heavy")
+CLEAN = "clean"
+NOISE_LABELS = {"semantickitti": (21, 22, 23), "nuscenes": (41, 42, 43)}
+"""Raw ids of points that a corruption added (fog, snow, crosstalk): ignored, by layout."""
+
+BASELINE_MIOU: dict[str, dict[str, float]] = {
+    "semantickitti": {
+        "clean": 0.6276,
+        "fog": 0.5587,
+        "wet_ground": 0.5399,
+        "snow": 0.5328,
+        "motion_blur": 0.3292,
+        "beam_missing": 0.5632,
+        "crosstalk": 0.5834,
+        "incomplete_echo": 0.5443,
+        "cross_sensor": 0.4605,
+    },
+    "nuscenes": {
+        "clean": 0.7576,
+        "fog": 0.5364,
+        "wet_ground": 0.7391,
+        "snow": 0.4035,
+        "motion_blur": 0.7339,
+        "beam_missing": 0.6854,
+        "crosstalk": 0.2658,
+        "incomplete_echo": 0.6383,
+        "cross_sensor": 0.5095,
+    },
+}
+"""mIoU of Robo3D's baseline, MinkUNet-18 (cr 1.0), by layout; mean over the severities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustScores:
+    """Both scores, as shares: 1.0614 is Robo3D's "106.14 %"."""
+
+    mce: float | None
+    """Mean corruption error: (1 - mIoU) / (1 - baseline's mIoU), below 1 is better than the
+    baseline; None when no corruption of the table was evaluated."""
+    mrr: float | None
+    """Mean resilience rate: mIoU / mIoU without corruption; None without that."""
+    corruptions: tuple[str, ...]
+    """What the means are over; the benchmark's numbers need all eight."""
+    incomplete: tuple[str, ...]
+    """Of these, the ones that lack a severity."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the scores may stand beside published ones."""
+        return len(self.corruptions) == len(CORRUPTIONS) and not self.incomplete
+
+
+def robust_scores(
+    miou: Mapping[str, Mapping[str, float]], *, clean: float | None, layout: str
+) -> RobustScores:
+    """Robo3D's scores.
+
+    Args:
+        miou: By corruption, by severity ("" where a set knows none); a mean over severities is
+            taken first. Others than Robo3D's corruptions are not counted.
+        clean: mIoU without corruption, if known.
+        layout: Which baseline: "semantickitti" or "nuscenes".
+    """
+    baseline = BASELINE_MIOU[layout]
+    known = [name for name in CORRUPTIONS if miou.get(name)]
+    means = {name: _mean(list(miou[name].values())) for name in known}
+    errors = [(1 - means[name]) / (1 - baseline[name]) for name in known]
+    rates = [means[name] / clean for name in known] if clean else []
+    return RobustScores(
+        mce=_mean(errors) if errors else None,
+        mrr=_mean(rates) if rates else None,
+        corruptions=tuple(known),
+        incomplete=tuple(name for name in known if set(miou[name]) not in (set(SEVERITIES), {""})),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

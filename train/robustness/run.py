@@ -1,0 +1,279 @@
+"""One confusion matrix per corruption and severity, kept as soon as it is counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import DataError, Pass2DError
+from cache.files import replace_file
+from cache.jsonio import dumps
+from cache.keys import hash_bytes
+from cache.progress import Progress
+from cache.schema import DatasetInfo
+from pass2d_models.network import Network
+from train.ahead import computed_ahead
+from train.eval_counts import BAND_EDGES_M
+from train.evaluate import EvalScan, batches
+from train.infer import pass_size, vote_logits
+from train.metric import Scores, allowed_scores, both_scores, count_pairs
+from train.robustness.robo3d import CLEAN, RobustScores, robust_scores
+from train.robustness.scans import ScanSet, names_digest
+from train.tta import VotePlan
+
+RESULTS = "results"
+"""Folder of the finished counts, below the folder of the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetResult:
+    """Counts of one corruption at one severity."""
+
+    corruption: str
+    severity: str
+    scans: int
+    inside: NDArray[np.int64]
+    """(C, C) of the points inside the volume: rows are labels, columns predictions."""
+    outside: NDArray[np.int64]
+    failed: tuple[str, ...]
+    """Why scans were left out, one line each."""
+    reused: bool
+    """Counted by an earlier run."""
+
+    def scores(self, info: DatasetInfo) -> tuple[Scores, Scores]:
+        """By the protocols `official` and `seed`."""
+        return both_scores(self.inside, self.outside, info)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustReport:
+    """A checkpoint on a corruption set."""
+
+    set_name: str
+    """E.g. "SemanticKITTI-C (Robo3D)"; "pass2d-C" for what pass2d made itself."""
+    info: DatasetInfo
+    checkpoint: str
+    votes: str
+    outside: str
+    results: tuple[SetResult, ...]
+    clean_miou: float | None
+    """`official` mIoU without corruption, if known."""
+    clean_source: str
+    """Where that comes from."""
+    scores: RobustScores
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """All scans that were left out."""
+        return tuple(line for result in self.results for line in result.failed)
+
+
+def evaluate_sets(
+    network: Network,
+    sets: Sequence[ScanSet],
+    info: DatasetInfo,
+    *,
+    votes: VotePlan,
+    job: dict[str, Any],
+    folder: Path,
+    progress: Progress,
+) -> tuple[SetResult, ...]:
+    """Count every set; what an earlier run of the same job has counted is taken from ``folder``.
+
+    Args:
+        network: On its device.
+        sets: In the order of the report.
+        info: Of the checkpoint.
+        votes: Test-time augmentation.
+        job: What the counts depend on (checkpoint, votes, outside): another job counts anew.
+        folder: Where finished counts are kept.
+        progress: Is told of every scan.
+    """
+    results = []
+    for chosen in sets:
+        key = _key(job, chosen)
+        path = folder / RESULTS / f"{chosen.corruption}{_dash(chosen.severity)}.json"
+        result = _load(path, key, chosen, info.labels.n_classes)
+        if result is None:
+            result = _count(network, chosen, info, votes=votes, progress=progress)
+            if not result.failed:
+                _keep(path, key, result, scratch=folder / ".tmp")
+        else:
+            progress.say(f"{_title(chosen)}: {result.scans} scans, counted by an earlier run")
+        results.append(result)
+    return tuple(results)
+
+
+def report_of(
+    results: Sequence[SetResult],
+    info: DatasetInfo,
+    *,
+    set_name: str,
+    checkpoint: Path,
+    votes: VotePlan,
+    outside: str,
+    clean: tuple[float, str] | None,
+) -> RobustReport:
+    """Put results and Robo3D's scores together.
+
+    Args:
+        results: Of `evaluate_sets`; a set "clean" among them is the score without corruption.
+        info: Of the checkpoint.
+        set_name: For the report.
+        checkpoint: For the report.
+        votes: For the report.
+        outside: For the report.
+        clean: mIoU without corruption from elsewhere, and where it comes from.
+    """
+    miou: dict[str, dict[str, float]] = {}
+    for result in results:
+        if result.scans:
+            official = result.scores(info)[0].miou
+            miou.setdefault(result.corruption, {})[result.severity] = official
+    own = list(miou.pop(CLEAN, {}).values())
+    if own:
+        clean = own[0], "the set's own clean scans"
+    return RobustReport(
+        set_name=set_name,
+        info=info,
+        checkpoint=str(checkpoint),
+        votes=str(votes),
+        outside=outside,
+        results=tuple(results),
+        clean_miou=None if clean is None else clean[0],
+        clean_source="" if clean is None else clean[1],
+        scores=robust_scores(miou, clean=None if clean is None else clean[0], layout=info.layout),
+    )
+
+
+def _count(
+    network: Network, chosen: ScanSet, info: DatasetInfo, *, votes: VotePlan, progress: Progress
+) -> SetResult:
+    device = next(network.parameters()).device
+    n_classes, size = info.labels.n_classes, pass_size(device)
+    totals = torch.zeros((2, n_classes, n_classes), dtype=torch.int64, device=device)
+    failed: list[str] = []
+    done = 0
+
+    def load(place: int) -> EvalScan | Pass2DError:
+        try:
+            return chosen.load(place)
+        except Pass2DError as error:
+            return error
+
+    def sound() -> Iterator[EvalScan]:
+        for loaded in computed_ahead(load, range(len(chosen.names))):
+            if isinstance(loaded, Pass2DError):
+                failed.append(str(loaded))
+                progress.say(str(loaded))
+                progress.advance()
+            else:
+                yield loaded
+
+    network.eval()
+    progress.start(_title(chosen), total=len(chosen.names), unit="scans")
+    for batch in batches(sound(), size):
+        points = [scan.points.to(device, non_blocking=True) for scan in batch]
+        plans = [votes.of(scan.scan_id) for scan in batch]
+        for scan, logits in zip(batch, vote_logits(network, points, plans, size=size), strict=True):
+            totals += _pairs(scan, allowed_scores(logits, info), n_classes)
+        done += len(batch)
+        progress.advance(len(batch))
+    counts = totals.cpu().numpy()
+    return SetResult(
+        corruption=chosen.corruption,
+        severity=chosen.severity,
+        scans=done,
+        inside=counts[0],
+        outside=counts[1],
+        failed=tuple(failed),
+        reused=False,
+    )
+
+
+def _pairs(scan: EvalScan, logits: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """(2, C, C) counts of a scan, inside and outside the volume."""
+    predictions = logits.argmax(dim=1)
+    n_others = len(scan.labels) - len(predictions)
+    others = predictions.new_zeros(n_others)
+    if scan.copied_from is not None:
+        others = predictions[scan.copied_from.to(predictions.device)]
+    # `group` counts range bands, first of the points inside, then of those outside.
+    is_outside = (scan.group.to(predictions.device) > len(BAND_EDGES_M)).to(torch.uint8)
+    return count_pairs(
+        scan.labels.to(predictions.device),
+        torch.cat([predictions, others]),
+        n_classes=n_classes,
+        group=is_outside,
+        n_groups=2,
+    )
+
+
+def _title(chosen: ScanSet) -> str:
+    return f"{chosen.corruption} {chosen.severity}".strip()
+
+
+def _dash(severity: str) -> str:
+    return f"-{severity}" if severity else ""
+
+
+def _key(job: dict[str, Any], chosen: ScanSet) -> str:
+    return hash_bytes(dumps({**job, "scans": names_digest(chosen.names)}))
+
+
+def _keep(path: Path, key: str, result: SetResult, *, scratch: Path) -> None:
+    value = {
+        "key": key,
+        "scans": result.scans,
+        "inside": result.inside.tolist(),
+        "outside": result.outside.tolist(),
+    }
+    replace_file(path, json.dumps(value).encode(), scratch=scratch)
+
+
+def _load(path: Path, key: str, chosen: ScanSet, n_classes: int) -> SetResult | None:
+    """Counts of an earlier run; None when there are none, of another job, or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+        if value["key"] != key:
+            return None
+        inside, outside = (np.array(value[side], np.int64) for side in ("inside", "outside"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if inside.shape != (n_classes, n_classes) or outside.shape != inside.shape:
+        return None
+    return SetResult(
+        corruption=chosen.corruption,
+        severity=chosen.severity,
+        scans=int(value["scans"]),
+        inside=inside,
+        outside=outside,
+        failed=(),
+        reused=True,
+    )
+
+
+def require_sets(sets: Sequence[ScanSet], wanted: Sequence[str] | None) -> tuple[ScanSet, ...]:
+    """Only the corruptions that were asked for, and the clean scans if there are any.
+
+    Raises:
+        DataError: One of them is not there.
+    """
+    if wanted is None:
+        return tuple(sets)
+    there = {chosen.corruption for chosen in sets}
+    names = [name.lower().replace("-", "_") for name in wanted]
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(
+            f"--corruptions: no {', '.join(missing)} in this set; there are "
+            f"{', '.join(sorted(there))}."
+        )
+    return tuple(chosen for chosen in sets if chosen.corruption in (*names, CLEAN))

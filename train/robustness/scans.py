@@ -1,0 +1,197 @@
+"""Scans of corruption sets, ready to be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import DataError, UnknownLabelError
+from cache.keys import hash_bytes
+from cache.layout import Layout
+from cache.manifest import load_manifest
+from cache.reader import CacheReader
+from cache.schema import DatasetInfo, ScanRecord
+from cache.volume import inside_volume
+from train.evaluate import EvalScan, Outside, eval_scan
+from train.points.binary import read_binary
+from train.robustness.folders import CorruptedFolder, CorruptedScan
+from train.robustness.robo3d import NOISE_LABELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSet:
+    """One corruption at one severity: S scans that can be loaded one by one, in any thread."""
+
+    corruption: str
+    severity: str
+    """"" where the set knows none."""
+    names: tuple[str, ...]
+    """(S,) of the scans, for messages and for what a later run compares."""
+    load: Callable[[int], EvalScan]
+    """Loads scan i; raises DataError when its files cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanFiles:
+    """What a prepared cache of the clean data set knows of files by the names of point files."""
+
+    tokens: dict[str, str]
+    labels: dict[str, Path]
+
+
+def clean_files(reader: CacheReader, *, split: str) -> CleanFiles:
+    """Tokens and label files of a split's scans."""
+    table = load_manifest(Layout(root=reader.root), reader.generation).tables.scans
+    tokens, labels = {}, {}
+    for position in reader.select(split=split).tolist():
+        roles = table["source_role"][position].as_py()
+        paths = dict(zip(roles, table["source_path"][position].as_py(), strict=True))
+        name = Path(paths.get("points", "")).name
+        tokens[name] = str(reader.scans.token[position])
+        if paths.get("labels"):
+            labels[name] = Path(paths["labels"])
+    return CleanFiles(tokens=tokens, labels=labels)
+
+
+def folder_sets(
+    folders: Sequence[CorruptedFolder],
+    info: DatasetInfo,
+    *,
+    uses_volume: bool,
+    outside: Outside,
+    clean: CleanFiles | None = None,
+    limit: int | None = None,
+) -> tuple[ScanSet, ...]:
+    """Scan sets of folders.
+
+    Args:
+        folders: Of `find_corrupted`.
+        info: Of the checkpoint: label table, volume, columns.
+        uses_volume: Whether the network sees only the points inside the volume.
+        outside: What the other points are given.
+        clean: Where labels and tokens are found that the set lacks.
+        limit: At most so many scans of each, spread evenly.
+    """
+    return tuple(
+        _folder_set(_limited(folder, limit), info, uses_volume, outside, clean)
+        for folder in folders
+    )
+
+
+def _limited(folder: CorruptedFolder, limit: int | None) -> CorruptedFolder:
+    if limit is None or limit >= len(folder.scans):
+        return folder
+    chosen = np.linspace(0, len(folder.scans) - 1, limit).round().astype(int)
+    return replace(folder, scans=tuple(folder.scans[i] for i in chosen))
+
+
+def _folder_set(
+    folder: CorruptedFolder,
+    info: DatasetInfo,
+    uses_volume: bool,
+    outside: Outside,
+    clean: CleanFiles | None,
+) -> ScanSet:
+    table = label_lookup(info)
+
+    def load(place: int) -> EvalScan:
+        scan = folder.scans[place]
+        labels = _labels_of(scan, folder, clean)
+        record = read_corrupted(scan.points, labels, info, table=table)
+        return eval_scan(record, uses_volume=uses_volume, outside=outside)
+
+    return ScanSet(
+        corruption=folder.corruption,
+        severity=folder.severity,
+        names=tuple(str(scan.points) for scan in folder.scans),
+        load=load,
+    )
+
+
+def _labels_of(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles | None) -> Path:
+    if scan.labels is not None:
+        return scan.labels
+    name = scan.points.name
+    if clean is not None:
+        by_token = folder.other_labels.get(clean.tokens.get(name, ""))
+        found = by_token or clean.labels.get(name)
+        if found is not None:
+            return found
+    remedy = "is --clean the cache of the same scans?" if clean else "give --clean CACHE"
+    raise DataError(
+        f"{scan.points}: no label file of that name beside it. Corruptions that keep the points "
+        f"share the labels of the clean set: {remedy}"
+    )
+
+
+def label_lookup(info: DatasetInfo) -> NDArray[np.int16]:
+    """(65536,) training id of every raw id; -1 where the table has none; added noise is 0."""
+    lookup = np.full(1 << 16, -1, np.int16)
+    for raw, training in info.labels.raw_to_training.items():
+        lookup[raw] = training
+    for raw in NOISE_LABELS.get(info.layout, ()):
+        lookup[raw] = max(lookup[raw], 0)
+    return lookup
+
+
+def read_corrupted(
+    points_file: Path, labels_file: Path, info: DatasetInfo, *, table: NDArray[np.int16]
+) -> ScanRecord:
+    """Read a scan and its labels as `prepare` would.
+
+    Raises:
+        DataError: A file cannot be read, or the two do not belong together.
+        UnknownLabelError: A raw id that neither the label table nor the set's noise has.
+    """
+    points, _ = read_binary(points_file, columns=None, usual=info.raw_columns)
+    raw = _read_labels(labels_file, len(points))
+    known = table[raw]
+    if (known < 0).any():
+        unknown = sorted(set(raw[known < 0].tolist()))[:5]
+        raise UnknownLabelError(
+            f"{labels_file}: raw label {', '.join(map(str, unknown))} is not in the table of "
+            f"{info.name}. Is it a label file of another data set?"
+        )
+    if not np.isfinite(points[:, :4]).all():
+        raise DataError(f"{points_file}: points that are not finite. Is the file whole?")
+    xyz = np.ascontiguousarray(points[:, :3].T, np.float32)
+    inside = inside_volume(xyz, grid=info.grid)
+    rows, others = np.flatnonzero(inside), np.flatnonzero(~inside)
+    signal = points[:, 3].astype(np.float32)
+    labels = known.astype(np.uint8)
+    return ScanRecord(
+        scan_id=f"{points_file.parent.name}/{points_file.name}",
+        n_raw=len(points),
+        xyz=xyz[:, rows],
+        signal=signal[rows],
+        raw_index=rows.astype(np.int32),
+        label=labels[rows],
+        outside_xyz=xyz[:, others],
+        outside_signal=signal[others],
+        outside_label=labels[others],
+    )
+
+
+def _read_labels(path: Path, n: int) -> NDArray[np.uint32]:
+    """(N,) raw ids: uint32 with an instance id in the high half, or uint8 as nuScenes has them."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: the labels cannot be read: {error.strerror}") from error
+    if len(data) == 4 * n:
+        return np.frombuffer(data, "<u4") & np.uint32(0xFFFF)
+    if len(data) == n:
+        return np.frombuffer(data, np.uint8).astype(np.uint32)
+    raise DataError(
+        f"{path}: {len(data)} bytes, but the scan has {n} points: expected {4 * n} (uint32) or "
+        f"{n} (uint8). Do the two files belong together?"
+    )
+
+
+def names_digest(names: Sequence[str]) -> str:
+    """A short hash of which scans were evaluated."""
+    return hash_bytes("\n".join(names).encode())[:16]
