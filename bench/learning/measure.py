@@ -1,0 +1,130 @@
+"""One run: train, evaluate, and ask what the pictures would have told."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.learning.plan import Task
+from cache.errors import ConfigError
+from cache.progress import Progress, Silent
+from cache.reader import CacheReader
+from train.assemble import Job, assemble
+from train.batch import point_batch
+from train.collate import collate, heap
+from train.draw import AugmentConfig
+from train.evaluate import evaluate
+from train.folder import RunFolder, newest_state, write_text
+from train.loop import run
+from train.metric import count_pairs, official_scores
+from train.recipe import to_toml
+from train.state import restore_state
+from train.stream import StreamPlan, load_scan
+from train.team import Team
+
+RESULT = "result.json"
+
+
+def measured(task: Task, cache_root: Path, root: Path, progress: Progress) -> dict[str, Any]:
+    """The result of a run: read if it is there, else computed; a run cut short is gone on with.
+
+    Raises:
+        ConfigError: the folder's run has other settings or was of another world.
+    """
+    folder = root / task.folder
+    done = folder / RESULT
+    if done.is_file():
+        found: dict[str, Any] = json.loads(done.read_text())
+        if found["settings"] == to_toml(task.recipe):
+            return found
+        raise ConfigError(f"{folder}: measured with other settings. Delete it to run anew.")
+    resume = (folder / "settings.toml").is_file()
+    begin = time.process_time()
+    trained = run(cache_root, task.recipe, run_root=folder, resume=resume, progress=progress)
+    train_cpu_s = time.process_time() - begin
+    if not trained.is_complete:
+        raise KeyboardInterrupt
+    report = evaluate(trained.best, cache_root, progress=progress)
+    scores = report.passes[0]
+    names = report.info.labels.names
+    result = {
+        "group": task.group,
+        "name": task.name,
+        "seed": task.seed,
+        "steps": trained.steps,
+        "train_cpu_s": None if resume else train_cpu_s,
+        "scans": report.scans,
+        "miou": {"official": scores.official.miou, "seed": scores.seed.miou},
+        "accuracy": {"official": scores.official.accuracy, "seed": scores.seed.accuracy},
+        "iou": {"official": by_name(names, scores.official.iou)}
+        | {"seed": by_name(names, scores.seed.iou)},
+        "seen": seen_by_camera(task, cache_root, RunFolder(root=folder)),
+        "settings": to_toml(task.recipe),
+    }
+    write_text(done, json.dumps(result, indent=1))
+    return result
+
+
+def by_name(names: Sequence[str], iou: NDArray[np.float64]) -> dict[str, float | None]:
+    """IoU of every class but the ignored one; None for an absent one."""
+    return {
+        name: None if np.isnan(value) else float(value)
+        for name, value in zip(names[1:], iou[1:], strict=True)
+    }
+
+
+def seen_by_camera(task: Task, cache_root: Path, folder: RunFolder) -> dict[str, Any] | None:
+    """IoU on the validation points that a picture shows: of the 3D network, and of the 2D branch.
+
+    The 2D branch (the head on all fused features, which training distils from) sees the picture; if
+    colour tells something it must do better there.
+    """
+    with CacheReader.open(cache_root) as reader:
+        job = assemble(reader, task.recipe, Team(device=torch.device("cpu")), Silent())
+        if not job.network.needs_images:
+            return None
+        state = newest_state(folder, Silent())
+        assert state is not None
+        restore_state(job, state)
+        counts = _seen_counts(job, reader)
+    names = reader.info.labels.names
+    scores = [official_scores(count, absent_counts_zero=False) for count in counts]
+    return {
+        kind: {"miou": score.miou, "iou": by_name(names, score.iou)}
+        for kind, score in zip(("network", "fused"), scores, strict=True)
+    }
+
+
+def _seen_counts(job: Job, reader: CacheReader) -> list[NDArray[np.int64]]:
+    """(C, C) of the 3D network and of the 2D branch, on whole pictures, nothing augmented."""
+    positions = reader.select(split="val")
+    plain = AugmentConfig(mode="none", crop_hw=None)
+    hw = reader.scans.camera_hw[positions].reshape(-1, 2).min(0) // 16 * 16
+    size_hw = (int(hw[0]), int(hw[1]))
+    plan = StreamPlan(positions=positions, batch_size=1, seed=0, augment=plain, size_hw=size_hw)
+    network, device = job.network, job.team.device
+    network.eval()
+    network.training = True  # asks for the 2D branch; every layer stays in evaluation mode
+    n = reader.info.labels.n_classes
+    totals = [np.zeros((n, n), np.int64) for _ in range(2)]
+    for position in positions:
+        scan = load_scan(reader, plan, int(position), epoch=0)
+        raw = collate([scan], with_images=True, size_hw=size_hw, allocate=heap)
+        batch = point_batch(raw, config=plain, grid=reader.info.grid, device=device)
+        assert batch.images is not None
+        assert batch.labels is not None
+        with torch.inference_mode():
+            answer = network(network.prepare(batch))
+        seen = batch.images.point_index
+        lidar = answer.row_logits[answer.row_of_point[seen]]
+        for index, logits in enumerate((lidar, answer.image_logits)):
+            count = count_pairs(batch.labels[seen], logits.argmax(1), n_classes=n)
+            totals[index] += count[0].numpy()
+    return totals
