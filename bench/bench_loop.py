@@ -1,150 +1,246 @@
-"""Scans per second of the training loop: the stream alone, with augmentation, with the network.
+"""CPU time per training sample: the usual loader, our stream, augmentation, voxels, the network.
 
-Run: python bench/bench_loop.py --cache CACHE [--batches 20] [--recipe NAME] [--set KEY=VALUE]
-The naive loader (files, label map, PNG, projection, augmentation, one scan at a time) stands beside
-it when --root names the raw SemanticKITTI folder.
+    python -m bench.bench_loop [--root SEMANTICKITTI] [--samples 12] [--rounds 5] [--network NAME]
+
+All contenders take the same full-size scans with pictures in turn, round by round, in one process;
+a figure is the median over rounds of CPU time (all threads of the process) per sample. Without
+--root the real scans in ../shared are taken when they are there, else scans of the synthetic world
+(preset full). The files are in the page cache for both sides. On our side the parts are counted
+separately, as they run on different devices in earnest: "stream" is what the reading threads do;
+"augment" and "voxels" run on the training device, here the CPU, one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from bench.bench_cache import repeated
+from bench.naive_loader import Files, NaiveLoader, voxelized
 from cache.progress import Silent
 from cache.reader import CacheReader
+from pass2d_models.inputs import PointBatch
+from pipeline.datasets.semkitti import list_semkitti
+from pipeline.options import PrepareConfig
+from pipeline.prepare import prepare
+from pipeline.source import SourceListing
+from pipeline.synth.config import preset
+from pipeline.synth.generate import generate
 from train.assemble import Job, assemble
 from train.batch import point_batch
 from train.recipe import load_recipe
-from train.state import fresh_state
+from train.state import RunState, fresh_state
 from train.step import optimizer_step
 from train.stream import BatchStream
-from train.team import Team, choose_device
+from train.team import Team
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "real" / "semantickitti"
+CPU = torch.device("cpu")
+MODES = {
+    "none": ("augment.mode=none",),
+    "lattice": ("augment.mode=lattice",),
+    "full": ("augment.mode=full",),
+    "full+mix": ("augment.mode=full", "augment.mix=true"),
+}
+Measured = dict[str, list[tuple[float, float]]]
+"""Row -> (CPU, wall) seconds per sample, one per round."""
+
+
+class Ours:
+    """Our side in one mode."""
+
+    def __init__(self, reader: CacheReader, mode: str, recipe: str) -> None:
+        common = ("batch_size=1", "stream.threads=1", "stream.prefetch=1", "device=cpu")
+        settings = load_recipe(recipe, [*common, *MODES[mode]])
+        self.job: Job = assemble(reader, settings, Team(device=CPU), Silent())
+        self.job.network.train()
+        self.stream = self.new_stream()
+        self.state: RunState | None = None
+
+    def new_stream(self) -> BatchStream:
+        return BatchStream(self.job.reader, self.job.plan, self.job.recipe.stream, device=CPU)
+
+    def settle(self) -> None:
+        """Wait for all reads ahead: between two settled moments as many scans are read as given."""
+        for _, _, future in self.stream._pending:
+            future.result()
+
+    def take(self) -> None:
+        next(self.stream)
+
+    def augment(self) -> PointBatch:
+        next(self.stream)
+        assert self.stream.last is not None
+        return point_batch(
+            self.stream.last,
+            config=self.job.plan.augment,
+            grid=self.job.reader.info.grid,
+            device=CPU,
+        )
+
+    def voxelize(self) -> None:
+        self.job.network.prepare(self.augment())
+
+    def step(self) -> None:
+        """A whole optimizer step of one scan."""
+        if self.state is None:
+            self.state = fresh_state(self.job)
+        self.state.cursor = 0
+        optimizer_step(self.job, self.state, self.stream)
 
 
 def main() -> None:
-    """Print a table: milliseconds of wall and CPU time per scan."""
     options = parse()
-    recipe = load_recipe(options.recipe, [*options.set, "log.tensorboard=false"])
-    device = choose_device(recipe.device)
-    reader = CacheReader.open(options.cache)
-    print(f"{'what':34} {'wall ms/scan':>13} {'CPU ms/scan':>12} {'scans/s':>9}")
-    for mode in ("full", "lattice", "none"):
-        changed = load_recipe(options.recipe, [*options.set, f"augment.mode={mode}"])
-        job = assemble(reader, changed, Team(device=device), Silent())
-        report(f"stream, {mode}", job, lambda job, stream: None, options.batches)
-        report(f"stream + augment, {mode}", job, augment_only, options.batches)
-    job = assemble(reader, recipe, Team(device=device), Silent())
-    state = fresh_state(job)
-
-    def train(job: Job, stream: BatchStream) -> None:
-        state.cursor = 0
-        optimizer_step(job, state, stream)
-
-    train_steps = max(2, options.batches // 5)
-    report("stream + augment + network", job, train, train_steps, is_pulling=True)
-    if options.root is not None:
-        naive(options.root, options.batches)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        listing = source(options.root, Path(folder), options.scans)
+        cache_root = Path(folder) / "cache"
+        prepare(listing, cache_root / "semkitti", PrepareConfig(workers=0), Silent())
+        with CacheReader.open(cache_root) as reader:
+            measured = measure(reader, listing, options)
+    table = rows(measured)
+    print_table(table, listing)
+    if options.json is not None:
+        options.json.write_text(json.dumps(table, indent=1))
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--root", type=Path, help="raw SemanticKITTI folder, for the naive loader")
-    parser.add_argument("--recipe", default="2dpass-small")
-    parser.add_argument("--batches", type=int, default=20)
-    parser.add_argument("--set", action="append", default=[])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, help="raw SemanticKITTI folder")
+    parser.add_argument("--scans", type=int, default=12, help="the few there are, again and again")
+    parser.add_argument("--samples", type=int, default=8, help="per round and contender")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--network", default="2dpass-small", help="recipe; 'none' for no steps")
+    parser.add_argument("--json", type=Path, help="also write the table as JSON")
     return parser.parse_args()
 
 
-def augment_only(job: Job, stream: BatchStream) -> None:
-    """Upload and augment the batch that the stream has just given."""
-    assert stream.last is not None
-    device = job.team.device
-    point_batch(
-        stream.last.to(device, non_blocking=True),
-        config=job.plan.augment,
-        grid=job.reader.info.grid,
-        device=device,
+def source(root: Path | None, folder: Path, count: int) -> SourceListing:
+    """Full-size scans with labels and pictures."""
+    if root is None and SHARED.is_dir():
+        root = SHARED
+    if root is None:
+        root = folder / "raw"
+        generate(root, preset("full", sequences=("00",), scans=4), Silent())
+    return repeated(list_semkitti(root), count)
+
+
+def naive_side(listing: SourceListing, reader: CacheReader) -> dict[str, NaiveLoader]:
+    scans = tuple(
+        Files(
+            points=Path(str(scan.points)),
+            labels=Path(str(scan.labels)),
+            image=Path(str(scan.images[0])),
+            image_from_lidar=np.reshape(scan.image_from_lidar[0], (3, 4)),
+        )
+        for scan in listing.scans
     )
+    known = dict(reader.info.labels.raw_to_training)
+    return {
+        "none": NaiveLoader(scans=scans, learning_map=known, mode="none"),
+        "full": NaiveLoader(scans=scans, learning_map=known),
+        "full, labels by table": NaiveLoader(scans=scans, learning_map=known, map_by_table=True),
+        "full+mix": NaiveLoader(scans=scans, learning_map=known, mix=True),
+    }
 
 
-def report(
+def measure(reader: CacheReader, listing: SourceListing, options: argparse.Namespace) -> Measured:
+    measured: Measured = {}
+    chance = np.random.default_rng(0)
+    loaders = naive_side(listing, reader)
+    recipe = "2dpass-small" if options.network == "none" else options.network
+    sides = {mode: Ours(reader, mode, recipe) for mode in MODES}
+    for number in range(options.rounds + 1):
+        kept: Measured = {} if number == 0 else measured  # the first round warms up
+        for name, loader in loaders.items():
+            samples = iter(range(10**9))
+            timed(kept, f"usual loader, {name}", options.samples, plain(loader, samples, chance))
+        points = loaders["full"].sample(0, chance)["points"]
+        timed(kept, "usual voxels, 5 scales", 1, lambda points=points: voxelized(points))
+        for mode, side in sides.items():
+            for part, work in (
+                ("stream", side.take),
+                ("stream + augment", side.augment),
+                ("stream + augment + voxels", side.voxelize),
+            ):
+                timed(kept, f"{part}, {mode}", options.samples, work, side.settle)
+            is_due = options.network != "none" and number <= 2
+            if is_due:
+                timed(kept, f"whole loop, {mode}", 1, side.step, side.settle)
+    for side in sides.values():
+        side.stream.close()
+    return measured
+
+
+def plain(
+    loader: NaiveLoader, samples: Any, chance: np.random.Generator
+) -> Callable[[], dict[str, torch.Tensor]]:
+    return lambda: loader.sample(next(samples), chance)
+
+
+def timed(
+    measured: Measured,
     name: str,
-    job: Job,
-    work: Callable[[Job, BatchStream], None],
-    batches: int,
-    *,
-    is_pulling: bool = False,
+    count: int,
+    work: Callable[[], object],
+    settle: Callable[[], None] = lambda: None,
 ) -> None:
-    """Time ``batches`` batches after two to warm up."""
-    stream = BatchStream(job.reader, job.plan, job.recipe.stream, device=job.team.device)
-
-    def rounds(count: int) -> None:
-        for _ in range(count):
-            if not is_pulling:
-                next(stream)
-            work(job, stream)
-        if job.team.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    rounds(2)
-    scans = batches * job.plan.batch_size
+    """CPU and wall seconds per call of ``work``, reads that it starts ahead included."""
+    settle()
     wall, cpu = time.perf_counter(), time.process_time()
-    rounds(batches)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    stream.close()
-    print_row(name, wall, cpu, scans)
+    for _ in range(count):
+        work()
+    wall = time.perf_counter() - wall
+    settle()
+    cpu = time.process_time() - cpu
+    measured.setdefault(name, []).append((cpu / count, wall / count))
 
 
-def print_row(name: str, wall_s: float, cpu_s: float, scans: int) -> None:
-    per_scan = 1000 / scans
-    print(f"{name:34} {wall_s * per_scan:13.2f} {cpu_s * per_scan:12.2f} {scans / wall_s:9.1f}")
+def rows(measured: Measured) -> list[dict[str, Any]]:
+    """Medians, and for each row of ours what the usual code takes for the same result."""
+    cpu = {name: statistics.median(c for c, _ in pairs) for name, pairs in measured.items()}
+    wall = {name: statistics.median(w for _, w in pairs) for name, pairs in measured.items()}
+    table = []
+    for name in measured:
+        part, _, mode = name.partition(", ")
+        usual = cpu.get(f"usual loader, {'full' if mode == 'lattice' else mode}")
+        if part.startswith(("usual", "whole")) or usual is None:
+            ratio = None
+        else:
+            usual += cpu["usual voxels, 5 scales"] if part.endswith("voxels") else 0.0
+            ratio = usual / cpu[name]
+        table.append(
+            {
+                "what": name,
+                "cpu_ms": 1000 * cpu[name],
+                "wall_ms": 1000 * wall[name],
+                "scans_per_s_per_core": 1 / cpu[name],
+                "usual_over_ours": ratio,
+            }
+        )
+    return table
 
 
-def naive(root: Path, count: int) -> None:
-    """The usual loader, per scan: files, element-wise label map, PNG, projection, augmentation."""
-    sequence = sorted(path for path in (root / "sequences").iterdir() if path.name < "08")[0]
-    calibration = dict(
-        line.split(":", 1) for line in (sequence / "calib.txt").read_text().splitlines() if line
-    )
-    p2 = np.array(calibration["P2"].split(), float).reshape(3, 4)
-    tr = np.vstack([np.array(calibration["Tr"].split(), float).reshape(3, 4), [0, 0, 0, 1]])
-    known = {raw: raw % 20 for raw in range(300)}
-    files = sorted((sequence / "velodyne").glob("*.bin"))
-    wall, cpu = time.perf_counter(), time.process_time()
-    for index in range(count):
-        naive_scan(files[index % len(files)], image_from_lidar=p2 @ tr, known=known)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print_row("naive loader, one scan at a time", wall, cpu, count)
-
-
-def naive_scan(
-    file: Path, *, image_from_lidar: np.ndarray, known: dict[int, int]
-) -> tuple[np.ndarray, ...]:
-    chance = np.random.default_rng()
-    points = np.fromfile(file, np.float32).reshape(-1, 4)
-    raw = np.fromfile(str(file).replace("velodyne", "labels")[:-3] + "label", np.uint32)
-    labels = np.vectorize(known.__getitem__)(raw & 0xFFFF)
-    inside = (np.abs(points[:, :2]) < 50).all(1) & (points[:, 2] > -4) & (points[:, 2] < 2)
-    points, labels = points[inside], labels[inside]
-    image = np.asarray(Image.open(str(file).replace("velodyne", "image_2")[:-3] + "png"))
-    ahead = points[:, 0] > 0
-    homogeneous = np.column_stack([points[ahead, :3], np.ones(ahead.sum())])
-    u, v, w = image_from_lidar @ homogeneous.T
-    visible = (u / w > 0) & (u / w < image.shape[1]) & (v / w > 0) & (v / w < image.shape[0])
-    angle = chance.uniform(0, 2 * np.pi)
-    c, s = np.cos(angle), np.sin(angle)
-    points[:, :2] = points[:, :2] @ np.array([[c, s], [-s, c]])
-    picture = (image.astype(np.float32) / 255 - 0.45) / 0.225
-    cell = ((points[:, :3] - [-50, -50, -4]) / [0.1, 0.1, 0.1]).astype(np.int32)
-    voxels, inverse = np.unique(cell, axis=0, return_inverse=True)
-    return points, labels, picture, visible, voxels, inverse
+def print_table(table: list[dict[str, Any]], listing: SourceListing) -> None:
+    print(f"scans: {listing.scans[0].points} and others; torch {torch.__version__}, one thread")
+    print(f"{'per sample':42} {'CPU ms':>9} {'wall ms':>9} {'scans/s/core':>13} {'usual/ours':>11}")
+    for row in table:
+        ratio = "" if row["usual_over_ours"] is None else f"{row['usual_over_ours']:.1f}"
+        print(
+            f"{row['what']:42} {row['cpu_ms']:9.2f} {row['wall_ms']:9.2f} "
+            f"{row['scans_per_s_per_core']:13.1f} {ratio:>11}"
+        )
 
 
 if __name__ == "__main__":
