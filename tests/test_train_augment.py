@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,12 @@ def load(record: ScanRecord, config: AugmentConfig, *, scan: int, **extra: objec
     )
     cut_record = ScanRecord(**{**vars(record), "cameras": (cut,)})
     return LoadedScan(position=scan, record=cut_record, draw=draw, crop=crop, **extra)  # type: ignore[arg-type]
+
+
+def with_partner(scan: LoadedScan, other: ScanRecord, config: AugmentConfig) -> LoadedScan:
+    """The scan with the instances of another one mixed in."""
+    draw = draw_scan(config, seed=0, epoch=0, scan=scan.position + 50, grid=GRID)
+    return replace(scan, partner=instances_of(other, draw), partner_draw=draw)
 
 
 def test_rotation_flip_and_factor_are_the_formulas_of_the_paper() -> None:
@@ -141,11 +148,34 @@ def test_a_dropped_point_becomes_point_0_of_its_scan() -> None:
         (0, 900), drop_counts=(900,), ratios=(0.2,), seeds=(5,), device=CPU
     )
     assert torch.equal(alone, is_dropped[:900])
-    source = augment.source_of_point(is_dropped, starts)
+    row = torch.arange(2000)
+    source = augment.overwrite_dropped(row, is_dropped, starts)
     assert torch.all(source[:900][is_dropped[:900]] == 0)
     assert torch.all(source[900:980] == 900)
     kept = ~is_dropped
-    assert torch.equal(source[kept], torch.arange(2000)[kept])
+    assert torch.equal(source[kept], row[kept])
+    channels = torch.stack([row, -row]).to(torch.float32)
+    copied = augment.overwrite_dropped(channels, is_dropped, starts)
+    assert torch.equal(copied, channels[:, source])
+
+
+def test_the_ratio_of_dropped_points_is_the_drawn_one() -> None:
+    n = 100_000
+    for ratio in (0.03, 0.2):
+        is_dropped = augment.dropped_points(
+            (0, n), drop_counts=(n,), ratios=(ratio,), seeds=(1,), device=CPU
+        )
+        assert float(is_dropped.to(torch.float64).mean()) == pytest.approx(ratio, rel=0.05)
+
+
+def test_a_scan_without_points_loses_none() -> None:
+    starts = (0, 0, 3)
+    is_dropped = torch.tensor([True, False, True])
+    assert augment.overwrite_dropped(torch.tensor([7, 8, 9]), is_dropped, starts).tolist() == [
+        7,
+        8,
+        7,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -157,15 +187,22 @@ def test_a_dropped_point_becomes_point_0_of_its_scan() -> None:
         only(rotate=True, flip=True, scale=0.05, translate_m=0.1),
         only(dropout=0.5),
         only(dropout=0.2, rotate=True, flip=True, mirror=0.5, crop_hw=(32, 64)),
+        only(dropout=0.9, mirror=0.5),
+        only(flip=True),
+        only(scale=0.05),
+        only(translate_m=0.1),
+        only(mix=True, mirror=0.5, dropout=0.2),
         AugmentConfig(mode="lattice", jitter=0, crop_hw=(48, 32)),
         AugmentConfig(mode="none", crop_hw=(32, 160)),
     ],
-    ids=lambda c: f"{c.mode}-{c.mirror}-{c.dropout}-{c.crop_hw}",
+    ids=lambda c: ",".join(k for k, v in vars(c).items() if v != vars(OFF)[k]) or "off",
 )
 def test_pixels_still_point_at_the_same_object(config: AugmentConfig) -> None:
     rng = np.random.default_rng(1)
     hw = (70, 203)
     scans = [load(coordinate_scan(rng, hw=hw), config, scan=i) for i in range(3)]
+    if config.mix:
+        scans = [with_partner(scan, coordinate_scan(rng, hw=hw), config) for scan in scans]
     size = common_crop(config, np.array([hw]))
     raw = collate(scans, with_images=True, size_hw=size, allocate=heap)
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
@@ -259,6 +296,100 @@ def test_jitter_is_torchvisions_in_the_drawn_order() -> None:
     first = picture.adjust_contrast(picture.adjust_brightness(first, 1.3), 0.7)
     second = picture.adjust_saturation(picture.adjust_brightness(images[1], 0.8), 0.6)
     torch.testing.assert_close(got, torch.stack([first, second]))
+
+
+def plain_jitter(
+    rgb: list[float], mean_grey: float, *, name: str, factor: float
+) -> tuple[float, ...]:
+    """The definition for one pixel: away from or towards black, the mean grey, its own grey."""
+    red, green, blue = rgb
+    grey = 0.2989 * red + 0.587 * green + 0.114 * blue
+    aim = {"brightness": 0.0, "contrast": mean_grey, "saturation": grey}[name]
+    return tuple(min(max(factor * value + (1 - factor) * aim, 0.0), 1.0) for value in rgb)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("factor", [0.6, 1.4])
+def test_each_part_of_the_jitter_is_its_definition(which: int, factor: float) -> None:
+    images = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    factors = [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    factors[1][which] = factor
+    got = augment.jitter_pictures(
+        images, factors=[(f[0], f[1], f[2]) for f in factors], orders=[(0, 1, 2), (2, 1, 0)]
+    )
+    assert torch.equal(got[0], images[0])
+    pixels = images[1].permute(1, 2, 0).reshape(-1, 3).tolist()
+    mean = sum(0.2989 * r + 0.587 * g + 0.114 * b for r, g, b in pixels) / len(pixels)
+    name = ("brightness", "contrast", "saturation")[which]
+    expected = [plain_jitter(rgb, mean, name=name, factor=factor) for rgb in pixels]
+    answer = got[1].permute(1, 2, 0).reshape(-1, 3)
+    torch.testing.assert_close(answer, torch.tensor(expected), atol=1e-6, rtol=1e-5)
+
+
+def test_pictures_are_normalised_by_imagenets_mean_and_deviation() -> None:
+    images = torch.full((1, 2, 2, 3), 51, dtype=torch.uint8)  # 0.2
+    got = augment.normalise_pictures(augment.float_pictures(images))
+    expected = [(0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
+    torch.testing.assert_close(got[0, :, 0, 0], torch.tensor(expected))
+
+
+def test_a_mirrored_pixel_counts_from_the_other_edge() -> None:
+    images = torch.arange(2 * 3 * 2 * 4, dtype=torch.float32).view(2, 3, 2, 4)
+    pictures = augment.Pictures(images, torch.tensor([0, 1, 1]), torch.tensor([[0, 1]] * 3))
+    images_after, _, pixel_rc = augment.mirror_pictures(pictures, [False, True])
+    assert torch.equal(images_after[0], images[0])
+    assert images_after[1, 0, 0].tolist() == [27, 26, 25, 24]
+    assert pixel_rc.tolist() == [[0, 1], [0, 2], [0, 2]]  # column 1 of 4 is column 2
+
+
+def test_jittered_colours_stay_with_their_points() -> None:
+    """The colour at a point's pixel is that of the jittered crop, wherever it was mirrored to."""
+    rng = np.random.default_rng(7)
+    config = only(jitter=0.4, mirror=1.0, crop_hw=(48, 96), rotate=True)
+    scan = load(coordinate_scan(rng, hw=(70, 203)), config, scan=4)
+    raw = collate([scan], with_images=True, size_hw=(48, 96), allocate=heap)
+    batch = point_batch(raw, config=config, grid=GRID, device=CPU)
+    view = scan.record.cameras[0]
+    assert batch.images is not None
+    assert view.image is not None
+    assert scan.crop is not None
+    crop = torch.from_numpy(view.image[scan.crop.top :]).permute(2, 0, 1)[None] / 255
+    jittered = augment.jitter_pictures(
+        crop, factors=[scan.draw.jitter], orders=[scan.draw.jitter_order]
+    )
+    expected = augment.normalise_pictures(jittered)[0]
+    origin = scan.record.xyz[:2, batch.images.point_index.numpy()].astype(int)
+    column, row = origin[0] - scan.crop.left, origin[1] - scan.crop.top
+    got_row, got_column = batch.images.pixel_rc.unbind(1)
+    colour = batch.images.images[0][:, got_row, got_column]
+    assert len(row) > 50
+    torch.testing.assert_close(colour, expected[:, row, column])
+
+
+@pytest.mark.parametrize("mode", ["full", "none"])
+def test_resized_pixels_still_point_at_the_same_object(mode: str) -> None:
+    """nuScenes: the whole picture made smaller by 3.75 x 3.75, mirrored or not."""
+    rng = np.random.default_rng(8)
+    config = AugmentConfig(mode=mode, jitter=0, crop_hw=None, resize_hw=(64, 32))  # type: ignore[arg-type]
+    hw = (240, 120)
+    scans = [load(coordinate_scan(rng, hw=hw), config, scan=i) for i in range(6)]
+    raw = collate(scans, with_images=True, size_hw=hw, allocate=heap)
+    batch = point_batch(raw, config=config, grid=GRID, device=CPU)
+    assert batch.images is not None
+    assert batch.images.images.shape == (6, 3, 64, 32)
+    if mode == "full":
+        assert {scan.draw.is_mirrored for scan in scans} == {True, False}
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    row, column = batch.images.pixel_rc.unbind(1)
+    seen = batch.images.images[batch.images.image_index, :, row, column] * std + mean
+    number = batch.points[batch.images.point_index, 3].to(torch.int64)
+    xyz = [torch.from_numpy(scan.record.xyz) for scan in scans]
+    scan_of = batch.images.image_index.tolist()
+    origin = torch.stack([xyz[s][:2, k] for s, k in zip(scan_of, number.tolist(), strict=True)])
+    # A small pixel is a mean over two of its widths; its coordinates lie that near the point's own.
+    error = (seen[:, :2] * 255 - origin).abs()
+    assert len(error) > 500
+    assert float(error.max()) < 3.75 + 0.5
 
 
 def test_resize_moves_pixels_by_the_published_formula() -> None:

@@ -91,7 +91,10 @@ def point_batch(
         grid: of the cache, for its voxel hashes.
         device: where to work.
     """
-    channels, labels = raw.channels, raw.labels
+    channels = augment.move_points(
+        raw.channels, raw.segment_starts, linear=raw.linear, shift_m=raw.shift_m
+    )
+    labels = None if raw.labels is None else raw.labels.to(torch.int64)
     is_dropped: Tensor | None = None
     if any(draw.drop_ratio > 0 for draw in raw.draws):
         is_dropped = augment.dropped_points(
@@ -101,16 +104,13 @@ def point_batch(
             seeds=[draw.point_seed for draw in raw.draws],
             device=device,
         )
-        source = augment.source_of_point(is_dropped, raw.scan_starts)
-        channels = channels[:, source]
-        labels = None if labels is None else labels[source]
-    points = augment.move_points(
-        channels, raw.segment_starts, linear=raw.linear, shift_m=raw.shift_m
-    )
+        channels = augment.overwrite_dropped(channels, is_dropped, raw.scan_starts)
+        if labels is not None:
+            labels = augment.overwrite_dropped(labels, is_dropped, raw.scan_starts)
     return PointBatch(
-        points=points,
+        points=augment.side_by_side(channels),
         offsets=torch.tensor(raw.scan_starts),
-        labels=None if labels is None else labels.to(torch.int64),
+        labels=labels,
         images=_image_batch(raw, config=config, is_dropped=is_dropped),
         voxels=_voxels(raw, config=config, grid=grid),
     )
@@ -153,8 +153,9 @@ def _image_batch(
             factors=[draw.jitter for draw in draws],
             orders=[draw.jitter_order for draw in draws],
         )
-        flags = torch.tensor([draw.is_mirrored for draw in draws]).to(index.device)
-        pictures = augment.mirror_pictures(pictures._replace(images=jittered), flags)
+        pictures = augment.mirror_pictures(
+            pictures._replace(images=jittered), [draw.is_mirrored for draw in draws]
+        )
     return ImageBatch(
         images=augment.normalise_pictures(pictures.images),
         image_index=pictures.image_index,
