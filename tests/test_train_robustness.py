@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
+from nuscenes_files import NuscenesFolder
 from stub_network import StubNetwork, by_place
 from typer.testing import CliRunner
 
 import train.robustness.published as module
 from cache.errors import DataError
+from cache.progress import Silent
 from cli import app
+from pipeline.datasets.nuscenes import list_nuscenes
+from pipeline.prepare import PrepareConfig, prepare
 from train.card import Card
+from train.checkpoint import build_from_card
 from train.metric import official_scores
 from train.robustness.folders import find_corrupted, set_name
 from train.robustness.published import robust_folders
@@ -312,3 +317,41 @@ def test_command_says_what_is_wrong_in_one_line(stubbed, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["set"] == "SemanticKITTI-C (Robo3D)"
     assert (tmp_path / "o" / "summary.csv").is_file()
+
+
+def test_nuscenes_labels_are_found_by_token_through_the_clean_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = NuscenesFolder(tmp_path / "raw", n=200)
+    listing = list_nuscenes(folder.write(), stored_hw=(32, 48))
+    place = tmp_path / "cache" / "nuscenes"
+    prepare(listing, place, PrepareConfig(workers=0), Silent())
+    scans = [scan for scan in listing.scans if scan.split == "val"]
+    assert scans
+    light = tmp_path / "nuScenes-C"
+    for scan in scans:
+        points = np.fromfile(scan.points, "<f4").reshape(-1, 5)
+        target = light / "pointcloud" / "fog" / "light" / scan.points.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        points[::2].tofile(target)  # half of the points, as beams that are lost
+        labels = np.fromfile(scan.labels, np.uint8)[::2].copy()
+        labels[:5] = 41  # added by the fog
+        written = light / "lidarseg" / "fog" / "light" / f"{scan.token}_lidarseg.bin"
+        written.parent.mkdir(parents=True, exist_ok=True)
+        labels.tofile(written)
+    settings = {"block_scales": [2, 4], "hidden": 4, "image_branch": False}
+    card = Card(architecture="2dpass", settings=settings, info=listing.info)
+    network = build_from_card(card, torch.device("cpu"))
+    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
+    checkpoint = tmp_path / "random.safetensors"
+    checkpoint.write_bytes(b"")
+    report = robust_folders(checkpoint, light, tmp_path / "out", clean=tmp_path / "cache")
+    assert report.set_name == "nuScenes-C (Robo3D)"
+    (result,) = report.results
+    assert not result.failed
+    assert result.scans == len(scans)
+    n_points = sum(len(np.fromfile(scan.labels, np.uint8)[::2]) for scan in scans)
+    counts = result.inside + result.outside
+    assert counts.sum() == n_points
+    assert counts[0].sum() >= 5 * len(scans)
+    assert counts[:, 0].sum() == 0  # nuScenes forbids the answer 0
