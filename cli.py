@@ -12,6 +12,7 @@ import typer
 
 from commands.cache import cache_app
 from commands.evaluate import eval_command
+from commands.inspect import inspect_command
 from commands.predict import predict_command
 from commands.prepare import prepare_app
 from commands.published import import_command
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(prepare_app, name="prepare")
 app.command("stats")(stats_command)
+app.command("inspect")(inspect_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("predict")(predict_command)

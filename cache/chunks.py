@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,17 @@ class Span(NamedTuple):
     """Bytes, the 4 of the crc included; 0: not stored, all zero."""
     crc: int
     """crc32c of all but the last 4 bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredChunk:
+    """One inner chunk of one scan, and the file that holds it."""
+
+    field: str
+    part: int
+    """Place among the chunks that the scan has of the field: strip or camera."""
+    array: ArrayLayout
+    span: Span
 
 
 class ChunkReader:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import Allocate, ChunkReader
+from cache.chunks import Allocate, ChunkReader, StoredChunk
 from cache.descriptors import DescriptorPool
 from cache.errors import CacheError
 from cache.fields import FIELDS
@@ -144,6 +144,30 @@ class CacheReader:
             outside_label=scan.optional("outside_label") if fields.outside else None,
             outside_time=scan.optional("outside_time") if fields.outside else None,
         )
+
+    def chunk_lengths(self, field: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(S,) stored bytes and (S,) stored inner chunks of a field, per scan."""
+        return self._chunks[field].totals()
+
+    def stored_chunks(self, position: int, field: str) -> tuple[StoredChunk, ...]:
+        """Where the inner chunks of one field of one scan lie; those not stored are left out."""
+        info = self._shards.get(FIELDS[field].stage, int(self.scans.shard[position]))
+        if info is None or field not in info.arrays:
+            return ()
+        return tuple(
+            StoredChunk(field=field, part=part, array=info.arrays[field], span=span)
+            for part, span in enumerate(self._chunks[field].spans(position))
+            if span.length
+        )
+
+    def check_chunk(self, position: int, chunk: StoredChunk) -> None:
+        """Read and decode one chunk and throw it away; its crc is compared.
+
+        Raises:
+            CacheError: missing or damaged; the message names file, field and scan.
+        """
+        name = f"field {chunk.field} of scan {self.scans.scan_id[position]}"
+        self._reader.read(chunk.array, chunk.span, name=name)
 
     def close(self) -> None:
         """Close all files; the reader cannot be used after."""

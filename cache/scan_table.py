@@ -91,6 +91,14 @@ class ChunkTable:
         begin, end = self.start[position : position + 2].tolist()
         return list(map(Span._make, self.places[begin:end].tolist()))
 
+    def totals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(S,) bytes and (S,) chunks that are stored, per scan."""
+        ends = [
+            np.concatenate([[0], np.cumsum(values, dtype=np.int64)])[self.start]
+            for values in (self.places[:, 1], self.places[:, 1] > 0)
+        ]
+        return np.diff(ends[0]), np.diff(ends[1])
+
 
 def chunk_table(scans: pa.Table, name: str) -> ChunkTable:
     """Chunks of field ``name`` from its three columns."""

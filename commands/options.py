@@ -16,8 +16,8 @@ def local_place(text: str | Path) -> Path:
     if is_url(str(text)):
         typer.echo(
             f"error: --cache {text}: this command works on a local folder only. Remote stores can "
-            "be read by train, eval, stats and cache bench: prepare locally, then copy the folder "
-            "there.",
+            "be read by train, eval, stats, inspect, view and cache bench: prepare locally, then "
+            "copy the folder there.",
             err=True,
         )
         raise typer.Exit(1)

@@ -78,7 +78,9 @@ def test_help_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
 
 
-@pytest.mark.parametrize("command", ["", "prepare", "stats", "train", "eval", "predict", "import"])
+@pytest.mark.parametrize(
+    "command", ["", "prepare", "stats", "inspect", "train", "eval", "predict", "import"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     result = pass2d(*command.split(), "--help")
     assert result.exit_code == 0

@@ -1,0 +1,220 @@
+"""`pass2d inspect CACHE`: a generation summed up from its manifest; no shard is opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from cache.fields import STAGES
+from cache.inspect_sizes import FieldSize, field_sizes
+from cache.layout import Layout
+from cache.manifest import Manifest, generation_numbers, load_manifest
+from cache.reader import CacheReader
+from cache.scan_table import ScanTable
+from cache.schema import FORMAT_VERSION, SCALES, DatasetInfo
+from cache.statistics import SPLITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceSummary:
+    """The scans of one sequence."""
+
+    sequence: str
+    split: str
+    """Several with "+" where scans of one sequence belong to several splits."""
+    scans: int
+    first_frame: int
+    last_frame: int
+    points_raw: int
+    points_kept: int
+    scans_with_label: int
+    scans_with_picture: int
+    nbytes: int
+    """Of its shards in all containers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """The scans of one split."""
+
+    split: str
+    sequences: int
+    scans: int
+    points_raw: int
+    points_kept: int
+    scans_with_label: int
+    scans_with_picture: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerSummary:
+    """One container: `lidar`, `camera` or `voxel`."""
+
+    stage: str
+    shards: int
+    scans: int
+    nbytes: int
+    """Files of its shards, metadata and indexes included."""
+    profiles: tuple[str, ...]
+    code_versions: tuple[int, ...]
+    parameters: tuple[dict[str, Any], ...]
+    """The different settings that its shards were made with; one, normally."""
+    cpu_seconds: float
+    """That writing its shards took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """What one generation of a prepared data set holds."""
+
+    place: str
+    """Folder, or URL."""
+    dataset: str
+    info: DatasetInfo
+    format_version: int
+    generation: int
+    generations: int
+    """On disk, older ones included."""
+    fingerprint: str
+    """Of description and shard keys: equal for equal data."""
+    scales: tuple[int, ...]
+    splits: tuple[SplitSummary, ...]
+    sequences: tuple[SequenceSummary, ...]
+    fields: tuple[FieldSize, ...]
+    containers: tuple[ContainerSummary, ...]
+    manifest_bytes: int
+    """scans.parquet and shards.parquet of this generation."""
+    source_files: int
+    source_bytes: int
+    signal_divisors: tuple[int, ...]
+    """The signal is stored as uint8 over this; 0: as float32."""
+    failed: tuple[str, ...]
+    """Scans that could not be prepared."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(container.nbytes for container in self.containers)
+
+
+def summarize_dataset(reader: CacheReader, *, place: str) -> DatasetSummary:
+    """Sum up a generation.
+
+    Args:
+        reader: open; local or remote.
+        place: what the user called it.
+
+    Raises:
+        CacheError: the manifest is damaged.
+    """
+    layout = Layout(root=reader.root)
+    manifest = load_manifest(layout, reader.generation)
+    scans, shards = reader.scans, manifest.tables.shards
+    rows: list[dict[str, Any]] = shards.to_pylist()
+    return DatasetSummary(
+        place=place,
+        dataset=reader.info.name,
+        info=reader.info,
+        format_version=FORMAT_VERSION,
+        generation=reader.generation,
+        generations=len(generation_numbers(layout)),
+        fingerprint=reader.fingerprint,
+        scales=SCALES,
+        splits=tuple(_split(scans, split) for split in SPLITS if (scans.split == split).any()),
+        sequences=_sequences(scans, rows),
+        fields=field_sizes(scans, rows, reader.chunk_lengths),
+        containers=tuple(_container(rows, stage) for stage in STAGES),
+        manifest_bytes=_file_bytes(layout.generation(reader.generation)),
+        source_files=_count_sources(manifest),
+        source_bytes=_sum_list(manifest.tables.scans, "source_bytes"),
+        signal_divisors=_divisors(rows),
+        failed=_failed(rows),
+    )
+
+
+def dataset_folders(cache_root: Path) -> tuple[Path, ...]:
+    """The data sets below a local cache folder; itself when it is one."""
+    if (cache_root / "dataset.json").is_file():
+        return (cache_root,)
+    return tuple(sorted(path.parent for path in cache_root.glob("*/dataset.json")))
+
+
+def _split(scans: ScanTable, split: str) -> SplitSummary:
+    rows = np.flatnonzero(scans.split == split)
+    return SplitSummary(
+        split=split,
+        sequences=len(np.unique(scans.sequence[rows])),
+        scans=len(rows),
+        points_raw=int(scans.n_raw[rows].sum()),
+        points_kept=int(scans.n[rows].sum()),
+        scans_with_label=int(scans.has_label[rows].sum()),
+        scans_with_picture=int(scans.has_image[rows].sum()),
+    )
+
+
+def _sequences(scans: ScanTable, shards: Sequence[dict[str, Any]]) -> tuple[SequenceSummary, ...]:
+    nbytes: dict[str, int] = {}
+    for row in shards:
+        nbytes[row["sequence"]] = nbytes.get(row["sequence"], 0) + row["bytes"]
+    names, which = np.unique(scans.sequence, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(which, minlength=len(names)))[:-1])
+    return tuple(
+        SequenceSummary(
+            sequence=str(name),
+            split="+".join(np.unique(scans.split[rows]).tolist()),
+            scans=len(rows),
+            first_frame=int(scans.frame_index[rows].min()),
+            last_frame=int(scans.frame_index[rows].max()),
+            points_raw=int(scans.n_raw[rows].sum()),
+            points_kept=int(scans.n[rows].sum()),
+            scans_with_label=int(scans.has_label[rows].sum()),
+            scans_with_picture=int(scans.has_image[rows].sum()),
+            nbytes=nbytes.get(str(name), 0),
+        )
+        for name, rows in zip(names, groups, strict=bool(len(names)))
+    )
+
+
+def _container(shards: Sequence[dict[str, Any]], stage: str) -> ContainerSummary:
+    rows = [row for row in shards if row["stage"] == stage]
+    parameters = dict.fromkeys(row["parameters"] for row in rows)
+    return ContainerSummary(
+        stage=stage,
+        shards=len(rows),
+        scans=sum(row["scans"] for row in rows),
+        nbytes=sum(row["bytes"] for row in rows),
+        profiles=tuple(sorted({row["profile"] for row in rows})),
+        code_versions=tuple(sorted({row["code_version"] for row in rows})),
+        parameters=tuple(json.loads(text) for text in parameters),
+        cpu_seconds=sum(row["seconds"] or 0.0 for row in rows),
+    )
+
+
+def _file_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.parquet"))
+
+
+def _count_sources(manifest: Manifest) -> int:
+    paths = manifest.tables.scans["source_path"].combine_chunks().flatten().to_pylist()
+    return sum(1 for path in paths if path)
+
+
+def _sum_list(scans: pa.Table, name: str) -> int:
+    return int(np.sum(scans[name].combine_chunks().flatten().to_numpy(), dtype=np.int64))
+
+
+def _divisors(shards: Sequence[dict[str, Any]]) -> tuple[int, ...]:
+    encodings = (json.loads(row["encodings"]) for row in shards if row["stage"] == "lidar")
+    return tuple(sorted({int(encoding.get("intensity_divisor", 0)) for encoding in encodings}))
+
+
+def _failed(shards: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    lost = [scan for row in shards for scan in json.loads(row["failed"])["scans"]]
+    return tuple(f"{scan['scan_id']}: {scan['reason']}" for scan in lost)

@@ -1,0 +1,103 @@
+"""Bytes of each field: stored, and as plain arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.codec import Codec
+from cache.fields import FIELDS, FieldSpec
+from cache.scan_table import ScanTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldSize:
+    """One field over all scans that have it."""
+
+    name: str
+    stage: str
+    dtypes: tuple[str, ...]
+    """Of its shards."""
+    codecs: tuple[str, ...]
+    scans: int
+    chunks: int
+    """Inner chunks; what one read fetches."""
+    stored_bytes: int
+    """Compressed, checksums included."""
+    plain_bytes: int
+    """Of the values as arrays, without padding."""
+
+    @property
+    def ratio(self) -> float:
+        """Plain over stored bytes: 2 means half the size; 0 when nothing is stored."""
+        return self.plain_bytes / self.stored_bytes if self.stored_bytes else 0.0
+
+
+ChunkLengths = Callable[[str], tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Field name to (S,) bytes and (S,) stored chunks of each scan."""
+
+
+def field_sizes(
+    scans: ScanTable, shards: Sequence[dict[str, Any]], lengths: ChunkLengths
+) -> tuple[FieldSize, ...]:
+    """Sum up each field that some scan has, in the order of the format's table.
+
+    Args:
+        scans: of the generation.
+        shards: rows of shards.parquet.
+        lengths: of ``CacheReader.chunk_lengths``.
+    """
+    sizes = (_field_size(spec, scans, shards, lengths) for spec in FIELDS.values())
+    return tuple(size for size in sizes if size.scans)
+
+
+def _field_size(
+    spec: FieldSpec, scans: ScanTable, shards: Sequence[dict[str, Any]], lengths: ChunkLengths
+) -> FieldSize:
+    stored, chunks = lengths(spec.name)
+    itemsize = dict.fromkeys(np.unique(scans.shard).tolist(), 0)
+    dtypes: set[str] = set()
+    profiles: set[str] = set()
+    for row in shards:
+        if row["stage"] != spec.stage:
+            continue
+        array = json.loads(row["arrays"]).get(spec.name)
+        if array is not None:
+            itemsize[row["shard"]] = np.dtype(array["dtype"]).itemsize
+            dtypes.add(array["dtype"])
+            profiles.add(row["profile"])
+    numbers, which = np.unique(scans.shard, return_inverse=True)
+    per_item = np.array([itemsize[n] for n in numbers.tolist()], np.int64)[which]
+    has = stored > 0
+    return FieldSize(
+        name=spec.name,
+        stage=spec.stage,
+        dtypes=tuple(sorted(dtypes)),
+        codecs=tuple(codec_name(spec.codec(profile)) for profile in sorted(profiles)),
+        scans=int(has.sum()),
+        chunks=int(chunks.sum()),
+        stored_bytes=int(stored.sum()),
+        plain_bytes=int((_items(spec, scans) * per_item)[has].sum()),
+    )
+
+
+def _items(spec: FieldSpec, scans: ScanTable) -> NDArray[np.int64]:
+    """(S,) numbers that each scan has of a field."""
+    if spec.name == "image":
+        return scans.camera_hw.prod(axis=2).sum(axis=1) * 3
+    if spec.is_per_camera:
+        return scans.m * max(1, spec.rows)
+    if spec.stage == "voxel" and spec.name != "inverse":
+        return scans.voxels.sum(axis=1) * max(1, spec.rows)
+    points = scans.n_raw - scans.n if spec.name.startswith("outside") else scans.n
+    return points * max(1, spec.rows)
+
+
+def codec_name(codec: Codec) -> str:
+    """E.g. "lz4-5 shuffle"."""
+    return f"{codec.cname}-{codec.clevel} {codec.shuffle}"
