@@ -62,6 +62,7 @@ class CacheReader:
         if mirror is not None:
             mirror.expect(manifest.tables.shards)
         self.is_remote = mirror is not None
+        self.profiles = tuple(sorted(set(manifest.tables.shards["profile"].to_pylist())))
         self._pool = DescriptorPool(opener=None if mirror is None else mirror.open)
         self._reader = ChunkReader(check=check, pool=self._pool)
         self._lease: int | None = open_generation(layout, manifest.number)

@@ -39,20 +39,55 @@ def test_every_recipe_loads_and_comes_back_from_its_own_toml(tmp_path: Path) -> 
         assert load_recipe(str(path)) == recipe
 
 
-def test_published_settings() -> None:
-    small, large = load_recipe("2dpass-small"), load_recipe("2dpass-large")
-    assert replace(small, name="x") == Recipe(name="x")
-    assert (small.epochs, small.batch_size, small.loss.lambda_lovasz) == (64, 8, 0.1)
-    sgd = small.optimizer
-    assert (sgd.learning_rate, sgd.momentum, sgd.nesterov) == (0.24, 0.9, True)
-    assert (sgd.weight_decay, sgd.clip_norm, small.validation.patience) == (1e-4, 1, 50)
-    assert large.schedule.kind == "cosine-epoch"
-    assert large.augment.mix
-    assert large.loss.lambda_lovasz == 1
-    assert network_settings(large)[1]["hidden"] == 256
-    nuscenes = load_recipe("2dpass-nuscenes-128")
-    assert (nuscenes.augment.crop_hw, nuscenes.augment.mix) == (None, False)
-    assert network_settings(load_recipe("baseline"))[1]["image_branch"] is False
+LARGE_SCALES = [2, 4, 8, 16, 16, 16]
+PUBLISHED = {
+    # name: network, Lovasz weight, schedule, mix, crop
+    "2dpass-small": (([2, 4, 8, 16], 64, True), 0.1, "cosine-step", False, (320, 480)),
+    "baseline": (([2, 4, 8, 16], 64, False), 0.1, "cosine-step", False, (320, 480)),
+    "2dpass-large": ((LARGE_SCALES, 256, True), 1.0, "cosine-epoch", True, (320, 480)),
+    "2dpass-nuscenes-128": ((LARGE_SCALES, 128, True), 1.0, "cosine-epoch", False, None),
+    "2dpass-nuscenes-256": ((LARGE_SCALES, 256, True), 1.0, "cosine-epoch", False, None),
+    "minkowskinet": ("minkowskinet", 1.0, "cosine-step", False, None),
+    "spvcnn": ("spvcnn", 1.0, "cosine-step", False, None),
+    "minkowskinet-nuscenes": ("minkowskinet", 1.0, "cosine-epoch", False, None),
+    "spvcnn-nuscenes": ("spvcnn", 1.0, "cosine-epoch", False, None),
+}
+"""SPEC, sections 2, 4, 6 and 7."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_each_recipe_holds_the_published_settings(name: str) -> None:
+    network, lambda_lovasz, schedule, mix, crop_hw = PUBLISHED[name]
+    recipe = load_recipe(name)
+    sgd = recipe.optimizer
+    assert (sgd.kind, sgd.learning_rate, sgd.momentum, sgd.nesterov) == ("sgd", 0.24, 0.9, True)
+    assert (sgd.weight_decay, sgd.clip_norm) == (1e-4, 1)
+    assert (recipe.epochs, recipe.batch_size, recipe.accumulate) == (64, 8, 1)
+    assert recipe.validation.patience == 50
+    plan = recipe.schedule
+    assert (plan.kind, plan.warmup_steps) == (schedule, -1)
+    assert (plan.t_max_offset_epochs, plan.floor) == (-4, 1e-5)
+    weights = recipe.loss
+    assert weights.lambda_lovasz == lambda_lovasz
+    assert (weights.lambda_2d, weights.lambda_xm) == (1, 0.05)
+    assert recipe.data.class_weights == "auto"  # SemanticKITTI yes, nuScenes no
+    augment = recipe.augment
+    assert (augment.mode, augment.mix, augment.cameras) == ("full", mix, "one")
+    assert (augment.dropout, augment.scale, augment.translate_m) == (0.2, 0.05, 0.1)
+    assert (augment.rotate, augment.flip) == (True, True)
+    assert (augment.jitter, augment.mirror, augment.resize_hw) == (0.4, 0.5, None)
+    kind, settings = network_settings(recipe)
+    if isinstance(network, str):
+        assert kind == network
+        return
+    assert augment.crop_hw == crop_hw
+    assert kind == "2dpass"
+    got = (settings["block_scales"], settings["hidden"], settings["image_branch"])
+    assert got == network
+
+
+def test_the_small_recipe_is_every_default() -> None:
+    assert replace(load_recipe("2dpass-small"), name="x") == Recipe(name="x")
 
 
 def test_overrides_are_toml_values_or_bare_words() -> None:
@@ -81,7 +116,19 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
     [
         ("optimizer.learning_rte=0.1", "did you mean 'learning_rate'"),
         ("optimiser.learning_rate=0.1", "did you mean 'optimizer'"),
-        ("epoch=3", "did you mean 'epochs'"),
+        ("epoch=3", "unknown key 'epoch'; did you mean 'epochs'?"),
+        ("augment.crophw=[64, 128]", "augment: unknown key 'crophw'; did you mean 'crop_hw'?"),
+        ("augmnt.mix=true", "unknown key 'augmnt'; did you mean 'augment'?"),
+        ("network.setings.hidden=4", "network: unknown key 'setings'; did you mean 'settings'?"),
+        ("schedule.warmup_step=4", "did you mean 'warmup_steps'?"),
+        ("log.every_step=4", "override 'log.every_step=4'.log: unknown key 'every_step'"),
+        ("learning_rate=1", "did you mean 'optimizer.learning_rate'?"),
+        ("lerning_rate=1", "did you mean 'optimizer.learning_rate'?"),
+        ("lr=1", "did you mean 'optimizer.learning_rate'?"),
+        ("optimizer.epochs=3", "did you mean 'epochs'?"),
+        ("loss.hidden=3", "did you mean 'network.settings.hidden'?"),
+        ("kind=adam", "did you mean 'optimizer.kind' or 'schedule.kind'"),
+        ("data.zzz=3", "known keys: class_weights, limit, sequences, train_splits"),
         ("network.settings.hiden=3", "Did you mean 'hidden'"),
         ("network.config=2dpass-smal", "did you mean '2dpass-small'"),
         ("optimizer.kind=adm", "did you mean 'adam'"),
@@ -117,6 +164,12 @@ def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path) -> None:
         load_recipe(str(path))
     path.write_text("[optimizer]\nlerning_rate = 1\n")
     with pytest.raises(ConfigError, match=r"mine\.toml\.optimizer: unknown key 'lerning_rate'"):
+        load_recipe(str(path))
+    path.write_text('extends = "2dpass-large"\nlearning_rate = 1\n')
+    with pytest.raises(ConfigError, match=r"did you mean 'optimizer\.learning_rate'\?"):
+        load_recipe(str(path))
+    path.write_text("[network.settings]\nhiden = 8\n")
+    with pytest.raises(ConfigError, match="Did you mean 'hidden'"):
         load_recipe(str(path))
 
 

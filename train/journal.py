@@ -18,9 +18,6 @@ from train.folder import RunFolder, write_text
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-HIGH_WAIT_SHARE = 0.2
-"""Above this share of time spent waiting for data the log says what to change."""
-
 
 class Journal:
     """Writes metrics; after resuming it drops the lines that came after the resumed step."""
@@ -66,15 +63,11 @@ class Journal:
         """A line for a person."""
         self._progress.say(text)
 
-    def advise_on_waiting(self, wait_share: float) -> None:
-        """Say once what to change when the loop mostly waits for data."""
-        if wait_share > HIGH_WAIT_SHARE and not self._has_advised:
+    def say_once(self, advice: str) -> None:
+        """Advice for a person, unless it is empty or some was given before."""
+        if advice and not self._has_advised:
             self._has_advised = True
-            self.say(
-                f"{wait_share:.0%} of the time goes by waiting for data: raise stream.threads "
-                "(to 3) and stream.prefetch, put the cache on a local disk, or prepare it with the "
-                "speed profile"
-            )
+            self.say(advice)
 
     def close(self) -> None:
         """Flush what is left."""

@@ -15,6 +15,7 @@ from train.average import AverageConfig
 from train.draw import AugmentConfig
 from train.losses import LossConfig
 from train.optim import OptimizerConfig
+from train.recipe_keys import require_known_keys
 from train.schedule import ScheduleConfig
 from train.settings import NONE_WORD, from_plain, require_known, to_plain
 from train.stream import StreamConfig
@@ -146,6 +147,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     table = _read_table(name_or_path)
     table.setdefault("name", Path(name_or_path).stem)
+    require_known_keys(table, Recipe, where=str(name_or_path))
     for override in overrides:
         _apply(table, override)
     recipe = from_plain(Recipe, table, where=str(name_or_path))
@@ -279,9 +281,15 @@ def _apply(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word
+    require_known_keys(_nested(parts, value), Recipe, where=f"override {override!r}")
     for part in parts[:-1]:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"override {override!r}: {part!r} is a value, not a table")
         table = inner
     table[parts[-1]] = value
+
+
+def _nested(parts: Sequence[str], value: Any) -> dict[str, Any]:
+    """{"a": {"b": value}} for a.b."""
+    return {parts[0]: value if len(parts) == 1 else _nested(parts[1:], value)}

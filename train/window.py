@@ -7,6 +7,7 @@ import time
 import torch
 from torch import Tensor
 
+from train.advice import waiting_advice
 from train.assemble import Job
 from train.journal import Journal
 from train.state import RunState
@@ -54,7 +55,7 @@ class LogWindow:
             f"lr {rate:.4g}, {speed:.2f} scans/s, {wait_share:.0%} waiting for data"
             + (f", {skipped} steps skipped" if skipped else "")
         )
-        journal.advise_on_waiting(wait_share)
+        journal.say_once(waiting_advice(wait_share, job.recipe.stream, job.reader))
 
 
 def mean_losses(totals: dict[str, Tensor], team: Team) -> dict[str, float]:
