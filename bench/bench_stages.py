@@ -1,4 +1,5 @@
-"""CPU time of every stage on one full-size scan, next to its plain formulation, in one run.
+"""CPU time of every stage on one full-size scan, next to its plain formulation, in one run; and of
+every corruption.
 
     python -m bench.bench_stages [--root SEMANTICKITTI] [--repeats 15]
 
@@ -9,6 +10,7 @@ sides of a row run alternately, so other work on the machine meets them alike; t
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -19,10 +21,12 @@ import numpy as np
 from PIL import Image
 
 from cache.schema import SCALES, DatasetInfo, ScanRecord
+from corruptions.cloud import Cloud
+from corruptions.registry import CORRUPTIONS, Variant, corrupt, corruption_table, scan_generator
 from pipeline.compose import lidar_arrays, read_file, scan_counts
 from pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pipeline.stages.images import decode_rgb
-from pipeline.stages.labels import map_labels
+from pipeline.stages.labels import instance_ids, map_labels
 from pipeline.stages.projection import project_points
 from pipeline.stages.read import decode_points, require_finite
 from pipeline.stages.volume import split_volume
@@ -159,6 +163,25 @@ def stages(inputs: Inputs) -> list[tuple[str, Callable[[], object], Callable[[],
     ]
 
 
+def corruptions(inputs: Inputs) -> list[tuple[str, Callable[[], object]]]:
+    """Each corruption at its heaviest, on all points of the scan."""
+    table = corruption_table(inputs.info.layout)
+    cloud = Cloud(
+        xyz=inputs.raw_xyz,
+        signal=inputs.points[:, 3].copy(),
+        label=map_labels(inputs.raw_labels, table=inputs.info.labels, file=RANDOM),
+        instance=instance_ids(inputs.raw_labels),
+        sensor=table.sensor,
+    )
+
+    def work(variant: Variant) -> object:
+        chance = scan_generator(variant, sequence="00", frame_index=0)
+        return corrupt(cloud, variant, table=table, rng=chance)
+
+    heavy = [Variant(name=name, severity="heavy") for name in CORRUPTIONS]
+    return [(variant.name, functools.partial(work, variant)) for variant in heavy]
+
+
 def cpu_ms(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
@@ -180,7 +203,10 @@ def main() -> None:
         total += ours
         right = f"{theirs:10.2f}{theirs / ours:7.1f}" if plain else ""
         print(f"{name:12}{ours:8.2f}{right}")
-    print(f"{'all':12}{total:8.2f}")
+    print(f"{'all':12}{total:8.2f}\n\n{'corruption':16}{'CPU ms':>8}")
+    for name, work in corruptions(inputs):
+        ours = statistics.median(cpu_ms(work) for _ in range(options.repeats))
+        print(f"{name:16}{ours:8.2f}")
 
 
 if __name__ == "__main__":

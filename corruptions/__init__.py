@@ -1,1 +1,1 @@
-"""Eight ways in which weather, other sensors and faults spoil a lidar scan; arrays in, arrays out."""
+"""Eight ways in which weather, faults and other sensors spoil a lidar scan, on plain arrays."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import ShapeError
+
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +46,9 @@ class Cloud:
     """(3, N) metres, lidar frame."""
     signal: NDArray[np.float32]
     """(N,) 0..``sensor.signal_max``."""
-    beam: NDArray[np.int32]
-    """(N,) 0.. the laser that measured each point; in what order does not matter."""
     sensor: Sensor
+    beam: NDArray[np.int32] | None = None
+    """(N,) the laser that measured each point, 0..; None: nobody says, `beams_of` estimates it."""
     label: NDArray[np.uint8] | None = None
     """(N,) training ids; None for scans without labels."""
     instance: NDArray[np.uint32] | None = None
@@ -64,10 +67,9 @@ class Cloud:
         """N."""
         return self.xyz.shape[1]
 
-    def range_m(self) -> NDArray[np.float64]:
+    def range_m(self) -> NDArray[np.float32]:
         """(N,) distance of each point from the sensor."""
-        xyz = self.xyz.astype(np.float64)
-        return np.sqrt(np.einsum("an,an->n", xyz, xyz))
+        return np.sqrt(np.einsum("an,an->n", self.xyz, self.xyz))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +82,22 @@ class Corrupted:
     """(M,)."""
     source: NDArray[np.int64]
     """(M,) the point of the cloud that each point is, increasing; -1 for noise: a return of a
-    snowflake, of fog, of another lidar, which has no label, no instance and no pixel."""
+    snowflake, of fog, of another lidar, which has no label, no instance and no pixel. A noise point
+    stands where the point was that its beam would have measured."""
 
     @property
     def is_noise(self) -> NDArray[np.bool_]:
         """(M,) points that are no part of the scene."""
         return self.source < 0
 
-    def carried(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """(M,) what was stored per point of the cloud, for the points after; 0 for noise."""
-        if not len(values):
-            return np.zeros(len(self.source), values.dtype)
-        return np.where(self.is_noise, values.dtype.type(0), values[self.source])
+    def carried(self, values: NDArray[T]) -> NDArray[T]:
+        """(M,) what was stored per point of the cloud, for the points after; 0 for noise.
+
+        The published noise ids (21, 22, 23 and 41, 42, 43) all mean: ignored, training id 0.
+        """
+        after = values[np.maximum(self.source, 0)] if len(values) else np.zeros(0, values.dtype)
+        after[self.is_noise] = 0
+        return after
 
 
 def keep(cloud: Cloud, kept: NDArray[np.bool_]) -> Corrupted:
@@ -108,26 +114,23 @@ def keep(cloud: Cloud, kept: NDArray[np.bool_]) -> Corrupted:
 def replace_returns(
     cloud: Cloud,
     *,
-    range_m: NDArray[np.float64],
-    new_range_m: NDArray[np.float64],
-    signal: NDArray[np.float64],
-    is_noise: NDArray[np.bool_],
+    signal: NDArray[np.floating],
     kept: NDArray[np.bool_],
+    is_noise: NDArray[np.bool_],
+    noise_share: NDArray[np.floating],
 ) -> Corrupted:
-    """A cloud whose rays return other signals, some of them from another distance.
+    """A cloud whose beams return other signals, some of them from a place before the target.
 
     Args:
         cloud: any.
-        range_m: (N,) distances before.
-        new_range_m: (N,) distances of the rays that are noise after; elsewhere not looked at.
         signal: (N,) after; cut to what the sensor can say.
-        is_noise: (N,) rays that return something else than before.
-        kept: (N,) rays that return anything.
+        kept: (N,) beams that return anything.
+        is_noise: (N,) beams that return something before their target.
+        noise_share: (N,) 0..1 of the way to the target, where that is; read for noise only.
     """
-    factor = np.where(is_noise, new_range_m / np.maximum(range_m, 1e-6), 1.0)
-    moved = np.where(is_noise, cloud.xyz * factor, cloud.xyz).astype(np.float32)
-    heard = np.clip(signal, 0, cloud.sensor.signal_max).astype(np.float32)
     rows = np.flatnonzero(kept)
-    return Corrupted(
-        xyz=moved[:, rows], signal=heard[rows], source=np.where(is_noise[rows], -1, rows)
-    )
+    noise = is_noise[rows]
+    xyz = cloud.xyz[:, rows]
+    xyz[:, noise] *= noise_share[rows[noise]].astype(np.float32)
+    heard = np.clip(signal[rows], 0, cloud.sensor.signal_max).astype(np.float32)
+    return Corrupted(xyz=xyz, signal=heard, source=np.where(noise, -1, rows))
