@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cache.errors import ConfigError, Pass2DError
+from cache.errors import ConfigError, Pass2DError, SaidElsewhereError
 from cache.progress import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -113,12 +113,17 @@ MENDABLE = {
 
 
 @contextmanager
-def clear_errors(console: Console | None = None) -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 1; Ctrl-C into exit code 130."""
+def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> Iterator[None]:
+    """Turn what a user can mend into one line and exit code 1; Ctrl-C into exit code 130.
+
+    Silent where another process meets the very same error, and says so.
+    """
     try:
         yield
+    except SaidElsewhereError as error:
+        raise typer.Exit(error.code) from error
     except Pass2DError as error:
-        _stop(console, f"error: {error}", 1, error)
+        _stop(console, "" if is_silent else f"error: {error}", 1, error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
@@ -137,7 +142,8 @@ def clear_errors(console: Console | None = None) -> Iterator[None]:
 def _stop(console: Console | None, text: str, code: int, cause: BaseException) -> None:
     if console is not None:
         console.close()
-    typer.echo(" ".join(text.split("\n")), err=True)
+    if text:
+        typer.echo(" ".join(text.split("\n")), err=True)
     raise typer.Exit(code) from cause
 
 

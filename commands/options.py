@@ -64,6 +64,12 @@ OutsideOption = Annotated[
     str,
     typer.Option(help="Points outside the volume: nearest (predicted point's label) or ignore."),
 ]
+NprocOption = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes on this machine, one per GPU; on a CPU as many as it has cores for."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 CheckpointOption = Annotated[
     Path, typer.Option("--checkpoint", help="A .safetensors checkpoint.", resolve_path=True)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.console import Console, clear_errors, plain, print_json
-from commands.options import DatasetOption, JsonOption, ReadCacheOption, run_place
+from commands.many import start_processes
+from commands.options import DatasetOption, JsonOption, NprocOption, ReadCacheOption, run_place
 
 if TYPE_CHECKING:
     from train.loop import TrainResult
 
 
 def train_command(
+    context: typer.Context,
     cache_root: ReadCacheOption,
     run_root: Annotated[
         Path, typer.Option("--run", help="Folder of this run, on a local disk.", parser=run_place)
@@ -42,19 +44,23 @@ def train_command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
     dataset: DatasetOption = None,
+    nproc: NprocOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network from a prepared cache."""
+    start_processes(context, nproc)
     from train.loop import run
     from train.recipe import load_recipe, without_images
+    from train.team import is_follower
 
     console = Console()
-    with clear_errors(console):
+    with clear_errors(console, is_silent=is_follower()):
         short = {"augment.mode": augment, "seed": seed, "device": device}
         changes = [f"{key}={value}" for key, value in short.items() if value is not None]
         chosen = load_recipe(recipe, [*(overrides or []), *changes])
         if baseline_only:
             chosen = without_images(chosen)
+    with clear_errors(console):
         result = run(
             cache_root, chosen, run_root=run_root, resume=resume, progress=console, dataset=dataset
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cache.errors import ConfigError
 from cache.progress import Progress
@@ -20,6 +20,7 @@ from pass2d_models.registry import build_network
 from train.collate import common_crop
 from train.recipe import Recipe, network_settings
 from train.schedule import RunLength
+from train.shared_norm import Sharers, share_norms
 from train.stream import StreamPlan
 from train.team import Team
 
@@ -38,6 +39,8 @@ class Job:
     """(C,) float32 on the device."""
     val_positions: NDArray[np.int64]
     """Labelled scans of the validation split; empty without."""
+    sharers: Sharers | None = None
+    """Who shares BatchNorm statistics; None: nobody."""
 
     @property
     def n_scans(self) -> int:
@@ -92,6 +95,7 @@ def assemble(reader: CacheReader, recipe: Recipe, team: Team, progress: Progress
         network=network,
         class_weights=training_weights(reader, recipe, positions, team, progress),
         val_positions=validation_positions(reader, recipe, progress),
+        sharers=shared_norms(recipe, network, team),
     )
 
 
@@ -212,18 +216,26 @@ def fresh_network(reader: CacheReader, recipe: Recipe, team: Team) -> Network:
         settings = {**settings, "time_channel": True}
     grid = reader.info.grid
     torch.manual_seed(recipe.seed)
-    network = build_network(
+    return build_network(
         kind,
         settings,
         grid=Grid(low=grid.low, high=grid.high, shape=grid.shape),
         n_classes=reader.info.labels.n_classes,
         device=team.device,
     )
-    if recipe.sync_batchnorm and team.world > 1:
-        if team.device.type != "cuda":
-            raise ConfigError("sync_batchnorm needs GPUs: torch has no SyncBatchNorm for CPUs")
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return network
+
+
+def shared_norms(recipe: Recipe, network: Network, team: Team) -> Sharers | None:
+    """Let the network's BatchNorms work over all processes, if the recipe asks for it.
+
+    Returns:
+        Who takes part in a batch; None: every process normalises by its own rows.
+    """
+    if not recipe.sync_batchnorm or team.world == 1:
+        return None
+    sharers = Sharers(team)
+    share_norms(network, sharers)
+    return sharers
 
 
 def training_weights(

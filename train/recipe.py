@@ -114,6 +114,8 @@ class Recipe:
     """Checkpoint to fine-tune; tensors that do not fit the classes start anew."""
     sync_batchnorm: bool = False
     """BatchNorm over the scans of all devices."""
+    lost_after_s: int = 60
+    """Seconds without a sign of life after which another process counts as lost: the run ends."""
     resume_anyway: bool = False
     """Resume although the cache or these settings are others than before."""
     network: NetworkChoice = field(default_factory=NetworkChoice)
@@ -131,6 +133,8 @@ class Recipe:
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.lost_after_s < 2:
+            raise ValueError(f"lost_after_s must be at least 2, got {self.lost_after_s}")
         if self.seed < 0 or self.torch_threads < 0:
             raise ValueError("seed and torch_threads must not be negative")
 

@@ -13,7 +13,16 @@ from train.recipe import Recipe, load_recipe
 from train.settings import to_plain
 from train.state import base_card
 
-_FREE = ("name", "device", "torch_threads", "resume_anyway", "start_from", "stream.", "log.")
+_FREE = (
+    "name",
+    "device",
+    "torch_threads",
+    "resume_anyway",
+    "start_from",
+    "lost_after_s",
+    "stream.",
+    "log.",
+)
 """Settings that do not change what is computed."""
 
 

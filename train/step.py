@@ -16,7 +16,7 @@ from train.optim import OutputWatch, first_nonfinite, guarded_step
 from train.schedule import learning_rate
 from train.state import RunState
 from train.stream import BatchStream
-from train.team import sum_gradients
+from train.team import gather_names, sum_gradients
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,6 +36,7 @@ def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
     scans = end - state.cursor
     while state.cursor < end:
         raw = next(stream)
+        choose_sharers(job, scans=stream.cursor - state.cursor)
         if raw is not None:
             backward(job, state, raw, share=len(raw.positions) / scans)
         state.cursor = stream.cursor
@@ -53,6 +54,12 @@ def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
     state.optimizer.zero_grad(set_to_none=True)
     add_to_average(job, state)
     return scans
+
+
+def choose_sharers(job: Job, *, scans: int) -> None:
+    """Of an epoch's last scans some processes may get none: they share no BatchNorm statistics."""
+    if job.sharers is not None:
+        job.sharers.choose(min(job.team.world, scans))
 
 
 def add_to_average(job: Job, state: RunState) -> None:
@@ -130,17 +137,32 @@ def require_finite(job: Job, state: RunState, raw: RawBatch | None) -> None:
     in_a_row = int(state.skips.in_a_row)
     if in_a_row < job.recipe.optimizer.max_skipped:
         return
-    culprit = None
-    if raw is not None:
-        watch = OutputWatch(job.network)
-        terms = forward(job, raw, seed=0)
-        watch.close()
-        culprit = watch.culprit and f"output of module {watch.culprit}"
-        if culprit is None:
-            terms.total.backward()
-            culprit = "loss" if not torch.isfinite(terms.total) else first_nonfinite(job.network)
+    culprit = first_culprit(job, raw)
     raise ConfigError(
         f"{in_a_row} steps in a row had gradients that are not finite; the first value that is "
         f"not: {culprit or 'none in the last batch'}. Lower optimizer.learning_rate, or use "
         "precision=float32; resume with the checkpoint before."
     )
+
+
+def first_culprit(job: Job, raw: RawBatch | None) -> str:
+    """The first value of a batch that is not finite, in any process; "" when all are."""
+    found = ""
+    terms: LossTerms | None = None
+    if raw is not None:
+        watch = OutputWatch(job.network)
+        terms = forward(job, raw, seed=0)
+        watch.close()
+        found = f"output of module {watch.culprit}" if watch.culprit else ""
+    if found := _first_of_team(found, job):
+        return found
+    if terms is not None:
+        terms.total.backward()
+        found = "loss" if not torch.isfinite(terms.total) else first_nonfinite(job.network) or ""
+    return _first_of_team(found, job)
+
+
+def _first_of_team(found: str, job: Job) -> str:
+    if job.team.world == 1:
+        return found
+    return next((name for names in gather_names([found]) for name in names if name), "")

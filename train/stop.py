@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+_ECHO_S = 1.0
+"""A second signal so soon is the first one's echo: torchrun hands on what a terminal sends to all
+processes anyway."""
 
 
 class StopRequest:
@@ -14,6 +19,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name = ""
+        self._first_s = 0.0
         self.raises = False
         """Set while nothing would be lost by stopping at once: the next signal raises."""
 
@@ -22,10 +28,22 @@ class StopRequest:
 
     def receive(self, number: int, _frame: FrameType | None = None) -> None:
         """Take a signal."""
-        is_second = bool(self.signal_name)
+        is_second = bool(self.signal_name) and time.monotonic() - self._first_s > _ECHO_S
+        if not self.signal_name:
+            self._first_s = time.monotonic()
         self.signal_name = signal.Signals(number).name
         if is_second or self.raises:
             raise KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal raises, and leaving the block early is all that it does."""
+        self.raises = True
+        try:
+            with suppress(KeyboardInterrupt):
+                yield
+        finally:
+            self.raises = False
 
 
 @contextmanager
