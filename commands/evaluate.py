@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from cache.progress import Silent
 from commands.console import Console, clear_errors, print_json, print_rich, words
+from commands.many import start_processes
 from commands.options import (
     CheckpointOption,
     DatasetOption,
     DeviceOption,
     JsonOption,
+    NprocOption,
     OutsideOption,
     ReadCacheOption,
     VotesOption,
@@ -21,6 +24,7 @@ from commands.options import (
 
 
 def eval_command(
+    context: typer.Context,
     cache_root: ReadCacheOption,
     checkpoint: CheckpointOption,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
@@ -30,6 +34,7 @@ def eval_command(
     outside: OutsideOption = "nearest",
     device: DeviceOption = "auto",
     dataset: DatasetOption = None,
+    nproc: NprocOption = 1,
     as_json: JsonOption = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write a self-contained page.", resolve_path=True)
@@ -40,15 +45,17 @@ def eval_command(
     ] = None,
 ) -> None:
     """Evaluate a checkpoint: IoU per class, mIoU and accuracy by both protocols."""
+    start_processes(context, nproc)
     from train.eval_pictures import write_pictures
     from train.eval_report import report_json, report_tables, write_html
     from train.evaluate import evaluate
-    from train.team import choose_device
+    from train.team import is_follower, joined_team
     from train.tta import parse_votes
 
     console = Console()
-    with clear_errors(console):
-        plan, chosen_device = parse_votes(votes), choose_device(device)
+    with clear_errors(console, is_silent=is_follower()):
+        plan, rule = parse_votes(votes), outside_rule(outside)
+    with clear_errors(console), joined_team(device, progress=console) as team:
         report = evaluate(
             checkpoint,
             cache_root,
@@ -57,16 +64,18 @@ def eval_command(
             sequences=words(sequences),
             limit=limit,
             votes=plan,
-            outside=outside_rule(outside),
-            device=chosen_device,
-            progress=console,
+            outside=rule,
+            team=team,
+            progress=console if team.is_first else Silent(),
         )
+        if not team.is_first:
+            return
         if html is not None:
             write_html(report, html)
             console.say(f"report: {html}")
         if pictures is not None:
             written = write_pictures(
-                report, cache_root, pictures, dataset=dataset, votes=plan, device=chosen_device
+                report, cache_root, pictures, dataset=dataset, votes=plan, device=team.device
             )
             console.say(f"pictures: {len(written)} in {pictures}")
         console.close()

@@ -24,6 +24,8 @@ def by_place(points: Tensor) -> Tensor:
 class StubNetwork(Network):
     """Answers by a rule; remembers the batches it saw."""
 
+    kind = "stub"
+
     def __init__(self, rule: Rule = by_place, *, sees_all: bool = False) -> None:
         grid = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
         super().__init__(NetworkConfig(), grid=grid, n_classes=5)

@@ -7,6 +7,8 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,10 +33,15 @@ from train.eval_report import (
     write_confusion,
     write_html,
 )
-from train.evaluate import count_scans, eval_scan, evaluate, evaluate_network
+from train.eval_scans import eval_scan
+from train.evaluate import count_scans, evaluate, evaluate_network
+from train.infer import PassSize
+from train.team import Team
 from train.tta import VotePlan
 
 CPU = torch.device("cpu")
+ALONE = Team(device=CPU)
+TWO_SCANS = PassSize(points=10**9, scans=2)
 
 
 @pytest.fixture(scope="module")
@@ -134,18 +141,23 @@ def test_network_comes_back_in_the_mode_it_was_in(cached) -> None:
     assert network.training
 
 
-def test_shares_of_two_ranks_merge_to_the_whole(cached) -> None:
+def test_shares_of_three_processes_make_the_whole_and_each_pass_is_the_same(cached) -> None:
     root, _ = cached
-    with CacheReader.open(root) as reader:
+    alone = StubNetwork()
+    shared = [StubNetwork() for _ in range(3)]
+    with CacheReader.open(root) as reader, mock.patch("train.infer.CPU_PASS_SIZE", TWO_SCANS):
         positions = reader.select(split="val")
-        whole = evaluate_network(StubNetwork(), reader, positions)
-        shares = [evaluate_network(StubNetwork(), reader, positions[rank::3]) for rank in range(3)]
-        none = evaluate_network(StubNetwork(), reader, [])
-    joint = EvalCounts.empty(5, CPU)
-    for share in (*shares, none):
-        joint.merge(share)
-    assert torch.equal(joint.total, whole.total)
-    assert len(joint.scans) == len(positions)
+        whole = evaluate_network(alone, reader, positions)
+        parts = [
+            evaluate_network(network, reader, positions, team=Team(device=CPU, rank=r, world=3))
+            for r, network in enumerate(shared)
+        ]
+    assert torch.equal(sum(part.total for part in parts), whole.total)
+    assert sorted(place for part in parts for place in part.scans) == sorted(whole.scans)
+    assert [len(part.scans) for part in parts] == [2, 2, 1]
+    passes = [batch.points.tolist() for batch in alone.batches]
+    in_turn = [shared[turn % 3].batches[turn // 3].points.tolist() for turn in range(len(passes))]
+    assert in_turn == passes
 
 
 def test_votes_move_the_points_and_leave_the_labels(cached) -> None:
@@ -178,6 +190,7 @@ def test_scan_without_any_point_in_the_volume_is_all_misses() -> None:
 
     class OneScan:
         info = sample_info()
+        scans = SimpleNamespace(n=np.array([0]))
 
         def read(self, position: int, fields: Fields) -> ScanRecord:
             return record
@@ -212,7 +225,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(cached, checkpoint) -> EvalReport:
     root, _ = cached
-    return evaluate(checkpoint, root, votes=VotePlan(kind="random", count=2), device=CPU)
+    return evaluate(checkpoint, root, votes=VotePlan(kind="random", count=2), team=ALONE)
 
 
 def test_report_has_both_protocols_without_and_with_votes(report) -> None:
@@ -229,7 +242,7 @@ def test_report_has_both_protocols_without_and_with_votes(report) -> None:
 
 
 def test_evaluation_is_a_function_of_its_inputs(report, cached, checkpoint) -> None:
-    again = evaluate(checkpoint, cached[0], votes=VotePlan(kind="random", count=2), device=CPU)
+    again = evaluate(checkpoint, cached[0], votes=VotePlan(kind="random", count=2), team=ALONE)
     assert [p.confusion.tolist() for p in again.passes] == [
         p.confusion.tolist() for p in report.passes
     ]
@@ -283,7 +296,7 @@ def test_absent_class_is_a_dash_in_tables_and_null_in_json() -> None:
     counts = EvalCounts.empty(5, CPU)
     scan = torch.zeros((10, 5, 5), dtype=torch.int64)
     scan[0, 1, 1] = 7
-    counts.add(scan)
+    counts.add(0, scan)
     result = pass_result("no votes", counts, info, scan_ids=["a"])
     assert result.official.miou == 1.0
     assert math.isnan(result.official.iou[2])
@@ -307,16 +320,16 @@ def test_absent_class_is_a_dash_in_tables_and_null_in_json() -> None:
 
 def test_split_without_labels_is_refused_with_the_ones_that_have_some(cached, checkpoint) -> None:
     with pytest.raises(ConfigError, match=r"'test' has 5 scans, none with labels.*train, val"):
-        evaluate(checkpoint, cached[0], split="test", device=CPU)
+        evaluate(checkpoint, cached[0], split="test", team=ALONE)
     with pytest.raises(ConfigError, match="'val' has 0 scans of the sequences 00, none"):
-        evaluate(checkpoint, cached[0], sequences=["00"], device=CPU)
+        evaluate(checkpoint, cached[0], sequences=["00"], team=ALONE)
 
 
 def test_limit_takes_scans_from_the_whole_split(cached, checkpoint) -> None:
-    result = evaluate(checkpoint, cached[0], limit=2, device=CPU)
+    result = evaluate(checkpoint, cached[0], limit=2, team=ALONE)
     assert sorted(scan.scan_id for scan in result.best.scans) == ["08/000000", "08/000004"]
     with pytest.raises(ConfigError, match="limit must be at least 1"):
-        evaluate(checkpoint, cached[0], limit=0, device=CPU)
+        evaluate(checkpoint, cached[0], limit=0, team=ALONE)
 
 
 def test_checkpoint_of_other_classes_or_another_grid_is_refused(checkpoint, tmp_path: Path) -> None:
@@ -324,11 +337,11 @@ def test_checkpoint_of_other_classes_or_another_grid_is_refused(checkpoint, tmp_
     names = replace(info.labels, names=("unlabeled", "road", "car", "building", "bush"))
     write_sample_cache(tmp_path / "a", n_scans=1, info=replace(info, labels=names))
     with pytest.raises(ConfigError, match=r"trained on the 4 classes of semkitti"):
-        evaluate(checkpoint, tmp_path / "a", device=CPU)
+        evaluate(checkpoint, tmp_path / "a", team=ALONE)
     grid = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(500, 500, 30))
     write_sample_cache(tmp_path / "b", n_scans=1, info=replace(info, grid=grid))
     with pytest.raises(ConfigError, match="Prepare the data set for that grid"):
-        evaluate(checkpoint, tmp_path / "b", device=CPU)
+        evaluate(checkpoint, tmp_path / "b", team=ALONE)
 
 
 def test_pictures_of_the_worst_and_best_scan(report, cached, tmp_path: Path) -> None:

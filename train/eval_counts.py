@@ -9,10 +9,11 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor
 
 from cache.schema import DatasetInfo
 from train.metric import Scores, both_scores, official_scores
+from train.team import Team, gather_over_team, sum_over_team
 
 BAND_EDGES_M = (10.0, 20.0, 30.0, 50.0)
 """Between the range bands of the report."""
@@ -26,29 +27,33 @@ class EvalCounts:
     total: Tensor
     """(2, bands, C, C) int64: [0] inside the volume, [1] outside; rows are labels, columns
     predictions; 0 is ignored, or no prediction."""
-    scans: list[Tensor]
-    """Per scan (C, C) int64, inside and outside together, in the order added; of this rank only."""
+    scans: dict[int, Tensor]
+    """(C, C) int64 of each scan, inside and outside together, by its place among those to count;
+    before `reduce` those of this process alone."""
 
     @classmethod
     def empty(cls, n_classes: int, device: torch.device) -> Self:
         """Nothing counted yet."""
         shape = (2, len(BAND_NAMES), n_classes, n_classes)
-        return cls(total=torch.zeros(shape, dtype=torch.int64, device=device), scans=[])
+        return cls(total=torch.zeros(shape, dtype=torch.int64, device=device), scans={})
 
-    def add(self, scan: Tensor) -> None:
+    def add(self, place: int, scan: Tensor) -> None:
         """Add a scan's (2 x bands, C, C) counts."""
         self.total += scan.view_as(self.total)
-        self.scans.append(scan.sum(dim=0))
+        self.scans[place] = scan.sum(dim=0)
 
-    def merge(self, other: EvalCounts) -> None:
-        """Add another's counts, its scans after ours."""
-        self.total += other.total.to(self.total.device)
-        self.scans += other.scans
-
-    def reduce(self) -> None:
-        """Sum the totals over all processes; each keeps its own ``scans``."""
-        if distributed.is_initialized():
-            distributed.all_reduce(self.total)
+    def reduce(self, team: Team) -> None:
+        """Join what all processes counted: each then holds all of it, exactly."""
+        if team.world == 1:
+            return
+        sum_over_team([self.total], team)
+        places = torch.tensor(sorted(self.scans), dtype=torch.int64, device=self.total.device)
+        counts = self.total.new_zeros((0, *self.total.shape[2:]))
+        if self.scans:
+            counts = torch.stack([self.scans[place] for place in sorted(self.scans)])
+        all_places = torch.cat(gather_over_team(places, team)).tolist()
+        all_counts = torch.cat(gather_over_team(counts, team))
+        self.scans = dict(zip(all_places, all_counts, strict=True))
 
     def inside(self) -> NDArray[np.int64]:
         """(C, C) of the points inside the volume."""
@@ -120,15 +125,15 @@ class EvalReport:
 def pass_result(
     votes: str, counts: EvalCounts, info: DatasetInfo, *, scan_ids: Sequence[str]
 ) -> PassResult:
-    """Read everything from the counts of one vote plan; ``scan_ids`` in the order added."""
+    """Read everything from the counts of one vote plan; ``scan_ids`` by place."""
     inside, outside = counts.inside(), counts.outside()
     official, seed = both_scores(inside, outside, info)
     unanswered = np.zeros_like(outside)
     unanswered[:, 0] = outside.sum(axis=1)
     bands = counts.total.sum(dim=0).cpu().numpy()
     singles = [
-        _scan_score(str(scan_id), scan.cpu().numpy())
-        for scan_id, scan in zip(scan_ids, counts.scans, strict=True)
+        _scan_score(str(scan_ids[place]), scan.cpu().numpy())
+        for place, scan in counts.scans.items()
     ]
     return PassResult(
         votes=votes,

@@ -15,7 +15,8 @@ from cache.reader import CacheReader, Fields
 from cache.schema import LabelTable, ScanRecord
 from train.eval_counts import EvalReport
 from train.eval_report import write_confusion
-from train.evaluate import NO_VOTES, outside_labels, raw_order
+from train.eval_scans import outside_labels, raw_order
+from train.evaluate import NO_VOTES
 from train.render import birds_eye, on_picture, range_image, save_png
 from train.segmenter import Segmenter
 from train.tta import VotePlan

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,35 +14,20 @@ from torch import Tensor
 from cache.errors import ConfigError
 from cache.progress import Progress, Silent
 from cache.reader import CacheReader, Fields
-from cache.schema import DatasetInfo, ScanRecord
+from cache.schema import DatasetInfo
 from pass2d_models.network import Network
 from train.ahead import computed_ahead
 from train.card import Card
 from train.checkpoint import network_from_checkpoint
 from train.eval_counts import BAND_EDGES_M, EvalCounts, EvalReport, pass_result
-from train.infer import PassSize, nearest_index, pass_size, vote_logits
+from train.eval_scans import EvalScan, Outside, eval_scan, hashed_scales, planned_passes
+from train.infer import CachedVotes, pass_size, vote_logits
+from train.lattice import scan_hashes
 from train.metric import allowed_scores, count_pairs
+from train.team import Team
 from train.tta import VotePlan
 
-Outside = Literal["nearest", "ignore"]
-"""What points outside the volume are given: the label of the nearest predicted point, or none."""
-OUTSIDE: tuple[Outside, ...] = ("nearest", "ignore")
 NO_VOTES = VotePlan()
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalScan:
-    """A scan ready for evaluation: N points for the network, O more that it does not see."""
-
-    scan_id: str
-    points: Tensor
-    """(N, 4) float32: x, y, z in metres, signal; (N, 5) and time, for data with added sweeps."""
-    labels: Tensor
-    """(N + O,) uint8 training ids."""
-    group: Tensor
-    """(N + O,) uint8: range band, plus the number of bands for points outside the volume."""
-    copied_from: Tensor | None
-    """(O,) int64: the point whose prediction each of the others gets; None: they get none."""
 
 
 def evaluate(
@@ -57,7 +40,7 @@ def evaluate(
     limit: int | None = None,
     votes: VotePlan = NO_VOTES,
     outside: Outside = "nearest",
-    device: torch.device | None = None,
+    team: Team | None = None,
     progress: Progress | None = None,
 ) -> EvalReport:
     """Evaluate a checkpoint on a split of a prepared data set.
@@ -71,7 +54,8 @@ def evaluate(
         limit: At most so many scans, spread evenly over the split.
         votes: With votes the scans are evaluated without them as well.
         outside: See ``Outside``.
-        device: The GPU if there is one, without.
+        team: The processes that share the work, and this one's device; alone, without, on the GPU
+            if there is one. Each gets the whole report, the same whatever their number.
         progress: Is told of every scan.
 
     Raises:
@@ -80,9 +64,9 @@ def evaluate(
         ConfigError: No labelled scan is selected, or the checkpoint is of other classes or another
             grid than the cache.
     """
-    device = device or default_device()
+    team = team or Team(device=default_device())
     progress = progress or Silent()
-    network, card = network_from_checkpoint(checkpoint, device)
+    network, card = network_from_checkpoint(checkpoint, team.device)
     plans = (NO_VOTES,) if votes.kind == "none" else (NO_VOTES, votes)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
         require_same_data(card, reader.info, checkpoint=checkpoint)
@@ -91,8 +75,10 @@ def evaluate(
             progress.say(f"{skipped} scans of {split} have no labels and are left out")
         start = time.perf_counter()
         counts = count_scans(
-            network, reader, positions, plans=plans, outside=outside, progress=progress
+            network, reader, positions, plans=plans, outside=outside, team=team, progress=progress
         )
+        for count in counts:
+            count.reduce(team)
         seconds = time.perf_counter() - start
         scan_ids = [str(scan_id) for scan_id in reader.scans.scan_id[positions]]
         return EvalReport(
@@ -118,24 +104,32 @@ def evaluate_network(
     *,
     votes: VotePlan = NO_VOTES,
     outside: Outside = "nearest",
+    team: Team | None = None,
     progress: Progress | None = None,
 ) -> EvalCounts:
-    """Count a network's predictions on scans; in a run on several devices, on this rank's share.
+    """Count a network's predictions on scans; in a run on several devices, on this one's share.
 
     Args:
         network: On its device; it is evaluated in eval mode and given back in the mode it was in.
         reader: An open cache with the network's classes and grid.
-        positions: Rows of ``reader.scans``; all must have labels.
+        positions: Rows of ``reader.scans``; all must have labels. The same for all processes.
         votes: How each scan is moved before each pass.
         outside: See ``Outside``.
+        team: See ``evaluate``.
         progress: Is told of every scan.
 
     Returns:
-        Counts on the network's device. ``reduce`` sums them over ranks, ``scores`` reads both
+        Counts on the network's device. ``reduce`` sums them over processes, ``scores`` reads both
         protocols.
     """
     return count_scans(
-        network, reader, positions, plans=(votes,), outside=outside, progress=progress or Silent()
+        network,
+        reader,
+        positions,
+        plans=(votes,),
+        outside=outside,
+        team=team,
+        progress=progress or Silent(),
     )[0]
 
 
@@ -147,86 +141,77 @@ def count_scans(
     plans: Sequence[VotePlan],
     outside: Outside,
     progress: Progress,
+    team: Team | None = None,
 ) -> tuple[EvalCounts, ...]:
     """As `evaluate_network`, for several vote plans at once: each scan is read once."""
     device = next(network.parameters()).device
-    n_classes = reader.info.labels.n_classes
+    rank, world = (0, 1) if team is None else (team.rank, team.world)
+    size, n_classes = pass_size(device), reader.info.labels.n_classes
     counts = tuple(EvalCounts.empty(n_classes, device) for _ in plans)
+    # What goes through the network together is the same for any number of processes, and so are
+    # the last digits of the logits.
+    planned = planned_passes(reader, positions, uses_volume=network.uses_volume, size=size)
+    passes = planned[rank::world]
+    scales = hashed_scales(network, reader.info.grid, plans, progress)
 
-    def load(position: int) -> EvalScan:
-        record = reader.read(position, Fields(label=True, outside=True))
-        return eval_scan(record, uses_volume=network.uses_volume, outside=outside)
+    def load(place: int) -> EvalScan:
+        record = reader.read(
+            int(positions[place]), Fields(label=True, outside=True, voxels=bool(scales))
+        )
+        return eval_scan(
+            record,
+            uses_volume=network.uses_volume,
+            outside=outside,
+            hashes=scan_hashes(record.voxels, scales=scales, grid=reader.info.grid)
+            if scales
+            else None,
+        )
 
     was_training = network.training
     network.eval()
     progress.start("evaluate", total=len(positions), unit="scans")
+    n_anew = 0
     try:
-        scans = computed_ahead(load, [int(position) for position in positions])
-        for batch in batches(scans, pass_size(device)):
-            points = [scan.points.to(device, non_blocking=True) for scan in batch]
-            for plan, count in zip(plans, counts, strict=True):
-                votes = [plan.of(scan.scan_id) for scan in batch]
-                logits = vote_logits(network, points, votes, size=pass_size(device))
-                for scan, scan_logits in zip(batch, logits, strict=True):
-                    allowed = allowed_scores(scan_logits, reader.info)
-                    count.add(_count_scan(scan, allowed, n_classes))
-            progress.advance(len(batch))
+        scans = computed_ahead(load, [place for places in passes for place in places])
+        for turn, places in enumerate(passes):
+            batch = [next(scans) for _ in places]
+            n_anew += sum(scan.hashes is None and len(scan.points) > 0 for scan in batch)
+            _count_batch(
+                network, batch, places=places, info=reader.info, plans=plans, counts=counts
+            )
+            of_all = planned[turn * world : (turn + 1) * world]
+            progress.advance(sum(map(len, of_all)))
     finally:
         network.train(was_training)
+    if scales and n_anew:
+        progress.say(
+            f"{n_anew} scans were voxelised anew for lattice votes: their hashes are not in the "
+            "cache, or a point lies on the upper border of the volume"
+        )
     return counts
 
 
-def eval_scan(record: ScanRecord, *, uses_volume: bool, outside: Outside) -> EvalScan:
-    """Lay out a scan for evaluation.
-
-    Args:
-        record: With labels, and with the points outside the volume.
-        uses_volume: Whether the network sees only the points inside the volume; else it sees all
-            points in the raw file's order.
-        outside: What the other points are given.
-
-    Raises:
-        ConfigError: The scan has no labels.
-    """
-    assert record.outside_xyz is not None
-    assert record.outside_signal is not None
-    if record.label is None:
-        raise ConfigError(f"scan {record.scan_id} has no labels: it cannot be evaluated")
-    xyz = np.concatenate([record.xyz, record.outside_xyz], axis=1)
-    signal = np.concatenate([record.signal, record.outside_signal])
-    labels = np.concatenate([record.label, outside_labels(record)])
-    band = np.digitize(np.sqrt(np.square(xyz.astype(np.float64)).sum(axis=0)), BAND_EDGES_M)
-    band[record.n :] += len(BAND_EDGES_M) + 1
-    order = np.arange(record.n_raw) if uses_volume else raw_order(record)
-    n_seen = record.n if uses_volume else record.n_raw
-    copied_from = None
-    if uses_volume and outside == "nearest" and record.n:
-        copied_from = torch.from_numpy(nearest_index(record.xyz, record.outside_xyz))
-    channels = [xyz, signal[None]]
-    if record.time is not None and record.outside_time is not None:
-        channels.append(np.concatenate([record.time, record.outside_time])[None])
-    points = np.concatenate(channels)[:, order[:n_seen]].T
-    return EvalScan(
-        scan_id=record.scan_id,
-        points=torch.from_numpy(np.ascontiguousarray(points, np.float32)),
-        labels=torch.from_numpy(labels[order]),
-        group=torch.from_numpy(band[order].astype(np.uint8)),
-        copied_from=copied_from,
+def _count_batch(
+    network: Network,
+    batch: Sequence[EvalScan],
+    *,
+    places: Sequence[int],
+    info: DatasetInfo,
+    plans: Sequence[VotePlan],
+    counts: Sequence[EvalCounts],
+) -> None:
+    device = counts[0].total.device
+    points = [scan.points.to(device, non_blocking=True) for scan in batch]
+    hashes = CachedVotes(
+        grid=info.grid,
+        scans=[scan.hashes and tuple(item.to(device) for item in scan.hashes) for scan in batch],
     )
-
-
-def batches(scans: Iterator[EvalScan], size: PassSize) -> Iterator[list[EvalScan]]:
-    """Put scans together up to a size; one scan always goes, however large."""
-    batch: list[EvalScan] = []
-    points = 0
-    for scan in scans:
-        if batch and (points + len(scan.points) > size.points or len(batch) == size.scans):
-            yield batch
-            batch, points = [], 0
-        batch.append(scan)
-        points += len(scan.points)
-    if batch:
-        yield batch
+    for plan, count in zip(plans, counts, strict=True):
+        votes = [plan.of(scan.scan_id) for scan in batch]
+        logits = vote_logits(network, points, votes, size=pass_size(device), hashes=hashes)
+        for place, scan, scan_logits in zip(places, batch, logits, strict=True):
+            allowed = allowed_scores(scan_logits, info)
+            count.add(place, _count_scan(scan, allowed, info.labels.n_classes))
 
 
 def default_device() -> torch.device:
@@ -278,23 +263,6 @@ def _labelled_positions(
             raise ConfigError(f"limit must be at least 1 scan, got {limit}")
         labelled = labelled[np.linspace(0, len(labelled) - 1, limit).round().astype(np.int64)]
     return labelled, len(selected) - int(reader.scans.has_label[selected].sum())
-
-
-def outside_labels(record: ScanRecord) -> NDArray[np.uint8]:
-    """(O,) training ids of the points outside the volume; ignored where none are stored."""
-    if record.outside_label is not None:
-        return record.outside_label
-    return np.zeros(record.n_raw - record.n, np.uint8)
-
-
-def raw_order(record: ScanRecord) -> NDArray[np.int64]:
-    """(n_raw,) rows of [points inside, points outside], in the order of the raw file."""
-    is_inside = np.zeros(record.n_raw, np.bool_)
-    is_inside[record.raw_index] = True
-    order = np.empty(record.n_raw, np.int64)
-    order[is_inside] = np.arange(record.n)
-    order[~is_inside] = np.arange(record.n, record.n_raw)
-    return order
 
 
 def _count_scan(scan: EvalScan, logits: Tensor, n_classes: int) -> Tensor:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 from torch import Tensor
 
-from pass2d_models.inputs import PointBatch
+from cache.schema import GridConfig
+from pass2d_models.inputs import PointBatch, ScaleVoxels
 from pass2d_models.network import Network
+from train.lattice import ScanHash, voted_voxels
 from train.tta import Vote
 
 
@@ -26,15 +28,37 @@ class PassSize:
 
 
 DEFAULT_PASS_SIZE = PassSize()
+CPU_PASS_SIZE = PassSize(points=150_000, scans=4)
 
 
 def pass_size(device: torch.device) -> PassSize:
     """Large enough to keep a GPU busy; on a CPU more at once only takes more memory."""
-    return DEFAULT_PASS_SIZE if device.type == "cuda" else PassSize(points=150_000, scans=4)
+    return DEFAULT_PASS_SIZE if device.type == "cuda" else CPU_PASS_SIZE
 
 
 Pass = tuple[int, Vote]
 """A scan's place in the sequence of scans, and how it is moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedVotes:
+    """The hashes of scans as a cache stores them."""
+
+    grid: GridConfig
+    scans: Sequence[Sequence[ScanHash] | None]
+    """By place, on the scans' device; None for one that has none."""
+
+    def voxels(self, passes: Sequence[Pass], starts: Sequence[int]) -> tuple[ScaleVoxels, ...]:
+        """The voxels of passes that begin at these rows; () if one must be voxelised anew."""
+        found: list[Sequence[ScanHash]] = []
+        symmetries: list[int] = []
+        for place, vote in passes:
+            levels = self.scans[place]
+            if levels is None or vote.symmetry is None:
+                return ()
+            found.append(levels)
+            symmetries.append(vote.symmetry)
+        return voted_voxels(found, symmetries=symmetries, scan_starts=starts, grid=self.grid)
 
 
 def vote_logits(
@@ -43,6 +67,7 @@ def vote_logits(
     votes: Sequence[Sequence[Vote]],
     *,
     size: PassSize = DEFAULT_PASS_SIZE,
+    hashes: CachedVotes | None = None,
 ) -> list[Tensor]:
     """Sum each scan's logits over its votes.
 
@@ -52,6 +77,8 @@ def vote_logits(
         votes: As many sequences as scans; each with at least one vote.
         size: Passes (scan, vote) are put together up to this; when a GPU runs out of memory, they
             are halved as often as it takes.
+        hashes: Of the cache, which serve under the grid's symmetries; without, and for any other
+            vote, scans are voxelised anew.
 
     Returns:
         Per scan (N, C) float32 on the scans' device.
@@ -65,7 +92,8 @@ def vote_logits(
     sums = [torch.zeros((len(points), network.n_classes), device=points.device) for points in scans]
     with torch.inference_mode():
         for chunk in _chunks(passes, scans, size):
-            for (place, _), logits in zip(chunk, _forward(network, scans, chunk), strict=True):
+            outcome = _forward(network, scans, chunk, hashes)
+            for (place, _), logits in zip(chunk, outcome, strict=True):
                 sums[place] += logits
     return sums
 
@@ -104,13 +132,17 @@ def _chunks(
 
 
 def _forward(
-    network: Network, scans: Sequence[Tensor], chunk: Sequence[Pass]
+    network: Network, scans: Sequence[Tensor], chunk: Sequence[Pass], hashes: CachedVotes | None
 ) -> tuple[Tensor, ...]:
     try:
         moved = [vote.apply(scans[place]) for place, vote in chunk]
         lengths = [len(points) for points in moved]
-        offsets = torch.tensor([0, *np.cumsum(lengths).tolist()], device=moved[0].device)
-        batch = PointBatch(points=torch.cat(moved), offsets=offsets)
+        starts = [0, *np.cumsum(lengths).tolist()]
+        batch = PointBatch(
+            points=torch.cat(moved),
+            offsets=torch.tensor(starts, device=moved[0].device),
+            voxels=() if hashes is None else hashes.voxels(chunk, starts),
+        )
         return network(network.prepare(batch)).logits.float().split(lengths)
     except torch.cuda.OutOfMemoryError:
         if len(chunk) == 1:
@@ -118,6 +150,6 @@ def _forward(
     torch.cuda.empty_cache()
     half = len(chunk) // 2
     return (
-        *_forward(network, scans, chunk[:half]),
-        *_forward(network, scans, chunk[half:]),
+        *_forward(network, scans, chunk[:half], hashes),
+        *_forward(network, scans, chunk[half:], hashes),
     )

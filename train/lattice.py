@@ -37,6 +37,79 @@ class CachedHash(TensorRecord):
     """(N,) int32 voxel of each point, counted within its scan."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScanHash(TensorRecord):
+    """The hash of one scan at one scale."""
+
+    scale: int
+    coord: Tensor
+    """(3, V) int16 x, y, z cell."""
+    inverse: Tensor
+    """(N,) int32 voxel of each point."""
+    top: tuple[int, int, int]
+    """Largest x, y, z cell."""
+
+
+def scan_hashes(
+    levels: Sequence[VoxelLevel], *, scales: Sequence[int], grid: GridConfig
+) -> tuple[ScanHash, ...] | None:
+    """A scan's hashes at the scales that a network needs.
+
+    Returns:
+        None where the cache lacks one of them, or a symmetry would leave the grid.
+    """
+    by_scale = {level.scale: level for level in levels}
+    if not by_scale.keys() >= set(scales):
+        return None
+    wanted = [by_scale[scale] for scale in scales]
+    if leaves_grid(wanted, grid) or not wanted[0].coord.shape[1]:
+        return None
+    return tuple(
+        ScanHash(
+            scale=level.scale,
+            coord=torch.from_numpy(level.coord),
+            inverse=torch.from_numpy(level.inverse),
+            top=(int(level.coord[0].max()), int(level.coord[1].max()), int(level.coord[2].max())),
+        )
+        for level in wanted
+    )
+
+
+def voted_voxels(
+    scans: Sequence[Sequence[ScanHash]],
+    *,
+    symmetries: Sequence[int],
+    scan_starts: Sequence[int],
+    grid: GridConfig,
+) -> tuple[ScaleVoxels, ...]:
+    """The voxels of a batch of scans, each after a symmetry; a scan may come several times.
+
+    Args:
+        scans: (B,) each with its hashes, finest first.
+        symmetries: (B,) indices into `SYMMETRIES`.
+        scan_starts: (B + 1,) point rows where scans begin, then N.
+        grid: finest grid of the cache.
+    """
+    voxels = []
+    for levels in zip(*scans, strict=True):
+        starts = [0]
+        for level in levels:
+            starts.append(starts[-1] + level.coord.shape[1])
+        x, y, z = (max(level.top[axis] for level in levels) for axis in range(3))
+        joint = CachedHash(
+            scale=levels[0].scale,
+            coord=torch.cat([level.coord for level in levels], dim=1),
+            voxel_starts=tuple(starts),
+            tops=(x, y, z),
+            label=None,
+            inverse=torch.cat([level.inverse for level in levels]),
+        )
+        voxels.append(
+            scale_voxels(joint, scan_starts=scan_starts, symmetries=symmetries, grid=grid)
+        )
+    return tuple(voxels)
+
+
 def scale_voxels(
     cached: CachedHash,
     *,

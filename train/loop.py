@@ -27,8 +27,8 @@ from train.team import agree, joined_team, share_buffers
 from train.validate import is_due, validate
 from train.window import LogWindow
 
-_AGREE_STEPS = 20
-"""Several processes ask each other so often whether someone wants to stop: asking waits."""
+_AGREE_STEPS = {"cpu": 1, "cuda": 20}
+"""Several processes ask each other so often whether someone wants to stop: a GPU waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,13 @@ def run(
         ConfigError: the settings do not fit the cache, the folder or the run to resume; or the
             gradients stay non-finite.
         CheckpointError: a checkpoint cannot be read or written.
+        LostProcessError: another process of the team is gone.
+        SaidElsewhereError: another process of the team has failed and says why.
     """
     if recipe.torch_threads:
         torch.set_num_threads(recipe.torch_threads)
     with (
-        joined_team(recipe.device) as team,
+        joined_team(recipe.device, progress=progress, lost_after_s=recipe.lost_after_s) as team,
         CacheReader.open(cache_root, dataset=dataset) as reader,
         stop_requests() as stop,
     ):
@@ -205,23 +207,18 @@ class _Loop:
         """Returns False when a signal cut it short: the state from before it is saved already."""
         if agree(bool(self._stop), self._job.team):
             return False
-        self._stop.raises = True
         self._announced_epoch = -1
-        try:
-            validate(
-                self._job,
-                self._state,
-                folder=self._folder,
-                journal=self._journal,
-                card=self._card,
-                progress=self._progress,
-            )
-        except KeyboardInterrupt:
-            return False
-        finally:
-            self._stop.raises = False
+        is_done = validate(
+            self._job,
+            self._state,
+            folder=self._folder,
+            journal=self._journal,
+            card=self._card,
+            progress=self._progress,
+            stop=self._stop,
+        )
         self._window.restart(self._stream)
-        return True
+        return is_done
 
     def _save(self) -> None:
         share_buffers(self._job.network, self._job.team)
@@ -239,7 +236,8 @@ class _Loop:
 
     def _must_stop(self) -> bool:
         job = self._job
-        if job.team.world > 1 and job.step_at(self._state.cursor) % _AGREE_STEPS:
+        every = _AGREE_STEPS.get(job.team.device.type, 20)
+        if job.team.world > 1 and job.step_at(self._state.cursor) % every:
             return False
         return agree(bool(self._stop), job.team)
 

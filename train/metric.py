@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor
 
 from cache.errors import ShapeError
 from cache.schema import DatasetInfo
@@ -17,7 +17,7 @@ ProtocolName = Literal["official", "seed"]
 
 
 class ConfusionMatrix:
-    """Counts points by (label, prediction), exactly, on a device; can be merged and reduced."""
+    """Counts points by (label, prediction), exactly, on a device; can be merged."""
 
     counts: Tensor
     """(C, C) int64: rows are labels, columns are predictions; 0 is ignored, or no prediction."""
@@ -32,11 +32,6 @@ class ConfusionMatrix:
     def merge(self, other: ConfusionMatrix) -> None:
         """Add what another matrix counted, wherever it lies."""
         self.counts += other.counts.to(self.counts.device)
-
-    def reduce(self) -> None:
-        """Sum over all processes, so that each holds the joint matrix; nothing in a single one."""
-        if distributed.is_initialized():
-            distributed.all_reduce(self.counts)
 
     def numpy(self) -> NDArray[np.int64]:
         """The counts on the CPU."""

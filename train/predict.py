@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from cache.errors import ConfigError, DataError, Pass2DError
 from cache.progress import Progress, Silent
 from train.ahead import computed_ahead
-from train.evaluate import NO_VOTES, Outside
+from train.eval_scans import Outside
+from train.evaluate import NO_VOTES
 from train.infer import pass_size
 from train.points.mapping import InputMapping
 from train.predict_files import (

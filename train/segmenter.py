@@ -17,7 +17,8 @@ from cache.volume import inside_volume
 from pass2d_models.network import Network
 from train.card import Card
 from train.checkpoint import network_from_checkpoint
-from train.evaluate import NO_VOTES, Outside, default_device
+from train.eval_scans import Outside
+from train.evaluate import NO_VOTES, default_device
 from train.infer import nearest_index, pass_size, vote_logits
 from train.metric import allowed_scores
 from train.tta import VotePlan

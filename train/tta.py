@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import ConfigError
+from train.draw import SYMMETRIES
 
 TRANSLATION_STD_M = 0.1
 """As in training (SPEC, section 2)."""
@@ -24,6 +25,8 @@ class Vote:
 
     xy_matrix: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
     translation_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    symmetry: int | None = None
+    """Which of `SYMMETRIES` of the grid it is: cached hashes then stay exact."""
 
     def apply(self, points: Tensor) -> Tensor:
         """Move points.
@@ -34,7 +37,7 @@ class Vote:
         Returns:
             (N, 4) new tensor on the same device; the points themselves when nothing moves.
         """
-        if self == IDENTITY:
+        if self.symmetry == 0:
             return points
         matrix = torch.tensor(self.xy_matrix, dtype=points.dtype, device=points.device)
         shift = torch.tensor(self.translation_m, dtype=points.dtype, device=points.device)
@@ -44,12 +47,10 @@ class Vote:
         return torch.cat([xy + shift[:2], points[:, 2:3] + shift[2], points[:, 3:]], dim=1)
 
 
-IDENTITY = Vote()
+IDENTITY = Vote(symmetry=0)
 LATTICE_VOTES = tuple(
-    Vote(xy_matrix=matrix)
-    for first in (1.0, -1.0)
-    for second in (1.0, -1.0)
-    for matrix in (((first, 0.0), (0.0, second)), ((0.0, first), (second, 0.0)))
+    Vote(xy_matrix=((float(a), float(b)), (float(c), float(d))), symmetry=index)
+    for index, ((a, b), (c, d)) in enumerate(SYMMETRIES)
 )
 """The 8 symmetries of a grid that is square in x and y; the first one moves nothing."""
 

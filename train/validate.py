@@ -11,14 +11,16 @@ from cache.progress import Progress
 from train.assemble import Job
 from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
+from train.eval_counts import EvalCounts
 from train.evaluate import evaluate_network
 from train.folder import RunFolder
 from train.journal import Journal
 from train.metric import Scores
 from train.state import RunState
-from train.step import forward
+from train.step import choose_sharers, forward
+from train.stop import StopRequest
 from train.stream import BatchStream
-from train.team import share_buffers
+from train.team import agree, share_buffers, sum_over_team
 
 
 def is_due(job: Job, state: RunState) -> bool:
@@ -39,7 +41,8 @@ def validate(
     journal: Journal | None,
     card: Card,
     progress: Progress,
-) -> None:
+    stop: StopRequest,
+) -> bool:
     """Evaluate the network (or its averaged weights), log both protocols, keep the best.
 
     Args:
@@ -49,15 +52,26 @@ def validate(
         journal: of the first process; None in others.
         card: what every checkpoint of the run says.
         progress: is told of every scan.
+        stop: a signal to any process cuts it short in all.
+
+    Returns:
+        False if it was cut short; then nothing has changed.
     """
     share_buffers(job.network, job.team)
     average = state.average if state.average is not None and state.average.count else None
-    if average is not None and job.recipe.average.kind == "swa":
-        refresh_norms(job, state)
+    is_swa = average is not None and job.recipe.average.kind == "swa"
+    if is_swa and not refresh_norms(job, state, stop):
+        return False
     with average.swapped_in(job.network) if average is not None else nullcontext():
-        mine = job.val_positions[job.team.rank :: job.team.world]
-        counts = evaluate_network(job.network, job.reader, mine, progress=progress)
-        counts.reduce()
+        counts: EvalCounts | None = None
+        with stop.at_once():
+            counts = evaluate_network(
+                job.network, job.reader, job.val_positions, team=job.team, progress=progress
+            )
+        if agree(counts is None, job.team):
+            return False
+        assert counts is not None
+        sum_over_team([counts.total], job.team)
         scores = counts.scores(job.reader.info)
         best_tensors = network_tensors(
             {k: v.clone() for k, v in job.network.inference_state().items()}
@@ -69,13 +83,14 @@ def validate(
     state.validated.append(epoch)
     state.val_miou.append(miou)
     if journal is None:
-        return
+        return True
     log_scores(job, state, scores, journal, is_best=is_best)
     metrics = {"epoch": float(epoch)}
     for item in scores:
         metrics[f"val/miou_{item.protocol}"] = item.miou
         metrics[f"val/accuracy_{item.protocol}"] = item.accuracy
     export(job, state, best_tensors, folder=folder, card=card, metrics=metrics, is_best=is_best)
+    return True
 
 
 def log_scores(
@@ -122,30 +137,38 @@ def export(
         folder.ranked(epoch).unlink(missing_ok=True)
 
 
-def refresh_norms(job: Job, state: RunState) -> None:
+def refresh_norms(job: Job, state: RunState, stop: StopRequest) -> bool:
     """Estimate the BatchNorm statistics of the mean of weights anew, on training batches.
 
     The mean of several networks' running statistics is not that of the mean network's activations.
+
+    Returns:
+        False if a signal cut it short; then nothing has changed.
     """
     assert state.average is not None
     norms = [m for m in job.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
     stream = BatchStream(
         job.reader, job.plan, job.recipe.stream, cursor=state.cursor, device=job.team.device
     )
     job.network.train()
     try:
         with state.average.swapped_in(job.network), torch.no_grad():
-            momenta = [norm.momentum for norm in norms]
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain mean over the batches
             for index in range(min(job.recipe.average.norm_batches, job.plan.batches_per_epoch)):
+                if agree(bool(stop), job.team):
+                    return False
+                before = stream.cursor
                 raw = next(stream)
+                choose_sharers(job, scans=stream.cursor - before)
                 if raw is not None:
                     forward(job, raw, seed=index)
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
             share_buffers(job.network, job.team)
             state.average.set_buffers(job.network)
     finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
         stream.close()
+    return True

@@ -18,7 +18,8 @@ from cache.progress import Progress, Silent
 from cache.reader import CacheReader, Fields
 from pass2d_models.network import Network
 from train.checkpoint import network_from_checkpoint
-from train.evaluate import NO_VOTES, Outside, default_device, require_same_data
+from train.eval_scans import Outside
+from train.evaluate import NO_VOTES, default_device, require_same_data
 from train.submission.archive import write_archive, written_aside
 from train.submission.benchmark import DESCRIPTION_FILE, Benchmark, submission_json
 from train.submission.parts import Parts, busy
