@@ -70,7 +70,7 @@ def take(reader: CacheReader, plan: StreamPlan, count: int, **options: int) -> l
         stream.close()
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 8, 40])
 def test_every_scan_is_seen_once_per_epoch_whatever_the_world_size(world: int) -> None:
     positions = np.arange(100, 117)
     for epoch in range(2):

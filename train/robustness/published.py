@@ -12,7 +12,8 @@ from cache.keys import hash_file
 from cache.progress import Progress, Silent
 from cache.reader import CacheReader
 from train.checkpoint import network_from_checkpoint
-from train.evaluate import NO_VOTES, Outside, default_device, evaluate_network, require_same_data
+from train.eval_scans import Outside
+from train.evaluate import NO_VOTES, default_device, evaluate_network, require_same_data
 from train.robustness.folders import find_corrupted, set_name
 from train.robustness.robo3d import CLEAN
 from train.robustness.run import RobustReport, evaluate_sets, report_of, require_sets

@@ -21,7 +21,7 @@ from cache.schema import DatasetInfo
 from pass2d_models.network import Network
 from train.ahead import computed_ahead
 from train.eval_counts import BAND_EDGES_M
-from train.evaluate import EvalScan, batches
+from train.eval_scans import EvalScan, batches
 from train.infer import pass_size, vote_logits
 from train.metric import Scores, allowed_scores, both_scores, count_pairs
 from train.robustness.robo3d import CLEAN, RobustScores, robust_scores

@@ -16,7 +16,7 @@ from cache.manifest import load_manifest
 from cache.reader import CacheReader
 from cache.schema import DatasetInfo, ScanRecord
 from cache.volume import inside_volume
-from train.evaluate import EvalScan, Outside, eval_scan
+from train.eval_scans import EvalScan, Outside, eval_scan
 from train.points.binary import read_binary
 from train.robustness.folders import CorruptedFolder, CorruptedScan
 from train.robustness.robo3d import NOISE_LABELS

@@ -1,0 +1,55 @@
+"""Several processes on the CPU that compute together, for tests."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from train.team import Team, joined_team
+
+Work = Callable[[Team, dict[str, Any]], Any]
+"""Runs in each process; what it returns is pickled."""
+
+# Each process is a fork of one that has imported all this already.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "train.assemble", "train.step", "train.shared_norm"])
+
+
+def in_processes(world: int, work: Work, given: dict[str, Any], folder: Path) -> list[Any]:
+    """What a function returns in each of so many gloo processes, by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        _CONTEXT.Process(target=_join, args=(rank, world, port, work, given, str(folder)))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * world
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def _join(  # noqa: PLR0917  # as Process passes them
+    rank: int, world: int, port: int, work: Work, given: dict[str, Any], folder: str
+) -> None:
+    torch.set_num_threads(1)
+    values = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(world),
+    }
+    with mock.patch.dict(os.environ, values), joined_team("cpu") as team:
+        torch.save(work(team, given), Path(folder) / f"{rank}.pt")
