@@ -136,8 +136,7 @@ def test_any_flipped_bit_is_found(made: tuple[Path, Path], fault_rounds: int) ->
 def test_a_damaged_chunk_names_its_scan(made: tuple[Path, Path]) -> None:
     _, out = made
     with CacheReader.open(out) as reader:
-        chunks = reader._chunks["label"]
-        offset = int(chunks.offset[1]) + 20
+        offset = reader._chunks["label"].spans(1)[0].offset + 20
     path = next((out / "lidar").glob("000000-*")) / "label/c/0/0"
     data = bytearray(path.read_bytes())
     data[offset] ^= 16
