@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from cache.errors import CacheError
-from cache.fields import STRIP_COLUMNS
+from cache.fields import CODEC_VERSIONS, STRIP_COLUMNS
 from cache.keys import stage_key
 from cache.layout import shard_number
 from cache.rows import ScanSources, ShardHeader
@@ -126,6 +126,8 @@ def _floats(values: Sequence[float]) -> list[float]:
 
 def _header(stage: str, profile: str, parameters: Any, inputs: Any) -> ShardHeader:
     version = STAGE_CODE_VERSIONS[stage]
+    if CODEC_VERSIONS[profile] > 1:
+        parameters = {**parameters, "codecs": CODEC_VERSIONS[profile]}
     key = stage_key(
         stage, code_version=version, profile=profile, parameters=parameters, inputs=inputs
     )
