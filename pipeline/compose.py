@@ -24,6 +24,7 @@ from pipeline.stages.projection import (
 from pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
+    require_columns,
     require_finite,
     require_same_length,
 )
@@ -160,8 +161,14 @@ def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
 
 
 def read_points(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
-    """Read a point file as it is, (R, columns), read-only."""
-    return decode_points(read_file(file), columns=info.raw_columns, file=file)
+    """Read a point file as it is, (R, columns), read-only.
+
+    Raises:
+        ProblemError: it is missing, truncated, or clearly of another number of columns.
+    """
+    points = decode_points(read_file(file), columns=info.raw_columns, file=file)
+    require_columns(points, file=file)
+    return points
 
 
 def read_raw_labels(file: Path, info: DatasetInfo) -> NDArray[np.uint32]:

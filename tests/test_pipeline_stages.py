@@ -22,6 +22,7 @@ from pipeline.stages.labels import instance_ids, map_labels, training_lut
 from pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
+    require_columns,
     require_finite,
     require_same_length,
 )
@@ -33,6 +34,43 @@ GRID = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
 
 
 # read
+
+
+def sensor_points(n: int, columns: int) -> np.ndarray:
+    """(n, columns) with ranges, heights, signals and rings as a sensor gives them."""
+    rng = np.random.default_rng(n)
+    reach, yaw = rng.exponential(12, n) + 2, rng.uniform(-np.pi, np.pi, n)
+    signal, ring = np.round(rng.random(n), 2), rng.integers(0, 32, n)
+    xyz = [reach * np.cos(yaw), reach * np.sin(yaw), rng.normal(-1, 0.8, n)]
+    return np.stack([*xyz, signal, ring], axis=1)[:, :columns].astype("<f4")
+
+
+@pytest.mark.parametrize(("is_", "read_as"), [(5, 4), (4, 5)])
+def test_points_of_another_number_of_columns_are_refused(is_: int, read_as: int) -> None:
+    data = sensor_points(4000, is_).tobytes()
+    with pytest.raises(ProblemError, match=f"make sense only with {is_} float32 per point"):
+        require_columns(decode_points(data, columns=read_as, file=FILE), file=FILE)
+
+
+@pytest.mark.parametrize("columns", [4, 5])
+@pytest.mark.parametrize("n", [0, 20, 4000])
+def test_points_that_are_read_rightly_pass(columns: int, n: int) -> None:
+    points = sensor_points(n, columns)
+    require_columns(points, file=FILE)
+    points[::3, 3] = -1  # odd, but no sign of another number of columns
+    require_columns(points, file=FILE)
+    points[:] = 0
+    require_columns(points, file=FILE)
+
+
+def test_real_scans_have_their_columns(real_semkitti: Path) -> None:
+    for file in real_semkitti.rglob("velodyne/*.bin"):
+        points = decode_points(file.read_bytes(), columns=4, file=file)
+        points = points[: len(points) // 20 * 20]
+        require_columns(points, file=file)
+        five = np.column_stack([points, np.arange(len(points)) // 2000 % 64]).astype("<f4")
+        with pytest.raises(ProblemError, match="make sense only with 5"):
+            require_columns(decode_points(five.tobytes(), columns=4, file=file), file=file)
 
 
 def test_points_are_rows_of_little_endian_float32() -> None:
