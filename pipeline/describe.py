@@ -85,7 +85,12 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
         stages = sorted(summary.stage_seconds, key=lambda stage: -stage.total)
         times = ", ".join(f"{stage.stage} {stage.total:.1f} s" for stage in stages)
         lines.append(f"stages:    {times} of CPU; the slowest is {slowest.stage}")
-    lines += [f"failed:    {failed.scan_id}: {failed.reason}" for failed in summary.failed]
+    by_reason: dict[str, list[str]] = {}
+    for failed in summary.failed:
+        by_reason.setdefault(failed.reason, []).append(failed.scan_id)
+    for reason, scan_ids in by_reason.items():
+        more = f" and {len(scan_ids) - 1} more" if len(scan_ids) > 1 else ""
+        lines.append(f"failed:    {scan_ids[0]}{more}: {reason}")
     if summary.failed:
         listed = summary.dataset_root / "failed.jsonl"
         lines.append(f"{len(summary.failed)} scans failed; see {listed}, mend them and run again")

@@ -81,7 +81,7 @@ def prepare(
             published,
             listing,
             dataset_root=dataset_root,
-            failed=work.failed,
+            failed=[*listing.failed, *work.failed],
             seconds=time.perf_counter() - started,
             stage_seconds=work.stage_seconds(),
             written_shards=work.written,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cache.rows import FailedScan
 from cache.schema import DatasetInfo
 
 CameraModel = Literal["kitti", "nuscenes"]
@@ -82,3 +83,5 @@ class SourceListing:
     scans: tuple[ScanSource, ...]
     notes: tuple[str, ...]
     """What is missing but legal, one line per fact, e.g. "sequence 08: no image_2"."""
+    failed: tuple[FailedScan, ...] = ()
+    """Parts of scans that cannot be prepared as a file of the whole sequence is damaged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -197,3 +198,38 @@ def test_the_remedy_fits_the_fault(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found[locked].remedy == "Change its permissions."
     calib = root / "sequences" / "08" / "calib.txt"
     assert found[calib].remedy == "Prepare leaves the pictures out without it."
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem_and_the_others_are_checked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = root / "sequences" / "00" / "labels"
+    (root / "sequences" / "08" / "velodyne" / "000001.bin").write_bytes(b"123")
+    real = os.listdir
+
+    def listdir(folder: Path) -> list[str]:
+        if Path(folder) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(closed))
+        return real(folder)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    found = {p.file: p.found for p in errors(root)}
+    assert found == {
+        closed: "permission denied",
+        root / "sequences" / "08" / "velodyne" / "000001.bin": "3 bytes",
+    }
+    assert [p.file for p in errors(root, sequences=["00"])] == [closed]
+
+
+def test_a_calibration_on_a_failing_disk_is_a_problem(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calib, real = root / "sequences" / "00" / "calib.txt", Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path == calib:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert [(p.file, p.found) for p in errors(root)] == [(calib, "input/output error")]

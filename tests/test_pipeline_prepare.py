@@ -22,6 +22,7 @@ from cache.schema import SCALES
 from pipeline import jobs, tasks
 from pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
 from pipeline.datasets.semkitti import list_semkitti
+from pipeline.describe import summary_lines
 from pipeline.jobs import cut_into_shards
 from pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare
 from pipeline.source import SourceListing
@@ -322,6 +323,33 @@ def test_bad_scans_are_left_out_and_listed(raw: Path, tmp_path: Path) -> None:
     mended = run(raw, out)
     assert [f.scan_id for f in mended.failed] == ["08/000005", "11/000000"]
     assert mended.written_shards == 3
+
+
+def test_a_damaged_calibration_costs_the_pictures_of_its_sequence(
+    raw: Path, tmp_path: Path
+) -> None:
+    out, calib = tmp_path / "out", raw / "sequences/00/calib.txt"
+    good = calib.read_bytes()
+    calib.write_text("P2: 1 2 3\nTr: 4\n")
+    summary = run(raw, out)
+    assert [(f.scan_id, f.stage) for f in summary.failed] == [
+        (f"00/00000{i}", "camera") for i in range(3)
+    ]
+    lines = [json.loads(line) for line in (out / "failed.jsonl").read_text().splitlines()]
+    assert len(lines) == 3
+    assert all(line["reason"].startswith(f"{calib}: found 3 numbers for P2") for line in lines)
+    (shown,) = [line for line in summary_lines(summary) if line.startswith("failed:")]
+    assert shown.startswith(f"failed:    00/000000 and 2 more: {calib}: found")
+    with CacheReader.open(out) as reader:
+        assert reader.scans.has_image.tolist() == [False] * 5 + [True]
+        assert reader.scans.has_label.tolist() == [True] * 5 + [False]
+    assert run(raw, out).failed == summary.failed
+    calib.write_bytes(good)
+    expected = {f"camera {s}: pictures or calibration changed" for s in (0, 1)}
+    assert _reasons(list_semkitti(raw), out) == expected
+    assert run(raw, out).failed == ()
+    assert not (out / "failed.jsonl").exists()
+    assert_holds(out, list_semkitti(raw))
 
 
 def test_a_shard_of_bad_scans_only(raw: Path, tmp_path: Path) -> None:

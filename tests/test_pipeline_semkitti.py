@@ -235,10 +235,23 @@ def test_a_sequence_without_scans_is_left_out_and_said(root: Path) -> None:
 def test_a_damaged_calibration_matters_only_to_pictures(root: Path) -> None:
     folder = root / "sequences" / "00"
     (folder / "calib.txt").write_text("P0: 1\n")
-    with pytest.raises(DataError, match=r"00/calib.txt: found no P2 among P0"):
-        list_semkitti(root)
+    (folder / "image_2" / "000001.png").unlink()
+    listing = list_semkitti(root)
+    assert [(f.scan_id, f.stage) for f in listing.failed] == [
+        ("00/000000", "camera"),
+        ("00/000002", "camera"),
+    ]
+    assert "00/calib.txt: found no P2 among P0" in listing.failed[0].reason
+    (note,) = [n for n in listing.notes if n.startswith("sequence 00: no pictures are prepared")]
+    assert "found no P2 among P0" in note
+    by_sequence = {scan.sequence: scan.image_from_lidar for scan in listing.scans}
+    assert by_sequence["00"] is None
+    assert by_sequence["08"] is not None
+    assert len(list_semkitti(root, limit=1).failed) == 1  # of the scans that are listed
     shutil.rmtree(folder / "image_2")
-    assert list_semkitti(root).scans[0].image_from_lidar is None
+    listing = list_semkitti(root)
+    assert listing.scans[0].image_from_lidar is None
+    assert listing.failed == ()
 
 
 def test_pictures_without_calibration_are_listed_and_said(root: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cache.errors import DataError
 from cache.progress import Progress
+from cache.rows import FailedScan
 from pipeline.check import check_scans
 from pipeline.compose import read_file
 from pipeline.datasets.limit import SPLITS, first_of_each_split
@@ -43,21 +44,33 @@ def list_semkitti(
         limit: at most this many scans in all, the first ones of each split in equal shares.
 
     Returns:
-        The scans in the order of sequences and frames, and notes on what is missing.
+        The scans in the order of sequences and frames, and notes on what is missing. Pictures that
+        need a damaged calib.txt are listed as failed; their scans have none.
 
     Raises:
         DataError: wrong folder, a sequence that does not exist, or no scans at all.
-        ProblemError: a calib.txt that is there, and needed for pictures, has no P2 or Tr.
     """
     chosen = choose_sequences(root, splits=splits, sequences=sequences)
     files = [list_files(name, folder) for name, folder in chosen.items()]
     _require_scans(root, files, is_each=sequences is not None)
-    scans = [scan for s in files for scan in _scans(s, _calibration(s))]
+    calibrations = {s.sequence: _calibration(s) for s in files}
+    found = [scan for s in files for scan in _scans(s, _matrix(calibrations[s.sequence]))]
+    scans = tuple(first_of_each_split(found, limit))
     facts = [(s.sequence, fact) for s in files for fact in missing_facts(s)]
+    damaged = {n: c.problem for n, c in calibrations.items() if isinstance(c, ProblemError)}
     return SourceListing(
         info=semkitti_table().info,
-        scans=tuple(first_of_each_split(scans, limit)),
-        notes=(*merge_facts(facts), *_notes_on_others(root, chosen, splits, sequences)),
+        scans=scans,
+        notes=(
+            *merge_facts(facts),
+            *_notes_on_others(root, chosen, splits, sequences),
+            *(f"sequence {name}: no pictures are prepared: {p}" for name, p in damaged.items()),
+        ),
+        failed=tuple(
+            FailedScan(scan_id=s.scan_id, stage="camera", reason=str(damaged[s.sequence]))
+            for s in scans
+            if s.sequence in damaged and any(s.images)
+        ),
     )
 
 
@@ -86,21 +99,39 @@ def check_semkitti(
     """
     table = semkitti_table()
     chosen = choose_sequences(root, splits=splits, sequences=sequences)
-    listed = [list_files(name, folder) for name, folder in chosen.items()]
-    _require_scans(root, listed, is_each=False)
     problems: list[Problem] = []
+    listed = list(_readable(chosen, problems))
+    if listed or not problems:
+        _require_scans(root, listed, is_each=False)
     scans: list[ScanSource] = []
     for files in listed:
         n_published = table.scan_counts.get(files.sequence)
         problems += missing_problems(
             files, published_scans=n_published, is_asked=sequences is not None
         )
-        try:
-            _read_calibration(files)
-        except ProblemError as error:
-            problems.append(error.problem)
+        if isinstance(damage := _attempt_calibration(files), ProblemError):
+            problems.append(damage.problem)
         scans += _scans(files, None)
     return problems + check_scans(first_of_each_split(scans, limit), table.info, progress=progress)
+
+
+def _readable(chosen: dict[str, Path], problems: list[Problem]) -> Iterator[SequenceFiles]:
+    """The files of the sequences whose folders can be read; of the others a problem each."""
+    for name, folder in chosen.items():
+        try:
+            yield list_files(name, folder)
+        except (DataError, OSError) as error:
+            cause = error.__cause__ if isinstance(error, DataError) else error
+            found = getattr(cause, "strerror", None) or str(error)
+            where = getattr(cause, "filename", None) or folder
+            problems.append(
+                Problem(
+                    file=Path(where),
+                    found=found.lower(),
+                    expected="a readable folder",
+                    remedy="Change its permissions, or check the disk.",
+                )
+            )
 
 
 def choose_sequences(
@@ -153,9 +184,28 @@ def _scans(files: SequenceFiles, matrix: tuple[float, ...] | None) -> list[ScanS
     ]
 
 
-def _calibration(files: SequenceFiles) -> tuple[float, ...] | None:
+def _calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemError | None:
     """The sequence's matrix; None without pictures: then nobody asks what calib.txt says."""
-    return _read_calibration(files) if files.images else None
+    return _attempt_calibration(files) if files.images else None
+
+
+def _attempt_calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemError | None:
+    try:
+        return _read_calibration(files)
+    except ProblemError as error:
+        return error
+    except OSError as error:  # the disk fails on this file
+        problem = Problem(
+            file=files.calib,
+            found=(error.strerror or type(error).__name__).lower(),
+            expected="a readable file",
+            remedy="Check the disk, or copy the file again.",
+        )
+        return ProblemError(problem)
+
+
+def _matrix(calibration: tuple[float, ...] | ProblemError | None) -> tuple[float, ...] | None:
+    return None if isinstance(calibration, ProblemError) else calibration
 
 
 def _read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
