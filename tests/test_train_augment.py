@@ -118,6 +118,44 @@ def test_switching_one_augmentation_off_leaves_all_others_as_they_were() -> None
         assert without.linear == ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
+@pytest.mark.parametrize(
+    ("off", "changed"),
+    [
+        ({"dropout": 0.0}, {"drop_ratio"}),
+        ({"rotate": False}, {"linear"}),
+        ({"flip": False}, {"linear"}),
+        ({"scale": 0.0}, {"linear"}),
+        ({"translate_m": 0.0}, {"shift_m"}),
+        ({"crop_hw": None}, set()),
+        ({"jitter": 0.0}, {"jitter"}),
+        ({"mirror": 0.0}, {"is_mirrored"}),
+        ({"mix": True}, set()),
+    ],
+)
+def test_each_augmentation_has_a_switch_of_its_own(off: dict, changed: set[str]) -> None:
+    pairs = list(zip(draws(AugmentConfig()), draws(AugmentConfig(**off)), strict=True))
+    names = vars(pairs[0][0])
+    assert {n for n in names if any(getattr(a, n) != getattr(b, n) for a, b in pairs)} == changed
+    linear = np.array([draw.linear for _, draw in pairs])[:, :2, :2]
+    det = np.linalg.det(linear)
+    assert np.allclose(linear[:, 0, 1], 0) == (off.get("rotate") is False)
+    assert np.all(det > 0) == (off.get("flip") is False)
+    assert np.allclose(np.abs(det), 1) == (off.get("scale") == 0)
+
+
+def test_yaw_is_uniform_on_the_circle_and_flip_over_its_four_kinds() -> None:
+    turned = np.array([draw.linear for draw in draws(only(rotate=True), 800)])
+    yaw_deg = np.rad2deg(np.arctan2(turned[:, 0, 1], turned[:, 0, 0])) % 360
+    octants = np.bincount((yaw_deg // 45).astype(int), minlength=8)
+    flipped = np.array([draw.linear for draw in draws(only(flip=True), 800)])
+    kinds = np.bincount(
+        (flipped[:, 0, 0] < 0) + 2 * (flipped[:, 1, 1] < 0).astype(int), minlength=4
+    )
+    # Chi-squared with 7 and 3 degrees of freedom: above these once in a thousand.
+    assert ((octants - 100) ** 2 / 100).sum() < 24.3
+    assert ((kinds - 200) ** 2 / 200).sum() < 16.3
+
+
 def test_a_draw_depends_on_seed_epoch_and_scan_only() -> None:
     first = draw_scan(AugmentConfig(), seed=1, epoch=2, scan=3, grid=GRID)
     assert first == draw_scan(AugmentConfig(), seed=1, epoch=2, scan=3, grid=GRID)
@@ -188,6 +226,7 @@ def test_a_scan_without_points_loses_none() -> None:
         only(dropout=0.5),
         only(dropout=0.2, rotate=True, flip=True, mirror=0.5, crop_hw=(32, 64)),
         only(dropout=0.9, mirror=0.5),
+        only(rotate=True),
         only(flip=True),
         only(scale=0.05),
         only(translate_m=0.1),

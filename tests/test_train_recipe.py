@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cache.errors import ConfigError
+from cli import app
 from train.recipe import (
     Recipe,
     load_recipe,
@@ -171,6 +173,20 @@ def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path) -> None:
     path.write_text("[network.settings]\nhiden = 8\n")
     with pytest.raises(ConfigError, match="Did you mean 'hidden'"):
         load_recipe(str(path))
+
+
+def test_the_command_proposes_the_right_key(tmp_path: Path) -> None:
+    words = ["train", "--cache", str(tmp_path), "--run", str(tmp_path / "run")]
+    for typo, proposal in (
+        ("augment.jiter=0", "did you mean 'jitter'?"),
+        ("learning_rate=1", "did you mean 'optimizer.learning_rate'?"),
+    ):
+        result = CliRunner().invoke(app, [*words, "--set", typo])
+        assert result.exit_code == 1
+        (line,) = [x for x in result.stderr.splitlines() if x]
+        assert line.startswith(f"error: override {typo!r}")
+        assert line.endswith(proposal)
+    assert not (tmp_path / "run").exists()
 
 
 def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
