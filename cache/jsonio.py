@@ -15,11 +15,18 @@ from cache.errors import CacheError
 
 T = TypeVar("T")
 
+OMITTED_IF_NONE = types.MappingProxyType({"omitted_if_none": True})
+"""Metadata of a field that came later: without it a description keeps its bytes and its hash."""
+
 
 def to_json(value: object) -> Any:
     """Turn dataclasses, tuples and dicts into what `json` writes; keys become strings."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return {
+            f.name: to_json(getattr(value, f.name))
+            for f in fields(value)
+            if getattr(value, f.name) is not None or not f.metadata.get("omitted_if_none")
+        }
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -316,6 +317,8 @@ class _Scan:
 def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
     """The folder of a prepared data set.
 
+    Corrupted data sets do not count where there is one clean one beside them: it is meant.
+
     Raises:
         CacheError: there is none, or several and ``dataset`` does not choose.
     """
@@ -327,17 +330,32 @@ def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
     names = [path.name for path in found]
     if dataset is not None:
         if dataset not in names:
-            listed = ", ".join(names) or "none"
-            raise CacheError(f"{cache_root}: no data set {dataset!r}; prepared are: {listed}.")
+            near = difflib.get_close_matches(dataset, names, n=1)
+            listed = f"did you mean {near[0]!r}? P" if near else "p"
+            raise CacheError(
+                f"{cache_root}: no data set {dataset!r}; {listed}repared are: "
+                f"{', '.join(names) or 'none'}."
+            )
         return cache_root / dataset
     if not found:
         raise CacheError(
             f"{cache_root}: no prepared data set (no */{DATASET_FILE}). Run `pass2d prepare` "
             "first, or give --cache the folder that it wrote."
         )
-    if len(found) > 1:
+    clean = [path for path in found if not is_corrupted(path)] if len(found) > 1 else found
+    if len(clean) != 1:
         raise CacheError(f"{cache_root}: holds {', '.join(names)}. Choose one with --dataset.")
-    return found[0]
+    return clean[0]
+
+
+def is_corrupted(dataset_root: Path) -> bool:
+    """Whether a data set is one of pass2d-C; a description that cannot be read says nothing."""
+    layout = Layout(root=dataset_root)
+    try:
+        info = parse_dataset(_dataset_bytes(layout), where=str(layout.dataset_file))
+    except CacheError:
+        return False
+    return info.corruption is not None
 
 
 def _dataset_bytes(layout: Layout) -> bytes:

@@ -24,7 +24,7 @@ from cache.files import attempt_folder, remove_abandoned, replace_file, sync_tre
 from cache.jsonio import unseal
 from cache.keys import hash_bytes, hash_file
 from cache.layout import DATASET_FILE, GENERATION, Layout
-from cache.manifest import HASHES_FILE
+from cache.manifest import HASHES_FILE, parse_dataset
 
 T = TypeVar("T")
 
@@ -207,12 +207,23 @@ class RemoteMirror:
             return bool(self._tried(lambda: self._fs.exists(file), f"{name}/{DATASET_FILE}"))
 
         found = [name for name in names if holds(name)]
+        if len(found) > 1:
+            clean = [name for name in found if not self._is_corrupted(path, name)]
+            found = clean if len(clean) == 1 else found
         if len(found) == 1:
             return f"{url}/{found[0]}", f"{path}/{found[0]}"
         if found:
             raise CacheError(f"{url}: holds {', '.join(found)}. Choose one with --dataset.")
         what = f"data set {dataset!r}" if dataset else f"prepared data set (no */{DATASET_FILE})"
         raise CacheError(f"{url}: no {what}. Check the address and what lies there.")
+
+    def _is_corrupted(self, path: str, name: str) -> bool:
+        file = f"{name}/{DATASET_FILE}"
+        data = self._tried(lambda: self._fs.cat_file(f"{path}/{file}"), file)
+        try:
+            return parse_dataset(bytes(data), where=f"{self.url}/{file}").corruption is not None
+        except CacheError:
+            return False
 
     def _names(self, path: str) -> list[str]:
         entries = self._fs.ls(path, detail=False, refresh=True)

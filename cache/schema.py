@@ -6,10 +6,12 @@ that a decoded chunk is the array and nothing is copied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cache.jsonio import OMITTED_IF_NONE
 
 FORMAT_VERSION = 1
 SCALES = (1, 2, 4, 8, 16)
@@ -48,6 +50,22 @@ class LabelTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CorruptionInfo:
+    """What was done to the scans of a corrupted data set."""
+
+    collection: str
+    """"pass2d-C": made by pass2d, not one of the published sets."""
+    name: str
+    """E.g. "fog"; see `corruptions/`."""
+    severity: str
+    """"light", "moderate" or "heavy"."""
+    clean: str
+    """Name of the data set without it, beside it in the cache."""
+    noise_label: int
+    """Published raw id of added points, which are stored as ignored; 0: none are added."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """Everything training and prediction must know of a data set; `dataset.json` holds it."""
 
@@ -67,6 +85,8 @@ class DatasetInfo:
     """float32 columns of a raw point file: 4 or 5."""
     sweeps: int = 0
     """Past lidar sweeps that were added to each scan, at most; their points have no label."""
+    corruption: CorruptionInfo | None = field(default=None, metadata=OMITTED_IF_NONE)
+    """None: the scans as they were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

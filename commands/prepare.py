@@ -14,6 +14,9 @@ from commands.console import Console, clear_errors, print_json, words
 from commands.options import JsonOption, local_place
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from corruptions.registry import Variant
     from pipeline.options import PrepareConfig
     from pipeline.problem import Problem
     from pipeline.source import SourceListing
@@ -29,6 +32,13 @@ RayAddressOption = Annotated[
     str | None, typer.Option(help="Join this Ray cluster, e.g. auto or host:6379.")
 ]
 ProfileOption = Annotated[str, typer.Option(help="speed, or size: smaller, slower to read.")]
+CorruptOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Also make corrupted data sets (pass2d-C), e.g. fog:heavy,snow; all: 8 corruptions "
+        "in 3 severities."
+    ),
+]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="Read all files, name every faulty one, write nothing.")
 ]
@@ -124,6 +134,7 @@ def semkitti_command(
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     profile: ProfileOption = "speed",
+    corrupt: CorruptOption = None,
     check: CheckOption = False,
     plan: PlanOption = False,
     as_json: JsonOption = False,
@@ -135,6 +146,7 @@ def semkitti_command(
     console = Console()
     with clear_errors(console):
         chosen_splits, chosen = words(splits) or (), words(sequences)
+        variants = _variants(corrupt)
         if check:
             found = check_semkitti(
                 root, splits=chosen_splits, sequences=chosen, limit=limit, progress=console
@@ -144,9 +156,7 @@ def semkitti_command(
             return
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
         listing = list_semkitti(root, splits=chosen_splits, sequences=chosen, limit=limit)
-        _prepare(
-            listing, cache_root / listing.info.name, config, console, plan=plan, as_json=as_json
-        )
+        _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
 
 
 @prepare_app.command("nuscenes")
@@ -181,6 +191,7 @@ def nuscenes_command(
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     profile: ProfileOption = "speed",
+    corrupt: CorruptOption = None,
     check: CheckOption = False,
     plan: PlanOption = False,
     as_json: JsonOption = False,
@@ -192,6 +203,7 @@ def nuscenes_command(
     console = Console()
     with clear_errors(console):
         chosen_splits, chosen = words(splits) or (), words(scenes)
+        variants = _variants(corrupt)
         if check:
             found = check_nuscenes(
                 root,
@@ -216,9 +228,7 @@ def nuscenes_command(
             sweeps=sweeps,
             progress=console,
         )
-        _prepare(
-            listing, cache_root / listing.info.name, config, console, plan=plan, as_json=as_json
-        )
+        _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
 
 
 def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
@@ -239,31 +249,47 @@ def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+def _variants(corrupt: str | None) -> tuple[Variant, ...]:
+    """Read --corrupt, before anything that takes long."""
+    from corruptions.registry import parse_variants
+
+    return () if corrupt is None else parse_variants(corrupt)
+
+
 def _prepare(
     listing: SourceListing,
-    dataset_root: Path,
+    cache_root: Path,
     config: PrepareConfig,
     console: Console,
+    variants: Sequence[Variant],
     *,
     plan: bool,
     as_json: bool,
 ) -> None:
+    """Prepare the clean data set, then a corrupted one per corruption and severity."""
+    from pipeline.corrupted import corrupted_listings
     from pipeline.describe import plan_json, plan_lines, summary_json, summary_lines
     from pipeline.prepare import plan as plan_listing
-    from pipeline.prepare import prepare
+    from pipeline.prepare import prepare_all
 
+    listings = [listing, *corrupted_listings(listing, variants)]
     if plan:
-        planned = plan_listing(listing, dataset_root, config)
-        if as_json:
-            print_json(plan_json(planned))
-        else:
-            typer.echo("\n".join(plan_lines(planned)))
-        return
-    summary = prepare(listing, dataset_root, config, console)
-    console.close()
-    if as_json:
-        print_json(summary_json(summary))
+        plans = {
+            li.info.name: plan_listing(li, cache_root / li.info.name, config) for li in listings
+        }
+        documents = [{"dataset": name, **plan_json(planned)} for name, planned in plans.items()]
+        texts = [
+            "\n".join([f"{name}:", *plan_lines(planned)] if variants else plan_lines(planned))
+            for name, planned in plans.items()
+        ]
     else:
-        typer.echo("\n".join(summary_lines(summary)))
-    if summary.failed:
+        summaries = prepare_all(listings, cache_root, config, console)
+        console.close()
+        documents = [summary_json(summary) for summary in summaries]
+        texts = ["\n".join(summary_lines(summary)) for summary in summaries]
+    if as_json:
+        print_json({"datasets": documents} if variants else documents[0])
+    else:
+        typer.echo("\n\n".join(texts))
+    if not plan and any(summary.failed for summary in summaries):
         raise typer.Exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -80,13 +81,18 @@ class CorruptionTable:
 
     def parameters(self, variant: Variant) -> dict[str, Any]:
         """Everything that decides a corruption's output but the scan, as plain data for keys."""
-        return {
-            "name": variant.name,
-            "severity": variant.severity,
-            "code_version": CODE_VERSION,
-            "settings": asdict(self.settings[variant]),
-            "sensor": asdict(self.sensor),
-        }
+        plain: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    "name": variant.name,
+                    "severity": variant.severity,
+                    "code_version": CODE_VERSION,
+                    "settings": asdict(self.settings[variant]),
+                    "sensor": asdict(self.sensor),
+                }
+            )
+        )
+        return plain
 
 
 @functools.cache

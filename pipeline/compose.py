@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
+from corruptions.registry import NEEDS_LABELS, Variant
+from pipeline.corrupted import variant_of
 from pipeline.problem import Problem, ProblemError
-from pipeline.source import ScanSource, SweepSource
+from pipeline.source import ScanSource
+from pipeline.stages.corrupt import CorruptedPoints, corrupt_points
 from pipeline.stages.counts import count_labels, count_ranges
 from pipeline.stages.images import decode_rgb, resize_bilinear
 from pipeline.stages.labels import instance_ids, map_labels
@@ -46,7 +49,7 @@ class ScanCounts(NamedTuple):
 
 
 def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
-    """Read, check, cut and label a scan's points.
+    """Read, check, label, corrupt (data sets of pass2d-C) and cut a scan's points.
 
     Args:
         scan: where its files are.
@@ -60,27 +63,25 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     """
     points = read_points(scan.points, info)
     require_finite(points, file=scan.points)
+    label, instance = _labels_of(scan, len(points), info)
     raw = np.ascontiguousarray(points[:, :4].T)
-    time = None
+    variant = variant_of(info)
+    if variant is not None:
+        raw, label, instance = _corrupted(
+            scan, points, info, variant, label=label, instance=instance
+        )
+    n_own, time = raw.shape[1], None
     if info.sweeps:
-        raw, time = _with_sweeps(raw, scan.sweeps, info)
+        raw, time = _with_sweeps(raw, scan, info, variant)
     rows = split_volume(raw[:3], grid=info.grid)
     kept, outside = raw.take(rows.inside, axis=1), raw.take(rows.outside, axis=1)
-    label = instance = outside_label = None
-    if scan.labels is not None:
-        raw_labels = read_raw_labels(scan.labels, info)
-        require_same_length(
-            n_points=len(points),
-            n_labels=len(raw_labels),
-            points_file=scan.points,
-            labels_file=scan.labels,
-        )
-        training_ids = map_labels(raw_labels, table=info.labels, file=scan.labels)
+    outside_label = None
+    if label is not None and instance is not None:
         # Points of sweeps have no label: 0 is ignored.
-        unlabelled = (0, raw.shape[1] - len(points))
-        training_ids = np.pad(training_ids, unlabelled)
-        label, outside_label = training_ids[rows.inside], training_ids[rows.outside]
-        instance = np.pad(instance_ids(raw_labels), unlabelled)[rows.inside]
+        unlabelled = (0, raw.shape[1] - n_own)
+        label = np.pad(label, unlabelled)
+        label, outside_label = label[rows.inside], label[rows.outside]
+        instance = np.pad(instance, unlabelled)[rows.inside]
     return ScanRecord(
         scan_id=scan.scan_id,
         n_raw=raw.shape[1],
@@ -224,14 +225,59 @@ def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
     return image
 
 
+def _labels_of(
+    scan: ScanSource, n_points: int, info: DatasetInfo
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint32] | None]:
+    """(R,) training ids and instance ids of a scan's own points; None without a label file."""
+    if scan.labels is None:
+        return None, None
+    raw_labels = read_raw_labels(scan.labels, info)
+    require_same_length(
+        n_points=n_points,
+        n_labels=len(raw_labels),
+        points_file=scan.points,
+        labels_file=scan.labels,
+    )
+    label = map_labels(raw_labels, table=info.labels, file=scan.labels)
+    return label, instance_ids(raw_labels)
+
+
+def _corrupted(
+    scan: ScanSource,
+    points: NDArray[np.float32],
+    info: DatasetInfo,
+    variant: Variant,
+    *,
+    label: NDArray[np.uint8] | None = None,
+    instance: NDArray[np.uint32] | None = None,
+    part: int = 0,
+) -> CorruptedPoints:
+    return corrupt_points(
+        points,
+        label=label,
+        instance=instance,
+        variant=variant,
+        layout=info.layout,
+        sequence=scan.sequence,
+        frame_index=scan.frame_index,
+        part=part,
+    )
+
+
 def _with_sweeps(
-    raw: NDArray[np.float32], sweeps: Sequence[SweepSource], info: DatasetInfo
+    raw: NDArray[np.float32], scan: ScanSource, info: DatasetInfo, variant: Variant | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The scan's points with those of earlier sweeps behind them, and the time of all."""
+    """The scan's points with those of earlier sweeps behind them, and the time of all.
+
+    Sweeps are corrupted as the scan is, each where it was measured; but a corruption that needs
+    labels leaves them as they are.
+    """
     parts, times = [raw], [np.zeros(raw.shape[1], np.float32)]
-    for sweep in sweeps:
+    for place, sweep in enumerate(scan.sweeps, start=1):
         points = read_points(sweep.points, info)
         require_finite(points, file=sweep.points)
+        if variant is not None and variant.name not in NEEDS_LABELS:
+            points = _corrupted(scan, points, info, variant, part=place).points.T
         matrix = np.array(sweep.lidar_from_sweep).reshape(3, 4)
         parts.append(add_sweep(points, lidar_from_sweep=matrix))
         times.append(np.full(parts[-1].shape[1], sweep.time_s, np.float32))

@@ -97,7 +97,10 @@ def _settings(summary: DatasetSummary) -> list[tuple[str, str]]:
         for axis, low, high in zip("xyz", grid.low, grid.high, strict=True)
     )
     stored = " or ".join("float32" if d == 0 else f"uint8 / {d}" for d in summary.signal_divisors)
+    spoilt = info.corruption
+    what = "none" if spoilt is None else f"{spoilt.name}, {spoilt.severity} ({spoilt.collection})"
     return [
+        ("corruption", what),
         ("volume", volume),
         ("grid", " x ".join(str(cells) for cells in grid.shape) + " cells at scale 1"),
         ("scales", ", ".join(str(scale) for scale in summary.scales)),

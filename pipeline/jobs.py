@@ -13,7 +13,9 @@ from cache.keys import stage_key
 from cache.layout import shard_number
 from cache.rows import ScanSources, ShardHeader
 from cache.schema import SCALES, DatasetInfo
+from corruptions.registry import corruption_table
 from pipeline.compose import STAGE_CODE_VERSIONS
+from pipeline.corrupted import variant_of
 from pipeline.source import ScanSource
 
 
@@ -63,7 +65,7 @@ def lidar_header(
     job: ShardJob, sources: Sequence[ScanSources], *, info: DatasetInfo, profile: str
 ) -> ShardHeader:
     """Key of the `lidar` container: source hashes, volume and label map."""
-    parameters = {
+    parameters: dict[str, Any] = {
         "layout": info.layout,
         "raw_columns": info.raw_columns,
         "volume_low": _floats(info.grid.low),
@@ -72,6 +74,9 @@ def lidar_header(
         "n_classes": info.labels.n_classes,
         "sweeps": info.sweeps,
     }
+    variant = variant_of(info)
+    if variant is not None:
+        parameters["corruption"] = corruption_table(info.layout).parameters(variant)
     inputs = {
         "sequence": job.sequence,
         "scans": [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cache.files import lock_file, remove_abandoned, replace_file, writing
@@ -24,7 +25,7 @@ from pipeline.source import SourceListing
 from pipeline.summary import PrepareSummary, StageSeconds, summarize
 from pipeline.tasks import StageTask, TaskContext, TaskResult
 
-__all__ = ["PrepareConfig", "PrepareSummary", "plan", "prepare"]
+__all__ = ["PrepareConfig", "PrepareSummary", "plan", "prepare", "prepare_all"]
 
 
 def plan(listing: SourceListing, dataset_root: Path, config: PrepareConfig) -> PreparePlan:
@@ -89,6 +90,41 @@ def prepare(
         )
         write_failed(layout, summary.failed)
     return summary
+
+
+def prepare_all(
+    listings: Sequence[SourceListing], cache_root: Path, config: PrepareConfig, progress: Progress
+) -> tuple[PrepareSummary, ...]:
+    """Prepare several data sets into one cache, one after the other, with one start of Ray.
+
+    Args:
+        listings: each goes to the folder of its data set's name.
+        cache_root: the folder of data sets.
+        config: workers, profile, shard size.
+        progress: hears of scans done and of what went wrong.
+
+    Raises:
+        CacheError: as `prepare`; the data sets before are whole then.
+    """
+    work = partial(_prepare_each, listings, cache_root, config, progress)
+    is_idle = all(not plan(li, cache_root / li.info.name, config).tasks for li in listings)
+    if config.workers == 0 or is_idle:
+        return work()
+    from pipeline.ray_runner import connected
+
+    with connected(config):
+        return work()
+
+
+def _prepare_each(
+    listings: Sequence[SourceListing], cache_root: Path, config: PrepareConfig, progress: Progress
+) -> tuple[PrepareSummary, ...]:
+    summaries = []
+    for listing in listings:
+        if len(listings) > 1:
+            progress.say(f"data set {listing.info.name}")
+        summaries.append(prepare(listing, cache_root / listing.info.name, config, progress))
+    return tuple(summaries)
 
 
 def write_failed(layout: Layout, failed: tuple[FailedScan, ...]) -> None:

@@ -144,6 +144,11 @@ def submit(
 def _benchmark(
     reader: CacheReader, benchmarks: Sequence[Benchmark], config: SubmitConfig
 ) -> Benchmark:
+    if reader.info.corruption is not None:
+        raise ConfigError(
+            f"{reader.root}: a corrupted data set ({reader.info.corruption.collection}); servers "
+            f"want the clean scans. Choose --dataset {reader.info.corruption.clean}."
+        )
     layout = reader.info.layout
     found = next((b for b in benchmarks if b.info.layout == layout), None)
     if found is None:

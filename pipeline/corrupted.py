@@ -1,0 +1,91 @@
+"""Corrupted data sets: the listing of a clean one, its scans to be spoilt on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from cache.errors import ConfigError
+from cache.schema import CorruptionInfo, DatasetInfo
+from corruptions.registry import (
+    COLLECTION,
+    CORRUPTIONS,
+    NEEDS_LABELS,
+    SEVERITIES,
+    Variant,
+    corruption_table,
+)
+from pipeline.source import SourceListing
+
+
+def corrupted_listings(
+    listing: SourceListing, variants: Sequence[Variant]
+) -> tuple[SourceListing, ...]:
+    """One listing per corruption, named e.g. "semkitti-fog-heavy".
+
+    Scans without labels are left out of corruptions that need them, and that is noted.
+
+    Args:
+        listing: of the clean data set.
+        variants: what to make.
+
+    Raises:
+        ConfigError: no table for data sets of this layout, or no scan has the labels needed.
+    """
+    return tuple(_corrupted(listing, variant) for variant in variants)
+
+
+def _corrupted(listing: SourceListing, variant: Variant) -> SourceListing:
+    table = corruption_table(listing.info.layout)
+    noise_label = getattr(table.settings[variant], "noise_label", 0)
+    info = replace(
+        listing.info,
+        name=f"{listing.info.name}-{variant.slug}",
+        corruption=CorruptionInfo(
+            collection=COLLECTION,
+            name=variant.name,
+            severity=variant.severity,
+            clean=listing.info.name,
+            noise_label=noise_label,
+        ),
+    )
+    scans, notes = listing.scans, tuple[str, ...]()
+    if variant.name in NEEDS_LABELS:
+        scans = tuple(scan for scan in listing.scans if scan.labels is not None)
+        if len(scans) < len(listing.scans):
+            blind = sorted({s.sequence for s in listing.scans if s.labels is None})
+            notes = (
+                f"{info.name}: {len(listing.scans) - len(scans)} scans without labels are left out "
+                f"(sequences {_some(blind)}): {variant.name} drops points of labelled vehicles",
+            )
+        if not scans:
+            raise ConfigError(
+                f"--corrupt {variant.name}: it drops points of labelled vehicles, and none of the "
+                f"{len(listing.scans)} scans has labels. Leave it out, or add --splits train,val."
+            )
+    return SourceListing(info=info, scans=scans, notes=notes)
+
+
+def variant_of(info: DatasetInfo) -> Variant | None:
+    """What was done to a data set's scans; None for clean ones.
+
+    Raises:
+        ConfigError: another pass2d made it, with a corruption that this one does not know.
+    """
+    found = info.corruption
+    if found is None:
+        return None
+    for name in CORRUPTIONS:
+        for severity in SEVERITIES:
+            if (name, severity) == (found.name, found.severity):
+                return Variant(name=name, severity=severity)
+    raise ConfigError(
+        f"data set {info.name}: this pass2d does not know the corruption {found.name} "
+        f"{found.severity}. Another one made it: upgrade."
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+    return ", ".join(listed[:8]) + more
