@@ -140,7 +140,7 @@ def _verify(
     benchmarks, expected = _benchmarks(), None
     if cache_root is not None:
         from cache.reader import CacheReader
-        from train.submission.submit import expected_points
+        from train.submission.scans import expected_points
 
         with CacheReader.open(cache_root, dataset=dataset) as reader:
             benchmark = next(b for b in benchmarks if b.info.layout == reader.info.layout)

@@ -28,7 +28,8 @@ from pipeline.prepare import PrepareConfig, prepare
 from train.card import Card
 from train.checkpoint import build_from_card, network_tensors, save_checkpoint
 from train.submission.benchmark import Benchmark, parse_meta
-from train.submission.submit import SubmitConfig, expected_points, submit
+from train.submission.scans import expected_points
+from train.submission.submit import SubmitConfig, submit
 from train.submission.verify import verify_submission
 from train.tta import VotePlan
 

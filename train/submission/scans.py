@@ -1,0 +1,89 @@
+"""Which scans a submission holds, and whether these are all that the server wants."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from cache.errors import ConfigError, DataError
+from cache.reader import CacheReader, Fields
+from train.submission.benchmark import Benchmark
+from train.submission.sources import check_sources
+
+
+class SubmittedScans:
+    """The scans of the split: rows of the table, names in the zip, points."""
+
+    def __init__(self, reader: CacheReader, benchmark: Benchmark, split: str) -> None:
+        table = reader.scans
+        self.positions = reader.select(split=split).tolist()
+        if not self.positions:
+            found = ", ".join(sorted(set(table.split.tolist()))) or "none"
+            raise ConfigError(
+                f"{reader.root}: no scan of split {split!r}; prepared are: {found}. "
+                "Prepare it, or choose one with --split."
+            )
+        self.sequences = [str(table.sequence[p]) for p in self.positions]
+        self.server_split = benchmark.server_split(split, self.sequences)
+        self.names = [
+            benchmark.entry_name(
+                split=self.server_split,
+                sequence=str(table.sequence[p]),
+                frame_index=int(table.frame_index[p]),
+                token=str(table.token[p]) or str(table.scan_id[p]),
+            )
+            for p in self.positions
+        ]
+
+
+def require_complete(
+    reader: CacheReader,
+    scans: SubmittedScans,
+    benchmark: Benchmark,
+    *,
+    split: str,
+    allow_partial: bool,
+) -> tuple[tuple[str, ...], bool]:
+    """Compare with the raw files and the official lists; what may stay is returned as notes."""
+    checked = check_sources(reader, scans.positions)
+    lacks = list(checked.problems)
+    missing = benchmark.missing_sequences(scans.server_split, scans.sequences)
+    if missing:
+        shown = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
+        lacks.append(f"{len(missing)} of the official sequences are not prepared: {shown}")
+    official = set(benchmark.splits.get(scans.server_split, ()))
+    foreign = sorted(set(scans.sequences) - official)
+    if foreign:
+        lacks.append(f"not in the official split: {', '.join(foreign[:6])}")
+    for sequence, count in sorted(Counter(scans.sequences).items()):
+        wanted = benchmark.scan_counts.get(sequence)
+        if wanted is not None and wanted != count and sequence in official:
+            lacks.append(f"sequence {sequence}: {count} scans, officially {wanted}")
+    if lacks and not allow_partial:
+        raise DataError(
+            f"{reader.root}: split {split} is not complete, the server would refuse it: "
+            f"{'; '.join(lacks[:8])}{f'; and {len(lacks) - 8} more' if len(lacks) > 8 else ''}. "
+            "Prepare what is missing, or use --allow-partial for a zip to try things with."
+        )
+    refused = [f"not complete, the server will refuse it: {lack}" for lack in lacks]
+    return (*checked.notes, *refused), not lacks
+
+
+def own_points(reader: CacheReader, position: int) -> int:
+    """Points of a scan's own raw file; added sweeps not counted."""
+    if reader.info.sweeps == 0:
+        return int(reader.scans.n_raw[position])
+    record = reader.read(position, Fields(label=False, outside=True))
+    if record.time is None or record.outside_time is None:
+        return record.n_raw
+    return int(np.count_nonzero(record.time == 0) + np.count_nonzero(record.outside_time == 0))
+
+
+def expected_points(reader: CacheReader, benchmark: Benchmark, *, split: str) -> dict[str, int]:
+    """Points of every prediction file of a split, by its name in the zip."""
+    scans = SubmittedScans(reader, benchmark, split)
+    return {
+        name: own_points(reader, position)
+        for name, position in zip(scans.names, scans.positions, strict=True)
+    }
