@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,6 +235,71 @@ def test_memory_is_used_again_and_threads_end(reader: CacheReader) -> None:
     assert len(late) <= 4
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("pass2d-stream")]
+
+
+def test_closing_waits_for_a_scan_of_each_thread_not_for_its_batch(
+    reader: CacheReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk: each read takes until it is let go."""
+    read, let_go, begun = reader.read, threading.Event(), threading.Semaphore(0)
+    reads: list[int] = []
+
+    def slow(position: int, *args: object, **options: object) -> object:
+        reads.append(position)
+        begun.release()
+        let_go.wait()
+        return read(position, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reader, "read", slow)
+    stream = BatchStream(reader, plan_for(reader, batch_size=7), StreamConfig(threads=2))
+    loop = threading.Thread(target=next, args=(stream, None))
+    loop.start()
+    for _ in range(2):
+        assert begun.acquire(timeout=60)
+    closing = threading.Thread(target=stream.close)
+    closing.start()
+    assert stream._is_closing.wait(timeout=60)
+    let_go.set()
+    closing.join(timeout=60)
+    assert not closing.is_alive()
+    assert len(reads) == 2  # of 2 x 7 that the two batches hold
+    loop.join(timeout=60)
+    assert not loop.is_alive()
+
+
+def test_memory_is_flat_over_ten_thousand_scans(tmp_path: Path) -> None:
+    write_sample_cache(tmp_path, n_scans=8, sequences=("00",), n_points=120, image_hw=(24, 64))
+    with CacheReader.open(tmp_path) as reader:
+        plan = StreamPlan(
+            positions=reader.select(split="train"),
+            batch_size=8,
+            seed=0,
+            augment=AugmentConfig(crop_hw=(16, 48)),
+            size_hw=(16, 48),
+        )
+        shared = shared_maps()
+        stream = BatchStream(reader, plan, StreamConfig(threads=2))
+        resident = []
+        for batch in range(1251):
+            next(stream)
+            if batch % 250 == 0:
+                resident.append(resident_bytes())
+        stream.close()
+    assert stream.cursor == 10_008
+    # 2,000 scans warm up; one kept scan record alone would be 80 MB after the other 8,000.
+    assert resident[-1] - resident[1] < 8 << 20, resident
+    assert shared_maps() == shared
+
+
+def shared_maps() -> list[str]:
+    """What this process has mapped from shared memory."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if "/dev/shm/" in line]
+
+
+def resident_bytes() -> int:
+    """Memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_rank_without_a_scan_in_the_last_batch_gets_none(reader: CacheReader) -> None:

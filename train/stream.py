@@ -7,6 +7,7 @@ pure function of (seed, epoch, scan), so their number changes nothing.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -253,6 +254,7 @@ class BatchStream:
         self._pending: deque[tuple[_Slot, Batch, Future[RawBatch | None]]] = deque()
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="pass2d-stream")
         self._ahead = cursor
+        self._is_closing = threading.Event()
 
     def __iter__(self) -> Iterator[RawBatch | None]:
         return self
@@ -279,7 +281,8 @@ class BatchStream:
         return raw
 
     def close(self) -> None:
-        """Stop the threads; waits for the reads that are under way."""
+        """Stop the threads; waits for the scan that each of them is reading, not for its batch."""
+        self._is_closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _release(self, slot: _Slot) -> None:
@@ -293,10 +296,11 @@ class BatchStream:
             slot.in_use_until.synchronize()
         if not len(batch.positions):
             return None
-        scans = [
-            load_scan(self._reader, self._plan, int(position), epoch=batch.epoch)
-            for position in batch.positions
-        ]
+        scans = []
+        for position in batch.positions:
+            if self._is_closing.is_set():
+                return None  # nobody asks for it any more
+            scans.append(load_scan(self._reader, self._plan, int(position), epoch=batch.epoch))
         return collate(
             scans,
             with_images=self._plan.size_hw is not None,
