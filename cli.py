@@ -5,8 +5,10 @@ Nothing heavy is imported here before a command needs it: `--help` answers at on
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import sys
 
 import typer
 
@@ -40,13 +42,30 @@ app.command("import")(import_command)
 app.add_typer(cache_app, name="cache")
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
 def main() -> None:
     """Entry point of the `pass2d` script."""
     # spconv asks torch a question whose answer torch announces to every user, once a run.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED and "ray" in sys.modules:
+            _leave_at_once(INTERRUPTED)
+        raise
+
+
+def _leave_at_once(code: int) -> None:
+    """End without destroying the interpreter: Ray's threads may crash in that after Ctrl-C."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from cache.jsonio import dumps
 from cache.rows import ABSENT, ChunkRef, FieldChunks, FileHash
 
 _NO_CHUNK = (1 << 64) - 1  # Zarr's sharding codec: offset and length of a chunk that is not stored
+INDEX_ENTRY_BYTES = 16
+"""Of one inner chunk: offset and length."""
 GROUP_FILE = "zarr.json"
 
 
@@ -176,7 +178,7 @@ def parse_index(data: bytes, n_chunks: int, *, where: str) -> NDArray[np.uint64]
     Raises:
         CacheError: too short, or the index's crc differs.
     """
-    size = n_chunks * 16
+    size = n_chunks * INDEX_ENTRY_BYTES
     if len(data) < size + CRC_BYTES:
         raise CacheError(f"{where}: too short for its index. Run `pass2d cache repair`.")
     tail = np.frombuffer(data, np.uint8)[len(data) - size - CRC_BYTES :]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import CacheError
 from pipeline.options import PrepareConfig
+from pipeline.ray_processes import end_marked, marking, uninterrupted
 from pipeline.runners import TaskFailure
 from pipeline.tasks import StageTask, TaskContext, TaskResult, run_task
 
@@ -129,30 +130,49 @@ def connected(config: PrepareConfig) -> Iterator[bool]:
         "logging_level": logging.ERROR,
         "configure_logging": False,
     }
-    try:
-        # Workers search the driver's folder first: a data folder ./cache or a file ./train.py there
-        # would hide our packages.
-        with contextlib.chdir(CODE_ROOT):
-            if config.ray_address is not None:
-                _require_answer(config.ray_address)
-                ray.init(address=config.ray_address, **common)
-            else:
-                ray.init(
-                    num_cpus=config.workers or len(os.sched_getaffinity(0)),
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    **common,
-                )
-    except (OSError, RuntimeError, ValueError) as error:
-        where = config.ray_address or "a local Ray"
-        raise CacheError(
-            f"cannot connect to {where} ({' '.join(str(error).split())}). Check --ray-address, "
-            "or use --workers 0 to run without Ray."
-        ) from error
+    with marking() as mark:
+        try:
+            _start(config, common)
+        except (OSError, RuntimeError, ValueError) as error:
+            _end(mark)
+            where = config.ray_address or "a local Ray"
+            raise CacheError(
+                f"cannot connect to {where} ({' '.join(str(error).split())}). Check --ray-address, "
+                "or use --workers 0 to run without Ray."
+            ) from error
+        except BaseException:  # Ctrl-C while it starts
+            _end(mark)
+            raise
     try:
         yield config.ray_address is None
     finally:
+        _end(mark)
+
+
+def _start(config: PrepareConfig, common: dict[str, Any]) -> None:
+    import ray
+
+    # Workers search the driver's folder first: a data folder ./cache or a file ./train.py there
+    # would hide our packages.
+    with contextlib.chdir(CODE_ROOT):
+        if config.ray_address is not None:
+            _require_answer(config.ray_address)
+            ray.init(address=config.ray_address, **common)
+        else:
+            ray.init(
+                num_cpus=config.workers or len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **common,
+            )
+
+
+def _end(mark: bytes) -> None:
+    import ray
+
+    with uninterrupted():
         ray.shutdown()
+        end_marked(mark)
 
 
 def _require_answer(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,14 +157,17 @@ class _Mender:
         if header is None:
             raise CacheError("neither record nor manifest knows it: run `pass2d prepare` again")
         files = self._files if record is None else {**self._files, **files_of_row(record)}
-        self._move_away(self._layout.shard(stage, shard, key))
-        self._move_away(self._layout.row(stage, shard, key))
+        places = (self._layout.shard(stage, shard, key), self._layout.row(stage, shard, key))
+        away = [self._move_away(place) for place in places]
         try:
             result = make_shard(self._layout, header, shard, info=self._info, files=files)
-        except OSError as error:
+            if result.key != header.key:
+                raise CacheError("its sources or the code changed: run `pass2d prepare` again")
+        except (CacheError, OSError) as error:
+            self._move_back(places, away)  # its other scans can still be read
+            if isinstance(error, CacheError):
+                raise
             raise CacheError(f"cannot be made again ({error})") from error
-        if result.key != header.key:
-            raise CacheError("its sources or the code changed: run `pass2d prepare` again")
 
     def _mend_generations(self) -> None:
         sound = self._sound_generations()
@@ -191,8 +195,17 @@ class _Mender:
             self._move_away(self._layout.failed_file)
             self.repaired.append("failed.jsonl: removed; the next `prepare` writes it again")
 
-    def _move_away(self, path: Path) -> None:
-        """Out of sight in one step; `gc` and the next `prepare` delete it."""
-        if path.exists() or path.is_symlink():
-            with writing(path):
-                path.rename(self._layout.scratch / f"damaged-{path.name}-{uuid.uuid4().hex}")
+    def _move_away(self, path: Path) -> Path | None:
+        """Out of sight in one step; `gc` and the next `prepare` delete it. Returns where it is."""
+        if not (path.exists() or path.is_symlink()):
+            return None
+        aside = self._layout.scratch / f"damaged-{path.name}-{uuid.uuid4().hex}"
+        with writing(path):
+            path.rename(aside)
+        return aside
+
+    def _move_back(self, places: Sequence[Path], away: Sequence[Path | None]) -> None:
+        for place, aside in zip(places, away, strict=True):
+            if aside is not None and not place.exists():
+                with writing(place):
+                    aside.rename(place)

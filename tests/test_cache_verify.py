@@ -148,6 +148,22 @@ def test_a_damaged_chunk_names_its_scan(made: tuple[Path, Path]) -> None:
     assert "scan 00/000001" in str(damage)
 
 
+def test_a_damaged_index_names_the_scans_that_plain_zarr_would_miss(
+    made: tuple[Path, Path],
+) -> None:
+    _, out = made
+    path = next((out / "lidar").glob("000000-*")) / "label/c/0/0"
+    was = path.read_bytes()
+    for place, expected in ((-20, ("00/000001",)), (-36, ("00/000000",)), (-1, None)):
+        data = bytearray(was)
+        data[place] ^= 2
+        path.write_bytes(data)
+        (damage,) = found(out).damages
+        assert damage.scan_ids == (expected or ("00/000000", "00/000001"))
+        assert (damage.field, damage.shard) == ("label", 0)
+        assert "the index" in str(damage)
+
+
 @pytest.mark.parametrize("change", ["truncate", "remove", "append", "extra"])
 def test_truncated_missing_longer_and_extra_files_are_found(
     made: tuple[Path, Path], change: str
@@ -336,6 +352,30 @@ def test_repair_says_what_it_cannot_mend(made: tuple[Path, Path]) -> None:
     assert any("notes.txt" in text and "move it away" in text for text in report.unrepaired)
     assert any("sources or the code changed" in text for text in report.unrepaired)
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_what_cannot_be_mended_stays_readable(made: tuple[Path, Path]) -> None:
+    """The sources are gone: the scans of a damaged shard that are whole are all that is left."""
+    raw, out = made
+    with CacheReader.open(out) as reader:
+        spans = reader._chunks["xyz"].spans(1)
+        whole = reader.read(0, ALL)
+    path = next((out / "lidar").glob("000000-*")) / "xyz/c/0/0/0"
+    data = bytearray(path.read_bytes())
+    data[spans[0].offset + 9] ^= 4
+    path.write_bytes(data)
+    before = files(out)
+    shutil.rmtree(raw)
+    report = repair(out, Silent())
+    assert report.repaired == ()
+    (line,) = report.unrepaired
+    assert line.startswith("lidar/000000-")
+    assert "sources" in line
+    assert files(out) == before
+    with CacheReader.open(out) as reader:
+        np.testing.assert_array_equal(reader.read(0, ALL).xyz, whole.xyz)
+        with pytest.raises(CacheError, match="field xyz of scan 00/000001 is damaged"):
+            reader.read(1, ALL)
 
 
 def test_gc_removes_what_nothing_refers_to(made: tuple[Path, Path]) -> None:
