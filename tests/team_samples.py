@@ -19,7 +19,15 @@ Work = Callable[[Team, dict[str, Any]], Any]
 
 # Each process is a fork of one that has imported all this already.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "train.assemble", "train.step", "train.shared_norm"])
+_CONTEXT.set_forkserver_preload(["torch", "train.loop", "train.shared_norm"])
+
+
+def exit_code(work: Callable[..., None], *given: Any) -> int | None:
+    """How a process ends that calls a function; negative for the signal that killed it."""
+    process = _CONTEXT.Process(target=work, args=given)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def in_processes(world: int, work: Work, given: dict[str, Any], folder: Path) -> list[Any]:

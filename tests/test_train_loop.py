@@ -6,14 +6,15 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
+from team_samples import exit_code
+from torch import Tensor
 from train_samples import (
     Heard,
     assert_same_tensors,
@@ -22,10 +23,20 @@ from train_samples import (
     tiny_recipe,
 )
 
-from cache.errors import ConfigError
+from cache.errors import CheckpointError, ConfigError
+from cache.progress import Silent
+from cache.reader import CacheReader
+from cache.schema import DatasetInfo
+from pass2d_models.network import Segmentation
+from train.assemble import assemble
 from train.checkpoint import load_checkpoint, network_from_checkpoint
 from train.loop import run
+from train.losses import LossTerms
 from train.recipe import NetworkChoice, Recipe, load_recipe
+from train.state import fresh_state
+from train.step import optimizer_step
+from train.stream import BatchStream
+from train.team import Team
 
 CPU = torch.device("cpu")
 
@@ -99,23 +110,57 @@ def test_a_killed_run_resumes_to_the_same_weights_and_metrics(
     assert records(whole) == records(tmp_path)
 
 
+def run_until_killed(data: Path, run_root: Path, place: str, count: int) -> None:
+    """A run that kills itself as kill -9 does, at the count-th time that it comes to a place."""
+    torch.set_num_threads(1)
+    calls = 0
+
+    def come(to: str) -> None:
+        nonlocal calls
+        calls += to == place
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fsync, replace_file = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        come("half written")
+        fsync(descriptor)
+
+    def watched_replace(path: Path, target: Path) -> Path:
+        come(f"before {path.name}")
+        return replace_file(path, target)
+
+    with (
+        mock.patch("train.checkpoint.os.fsync", watched_fsync),
+        mock.patch.object(Path, "replace", watched_replace),
+    ):
+        heard = Heard(on_advance=lambda _: come("step"))
+        run(data, tiny_recipe(), run_root=run_root, progress=heard)
+
+
 @pytest.mark.slow
-def test_kill_9_and_resume_in_real_processes(data: Path, whole: Path, tmp_path: Path) -> None:
-    script = (
-        "import sys; sys.path[:0] = ['tests', '.']\n"
-        "from pathlib import Path\n"
-        "from train_samples import Heard, tiny_recipe\n"
-        "from train.loop import run\n"
-        "tell = lambda n: (sys.stdout.write('x'), sys.stdout.flush())\n"
-        f"run(Path({str(data)!r}), tiny_recipe(), run_root=Path({str(tmp_path)!r}),"
-        " progress=Heard(on_advance=tell))\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.read(3)
-        process.kill()
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        ("step", 1),  # before the first state is written
+        ("step", 2),
+        ("step", 8),  # in the second epoch, after a validation
+        ("half written", 3),
+        ("before last.safetensors", 1),
+        ("before next.safetensors", 2),  # the newest state has just become the previous one
+    ],
+)
+def test_kill_9_in_real_processes_and_resume(
+    data: Path, whole: Path, tmp_path: Path, place: str, count: int
+) -> None:
+    """Within steps, while a state is written, and between the two renames that put it in place."""
+    killed = exit_code(run_until_killed, data, tmp_path, place, count)
+    assert killed == -signal.SIGKILL
     run(data, tiny_recipe(), run_root=tmp_path, resume=True)
     assert_same_tensors(final_state(whole), final_state(tmp_path))
+    assert records(whole) == records(tmp_path)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -149,18 +194,32 @@ def test_a_signal_while_validating_ends_at_once(data: Path, whole: Path, tmp_pat
     assert records(whole) == records(tmp_path)
 
 
-def test_a_damaged_state_is_passed_over_and_said(data: Path, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_state_is_passed_over_and_said(
+    data: Path, whole: Path, tmp_path: Path, damage: str
+) -> None:
     root = tmp_path / "run"
     shutil.copytree(whole, root)
     last = root / "checkpoints" / "last.safetensors"
     content = bytearray(last.read_bytes())
     content[-5] ^= 1
-    last.write_bytes(bytes(content))
+    kept = {"flipped": len(content), "cut": len(content) // 2, "empty": 0}[damage]
+    last.write_bytes(bytes(content[:kept]))
     heard = Heard()
     assert run(data, tiny_recipe(), run_root=root, resume=True, progress=heard).is_complete
     assert "last.safetensors: truncated or damaged" in heard.all()
     assert "previous.safetensors" in heard.all()
     assert_same_tensors(final_state(whole), final_state(root))
+    for name in ("last", "previous"):
+        (root / "checkpoints" / f"{name}.safetensors").write_bytes(b"\0" * 4000)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+        run(data, tiny_recipe(), run_root=root, resume=True)
+
+
+def renamed_class() -> DatasetInfo:
+    info = sample_info()
+    names = (*info.labels.names[:-1], "bush")
+    return replace(info, labels=replace(info.labels, names=names))
 
 
 def test_resuming_with_other_settings_or_data_is_refused(
@@ -175,6 +234,9 @@ def test_resuming_with_other_settings_or_data_is_refused(
     others = {
         "cache fingerprint": {"profile": "size"},
         "grid 500x500x60": {"info": sample_info(grid_shape=(500, 500, 60))},
+        r"class table of 5 classes \(was 5; differs: \['bush', 'tree'\]\)": {
+            "info": renamed_class()
+        },
     }
     for index, (message, options) in enumerate(others.items()):
         other = tmp_path / f"cache{index}"
@@ -263,6 +325,36 @@ def test_sparse_unets_train_on_all_points_and_resume_exactly(
     """SPVCNN has dropout layers: their draws too must come again."""
     network = NetworkChoice(config=config, settings={"width_factor": 0.125})
     assert_resumes_exactly(data, replace(tiny_recipe(), network=network), tmp_path)
+
+
+def test_accumulated_batches_step_as_one_large_batch(data: Path) -> None:
+    """With fixed BatchNorm statistics, and a loss that is a mean over scans."""
+    steps = [first_step(data, batch_size=size, accumulate=2 // size) for size in (1, 2)]
+    assert len(steps[0]) > 20
+    for one, two in zip(*steps, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4 * float(two.abs().max()))
+
+
+def first_step(data: Path, *, batch_size: int, accumulate: int) -> list[Tensor]:
+    """SGD's momentum after one step: the step's gradient (and the weights' decay)."""
+
+    def mean_over_scans(segmentation: Segmentation, *_: object, **__: object) -> LossTerms:
+        return LossTerms(total=segmentation.logits.square().sum() / batch_size, parts={})
+
+    recipe = tiny_recipe(f"batch_size={batch_size}", f"accumulate={accumulate}")
+    with CacheReader.open(data) as reader:
+        job = assemble(reader, recipe, Team(device=CPU), Silent())
+        job.network.eval()
+        state = fresh_state(job)
+        stream = BatchStream(reader, job.plan, recipe.stream, cursor=0, device=CPU)
+        with (
+            mock.patch("train.step.compute_loss", mean_over_scans),
+            mock.patch.object(job.network, "train"),
+        ):
+            assert optimizer_step(job, state, stream) == 2
+        stream.close()
+    moments = state.optimizer.state.values()
+    return [moment["momentum_buffer"] for moment in moments if "momentum_buffer" in moment]
 
 
 def assert_resumes_exactly(data: Path, recipe: Recipe, tmp_path: Path) -> None:
