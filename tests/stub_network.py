@@ -26,9 +26,11 @@ class StubNetwork(Network):
 
     kind = "stub"
 
-    def __init__(self, rule: Rule = by_place, *, sees_all: bool = False) -> None:
+    def __init__(
+        self, rule: Rule = by_place, *, sees_all: bool = False, n_classes: int = 5
+    ) -> None:
         grid = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
-        super().__init__(NetworkConfig(), grid=grid, n_classes=5)
+        super().__init__(NetworkConfig(), grid=grid, n_classes=n_classes)
         self.weight = nn.Parameter(torch.zeros(()))
         self.rule = rule
         self.sees_all = sees_all

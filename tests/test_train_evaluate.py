@@ -16,12 +16,14 @@ import torch
 from cache_samples import sample_info, write_sample_cache
 from numpy.typing import NDArray
 from rich.console import Console
+from scipy.spatial import cKDTree
 from stub_network import StubNetwork, by_place
+from torch import Tensor
 
 from cache.errors import ConfigError, DataError
 from cache.progress import Silent
 from cache.reader import CacheReader, Fields
-from cache.schema import GridConfig, ScanRecord
+from cache.schema import DatasetInfo, GridConfig, ScanRecord
 from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
 from train.eval_counts import BAND_NAMES, EvalCounts, EvalReport, pass_result
@@ -175,6 +177,17 @@ def test_votes_move_the_points_and_leave_the_labels(cached) -> None:
     assert len({tuple(b.points[0, :2].tolist()) for b in network.batches}) > 1
 
 
+class OneRecord:
+    """A reader of one scan that lies in no cache."""
+
+    def __init__(self, record: ScanRecord, info: DatasetInfo) -> None:
+        self._record, self.info = record, info
+        self.scans = SimpleNamespace(n=np.array([record.n]), n_raw=np.array([record.n_raw]))
+
+    def read(self, position: int, fields: Fields) -> ScanRecord:
+        return self._record
+
+
 def test_scan_without_any_point_in_the_volume_is_all_misses() -> None:
     record = ScanRecord(
         scan_id="08/000000",
@@ -188,14 +201,7 @@ def test_scan_without_any_point_in_the_volume_is_all_misses() -> None:
         outside_label=np.array([1, 2], np.uint8),
     )
 
-    class OneScan:
-        info = sample_info()
-        scans = SimpleNamespace(n=np.array([0]))
-
-        def read(self, position: int, fields: Fields) -> ScanRecord:
-            return record
-
-    counts = evaluate_network(StubNetwork(), OneScan(), [0])
+    counts = evaluate_network(StubNetwork(), OneRecord(record, sample_info()), [0])
     assert counts.outside()[[1, 2], 0].tolist() == [1, 1]
     assert counts.scores(sample_info())[0].miou == 0
 
@@ -370,3 +376,59 @@ def test_prepared_scan_goes_back_together_as_in_its_raw_file(real_semkitti: Path
     table = listing.info.labels.raw_to_training
     assert labels is not None
     assert labels.tolist() == [table[int(raw_id)] for raw_id in raw_ids]
+
+
+@pytest.mark.parametrize("outside", ["nearest", "ignore"])
+def test_official_scores_of_a_real_scan_are_those_of_the_benchmarks_tools(
+    real_semkitti: Path, outside: str
+) -> None:
+    """The tools' way, from the raw files: raw ids of both sides through the table, all points."""
+    from pipeline.compose import lidar_arrays
+    from pipeline.datasets.semkitti import list_semkitti
+
+    listing = list_semkitti(real_semkitti, sequences=["08"])
+    info = listing.info
+    record = lidar_arrays(listing.scans[0], info)
+    folder = real_semkitti / "sequences/08"
+    raw = np.fromfile(folder / "velodyne/000000.bin", "<f4").reshape(-1, 4)
+    raw_labels = np.fromfile(folder / "labels/000000.label", "<u4") & 0xFFFF
+
+    def rule(points: Tensor) -> Tensor:
+        """Often right near the ground; wrong ids, and 0 for some, elsewhere."""
+        return torch.where(points[:, 2] < -1.4, 9, (points[:, 0].abs() * 3).long() % info_classes)
+
+    info_classes = info.labels.n_classes
+    network = StubNetwork(rule, n_classes=info_classes)
+    counts = evaluate_network(network, OneRecord(record, info), [0], outside=outside)
+    official = counts.scores(info)[0]
+
+    predicted = rule(torch.from_numpy(raw)).numpy()
+    inside = np.isin(np.arange(len(raw)), record.raw_index)
+    assert (~inside).sum() > 1000
+    _, source = cKDTree(raw[inside, :3]).query(raw[~inside, :3])
+    predicted[~inside] = predicted[inside][source] if outside == "nearest" else 0
+    written = np.array(info.labels.training_to_raw)[predicted]  # as a submission holds them
+    iou, accuracy = tools_scores(raw_labels, written, info)
+    assert official.iou[1:].tolist() == pytest.approx(iou, abs=1e-9)
+    assert official.miou == pytest.approx(sum(iou) / (info_classes - 1), abs=1e-9)
+    assert official.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert 0.0 in iou  # classes that this scan lacks count 0
+    assert official.miou > 0
+
+
+def tools_scores(
+    labels: NDArray[np.uint32], predictions: NDArray[np.int64], info: DatasetInfo
+) -> tuple[list[float], float]:
+    """As SemanticKITTI's evaluation: a confusion matrix, the ignored label's points taken out."""
+    table = info.labels.raw_to_training
+    n_classes = info.labels.n_classes
+    confusion = np.zeros((n_classes, n_classes), np.int64)  # [prediction][label]
+    for label, prediction in zip(labels.tolist(), predictions.tolist(), strict=True):
+        confusion[table[prediction], table[label]] += 1
+    confusion[:, 0] = 0
+    right = [int(confusion[c, c]) for c in range(n_classes)]
+    false_positive = [int(confusion[c].sum()) - right[c] for c in range(n_classes)]
+    false_negative = [int(confusion[:, c].sum()) - right[c] for c in range(n_classes)]
+    unions = [sum(counts) for counts in zip(right, false_positive, false_negative, strict=True)]
+    iou = [right[c] / unions[c] if unions[c] else 0.0 for c in range(1, n_classes)]
+    return iou, sum(right[1:]) / (sum(right[1:]) + sum(false_positive[1:]))
