@@ -13,6 +13,7 @@ import sys
 import typer
 
 from commands.cache import cache_app
+from commands.doctor import doctor_command
 from commands.evaluate import eval_command
 from commands.inspect import inspect_command
 from commands.predict import predict_command
@@ -40,6 +41,7 @@ app.command("robust")(robust_command)
 app.command("submit")(submit_command)
 app.command("import")(import_command)
 app.add_typer(cache_app, name="cache")
+app.command("doctor")(doctor_command)
 
 
 INTERRUPTED = 130

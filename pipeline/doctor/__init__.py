@@ -1,0 +1,1 @@
+"""`pass2d doctor`: whether this machine can do the work, and what to do where it cannot."""

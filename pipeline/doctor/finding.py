@@ -1,0 +1,40 @@
+"""What a check says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["ok", "warning", "broken"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One fact about the machine, and the remedy."""
+
+    name: str
+    state: State
+    """"broken": something that pass2d needs does not work; the exit code is 1."""
+    found: str
+    remedy: str = ""
+    """What to do; empty only where nothing is to be done."""
+
+
+Check = Callable[[], Sequence[Finding]]
+
+
+def guarded(name: str, check: Check) -> list[Finding]:
+    """Run a check; whatever goes wrong in it is a finding, and the others run all the same."""
+    try:
+        return list(check())
+    except Exception as error:  # noqa: BLE001  # a check that fails must not end the others
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return [
+            Finding(
+                name=name,
+                state="broken",
+                found=f"the check itself failed ({reason})",
+                remedy="Report this line as a bug, with your versions of Python and pass2d.",
+            )
+        ]

@@ -1,0 +1,257 @@
+"""`pass2d doctor`: findings on sound and broken machines; no check ends the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import shutil
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from cache_samples import write_sample_cache
+from typer.testing import CliRunner
+
+from cache.progress import Silent
+from cli import app
+from pipeline.doctor import libraries, machine
+from pipeline.doctor.cache_check import cache_findings
+from pipeline.doctor.examine import examine
+from pipeline.doctor.finding import Finding, guarded
+from pipeline.doctor.process import Answer, ask, run
+
+TORCH = {
+    "version": "2.9",
+    "cuda": "12.6",
+    "available": True,
+    "devices": [],
+    "sum": 64**3,
+    "threads": 1,
+}
+GPU = {
+    "device": "cuda:0",
+    "name": "H100",
+    "memory": 80 << 30,
+    "free": 79 << 30,
+    "capability": "9.0",
+    "sum": 64**3,
+}
+Usage = namedtuple("Usage", "total used free")  # as of shutil
+
+
+def python(code: str, *, timeout_s: float = 60) -> Answer:
+    return run([sys.executable, "-c", code], timeout_s=timeout_s)
+
+
+def answers(**by_name: Answer | dict):
+    """A stand-in for the probes' processes."""
+
+    def ask(name: str, *words: str, timeout_s: float) -> Answer:
+        found = by_name["_".join([name, *words]).replace("-", "_").replace(":", "")]
+        return found if isinstance(found, Answer) else Answer(values=found)
+
+    return ask
+
+
+def test_real_spconv_agrees_with_a_dense_convolution() -> None:
+    answer = ask("spconv", "cpu", timeout_s=300)
+    assert answer.values is not None, answer.failure
+    assert answer.values["forward_error"] < 1e-5
+    assert answer.values["backward_error"] < 1e-5
+    (finding,) = libraries.spconv_findings("cpu", answers(spconv_cpu=answer))
+    assert finding.state == "ok"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_real_spconv_on_the_gpu() -> None:
+    (finding,) = libraries.spconv_findings("cuda:0")
+    assert finding.state == "ok", finding
+
+
+def test_crash_hang_and_error_of_a_probe_are_answers() -> None:
+    assert python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)").failure == (
+        "crashed (SIGSEGV)"
+    )
+    assert python("raise ImportError('no libcuda.so')").failure == "ImportError: no libcuda.so"
+    assert python("print('hello')").failure == "gave no answer"
+    assert "within 0.5 s" in python("while True: pass", timeout_s=0.5).failure
+    assert python("print('{\"a\": 1}')").values == {"a": 1}
+
+
+def test_children_that_a_probe_leaves_are_killed(tmp_path: Path) -> None:
+    code = f"""
+import pathlib, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
+"""
+    python(code)
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        ended = os.pidfd_open(pid)  # readable once the process has ended
+    except ProcessLookupError:
+        return
+    assert select.select([ended], [], [], 60)[0], "still running"
+    os.close(ended)
+
+
+def test_check_that_fails_is_a_finding() -> None:
+    (finding,) = guarded("odd", lambda: [Finding(name="x", state="ok", found=str(1 // 0))])
+    assert finding.state == "broken"
+    assert "ZeroDivisionError" in finding.found
+
+
+def test_segfault_in_spconv_does_not_end_the_other_checks() -> None:
+    found = examine(
+        None,
+        progress=Silent(),
+        ask=answers(
+            torch=TORCH,
+            spconv_cpu=Answer(values=None, failure="crashed (SIGSEGV)"),
+            ray={"version": "2.50"},
+        ),
+    )
+    by_name = {finding.name: finding for finding in found}
+    assert by_name["spconv on cpu"].state == "broken"
+    assert "spconv-cu118" in by_name["spconv on cpu"].remedy
+    assert {"Ray", "memory", "disk", "open files", "cores", "/dev/shm"} <= by_name.keys()
+    assert all(finding.remedy for finding in found if finding.state != "ok")
+
+
+def test_wrong_numbers_are_broken_and_every_device_is_asked() -> None:
+    fine = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
+    wrong = {**fine, "backward_error": float("nan")}
+    found = examine(
+        None,
+        progress=Silent(),
+        ask=answers(
+            torch={**TORCH, "devices": [GPU]},
+            spconv_cpu=fine,
+            spconv_cuda0=wrong,
+            ray={"version": "2.50"},
+        ),
+    )
+    states = {finding.name: finding.state for finding in found}
+    assert states["cuda:0"] == states["spconv on cpu"] == "ok"
+    assert states["spconv on cuda:0"] == "broken"
+
+
+def test_gpu_that_torch_cannot_use_is_broken_and_no_gpu_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    found, devices = libraries.torch_findings(answers(torch=TORCH))
+    assert [f.state for f in found] == ["ok", "broken"]
+    assert "nvidia-smi" in found[1].remedy
+    assert devices == ["cpu"]
+    found, _ = libraries.torch_findings(answers(torch={**TORCH, "cuda": None}))
+    assert "built without CUDA" in found[1].found
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    if not Path("/dev/nvidia0").exists():
+        found, _ = libraries.torch_findings(answers(torch=TORCH))
+        assert found[1].state == "warning"
+    full = {**GPU, "free": 1 << 30}
+    found, _ = libraries.torch_findings(answers(torch={**TORCH, "devices": [full]}))
+    assert found[1].state == "warning"
+
+
+def test_ray_is_started_only_when_asked() -> None:
+    ask = answers(ray={"version": "2.50"}, ray_start=Answer(values=None, failure="no answer"))
+    assert libraries.ray_findings(start=False, ask=ask)[0].state == "ok"
+    (finding,) = libraries.ray_findings(start=True, ask=ask)
+    assert finding.state == "broken"
+    assert "--workers 0" in finding.remedy
+
+
+def test_limits_are_warnings_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 9999))
+    (finding,) = machine.open_file_findings()
+    assert finding.state == "warning"
+    assert "ulimit -n 9999" in finding.remedy
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64 << 20, 0, 64 << 20))
+    assert "--shm-size" in machine.shm_findings()[0].remedy
+    assert machine.disk_findings(Path())[0].state == "broken"
+
+
+def test_disk_is_measured_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "TEST_BYTES", 8 << 20)
+    (finding,) = machine.disk_findings(tmp_path / "not" / "there")
+    assert "writes" in finding.found
+    assert "reads" in finding.found
+    assert str(tmp_path) in finding.found
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    (finding,) = machine.disk_findings(tmp_path)
+    assert finding.state == "warning"
+    assert "nothing can be written" in finding.found
+
+
+@pytest.fixture
+def cache_root(tmp_path: Path) -> Path:
+    write_sample_cache(tmp_path / "cache", n_scans=3, sequences=("00", "08"), n_points=300)
+    return tmp_path / "cache"
+
+
+def states(root: Path, *, full: bool = False) -> dict[str, str]:
+    found = cache_findings(str(root), None, full=full, progress=Silent(), seed=0)
+    return {finding.name: finding.state for finding in found}
+
+
+def test_sound_cache(cache_root: Path) -> None:
+    assert set(states(cache_root, full=True).values()) == {"ok"}
+
+
+def test_flipped_byte_is_found_by_the_sample_of_a_small_cache(cache_root: Path) -> None:
+    (file,) = cache_root.glob("semkitti/voxel/008000-*/inverse/c/0/0/0")
+    data = bytearray(file.read_bytes())
+    data[20] ^= 4
+    file.write_bytes(data)
+    assert states(cache_root)["cache, some chunks"] == "broken"
+    assert states(cache_root)["cache, files"] == "ok"
+
+
+def test_damage_where_no_sample_looks_is_found_by_full(cache_root: Path) -> None:
+    (file,) = cache_root.glob("semkitti/rows/voxel/008000-*.json")
+    file.write_bytes(file.read_bytes().replace(b"0", b"1", 1))
+    quick, full = states(cache_root), states(cache_root, full=True)
+    assert "broken" not in quick.values()
+    assert full["cache, every byte"] == "broken"
+
+
+def test_truncated_and_missing_files_are_found_by_size(cache_root: Path) -> None:
+    (file,) = cache_root.glob("semkitti/lidar/000000-*/label/c/0/0")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert states(cache_root)["cache, files"] == "broken"
+    file.unlink()
+    assert states(cache_root)["cache, files"] == "broken"
+
+
+def test_command_answers_in_json_and_by_exit_code(
+    cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
+    stub = answers(torch=TORCH, spconv_cpu=fine, ray={"version": "2.50"})
+    monkeypatch.setattr("pipeline.doctor.examine.ask_process", stub)
+    monkeypatch.setitem(examine.__kwdefaults__, "ask", stub)
+    words = ["doctor", "--cache", str(cache_root), "--json"]
+    result = CliRunner().invoke(app, words)
+    document = json.loads(result.stdout)
+    broken = [f["name"] for f in document["findings"] if f["state"] == "broken"]
+    assert broken == (["CUDA"] if os.path.exists("/dev/nvidia0") else [])  # noqa: PTH110
+    shutil.rmtree(cache_root / "semkitti" / "manifest")
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["state"] == "broken"
+    result = CliRunner().invoke(app, ["doctor", "--full"])
+    assert result.exit_code == 1
+    assert "--cache" in result.stderr
