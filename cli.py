@@ -23,6 +23,7 @@ from commands.robust import robust_command
 from commands.stats import stats_command
 from commands.submit import submit_command
 from commands.train import train_command
+from commands.view import view_command
 
 app = typer.Typer(
     name="pass2d",
@@ -39,6 +40,7 @@ app.command("eval")(eval_command)
 app.command("predict")(predict_command)
 app.command("robust")(robust_command)
 app.command("submit")(submit_command)
+app.command("view")(view_command)
 app.command("import")(import_command)
 app.add_typer(cache_app, name="cache")
 app.command("doctor")(doctor_command)

@@ -79,7 +79,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "prepare", "stats", "inspect", "train", "eval", "predict", "import", "doctor"]
+    "command",
+    ["", "prepare", "stats", "inspect", "train", "eval", "predict", "import", "view", "doctor"],
 )
 def test_every_command_explains_itself(command: str) -> None:
     result = pass2d(*command.split(), "--help")

@@ -27,7 +27,7 @@ from cache.schema import DatasetInfo, GridConfig, ScanRecord
 from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
 from train.eval_counts import BAND_NAMES, EvalCounts, EvalReport, pass_result
-from train.eval_pictures import raw_scan, write_pictures
+from train.eval_pictures import write_pictures
 from train.eval_report import (
     report_json,
     report_tables,
@@ -38,6 +38,7 @@ from train.eval_report import (
 from train.eval_scans import eval_scan
 from train.evaluate import count_scans, evaluate, evaluate_network
 from train.infer import PassSize
+from train.raw_scan import raw_scan
 from train.team import Team
 from train.tta import VotePlan
 

@@ -7,27 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import DataError
 from cache.reader import CacheReader, Fields
-from cache.schema import LabelTable, ScanRecord
+from cache.schema import ScanRecord
 from train.eval_counts import EvalReport
 from train.eval_report import write_confusion
-from train.eval_scans import outside_labels, raw_order
 from train.evaluate import NO_VOTES
+from train.legend import ERRORS, outcomes
+from train.raw_scan import raw_scan
 from train.render import birds_eye, on_picture, range_image, save_png
 from train.segmenter import Segmenter
 from train.tta import VotePlan
-
-ERRORS = LabelTable(
-    raw_to_training={},
-    training_to_raw=(0, 1, 2),
-    names=("not counted", "right", "wrong"),
-    colors_rgb=((0, 0, 0), (52, 128, 104), (240, 70, 50)),
-)
-"""Colours of the picture of errors."""
 
 
 def write_pictures(
@@ -101,7 +93,7 @@ def scan_pictures(
         ("range", range_image(xyz, predicted, table, title=f"{title}: prediction")),
     ]
     if truth is not None:
-        outcome = np.where(truth == 0, 0, np.where(predicted == truth, 1, 2)).astype(np.uint8)
+        outcome = outcomes(predicted, truth)
         pictures += [
             ("truth", birds_eye(xyz, truth, table, title=f"{title}: ground truth")),
             ("errors", birds_eye(xyz, outcome, ERRORS, title=f"{title}: errors")),
@@ -119,23 +111,3 @@ def scan_pictures(
             )
             pictures.append((f"camera{number or ''}", camera))
     return pictures
-
-
-def raw_scan(record: ScanRecord) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
-    """Put a scan back together as in its raw file.
-
-    Args:
-        record: Read with the points outside the volume.
-
-    Returns:
-        (n_raw, 4) x, y, z in metres and signal; (n_raw,) training ids, None without labels.
-    """
-    assert record.outside_xyz is not None
-    assert record.outside_signal is not None
-    order = raw_order(record)
-    xyz = np.concatenate([record.xyz, record.outside_xyz], axis=1)
-    signal = np.concatenate([record.signal, record.outside_signal])
-    points = np.ascontiguousarray(np.concatenate([xyz, signal[None]])[:, order].T)
-    if record.label is None:
-        return points, None
-    return points, np.concatenate([record.label, outside_labels(record)])[order]

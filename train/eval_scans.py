@@ -20,6 +20,7 @@ from train.draw import SYMMETRIES, grid_symmetries
 from train.eval_counts import BAND_EDGES_M
 from train.infer import PassSize, nearest_index
 from train.lattice import ScanHash
+from train.raw_scan import outside_labels, raw_order
 from train.tta import VotePlan
 
 Outside = Literal["nearest", "ignore"]
@@ -147,20 +148,3 @@ def hashed_scales(
         progress.say(f"lattice votes voxelise each scan anew: {reason}")
         return ()
     return network.scales
-
-
-def outside_labels(record: ScanRecord) -> NDArray[np.uint8]:
-    """(O,) training ids of the points outside the volume; ignored where none are stored."""
-    if record.outside_label is not None:
-        return record.outside_label
-    return np.zeros(record.n_raw - record.n, np.uint8)
-
-
-def raw_order(record: ScanRecord) -> NDArray[np.int64]:
-    """(n_raw,) rows of [points inside, points outside], in the order of the raw file."""
-    is_inside = np.zeros(record.n_raw, np.bool_)
-    is_inside[record.raw_index] = True
-    order = np.empty(record.n_raw, np.int64)
-    order[is_inside] = np.arange(record.n)
-    order[~is_inside] = np.arange(record.n, record.n_raw)
-    return order

@@ -18,6 +18,19 @@ IGNORED_RGB = (105, 108, 116)
 LINE_PX = 20
 """Height of a legend line."""
 
+ERRORS = LabelTable(
+    raw_to_training={},
+    training_to_raw=(0, 1, 2),
+    names=("not counted", "right", "wrong"),
+    colors_rgb=((0, 0, 0), (52, 128, 104), (240, 70, 50)),
+)
+"""Colours of the picture of errors."""
+
+
+def outcomes(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N,) indices into ``ERRORS`` of predicted training ids."""
+    return np.where(truth == 0, 0, np.where(predicted == truth, 1, 2)).astype(np.uint8)
+
 
 def label_colors(labels: NDArray[np.uint8], table: LabelTable) -> NDArray[np.uint8]:
     """Give each point its class's colour.

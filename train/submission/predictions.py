@@ -12,8 +12,9 @@ from cache.reader import CacheReader, Fields
 from cache.schema import ScanRecord
 from pass2d_models.network import Network
 from train.ahead import computed_ahead
-from train.eval_scans import EvalScan, Outside, batches, eval_scan, raw_order
+from train.eval_scans import EvalScan, Outside, batches, eval_scan
 from train.infer import pass_size, vote_logits
+from train.raw_scan import raw_order
 from train.tta import VotePlan
 
 

@@ -1,0 +1,121 @@
+"""`pass2d view`: look at scans, their labels, predictions and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cache.errors import ConfigError
+from cache.progress import Progress, format_bytes
+from commands.console import Console, clear_errors, print_json, words
+from commands.options import DatasetOption, DeviceOption, JsonOption, any_place
+from commands.view_inputs import Label, labeller, open_scans
+
+if TYPE_CHECKING:
+    from train.viewing.scan import ViewItem, ViewScan
+
+SHOWN, RECORDED = 1, 100
+"""Scans that are taken when none is named: of pictures and page, of a recording."""
+MANY_ON_A_PAGE = 60
+"""A page holds its scans: about 2 MB each."""
+
+
+def view_command(
+    raw: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Raw data set (SemanticKITTI, one of its sequences, nuScenes) or point files.",
+            resolve_path=True,
+        ),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(
+            "--cache", help="Cache folder or its URL.", parser=any_place, metavar="PATH|URL"
+        ),
+    ] = None,
+    dataset: DatasetOption = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    sequence: Annotated[
+        str | None, typer.Option("--sequence", "--sequences", help="Only these, e.g. 08.")
+    ] = None,
+    scan: Annotated[
+        str | None, typer.Option(help="One scan: 08/000123, a token, a file's name.")
+    ] = None,
+    scans: Annotated[
+        str | None, typer.Option(help="Places among the scans: 7, 0:50 or 0:100:5.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Folder of .label files from predict or submit.", resolve_path=True),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Predict with this checkpoint.", resolve_path=True)
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Folder: write pictures of each scan.", resolve_path=True)
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="Classes and columns of plain point files: semkitti or nuscenes.")
+    ] = "semkitti",
+    columns: Annotated[
+        int | None, typer.Option(help="float32 per point of .bin files; found out if left out.")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show scans by ground truth, prediction, error and confidence: as pictures."""
+    console = Console()
+    with clear_errors(console):
+        if scan is not None and scans is not None:
+            raise ConfigError("--scan and --scans: choose one")
+        if png is None:
+            raise ConfigError("choose what to make: --png FOLDER")
+        with open_scans(
+            place,
+            raw,
+            dataset=dataset,
+            split=split,
+            sequences=words(sequence),
+            layout=layout,
+            columns=columns,
+        ) as found:
+            from train.viewing.scan import choose_items
+
+            label = labeller(found, checkpoint=checkpoint, predictions=predictions, device=device)
+            items = choose_items(found.items, scan=scan, scans=scans, default=SHOWN)
+            loaded = _loaded(items, label, console)
+            written: list[Path] = []
+            if png is not None:
+                from train.viewing.panels import write_all_panels
+
+                written += write_all_panels(loaded, png, found)
+        console.close()
+        _report(written, [item.name for item in items], as_json=as_json)
+
+
+def _loaded(
+    items: tuple[ViewItem, ...], label: Label | None, progress: Progress
+) -> Iterator[ViewScan]:
+    """Load and label one scan after the other."""
+    progress.start("view", total=len(items), unit="scans")
+    for item in items:
+        scan = item.load()
+        yield scan if label is None else label(item, scan)
+        progress.advance()
+
+
+def _report(written: list[Path], names: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "scans": names,
+                "files": [{"path": str(path), "bytes": path.stat().st_size} for path in written],
+            }
+        )
+        return
+    for path in written:
+        typer.echo(f"{path} ({format_bytes(path.stat().st_size)})")

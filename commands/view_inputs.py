@@ -1,0 +1,123 @@
+"""What `pass2d view` is given, as one list of scans: here `pipeline` and `train` meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cache.reader import CacheReader
+    from cache.schema import DatasetInfo
+    from pipeline.source import ScanSource
+    from train.viewing.scan import ViewItem, ViewScan, ViewSet
+
+Label = Callable[["ViewItem", "ViewScan"], "ViewScan"]
+"""Adds a prediction to a scan, if there is one."""
+
+
+@contextmanager
+def open_scans(
+    place: str | None,
+    raw: Path | None,
+    *,
+    dataset: str | None,
+    split: str | None,
+    sequences: Sequence[str] | None,
+    layout: str,
+    columns: int | None,
+) -> Iterator[ViewSet]:
+    """List the scans of a cache, a raw data set, or a folder of point files.
+
+    Raises:
+        ConfigError: Neither or both were given.
+        Pass2DError: What was given is not readable.
+    """
+    if (place is None) == (raw is None):
+        raise ConfigError("give either --cache, or a raw file or folder: pass2d view --help")
+    if raw is not None:
+        yield _raw_scans(raw, split=split, sequences=sequences, layout=layout, columns=columns)
+        return
+    from cache.reader import CacheReader
+    from train.viewing.cached import cached_scans
+
+    assert place is not None
+    with CacheReader.open(place, dataset=dataset) as reader:
+        if split is None and sequences is None:
+            split = _default_split(reader)
+        yield cached_scans(reader, split=split, sequences=sequences)
+
+
+def labeller(
+    scans: ViewSet, *, checkpoint: Path | None, predictions: Path | None, device: str
+) -> Label | None:
+    """What adds predictions to scans; None without any.
+
+    Raises:
+        ConfigError: Both were given.
+        CheckpointError: The checkpoint is not readable, or of another data set.
+        DataError: The folder of predictions is not readable.
+    """
+    if checkpoint is not None and predictions is not None:
+        raise ConfigError("--checkpoint and --predictions: choose one")
+    if checkpoint is not None:
+        from train.viewing.segment import checkpoint_labels
+
+        return checkpoint_labels(checkpoint, scans.table, device=device)
+    if predictions is not None:
+        from train.viewing.predictions import PredictionFolder
+
+        return PredictionFolder(predictions, scans.table).add
+    return None
+
+
+def _raw_scans(
+    raw: Path,
+    *,
+    split: str | None,
+    sequences: Sequence[str] | None,
+    layout: str,
+    columns: int | None,
+) -> ViewSet:
+    from pipeline.raw_scans import info_of_layout, list_raw
+    from train.viewing.point_files import point_files
+    from train.viewing.scan import ViewItem, ViewSet
+
+    found = list_raw(raw, split=split, sequences=sequences)
+    if found is None:
+        return point_files(raw, info_of_layout(layout), columns=columns)
+    items = tuple(
+        ViewItem(
+            name=scan.scan_id,
+            sequence=scan.sequence,
+            frame_index=scan.frame_index,
+            token=scan.token,
+            points=scan.points,
+            load=partial(_load_raw, scan, found.info),
+        )
+        for scan in found.scans
+    )
+    return ViewSet(
+        title=found.info.name,
+        table=found.info.labels,
+        signal_name=found.info.signal_name,
+        items=items,
+    )
+
+
+def _load_raw(scan: ScanSource, info: DatasetInfo) -> ViewScan:
+    from pipeline.raw_scans import read_raw
+    from train.viewing.scan import view_scan
+    from train.viewing.times import scan_time_s
+
+    time_s = scan_time_s(scan.points, scan.frame_index)
+    return view_scan(read_raw(scan, info), frame_index=scan.frame_index, time_s=time_s)
+
+
+def _default_split(reader: CacheReader) -> str | None:
+    """Validation has labels and was not trained on: what one looks at first."""
+    return "val" if (reader.scans.split == "val").any() else None

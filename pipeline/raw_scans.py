@@ -1,0 +1,117 @@
+"""Scans of a raw data set as they are, without a cache: for looking at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cache.errors import DataError
+from cache.schema import DatasetInfo, ScanRecord
+from pipeline.compose import camera_arrays, lidar_arrays, read_file
+from pipeline.datasets.limit import SPLITS
+from pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
+from pipeline.datasets.semkitti import list_semkitti, semkitti_table
+from pipeline.datasets.semkitti_files import POINTS, SequenceFiles, find_sequences, list_files
+from pipeline.source import ScanSource
+from pipeline.stages.calibration import image_from_lidar_matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawScans:
+    """Scans of a raw folder."""
+
+    info: DatasetInfo
+    scans: tuple[ScanSource, ...]
+
+
+def list_raw(
+    root: Path, *, split: str | None = None, sequences: Sequence[str] | None = None
+) -> RawScans | None:
+    """Find out what a folder is and list its scans; files that are missing are passed over.
+
+    Args:
+        root: SemanticKITTI (its root, ``dataset/``, ``sequences/``, one sequence or its
+            ``velodyne/``), or the root of nuScenes.
+        split: "train", "val" or "test" only.
+        sequences: Only these.
+
+    Returns:
+        None when it is neither: a folder of point files, perhaps, or a file.
+
+    Raises:
+        DataError: There is nothing there, no such sequence, or the tables are damaged.
+    """
+    if not root.exists():
+        raise DataError(f"{root}: no such file or folder")
+    if not root.is_dir():
+        return None
+    if root.name == POINTS and (root.parent / POINTS).is_dir():
+        root = root.parent
+    splits = SPLITS if split is None else (split,)
+    if (root / POINTS).is_dir():
+        return _one_sequence(root)
+    if any(root.glob("v1.0-*/scene.json")) or (root / "scene.json").is_file():
+        listing = list_nuscenes(root, splits=splits, scenes=sequences, stored_hw=None)
+        return RawScans(info=listing.info, scans=listing.scans)
+    try:
+        find_sequences(root)
+    except DataError:
+        return None
+    listing = list_semkitti(root, splits=splits, sequences=sequences)
+    return RawScans(info=listing.info, scans=listing.scans)
+
+
+def read_raw(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
+    """Read one scan with its points outside the volume and its pictures.
+
+    Raises:
+        ProblemError: A file is missing, truncated, or holds unknown labels.
+    """
+    record = lidar_arrays(scan, info)
+    views = camera_arrays(scan, record)
+    return replace(record, cameras=tuple(view for view in views if view is not None))
+
+
+def info_of_layout(layout: str) -> DatasetInfo:
+    """Label table, colours and columns by the name of a data set: "semkitti" or "nuscenes".
+
+    Raises:
+        DataError: Another name.
+    """
+    tables = {"semkitti": semkitti_table, "nuscenes": nuscenes_table}
+    if layout not in tables:
+        raise DataError(f"--layout {layout!r}: semkitti or nuscenes is expected")
+    return tables[layout]().info
+
+
+def _one_sequence(folder: Path) -> RawScans:
+    """A sequence's own folder, of whatever name."""
+    files = list_files(folder.name, folder)
+    if not files.points:
+        raise DataError(f"{folder / POINTS}: no scans NNNNNN.bin")
+    table = semkitti_table()
+    matrix = _calibration(files)
+    scans = tuple(
+        ScanSource(
+            scan_id=f"{files.sequence}/{frame:06d}",
+            split=table.split_of(files.sequence) or "test",
+            sequence=files.sequence,
+            frame_index=frame,
+            token="",
+            points=points,
+            labels=files.labels.get(frame),
+            images=(files.images.get(frame),),
+            image_from_lidar=None if matrix is None else (matrix,),
+        )
+        for frame, points in files.points.items()
+    )
+    return RawScans(info=table.info, scans=scans)
+
+
+def _calibration(files: SequenceFiles) -> tuple[float, ...] | None:
+    if not files.images or "calib.txt" not in files.texts:
+        return None
+    text = read_file(files.calib).decode("utf-8-sig", errors="replace")
+    matrix = image_from_lidar_matrix(text, file=files.calib)
+    return tuple(float(number) for number in matrix.ravel())

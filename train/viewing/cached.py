@@ -1,0 +1,59 @@
+"""Scans of a cache, for viewing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from cache.layout import Layout
+from cache.manifest import load_manifest
+from cache.reader import CacheReader, Fields
+from train.viewing.scan import ViewItem, ViewScan, ViewSet, view_scan
+from train.viewing.times import scan_time_s
+
+FIELDS = Fields(label=True, image=True, pixels=True, outside=True)
+
+
+def cached_scans(
+    reader: CacheReader, *, split: str | None, sequences: Sequence[str] | None
+) -> ViewSet:
+    """List the scans of a cache.
+
+    Args:
+        reader: Open; stays open as long as scans are loaded.
+        split: Only these.
+        sequences: Only these.
+
+    Raises:
+        CacheError: A sequence is not there, or the manifest is damaged.
+    """
+    scans = reader.scans
+    table = load_manifest(Layout(root=reader.root), reader.generation).tables.scans
+    roles, paths = (table[name].to_pylist() for name in ("source_role", "source_path"))
+    items = []
+    for position in reader.select(split=split, sequences=sequences).tolist():
+        path = dict(zip(roles[position] or [], paths[position] or [], strict=True)).get("points")
+        points = Path(path) if path else None
+        items.append(
+            ViewItem(
+                name=str(scans.scan_id[position]),
+                sequence=str(scans.sequence[position]),
+                frame_index=int(scans.frame_index[position]),
+                token=str(scans.token[position]),
+                points=points,
+                load=partial(_load, reader, position, points),
+            )
+        )
+    return ViewSet(
+        title=reader.info.name,
+        table=reader.info.labels,
+        signal_name=reader.info.signal_name,
+        items=tuple(items),
+    )
+
+
+def _load(reader: CacheReader, position: int, points: Path | None) -> ViewScan:
+    frame_index = int(reader.scans.frame_index[position])
+    record = reader.read(position, FIELDS)
+    return view_scan(record, frame_index=frame_index, time_s=scan_time_s(points, frame_index))

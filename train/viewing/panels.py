@@ -1,0 +1,135 @@
+"""`pass2d view --png`: a scan from above, as a range image and on the camera, in panels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.errors import DataError
+from cache.schema import LabelTable
+from train.legend import BACKGROUND_RGB, ERRORS
+from train.render import birds_eye, on_picture, range_image, save_png
+from train.viewing.colors import Scale, binned, robust_scale
+from train.viewing.scan import ViewCamera, ViewScan, ViewSet
+
+PER_ROW = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One way of colouring a scan's points."""
+
+    title: str
+    labels: NDArray[np.uint8]
+    """(N,) indices into the table."""
+    table: LabelTable
+
+
+def panels_of(scan: ViewScan, table: LabelTable, *, signal_name: str) -> tuple[Panel, ...]:
+    """Ground truth, prediction, error and confidence, as far as they are known; else the signal."""
+    panels = []
+    if scan.truth is not None:
+        panels.append(Panel(title="ground truth", labels=scan.truth, table=table))
+    if scan.predicted is not None:
+        panels.append(Panel(title="prediction", labels=scan.predicted, table=table))
+    if scan.error is not None:
+        panels.append(Panel(title="error", labels=scan.error, table=ERRORS))
+    if scan.confidence is not None:
+        labels, bins = binned(scan.confidence, Scale(low=0.0, high=1.0, unit=""))
+        panels.append(Panel(title="confidence", labels=labels, table=bins))
+    if not panels:
+        for title, values, unit in (("height", scan.xyz[2], "m"), (signal_name, scan.signal, "")):
+            labels, bins = binned(values, robust_scale(values, unit=unit))
+            panels.append(Panel(title=title, labels=labels, table=bins))
+    return tuple(panels)
+
+
+def write_panels(
+    scan: ViewScan, folder: Path, table: LabelTable, *, signal_name: str
+) -> tuple[Path, ...]:
+    """Write ``NAME_above.png``, ``NAME_range.png`` and one ``NAME_camera.png`` per camera.
+
+    Args:
+        scan: What to draw.
+        folder: Must exist; files of the same names are replaced.
+        table: Names and colours of the classes.
+        signal_name: What the fourth channel is called.
+
+    Raises:
+        DataError: They cannot be written there.
+    """
+    panels = panels_of(scan, table, signal_name=signal_name)
+    stem = scan.name.replace("/", "_")
+
+    def title(panel: Panel) -> str:
+        return f"{scan.name}: {panel.title}"
+
+    above = [birds_eye(scan.xyz, p.labels, p.table, title=title(p)) for p in panels]
+    ranges = [range_image(scan.xyz, p.labels, p.table, title=title(p)) for p in panels]
+    pictures = {"above": _grid(above), "range": _stack(ranges)}
+    for number, camera in enumerate(scan.cameras):
+        views = [_on_camera(scan, camera, p, title(p)) for p in panels]
+        pictures[f"camera{number if len(scan.cameras) > 1 else ''}"] = _stack(views)
+    written = []
+    for name, picture in pictures.items():
+        path = folder / f"{stem}_{name}.png"
+        save_png(picture, path)
+        written.append(path)
+    return tuple(written)
+
+
+def _on_camera(scan: ViewScan, camera: ViewCamera, panel: Panel, title: str) -> Image.Image:
+    seen = camera.point_index
+    return on_picture(
+        camera.image,
+        camera.pixel_rc,
+        panel.labels[seen],
+        panel.table,
+        distance_m=np.linalg.norm(scan.xyz[:, seen], axis=0),
+        title=title,
+    )
+
+
+def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    return _placed(pictures, lambda place: (place, 0))
+
+
+def _grid(pictures: Sequence[Image.Image]) -> Image.Image:
+    return _placed(pictures, lambda place: divmod(place, PER_ROW))
+
+
+def _placed(pictures: Sequence[Image.Image], cell: Callable[[int], tuple[int, int]]) -> Image.Image:
+    """Pictures in rows and columns; each cell is as large as the largest."""
+    width = max(picture.width for picture in pictures)
+    height = max(picture.height for picture in pictures)
+    cells = [cell(place) for place in range(len(pictures))]
+    size = (
+        width * (1 + max(column for _, column in cells)),
+        height * (1 + max(row for row, _ in cells)),
+    )
+    page = Image.new("RGB", size, BACKGROUND_RGB)
+    for picture, (row, column) in zip(pictures, cells, strict=True):
+        page.paste(picture, (column * width, row * height))
+    return page
+
+
+def write_all_panels(scans: Iterable[ViewScan], folder: Path, of: ViewSet) -> list[Path]:
+    """Draw scan after scan; the folder is made if needed.
+
+    Raises:
+        DataError: They cannot be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: no pictures can be written there: {error.strerror}") from error
+    return [
+        path
+        for scan in scans
+        for path in write_panels(scan, folder, of.table, signal_name=of.signal_name)
+    ]

@@ -1,0 +1,51 @@
+"""Point files of any sensor, for viewing."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cache.schema import DatasetInfo
+from train.points.mapping import InputMapping
+from train.predict_files import find_scans, read_points
+from train.viewing.scan import ViewItem, ViewScan, ViewSet
+from train.viewing.times import scan_time_s
+
+
+def point_files(inputs: Path, info: DatasetInfo, *, columns: int | None) -> ViewSet:
+    """List a file or folder of points (.bin, .npy, .pcd, .ply, .las, .laz); none has labels.
+
+    Args:
+        inputs: File or folder.
+        info: Label table and usual columns.
+        columns: Numbers per point of ``.bin`` files; found out without.
+
+    Raises:
+        DataError: No point file there.
+    """
+    files = find_scans(inputs, Path("unused"))
+    items = tuple(
+        ViewItem(
+            name=file.name,
+            sequence=inputs.name,
+            frame_index=place,
+            token="",
+            points=file.points,
+            load=partial(_load, file.points, file.name, place, info, columns),
+        )
+        for place, file in enumerate(files)
+    )
+    return ViewSet(title=str(inputs), table=info.labels, signal_name=info.signal_name, items=items)
+
+
+def _load(path: Path, name: str, place: int, info: DatasetInfo, columns: int | None) -> ViewScan:
+    points, _ = read_points(path, InputMapping(), columns=columns, usual=info.raw_columns)
+    return ViewScan(
+        name=name,
+        frame_index=place,
+        time_s=scan_time_s(path, place),
+        xyz=np.ascontiguousarray(points[:, :3].T),
+        signal=points[:, 3].copy(),
+    )

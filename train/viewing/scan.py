@@ -1,0 +1,198 @@
+"""What every way of looking at a scan draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import DataError
+from cache.schema import LabelTable, ScanRecord
+from train.legend import outcomes
+from train.raw_scan import raw_scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewCamera:
+    """One picture and the points that it sees."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB."""
+    pixel_rc: NDArray[np.uint16]
+    """(2, M) row and column."""
+    point_index: NDArray[np.int64]
+    """(M,) rows of the view's points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewScan:
+    """One scan with whatever is known of its points, in the raw file's order."""
+
+    name: str
+    """E.g. "08/000123"."""
+    frame_index: int
+    time_s: float | None
+    """Of the sequence's clock; None where nobody knows it."""
+    xyz: NDArray[np.float32]
+    """(3, N) metres, lidar frame."""
+    signal: NDArray[np.float32]
+    """(N,)."""
+    truth: NDArray[np.uint8] | None = None
+    """(N,) training ids."""
+    predicted: NDArray[np.uint8] | None = None
+    """(N,) training ids."""
+    confidence: NDArray[np.float32] | None = None
+    """(N,) 0..1."""
+    cameras: tuple[ViewCamera, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """N."""
+        return self.xyz.shape[1]
+
+    @property
+    def error(self) -> NDArray[np.uint8] | None:
+        """(N,) indices into ``train.legend.ERRORS``; None without labels or predictions."""
+        if self.truth is None or self.predicted is None:
+            return None
+        return outcomes(self.predicted, self.truth)
+
+    @property
+    def points(self) -> NDArray[np.float32]:
+        """(N, 4) x, y, z, signal: what a network takes."""
+        return np.ascontiguousarray(np.concatenate([self.xyz, self.signal[None]]).T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewItem:
+    """A scan that can be loaded."""
+
+    name: str
+    sequence: str
+    frame_index: int
+    token: str
+    """nuScenes sample_data token; empty elsewhere."""
+    points: Path | None
+    """The raw file; None where only a cache is known."""
+    load: Callable[[], ViewScan]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSet:
+    """Scans that belong together."""
+
+    title: str
+    table: LabelTable
+    signal_name: str
+    items: tuple[ViewItem, ...]
+
+
+def view_scan(record: ScanRecord, *, frame_index: int, time_s: float | None) -> ViewScan:
+    """Make a view of a prepared scan: all points of the raw file, those of added sweeps left out.
+
+    Args:
+        record: Read with the points outside the volume and, for a camera, pictures and pixels.
+        frame_index: Place in the sequence.
+        time_s: See ``ViewScan``.
+    """
+    points, truth = raw_scan(record)
+    # Points of added sweeps lie behind the scan's own and have neither labels nor pixels.
+    n = len(points) if record.time is None else _own_points(record)
+    return ViewScan(
+        name=record.scan_id,
+        frame_index=frame_index,
+        time_s=time_s,
+        xyz=np.ascontiguousarray(points[:n, :3].T),
+        signal=points[:n, 3].copy(),
+        truth=None if truth is None else truth[:n],
+        cameras=tuple(
+            ViewCamera(
+                image=view.image,
+                pixel_rc=view.pixel_rc,
+                point_index=record.raw_index[view.point_index].astype(np.int64),
+            )
+            for view in record.cameras
+            if view.image is not None
+        ),
+    )
+
+
+def _own_points(record: ScanRecord) -> int:
+    times = [record.time, record.outside_time]
+    return sum(int((time == 0).sum()) for time in times if time is not None)
+
+
+def with_prediction(
+    scan: ViewScan, predicted: NDArray[np.uint8], confidence: NDArray[np.float32] | None
+) -> ViewScan:
+    """The scan with labels of a network.
+
+    Raises:
+        DataError: not as many as points.
+    """
+    for values in (predicted, confidence):
+        if values is not None and len(values) != scan.n:
+            raise DataError(
+                f"scan {scan.name} has {scan.n:,} points, its prediction {len(values):,} values. "
+                "Are the predictions of other scans, or of a cache with added sweeps?"
+            )
+    return replace(scan, predicted=predicted, confidence=confidence)
+
+
+def choose_items(
+    items: Sequence[ViewItem], *, scan: str | None, scans: str | None, default: int
+) -> tuple[ViewItem, ...]:
+    """Pick scans.
+
+    Args:
+        items: To choose from.
+        scan: A name, token or file name; "8/12" stands for "08/000012".
+        scans: "10", "0:50" or "0:100:5": places among the items, as in Python.
+        default: So many from the start when neither is given.
+
+    Raises:
+        DataError: No such scan, or no place in that range.
+    """
+    if not items:
+        raise DataError("no scan to show. Choose another split or sequence.")
+    if scan is not None:
+        return (_named(items, scan),)
+    if scans is None:
+        return tuple(items[:default])
+    try:
+        numbers = [int(word) if word.strip() else None for word in scans.split(":")]
+        single = numbers[0] if len(numbers) == 1 else None
+        chosen = items[single:][:1] if single is not None else items[slice(*numbers)]
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"--scans {scans!r}: a place or a range is expected, e.g. 7, 0:50 or 0:100:5"
+        ) from error
+    if not chosen:
+        raise DataError(
+            f"--scans {scans!r}: none of the {len(items):,} scans (0 to {len(items) - 1})"
+        )
+    return tuple(chosen)
+
+
+def _named(items: Sequence[ViewItem], wanted: str) -> ViewItem:
+    for item in items:
+        if wanted in (item.name, item.token):
+            return item
+    sequence, _, frame = wanted.rpartition("/")
+    if frame.isdecimal():
+        for item in items:
+            is_sequence = not sequence or item.sequence.lstrip("0") == sequence.lstrip("0")
+            if is_sequence and item.frame_index == int(frame):
+                return item
+    for item in items:
+        if (
+            item.points is not None
+            and item.points.name.split(".")[0] == wanted.split(".", maxsplit=1)[0]
+        ):
+            return item
+    raise DataError(
+        f"no scan {wanted!r} among the {len(items):,} from {items[0].name} to {items[-1].name}"
+    )

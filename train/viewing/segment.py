@@ -1,0 +1,40 @@
+"""Predictions made on the fly, for viewing. The only part that loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cache.errors import CheckpointError
+from cache.schema import LabelTable
+from train.segmenter import Segmenter
+from train.team import choose_device
+from train.viewing.scan import ViewItem, ViewScan, with_prediction
+
+
+def checkpoint_labels(
+    checkpoint: Path, table: LabelTable, *, device: str
+) -> Callable[[ViewItem, ViewScan], ViewScan]:
+    """What labels scans with a checkpoint.
+
+    Args:
+        checkpoint: A .safetensors file.
+        table: Of the scans; the checkpoint's must be the same.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        CheckpointError: Not readable, or trained on other classes.
+    """
+    segmenter = Segmenter.load(checkpoint, device=choose_device(device))
+    if segmenter.names != table.names:
+        raise CheckpointError(
+            f"{checkpoint}: trained on other classes ({', '.join(segmenter.names[1:5])}, ...) than "
+            f"these scans have ({', '.join(table.names[1:5])}, ...). For a folder of point files "
+            "--layout names the classes."
+        )
+
+    def label(_item: ViewItem, scan: ViewScan) -> ViewScan:
+        answer = segmenter(scan.points)
+        return with_prediction(scan, answer.labels, answer.scores)
+
+    return label
