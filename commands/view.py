@@ -58,6 +58,10 @@ def view_command(
     png: Annotated[
         Path | None, typer.Option(help="Folder: write pictures of each scan.", resolve_path=True)
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write one page with a 3D view that opens offline.", resolve_path=True),
+    ] = None,
     layout: Annotated[
         str, typer.Option(help="Classes and columns of plain point files: semkitti or nuscenes.")
     ] = "semkitti",
@@ -67,13 +71,13 @@ def view_command(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show scans by ground truth, prediction, error and confidence: as pictures."""
+    """Show scans by ground truth, prediction, error, confidence: pictures or a 3D page."""
     console = Console()
     with clear_errors(console):
         if scan is not None and scans is not None:
             raise ConfigError("--scan and --scans: choose one")
-        if png is None:
-            raise ConfigError("choose what to make: --png FOLDER")
+        if png is None and html is None:
+            raise ConfigError("choose what to make: --png FOLDER, --html FILE")
         with open_scans(
             place,
             raw,
@@ -87,12 +91,22 @@ def view_command(
 
             label = labeller(found, checkpoint=checkpoint, predictions=predictions, device=device)
             items = choose_items(found.items, scan=scan, scans=scans, default=SHOWN)
-            loaded = _loaded(items, label, console)
+            if html is not None and len(items) > MANY_ON_A_PAGE:
+                console.say(
+                    f"{len(items)} scans on one page: it will be large, about 2 MB for each"
+                )
+            stream = _loaded(items, label, console)
             written: list[Path] = []
             if png is not None:
-                from train.viewing.panels import write_all_panels
+                from train.viewing.panels import drawn
 
-                written += write_all_panels(loaded, png, found)
+                stream = drawn(stream, png, found, written)
+            if html is not None:
+                from train.viewing.page import write_view_page
+
+                written += write_view_page(stream, html, found)
+            for _ in stream:
+                pass
         console.close()
         _report(written, [item.name for item in items], as_json=as_json)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,8 +118,16 @@ def _placed(pictures: Sequence[Image.Image], cell: Callable[[int], tuple[int, in
     return page
 
 
-def write_all_panels(scans: Iterable[ViewScan], folder: Path, of: ViewSet) -> list[Path]:
-    """Draw scan after scan; the folder is made if needed.
+def drawn(
+    scans: Iterable[ViewScan], folder: Path, of: ViewSet, written: list[Path]
+) -> Iterator[ViewScan]:
+    """Draw scans as they pass by; the folder is made if needed.
+
+    Args:
+        scans: To draw, and to hand on.
+        folder: Of the pictures.
+        of: Table and signal.
+        written: Is told of every file.
 
     Raises:
         DataError: They cannot be written there.
@@ -128,8 +136,6 @@ def write_all_panels(scans: Iterable[ViewScan], folder: Path, of: ViewSet) -> li
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: no pictures can be written there: {error.strerror}") from error
-    return [
-        path
-        for scan in scans
-        for path in write_panels(scan, folder, of.table, signal_name=of.signal_name)
-    ]
+    for scan in scans:
+        written += write_panels(scan, folder, of.table, signal_name=of.signal_name)
+        yield scan
