@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +63,10 @@ def view_command(
         Path | None,
         typer.Option(help="Write one page with a 3D view that opens offline.", resolve_path=True),
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write a Rerun recording (.rrd) without a window.", resolve_path=True),
+    ] = None,
     layout: Annotated[
         str, typer.Option(help="Classes and columns of plain point files: semkitti or nuscenes.")
     ] = "semkitti",
@@ -71,13 +76,16 @@ def view_command(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show scans by ground truth, prediction, error, confidence: pictures or a 3D page."""
+    """Show scans by ground truth, prediction, error, confidence: in Rerun, on a 3D page, as PNG."""
     console = Console()
     with clear_errors(console):
         if scan is not None and scans is not None:
             raise ConfigError("--scan and --scans: choose one")
-        if png is None and html is None:
-            raise ConfigError("choose what to make: --png FOLDER, --html FILE")
+        is_recorded = save is not None or (png is None and html is None)
+        if is_recorded:
+            from train.viewing.recording import rerun_package
+
+            rerun_package()  # before any scan is read
         with open_scans(
             place,
             raw,
@@ -87,10 +95,13 @@ def view_command(
             layout=layout,
             columns=columns,
         ) as found:
-            from train.viewing.scan import choose_items
+            from train.viewing.scan import choose_items, one_sequence
 
             label = labeller(found, checkpoint=checkpoint, predictions=predictions, device=device)
-            items = choose_items(found.items, scan=scan, scans=scans, default=SHOWN)
+            default = RECORDED if is_recorded else SHOWN
+            items = choose_items(found.items, scan=scan, scans=scans, default=default)
+            if is_recorded and scans is None:
+                items = one_sequence(items)
             if html is not None and len(items) > MANY_ON_A_PAGE:
                 console.say(
                     f"{len(items)} scans on one page: it will be large, about 2 MB for each"
@@ -101,12 +112,19 @@ def view_command(
                 from train.viewing.panels import drawn
 
                 stream = drawn(stream, png, found, written)
-            if html is not None:
-                from train.viewing.page import write_view_page
+            with ExitStack() as stack:
+                if is_recorded:
+                    from train.viewing.recording import recording
 
-                written += write_view_page(stream, html, found)
-            for _ in stream:
-                pass
+                    log = stack.enter_context(recording(found, items, save))
+                    stream = log.passing(stream)
+                if html is not None:
+                    from train.viewing.page import write_view_page
+
+                    written += write_view_page(stream, html, found)
+                for _ in stream:
+                    pass
+            written += [save] if save is not None else []
         console.close()
         _report(written, [item.name for item in items], as_json=as_json)
 

@@ -105,6 +105,7 @@ def _raw_scans(
         title=found.info.name,
         table=found.info.labels,
         signal_name=found.info.signal_name,
+        n_cameras=found.info.n_cameras,
         items=items,
     )
 

@@ -20,7 +20,7 @@ from train.viewing.page import scan_arrays, write_view_page
 from train.viewing.scan import ViewCamera, ViewScan, ViewSet
 
 TABLE = sample_info().labels
-SET = ViewSet(title="<test> & co", table=TABLE, signal_name="remission", items=())
+SET = ViewSet(title="<test> & co", table=TABLE, signal_name="remission", n_cameras=1, items=())
 
 
 def scan(*, name: str = "08/000000", seed: int = 0, predicted: bool = True) -> ViewScan:

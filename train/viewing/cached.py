@@ -49,6 +49,7 @@ def cached_scans(
         title=reader.info.name,
         table=reader.info.labels,
         signal_name=reader.info.signal_name,
+        n_cameras=reader.info.n_cameras,
         items=tuple(items),
     )
 

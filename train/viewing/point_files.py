@@ -37,7 +37,9 @@ def point_files(inputs: Path, info: DatasetInfo, *, columns: int | None) -> View
         )
         for place, file in enumerate(files)
     )
-    return ViewSet(title=str(inputs), table=info.labels, signal_name=info.signal_name, items=items)
+    return ViewSet(
+        title=str(inputs), table=info.labels, signal_name=info.signal_name, n_cameras=0, items=items
+    )
 
 
 def _load(path: Path, name: str, place: int, info: DatasetInfo, columns: int | None) -> ViewScan:

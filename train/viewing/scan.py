@@ -87,6 +87,8 @@ class ViewSet:
     title: str
     table: LabelTable
     signal_name: str
+    n_cameras: int
+    """Pictures that a scan may have."""
     items: tuple[ViewItem, ...]
 
 
@@ -175,6 +177,11 @@ def choose_items(
             f"--scans {scans!r}: none of the {len(items):,} scans (0 to {len(items) - 1})"
         )
     return tuple(chosen)
+
+
+def one_sequence(items: Sequence[ViewItem]) -> tuple[ViewItem, ...]:
+    """The scans of the first sequence: a timeline is a sequence's."""
+    return tuple(item for item in items if item.sequence == items[0].sequence)
 
 
 def _named(items: Sequence[ViewItem], wanted: str) -> ViewItem:

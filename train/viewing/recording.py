@@ -1,0 +1,241 @@
+"""`pass2d view` in Rerun: a window, or a file that one opens."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import ConfigError, DataError
+from cache.schema import LabelTable
+from train.legend import ERRORS, label_colors
+from train.viewing.colors import ramp, robust_scale
+from train.viewing.scan import ViewCamera, ViewItem, ViewScan, ViewSet
+
+COLORINGS = ("ground_truth", "prediction", "error", "confidence", "signal", "height")
+"""Names of the entities below ``world/`` and below each camera."""
+RADIUS_M = 0.04
+JPEG_QUALITY = 90
+NEEDS_NOTHING = "--html FILE and --png FOLDER need nothing more"
+
+
+def rerun_package() -> ModuleType:
+    """Rerun, which is optional.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        return importlib.import_module("rerun")
+    except ImportError as error:
+        raise ConfigError(
+            f"Rerun is not installed ({error}): pip install 'pass2d[view]'. {NEEDS_NOTHING}."
+        ) from error
+
+
+@contextmanager
+def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iterator[Recording]:
+    """Open a recording; leaving it completes the file.
+
+    Args:
+        of: Tables and title.
+        items: The scans that will be logged; their sequences decide about the timelines.
+        save: A file, written aside and renamed; None: a window.
+
+    Raises:
+        ConfigError: Rerun is not installed, or a window was asked for where there is no display.
+        DataError: The file cannot be written.
+    """
+    rr = rerun_package()
+    stream = rr.RecordingStream(f"pass2d {of.title}")
+    is_one = len({item.sequence for item in items}) == 1
+    log = Recording(rr, stream, of, is_one_sequence=is_one)
+    if save is None:
+        _require_display()
+        stream.spawn(default_blueprint=log.blueprint())
+        yield log
+        stream.flush()
+        return
+    aside = save.with_name(f".{save.name}.{os.getpid()}.tmp")
+    try:
+        aside.touch()  # Rerun would only warn that it cannot write
+        stream.save(aside, default_blueprint=log.blueprint())
+        yield log
+        stream.flush()
+        stream.disconnect()
+        _require_whole(rr, aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(save)
+    except OSError as error:
+        raise DataError(
+            f"{save}: the recording could not be written: {error.strerror or error}. "
+            "Does its folder exist, is it writable, is the disk full?"
+        ) from error
+    finally:
+        stream.disconnect()
+        aside.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Coloring:
+    """How one entity colours the points: by class, or by colour."""
+
+    class_ids: NDArray[np.uint8] | None = None
+    colors: NDArray[np.uint8] | None = None
+
+    def of(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """The keywords of Rerun's points, for some of them."""
+        if self.class_ids is not None:
+            return {"class_ids": self.class_ids[rows].astype(np.uint16)}
+        assert self.colors is not None
+        return {"colors": self.colors[rows]}
+
+
+class Recording:
+    """Logs scan after scan."""
+
+    def __init__(self, rr: ModuleType, stream: Any, of: ViewSet, *, is_one_sequence: bool) -> None:
+        self._rr, self._stream, self._of = rr, stream, of
+        self._is_one_sequence = is_one_sequence
+        self._first_time_s: float | None = None
+        self._count = 0
+        self._known: set[str] = set()
+        self._cameras: set[str] = set()
+        stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+
+    def passing(self, scans: Iterable[ViewScan]) -> Iterator[ViewScan]:
+        """Log scans as they pass by."""
+        for scan in scans:
+            self.log(scan)
+            yield scan
+
+    def log(self, scan: ViewScan) -> None:
+        """Log one scan at its time: points by every colouring that is known, and its pictures."""
+        rr, colorings = self._rr, _colorings(scan)
+        self._set_time(scan)
+        finite = np.flatnonzero(np.isfinite(scan.xyz).all(axis=0))
+        logged = set()
+        for name, coloring in colorings.items():
+            path = f"world/{name}"
+            logged.add(self._annotated(path, name))
+            points = rr.Points3D(scan.xyz[:, finite].T, radii=RADIUS_M, **coloring.of(finite))
+            self._stream.log(path, points)
+        for number, camera in enumerate(scan.cameras):
+            logged |= self._log_camera(f"camera{number}", camera, colorings)
+        for path in sorted(self._known - logged):  # else the last scan's would go on being shown
+            self._stream.log(path, rr.Clear(recursive=False))
+        self._known |= logged
+        self._count += 1
+
+    def blueprint(self) -> Any:
+        """One tab per colouring: the scan above, the pictures below."""
+        rrb = importlib.import_module("rerun.blueprint")
+        tabs = [
+            rrb.Vertical(
+                rrb.Spatial3DView(origin="world", contents=[f"world/{name}"], name=name),
+                rrb.Horizontal(
+                    *(
+                        rrb.Spatial2DView(
+                            origin=f"camera{c}",
+                            contents=[f"camera{c}/image", f"camera{c}/{name}"],
+                            name=f"camera {c}",
+                        )
+                        for c in range(self._of.n_cameras)
+                    )
+                ),
+                row_shares=[3, 1],
+                name=name.replace("_", " "),
+            )
+            for name in COLORINGS
+        ]
+        return rrb.Blueprint(rrb.Tabs(*tabs), collapse_panels=False)
+
+    def _set_time(self, scan: ViewScan) -> None:
+        self._stream.set_time("scan", sequence=self._count)
+        if not self._is_one_sequence:
+            return
+        self._stream.set_time("frame_index", sequence=scan.frame_index)
+        if scan.time_s is not None:
+            if self._first_time_s is None:
+                self._first_time_s = scan.time_s
+            self._stream.set_time("time", duration=scan.time_s - self._first_time_s)
+
+    def _log_camera(
+        self, base: str, camera: ViewCamera, colorings: dict[str, _Coloring]
+    ) -> set[str]:
+        rr = self._rr
+        self._stream.log(f"{base}/image", rr.Image(camera.image).compress(JPEG_QUALITY))
+        logged = {f"{base}/image"}
+        for name, coloring in colorings.items():
+            path = f"{base}/{name}"
+            logged.add(self._annotated(path, name))
+            # The middle of the pixel; x is the column.
+            places = camera.pixel_rc[::-1].T.astype(np.float32) + 0.5
+            self._stream.log(
+                path, rr.Points2D(places, radii=1.5, **coloring.of(camera.point_index))
+            )
+        return logged
+
+    def _annotated(self, path: str, name: str) -> str:
+        """Say once what the class ids of an entity mean."""
+        table = {"ground_truth": self._of.table, "prediction": self._of.table, "error": ERRORS}
+        if path not in self._known and name in table:
+            self._stream.log(path, _annotations(self._rr, table[name]), static=True)
+        return path
+
+
+def _colorings(scan: ViewScan) -> dict[str, _Coloring]:
+    """What is known of a scan; signal and height where it has neither labels nor predictions."""
+    known: dict[str, _Coloring] = {}
+    by_class = {"ground_truth": scan.truth, "prediction": scan.predicted, "error": scan.error}
+    for name, ids in by_class.items():
+        if ids is not None:
+            known[name] = _Coloring(class_ids=ids)
+    if scan.confidence is not None:
+        known["confidence"] = _Coloring(colors=ramp(scan.confidence))
+    if not known:
+        for name, values in (("signal", scan.signal), ("height", scan.xyz[2])):
+            scale = robust_scale(values, unit="")
+            known[name] = _Coloring(colors=ramp((values - scale.low) / (scale.high - scale.low)))
+    return known
+
+
+def _annotations(rr: ModuleType, table: LabelTable) -> Any:
+    colors = label_colors(np.arange(table.n_classes, dtype=np.uint8), table).tolist()
+    return rr.AnnotationContext([(c, name, colors[c]) for c, name in enumerate(table.names)])
+
+
+def _require_display() -> None:
+    if sys.platform == "linux" and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        raise ConfigError(
+            "no display for Rerun's window here: --save FILE.rrd writes a recording to open "
+            f"elsewhere; {NEEDS_NOTHING}"
+        )
+
+
+def _require_whole(rr: ModuleType, path: Path) -> None:
+    """A full disk is only a warning to Rerun: see whether the file can be read to its end.
+
+    Raises:
+        OSError: It cannot.
+    """
+    try:
+        reader = importlib.import_module("rerun.chunk").RrdReader
+    except (ImportError, AttributeError):  # an older Rerun
+        return
+    try:
+        reader(path).store()
+    except (ValueError, RuntimeError) as error:
+        raise OSError(None, f"it cannot be read back ({error})") from error
