@@ -145,7 +145,7 @@ def test_scan_without_points_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_browser_shows_ground_truth_in_3d(page: Path, tmp_path: Path) -> None:
-    shown = look(page, tmp_path, address="color=truth")
+    shown = look(page, tmp_path, address="color=truth&gl=on")
     assert shown.console == ()
     assert shown.requests == ()
     assert shown.body == {

@@ -99,8 +99,18 @@
 
   // ---- drawing --------------------------------------------------------------------------------
   const canvas = $("view");
-  const gl = location.hash.includes("gl=off") ? null
-    : canvas.getContext("webgl", { antialias: true, alpha: false });
+  // WebGL without a GPU takes several times as long as the plain painter.
+  function hasGpu() {
+    const probe = document.createElement("canvas")
+      .getContext("webgl", { failIfMajorPerformanceCaveat: true });
+    if (!probe) return false;
+    const info = probe.getExtension("WEBGL_debug_renderer_info");
+    const name = probe.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : probe.RENDERER);
+    return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
+  }
+  const asked = new URLSearchParams(location.hash.slice(1)).get("gl");
+  const gl = asked === "on" || (asked !== "off" && hasGpu())
+    ? canvas.getContext("webgl", { antialias: true, alpha: false }) : null;
   const painter = gl ? glPainter(gl) : plainPainter(canvas.getContext("2d"));
   document.body.dataset.gl = gl ? "webgl" : "canvas";
 
@@ -172,30 +182,44 @@
     };
   }
 
-  // Where there is no WebGL: squares and a depth buffer, by hand.
+  // Where there is no GPU: squares and a depth buffer, by hand.
   function plainPainter(context) {
-    let position = new Float32Array(), colors = new Uint8Array();
+    let position = new Float32Array(), colors = new Uint8Array(), picture = null, depth, out;
     return {
       points(values) { position = values; },
       colors(values) { colors = values; },
       draw(m, w, h, ratio) {
-        const picture = context.createImageData(w, h), depth = new Float32Array(w * h).fill(1e9);
-        const out = new Uint32Array(picture.data.buffer).fill(0xff151110);
-        const rgb = new Uint32Array(colors.buffer), side = Math.max(1, Math.round(2 * ratio * state.size));
-        for (let i = 0, o = 0; o < position.length; i++, o += 3) {
-          if (colors[4 * i + 3] === 0) continue;
-          const x = position[o], y = position[o + 1], z = position[o + 2];
-          const q = m[3] * x + m[7] * y + m[11] * z + m[15];
-          if (q < 0.2) continue;
-          const u = ((m[0] * x + m[4] * y + m[8] * z + m[12]) / q + 1) * w / 2 | 0;
-          const v = (1 - (m[1] * x + m[5] * y + m[9] * z + m[13]) / q) * h / 2 | 0;
+        if (!picture || picture.width !== w || picture.height !== h) {
+          picture = context.createImageData(w, h);
+          out = new Uint32Array(picture.data.buffer);
+          depth = new Float32Array(w * h);
+        }
+        out.fill(0xff151110);
+        depth.fill(1e9);
+        const [a, b, , c, d, e, , f, g, i, , j, k, l, , n] = m;
+        for (let o = 0; o < rings.length; o += 6) line(rings, o);
+        function line(p, o) {  // of a ring: short
+          for (let t = 0; t < 1; t += 0.04) {
+            const x = p[o] + t * (p[o + 3] - p[o]), y = p[o + 1] + t * (p[o + 4] - p[o + 1]);
+            dot(x, y, p[o + 2], 0xff403733, 1);
+          }
+        }
+        function dot(x, y, z, color, side) {
+          const q = c * x + f * y + j * z + n;
+          if (q < 0.2) return;
+          const u = ((a * x + d * y + g * z + k) / q + 1) * w * 0.5 | 0;
+          const v = (1 - (b * x + e * y + i * z + l) / q) * h * 0.5 | 0;
+          if (u < 0 || v < 0 || u > w - side || v > h - side) return;
           for (let r = v; r < v + side; r++) {
-            for (let c = u; c < u + side; c++) {
-              if (r < 0 || c < 0 || r >= h || c >= w || depth[r * w + c] < q) continue;
-              depth[r * w + c] = q;
-              out[r * w + c] = rgb[i];
+            for (let s = r * w + u, end = s + side; s < end; s++) {
+              if (depth[s] > q) { depth[s] = q; out[s] = color; }
             }
           }
+        }
+        const rgb = new Uint32Array(colors.buffer);
+        const side = Math.max(1, Math.round(2 * ratio * state.size));
+        for (let p = 0, o = 0; o < position.length; p++, o += 3) {
+          if (colors[4 * p + 3]) dot(position[o], position[o + 1], position[o + 2], rgb[p], side);
         }
         context.putImageData(picture, 0, 0);
       },
