@@ -9,7 +9,10 @@ class Progress(Protocol):
     """Receives news from long work; called from the driver's thread only."""
 
     def start(self, title: str, *, total: int, unit: str) -> None:
-        """Begin a phase of ``total`` units, e.g. scans. A new phase ends the last one."""
+        """Begin a phase of ``total`` units, e.g. scans. A new phase ends the last one.
+
+        ``total`` 0: nobody knows how many will come.
+        """
 
     def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
         """``count`` more units are done; ``nbytes`` were written or read for them."""

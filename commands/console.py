@@ -40,7 +40,7 @@ class Console:
         self._started = self._last_line = time.monotonic()
 
     def start(self, title: str, *, total: int, unit: str) -> None:
-        """Begin a phase; the last one is closed."""
+        """Begin a phase; the last one is closed. ``total`` 0: nobody knows how many."""
         self.close()
         self._title, self._unit, self._total, self._done, self._nbytes = title, unit, total, 0, 0
         self._started = self._last_line = time.monotonic()
@@ -55,7 +55,7 @@ class Console:
             )
             self._bars = Progress(*columns, console=RichConsole(stderr=True), transient=True)
             self._bars.start()
-            self._task = self._bars.add_task(title, total=total, news="")
+            self._task = self._bars.add_task(title, total=total or None, news="")
 
     def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
         """Count work that is done."""
@@ -85,7 +85,8 @@ class Console:
     def _news(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = self._done / seconds
-        parts = [f"{self._done}/{self._total} {self._unit}", f"{rate:.1f} {self._unit}/s"]
+        of_all = f"/{self._total}" if self._total else ""
+        parts = [f"{self._done}{of_all} {self._unit}", f"{rate:.1f} {self._unit}/s"]
         if self._nbytes:
             parts.append(format_bytes(self._nbytes))
         if 0 < self._done < self._total:

@@ -131,7 +131,10 @@ def test_prediction_writes_a_known_raw_id_for_every_raw_point(world: Path) -> No
         assert len(ids) == file.stat().st_size // 16
         assert set(ids.tolist()) <= WRITTEN_IDS
         assert (out / f"{file.stem}_above.png").read_bytes()[:4] == b"\x89PNG"
-    assert "--overwrite" in refusal("predict", scans, "--checkpoint", best, "--out", out)
+    words = ("predict", scans, "--checkpoint", best, "--out", out)
+    again = answer(*words, "--png")
+    assert (again["scans"], again["kept"]) == (0, 3)
+    assert "--overwrite" in refusal(*words)  # without pictures: other settings
 
 
 def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> None:

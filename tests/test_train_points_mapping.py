@@ -151,7 +151,7 @@ def test_all_formats_give_the_same_labels(checkpoint: Path, tmp_path: Path) -> N
     content.write(str(folder / "laz.laz"))
     summary = predict(folder, checkpoint, tmp_path / "out", device=CPU)
     assert (summary.scans, summary.failed) == (6, ())
-    written = {path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    written = {path.read_bytes() for path in (tmp_path / "out").glob("*.label")}
     assert len(written) == 1
     assert len(written.pop()) == 4 * 500
 

@@ -52,6 +52,7 @@ class Card:
     provenance: dict[str, str] = field(default_factory=dict)
     """Where it comes from: recipe, cache fingerprint, seed, versions; an import: file, hash."""
     input_statistics: dict[str, ChannelStatistics] | None = None
-    """Per channel ("range", "z", "signal", "points_per_scan"): to warn of a sensor that differs."""
+    """Per channel ("range", "z", "signal", "points_per_scan", "ground_z"), see
+    `train.input_statistics`: to warn of a sensor that differs. Older files lack some or all."""
     run: dict[str, object] = field(default_factory=dict)
     """State of a run that is no tensor (train/state.py); empty for inference."""

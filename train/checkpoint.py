@@ -108,6 +108,15 @@ def read_card(path: Path) -> Card:
     return _card(path, _read_header(path))
 
 
+def content_digest(path: Path) -> str:
+    """The hash over card and tensors that the header states; tells checkpoints apart, quickly.
+
+    Raises:
+        CheckpointError: as `read_card`.
+    """
+    return str(_read_header(path)["xxh3"])
+
+
 def card_file(path: Path) -> Path:
     """Where the readable copy of a checkpoint's card lies."""
     return path.with_suffix(".json")

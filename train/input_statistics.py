@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.reader import CacheReader, Fields
+from cache.schema import ScanRecord
 from train.card import ChannelStatistics
+from train.points.ground import find_ground, some_rows
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _SAMPLE_SCANS = 16
@@ -16,23 +20,42 @@ _SAMPLE_SCANS = 16
 def input_statistics(
     reader: CacheReader, positions: NDArray[np.int64]
 ) -> dict[str, ChannelStatistics]:
-    """Statistics of range and z (metres), signal, and points per scan, over a sample of scans.
+    """Statistics over a sample of scans, of all points of the raw files (not of added sweeps).
 
     Args:
         reader: of the cache.
         positions: the training scans; a few, evenly spread, are read.
+
+    Returns:
+        Of ``scan_statistics``.
     """
     few = min(_SAMPLE_SCANS, len(positions))
     chosen = positions[np.linspace(0, len(positions) - 1, few).round().astype(np.int64)]
-    records = [reader.read(int(position), Fields(label=False)) for position in chosen]
-    xyz = np.concatenate([record.xyz for record in records], axis=1)
-    signal = np.concatenate([record.signal for record in records])
-    return {
-        "range": channel_statistics(np.linalg.norm(xyz, axis=0)),
-        "z": channel_statistics(xyz[2]),
-        "signal": channel_statistics(signal),
-        "points_per_scan": channel_statistics(reader.scans.n[positions]),
+    fields = Fields(label=False, outside=True)
+    return scan_statistics([_raw_points(reader.read(int(place), fields)) for place in chosen])
+
+
+def scan_statistics(scans: Sequence[NDArray[np.float32]]) -> dict[str, ChannelStatistics]:
+    """Statistics of some scans.
+
+    Args:
+        scans: At least one; each (4, N) x, y, z in metres, signal; not all empty.
+
+    Returns:
+        "range" and "z" in metres and "signal", over all points; "points_per_scan" and, where the
+        points show a ground, "ground_z" in metres, over scans.
+    """
+    points = np.concatenate(scans, axis=1)
+    sampled = [scan[:3, some_rows(scan.shape[1])].astype(np.float64) for scan in scans]
+    ground = np.array([find_ground(xyz).z for xyz in sampled])
+    channels = {
+        "range": np.linalg.norm(points[:3].astype(np.float64), axis=0),
+        "z": points[2],
+        "signal": points[3],
+        "points_per_scan": np.array([scan.shape[1] for scan in scans]),
+        "ground_z": ground[np.isfinite(ground)],
     }
+    return {name: channel_statistics(values) for name, values in channels.items() if len(values)}
 
 
 def channel_statistics(values: NDArray[np.generic]) -> ChannelStatistics:
@@ -43,3 +66,15 @@ def channel_statistics(values: NDArray[np.generic]) -> ChannelStatistics:
         std=float(exact.std()),
         percentiles=tuple(np.percentile(exact, PERCENTILES).tolist()),
     )
+
+
+def _raw_points(record: ScanRecord) -> NDArray[np.float32]:
+    """(4, N) of the raw file, those inside the volume first."""
+    parts = [(record.xyz, record.signal, record.time)]
+    if record.outside_xyz is not None and record.outside_signal is not None:
+        parts.append((record.outside_xyz, record.outside_signal, record.outside_time))
+    own = [
+        np.vstack([xyz, signal])[:, slice(None) if time is None else time == 0]
+        for xyz, signal, time in parts
+    ]
+    return np.concatenate(own, axis=1)

@@ -1,4 +1,4 @@
-"""`pass2d predict`: label files for any point files, with a checkpoint and nothing else."""
+"""`pass2d predict`: labels for any point files, with a checkpoint and nothing else."""
 
 from __future__ import annotations
 
@@ -11,26 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import ConfigError, DataError, Pass2DError
+from cache.errors import ConfigError
 from cache.progress import Progress, Silent
-from train.ahead import computed_ahead
+from train.checkpoint import content_digest
 from train.eval_scans import Outside
 from train.evaluate import NO_VOTES
-from train.infer import pass_size
+from train.flow import Pause, flow
+from train.input_check import InputWarning, WarningLog, no_statistics
 from train.points.mapping import InputMapping
-from train.predict_files import (
-    ScanFile,
-    find_scans,
-    make_folder,
-    read_points,
-    require_free,
-    write_labels,
-)
-from train.render import birds_eye, range_image, save_png
-from train.segmenter import PreparedPoints, ScanLabels, Segmenter
+from train.predict_files import find_scans, make_folder, refuse_input_as_result
+from train.predict_folder import ResultFolder
+from train.predict_jobs import Job, ScanReader, Stream, stream_jobs
+from train.predict_outputs import LabelledScan, Outputs, encoded, format_notes
+from train.segmenter import ScanLabels, Segmenter
 from train.tta import VotePlan
 
-__all__ = ["PredictSummary", "ScanLabels", "Segmenter", "predict"]
+__all__ = ["Outputs", "PredictSummary", "ScanLabels", "Segmenter", "Stream", "predict"]
 
 SAID_NOTES = 5
 """Remarks about single files that are said at once; the summary counts them all."""
@@ -46,14 +42,27 @@ class FailedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScanResult:
+    """A file that has been labelled, or was before."""
+
+    points: Path
+    files: tuple[Path, ...]
+    """What was written, or kept."""
+    n: int | None
+    """Points; None for results that were kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictSummary:
     """What a prediction did."""
 
     out: Path
     scans: int
-    """Label files written."""
+    """Files labelled by this run."""
+    kept: int
+    """Files whose results were there, made with the same settings."""
     points: int
-    """Labels in them."""
+    """Labels written by this run."""
     class_points: NDArray[np.int64]
     """(C,) labels per training id."""
     names: tuple[str, ...]
@@ -62,6 +71,8 @@ class PredictSummary:
     """The exit code is 1 when there are any."""
     notes: tuple[str, ...]
     """Remarks about files that were labelled all the same, e.g. of NaN coordinates."""
+    warnings: tuple[InputWarning, ...]
+    """How the input differs from the training data, one of a kind."""
     seconds: float
     """Without loading the checkpoint."""
 
@@ -71,188 +82,221 @@ class PredictSummary:
         return self.scans / max(self.seconds, 1e-9)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A file on its way: read, then labelled, then written; or failed."""
-
-    file: ScanFile
-    xyz: NDArray[np.float32]
-    """(3, N) of all points, for the pictures."""
-    prepared: PreparedPoints | None
-    """None: it could not be read."""
-    failure: str = ""
-    notes: tuple[str, ...] = ()
-    """How the file was read."""
-    result: ScanLabels | None = None
-
-
 def predict(
-    inputs: Path,
+    inputs: Path | Stream,
     checkpoint: Path,
     out: Path,
     *,
     votes: VotePlan = NO_VOTES,
     outside: Outside = "nearest",
+    outputs: Outputs | None = None,
     png: bool = False,
     overwrite: bool = False,
     columns: int | None = None,
     mapping: InputMapping | None = None,
+    batch_size: int | None = None,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    on_result: Callable[[ScanResult], None] | None = None,
 ) -> PredictSummary:
     """Label raw point files.
 
     Args:
         inputs: A file of points, or a folder whose files of points (also in sub-folders) are
-            taken: .bin, .npy, .pcd, .ply, .las, .laz.
-        checkpoint: It carries grid, label table and colours.
+            taken: .bin, .npy, .pcd, .ply, .las, .laz. Or a stream of paths: each is labelled as it
+            arrives, one that cannot be is reported and the next one taken.
+        checkpoint: It carries grid, label table, colours and what its training data looked like.
         out: Folder of the results: ``NAME.label`` with a raw id for every raw point, in the same
-            sub-folders as the inputs. With ``png`` also ``NAME_above.png`` and ``NAME_range.png``.
+            sub-folders as the inputs, and what else ``outputs`` says. Results that are there of the
+            same input and settings are kept.
         votes: Test-time augmentation.
         outside: Whether points outside the volume take the label of the nearest predicted point
             ("nearest"), or 0 ("ignore").
-        png: Draw each scan.
-        overwrite: Replace results that are already there.
+        outputs: Which files; ``.label`` files without.
+        png: Draw each scan, whatever ``outputs`` says.
+        overwrite: Make results anew that are already there, whoever made them.
         columns: Numbers per point of ``.bin`` files; found out without.
         mapping: Which column is which, units, place, rotation; x, y, z, signal as they are without.
+        batch_size: Scans per pass through the network; what suits the device without.
         device: The GPU if there is one, without.
-        progress: Is told of every scan, and of files that failed.
+        progress: Is told of every scan, of files that failed, and of each way in which the input
+            differs from the training data.
+        on_result: Is told of every scan that is finished.
 
     Returns:
         What was done. A file that cannot be read does not stop the others: it is in ``failed``.
 
     Raises:
-        DataError: No input, two inputs for one result, a result that is already there, or a result
-            that cannot be written.
+        DataError: No input, two inputs for one result, a result that is already there and not of
+            these settings, or a result that cannot be written.
         CheckpointError: The checkpoint cannot be read.
-        ConfigError: Fewer than 4 columns.
+        ConfigError: Fewer than 3 columns, or a batch size that no pass can have.
     """
-    progress = progress or Silent()
     if columns is not None and columns < 3:
         raise ConfigError(f"columns must be at least 3 (x, y, z), got {columns}")
-    files = find_scans(inputs, out)
-    make_folder(out)
-    if not overwrite:
-        require_free(files, with_png=png)
-    segmenter = Segmenter.load(checkpoint, device=device, votes=votes, outside=outside)
+    outputs = replace(outputs or Outputs(), png=png or (outputs is not None and outputs.png))
     mapping = mapping or InputMapping()
-
-    def read(file: ScanFile) -> _Job:
-        return _read(file, segmenter, columns, mapping)
-
-    return _run(files, segmenter, out, read=read, png=png, progress=progress)
-
-
-def _run(
-    files: list[ScanFile],
-    segmenter: Segmenter,
-    out: Path,
-    *,
-    read: Callable[[ScanFile], _Job],
-    png: bool,
-    progress: Progress,
-) -> PredictSummary:
-    start = time.perf_counter()
-    failed: list[FailedFile] = []
-    notes: list[str] = []
-    class_points = np.zeros(len(segmenter.names), np.int64)
-    written = 0
-
-    def write(job: _Job) -> _Job:
-        if job.result is not None:
-            _write(job, job.result, segmenter, png=png)
-        return job
-
-    progress.start("predict", total=len(files), unit="scans")
-    jobs = computed_ahead(read, files)
-    for job in computed_ahead(write, _segmented(jobs, segmenter)):
-        if job.prepared is None or job.result is None:
-            failed.append(FailedFile(points=job.file.points, reason=job.failure))
-            progress.say(job.failure)
-        else:
-            written += 1
-            class_points += np.bincount(job.result.labels, minlength=len(class_points))
-            for note in (*job.notes, *_notes(job.file, job.prepared)):
-                notes.append(note)
-                if len(notes) <= SAID_NOTES:
-                    progress.say(note)
-        progress.advance()
-    return PredictSummary(
-        out=out,
-        scans=written,
-        points=int(class_points.sum()),
-        class_points=class_points,
-        names=segmenter.names,
-        failed=tuple(failed),
-        notes=tuple(notes),
-        seconds=time.perf_counter() - start,
+    scans = None if isinstance(inputs, Stream) else find_scans(inputs, out)
+    if scans is not None:
+        refuse_input_as_result(scans, outputs.suffixes)
+    make_folder(out)
+    settings = {
+        "checkpoint": content_digest(checkpoint),
+        "--votes": str(votes),
+        "--outside": outside,
+        "--columns": str(columns),
+        "columns, units and place": repr(mapping),
+        "--format, --confidence, --png": " ".join(outputs.suffixes),
+    }
+    folder = ResultFolder(out, outputs.suffixes, settings, overwrite=overwrite)
+    if scans is not None:
+        folder.require_free(scans)
+    segmenter = Segmenter.load(
+        checkpoint, device=device, votes=votes, outside=outside, batch_size=batch_size
+    )
+    reader = ScanReader(segmenter, folder, columns=columns, mapping=mapping)
+    run = _Run(
+        segmenter,
+        folder,
+        out,
+        outputs=outputs,
+        progress=progress or Silent(),
+        on_result=on_result,
+    )
+    if isinstance(inputs, Stream):
+        return run.over(stream_jobs(inputs, out, outputs.suffixes), reader, total=0)
+    return run.over(
+        (Job(points=scan.points, file=scan) for scan in scans or ()),
+        reader,
+        total=len(scans or ()),
     )
 
 
-def _read(file: ScanFile, segmenter: Segmenter, columns: int | None, mapping: InputMapping) -> _Job:
-    try:
-        usual = segmenter.card.info.raw_columns
-        points, notes = read_points(file.points, mapping, columns=columns, usual=usual)
-        prepared = segmenter.prepare(points)
-        if prepared.n and prepared.n_not_finite == prepared.n:
-            raise DataError(
-                f"{file.points}: none of {prepared.n} points has coordinates that a lidar could "
-                "measure (within 1 km): check --unit, --map and, for .bin, --columns"
-            )
-    except Pass2DError as error:
-        empty = np.zeros((3, 0), np.float32)
-        return _Job(file=file, xyz=empty, prepared=None, failure=str(error))
-    return _Job(file=file, xyz=points[:, :3].T, prepared=prepared, notes=tuple(notes))
+class _Run:
+    """One prediction: what it has counted so far."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        folder: ResultFolder,
+        out: Path,
+        *,
+        outputs: Outputs,
+        progress: Progress,
+        on_result: Callable[[ScanResult], None] | None,
+    ) -> None:
+        self._segmenter = segmenter
+        self._folder = folder
+        self._out = out
+        self._outputs = outputs
+        self._progress = progress
+        self._on_result = on_result
+        self._log = WarningLog()
+        self._failed: list[FailedFile] = []
+        self._notes: list[str] = []
+        self._class_points = np.zeros(len(segmenter.names), np.int64)
+        self._scans = self._kept = 0
+
+    def over(
+        self, jobs: Iterator[Job | Pause], reader: ScanReader, *, total: int
+    ) -> PredictSummary:
+        """Read, label and write all jobs; ``total`` 0: nobody knows how many."""
+        start = time.perf_counter()
+        self._progress.start("predict", total=total, unit="scans")
+        for note in format_notes(self._outputs, self._segmenter.card.info):
+            self._note(note)
+        if not self._segmenter.card.input_statistics:
+            self._warn(no_statistics())
+        try:
+            for job in flow(self._write, _segmented(flow(reader, jobs), self._segmenter)):
+                if not isinstance(job, Pause):
+                    self._report(job)
+        finally:
+            self._folder.close()
+        return PredictSummary(
+            out=self._out,
+            scans=self._scans,
+            kept=self._kept,
+            points=int(self._class_points.sum()),
+            class_points=self._class_points,
+            names=self._segmenter.names,
+            failed=tuple(self._failed),
+            notes=tuple(self._notes),
+            warnings=self._log.all(),
+            seconds=time.perf_counter() - start,
+        )
+
+    def _write(self, job: Job) -> Job:
+        if job.result is None or job.file is None or job.xyz is None:
+            return job
+        scan = LabelledScan(
+            name=job.file.name,
+            xyz=job.xyz,
+            labels=job.result.labels,
+            raw_ids=self._segmenter.raw_ids(job.result.labels),
+            scores=job.result.scores,
+        )
+        info = self._segmenter.card.info
+        written = self._folder.write(job.file, encoded(scan, self._outputs, info))
+        return replace(job, written=tuple(written), xyz=None, prepared=None)
+
+    def _report(self, job: Job) -> None:
+        for warning in job.warnings:
+            self._warn(warning)
+        if job.failure:
+            self._failed.append(FailedFile(points=job.points, reason=job.failure))
+            self._progress.say(job.failure)
+        elif job.result is None:
+            self._kept += 1
+        else:
+            self._scans += 1
+            self._class_points += np.bincount(job.result.labels, minlength=len(self._class_points))
+        for note in job.notes:
+            self._note(note)
+        if self._on_result is not None and not job.failure:
+            n = None if job.result is None else len(job.result.labels)
+            self._on_result(ScanResult(points=job.points, files=job.written, n=n))
+        self._progress.advance()
+
+    def _note(self, note: str) -> None:
+        self._notes.append(note)
+        if len(self._notes) <= SAID_NOTES:
+            self._progress.say(note)
+
+    def _warn(self, warning: InputWarning) -> None:
+        if self._log.add(warning):
+            self._progress.say(f"warning: {warning.message}")
 
 
-def _segmented(jobs: Iterator[_Job], segmenter: Segmenter) -> Iterator[_Job]:
-    """Label jobs, several at once; in their order."""
-    size = pass_size(next(segmenter.network.parameters()).device)
-    batch: list[_Job] = []
+def _segmented(jobs: Iterator[Job | Pause], segmenter: Segmenter) -> Iterator[Job | Pause]:
+    """Label jobs, several at once; in their order. At a pause none is left waiting."""
+    size = segmenter.pass_size
+    batch: list[Job] = []
     points = 0
     for job in jobs:
-        more = 0 if job.prepared is None else len(job.prepared.points)
-        if batch and (points + more > size.points or len(batch) == size.scans):
+        is_pause = isinstance(job, Pause)
+        more = 0 if isinstance(job, Pause) or job.prepared is None else len(job.prepared.points)
+        if batch and (is_pause or points + more > size.points or len(batch) == size.scans):
             yield from _label(batch, segmenter)
             batch, points = [], 0
-        batch.append(job)
-        points += more
+        if isinstance(job, Pause):
+            yield job
+        else:
+            batch.append(job)
+            points += more
     yield from _label(batch, segmenter)
 
 
-def _label(batch: list[_Job], segmenter: Segmenter) -> Iterator[_Job]:
+def _label(batch: list[Job], segmenter: Segmenter) -> Iterator[Job]:
     good = [(job, job.prepared) for job in batch if job.prepared is not None]
     results = iter(
-        segmenter.segment([scan for _, scan in good], names=[job.file.name for job, _ in good])
+        segmenter.segment(
+            [scan for _, scan in good],
+            names=["" if job.file is None else job.file.name for job, _ in good],
+        )
     )
     for job in batch:
         if job.prepared is None:
             yield job
         else:
             yield replace(job, result=next(results))
-
-
-def _write(job: _Job, result: ScanLabels, segmenter: Segmenter, *, png: bool) -> None:
-    write_labels(job.file.labels, segmenter.raw_ids(result.labels))
-    if png:
-        table = segmenter.card.info.labels
-        above = birds_eye(job.xyz, result.labels, table, title=job.file.name)
-        save_png(above, job.file.above_png)
-        ranges = range_image(job.xyz, result.labels, table, title=job.file.name)
-        save_png(ranges, job.file.range_png)
-
-
-def _notes(file: ScanFile, scan: PreparedPoints) -> list[str]:
-    notes = []
-    if scan.n_not_finite:
-        notes.append(
-            f"{file.points}: {scan.n_not_finite} of {scan.n} points have no finite coordinates "
-            "or lie beyond 1 km: labelled 0"
-        )
-    if scan.n_bad_signal:
-        notes.append(
-            f"{file.points}: the signal of {scan.n_bad_signal} points is no number: taken as 0"
-        )
-    if scan.n and not len(scan.rows):
-        notes.append(f"{file.points}: no point lies in the network's volume: all labelled 0")
-    return notes

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cache.errors import DataError
 from train.points.binary import read_binary
-from train.points.columns import from_matrix
-from train.points.mapping import InputMapping
+from train.points.columns import PointColumns, from_matrix
 from train.points.registry import READERS, read_columns
 
 SUFFIXES = (".bin", *READERS)
@@ -29,10 +26,12 @@ class ScanFile:
     points: Path
     name: str
     """Path below the input folder without suffix: "08/velodyne/000123"."""
-    labels: Path
-    """The ``.label`` file to write."""
-    above_png: Path
-    range_png: Path
+    target: Path
+    """Of the results, without suffix."""
+
+    def result(self, suffix: str) -> Path:
+        """The result of a suffix such as ".label"."""
+        return self.target.with_name(f"{self.target.name}{suffix}")
 
 
 def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
@@ -40,7 +39,8 @@ def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
 
     Args:
         inputs: One file of a known format, or a folder. Hidden files are left out.
-        out: Folder of the results; they lie in it as the inputs lie in theirs.
+        out: Folder of the results; they lie in it as the inputs lie in theirs. Below ``inputs`` it
+            is left out.
 
     Returns:
         In the order of names.
@@ -54,7 +54,7 @@ def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
         return [_scan_file(inputs, Path(_stem(inputs.name)), out)]
     if not inputs.is_dir():
         raise DataError(f"{inputs}: no such file or folder")
-    found, others = _walk(inputs)
+    found, others = _walk(inputs, leave_out=out)
     if not found:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
         raise DataError(
@@ -84,87 +84,74 @@ def make_folder(out: Path) -> None:
         raise DataError(f"{out}: no results can be written there: no permission.")
 
 
-def require_free(scans: list[ScanFile], *, with_png: bool) -> None:
-    """Refuse to overwrite anything.
-
-    Raises:
-        DataError: Naming the first result that is already there.
-    """
-    taken = [
-        path
-        for scan in scans
-        for path in (scan.labels, *((scan.above_png, scan.range_png) if with_png else ()))
-        if path.exists()
-    ]
-    if taken:
-        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
-        raise DataError(
-            f"{taken[0]}{more} is already there. Choose another --out, or allow --overwrite."
-        )
-
-
-def read_points(
-    path: Path, mapping: InputMapping, *, columns: int | None, usual: int
-) -> tuple[NDArray[np.float32], list[str]]:
-    """Read a file of points and bring them into the network's frame and units.
+def read_columns_of(path: Path, *, columns: int | None, usual: int) -> tuple[PointColumns, str]:
+    """Read a file of points.
 
     Args:
         path: Of a known format.
-        mapping: Which column is which, units, place, rotation.
         columns: Numbers per point of a ``.bin`` file; None: found out.
         usual: Those of the checkpoint's data set.
 
     Returns:
-        (N, 4) x, y, z in metres, signal, in the order of the file; and what a person should know.
+        Its columns in the order of the file; and what a person should know, or "".
 
     Raises:
         ConfigError: The package that reads the format is not installed.
-        DataError: Missing, not readable, truncated, or a column is missing.
+        DataError: Missing, not readable, or truncated.
     """
-    notes: list[str] = []
     if path.suffix.lower() == ".bin":
         points, note = read_binary(path, columns=columns, usual=usual)
-        notes += [note] if note else []
-        found = from_matrix(path, points)
-    else:
-        found = read_columns(path)
-    if not mapping.has_signal(found):
-        notes.append(
-            f"{path}: no column of the signal among {', '.join(found.names)}: taken as 0. "
-            "Name it: --map signal=NAME"
-        )
-    return mapping.apply(found, where=str(path)), notes
+        return from_matrix(path, points), note
+    return read_columns(path), ""
 
 
-def write_labels(path: Path, raw_ids: NDArray[np.uint32]) -> None:
-    """Write a ``.label`` file aside and rename it.
+def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
+    """One file of a stream of paths.
 
     Args:
-        path: Its folder is made if needed.
-        raw_ids: (N,) one per point of the raw file.
+        line: A path, relative to ``base`` or absolute.
+        out: Folder of the results: a path below ``base`` keeps its folders there, any other all of
+            them from the root on.
+        base: The current folder.
 
     Raises:
-        DataError: The disk is full or the folder cannot be written.
+        DataError: No file of points is there.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(raw_ids.astype("<u4").tobytes())
-        aside.replace(path)
-    except OSError as error:
-        if aside.parent.is_dir():
-            aside.unlink(missing_ok=True)
-        raise DataError(
-            f"{path}: the labels could not be written: {error.strerror or error}. "
-            "Is the disk full, or the folder not writable?"
-        ) from error
+    path = Path(os.path.normpath(base / line))
+    if "\0" in line:
+        raise DataError(f"{line!r}: no path")
+    if path.is_dir():
+        raise DataError(f"{line}: a folder; one file per line is expected")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise DataError(f"{line}: a file of points is expected: {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{line}: no such file")
+    below = path.relative_to(base if path.is_relative_to(base) else path.anchor)
+    return _scan_file(path, below.parent / _stem(path.name), out)
 
 
-def _walk(folder: Path) -> tuple[list[Path], Counter[str]]:
+def refuse_input_as_result(scans: Iterable[ScanFile], suffixes: Sequence[str]) -> None:
+    """Refuse results that would replace a file of points, or be read as one the next time.
+
+    Raises:
+        DataError: Naming the first.
+    """
+    for scan in scans:
+        for suffix in suffixes:
+            if suffix.endswith(SUFFIXES) and scan.target.parent == scan.points.parent:
+                raise DataError(
+                    f"{scan.result(suffix)}: a result among the files of points would be taken for "
+                    "one of them. Choose another --out."
+                )
+
+
+def _walk(folder: Path, *, leave_out: Path) -> tuple[list[Path], Counter[str]]:
     """Point files below a folder, and what else there is by suffix."""
     found: list[Path] = []
     others: Counter[str] = Counter()
     visited: set[str] = set()
+    if leave_out != folder:
+        visited.add(os.path.realpath(leave_out))
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: not readable: {error.strerror}") from error
@@ -194,22 +181,15 @@ def _stem(name: str) -> str:
 
 
 def _scan_file(path: Path, stem: Path, out: Path) -> ScanFile:
-    target = out / stem
-    return ScanFile(
-        points=path,
-        name=stem.as_posix(),
-        labels=target.with_name(f"{target.name}.label"),
-        above_png=target.with_name(f"{target.name}_above.png"),
-        range_png=target.with_name(f"{target.name}_range.png"),
-    )
+    return ScanFile(points=path, name=stem.as_posix(), target=out / stem)
 
 
 def _require_different_results(scans: list[ScanFile]) -> None:
     first: dict[Path, ScanFile] = {}
     for scan in scans:
-        other = first.setdefault(scan.labels, scan)
+        other = first.setdefault(scan.target, scan)
         if other is not scan:
             raise DataError(
-                f"{scan.points} and {other.points} would both be written to {scan.labels}. "
+                f"{scan.points} and {other.points} would both be written to {scan.target}.*. "
                 "Rename one, or label them one by one."
             )

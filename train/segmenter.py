@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from cache.errors import ShapeError
+from cache.errors import ConfigError, ShapeError
 from cache.volume import inside_volume
 from pass2d_models.network import Network
 from train.card import Card
 from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
 from train.evaluate import NO_VOTES, default_device
-from train.infer import nearest_index, pass_size, vote_logits
+from train.infer import PassSize, nearest_index, pass_size, vote_logits
 from train.metric import allowed_scores
 from train.tta import VotePlan
 
 FARTHEST_M = 1000.0
 """No lidar sees farther. A stray larger number would ask for a grid that no key can count."""
+
+
+LARGEST_PASS = 500_000
+"""Points in one pass. A larger file goes through the network in random shares, each of which shows
+the whole scene as a sensor would: memory stays bounded, and every point has its own answer."""
+TREE_POINTS = 1_000_000
+"""Among more, the nearest point is looked for in a random share of these."""
+LARGEST_BATCH = 32
+"""More scans of a large grid have more cells than spconv counts."""
 
 
 class ScanLabels(NamedTuple):
@@ -33,7 +43,9 @@ class ScanLabels(NamedTuple):
     labels: NDArray[np.uint8]
     """(N,) training ids, indices into `Segmenter.names`; 0 where there is no answer."""
     scores: NDArray[np.float32]
-    """(N,) 0..1: how sure the network is; 0 where there is no answer."""
+    """(N,) confidence, 0..1: the softmax probability of the label, of the logits' mean over the
+    votes; not calibrated. A point outside the volume has that of the point whose label it took;
+    0 where there is no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +67,11 @@ class PreparedPoints:
     n_bad_signal: int
     """Points whose signal is NaN or infinite; it was taken as 0."""
 
+    @property
+    def n_parts(self) -> int:
+        """Passes that a scan of so many points is cut into."""
+        return max(1, -(-len(self.points) // LARGEST_PASS))
+
 
 class Segmenter:
     """Labels scans with a trained network.
@@ -73,12 +90,15 @@ class Segmenter:
         *,
         votes: VotePlan = NO_VOTES,
         outside: Outside = "nearest",
+        batch_size: int | None = None,
     ) -> None:
         self.network = network.eval()
         self.card = card
         self.votes = votes
         self.outside = outside
         self._device = next(network.parameters()).device
+        self.pass_size = _pass_size(self._device, batch_size)
+        """How much goes through the network at once."""
         self._raw_ids = np.array(card.info.labels.training_to_raw, np.uint32)
 
     @classmethod
@@ -89,6 +109,7 @@ class Segmenter:
         device: torch.device | str | None = None,
         votes: VotePlan = NO_VOTES,
         outside: Outside = "nearest",
+        batch_size: int | None = None,
     ) -> Self:
         """Load a checkpoint; it carries all that is needed.
 
@@ -98,29 +119,49 @@ class Segmenter:
             votes: Test-time augmentation, see `train.tta`.
             outside: Whether points outside the volume take the nearest predicted point's label
                 ("nearest") or stay without ("ignore").
+            batch_size: Scans per pass through the network; what suits the device without.
 
         Raises:
             CheckpointError: It cannot be read.
+            ConfigError: A batch size that is not 1 to ``LARGEST_BATCH``.
         """
         target = default_device() if device is None else torch.device(device)
         network, card = network_from_checkpoint(Path(path), target)
-        return cls(network, card, votes=votes, outside=outside)
+        return cls(network, card, votes=votes, outside=outside, batch_size=batch_size)
 
     @property
     def names(self) -> tuple[str, ...]:
         """(C,) of the classes; [0] is the ignored one."""
         return self.card.info.labels.names
 
-    def __call__(self, points: ArrayLike) -> ScanLabels:
-        """Label a scan.
+    @overload
+    def __call__(
+        self, points: list[NDArray[Any]] | tuple[NDArray[Any], ...]
+    ) -> list[ScanLabels]: ...
+
+    @overload
+    def __call__(self, points: ArrayLike) -> ScanLabels: ...
+
+    def __call__(
+        self, points: ArrayLike | list[NDArray[Any]] | tuple[NDArray[Any], ...]
+    ) -> ScanLabels | list[ScanLabels]:
+        """Label a scan, or several.
 
         Args:
             points: (N, 4 or more) x, y, z in metres in the lidar frame and the signal that the
-                network was trained with; further columns are not used. N may be 0.
+                network was trained with, of any real type; further columns are not used. N may be
+                0. (N, 3): the signal is taken as 0, with a warning. Or a list of such arrays.
+
+        Returns:
+            Labels (training ids) and confidences; a list of them for a list of scans. ``raw_ids``
+            turns labels into the data set's own numbers.
 
         Raises:
             ShapeError: Not such an array.
         """
+        if isinstance(points, (list, tuple)) and all(np.ndim(scan) == 2 for scan in points):
+            scans = [self.prepare(scan) for scan in points]
+            return self.segment(scans, names=[str(place) for place in range(len(scans))])
         return self.segment([self.prepare(points)], names=[""])[0]
 
     def raw_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -131,11 +172,9 @@ class Segmenter:
         """Cut a scan to what the network takes; touches no GPU, so threads may do it ahead.
 
         Raises:
-            ShapeError: Not (N, 4 or more).
+            ShapeError: Not (N, 3 or more).
         """
-        array = np.asarray(points, np.float32)
-        if array.ndim != 2 or array.shape[1] < 4:
-            raise ShapeError("points", expected="(N, 4): x, y, z, signal", got=array.shape)
+        array = _four_columns(points)
         xyz = array[:, :3].T
         with np.errstate(invalid="ignore"):
             is_plausible = (np.abs(xyz) <= FARTHEST_M).all(axis=0)
@@ -147,7 +186,8 @@ class Segmenter:
             other_rows = other_rows[:0]
         copied_from = np.zeros(0, np.int64)
         if len(other_rows):
-            copied_from = nearest_index(xyz[:, rows], xyz[:, other_rows])
+            asked = _random_share(len(rows), TREE_POINTS)
+            copied_from = asked[nearest_index(xyz[:, rows[asked]], xyz[:, other_rows])]
         seen = array[rows, :4]
         is_bad = ~np.isfinite(seen[:, 3])
         seen[is_bad, 3] = 0
@@ -171,21 +211,75 @@ class Segmenter:
             names: One per scan: random votes are drawn by it, so that a scan's answer does not
                 depend on what is labelled beside it.
         """
-        points = [scan.points.to(self._device) for scan in scans]
+        small = [place for place, scan in enumerate(scans) if scan.n_parts == 1]
+        answers: dict[int, Answer] = {}
+        logits = self._logits([scans[place].points for place in small], [names[p] for p in small])
+        for place, scan_logits in zip(small, logits, strict=True):
+            answers[place] = self._answer(scan_logits)
+        for place, scan in enumerate(scans):
+            if place not in answers:
+                answers[place] = self._in_parts(scan, names[place])
+        return [_spread(scan, answers[place]) for place, scan in enumerate(scans)]
+
+    def _logits(self, points: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+        on_device = [scan.to(self._device) for scan in points]
         votes = [self.votes.of(name) for name in names]
-        logits = vote_logits(self.network, points, votes, size=pass_size(self._device))
-        return [
-            _spread(scan, allowed_scores(scan_logits / self.votes.count, self.card.info))
-            for scan, scan_logits in zip(scans, logits, strict=True)
-        ]
+        return vote_logits(self.network, on_device, votes, size=self.pass_size)
+
+    def _answer(self, logits: Tensor) -> Answer:
+        scores = allowed_scores(logits / self.votes.count, self.card.info)
+        best = scores.softmax(dim=1).max(dim=1)
+        return best.indices.to(torch.uint8).cpu().numpy(), best.values.cpu().numpy()
+
+    def _in_parts(self, scan: PreparedPoints, name: str) -> Answer:
+        """Label a scan of more points than fit a pass, in random shares."""
+        k = len(scan.points)
+        labels, scores = np.zeros(k, np.uint8), np.zeros(k, np.float32)
+        order = np.random.default_rng(0).permutation(k)
+        for part in np.array_split(order, scan.n_parts):
+            logits = self._logits([scan.points[torch.from_numpy(part)]], [name])[0]
+            labels[part], scores[part] = self._answer(logits)
+        return labels, scores
 
 
-def _spread(scan: PreparedPoints, logits: Tensor) -> ScanLabels:
+Answer = tuple[NDArray[np.uint8], NDArray[np.float32]]
+"""(K,) labels and confidences of the points that the network saw."""
+
+
+def _four_columns(points: ArrayLike) -> NDArray[np.float32]:
+    if isinstance(points, Tensor):
+        points = points.detach().cpu().numpy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = np.asarray(points).astype(np.float32, copy=False)
+    if array.ndim != 2 or array.shape[1] < 3:
+        raise ShapeError("points", expected="(N, 4): x, y, z, signal", got=array.shape)
+    if array.shape[1] == 3:
+        warnings.warn(
+            "points are (N, 3): the signal (4th column) is taken as 0; the network was trained "
+            "with one",
+            stacklevel=4,
+        )
+        array = np.pad(array, ((0, 0), (0, 1)))
+    return array
+
+
+def _random_share(n: int, most: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(n)[:most] if n > most else np.arange(n)
+
+
+def _pass_size(device: torch.device, batch_size: int | None) -> PassSize:
+    usual = pass_size(device)
+    if batch_size is None:
+        return usual
+    if not 1 <= batch_size <= LARGEST_BATCH:
+        raise ConfigError(f"batch_size must be 1 to {LARGEST_BATCH}, got {batch_size}")
+    return PassSize(points=batch_size * LARGEST_PASS, scans=batch_size)
+
+
+def _spread(scan: PreparedPoints, answer: Answer) -> ScanLabels:
     """From the network's points to all points of the scan."""
     labels, scores = np.zeros(scan.n, np.uint8), np.zeros(scan.n, np.float32)
-    best = logits.softmax(dim=1).max(dim=1)
-    labels[scan.rows] = best.indices.to(torch.uint8).cpu().numpy()
-    scores[scan.rows] = best.values.cpu().numpy()
+    labels[scan.rows], scores[scan.rows] = answer
     labels[scan.other_rows] = labels[scan.rows[scan.copied_from]]
     scores[scan.other_rows] = scores[scan.rows[scan.copied_from]]
     return ScanLabels(labels=labels, scores=scores)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cache.errors import ConfigError, DataError
 from train.points.columns import PointColumns
+from train.points.ground import find_ground, some_rows
 
 UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048}
 ROLES = ("x", "y", "z", "signal")
@@ -45,6 +46,8 @@ class InputMapping:
     """Metres added to z, after the rotation."""
     rotation: tuple[tuple[float, ...], ...] | None = None
     """(3, 3) lidar_from_file; None: none."""
+    recenter: bool = False
+    """Move the middle of each scan to x = y = 0 and its ground to z = 0, before ``z_offset``."""
 
     def __post_init__(self) -> None:
         for name in ("unit_m", "signal_scale"):
@@ -67,18 +70,31 @@ class InputMapping:
         Raises:
             DataError: A column is missing.
         """
-        x, y, z = (self._column(columns, role, where) for role in ROLES[:3])
-        xyz = np.stack([x, y, z]).astype(np.float64) * self.unit_m
-        if self.rotation is not None:
-            with np.errstate(invalid="ignore", over="ignore"):
-                xyz = np.asarray(self.rotation) @ xyz
-        xyz[2] += self.z_offset
-        points = np.zeros((columns.n, 4), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            points[:, :3] = xyz.T
-            if self.has_signal(columns):
-                signal = self._column(columns, "signal", where).astype(np.float64)
-                points[:, 3] = signal * self.signal_scale
+            return self.metres(columns, where=where).T.astype(np.float32)
+
+    def metres(self, columns: PointColumns, *, where: str) -> NDArray[np.float64]:
+        """Map a file's points without rounding: a map's coordinates need more than float32.
+
+        Returns:
+            (4, N) float64, else as ``apply``.
+
+        Raises:
+            DataError: A column is missing.
+        """
+        points = np.zeros((4, columns.n))
+        for row, role in enumerate(ROLES[:3]):
+            points[row] = self._column(columns, role, where)
+        if self.has_signal(columns):
+            points[3] = self._column(columns, "signal", where)
+        with np.errstate(over="ignore", invalid="ignore"):
+            points[:3] *= self.unit_m
+            if self.rotation is not None:
+                points[:3] = np.asarray(self.rotation) @ points[:3]
+            if self.recenter:
+                _recenter(points[:3])
+            points[2] += self.z_offset
+            points[3] *= self.signal_scale
         return points
 
     def has_signal(self, columns: PointColumns) -> bool:
@@ -154,6 +170,30 @@ def parse_rotation(text: str | None) -> tuple[tuple[float, ...], ...] | None:
         )
     matrix = _from_angles(*numbers) if len(numbers) == 3 else _from_quaternion(numbers, text)
     return tuple(tuple(row) for row in matrix.round(15).tolist())
+
+
+def rotation_angles(lidar_from_file: NDArray[np.float64]) -> str:
+    """Write a rotation as --rotate takes it: "yaw,pitch,roll" in degrees."""
+    r = lidar_from_file
+    pitch = math.asin(min(1.0, max(-1.0, -float(r[2, 0]))))
+    if abs(r[2, 0]) > 1 - 1e-9:  # yaw and roll turn about the same axis: all of it is yaw
+        yaw, roll = math.atan2(-r[0, 1], r[1, 1]), 0.0
+    else:
+        yaw, roll = math.atan2(r[1, 0], r[0, 0]), math.atan2(r[2, 1], r[2, 2])
+    return ",".join(f"{round(math.degrees(angle), 4) + 0:g}" for angle in (yaw, pitch, roll))
+
+
+def _recenter(xyz: NDArray[np.float64]) -> None:
+    """In place; the middle is the median of the finite points."""
+    sample = xyz[:, some_rows(xyz.shape[1])]
+    sample = sample[:, np.isfinite(sample).all(axis=0)]
+    if not sample.shape[1]:
+        return
+    middle = np.median(sample, axis=1)
+    xyz -= middle[:, None]
+    ground = find_ground(sample - middle[:, None]).z
+    low = float(np.percentile(sample[2], 10) - middle[2])
+    xyz[2] -= ground if math.isfinite(ground) else low
 
 
 def _from_angles(yaw_deg: float, pitch_deg: float, roll_deg: float) -> NDArray[np.float64]:
