@@ -40,12 +40,12 @@ def refusal(*words: object) -> str:
     return lines[0]
 
 
-def spawn(*words: object, cwd: Path) -> subprocess.Popen:
+def spawn(*words: object, cwd: Path, stdin: int | None = None) -> subprocess.Popen:
     """The command as its own process, as a shell would start it."""
     code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import cli; cli.main()"
     command = [sys.executable, "-c", code, *(str(word) for word in words)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command, cwd=cwd, stdin=stdin, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -113,3 +113,92 @@ def test_missing_package_is_named_with_its_command(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"{module}, which is not installed: pip install"):
         read_columns(tmp_path / name)
+
+
+def pcd_header(data: str, n: int, **changes: str) -> bytes:
+    """By hand, after the format's documentation."""
+    lines = {
+        "VERSION": "0.7",
+        "FIELDS": "x y z intensity",
+        "SIZE": "4 4 4 4",
+        "TYPE": "F F F F",
+        "COUNT": "1 1 1 1",
+        "WIDTH": str(n),
+        "HEIGHT": "1",
+        "VIEWPOINT": "0 0 0 1 0 0 0",
+        "POINTS": str(n),
+        "DATA": data,
+        **changes,
+    }
+    text = "".join(f"{key} {value}\n" for key, value in lines.items())
+    return b"# .PCD v0.7 - Point Cloud Data file format\n" + text.encode()
+
+
+@pytest.mark.parametrize("between", ["  ", "\t", " \t  "])
+def test_ascii_pcd_with_any_space_between_numbers(tmp_path: Path, between: str) -> None:
+    rows = "".join(" " + between.join(map(repr, row)) + "  \r\n" for row in POINTS.tolist())
+    (tmp_path / "a.pcd").write_bytes(pcd_header("ascii", len(POINTS)) + rows.encode() + b"\n\n")
+    columns = read_columns(tmp_path / "a.pcd")
+    assert columns.names == FIELDS
+    assert np.array_equal(np.column_stack(columns.values), POINTS)
+
+
+def test_ascii_pcd_that_lacks_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pcd").write_bytes(pcd_header("ascii", 3) + b"1 2 3 4\n5 6 7 8\n")
+    with pytest.raises(DataError, match="2 points, its header says 3"):
+        read_columns(tmp_path / "a.pcd")
+
+
+def lzf_by_hand(data: bytes) -> bytes:
+    """LZF by its definition: literal runs of up to 32 bytes, and back references.
+
+    A control byte below 32 is a run of that many bytes and one; else its high 3 bits are a length
+    less 2 (7: the next byte is added), its low 5 bits and the last byte an offset less 1.
+    """
+    out, literals, place = bytearray(), bytearray(), 0
+
+    def flush() -> None:
+        for start in range(0, len(literals), 32):
+            run = literals[start : start + 32]
+            out.extend([len(run) - 1, *run])
+        literals.clear()
+
+    while place < len(data):
+        key = data[place : place + 3]
+        found = data.rfind(key, max(0, place - 8191), place + 2) if len(key) == 3 else -1
+        length = 0
+        while found >= 0 and length < 264 and data[place + length : place + length + 1]:
+            if data[found + length] != data[place + length]:
+                break
+            length += 1
+        if length < 3:
+            literals.append(data[place])
+            place += 1
+            continue
+        flush()
+        offset, short = place - found - 1, min(length - 2, 7)
+        out.append(short << 5 | offset >> 8)
+        if short == 7:
+            out.append(length - 2 - 7)
+        out.append(offset & 255)
+        place += length
+    flush()
+    return bytes(out)
+
+
+def test_compressed_pcd_that_was_packed_by_hand(tmp_path: Path) -> None:
+    points = POINTS.copy()
+    points[:, 3] = 0.25  # long repeats: references that overlap themselves
+    body = points.T.astype("<f4").tobytes()  # field after field
+    packed = lzf_by_hand(body)
+    assert len(packed) < len(body)
+    sizes = np.array([len(packed), len(body)], "<u4").tobytes()
+    header = pcd_header("binary_compressed", len(points))
+    (tmp_path / "a.pcd").write_bytes(header + sizes + packed)
+    assert np.array_equal(np.column_stack(read_columns(tmp_path / "a.pcd").values), points)
+
+
+def test_viewpoint_of_a_pcd_is_not_applied(tmp_path: Path) -> None:
+    header = pcd_header("binary", len(POINTS), VIEWPOINT="10 20 30 0 1 0 0")
+    (tmp_path / "a.pcd").write_bytes(header + POINTS.astype("<f4").tobytes())
+    assert np.array_equal(xyz(tmp_path / "a.pcd"), POINTS[:, :3])

@@ -118,13 +118,18 @@ def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
         DataError: No file of points is there.
     """
     path = Path(os.path.normpath(base / line))
-    if "\0" in line:
-        raise DataError(f"{line!r}: no path")
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:  # too long a name, a zero byte
+        shown = ascii(line[:60])
+        raise DataError(
+            f"{shown}: no path of a file: {' '.join(str(error).split()[:6])}"
+        ) from error
+    if is_folder:
         raise DataError(f"{line}: a folder; one file per line is expected")
     if not path.name.lower().endswith(SUFFIXES):
         raise DataError(f"{line}: a file of points is expected: {', '.join(SUFFIXES)}")
-    if not path.is_file():
+    if not is_file:
         raise DataError(f"{line}: no such file")
     below = path.relative_to(base if path.is_relative_to(base) else path.anchor)
     return _scan_file(path, below.parent / _stem(path.name), out)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ RECORD = Path(".pass2d") / "predict.jsonl"
 
 
 class ResultFolder:
-    """Where results are written; used by one writing thread at a time for each scan."""
+    """Where results are written; several threads may write, each its own scan."""
 
     def __init__(
         self, out: Path, suffixes: tuple[str, ...], settings: Mapping[str, str], *, overwrite: bool
@@ -44,6 +45,8 @@ class ResultFolder:
             self._read()
         self._is_new = not self._known
         self._fd: int | None = None
+        self._lock = threading.Lock()
+        self._tidied: set[str] = set()
 
     def files(self, scan: ScanFile) -> list[Path]:
         """The results of a scan, whether they are there or not."""
@@ -87,7 +90,8 @@ class ResultFolder:
         Raises:
             DataError: The disk is full, or the folder cannot be written.
         """
-        self._note(scan)
+        with self._lock:
+            self._note(scan)
         paths = self.files(scan)
         for path, content in zip(paths, contents, strict=True):
             _write_whole(path, content)
@@ -122,7 +126,8 @@ class ResultFolder:
                 flags |= os.O_TRUNC if self._is_new else 0
                 self._fd = os.open(self._record, flags, 0o666)
                 os.write(self._fd, _line({"settings": self._settings}))
-            elif self._key(scan) in self._known:
+            if self._key(scan) in self._known and self._key(scan) not in self._tidied:
+                self._tidied.add(self._key(scan))
                 self._remove_asides(scan)
             entry = {"scan": self._key(scan), "input": _identity(scan.points)}
             os.write(self._fd, _line(entry))
@@ -148,7 +153,7 @@ class ResultFolder:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:

@@ -68,7 +68,7 @@ def stream_jobs(stream: Stream, out: Path, suffixes: tuple[str, ...]) -> Iterato
                     f"{line} and {seen[scan.target]} would both be written to {scan.target}.*"
                 )
             yield Job(points=scan.points, file=scan)
-        except (DataError, ValueError) as error:
+        except DataError as error:
             yield Job(points=Path(line), failure=str(error))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from pathlib import Path
@@ -15,6 +16,9 @@ from train.points.columns import PointColumns, from_structured, reader_package, 
 def read_pcd(path: Path) -> PointColumns:
     """Read the columns; organised clouds row by row, as they are stored.
 
+    The header's VIEWPOINT (where the sensor was) is not applied: writers do not agree on whether
+    the points are in its frame already. ``--rotate`` and ``--z-offset`` move points.
+
     Raises:
         ConfigError: pypcd4 is not installed.
         DataError: Not such a file, or truncated.
@@ -23,7 +27,8 @@ def read_pcd(path: Path) -> PointColumns:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # an empty ascii body: counted below
-            cloud = pypcd4.PointCloud.from_path(path)
+            with path.open("rb") as file:
+                cloud = pypcd4.PointCloud.from_fileobj(_with_single_spaces(file))
         array = np.atleast_1d(cloud.pc_data)
         expected = int(cloud.metadata.points)
     except (ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as error:
@@ -31,3 +36,23 @@ def read_pcd(path: Path) -> PointColumns:
     if len(array) != expected:
         raise DataError(f"{path}: {len(array)} points, its header says {expected}: truncated?")
     return from_structured(path, array)
+
+
+def _with_single_spaces(file: io.BufferedReader) -> io.BufferedReader | io.BytesIO:
+    """An ascii file as pypcd4 reads it: one space between numbers; any other as it is."""
+    header: list[bytes] = []
+    for line in file:
+        header.append(line)
+        if line.split()[:1] == [b"DATA"]:
+            if line.split()[1:] != [b"ascii"]:
+                break
+            rows = (b" ".join(row.split()) for row in file)
+            return io.BytesIO(b"".join(header) + b"\n".join(row for row in rows if row))
+        if len(header) > _HEADER_LINES:
+            break
+    file.seek(0)
+    return file
+
+
+_HEADER_LINES = 200
+"""Comments included; no longer header is looked for in what may be no PCD file at all."""
