@@ -59,7 +59,8 @@ def look(card: Card, scan: NDArray, mapping: InputMapping | None = None) -> list
     mapping = mapping or InputMapping()
     columns = PointColumns(names=("x", "y", "z", "intensity"), values=tuple(scan.T))
     points = mapping.metres(columns, where="a.bin")
-    return InputCheck(card, mapping).look(points, where="a.bin", has_signal=True)
+    names = columns.names
+    return InputCheck(card, mapping).look(points, where="a.bin", columns=names, has_signal=True)
 
 
 def changed(scan: Scan, *, full_scale: float, **change: object) -> NDArray[np.float64]:
@@ -197,6 +198,12 @@ def test_missing_signal_is_said(street: Scan) -> None:
     without = street * np.array([1, 1, 1, 0], np.float32)
     (warning,) = look(card_of([street]), without)
     assert (warning.kind, warning.option) == ("no_signal", "--map signal=NAME")
+    check = InputCheck(card_of([street]), InputMapping())
+    points = street[:20].T.astype(float)
+    columns = ("x", "y", "z", "ring")
+    (_, warning) = check.look(points, where="a.ply", columns=columns, has_signal=False)
+    assert warning.kind == "no_signal"
+    assert "no column of the signal among x, y, z, ring: taken as 0" in warning.message
 
 
 def test_cards_without_statistics_know_the_signal_alone(street: Scan) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stub_network import StubNetwork
 from test_train_predict import CPU, card, some_points
 
 from cache.errors import ConfigError, DataError
@@ -15,6 +18,8 @@ from train.points.binary import read_binary
 from train.points.columns import PointColumns
 from train.points.mapping import InputMapping, parse_columns, parse_rotation, parse_unit
 from train.predict import predict
+from train.predict_files import read_columns_of
+from train.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -128,29 +133,75 @@ def test_real_scans_cut_to_sizes_that_fit_both(shared: Path, tmp_path: Path) -> 
             assert read.points.shape[1] == true, file
 
 
-def test_all_formats_give_the_same_labels(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("formats")
+
+
+def write_all_formats(folder: Path, points: np.ndarray) -> list[Path]:
+    """(N, 4) multiples of 1/64, signal whole numbers from 0 to 255: exact in each of them."""
     import laspy
     import plyfile
     import pypcd4
 
-    points = (some_points(500) * 64).round() / 64  # exact in every format
-    points[:, 3] = 0
-    folder = tmp_path / "in"
-    folder.mkdir()
-    points.astype("<f4").tofile(folder / "bin.bin")
-    np.save(folder / "npy.npy", points.astype(np.float64))
-    rows = np.rec.fromarrays(points.T, names="x,y,z,intensity")
-    plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")]).write(str(folder / "ply.ply"))
+    xyz = points[:, :3]
+    files = [folder / f"{name}.bin" for name in ("four", "five")]
+    points.astype("<f4").tofile(files[0])
+    np.column_stack([points, np.arange(len(points))]).astype("<f4").tofile(files[1])
+    for dtype in ("<f4", ">f8", "<f8"):
+        files.append(folder / f"{dtype[1:]}{'big' * (dtype[0] == '>')}.npy")
+        np.save(files[-1], points.astype(dtype))
+    rows = np.rec.fromarrays(points.astype("<f4").T, names="x,y,z,intensity")
+    for name, layout in {
+        "text": {"text": True},
+        "little": {"byte_order": "<"},
+        "big": {"byte_order": ">"},
+    }.items():
+        files.append(folder / f"{name}.ply")
+        element = plyfile.PlyElement.describe(rows, "vertex")
+        plyfile.PlyData([element], **layout).write(str(files[-1]))
     cloud = pypcd4.PointCloud.from_points(points, rows.dtype.names, (np.float32,) * 4)
-    cloud.save(folder / "pcd.pcd", encoding=pypcd4.Encoding.BINARY_COMPRESSED)
+    for encoding in pypcd4.Encoding:
+        files.append(folder / f"{encoding.value}.pcd")
+        cloud.save(files[-1], encoding=encoding)
     header = laspy.LasHeader(point_format=0)
     header.scales = np.full(3, 1 / 64)
     content = laspy.LasData(header)
-    content.x, content.y, content.z = points[:, :3].T.astype(float)
-    content.write(str(folder / "las.las"))
-    content.write(str(folder / "laz.laz"))
-    summary = predict(folder, checkpoint, tmp_path / "out", device=CPU)
-    assert (summary.scans, summary.failed) == (6, ())
+    content.x, content.y, content.z = xyz.T.astype(float)
+    content.intensity = points[:, 3].astype(np.uint16)
+    for suffix in ("las", "laz"):
+        files.append(folder / f"{suffix}.{suffix}")
+        content.write(str(files[-1]))
+    return files
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), reach=st.sampled_from([1, 64, 4096]))
+def test_any_points_get_the_same_labels_from_every_format(
+    folder: Path, n: int, seed: int, reach: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    xyz = rng.integers(-reach, reach + 1, (n, 3)) / 64
+    points = np.column_stack([xyz, rng.integers(0, 256, n)])
+    segmenter = Segmenter(StubNetwork(), card())
+    expected = segmenter(points)
+    for file in write_all_formats(folder, points):
+        columns = 5 if file.stem == "five" else None
+        found, _ = read_columns_of(file, columns=columns, usual=4)
+        read = InputMapping().apply(found, where=str(file))
+        assert np.array_equal(read, points.astype(np.float32)), file
+        answer = segmenter(read)
+        assert np.array_equal(answer.labels, expected.labels), file
+        assert np.array_equal(answer.scores, expected.scores), file
+
+
+def test_a_folder_of_all_formats_is_labelled_alike(checkpoint: Path, tmp_path: Path) -> None:
+    points = (some_points(500) * 64).round() / 64  # exact in every format
+    points[:, 3] = np.arange(500) % 256
+    (tmp_path / "in").mkdir()
+    files = write_all_formats(tmp_path / "in", points)
+    summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
+    assert (summary.scans, summary.failed) == (len(files), ())
     written = {path.read_bytes() for path in (tmp_path / "out").glob("*.label")}
     assert len(written) == 1
     assert len(written.pop()) == 4 * 500

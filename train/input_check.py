@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,23 +62,30 @@ class InputCheck:
             self._full_scale = _full_scale(signal[0])
 
     def look(
-        self, points: NDArray[np.float64], *, where: str, has_signal: bool
+        self, points: NDArray[np.float64], *, where: str, columns: Sequence[str], has_signal: bool
     ) -> list[InputWarning]:
         """Compare one scan.
 
         Args:
             points: (4, N) as ``InputMapping.metres`` gives them.
             where: The file, for messages.
-            has_signal: Whether the file has such a column.
+            columns: The file's names of its columns, for messages.
+            has_signal: Whether one of them is the signal.
 
         Returns:
             At most one warning of a kind; their options belong together.
         """
         found = self._look_at_count(points.shape[1], where)
+        if not has_signal:
+            found.append(
+                self._no_signal(
+                    f"{where}: no column of the signal among {', '.join(columns)}: taken as 0"
+                )
+            )
         sample = points[:, some_rows(points.shape[1])]
         sample = sample[:, np.isfinite(sample[:3]).all(axis=0)]
         if sample.shape[1] >= FEWEST_POINTS:
-            found += self._look_at_signal(sample[3], where, has_signal)
+            found += self._look_at_signal(sample[3], where) if has_signal else []
             if self.has_statistics:
                 found += self._look_at_places(sample[:3], where)
         return found
@@ -99,21 +107,18 @@ class InputCheck:
             )
         ]
 
-    def _look_at_signal(
-        self, signal: NDArray[np.float64], where: str, has_signal: bool
-    ) -> list[InputWarning]:
-        trained = f"0..{self._full_scale:.0f}"
+    def _no_signal(self, what: str) -> InputWarning:
+        return InputWarning(
+            kind="no_signal",
+            option="--map signal=NAME",
+            message=f"{what}; the training data's is 0..{self._full_scale:.0f}. Name its column if "
+            "there is one: --map signal=NAME",
+        )
+
+    def _look_at_signal(self, signal: NDArray[np.float64], where: str) -> list[InputWarning]:
         finite = signal[np.isfinite(signal)]
-        if not has_signal or not finite.any():
-            said = "is 0 everywhere" if has_signal else "is missing: taken as 0"
-            return [
-                InputWarning(
-                    kind="no_signal",
-                    option="--map signal=NAME",
-                    message=f"{where}: the signal (intensity, remission) {said}; the training "
-                    f"data's is {trained}. Name its column if there is one: --map signal=NAME",
-                )
-            ]
+        if not finite.any():
+            return [self._no_signal(f"{where}: the signal (intensity, remission) is 0 everywhere")]
         here = _full_scale(float(np.percentile(finite, 99.9)))
         if here == self._full_scale:
             return []
@@ -123,7 +128,7 @@ class InputCheck:
                 kind="signal",
                 option=option,
                 message=f"{where}: the signal looks like 0..{here:.0f}, the training data's is "
-                f"{trained}: {option}",
+                f"0..{self._full_scale:.0f}: {option}",
             )
         ]
 

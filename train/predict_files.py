@@ -8,9 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache.errors import DataError
 from train.points.binary import read_binary
 from train.points.columns import PointColumns, from_matrix
+from train.points.mapping import InputMapping
 from train.points.registry import READERS, read_columns
 
 SUFFIXES = (".bin", *READERS)
@@ -105,6 +109,28 @@ def read_columns_of(path: Path, *, columns: int | None, usual: int) -> tuple[Poi
     return read_columns(path), ""
 
 
+def read_points(
+    path: Path, mapping: InputMapping, *, columns: int | None, usual: int
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Read a file of points and bring them into the network's frame and units.
+
+    Args:
+        path: Of a known format.
+        mapping: Which column is which, units, place, rotation.
+        columns: Numbers per point of a ``.bin`` file; None: found out.
+        usual: Those of the checkpoint's data set.
+
+    Returns:
+        (N, 4) x, y, z in metres, signal, in the order of the file; and what a person should know.
+
+    Raises:
+        ConfigError: The package that reads the format is not installed.
+        DataError: Missing, not readable, truncated, or a column is missing.
+    """
+    found, note = read_columns_of(path, columns=columns, usual=usual)
+    return mapping.apply(found, where=str(path)), [note] if note else []
+
+
 def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
     """One file of a stream of paths.
 
@@ -155,7 +181,7 @@ def _walk(folder: Path, *, leave_out: Path) -> tuple[list[Path], Counter[str]]:
     found: list[Path] = []
     others: Counter[str] = Counter()
     visited: set[str] = set()
-    if leave_out != folder:
+    if os.path.realpath(leave_out) != os.path.realpath(folder):
         visited.add(os.path.realpath(leave_out))
 
     def fail(error: OSError) -> None:

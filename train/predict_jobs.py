@@ -111,7 +111,7 @@ class ScanReader:
         found, note = read_columns_of(job.points, columns=self._columns, usual=usual)
         exact = self._mapping.metres(found, where=where)
         has_signal = self._mapping.has_signal(found)
-        warnings = self._check.look(exact, where=where, has_signal=has_signal)
+        warnings = self._check.look(exact, where=where, columns=found.names, has_signal=has_signal)
         with np.errstate(over="ignore", invalid="ignore"):
             points = exact.T.astype(np.float32)
         prepared = self._segmenter.prepare(points)

@@ -224,7 +224,13 @@ class Segmenter:
     def _logits(self, points: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
         on_device = [scan.to(self._device) for scan in points]
         votes = [self.votes.of(name) for name in names]
-        return vote_logits(self.network, on_device, votes, size=self.pass_size)
+        try:
+            return vote_logits(self.network, on_device, votes, size=self.pass_size)
+        except torch.cuda.OutOfMemoryError as error:
+            most = max(len(scan) for scan in points)
+            raise ConfigError(
+                f"a scan of up to {most:,} points does not fit the GPU's memory: use device cpu"
+            ) from error
 
     def _answer(self, logits: Tensor) -> Answer:
         scores = allowed_scores(logits / self.votes.count, self.card.info)
