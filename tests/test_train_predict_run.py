@@ -439,10 +439,12 @@ def test_a_difference_is_said_once_and_counted(tmp_path: Path) -> None:
 def test_coordinates_in_millimetres_fail_with_the_option(tmp_path: Path) -> None:
     points = some_points(3000)
     points[:, :3] *= 1000
+    points[:, 3] *= 255
     points[:, :3] += np.sign(points[:, :3]) * 1100  # all beyond 1 km, were they metres
-    metres = points * np.array([1e-3, 1e-3, 1e-3, 1])
+    metres = points * np.array([1e-3, 1e-3, 1e-3, 1 / 255])
     statistics = scan_statistics([metres.T.astype(np.float32)])
     path = save(tmp_path / "c.safetensors", input_statistics=statistics)
     scan = write_bin(tmp_path / "a.bin", points)
     summary = predict(scan, path, tmp_path / "out", device=CPU)
     assert summary.failed[0].reason.endswith("(within 1 km): --unit mm")
+    assert {w.option for w in summary.warnings} == {"--unit mm", "--signal-scale 0.00392"}

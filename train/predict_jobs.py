@@ -117,10 +117,11 @@ class ScanReader:
         prepared = self._segmenter.prepare(points)
         if prepared.n and prepared.n_not_finite == prepared.n:
             advice = " ".join(one.option for one in warnings if one.kind in {"unit", "recenter"})
-            raise DataError(
+            failure = (
                 f"{where}: none of {prepared.n} points has coordinates that a lidar could measure "
                 f"(within 1 km): {advice or 'check --unit, --map and, for .bin, --columns'}"
             )
+            return replace(job, failure=failure, warnings=tuple(warnings))
         return replace(
             job,
             xyz=points[:, :3].T,
