@@ -33,7 +33,11 @@ def train_command(
         ),
     ] = None,
     augment: Annotated[
-        str | None, typer.Option(help="full (published), lattice (cached hashes stay exact), none.")
+        str | None,
+        typer.Option(
+            help="full (published), noise (full, half of the scans in fog, snow, ...), lattice "
+            "(cached hashes stay exact), none."
+        ),
     ] = None,
     baseline_only: Annotated[
         bool, typer.Option("--baseline-only", help="Train the 3D network alone, without pictures.")

@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.schema import GridConfig
+from corruptions.registry import CORRUPTIONS, SEVERITIES, CorruptionName, SeverityName, Variant
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """Augmentation of training scans (SPEC, sections 2.3 to 2.6)."""
 
-    mode: Literal["full", "lattice", "none"] = "full"
-    """"full": as published, scans are voxelised anew; "lattice": the symmetries of the grid, for
-    which the cached hashes stay exact, and the picture's augmentation; "none": nothing at all."""
+    mode: Literal["full", "noise", "lattice", "none"] = "full"
+    """"full": as published, scans are voxelised anew; "noise": some scans are corrupted first (fog,
+    lost beams, ...), then as "full"; "lattice": the symmetries of the grid, for which the cached
+    hashes stay exact, and the picture's augmentation; "none": nothing at all."""
     dropout: float = 0.2
     """A scan's ratio of dropped points is uniform in 0..this. Mode full."""
     rotate: bool = True
@@ -48,26 +50,41 @@ class AugmentConfig:
     """Brightness, contrast and saturation change by factors uniform in 1 - this .. 1 + this."""
     mirror: float = 0.5
     """Probability that the picture is flipped left to right."""
+    noise_probability: float = 0.5
+    """Probability that a scan is corrupted. Mode noise."""
+    noise_corruptions: tuple[CorruptionName, ...] = CORRUPTIONS
+    """Which one is drawn from these, evenly. Mode noise."""
+    noise_severities: tuple[SeverityName, ...] = SEVERITIES
+    """And how severe, from these. Mode noise."""
 
     def __post_init__(self) -> None:
         for name in ("dropout", "scale", "jitter"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
-        if not 0 <= self.mirror <= 1:
-            raise ValueError(f"mirror is a probability, got {self.mirror}")
+        for name in ("mirror", "noise_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        for name in ("noise_corruptions", "noise_severities"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one; noise_probability = 0 is none")
         if self.translate_m < 0:
             raise ValueError(f"translate_m must not be negative, got {self.translate_m}")
         for name in ("crop_hw", "resize_hw"):
             size = getattr(self, name)
             if size is not None and any(side < 16 or side % 16 for side in size):
                 raise ValueError(f"{name} must be multiples of 16, got {list(size)}")
-        if self.mix and self.mode != "full":
-            raise ValueError("mix changes the voxels: it needs mode = 'full'")
+        if self.mix and not self.is_free:
+            raise ValueError("mix changes the voxels: it needs mode = 'full' or 'noise'")
 
     @property
     def keeps_hashes(self) -> bool:
         """Whether the cached voxel hashes stay exact for the augmented points."""
-        return self.mode != "full"
+        return not self.is_free
+
+    @property
+    def is_free(self) -> bool:
+        """Whether points move freely, as published."""
+        return self.mode in ("full", "noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +110,10 @@ class ScanDraw:
     is_mirrored: bool
     partner_share: float
     """0..1: picks the second scan of the mix augmentation."""
+    corruption: Variant | None = None
+    """What is done to the scan before all else."""
+    corruption_seed: int = 0
+    """Seeds the corruption."""
 
 
 SYMMETRIES: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (
@@ -134,8 +155,10 @@ def draw_scan(
     jitter_order = chance.permutation(3)
     mirror = float(chance.uniform(0, 1))
     point_seed = int(chance.integers(2**62))
+    corruption = _draw_corruption(config, *chance.uniform(0, 1, 3).tolist())
+    corruption_seed = int(chance.integers(2**62))
 
-    is_full, is_lattice = config.mode == "full", config.mode == "lattice"
+    is_full, is_lattice = config.is_free, config.mode == "lattice"
     linear = np.eye(3)
     if is_full:
         linear = linear_map(
@@ -160,6 +183,20 @@ def draw_scan(
         jitter_order=tuple(jitter_order.tolist()),
         is_mirrored=not is_plain and mirror < config.mirror,
         partner_share=partner_share,
+        corruption=corruption,
+        corruption_seed=corruption_seed,
+    )
+
+
+def _draw_corruption(
+    config: AugmentConfig, whether: float, which: float, severity: float
+) -> Variant | None:
+    """Turn three numbers in 0..1 into a corruption, or none."""
+    if config.mode != "noise" or whether >= config.noise_probability:
+        return None
+    names, severities = config.noise_corruptions, config.noise_severities
+    return Variant(
+        name=names[int(which * len(names))], severity=severities[int(severity * len(severities))]
     )
 
 

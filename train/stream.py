@@ -27,6 +27,7 @@ from train.batch import LoadedScan, RawBatch
 from train.collate import collate, instances_of, place_crop
 from train.draw import AugmentConfig, ScanDraw, draw_scan, without_symmetry
 from train.lattice import leaves_grid
+from train.noise import corrupted_record
 
 _GROWTH = 1.2
 """How much larger than needed a buffer is made, so that few batches need a new one."""
@@ -151,6 +152,7 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
             crop = place_crop(plan.size_hw, image_hw=(height, width), share=draw.crop_share)
     fields = Fields(
         label=True,
+        instance=draw.corruption is not None,
         image=crop is not None,
         pixels=crop is not None,
         camera=camera,
@@ -158,6 +160,8 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
         outside=plan.with_outside,
     )
     record = _read(reader, position, fields, columns=None if crop is None else crop.columns)
+    if draw.corruption is not None:
+        record = _corrupted(record, draw, reader)
     if plan.scales:
         levels = tuple(level for level in record.voxels if level.scale in plan.scales)
         record = replace(record, voxels=levels)
@@ -189,7 +193,16 @@ def _load_partner(
         salt=_PARTNER,
     )
     record = _read(reader, other, Fields(label=True, instance=True), columns=None)
+    if partner_draw.corruption is not None:
+        record = _corrupted(record, partner_draw, reader)
     return instances_of(record, partner_draw), partner_draw
+
+
+def _corrupted(record: ScanRecord, draw: ScanDraw, reader: CacheReader) -> ScanRecord:
+    assert draw.corruption is not None
+    return corrupted_record(
+        record, variant=draw.corruption, seed=draw.corruption_seed, info=reader.info
+    )
 
 
 def _read(
