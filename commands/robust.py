@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from cache.errors import ConfigError
 from commands.console import Console, clear_errors, print_json, print_rich, words
 from commands.options import (
     CheckpointOption,
@@ -16,6 +17,7 @@ from commands.options import (
     OutsideOption,
     VotesOption,
     any_place,
+    local_place,
     outside_rule,
 )
 
@@ -23,12 +25,20 @@ from commands.options import (
 def robust_command(
     checkpoint: CheckpointOption,
     root: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="SemanticKITTI-C (Yan et al., or Robo3D) or nuScenes-C as downloaded.",
             resolve_path=True,
         ),
-    ],
+    ] = None,
+    cache_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            help="Cache with the data sets of `prepare --corrupt` (pass2d-C) beside the clean one.",
+            parser=local_place,
+        ),
+    ] = None,
     clean: Annotated[
         str | None,
         typer.Option(
@@ -45,6 +55,9 @@ def robust_command(
     out: Annotated[
         Path, typer.Option(help="Folder of summary.csv and of what is counted.", resolve_path=True)
     ] = Path("robust"),
+    split: Annotated[
+        str | None, typer.Option(help="With --cache: whose labelled scans; val if left out.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="At most so many scans of each, spread evenly.", min=1)
     ] = None,
@@ -55,6 +68,7 @@ def robust_command(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a checkpoint on a corruption set: mIoU per corruption, mCE and mRR."""
+    from train.robustness.cached import robust_cache
     from train.robustness.published import robust_folders
     from train.robustness.report import report_json, report_tables, write_summary
     from train.team import choose_device
@@ -62,19 +76,29 @@ def robust_command(
 
     console = Console()
     with clear_errors(console):
-        report = robust_folders(
-            checkpoint,
-            root,
-            out,
-            clean=clean,
-            dataset=dataset,
-            corruptions=words(corruptions),
-            limit=limit,
-            votes=parse_votes(votes),
-            outside=outside_rule(outside),
-            device=choose_device(device),
-            progress=console,
-        )
+        common: dict[str, Any] = {
+            "dataset": dataset,
+            "corruptions": words(corruptions),
+            "limit": limit,
+            "votes": parse_votes(votes),
+            "outside": outside_rule(outside),
+            "device": choose_device(device),
+            "progress": console,
+        }
+        if (root is None) == (cache_root is None):
+            raise ConfigError(
+                "robust: give --root FOLDER (a published set) or --cache CACHE (pass2d-C), one of "
+                "the two."
+            )
+        if cache_root is not None:
+            if clean is not None:
+                raise ConfigError("--clean belongs to --root: the cache has its clean data set.")
+            report = robust_cache(checkpoint, cache_root, out, split=split or "val", **common)
+        else:
+            assert root is not None
+            if split is not None:
+                raise ConfigError("--split belongs to --cache: the published sets are of val.")
+            report = robust_folders(checkpoint, root, out, clean=clean, **common)
         path = write_summary(report, out)
         console.say(f"summary: {path}")
         console.close()

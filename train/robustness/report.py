@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cache.files import replace_file
+from corruptions.registry import COLLECTION
 from train.metric import Scores
 from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS
 from train.robustness.run import RobustReport, SetResult
@@ -148,6 +149,11 @@ def report_tables(report: RobustReport) -> tuple[Table | Text, ...]:
 def remarks(report: RobustReport) -> list[str]:
     """MCE and mRR, and what they are over."""
     scores, lines = report.scores, []
+    if report.set_name == COLLECTION:
+        lines.append(
+            f"{COLLECTION} is made by pass2d from published physics: its scores are no published "
+            "ones, and the baseline's are of Robo3D's own set. Compare checkpoints with each other."
+        )
     if scores.mce is not None:
         over = ", ".join(scores.corruptions)
         partial = "" if scores.is_complete else f", PARTIAL: over {over} only"

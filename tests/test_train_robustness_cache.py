@@ -1,0 +1,141 @@
+"""`pass2d robust --cache`: the data sets of `prepare --corrupt`, from making them to the table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from cache_samples import without_fsync
+from pipeline_files import write_sequence
+from stub_network import StubNetwork
+from typer.testing import CliRunner, Result
+
+import train.robustness.cached as module
+from cache.errors import ConfigError
+from cache.progress import Silent
+from cache.reader import CacheReader
+from cli import app
+from corruptions.registry import SEVERITIES, parse_variants
+from pipeline.corrupted import corrupted_listings
+from pipeline.datasets.semkitti import list_semkitti
+from pipeline.prepare import PrepareConfig, prepare_all
+from train.card import Card
+from train.evaluate import evaluate_network
+from train.robustness.cached import corrupted_datasets, robust_cache
+from train.robustness.report import remarks, summary_csv
+
+
+@pytest.fixture(scope="module")
+def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_sequence(root / "raw", "08", (0, 1, 2), n=300, images=False)
+    listing = list_semkitti(root / "raw")
+    variants = parse_variants("fog,crosstalk:heavy,incomplete_echo:light")
+    with without_fsync():
+        listings = [listing, *corrupted_listings(listing, variants)]
+        prepare_all(listings, root / "cache", PrepareConfig(workers=0), Silent())
+    return root / "cache"
+
+
+@pytest.fixture
+def stubbed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache_root: Path
+) -> tuple[StubNetwork, Path]:
+    network, checkpoint = StubNetwork(), tmp_path / "stub.safetensors"
+    network.n_classes = 20
+    checkpoint.write_bytes(b"stub")
+    with CacheReader.open(cache_root) as reader:
+        card = Card(architecture="2dpass", settings={}, info=reader.info)
+    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
+    return network, checkpoint
+
+
+def test_counts_are_those_of_evaluating_each_data_set(
+    stubbed, cache_root: Path, tmp_path: Path
+) -> None:
+    network, checkpoint = stubbed
+    report = robust_cache(checkpoint, cache_root, tmp_path / "out")
+    assert report.set_name == "pass2d-C"
+    assert [(r.corruption, r.severity) for r in report.results] == [
+        ("clean", ""),
+        *(("fog", severity) for severity in SEVERITIES),
+        ("crosstalk", "heavy"),
+        ("incomplete_echo", "light"),
+    ]
+    for result in report.results:
+        name = "semkitti" + (f"-{result.corruption}-{result.severity}" if result.severity else "")
+        with CacheReader.open(cache_root, dataset=name) as reader:
+            counts = evaluate_network(network, reader, reader.select(split="val"))
+            expected = counts.scores(reader.info)[0]
+        scores = result.scores(report.info)[0]
+        assert (scores.miou, scores.points) == (expected.miou, expected.points)
+        assert result.scans == 3
+    # Noise is ignored: crosstalk took 1 % of 300 points from three scans, labelled or not.
+    clean, crosstalk = (r.inside + r.outside for r in (report.results[0], report.results[4]))
+    assert clean.sum() == crosstalk.sum() == 900
+    assert crosstalk[0].sum() >= clean[0].sum()
+    assert report.clean_miou == report.results[0].scores(report.info)[0].miou
+    assert report.scores.corruptions == ("fog", "crosstalk", "incomplete_echo")
+    assert report.scores.incomplete == ("crosstalk", "incomplete_echo")
+    assert "made by pass2d from published physics" in remarks(report)[0]
+    table = list(csv.DictReader(summary_csv(report).decode().splitlines()))
+    assert {row["set"] for row in table} == {"pass2d-C"}
+    assert [row["corruption"] for row in table][-2:] == ["mCE", "mRR"]
+
+
+def test_finished_counts_are_kept_for_the_same_data(
+    stubbed, cache_root: Path, tmp_path: Path
+) -> None:
+    _, checkpoint = stubbed
+    first = robust_cache(checkpoint, cache_root, tmp_path / "out", corruptions=["fog"], limit=2)
+    assert [r.corruption for r in first.results] == ["clean", "fog", "fog", "fog"]
+    assert all(r.scans == 2 for r in first.results)
+    again = robust_cache(checkpoint, cache_root, tmp_path / "out", corruptions=["fog"], limit=2)
+    assert all(r.reused for r in again.results)
+    other = robust_cache(checkpoint, cache_root, tmp_path / "out", corruptions=["fog"], limit=1)
+    assert not any(r.reused for r in other.results)
+
+
+def test_which_data_sets_belong_to_a_clean_one(cache_root: Path, tmp_path: Path) -> None:
+    found = corrupted_datasets(cache_root / "semkitti")
+    assert [place.name for place, _ in found] == [
+        "semkitti-fog-light", "semkitti-fog-moderate", "semkitti-fog-heavy",
+        "semkitti-crosstalk-heavy", "semkitti-incomplete_echo-light",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="Choose the clean one: --dataset semkitti"):
+        corrupted_datasets(cache_root / "semkitti-fog-light")
+
+
+def test_one_line_says_what_is_wrong(stubbed, cache_root: Path, tmp_path: Path) -> None:
+    _, checkpoint = stubbed
+
+    def robust(*words: object) -> Result:
+        arguments = ["robust", "--checkpoint", checkpoint, "--out", tmp_path / "o", *words]
+        return CliRunner().invoke(app, [str(word) for word in arguments])
+
+    lonely = tmp_path / "lonely"
+    lonely.mkdir()
+    (lonely / "semkitti").symlink_to(cache_root / "semkitti")
+    for words, said in (
+        ([], "give --root FOLDER (a published set) or --cache CACHE"),
+        (["--cache", cache_root, "--root", cache_root], "one of the two"),
+        (["--cache", cache_root, "--clean", cache_root], "--clean belongs to --root"),
+        (["--root", cache_root, "--split", "val"], "--split belongs to --cache"),
+        (["--cache", cache_root, "--corruptions", "fogg"], "Did you mean fog?"),
+        (["--cache", cache_root, "--split", "train"], "splits with labels: val"),
+        (["--cache", cache_root, "--dataset", "semkitti-fog-light"], "Choose the clean one"),
+        (["--cache", lonely], "no corrupted data sets of semkitti"),
+        (["--cache", tmp_path / "none"], "no such folder"),
+    ):
+        result = robust(*words)
+        assert result.exit_code == 1, words
+        assert said in result.stderr, result.stderr
+        assert "Traceback" not in result.output
+    result = robust("--cache", cache_root, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["set"], len(document["results"])) == ("pass2d-C", 6)
+    assert (tmp_path / "o" / "summary.csv").is_file()
+    assert "pass2d-C: semkitti" in robust("--cache", cache_root).stdout

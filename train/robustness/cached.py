@@ -1,0 +1,201 @@
+"""The corrupted data sets that `pass2d prepare --corrupt` made beside a clean one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import CacheError, ConfigError
+from cache.keys import hash_file
+from cache.layout import DATASET_FILE, Layout
+from cache.manifest import parse_dataset
+from cache.progress import Progress, Silent
+from cache.reader import CacheReader, Fields, find_dataset
+from cache.schema import CorruptionInfo
+from corruptions.registry import COLLECTION
+from pass2d_models.network import Network
+from train.checkpoint import network_from_checkpoint
+from train.eval_scans import EvalScan, Outside, eval_scan
+from train.evaluate import NO_VOTES, default_device, require_same_data
+from train.robustness.robo3d import CLEAN, CORRUPTIONS, SEVERITIES
+from train.robustness.run import RobustReport, SetResult, evaluate_sets, report_of
+from train.robustness.scans import ScanSet
+from train.tta import VotePlan
+
+_FIELDS = Fields(label=True, outside=True)
+
+
+def robust_cache(
+    checkpoint: Path,
+    cache_root: Path,
+    out: Path,
+    *,
+    dataset: str | None = None,
+    split: str = "val",
+    corruptions: Sequence[str] | None = None,
+    limit: int | None = None,
+    votes: VotePlan = NO_VOTES,
+    outside: Outside = "nearest",
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> RobustReport:
+    """Evaluate a checkpoint on a clean data set and on all that were made from it.
+
+    Args:
+        checkpoint: of the same classes and volume.
+        cache_root: folder of data sets.
+        out: where finished counts are kept: an interrupted run goes on.
+        dataset: which clean data set, when there are several.
+        split: whose labelled scans are evaluated.
+        corruptions: only these.
+        limit: at most so many scans of each, spread evenly.
+        votes: test-time augmentation.
+        outside: what points outside the volume are given.
+        device: the GPU if there is one, without.
+        progress: is told of every scan.
+
+    Raises:
+        CheckpointError, CacheError: they cannot be read.
+        ConfigError: no corrupted data sets there, or they do not fit the checkpoint.
+    """
+    progress = progress or Silent()
+    clean = find_dataset(cache_root, dataset)
+    spoilt = _chosen(corrupted_datasets(clean), corruptions, clean)
+    network, card = network_from_checkpoint(checkpoint, device or default_device())
+    job = {
+        "checkpoint": hash_file(checkpoint),
+        "votes": [str(votes), votes.seed],
+        "outside": outside,
+        "split": split,
+        "version": 1,
+    }
+    results: list[SetResult] = []
+    n_clean = 0
+    for root in (clean, *(folder for folder, _ in spoilt)):
+        with CacheReader.open(root) as reader:
+            require_same_data(card, reader.info, checkpoint=checkpoint)
+            positions = labelled_positions(reader, split)
+            if root == clean:
+                n_clean = len(positions)
+            elif len(positions) != n_clean:
+                progress.say(
+                    f"{reader.info.name}: {len(positions)} labelled scans in {split}, the clean "
+                    f"data set has {n_clean}: the means are over other scans"
+                )
+            chosen = _scan_set(network, reader, _spread(positions, limit), outside)
+            results += evaluate_sets(
+                network, [chosen], card.info, votes=votes, job=job, folder=out, progress=progress
+            )
+    return report_of(
+        results,
+        card.info,
+        set_name=COLLECTION,
+        checkpoint=checkpoint,
+        votes=votes,
+        outside=outside if network.uses_volume else "predicted",
+        clean=None,
+    )
+
+
+def corrupted_datasets(clean: Path) -> tuple[tuple[Path, CorruptionInfo], ...]:
+    """The data sets beside a clean one that were made from it, in the order of Robo3D's tables.
+
+    Raises:
+        CacheError: a description cannot be read.
+        ConfigError: the data set is a corrupted one itself.
+    """
+    own = _description(clean)
+    if own is not None:
+        raise ConfigError(
+            f"{clean}: a corrupted data set ({own.collection}). Choose the clean one: "
+            f"--dataset {own.clean}."
+        )
+    found = []
+    for file in sorted(clean.parent.glob(f"*/{DATASET_FILE}")):
+        corruption = _description(file.parent)
+        if corruption is not None and corruption.clean == clean.name:
+            found.append((file.parent, corruption))
+    return tuple(sorted(found, key=lambda item: _rank(item[1])))
+
+
+def labelled_positions(reader: CacheReader, split: str) -> NDArray[np.int64]:
+    """The labelled scans of a split.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    positions = reader.select(split=split)
+    positions = positions[reader.scans.has_label[positions]]
+    if not len(positions):
+        found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
+        raise ConfigError(
+            f"{reader.root}: split {split!r} has no labelled scan; splits with labels: "
+            f"{', '.join(found) or 'none'}. Choose one with --split, or prepare it."
+        )
+    return positions
+
+
+def _chosen(
+    found: Sequence[tuple[Path, CorruptionInfo]], wanted: Sequence[str] | None, clean: Path
+) -> list[tuple[Path, CorruptionInfo]]:
+    if not found:
+        raise ConfigError(
+            f"{clean.parent}: no corrupted data sets of {clean.name}. Make them with "
+            "`pass2d prepare ... --corrupt all`, or evaluate a published set with --root."
+        )
+    names = sorted({corruption.name for _, corruption in found})
+    for word in wanted or ():
+        if word not in names:
+            near = difflib.get_close_matches(word, names, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"--corruptions: no {word!r} in {clean.parent}, found {', '.join(names)}.{hint}"
+            )
+    return [item for item in found if wanted is None or item[1].name in wanted]
+
+
+def _scan_set(
+    network: Network, reader: CacheReader, positions: NDArray[np.int64], outside: Outside
+) -> ScanSet:
+    def load(place: int) -> EvalScan:
+        record = reader.read(int(positions[place]), _FIELDS)
+        return eval_scan(record, uses_volume=network.uses_volume, outside=outside)
+
+    corruption = reader.info.corruption
+    return ScanSet(
+        corruption=CLEAN if corruption is None else corruption.name,
+        severity="" if corruption is None else corruption.severity,
+        # With the fingerprint: counts of an earlier run serve only for the same data.
+        names=tuple(f"{reader.fingerprint}/{reader.scans.scan_id[p]}" for p in positions),
+        load=load,
+    )
+
+
+def _spread(positions: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    if limit is None or limit >= len(positions):
+        return positions
+    return positions[np.linspace(0, len(positions) - 1, limit).round().astype(np.int64)]
+
+
+def _description(root: Path) -> CorruptionInfo | None:
+    layout = Layout(root=root)
+    try:
+        data = layout.dataset_file.read_bytes()
+    except OSError as error:
+        raise CacheError(
+            f"{layout.dataset_file}: cannot read ({error.strerror}). Run `pass2d cache repair`."
+        ) from error
+    return parse_dataset(data, where=str(layout.dataset_file)).corruption
+
+
+def _rank(corruption: CorruptionInfo) -> tuple[int, int, str]:
+    places = [
+        order.index(word) if word in order else len(order)
+        for order, word in ((CORRUPTIONS, corruption.name), (SEVERITIES, corruption.severity))
+    ]
+    return places[0], places[1], corruption.name
