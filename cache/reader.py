@@ -24,7 +24,7 @@ from cache.manifest import load_manifest, open_generation, parse_dataset
 from cache.place import is_url
 from cache.remote import RemoteMirror
 from cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
-from cache.schema import SCALES, CameraView, ScanRecord, VoxelLevel
+from cache.schema import SCALES, CameraView, CorruptionInfo, ScanRecord, VoxelLevel
 from cache.shard_table import ShardInfo, ShardTable
 
 
@@ -342,20 +342,20 @@ def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
             f"{cache_root}: no prepared data set (no */{DATASET_FILE}). Run `pass2d prepare` "
             "first, or give --cache the folder that it wrote."
         )
-    clean = [path for path in found if not is_corrupted(path)] if len(found) > 1 else found
+    clean = [p for p in found if corruption_of(p) is None] if len(found) > 1 else found
     if len(clean) != 1:
         raise CacheError(f"{cache_root}: holds {', '.join(names)}. Choose one with --dataset.")
     return clean[0]
 
 
-def is_corrupted(dataset_root: Path) -> bool:
-    """Whether a data set is one of pass2d-C; a description that cannot be read says nothing."""
+def corruption_of(dataset_root: Path) -> CorruptionInfo | None:
+    """What a data set of pass2d-C was made by; None for others, also for unreadable ones."""
     layout = Layout(root=dataset_root)
     try:
         info = parse_dataset(_dataset_bytes(layout), where=str(layout.dataset_file))
     except CacheError:
-        return False
-    return info.corruption is not None
+        return None
+    return info.corruption
 
 
 def _dataset_bytes(layout: Layout) -> bytes:

@@ -18,10 +18,14 @@ cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and de
 
 def dataset_root(cache_root: Path, dataset: str | None) -> Path:
     """The data set's folder, even if its dataset.json is what was lost."""
-    from cache.reader import find_dataset
+    from cache.reader import corruption_of, find_dataset
 
     try:
-        return find_dataset(cache_root, dataset)
+        root = find_dataset(cache_root, dataset)
+        corruption = None if dataset or root == cache_root else corruption_of(root)
+        clean = cache_root / (corruption.clean if corruption else "")
+        # The clean one is meant, even if it is its dataset.json that was lost.
+        return clean if corruption and (clean / "manifest").is_dir() else root
     except CacheError:
         wanted = cache_root if dataset is None else cache_root / dataset
         found = [wanted] if (wanted / "manifest").is_dir() else list(cache_root.glob("*/manifest"))

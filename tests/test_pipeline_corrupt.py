@@ -323,6 +323,18 @@ def test_the_clean_data_set_is_meant_where_there_is_one(tmp_path: Path) -> None:
         CacheReader.open(tmp_path)
 
 
+def test_the_clean_data_set_is_repaired_though_a_corrupted_one_alone_is_whole(
+    tmp_path: Path,
+) -> None:
+    write_sample_cache(tmp_path, n_scans=1, info=corrupted_info("semkitti-fog-heavy"))
+    write_sample_cache(tmp_path, n_scans=1)
+    text = (tmp_path / "semkitti/dataset.json").read_bytes()
+    (tmp_path / "semkitti/dataset.json").unlink()
+    assert pass2d("cache", "verify", "--cache", tmp_path).exit_code == 1
+    assert pass2d("cache", "repair", "--cache", tmp_path).exit_code == 0
+    assert (tmp_path / "semkitti/dataset.json").read_bytes() == text
+
+
 def test_the_clean_data_set_is_meant_in_a_remote_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
