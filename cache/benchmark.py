@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.arena import Arena
+from cache.fields import FIELDS
 from cache.progress import Progress
 from cache.reader import CacheReader, Fields
 
@@ -19,6 +22,16 @@ WAYS: dict[str, Fields] = {
     "all": Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True),
 }
 """What is read of each scan."""
+_POINTS = ("xyz", "intensity", "raw_index", "time")
+_STORED = {
+    "points": _POINTS,
+    "training": (*_POINTS, "label", "image", "point_index", "pixel"),
+    "all": tuple(FIELDS),
+}
+"""Arrays that each way reads."""
+_PASSES = 5
+THREADS = (1, 2, 3)
+"""Reading threads that training may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +48,25 @@ class ReadTime:
     """Median per scan of the later rounds."""
     scans_per_s: float
     """From `warm_ms`, one thread."""
+    stored_bytes: float
+    """Compressed bytes per scan, mean."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadRate:
+    """What several threads read together: the most that training can be fed with."""
+
+    threads: int
+    scans_per_s: float
+    """Training fields, checksums compared, warm; wall time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderReport:
+    """How fast a cache reads here."""
+
+    ways: tuple[ReadTime, ...]
+    threads: tuple[ThreadRate, ...]
 
 
 def measure_reader(
@@ -44,8 +76,10 @@ def measure_reader(
     scans: int,
     rounds: int,
     progress: Progress,
-) -> tuple[ReadTime, ...]:
+) -> ReaderReport:
     """Read scans spread over the data set, ways in turn, with and without checksums.
+
+    As in training, arrays are decoded into memory that is used again.
 
     Args:
         cache_root: what `pass2d prepare` wrote.
@@ -68,22 +102,44 @@ def measure_reader(
                     spent = _read_ms(reader, positions, fields)
                     times.setdefault((name, reader is checked), []).append(spent)
             progress.advance()
-    return tuple(
+        stored = {name: _stored_bytes(checked, positions, name) for name in WAYS}
+        threads = tuple(
+            ThreadRate(threads=n, scans_per_s=_rate(checked, positions, threads=n)) for n in THREADS
+        )
+    ways = tuple(
         ReadTime(
             fields=name,
             is_checked=is_checked,
             first_ms=float(np.median(spent[0])),
             warm_ms=float(np.median(spent[1:])),
             scans_per_s=1e3 / float(np.median(spent[1:])),
+            stored_bytes=stored[name],
         )
         for (name, is_checked), spent in times.items()
     )
+    return ReaderReport(ways=ways, threads=threads)
 
 
 def _read_ms(reader: CacheReader, positions: Sequence[int], fields: Fields) -> NDArray[np.float64]:
-    spent = []
+    spent, arena = [], Arena()
     for position in positions:
         started = time.perf_counter()
-        reader.read(position, fields)
+        arena.restart()
+        reader.read(position, fields, allocate=arena)
         spent.append(1e3 * (time.perf_counter() - started))
     return np.array(spent)
+
+
+def _stored_bytes(reader: CacheReader, positions: Sequence[int], way: str) -> float:
+    rows = list(positions)
+    total = sum(int(reader.chunk_lengths(name)[0][rows].sum()) for name in _STORED[way])
+    return total / max(1, len(rows))
+
+
+def _rate(reader: CacheReader, positions: Sequence[int], *, threads: int) -> float:
+    """Scans per second of so many threads, each with its share of the scans."""
+    started = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        shares = [_PASSES * list(positions[first::threads]) for first in range(threads)]
+        list(pool.map(lambda share: _read_ms(reader, share, WAYS["training"]), shares))
+    return _PASSES * len(positions) / max(time.perf_counter() - started, 1e-9)

@@ -208,16 +208,20 @@ def bench_command(
 
     console = Console()
     with clear_errors(console):
-        times = measure_reader(
+        report = measure_reader(
             cache_root, dataset=dataset, scans=scans, rounds=rounds, progress=console
         )
         console.close()
         if as_json:
-            print_json({"ways": [asdict(entry) for entry in times]})
+            print_json(asdict(report))
             return
-        for entry in times:
+        for entry in report.ways:
             checked = "checked" if entry.is_checked else "unchecked"
+            rate = entry.stored_bytes * entry.scans_per_s
             typer.echo(
                 f"{entry.fields:9} {checked:9} first {entry.first_ms:6.2f} ms, "
-                f"warm {entry.warm_ms:6.2f} ms per scan, {entry.scans_per_s:,.0f} scans/s"
+                f"warm {entry.warm_ms:6.2f} ms per scan, {entry.scans_per_s:,.0f} scans/s, "
+                f"{format_bytes(round(rate))}/s"
             )
+        rates = ", ".join(f"{r.scans_per_s:,.0f} with {r.threads}" for r in report.threads)
+        typer.echo(f"training can be fed with (scans/s by reading threads): {rates}")

@@ -14,9 +14,11 @@ import zarr
 from cache_samples import made_up_scan, made_up_view, sample_info, write_sample_cache
 
 from cache.arena import Arena
+from cache.benchmark import measure_reader
 from cache.encode import signal_divisor
 from cache.errors import CacheError
 from cache.fields import FIELDS, SIGNAL_DIVISORS, signal_table
+from cache.progress import Silent
 from cache.reader import CacheReader, Fields
 from cache.schema import SCALES, ScanRecord
 
@@ -285,6 +287,24 @@ def test_threads_read_what_one_thread_reads(tmp_path: Path) -> None:
             thread.join()
         assert not failures
         assert len(reader._pool) <= 3 + 4
+
+
+def test_the_benchmark_counts_what_each_way_reads(tmp_path: Path) -> None:
+    write_sample_cache(tmp_path, n_scans=5, sequences=("00",))
+    report = measure_reader(tmp_path, dataset=None, scans=99, rounds=2, progress=Silent())
+    assert [(w.fields, w.is_checked) for w in report.ways] == [
+        (name, checked) for name in ("points", "training", "all") for checked in (True, False)
+    ]
+    stored_bytes = 0
+    for path in (tmp_path / "semkitti").rglob("c/**/0"):
+        if path.is_file():  # chunks lie end to end, then the index: (offset, length) each, a crc
+            array = zarr.open_array(next(p for p in path.parents if (p / "zarr.json").exists()))
+            grid = [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
+            stored_bytes += path.stat().st_size - 16 * int(np.prod(grid)) - 4
+    assert report.ways[-1].stored_bytes * 5 == stored_bytes
+    stored = [way.stored_bytes for way in report.ways[::2]]
+    assert stored == sorted(stored)
+    assert [rate.threads for rate in report.threads] == [1, 2, 3]
 
 
 def test_select_by_split_and_sequence(tmp_path: Path) -> None:
