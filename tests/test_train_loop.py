@@ -327,6 +327,33 @@ def test_sparse_unets_train_on_all_points_and_resume_exactly(
     assert_resumes_exactly(data, replace(tiny_recipe(), network=network), tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_averaged_weights_are_exported_without_a_validation_too(
+    data: Path, tmp_path: Path, kind: str
+) -> None:
+    """Training on train and val leaves nothing to validate on."""
+    recipe = tiny_recipe(
+        f"average.kind={kind}",
+        "average.start_share=0",
+        "average.decay=0.5",
+        'data.train_splits=["train", "val"]',
+        "validation.every_epochs=0",
+        "log.save_steps=0",
+        "batch_size=9",
+    )
+    result = run(data, recipe, run_root=tmp_path)
+    best = load_checkpoint(result.best).part("network.")
+    folder = tmp_path / "checkpoints"
+    first, last = (
+        load_checkpoint(folder / f"{name}.safetensors").part("network.")
+        for name in ("previous", "last")
+    )
+    names = [name for name in best if name.endswith("weight")]
+    assert any(not torch.equal(first[name], last[name]) for name in names)
+    for name in names:  # one step an epoch; the first set replaces the mean
+        torch.testing.assert_close(best[name], (first[name] + last[name]) / 2)
+
+
 def test_accumulated_batches_step_as_one_large_batch(data: Path) -> None:
     """With fixed BatchNorm statistics, and a loss that is a mean over scans."""
     steps = [first_step(data, batch_size=size, accumulate=2 // size) for size in (1, 2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from train.step import optimizer_step, require_finite
 from train.stop import StopRequest, stop_requests
 from train.stream import BatchStream
 from train.team import agree, joined_team, share_buffers
-from train.validate import is_due, validate
+from train.validate import averaged, is_due, refresh_average, validate
 from train.window import LogWindow
 
 _AGREE_STEPS = {"cpu": 1, "cuda": 20}
@@ -230,9 +231,13 @@ class _Loop:
             )
 
     def _export_last(self) -> None:
-        if self._job.team.is_first:
-            tensors = network_tensors(self._job.network.inference_state())
-            save_checkpoint(self._folder.best, tensors, self._card)
+        """Where no validation chose a network: the last one, or its averaged weights."""
+        job, state = self._job, self._state
+        is_ready = refresh_average(job, state, self._stop)
+        with averaged(job, state) if is_ready else nullcontext():
+            if job.team.is_first:
+                tensors = network_tensors(job.network.inference_state())
+                save_checkpoint(self._folder.best, tensors, self._card)
 
     def _must_stop(self) -> bool:
         job = self._job

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +58,9 @@ def validate(
         False if it was cut short; then nothing has changed.
     """
     share_buffers(job.network, job.team)
-    average = state.average if state.average is not None and state.average.count else None
-    is_swa = average is not None and job.recipe.average.kind == "swa"
-    if is_swa and not refresh_norms(job, state, stop):
+    if not refresh_average(job, state, stop):
         return False
-    with average.swapped_in(job.network) if average is not None else nullcontext():
+    with averaged(job, state):
         counts: EvalCounts | None = None
         with stop.at_once():
             counts = evaluate_network(
@@ -135,6 +133,24 @@ def export(
         save_checkpoint(folder.ranked(state.validated[-1]), tensors, ready)
     for epoch in set(state.validated) - kept:
         folder.ranked(epoch).unlink(missing_ok=True)
+
+
+def averaged(job: Job, state: RunState) -> AbstractContextManager[None]:
+    """Within, the network has its averaged weights, if the run keeps some and has any yet."""
+    if state.average is None or not state.average.count:
+        return nullcontext()
+    return state.average.swapped_in(job.network)
+
+
+def refresh_average(job: Job, state: RunState, stop: StopRequest) -> bool:
+    """Make averaged weights ready for use; all processes call it.
+
+    Returns:
+        False if a signal cut it short; then nothing has changed.
+    """
+    if state.average is None or not state.average.count or job.recipe.average.kind != "swa":
+        return True
+    return refresh_norms(job, state, stop)
 
 
 def refresh_norms(job: Job, state: RunState, stop: StopRequest) -> bool:
