@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import shutil
+import signal
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -18,9 +19,9 @@ from typer.testing import CliRunner
 
 from cache.progress import Silent
 from cli import app
-from pipeline.doctor import libraries, machine
+from pipeline.doctor import libraries, machine, process
 from pipeline.doctor.cache_check import cache_findings
-from pipeline.doctor.examine import examine
+from pipeline.doctor.examine import _run, examine
 from pipeline.doctor.finding import Finding, guarded
 from pipeline.doctor.process import Answer, ask, run
 
@@ -97,6 +98,24 @@ pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
         return
     assert select.select([ended], [], [], 60)[0], "still running"
     os.close(ended)
+
+
+def test_interrupt_ends_the_probes_that_run(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    os.mkfifo(started)
+
+    def hanging() -> list[Finding]:
+        answer = python(f"import time; open({str(started)!r}, 'w').close(); time.sleep(600)")
+        return [Finding(name="x", state="broken", found=answer.failure)]
+
+    def pressing() -> list[Finding]:
+        started.read_bytes()  # waits for the other one
+        os.kill(os.getpid(), signal.SIGINT)
+        return []
+
+    with pytest.raises(KeyboardInterrupt):
+        _run([("hanging", hanging), ("pressing", pressing)], Silent())
+    assert not process._running
 
 
 def test_check_that_fails_is_a_finding() -> None:

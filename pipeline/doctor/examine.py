@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cache.place import is_url
 from cache.progress import Progress
+from cache.remote import RemoteConfig
 from pipeline.doctor.cache_check import cache_findings
 from pipeline.doctor.finding import Check, Finding, guarded
 from pipeline.doctor.libraries import (
@@ -28,6 +29,7 @@ from pipeline.doctor.machine import (
 )
 from pipeline.doctor.packages import optional_findings, package_findings
 from pipeline.doctor.process import ask as ask_process
+from pipeline.doctor.process import end_all
 
 AT_ONCE = 2
 
@@ -55,7 +57,7 @@ def examine(
     Returns:
         In the order of a report.
     """
-    folder = Path.cwd() if place is None or is_url(place) else Path(place)
+    folder = _disk_of(place)
     devices: list[str] = []
 
     def torch_check() -> Sequence[Finding]:
@@ -91,13 +93,25 @@ def examine(
     return found + _run_alone(alone, progress)
 
 
+def _disk_of(place: str | None) -> Path:
+    """The folder whose disk matters: of the cache, or of what is kept of a remote one."""
+    if place is None:
+        return Path.cwd()
+    return RemoteConfig.from_environment().folder if is_url(place) else Path(place)
+
+
 def _run(checks: Sequence[tuple[str, Check]], progress: Progress) -> list[Finding]:
+    results = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         futures = [pool.submit(guarded, name, check) for name, check in checks]
-        results = []
-        for future in futures:
-            results.append(future.result())
-            progress.advance()
+        try:
+            for future in futures:
+                results.append(future.result())
+                progress.advance()
+        except BaseException:  # Ctrl-C
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
+            raise
     return [finding for findings in results for finding in findings]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PROBES = Path(__file__).with_name("probes.py")
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ def run(command: list[str], *, timeout_s: float) -> Answer:
             env=environment,
             start_new_session=True,
         )
+        _running.add(process)
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -85,6 +87,17 @@ def _signal_name(number: int) -> str:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the probe's session: on time-out, on Ctrl-C, and Ray's stragglers."""
+    _kill(process)
+    process.wait()
+    _running.discard(process)
+
+
+def end_all() -> None:
+    """Kill all probes: after Ctrl-C nobody waits for their answers."""
+    for process in tuple(_running):
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
