@@ -187,14 +187,16 @@ def test_a_dropped_point_becomes_point_0_of_its_scan() -> None:
     )
     assert torch.equal(alone, is_dropped[:900])
     row = torch.arange(2000)
-    source = augment.overwrite_dropped(row, is_dropped, starts)
+    source = row.clone()
+    augment.overwrite_dropped(source, is_dropped, starts)
     assert torch.all(source[:900][is_dropped[:900]] == 0)
     assert torch.all(source[900:980] == 900)
     kept = ~is_dropped
     assert torch.equal(source[kept], row[kept])
-    channels = torch.stack([row, -row]).to(torch.float32)
-    copied = augment.overwrite_dropped(channels, is_dropped, starts)
-    assert torch.equal(copied, channels[:, source])
+    points = torch.stack([row, -row], 1).to(torch.float32)
+    copied = points.clone()
+    augment.overwrite_dropped(copied, is_dropped, starts)
+    assert torch.equal(copied, points[source])
 
 
 def test_the_ratio_of_dropped_points_is_the_drawn_one() -> None:
@@ -207,13 +209,9 @@ def test_the_ratio_of_dropped_points_is_the_drawn_one() -> None:
 
 
 def test_a_scan_without_points_loses_none() -> None:
-    starts = (0, 0, 3)
-    is_dropped = torch.tensor([True, False, True])
-    assert augment.overwrite_dropped(torch.tensor([7, 8, 9]), is_dropped, starts).tolist() == [
-        7,
-        8,
-        7,
-    ]
+    values = torch.tensor([7, 8, 9])
+    augment.overwrite_dropped(values, torch.tensor([True, False, True]), (0, 0, 3))
+    assert values.tolist() == [7, 8, 7]
 
 
 @pytest.mark.parametrize(
@@ -330,7 +328,7 @@ def test_a_dropped_instance_point_of_the_second_scan_follows_point_0() -> None:
 def test_jitter_is_torchvisions_in_the_drawn_order() -> None:
     images = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(0))
     factors, orders = [(1.3, 0.7, 1.2), (0.8, 1.0, 0.6)], [(2, 0, 1), (0, 1, 2)]
-    got = augment.jitter_pictures(images, factors=factors, orders=orders)
+    got = augment.jitter_pictures(images.clone(), factors=factors, orders=orders)
     first = picture.adjust_saturation(images[0], 1.2)
     first = picture.adjust_contrast(picture.adjust_brightness(first, 1.3), 0.7)
     second = picture.adjust_saturation(picture.adjust_brightness(images[1], 0.8), 0.6)
@@ -354,7 +352,7 @@ def test_each_part_of_the_jitter_is_its_definition(which: int, factor: float) ->
     factors = [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     factors[1][which] = factor
     got = augment.jitter_pictures(
-        images, factors=[(f[0], f[1], f[2]) for f in factors], orders=[(0, 1, 2), (2, 1, 0)]
+        images.clone(), factors=[(f[0], f[1], f[2]) for f in factors], orders=[(0, 1, 2), (2, 1, 0)]
     )
     assert torch.equal(got[0], images[0])
     pixels = images[1].permute(1, 2, 0).reshape(-1, 3).tolist()
@@ -374,7 +372,7 @@ def test_pictures_are_normalised_by_imagenets_mean_and_deviation() -> None:
 
 def test_a_mirrored_pixel_counts_from_the_other_edge() -> None:
     images = torch.arange(2 * 3 * 2 * 4, dtype=torch.float32).view(2, 3, 2, 4)
-    pictures = augment.Pictures(images, torch.tensor([0, 1, 1]), torch.tensor([[0, 1]] * 3))
+    pictures = augment.Pictures(images.clone(), torch.tensor([0, 1, 1]), torch.tensor([[0, 1]] * 3))
     images_after, _, pixel_rc = augment.mirror_pictures(pictures, [False, True])
     assert torch.equal(images_after[0], images[0])
     assert images_after[1, 0, 0].tolist() == [27, 26, 25, 24]

@@ -60,7 +60,7 @@ def dropped_points(
 def move_points(
     channels: Tensor, segment_starts: Sequence[int], *, linear: Tensor, shift_m: Tensor
 ) -> Tensor:
-    """Apply one affine map per segment.
+    """Apply one affine map per segment and lay the channels of a point side by side.
 
     Args:
         channels: (4 or 5, N) float32 x, y, z, signal, time.
@@ -69,41 +69,35 @@ def move_points(
         shift_m: (G, 3) float32.
 
     Returns:
-        (4 or 5, N) float32 x, y, z after the map, and the rest as it was.
+        (N, 4 or 5) float32 x, y, z after the map, and the rest as it was.
     """
-    moved = torch.empty_like(channels)
-    moved[3:] = channels[3:]
+    moved = torch.empty_like(channels[:3])
     for index, (start, stop) in enumerate(pairwise(segment_starts)):
         part = slice(start, stop)
         torch.addmm(
-            shift_m[index, :, None], linear[index].t(), channels[:3, part], out=moved[:3, part]
+            shift_m[index, :, None], linear[index].t(), channels[:3, part], out=moved[:, part]
         )
-    return moved
+    points = channels.new_empty((channels.shape[1], len(channels)))
+    for column, channel in enumerate((*moved, *channels[3:])):  # faster than .t().contiguous()
+        points[:, column] = channel
+    return points
 
 
-def overwrite_dropped(values: Tensor, is_dropped: Tensor, scan_starts: Sequence[int]) -> Tensor:
-    """Make each dropped point a copy of point 0 of its scan.
+def overwrite_dropped(values: Tensor, is_dropped: Tensor, scan_starts: Sequence[int]) -> None:
+    """Make each dropped point a copy of point 0 of its scan, in place.
 
     As published: N stays, and only the voxel of point 0 gains points.
 
     Args:
-        values: (..., N) of the points.
+        values: (N,) or (N, K) of the points.
         is_dropped: (N,) bool.
         scan_starts: (B + 1,) rows where scans begin, then N.
     """
-    kept = torch.empty_like(values)
+    columns = (values,) if values.dim() == 1 else values.unbind(1)
     for start, stop in pairwise(scan_starts):
-        part, first = slice(start, stop), slice(start, min(start + 1, stop))
-        kept[..., part] = torch.where(is_dropped[part], values[..., first], values[..., part])
-    return kept
-
-
-def side_by_side(channels: Tensor) -> Tensor:
-    """(K, N) to (N, K): the channels of a point beside each other."""
-    points = channels.new_empty((channels.shape[1], len(channels)))
-    for column, channel in enumerate(channels):  # a quarter of the time of .t().contiguous()
-        points[:, column] = channel
-    return points
+        if start < stop:
+            for column in columns:
+                column[start:stop].masked_fill_(is_dropped[start:stop], column[start].clone())
 
 
 def float_pictures(images: Tensor) -> Tensor:
@@ -121,7 +115,7 @@ def jitter_pictures(
     factors: Sequence[tuple[float, float, float]],
     orders: Sequence[tuple[int, ...]],
 ) -> Tensor:
-    """Change brightness, contrast and saturation of each picture, in an order of its own.
+    """Change brightness, contrast and saturation of each picture, in an order of its own, in place.
 
     A picture moves away from, or towards, black (brightness), its mean grey (contrast), or the
     grey of each pixel (saturation), and is cut to 0..1: factor * picture + (1 - factor) * that.
@@ -130,50 +124,53 @@ def jitter_pictures(
         images: (I, 3, H, W) float32 in 0..1.
         factors: per picture, of brightness, contrast, saturation; 1 changes nothing.
         orders: per picture a permutation of 0, 1, 2.
+
+    Returns:
+        ``images``.
     """
-    changed = images.clone()
     for turn in range(3):
-        for which, name in enumerate(("brightness", "contrast", "saturation")):
-            rows = [i for i, order in enumerate(orders) if order[turn] == which]
-            share = [factors[i][which] for i in rows]
-            if all(factor == 1 for factor in share):
-                continue
-            is_all = len(rows) == len(images)
-            part = changed if is_all else changed[rows]
-            _blend(part, torch.tensor(share).to(images.device)[:, None, None, None], name)
-            if not is_all:
-                changed[rows] = part
-    return changed
+        which = [order[turn] for order in orders]
+        factor = [chosen[kind] for chosen, kind in zip(factors, which, strict=True)]
+        if any(value != 1 for value in factor):
+            _blend(images, factor, which)
+    return images
 
 
-def _blend(images: Tensor, factor: Tensor, name: str) -> None:
-    """One of the three changes, in place; ``factor`` (I, 1, 1, 1)."""
-    if name != "brightness":
+def _blend(images: Tensor, factors: Sequence[float], which: Sequence[int]) -> None:
+    """One change per picture: 0 brightness, 1 contrast, 2 saturation."""
+    aims = None
+    if any(which):
         grey = torch.einsum("ichw,c->ihw", images, images.new_tensor(_GREY_RGB))[:, None]
-        if name == "contrast":
-            grey = grey.mean((1, 2, 3), keepdim=True)
-        images.mul_(factor).add_(grey.mul_(1 - factor))
-    else:
-        images.mul_(factor)
+        mean = grey.mean((1, 2, 3), keepdim=True)
+        rest = [
+            ((1 - factor) * (kind == 2), (1 - factor) * (kind == 1))
+            for factor, kind in zip(factors, which, strict=True)
+        ]
+        of_pixel, of_mean = torch.tensor(rest).to(images.device).t()[:, :, None, None, None]
+        aims = grey.mul_(of_pixel).add_(mean.mul_(of_mean))
+    images.mul_(torch.tensor(factors).to(images.device)[:, None, None, None])
+    if aims is not None:
+        images.add_(aims)
     images.clamp_(0, 1)
 
 
 def mirror_pictures(pictures: Pictures, is_mirrored: Sequence[bool]) -> Pictures:
-    """Flip some pictures left to right; pixels move along.
+    """Flip some pictures left to right, in place; pixels move along.
 
     Args:
         pictures: any.
         is_mirrored: (I,) per picture.
     """
     images, index, pixel_rc = pictures
-    flipped = images.clone()
-    for row, flag in enumerate(is_mirrored):
+    if not any(is_mirrored):
+        return pictures
+    for image, flag in zip(images, is_mirrored, strict=True):
         if flag:
-            flipped[row] = images[row].flip(-1)
+            image.copy_(image.flip(-1))
     flags = torch.tensor(is_mirrored).to(index.device)
     column = pixel_rc[:, 1]
     column = torch.where(flags[index], images.shape[-1] - 1 - column, column)
-    return Pictures(flipped, index, torch.stack([pixel_rc[:, 0], column], 1))
+    return Pictures(images, index, torch.stack([pixel_rc[:, 0], column], 1))
 
 
 def resize_pictures(pictures: Pictures, size_hw: tuple[int, int]) -> Pictures:
@@ -189,7 +186,7 @@ def resize_pictures(pictures: Pictures, size_hw: tuple[int, int]) -> Pictures:
 
 
 def normalise_pictures(images: Tensor) -> Tensor:
-    """(I, 3, H, W) in 0..1, minus the ImageNet mean, divided by its deviation."""
+    """(I, 3, H, W) in 0..1, minus the ImageNet mean, divided by its deviation; in place."""
     mean = images.new_tensor(_MEAN_RGB)[:, None, None]
     std = images.new_tensor(_STD_RGB)[:, None, None]
-    return (images - mean).div_(std)
+    return images.sub_(mean).div_(std)

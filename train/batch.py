@@ -91,10 +91,10 @@ def point_batch(
         grid: of the cache, for its voxel hashes.
         device: where to work.
     """
-    channels = augment.move_points(
+    points = augment.move_points(
         raw.channels, raw.segment_starts, linear=raw.linear, shift_m=raw.shift_m
     )
-    labels = None if raw.labels is None else raw.labels.to(torch.int64)
+    labels = None if raw.labels is None else raw.labels.to(torch.int64)  # a new tensor
     is_dropped: Tensor | None = None
     if any(draw.drop_ratio > 0 for draw in raw.draws):
         is_dropped = augment.dropped_points(
@@ -104,11 +104,11 @@ def point_batch(
             seeds=[draw.point_seed for draw in raw.draws],
             device=device,
         )
-        channels = augment.overwrite_dropped(channels, is_dropped, raw.scan_starts)
+        augment.overwrite_dropped(points, is_dropped, raw.scan_starts)
         if labels is not None:
-            labels = augment.overwrite_dropped(labels, is_dropped, raw.scan_starts)
+            augment.overwrite_dropped(labels, is_dropped, raw.scan_starts)
     return PointBatch(
-        points=augment.side_by_side(channels),
+        points=points,
         offsets=torch.tensor(raw.scan_starts),
         labels=labels,
         images=_image_batch(raw, config=config, is_dropped=is_dropped),
@@ -148,14 +148,12 @@ def _image_batch(
         draws = [raw.draws[scan] for scan in raw.image_scan]
         if config.resize_hw is not None:
             pictures = augment.resize_pictures(pictures, config.resize_hw)
-        jittered = augment.jitter_pictures(
+        augment.jitter_pictures(
             pictures.images,
             factors=[draw.jitter for draw in draws],
             orders=[draw.jitter_order for draw in draws],
         )
-        pictures = augment.mirror_pictures(
-            pictures._replace(images=jittered), [draw.is_mirrored for draw in draws]
-        )
+        pictures = augment.mirror_pictures(pictures, [draw.is_mirrored for draw in draws])
     return ImageBatch(
         images=augment.normalise_pictures(pictures.images),
         image_index=pictures.image_index,
