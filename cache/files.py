@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -134,9 +135,15 @@ def attempt_folder(scratch: Path, name: str) -> Iterator[Path]:
         os.close(fd)
 
 
-def remove_abandoned(scratch: Path) -> int:
-    """Delete attempts whose owner is dead. Returns how many."""
+def remove_abandoned(scratch: Path, *, min_age_s: float = 0.0) -> int:
+    """Delete attempts whose owner is dead. Returns how many.
+
+    Args:
+        scratch: folder of the attempts.
+        min_age_s: leave younger ones alone: another process may be about to lock them.
+    """
     removed = 0
+    newest_s = time.time() - min_age_s
     if not scratch.is_dir():
         return 0
     for path in sorted(scratch.iterdir()):
@@ -147,7 +154,8 @@ def remove_abandoned(scratch: Path) -> int:
         except FileNotFoundError:
             continue
         try:
-            if try_lock(fd, exclusive=True):
+            is_old = min_age_s <= 0 or os.fstat(fd).st_mtime <= newest_s
+            if is_old and try_lock(fd, exclusive=True):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,12 @@ class GcReport:
 
 
 def collect_garbage(
-    dataset_root: Path, *, keep: int = 1, unfinished: bool = False, dry_run: bool = False
+    dataset_root: Path,
+    *,
+    keep: int = 1,
+    unfinished: bool = False,
+    dry_run: bool = False,
+    young_s: float = 0.0,
 ) -> GcReport:
     """Remove what no kept generation refers to.
 
@@ -39,6 +45,8 @@ def collect_garbage(
         keep: newest generations to keep, the current one included.
         unfinished: also remove shards of an interrupted run.
         dry_run: only say what would go.
+        young_s: leave records and shards alone that were written within so many seconds: where no
+            lock tells whether `prepare` runs.
 
     Raises:
         CacheError: `prepare` is running, or the cache is damaged: `repair` comes first.
@@ -50,12 +58,16 @@ def collect_garbage(
     with lock_file(layout.scratch / "prepare.lock", exclusive=True, wait=False) as is_alone:
         if not is_alone:
             raise CacheError(f"{dataset_root}: `prepare` is running. Wait for it, then collect.")
-        return _Collector(layout, current, keep, unfinished).run(dry_run=dry_run)
+        collector = _Collector(layout, current, keep, unfinished, young_s)
+        return collector.run(dry_run=dry_run)
 
 
 class _Collector:
-    def __init__(self, layout: Layout, current: int | None, keep: int, unfinished: bool) -> None:
+    def __init__(
+        self, layout: Layout, current: int | None, keep: int, unfinished: bool, young_s: float
+    ) -> None:
         self._layout = layout
+        self._old_ns = int((time.time() - young_s) * 1e9) if young_s > 0 else None
         self._removes_unfinished = unfinished
         self._kept: list[str] = []
         numbers = generation_numbers(layout)
@@ -115,13 +127,24 @@ class _Collector:
                         yield path
 
     def _is_unfinished(self, path: Path) -> bool:
-        return not self._removes_unfinished and path.stat().st_mtime_ns > self._published_ns
+        if self._removes_unfinished:
+            return False
+        return path.stat().st_mtime_ns > self._published_ns or self._is_young(path)
+
+    def _is_young(self, path: Path) -> bool:
+        if self._old_ns is None:
+            return False
+        files = [path] if path.is_file() else path.rglob("*")
+        return any(p.stat().st_mtime_ns > self._old_ns for p in files if p.is_file())
 
     def _shards(self) -> Iterable[Path]:
         for stage in STAGES:
             for path in _children(self._layout.root / stage):
                 if SHARD_FOLDER.fullmatch(path.name) and path.stem not in self._names[stage]:
-                    yield path
+                    if self._is_young(path):
+                        self._kept.append(f"{stage}/{path.name}: a run may be writing it")
+                    else:
+                        yield path
 
     def _scratch(self) -> Iterable[Path]:
         # No driver runs (the lock is ours), so every attempt is of a dead one.

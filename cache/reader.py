@@ -64,7 +64,7 @@ class CacheReader:
             mirror.expect(manifest.tables.shards)
         self.is_remote = mirror is not None
         self.profiles = tuple(sorted(set(manifest.tables.shards["profile"].to_pylist())))
-        self._pool = DescriptorPool(opener=None if mirror is None else mirror.open)
+        self._pool = DescriptorPool(opener=None if mirror is None else mirror.open_file)
         self._reader = ChunkReader(check=check, pool=self._pool)
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
@@ -85,7 +85,7 @@ class CacheReader:
                 or a damaged manifest.
         """
         if isinstance(cache_root, str) and is_url(cache_root):
-            mirror = RemoteMirror(cache_root, dataset)
+            mirror = RemoteMirror.open(cache_root, dataset)
             return cls(mirror.layout, check=check, mirror=mirror)
         return cls(Layout(root=find_dataset(Path(cache_root), dataset)), check=check)
 

@@ -9,70 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import threading
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from cache.errors import CacheError, ConfigError
+from cache.errors import CacheError
 from cache.files import attempt_folder, remove_abandoned, replace_file, sync_tree, writing
 from cache.jsonio import unseal
 from cache.keys import hash_bytes, hash_file
-from cache.layout import DATASET_FILE, GENERATION, Layout
+from cache.layout import CURRENT_FILE, DATASET_FILE, GENERATION, Layout
 from cache.manifest import HASHES_FILE, parse_dataset
-
-T = TypeVar("T")
-
-_FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-_FINAL_WORDS = ("Credentials", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteConfig:
-    """Local disk and patience of a remote store; neither changes a result."""
-
-    folder: Path = field(default_factory=lambda: Path.home() / ".cache" / "pass2d")
-    """Holds one folder per remote data set; may be shared by several processes."""
-    limit_bytes: int = 50_000_000_000
-    """Shard files of all data sets together."""
-    attempts: int = 6
-    first_wait_s: float = 0.5
-    """Before the second attempt; doubled each time, times a random share of 0.5 to 1."""
-
-    @classmethod
-    def from_environment(cls) -> RemoteConfig:
-        """PASS2D_LOCAL_CACHE (a folder) and PASS2D_LOCAL_CACHE_GB.
-
-        Raises:
-            ConfigError: the size is no positive number.
-        """
-        changes: dict[str, Any] = {}
-        if place := os.environ.get("PASS2D_LOCAL_CACHE"):
-            changes["folder"] = Path(place).expanduser().resolve()
-        if text := os.environ.get("PASS2D_LOCAL_CACHE_GB"):
-            try:
-                changes["limit_bytes"] = int(float(text) * 1e9)
-            except (ValueError, OverflowError):
-                changes["limit_bytes"] = 0
-            if changes["limit_bytes"] <= 0:
-                raise ConfigError(f"PASS2D_LOCAL_CACHE_GB: found {text!r}, expected GB above 0.")
-        return cls(**changes)
+from cache.rows import FileHash
+from cache.store import RemoteConfig, RemoteStore
 
 
 class RemoteMirror:
     """The local copy of what was read of one remote data set."""
 
-    def __init__(
-        self, url: str, dataset: str | None = None, config: RemoteConfig | None = None
-    ) -> None:
-        self._config = config or RemoteConfig.from_environment()
-        self._fs, path = _filesystem(url)
-        self.url, self._path = self._find(url.rstrip("/"), path.rstrip("/"), dataset)
+    def __init__(self, store: RemoteStore) -> None:
+        """Prepare the local folder of a data set's store; fetches nothing."""
+        self.store = store
+        self.url = store.url
+        self._config = store.config
         self.layout = Layout(
             root=self._config.folder / hash_bytes(self.url.encode())[:16] / self.url.split("/")[-1]
         )
@@ -81,8 +42,24 @@ class RemoteMirror:
         self._lock = threading.Lock()
         with writing(self.layout.root):
             self.layout.scratch.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(self.layout.scratch)
-        self._fetch_manifest()
+        remove_abandoned(self.layout.scratch, min_age_s=60)
+
+    @classmethod
+    def open(
+        cls, url: str, dataset: str | None = None, config: RemoteConfig | None = None
+    ) -> RemoteMirror:
+        """Find the data set at ``url`` and fetch its manifest.
+
+        Raises:
+            CacheError: there is none, or several and ``dataset`` does not choose.
+        """
+        mirror = cls(find_store(url, dataset, config))
+        if mirror.fetch_manifest() is None:
+            raise CacheError(
+                f"{mirror.url}/{CURRENT_FILE}: missing, no `prepare` has finished there. "
+                "Run `pass2d prepare` first."
+            )
+        return mirror
 
     def expect(self, shards: pa.Table) -> None:
         """Learn sizes and hashes of all shard files from shards.parquet."""
@@ -91,7 +68,23 @@ class RemoteMirror:
             for name, nbytes, xxh3 in zip(names, sizes, hashes, strict=True):
                 self._files[f"{folder}/{name}"] = (nbytes, xxh3)
 
-    def open(self, path: str) -> int:
+    def expect_files(self, folder: str, files: Sequence[FileHash]) -> None:
+        """Learn sizes and hashes of one shard's files, e.g. ``lidar/008003-0123456789ab.zarr``."""
+        for file in files:
+            self._files[f"{folder}/{file.name}"] = (file.nbytes, file.xxh3)
+
+    def adopt(self, folder: str, source: Path, files: Sequence[FileHash]) -> None:
+        """Take over a shard's files that were just written here: they need not be fetched."""
+        self.expect_files(folder, files)
+        for file in files:
+            target = self.layout.root / folder / file.name
+            if file.nbytes <= self._config.limit_bytes:
+                with self._lock, writing(target):
+                    self._make_room(file.nbytes, f"{folder}/{file.name}")
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    (source / file.name).replace(target)
+
+    def open_file(self, path: str) -> int:
         """A descriptor of a shard file below `layout.root`, fetched if it is not there or damaged.
 
         Raises:
@@ -127,27 +120,20 @@ class RemoteMirror:
             if target.is_file():
                 return
             self._make_room(nbytes, name)
-
-            def fetch() -> None:
-                with attempt_folder(self.layout.scratch, "fetch") as attempt:
-                    aside = attempt / "file"
-                    self._fs.get_file(f"{self._path}/{name}", str(aside))
-                    found = hash_file(aside)
-                    if (found[0], found[2]) != (nbytes, xxh3):
-                        raise _WrongBytesError(f"{found[0]} bytes that are not as written")
-                    with writing(target):
-                        sync_tree(attempt)
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        aside.replace(target)
-
-            self._tried(fetch, name)
+            with attempt_folder(self.layout.scratch, "fetch") as attempt:
+                aside = attempt / "file"
+                self.store.fetch(name, aside, nbytes=nbytes, xxh3=xxh3)
+                with writing(target):
+                    sync_tree(attempt)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    aside.replace(target)
 
     def _make_room(self, nbytes: int, name: str) -> None:
         limit = self._config.limit_bytes
         if nbytes > limit:
             raise CacheError(
                 f"{self.url}/{name}: {nbytes / 1e9:.3f} GB do not fit into the local cache of "
-                f"{limit / 1e9:.3f} GB. Set PASS2D_LOCAL_CACHE_GB higher."
+                f"{limit / 1e9:.3f} GB. Set --local-cache-gb (or PASS2D_LOCAL_CACHE_GB) higher."
             )
         held = sorted(_held(self._config.folder))
         surplus = sum(size for _, size, _ in held) + nbytes - limit
@@ -157,127 +143,83 @@ class RemoteMirror:
             path.unlink(missing_ok=True)
             surplus -= size
 
-    def _fetch_manifest(self) -> None:
-        """Once per reader: dataset.json, CURRENT and, unless it is here, the generation."""
-        description = self._read(DATASET_FILE)
-        text = self._read("CURRENT").decode("utf-8", "replace").strip()
-        if GENERATION.fullmatch(text) is None:
+    def fetch_manifest(self) -> int | None:
+        """Bring dataset.json, CURRENT and, unless it is here, the generation up to date.
+
+        Returns:
+            Number of the current generation; None when nothing was published yet.
+
+        Raises:
+            CacheError: CURRENT names no generation, or the generation is not as it was written.
+        """
+        description = self.store.find(DATASET_FILE)
+        current = self.store.find(CURRENT_FILE)
+        for data, path in (
+            (description, self.layout.dataset_file),
+            (current, self.layout.current_file),
+        ):
+            if data is None:
+                path.unlink(missing_ok=True)
+        if description is not None:
+            replace_file(self.layout.dataset_file, description, scratch=self.layout.scratch)
+        if current is None:
+            return None
+        text = current.decode("utf-8", "replace").strip()
+        match = GENERATION.fullmatch(text)
+        if match is None:
             raise CacheError(f"{self.url}/CURRENT: found {text[:40]!r}, expected e.g. gen-000001.")
+        self._fetch_generation(text)
+        replace_file(self.layout.current_file, f"{text}\n".encode(), scratch=self.layout.scratch)
+        return int(match[1])
+
+    def _fetch_generation(self, text: str) -> None:
         folder = self.layout.manifest / text
-        if not folder.is_dir():
-            hashes = unseal(
-                self._read(f"manifest/{text}/{HASHES_FILE}"), where=f"{self.url}/{HASHES_FILE}"
-            )
-            with (
-                writing(folder),
-                attempt_folder(self.layout.scratch, "generation") as attempt,
-            ):
-                (attempt / HASHES_FILE).write_bytes(self._read(f"manifest/{text}/{HASHES_FILE}"))
-                for name, xxh3 in hashes["files"].items():
-                    data = self._read(f"manifest/{text}/{name}", xxh3=xxh3)
-                    (attempt / name).write_bytes(data)
-                sync_tree(attempt)
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileExistsError):
-                    _rename_folder(attempt, folder)
-        scratch = self.layout.scratch
-        replace_file(self.layout.dataset_file, description, scratch=scratch)
-        replace_file(self.layout.current_file, f"{text}\n".encode(), scratch=scratch)
-
-    def _read(self, name: str, *, xxh3: str | None = None) -> bytes:
-        def read() -> bytes:
-            data: bytes = self._fs.cat_file(f"{self._path}/{name}")
-            if xxh3 is not None and hash_bytes(data) != xxh3:
-                raise _WrongBytesError(f"{len(data)} bytes that are not as written")
-            return data
-
-        return self._tried(read, name)
-
-    def _find(self, url: str, path: str, dataset: str | None) -> tuple[str, str]:
-        """URL and path of the data set's folder."""
-        self.url = url
-        own = url.rsplit("/", 1)[-1]
-        exists = self._tried(lambda: self._fs.exists(f"{path}/{DATASET_FILE}"), DATASET_FILE)
-        if dataset in (None, own) and exists:
-            return url, path
-        names = [dataset] if dataset else self._tried(lambda: self._names(path), "")
-
-        def holds(name: str) -> bool:
-            file = f"{path}/{name}/{DATASET_FILE}"
-            return bool(self._tried(lambda: self._fs.exists(file), f"{name}/{DATASET_FILE}"))
-
-        found = [name for name in names if holds(name)]
-        if len(found) > 1:
-            clean = [name for name in found if not self._is_corrupted(path, name)]
-            found = clean if len(clean) == 1 else found
-        if len(found) == 1:
-            return f"{url}/{found[0]}", f"{path}/{found[0]}"
-        if found:
-            raise CacheError(f"{url}: holds {', '.join(found)}. Choose one with --dataset.")
-        what = f"data set {dataset!r}" if dataset else f"prepared data set (no */{DATASET_FILE})"
-        raise CacheError(f"{url}: no {what}. Check the address and what lies there.")
-
-    def _is_corrupted(self, path: str, name: str) -> bool:
-        file = f"{name}/{DATASET_FILE}"
-        data = self._tried(lambda: self._fs.cat_file(f"{path}/{file}"), file)
-        try:
-            return parse_dataset(bytes(data), where=f"{self.url}/{file}").corruption is not None
-        except CacheError:
-            return False
-
-    def _names(self, path: str) -> list[str]:
-        entries = self._fs.ls(path, detail=False, refresh=True)
-        return sorted({str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries} - {""})
-
-    def _tried(self, action: Callable[[], T], name: str) -> T:
-        """Do it, again after what may pass: 429, 5xx, timeouts, connections and bodies cut off."""
-        place = f"{self.url}/{name}" if name else self.url
-        attempt = 0
-        while True:
-            try:
-                return action()
-            except CacheError:
-                raise
-            except Exception as error:  # every protocol has errors of its own
-                attempt += 1
-                if _is_final(error) or attempt >= self._config.attempts:
-                    raise _failure(place, error, attempt) from error
-            wait_s = self._config.first_wait_s * 2 ** (attempt - 1)
-            time.sleep(wait_s * random.uniform(0.5, 1))
+        sealed = self.store.read(f"manifest/{text}/{HASHES_FILE}")
+        if _holds(folder / HASHES_FILE, sealed):
+            return
+        hashes = unseal(sealed, where=f"{self.url}/manifest/{text}/{HASHES_FILE}")
+        with writing(folder), attempt_folder(self.layout.scratch, "generation") as attempt:
+            (attempt / HASHES_FILE).write_bytes(sealed)
+            for name, xxh3 in hashes["files"].items():
+                data = self.store.read(f"manifest/{text}/{name}", xxh3=xxh3)
+                (attempt / name).write_bytes(data)
+            sync_tree(attempt)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if folder.exists():  # of an earlier data set at the same address
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rename(self.layout.scratch / f"old-{text}-{uuid.uuid4().hex}")
+            with contextlib.suppress(FileExistsError):
+                _rename_folder(attempt, folder)
 
 
-class _WrongBytesError(Exception):
-    """A short or otherwise other body than the manifest promises."""
+def find_store(url: str, dataset: str | None, config: RemoteConfig | None = None) -> RemoteStore:
+    """The store of the one data set at ``url``, which may be its own or that of its parent.
+
+    Raises:
+        CacheError: there is none, or several and ``dataset`` does not choose.
+    """
+    store = RemoteStore(url, config)
+    if dataset in (None, store.url.rsplit("/", 1)[-1]) and store.exists(DATASET_FILE):
+        return store
+    names = [dataset] if dataset else store.names()
+    found = [name for name in names if store.exists(f"{name}/{DATASET_FILE}")]
+    if len(found) > 1:
+        clean = [name for name in found if not _is_corrupted(store, name)]
+        found = clean if len(clean) == 1 else found
+    if len(found) == 1:
+        return store.below(found[0])
+    if found:
+        raise CacheError(f"{store.url}: holds {', '.join(found)}. Choose one with --dataset.")
+    what = f"data set {dataset!r}" if dataset else f"prepared data set (no */{DATASET_FILE})"
+    raise CacheError(f"{store.url}: no {what}. Check the address and what lies there.")
 
 
-def _is_final(error: Exception) -> bool:
-    text = f"{type(error).__name__} {error}"
-    return isinstance(error, _FINAL) or any(word in text for word in _FINAL_WORDS)
-
-
-def _failure(place: str, error: Exception, attempts: int) -> CacheError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, FileNotFoundError):
-        remedy = "No such object or bucket: check --cache, or prepare again."
-    elif _is_final(error):
-        remedy = "The store refuses: check the credentials and permissions for this address."
-    else:
-        remedy = f"Given up after {attempts} attempts: check network and store, then run again."
-    return CacheError(f"{place}: cannot read ({reason[:200]}). {remedy}")
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    import fsspec  # type: ignore[import-untyped]
-
+def _is_corrupted(store: RemoteStore, name: str) -> bool:
+    file = f"{name}/{DATASET_FILE}"
     try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
-        protocol = url.split(":", 1)[0]
-        wanted = package.get(protocol, "the package named above")
-        raise CacheError(f"{url}: {error}. Run `pip install {wanted}`.") from error
-    except ValueError as error:
-        raise CacheError(f"{url}: {error}. Expected e.g. s3://bucket/prefix.") from error
+        return parse_dataset(store.read(file), where=f"{store.url}/{file}").corruption is not None
+    except CacheError:
+        return False
 
 
 def _held(folder: Path) -> Iterable[tuple[int, int, Path]]:
@@ -287,6 +229,13 @@ def _held(folder: Path) -> Iterable[tuple[int, int, Path]]:
             stat = path.lstat()
             if path.is_file():
                 yield stat.st_mtime_ns, stat.st_size, path
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _rename_folder(source: Path, target: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from cache.shard_table import ArrayLayout
 class ShardReader:
     """The arrays of one published shard, scan by scan; every chunk's crc is checked."""
 
-    def __init__(self, layout: Layout, row: ShardRow) -> None:
+    def __init__(
+        self, layout: Layout, row: ShardRow, *, opener: Callable[[str], int] | None = None
+    ) -> None:
         folder = layout.shard(row.header.stage, row.shard, row.header.key)
         self._row = row
         self._ids = row.entries.scan_ids()
-        self._pool = DescriptorPool()
+        self._pool = DescriptorPool(opener=opener)
         self._reader = ChunkReader(check=True, pool=self._pool)
         self._fields = {field.name: field for field in row.fields}
         self._arrays = {
@@ -55,12 +57,15 @@ class ShardReader:
         self._pool.close()
 
 
-def read_points(layout: Layout, row: ShardRow) -> Iterator[ScanRecord]:
+def read_points(
+    layout: Layout, row: ShardRow, *, opener: Callable[[str], int] | None = None
+) -> Iterator[ScanRecord]:
     """The scans of a `lidar` shard with what camera and voxel stages use: xyz, labels, time.
 
-    ``signal`` and ``raw_index`` are left empty.
+    ``signal`` and ``raw_index`` are left empty. ``opener`` gives descriptors of files that need
+    not be there yet.
     """
-    reader = ShardReader(layout, row)
+    reader = ShardReader(layout, row, opener=opener)
     try:
         for index, entry in enumerate(row.entries.lidar):
             xyz, label = reader.chunk("xyz", index), reader.chunk("label", index)

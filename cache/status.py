@@ -29,7 +29,8 @@ class StageStatus:
 class StatusReport:
     """The current generation and its sources."""
 
-    dataset_root: Path
+    dataset_root: Path | str
+    """Folder or URL."""
     dataset: str
     format_version: int
     generation: int

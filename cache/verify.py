@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ from cache.tables import shard_record
 Rebuild = Callable[[ShardRow], Sequence[str] | None]
 """Makes a shard again from its sources; names of files whose bytes differ, None: sources gone."""
 
+Presence = Callable[[str, str], AbstractContextManager[None]]
+"""Has a shard, given by stage and name, on disk during a `with`."""
+
+
+def always_present(stage: str, name: str) -> AbstractContextManager[None]:
+    """A local data set."""
+    return nullcontext()
+
 
 def verify(
     dataset_root: Path,
@@ -50,6 +59,7 @@ def verify(
     rebuild: Rebuild | None = None,
     rebuild_share: float = 0.0,
     seed: int = 0,
+    presence: Presence = always_present,
 ) -> VerifyReport:
     """Check every byte of a prepared data set. Writes nothing.
 
@@ -59,6 +69,7 @@ def verify(
         rebuild: makes a shard again and compares (`pipeline.repair.rebuild_and_compare`).
         rebuild_share: share of the sound shards to rebuild, 0..1.
         seed: which ones.
+        presence: fetches shards that are not all there.
 
     Raises:
         CacheError: there is no data set, or it is of an older or newer format version.
@@ -67,12 +78,14 @@ def verify(
         raise CacheError(
             f"{dataset_root}: no such folder. Give --cache what `pass2d prepare` made."
         )
-    return _Verifier(Layout(root=dataset_root), progress).run(rebuild, rebuild_share, seed)
+    verifier = _Verifier(Layout(root=dataset_root), progress, presence)
+    return verifier.run(rebuild, rebuild_share, seed)
 
 
 class _Verifier:
-    def __init__(self, layout: Layout, progress: Progress) -> None:
+    def __init__(self, layout: Layout, progress: Progress, presence: Presence) -> None:
         self._layout = layout
+        self._presence = presence
         self._progress = progress
         self._damages: list[Damage] = []
         self._notes: list[str] = []
@@ -286,7 +299,8 @@ class _Verifier:
             nbytes = 0
             if self._layout.shard(stage, row.shard, key).is_dir():
                 checker = ShardChecker(self._layout, row)
-                checker.check(n_classes=n_classes)
+                with self._presence(stage, shard_name(row.shard, key)):
+                    checker.check(n_classes=n_classes)
                 self._damages += checker.damages
                 self._files += checker.files
                 self._nbytes += checker.nbytes
@@ -297,6 +311,11 @@ class _Verifier:
                 self._notes.append(f"{stage} {shard_name(row.shard, key)}: record without a shard")
             self._progress.advance(nbytes=nbytes)
         return sound
+
+    def _lidar_of(self, row: ShardRow) -> AbstractContextManager[None]:
+        """The `lidar` shard that another is made from."""
+        name = _lidar_name(row)
+        return nullcontext() if name is None else self._presence("lidar", name)
 
     def _rebuild(
         self, sound: Sequence[ShardRow], rebuild: Rebuild | None, share: float, seed: int
@@ -310,7 +329,8 @@ class _Verifier:
         for row in chosen:
             header = row.header
             name = f"{header.stage}/{shard_name(row.shard, header.key)}.zarr"
-            different = rebuild(row)
+            with self._lidar_of(row):
+                different = rebuild(row)
             if different is None:
                 self._notes.append(f"{name}: not rebuilt, its source files changed or are gone")
             else:
@@ -328,6 +348,11 @@ class _Verifier:
                     )
             self._progress.advance()
         return rebuilt
+
+
+def _lidar_name(row: ShardRow) -> str | None:
+    key = row.header.inputs.get("lidar")
+    return None if key is None else shard_name(row.shard, key)
 
 
 def _lasting(record: dict[str, Any]) -> dict[str, Any]:

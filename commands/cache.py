@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cache.errors import CacheError, ConfigError
+from cache.place import dataset_place, is_url
 from cache.progress import format_bytes
 from commands.console import Console, clear_errors, print_json
-from commands.options import CacheOption, DatasetOption, JsonOption, ReadCacheOption
+from commands.options import DatasetOption, JsonOption, ReadCacheOption
+
+if TYPE_CHECKING:
+    from cache.staged import StagedDataset
+    from cache.verify import Presence
 
 cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and describe a cache.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A data set's folder; for a store a local stand-in."""
+
+    root: Path
+    presence: Presence
+    staged: StagedDataset | None = None
+
+
+@contextlib.contextmanager
+def _placed(cache_root: str, dataset: str | None, *, with_records: bool = True) -> Iterator[_Place]:
+    from cache.staged import staged
+    from cache.verify import always_present
+
+    if is_url(cache_root):
+        with staged(cache_root, dataset, with_records=with_records) as found:
+            yield _Place(root=found.layout.root, presence=found.present, staged=found)
+    else:
+        yield _Place(root=dataset_root(Path(cache_root), dataset), presence=always_present)
 
 
 def dataset_root(cache_root: Path, dataset: str | None) -> Path:
@@ -38,7 +66,7 @@ def dataset_root(cache_root: Path, dataset: str | None) -> Path:
 
 @cache_app.command("verify")
 def verify_command(
-    cache_root: CacheOption,
+    cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
     rebuild_percent: Annotated[
         float,
@@ -54,13 +82,17 @@ def verify_command(
     with clear_errors(console):
         if not 0 <= rebuild_percent <= 100:
             raise ConfigError(f"--rebuild must be 0 to 100 percent, got {rebuild_percent:g}")
-        root = dataset_root(cache_root, dataset)
-        report = verify(
-            root,
-            console,
-            rebuild=rebuild_and_compare(root) if rebuild_percent else None,
-            rebuild_share=rebuild_percent / 100,
-        )
+        with _placed(cache_root, dataset) as place:
+            report = verify(
+                place.root,
+                console,
+                rebuild=rebuild_and_compare(place.root) if rebuild_percent else None,
+                rebuild_share=rebuild_percent / 100,
+                presence=place.presence,
+            )
+            orphans = () if place.staged is None else place.staged.orphans
+        more = tuple(f"{name}: of an unfinished run; `gc` removes it" for name in orphans)
+        report = replace(report, notes=(*report.notes, *more))
         console.close()
         if as_json:
             print_json(asdict(report))
@@ -84,14 +116,17 @@ def verify_command(
 
 @cache_app.command("repair")
 def repair_command(
-    cache_root: CacheOption, dataset: DatasetOption = None, as_json: JsonOption = False
+    cache_root: ReadCacheOption, dataset: DatasetOption = None, as_json: JsonOption = False
 ) -> None:
     """Verify, then make again what is damaged, and nothing else."""
     from pipeline.repair import repair
 
     console = Console()
     with clear_errors(console):
-        report = repair(dataset_root(cache_root, dataset), console)
+        with _placed(cache_root, dataset) as place:
+            report = repair(place.root, console, presence=place.presence)
+            if place.staged is not None:
+                place.staged.send_back()
         console.close()
         if as_json:
             print_json(asdict(report))
@@ -108,7 +143,7 @@ def repair_command(
 
 @cache_app.command("gc")
 def gc_command(
-    cache_root: CacheOption,
+    cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
     keep: Annotated[int, typer.Option(help="Newest generations to keep.", min=1)] = 1,
     unfinished: Annotated[
@@ -121,8 +156,15 @@ def gc_command(
     from cache.gc import collect_garbage
 
     with clear_errors():
-        root = dataset_root(cache_root, dataset)
-        report = collect_garbage(root, keep=keep, unfinished=unfinished, dry_run=dry_run)
+        with _placed(cache_root, dataset, with_records=False) as place:
+            if place.staged is not None:
+                report = place.staged.collect_garbage(
+                    keep=keep, unfinished=unfinished, dry_run=dry_run
+                )
+            else:
+                report = collect_garbage(
+                    place.root, keep=keep, unfinished=unfinished, dry_run=dry_run
+                )
         if as_json:
             print_json(asdict(report))
             return
@@ -136,7 +178,7 @@ def gc_command(
 
 @cache_app.command("status")
 def status_command(
-    cache_root: CacheOption,
+    cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
     hash_contents: Annotated[
         bool, typer.Option("--hash", help="Compare contents of sources whose time differs.")
@@ -147,7 +189,10 @@ def status_command(
     from cache.status import status
 
     with clear_errors():
-        report = status(dataset_root(cache_root, dataset), hash_contents=hash_contents)
+        with _placed(cache_root, dataset, with_records=False) as place:
+            report = status(place.root, hash_contents=hash_contents)
+            if place.staged is not None:
+                report = replace(report, dataset_root=place.staged.store.url)
         if as_json:
             print_json({**asdict(report), "dataset_root": str(report.dataset_root)})
             return
@@ -174,7 +219,7 @@ def status_command(
 
 @cache_app.command("plan")
 def plan_command(
-    cache_root: CacheOption,
+    cache_root: ReadCacheOption,
     root: Annotated[Path, typer.Option(help="SemanticKITTI's root.", resolve_path=True)],
     profile: Annotated[str, typer.Option(help="speed or size.")] = "speed",
     as_json: JsonOption = False,
@@ -188,7 +233,7 @@ def plan_command(
     with clear_errors():
         listing = list_semkitti(root)
         config = PrepareConfig(profile=profile)
-        planned = plan(listing, cache_root / listing.info.name, config)
+        planned = plan(listing, dataset_place(cache_root, listing.info.name), config)
         if as_json:
             print_json(plan_json(planned))
         else:

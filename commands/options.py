@@ -8,20 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cache.errors import ConfigError
-from cache.place import is_url
-
-
-def local_place(text: str | Path) -> Path:
-    """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
-    if is_url(str(text)):
-        typer.echo(
-            f"error: --cache {text}: this command works on a local folder only. Remote stores can "
-            "be read by train, eval, stats, inspect, view and cache bench: prepare locally, then "
-            "copy the folder there.",
-            err=True,
-        )
-        raise typer.Exit(1)
-    return Path(text).resolve()
+from cache.place import absolute_place, is_url
 
 
 def run_place(text: str) -> Path:
@@ -32,17 +19,11 @@ def run_place(text: str) -> Path:
     return Path(text).resolve()
 
 
-def any_place(text: str) -> str:
+def any_place(text: str | Path) -> str:
     """Read --cache where a URL will do, too: a path is made absolute."""
-    return text if is_url(text) else str(Path(text).resolve())
+    return absolute_place(str(text))
 
 
-CacheOption = Annotated[
-    Path,
-    typer.Option(
-        "--cache", help="Cache folder; holds one folder per data set.", parser=local_place
-    ),
-]
 ReadCacheOption = Annotated[
     str,
     typer.Option(

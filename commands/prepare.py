@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cache.errors import ConfigError
+from cache.place import dataset_place
 from cache.progress import format_bytes
 from commands.console import Console, clear_errors, print_json, words
-from commands.options import JsonOption, local_place
+from commands.options import JsonOption, any_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,11 +124,14 @@ def semkitti_command(
         typer.Option(help="SemanticKITTI, its dataset/ or its sequences/.", resolve_path=True),
     ],
     cache_root: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--cache", help="Cache folder; the data goes to semkitti/.", parser=local_place
+            "--cache",
+            help="Cache folder, or a URL such as s3://bucket/prefix; the data goes to semkitti/.",
+            parser=any_place,
+            metavar="PATH|URL",
         ),
-    ] = Path("cache"),
+    ] = "cache",
     splits: SplitsOption = "train,val,test",
     sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 00,08.")] = None,
     limit: LimitOption = None,
@@ -172,11 +176,14 @@ def nuscenes_command(
         ),
     ] = None,
     cache_root: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--cache", help="Cache folder; the data goes to nuscenes/.", parser=local_place
+            "--cache",
+            help="Cache folder, or a URL such as s3://bucket/prefix; the data goes to nuscenes/.",
+            parser=any_place,
+            metavar="PATH|URL",
         ),
-    ] = Path("cache"),
+    ] = "cache",
     splits: SplitsOption = "train,val,test",
     scenes: Annotated[
         str | None, typer.Option("--scenes", "--sequences", help="Only these: scene-0061,103.")
@@ -258,7 +265,7 @@ def _variants(corrupt: str | None) -> tuple[Variant, ...]:
 
 def _prepare(
     listing: SourceListing,
-    cache_root: Path,
+    cache_root: str,
     config: PrepareConfig,
     console: Console,
     variants: Sequence[Variant],
@@ -274,8 +281,10 @@ def _prepare(
 
     listings = [listing, *corrupted_listings(listing, variants)]
     if plan:
+        places = [dataset_place(cache_root, li.info.name) for li in listings]
         plans = {
-            li.info.name: plan_listing(li, cache_root / li.info.name, config) for li in listings
+            li.info.name: plan_listing(li, place, config)
+            for li, place in zip(listings, places, strict=True)
         }
         documents = [{"dataset": name, **plan_json(planned)} for name, planned in plans.items()]
         texts = [

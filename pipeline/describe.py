@@ -92,7 +92,7 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
         more = f" and {len(scan_ids) - 1} more" if len(scan_ids) > 1 else ""
         lines.append(f"failed:    {scan_ids[0]}{more}: {reason}")
     if summary.failed:
-        listed = summary.dataset_root / "failed.jsonl"
+        listed = f"{summary.dataset_root}/failed.jsonl"
         lines.append(f"{len(summary.failed)} scans failed; see {listed}, mend them and run again")
     return lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -29,6 +29,10 @@ class PublishedShards:
     jobs: tuple[ShardJob, ...]
 
 
+RowsByShard = Callable[[dict[int, dict[str, str]]], list[dict[str, ShardRow]]]
+"""Reads the commit records of shards, given their keys by stage."""
+
+
 def publish(layout: Layout, info: DatasetInfo, shards: PublishedShards) -> Manifest:
     """Make and swap in the next generation, if it differs from the current one.
 
@@ -36,6 +40,18 @@ def publish(layout: Layout, info: DatasetInfo, shards: PublishedShards) -> Manif
     which another driver may have made meanwhile. The caller holds `publishing`.
     """
     base = load_manifest(layout) if current_number(layout) is not None else None
+    tables = next_tables(base, info, shards, lambda keys: load_rows(layout, keys))
+    if tables is None:
+        assert base is not None
+        return base
+    number = publish_generation(layout, info, tables)
+    return Manifest(number=number, info=info, tables=tables)
+
+
+def next_tables(
+    base: Manifest | None, info: DatasetInfo, shards: PublishedShards, rows: RowsByShard
+) -> Tables | None:
+    """The tables of the generation after ``base``; None when ``base`` says it all already."""
     wanted: dict[int, dict[str, str]] = {}
     for (stage, shard), key in shards.keys.items():
         if ("lidar", shard) in shards.keys:
@@ -45,13 +61,11 @@ def publish(layout: Layout, info: DatasetInfo, shards: PublishedShards) -> Manif
     touched = {shard for _, shard in shards.changed}
     kept = {s for s, keys in wanted.items() if present.get(s) == keys and s not in touched}
     if base is not None and present.keys() == kept == wanted.keys() and base.info == info:
-        return base
+        return None
     parts = [] if base is None else [_without(base.tables, present.keys() - kept)]
-    fresh = [_load_rows(layout, s, wanted[s]) for s in sorted(wanted.keys() - kept)]
+    fresh = rows({shard: wanted[shard] for shard in sorted(wanted.keys() - kept)})
     parts.append(build_tables(fresh, n_cameras=info.n_cameras))
-    tables = merge_tables(parts)
-    number = publish_generation(layout, info, tables)
-    return Manifest(number=number, info=info, tables=tables)
+    return merge_tables(parts)
 
 
 def _keys_by_shard(base: Manifest, *, listed: set[str]) -> dict[int, dict[str, str]]:
@@ -70,6 +84,15 @@ def _without(tables: Tables, shards: set[int]) -> Tables:
         scans=tables.scans.filter(pc.invert(pc.is_in(tables.scans["shard"], value_set=gone))),
         shards=tables.shards.filter(pc.invert(pc.is_in(tables.shards["shard"], value_set=gone))),
     )
+
+
+def load_rows(layout: Layout, keys: dict[int, dict[str, str]]) -> list[dict[str, ShardRow]]:
+    """The commit records of shards by stage.
+
+    Raises:
+        CacheError: one is missing or damaged.
+    """
+    return [_load_rows(layout, shard, stages) for shard, stages in keys.items()]
 
 
 def _load_rows(layout: Layout, shard: int, keys: dict[str, str]) -> dict[str, ShardRow]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,23 @@ class PreparePlan:
         return sum(task.seconds for task in self.tasks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FarShards:
+    """Shards that lie in a remote store; ``layout`` then holds the manifest alone."""
+
+    committed: dict[str, set[str]]
+    """By stage the names of shards with a commit record."""
+    bring: Callable[[Collection[tuple[str, str]]], None]
+    """Copies commit records, given by stage and name, into the layout."""
+
+
 def plan_prepare(
-    jobs: Sequence[ShardJob], layout: Layout, *, info: DatasetInfo, profile: str
+    jobs: Sequence[ShardJob],
+    layout: Layout,
+    *,
+    info: DatasetInfo,
+    profile: str,
+    far: FarShards | None = None,
 ) -> PreparePlan:
     """Compare what is wanted with what is there. Reads no source file, only sizes and times.
 
@@ -68,10 +83,11 @@ def plan_prepare(
         layout: the prepared data set's folder; it need not exist.
         info: of the listing.
         profile: "speed" or "size".
+        far: of a remote store.
     """
     has_manifest = layout.dataset_file.is_file() and current_number(layout) is not None
     manifest = load_manifest(layout) if has_manifest else None
-    planner = _Planner(layout, manifest, info=info, profile=profile, jobs=jobs)
+    planner = _Planner(layout, manifest, info=info, profile=profile, jobs=jobs, far=far)
     tasks: list[PlannedTask] = []
     for job in jobs:
         tasks += planner.plan(job)
@@ -106,18 +122,25 @@ class _Planner:
         info: DatasetInfo,
         profile: str,
         jobs: Sequence[ShardJob],
+        far: FarShards | None,
     ) -> None:
         self._layout = layout
         self._info = info
         self._profile = profile
         self._jobs = jobs
-        self._committed = {stage: _committed(layout, stage) for stage in STAGES}
+        self._committed = (
+            {stage: _committed(layout, stage) for stage in STAGES} if far is None else far.committed
+        )
         self._earlier = {} if manifest is None else _earlier(manifest)
         self._sequence_of = {} if manifest is None else _sequences(manifest)
         self._index = SourceIndex()
         if manifest is not None:
             self._index.add_table(manifest.tables.scans, manifest.tables.shards)
-        unfinished = self._unlisted() & {job.shard for job in jobs}
+        shards = {job.shard for job in jobs}
+        unlisted = {(s, name) for s, name in self._unlisted() if _number(name) in shards}
+        unfinished = {_number(name) for _, name in unlisted}
+        if far is not None:
+            far.bring(unlisted)
         if unfinished:
             self._index.add_rows(layout, unfinished)
         self.keys: dict[tuple[str, int], str] = {}
@@ -173,15 +196,10 @@ class _Planner:
     def _is_done(self, header: ShardHeader, shard: int) -> bool:
         return shard_name(shard, header.key) in self._committed[header.stage]
 
-    def _unlisted(self) -> set[int]:
-        """Shards with commit records that the current generation lacks."""
+    def _unlisted(self) -> set[tuple[str, str]]:
+        """Stage and name of commit records that the current generation lacks."""
         listed = {(stage, shard_name(n, e.key)) for (stage, n), e in self._earlier.items()}
-        return {
-            int(name.split("-")[0])
-            for stage, names in self._committed.items()
-            for name in names
-            if (stage, name) not in listed
-        }
+        return {(s, n) for s, names in self._committed.items() for n in names} - listed
 
     def _kept(self, job: ShardJob, lidar_key: str) -> tuple[ScanSource, ...]:
         earlier = self._earlier.get(("lidar", job.shard))
@@ -247,6 +265,10 @@ def _difference(earlier: _Earlier, header: ShardHeader) -> str:
 def _all_known(sources: Sequence[ScanSources | None]) -> list[ScanSources] | None:
     known = [source for source in sources if source is not None]
     return known if len(known) == len(sources) else None
+
+
+def _number(name: str) -> int:
+    return int(name.split("-", maxsplit=1)[0])
 
 
 def _committed(layout: Layout, stage: str) -> set[str]:

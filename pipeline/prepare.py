@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cache.files import lock_file, remove_abandoned, replace_file, writing
-from cache.jsonio import seal
-from cache.layout import Layout
-from cache.manifest import publishing, write_dataset_file
+from cache.place import dataset_place, is_url
 from cache.progress import Progress
 from cache.rows import FailedScan
+from pipeline.destination import LocalFolder, opened, remote_folder
 from pipeline.jobs import ShardJob, cut_into_shards
-from pipeline.merge import PublishedShards, publish
+from pipeline.merge import PublishedShards
 from pipeline.options import PrepareConfig
-from pipeline.plan import PreparePlan, plan_prepare
+from pipeline.plan import PreparePlan
 from pipeline.runners import InlineRunner, Runner, TaskFailure
 from pipeline.source import SourceListing
 from pipeline.summary import PrepareSummary, StageSeconds, summarize
@@ -28,14 +26,17 @@ from pipeline.tasks import StageTask, TaskContext, TaskResult
 __all__ = ["PrepareConfig", "PrepareSummary", "plan", "prepare", "prepare_all"]
 
 
-def plan(listing: SourceListing, dataset_root: Path, config: PrepareConfig) -> PreparePlan:
-    """What `prepare` would do; writes nothing."""
+def plan(listing: SourceListing, dataset_root: Path | str, config: PrepareConfig) -> PreparePlan:
+    """What `prepare` would do; writes nothing there."""
     jobs = cut_into_shards(listing.scans, shard_scans=config.shard_scans)
-    return plan_prepare(jobs, Layout(root=dataset_root), info=listing.info, profile=config.profile)
+    if isinstance(dataset_root, str) and is_url(dataset_root):
+        with remote_folder(dataset_root, workers=0) as remote:
+            return remote.plan(jobs, listing.info, config.profile)
+    return LocalFolder(Path(dataset_root)).plan(jobs, listing.info, config.profile)
 
 
 def prepare(
-    listing: SourceListing, dataset_root: Path, config: PrepareConfig, progress: Progress
+    listing: SourceListing, dataset_root: Path | str, config: PrepareConfig, progress: Progress
 ) -> PrepareSummary:
     """Prepare all listed scans; what is there already and unchanged is not touched.
 
@@ -44,7 +45,7 @@ def prepare(
 
     Args:
         listing: of a reader in `pipeline/datasets/`.
-        dataset_root: e.g. cache/semkitti; made when missing.
+        dataset_root: e.g. cache/semkitti, made when missing; or a URL, s3://bucket/semkitti.
         config: workers, profile, shard size.
         progress: hears of scans done and of what went wrong.
 
@@ -55,51 +56,44 @@ def prepare(
         CacheError: the cache cannot be written, or is damaged or of another format version.
     """
     started = time.perf_counter()
-    layout = Layout(root=dataset_root)
-    context = TaskContext(dataset_root=dataset_root, info=listing.info, profile=config.profile)
-    with writing(dataset_root):
-        dataset_root.mkdir(parents=True, exist_ok=True)
-    lock = layout.scratch / "prepare.lock"
-    with lock_file(lock, exclusive=True, wait=False) as is_alone:
-        if is_alone:  # else another driver is at work, whose files may look abandoned
-            remove_abandoned(layout.scratch)
-    with lock_file(lock, exclusive=False, wait=True):
+    with opened(dataset_root, workers=config.workers) as place:
         for note in listing.notes:
             progress.say(note)
-        todo = plan(listing, dataset_root, config)
-        write_dataset_file(layout, listing.info)
+        jobs = cut_into_shards(listing.scans, shard_scans=config.shard_scans)
+        todo = place.plan(jobs, listing.info, config.profile)
+        place.describe(listing.info)
         work = _Work(todo, progress)
         if todo.tasks:
-            with _runner(context, config) as runner:
+            with _runner(place.context(listing.info, config.profile), config) as runner:
                 work.run(runner)
-        with publishing(layout):
-            published = publish(
-                layout,
-                listing.info,
-                PublishedShards(keys=work.keys, changed=work.changed, jobs=todo.jobs),
-            )
+        published = place.publish(
+            listing.info, PublishedShards(keys=work.keys, changed=work.changed, jobs=todo.jobs)
+        )
         summary = summarize(
             published,
             listing,
-            dataset_root=dataset_root,
+            dataset_root=place.name,
             failed=[*listing.failed, *work.failed],
             seconds=time.perf_counter() - started,
             stage_seconds=work.stage_seconds(),
             written_shards=work.written,
             kept_shards=len(todo.keys),
         )
-        write_failed(layout, summary.failed)
+        place.write_failed(summary.failed)
     return summary
 
 
 def prepare_all(
-    listings: Sequence[SourceListing], cache_root: Path, config: PrepareConfig, progress: Progress
+    listings: Sequence[SourceListing],
+    cache_root: Path | str,
+    config: PrepareConfig,
+    progress: Progress,
 ) -> tuple[PrepareSummary, ...]:
     """Prepare several data sets into one cache, one after the other, with one start of Ray.
 
     Args:
         listings: each goes to the folder of its data set's name.
-        cache_root: the folder of data sets.
+        cache_root: the folder of data sets, or its URL.
         config: workers, profile, shard size.
         progress: hears of scans done and of what went wrong.
 
@@ -107,8 +101,10 @@ def prepare_all(
         CacheError: as `prepare`; the data sets before are whole then.
     """
     work = partial(_prepare_each, listings, cache_root, config, progress)
-    is_idle = all(not plan(li, cache_root / li.info.name, config).tasks for li in listings)
-    if config.workers == 0 or is_idle:
+    places = [dataset_place(str(cache_root), listing.info.name) for listing in listings]
+    if config.workers == 0 or len(listings) == 1:
+        return work()
+    if not any(plan(li, place, config).tasks for li, place in zip(listings, places, strict=True)):
         return work()
     from pipeline.ray_runner import connected
 
@@ -117,24 +113,18 @@ def prepare_all(
 
 
 def _prepare_each(
-    listings: Sequence[SourceListing], cache_root: Path, config: PrepareConfig, progress: Progress
+    listings: Sequence[SourceListing],
+    cache_root: Path | str,
+    config: PrepareConfig,
+    progress: Progress,
 ) -> tuple[PrepareSummary, ...]:
     summaries = []
     for listing in listings:
         if len(listings) > 1:
             progress.say(f"data set {listing.info.name}")
-        summaries.append(prepare(listing, cache_root / listing.info.name, config, progress))
+        place = dataset_place(str(cache_root), listing.info.name)
+        summaries.append(prepare(listing, place, config, progress))
     return tuple(summaries)
-
-
-def write_failed(layout: Layout, failed: tuple[FailedScan, ...]) -> None:
-    """Put failed.jsonl in place: one JSON object per bad scan; no file without any."""
-    if failed:
-        data = b"".join(seal(scan) for scan in failed)
-        replace_file(layout.failed_file, data, scratch=layout.scratch)
-    elif layout.failed_file.exists():
-        with writing(layout.failed_file):
-            layout.failed_file.unlink()
 
 
 @contextlib.contextmanager

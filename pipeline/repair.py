@@ -27,7 +27,7 @@ from cache.rebuild import current_rows, describe_shard
 from cache.rows import ShardRow, commit_row, decode_row
 from cache.schema import DatasetInfo
 from cache.tables import build_tables, merge_tables
-from cache.verify import damaged_shards, verify
+from cache.verify import Presence, always_present, damaged_shards, verify
 from pipeline.rebuild_shards import (
     files_of_manifest,
     files_of_row,
@@ -48,23 +48,30 @@ class RepairReport:
     before: VerifyReport
 
 
-def repair(dataset_root: Path, progress: Progress) -> RepairReport:
+def repair(
+    dataset_root: Path, progress: Progress, *, presence: Presence = always_present
+) -> RepairReport:
     """Verify, then mend: commit records, shards, generations, top files.
 
     Damaged shards are moved away and made again from their source files under the same names, with
     the same bytes; a running reader keeps the files that it has open.
 
+    Args:
+        dataset_root: e.g. cache/semkitti.
+        progress: hears of shards done.
+        presence: fetches shards that are not all there.
+
     Raises:
         CacheError: `prepare` is running, nothing is left to start from, or writing fails.
     """
     layout = Layout(root=dataset_root)
-    before = verify(dataset_root, progress)
+    before = verify(dataset_root, progress, presence=presence)
     if before.is_sound:
         return RepairReport(repaired=(), unrepaired=(), before=before)
     with lock_file(layout.scratch / "prepare.lock", exclusive=True, wait=False) as is_alone:
         if not is_alone:
             raise CacheError(f"{dataset_root}: `prepare` is running. Wait for it, then repair.")
-        mender = _Mender(layout, progress, before)
+        mender = _Mender(layout, progress, before, presence)
         mender.run()
     return RepairReport(
         repaired=tuple(mender.repaired), unrepaired=tuple(mender.unrepaired), before=before
@@ -72,8 +79,11 @@ def repair(dataset_root: Path, progress: Progress) -> RepairReport:
 
 
 class _Mender:
-    def __init__(self, layout: Layout, progress: Progress, before: VerifyReport) -> None:
+    def __init__(
+        self, layout: Layout, progress: Progress, before: VerifyReport, presence: Presence
+    ) -> None:
         self._layout = layout
+        self._presence = presence
         self._progress = progress
         self._damages = before.damages
         self._info = self._read_info()
@@ -131,7 +141,9 @@ class _Mender:
         folder, record = self._layout.root / f"{name}.zarr", self._record(name)
         try:
             if all(d.path.startswith("rows/") for d in hits) and folder.is_dir():
-                commit_row(self._layout, with_paths(describe_shard(folder), self._files))
+                with self._presence(stage, folder.stem):
+                    row = describe_shard(folder)
+                commit_row(self._layout, with_paths(row, self._files))
                 self.repaired.append(f"rows/{name}.json: made again from the shard")
             elif self._base is not None and header_of(self._base, stage, shard, key) is None:
                 self._move_away(folder)
@@ -160,7 +172,9 @@ class _Mender:
         places = (self._layout.shard(stage, shard, key), self._layout.row(stage, shard, key))
         away = [self._move_away(place) for place in places]
         try:
-            result = make_shard(self._layout, header, shard, info=self._info, files=files)
+            lidar_key = header.inputs.get("lidar", key)  # of `lidar` itself: nothing is there now
+            with self._presence("lidar", shard_name(shard, lidar_key)):
+                result = make_shard(self._layout, header, shard, info=self._info, files=files)
             if result.key != header.key:
                 raise CacheError("its sources or the code changed: run `pass2d prepare` again")
         except (CacheError, OSError) as error:

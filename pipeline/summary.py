@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -36,7 +35,8 @@ class StageSeconds:
 class PrepareSummary:
     """Result of `prepare`; counts are of the listed sequences in the new generation."""
 
-    dataset_root: Path
+    dataset_root: str
+    """Folder or URL."""
     generation: int
     scans: int
     points: int
@@ -71,7 +71,7 @@ def summarize(
     manifest: Manifest,
     listing: SourceListing,
     *,
-    dataset_root: Path,
+    dataset_root: str,
     failed: Sequence[FailedScan],
     seconds: float,
     stage_seconds: Sequence[StageSeconds],

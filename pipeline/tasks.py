@@ -6,13 +6,14 @@ Arguments are small (paths and numbers), results are smaller; the data travels b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache.errors import CacheError, Pass2DError
 from cache.keys import hash_file
 from cache.layout import Layout
+from cache.remote_writer import RemoteTarget, Workspace
 from cache.rows import (
     FailedScan,
     LidarEntry,
@@ -38,6 +39,10 @@ class TaskContext:
     dataset_root: Path
     info: DatasetInfo
     profile: str
+    remote: RemoteTarget | None = None
+    """The store that the results go to; ``dataset_root`` then has no meaning."""
+    workspace: Workspace | None = None
+    """Of the task that runs now, if the results go to a store."""
 
     @property
     def layout(self) -> Layout:
@@ -88,7 +93,16 @@ def run_task(context: TaskContext, task: StageTask) -> TaskResult:
         "camera": _run_camera,
         "voxel": _run_voxel,
     }
-    return stages[task.stage](context, task)
+    if context.remote is None:
+        return stages[task.stage](context, task)
+    with context.remote.workspace() as workspace:
+        aside = replace(
+            context, dataset_root=workspace.layout.root, remote=None, workspace=workspace
+        )
+        result = stages[task.stage](aside, task)
+        if result.key:
+            workspace.publish(task.stage, task.job.shard, result.key)
+        return result
 
 
 def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
@@ -96,7 +110,7 @@ def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
     job = task.job
     sources = [lidar_sources(scan) for scan in job.scans]
     header = lidar_header(job, sources, info=context.info, profile=context.profile)
-    found = _published(context.layout, task, header, sources)
+    found = _published(context, task, header, sources)
     if found is not None:
         return _result(found, clock, is_new=False)
     records: list[ScanRecord] = []
@@ -152,20 +166,20 @@ def _lidar_entry(scan: ScanSource, record: ScanRecord, info: DatasetInfo) -> Lid
 
 def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
     clock = _Clock()
-    lidar = _lidar_row(context.layout, task)
+    lidar = _lidar_row(context, task)
     scans = task.job.only(lidar.entries.scan_ids())
     sources = [camera_sources(scan) for scan in scans]
     header = camera_header(
         scans, sources, lidar_key=task.lidar_key, info=context.info, profile=context.profile
     )
-    found = _published(context.layout, task, header, sources)
+    found = _published(context, task, header, sources)
     if found is not None:
         return _result(found, clock, is_new=False)
     pictures: list[tuple[CameraView | None, ...]] = []
     failed: list[FailedScan] = []
     nothing = (None,) * context.info.n_cameras
     has_any = [scan.image_from_lidar is not None and any(scan.images) for scan in scans]
-    points = read_points(context.layout, lidar) if any(has_any) else [None] * len(scans)
+    points = _read_points(context, lidar) if any(has_any) else [None] * len(scans)
     for scan, is_seen, record in zip(scans, has_any, points, strict=True):
         views: tuple[CameraView | None, ...] = nothing
         if is_seen and record is not None:
@@ -192,13 +206,12 @@ def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
 def _run_voxel(context: TaskContext, task: StageTask) -> TaskResult:
     clock = _Clock()
     header = voxel_header(lidar_key=task.lidar_key, info=context.info, profile=context.profile)
-    found = _published(context.layout, task, header, [])
+    found = _published(context, task, header, [])
     if found is not None:
         return _result(found, clock, is_new=False)
-    lidar = _lidar_row(context.layout, task)
+    lidar = _lidar_row(context, task)
     hashes = [
-        voxel_arrays(record, grid=context.info.grid)
-        for record in read_points(context.layout, lidar)
+        voxel_arrays(record, grid=context.info.grid) for record in _read_points(context, lidar)
     ]
     clock.computed()
     row = write_voxel_shard(
@@ -211,22 +224,38 @@ def _run_voxel(context: TaskContext, task: StageTask) -> TaskResult:
     return _result(row, clock, is_new=True)
 
 
-def _lidar_row(layout: Layout, task: StageTask) -> ShardRow:
-    row = load_row(layout, "lidar", task.job.shard, task.lidar_key)
+def _lidar_row(context: TaskContext, task: StageTask) -> ShardRow:
+    row = _find_row(context, "lidar", task.job.shard, task.lidar_key)
     if row is None:
         raise CacheError(
-            f"{layout.row('lidar', task.job.shard, task.lidar_key)}: missing. Something removed "
-            "it while `prepare` ran: run it again."
+            f"{context.layout.row('lidar', task.job.shard, task.lidar_key)}: missing. Something "
+            "removed it while `prepare` ran: run it again."
         )
     return row
 
 
+def _find_row(context: TaskContext, stage: str, shard: int, key: str) -> ShardRow | None:
+    if context.workspace is not None:
+        return context.workspace.bring_record(stage, shard, key)
+    return load_row(context.layout, stage, shard, key)
+
+
+def _read_points(context: TaskContext, lidar: ShardRow) -> Iterator[ScanRecord]:
+    if context.workspace is not None:
+        return context.workspace.read_points(lidar)
+    return read_points(context.layout, lidar)
+
+
 def _published(
-    layout: Layout, task: StageTask, header: ShardHeader, sources: Sequence[ScanSources]
+    context: TaskContext, task: StageTask, header: ShardHeader, sources: Sequence[ScanSources]
 ) -> ShardRow | None:
     """The record of a shard that is there already, with the sources' present paths and times."""
-    row = load_row(layout, task.stage, task.job.shard, header.key)
-    if row is None or not layout.shard(task.stage, task.job.shard, header.key).is_dir():
+    layout = context.layout
+    row = _find_row(context, task.stage, task.job.shard, header.key)
+    if row is None:
+        return None
+    is_here = layout.shard(task.stage, task.job.shard, header.key).is_dir()
+    if context.workspace is None and not is_here:
         return None
     if row.sources != tuple(sources):
         row = replace(row, sources=tuple(sources))

@@ -1,0 +1,178 @@
+"""Where a prepared data set goes: a local folder or a remote store. `prepare` works on either."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from cache.errors import CacheError
+from cache.files import lock_file, remove_abandoned, replace_file, writing
+from cache.jsonio import seal
+from cache.layout import Layout, shard_name
+from cache.manifest import Manifest, load_manifest, publishing, write_dataset_file
+from cache.place import is_url
+from cache.remote import RemoteMirror
+from cache.remote_writer import (
+    RemoteTarget,
+    bring_records,
+    committed_names,
+    desk,
+    publish_tables,
+    write_dataset_object,
+    write_failed_object,
+)
+from cache.rows import FailedScan, ShardRow
+from cache.schema import DatasetInfo
+from pipeline.jobs import ShardJob
+from pipeline.merge import PublishedShards, load_rows, next_tables, publish
+from pipeline.plan import FarShards, PreparePlan, plan_prepare
+from pipeline.tasks import TaskContext
+
+
+class Destination(Protocol):
+    """What the driver asks of the place that it prepares into."""
+
+    name: str
+    """For reports."""
+
+    def context(self, info: DatasetInfo, profile: str) -> TaskContext:
+        """What tasks must know to write here."""
+
+    def plan(self, jobs: tuple[ShardJob, ...], info: DatasetInfo, profile: str) -> PreparePlan:
+        """Compare with what is there."""
+
+    def describe(self, info: DatasetInfo) -> None:
+        """Put dataset.json in place."""
+
+    def publish(self, info: DatasetInfo, shards: PublishedShards) -> Manifest:
+        """Make the next generation."""
+
+    def write_failed(self, failed: tuple[FailedScan, ...]) -> None:
+        """Put failed.jsonl in place: one JSON object per bad scan; no file without any."""
+
+
+class LocalFolder:
+    """A folder; `locked` keeps `gc` away meanwhile."""
+
+    def __init__(self, dataset_root: Path) -> None:
+        self.name = str(dataset_root)
+        self._layout = Layout(root=dataset_root)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, clear away what killed runs left, hold the lock."""
+        layout = self._layout
+        with writing(layout.root):
+            layout.root.mkdir(parents=True, exist_ok=True)
+        lock = layout.scratch / "prepare.lock"
+        with lock_file(lock, exclusive=True, wait=False) as is_alone:
+            if is_alone:  # else another driver is at work, whose files may look abandoned
+                remove_abandoned(layout.scratch)
+        with lock_file(lock, exclusive=False, wait=True):
+            yield
+
+    def context(self, info: DatasetInfo, profile: str) -> TaskContext:
+        """The folder."""
+        return TaskContext(dataset_root=self._layout.root, info=info, profile=profile)
+
+    def plan(self, jobs: tuple[ShardJob, ...], info: DatasetInfo, profile: str) -> PreparePlan:
+        """Compare with what is there."""
+        return plan_prepare(jobs, self._layout, info=info, profile=profile)
+
+    def describe(self, info: DatasetInfo) -> None:
+        """Put dataset.json in place."""
+        write_dataset_file(self._layout, info)
+
+    def publish(self, info: DatasetInfo, shards: PublishedShards) -> Manifest:
+        """Make the next generation while no other driver does."""
+        with publishing(self._layout):
+            return publish(self._layout, info, shards)
+
+    def write_failed(self, failed: tuple[FailedScan, ...]) -> None:
+        """Put failed.jsonl in place."""
+        path = self._layout.failed_file
+        if failed:
+            replace_file(path, _failed_lines(failed), scratch=self._layout.scratch)
+        elif path.exists():
+            with writing(path):
+                path.unlink()
+
+
+class RemoteFolder:
+    """A data set's URL. The driver's own copy of the manifest lies in the local cache."""
+
+    def __init__(self, url: str, layout: Layout, mirror: RemoteMirror) -> None:
+        self.name = url
+        self._layout = layout
+        self._mirror = mirror
+        self._store = mirror.store
+
+    def context(self, info: DatasetInfo, profile: str) -> TaskContext:
+        """The URL, with settings and credentials for workers on other machines."""
+        target = RemoteTarget.here(self.name)
+        return TaskContext(
+            dataset_root=self._layout.root, info=info, profile=profile, remote=target
+        )
+
+    def plan(self, jobs: tuple[ShardJob, ...], info: DatasetInfo, profile: str) -> PreparePlan:
+        """Compare with what is there: the manifest and one listing of names per container."""
+        self._mirror.fetch_manifest()
+        far = FarShards(
+            committed=committed_names(self._store),
+            bring=lambda names: bring_records(self._store, self._layout, names),
+        )
+        return plan_prepare(jobs, self._layout, info=info, profile=profile, far=far)
+
+    def describe(self, info: DatasetInfo) -> None:
+        """Put dataset.json in place."""
+        write_dataset_object(self._store, info)
+
+    def publish(self, info: DatasetInfo, shards: PublishedShards) -> Manifest:
+        """Make the next generation; again on top of another driver's, if one was faster."""
+        while True:
+            number = self._mirror.fetch_manifest()
+            base = None if number is None else load_manifest(self._layout)
+            tables = next_tables(base, info, shards, self._rows)
+            if tables is None:
+                assert base is not None
+                return base
+            published = publish_tables(self._store, info, tables, base=number)
+            if published is not None:
+                return Manifest(number=published, info=info, tables=tables)
+
+    def write_failed(self, failed: tuple[FailedScan, ...]) -> None:
+        """Put failed.jsonl in place."""
+        write_failed_object(self._store, _failed_lines(failed))
+
+    def _rows(self, keys: dict[int, dict[str, str]]) -> list[dict[str, ShardRow]]:
+        names = {(s, shard_name(n, k)) for n, stages in keys.items() for s, k in stages.items()}
+        bring_records(self._store, self._layout, names)
+        return load_rows(self._layout, keys)
+
+
+def _failed_lines(failed: tuple[FailedScan, ...]) -> bytes:
+    return b"".join(seal(scan) for scan in failed)
+
+
+@contextlib.contextmanager
+def remote_folder(url: str, *, workers: int | None) -> Iterator[RemoteFolder]:
+    """Open a data set's URL for writing."""
+    if url.startswith("memory:") and workers != 0:
+        raise CacheError(f"{url}: the memory of one process. Use --workers 0, or another store.")
+    mirror = RemoteMirror(RemoteTarget.here(url).store())
+    with desk(mirror) as layout:
+        yield RemoteFolder(url, layout, mirror)
+
+
+@contextlib.contextmanager
+def opened(dataset_root: Path | str, *, workers: int | None = 0) -> Iterator[Destination]:
+    """The folder, locked, or the store at a URL."""
+    if isinstance(dataset_root, str) and is_url(dataset_root):
+        with remote_folder(dataset_root, workers=workers) as remote:
+            yield remote
+    else:
+        local = LocalFolder(Path(dataset_root))
+        with local.locked():
+            yield local
