@@ -117,7 +117,7 @@ class ChunkReader:
                 if got != size:  # the kernel may stop early; at the end of the file it gives 0
                     got = _read_on(entry.fd, buffer, offset, got)
             finally:
-                self._pool.release(entry)
+                self._pool.release(entry, array.path)
         except OSError as error:
             raise CacheError(
                 f"{array.path}: cannot read {name} ({error.strerror}). Run `pass2d cache verify`."

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -16,6 +16,10 @@ class OpenFile:
 
     fd: int
     users: int = 0
+    is_stale: bool = False
+    """To be closed when nobody uses it."""
+    held: dict[int, int] = field(default_factory=dict)
+    """Of a sparse file: lengths of the chunks that are known to be there, by offset."""
 
 
 class DescriptorPool:
@@ -24,7 +28,7 @@ class DescriptorPool:
     def __init__(self, limit: int = 256, opener: Callable[[str], int] | None = None) -> None:
         self._limit = limit
         self._opener = opener or _open_file
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an opener may `forget` what it evicts
         self._open: OrderedDict[str, OpenFile] = OrderedDict()
 
     @contextlib.contextmanager
@@ -34,16 +38,24 @@ class DescriptorPool:
         Raises:
             OSError: it cannot be opened.
         """
+        with self.lend(path) as entry:
+            yield entry.fd
+
+    @contextlib.contextmanager
+    def lend(self, path: str) -> Iterator[OpenFile]:
+        """As `borrow`, with what is known of the file."""
         entry = self.take(path)
         try:
-            yield entry.fd
+            yield entry
         finally:
-            self.release(entry)
+            self.release(entry, path)
 
-    def release(self, entry: OpenFile) -> None:
+    def release(self, entry: OpenFile, path: str) -> None:
         """Give back what `take` gave."""
         with self._lock:
             entry.users -= 1
+            if entry.is_stale and entry.users == 0:
+                os.close(self._open.pop(path).fd)
 
     def close(self) -> None:
         """Close all descriptors; nobody may be reading."""
@@ -51,6 +63,15 @@ class DescriptorPool:
             for entry in self._open.values():
                 os.close(entry.fd)
             self._open.clear()
+
+    def forget(self, path: str) -> None:
+        """Close the descriptor of ``path`` as soon as nobody uses it; then `take` opens it anew."""
+        with self._lock:
+            entry = self._open.get(path)
+            if entry is not None:
+                entry.is_stale = True
+                if entry.users == 0:
+                    os.close(self._open.pop(path).fd)
 
     def __len__(self) -> int:
         return len(self._open)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from cache.keys import hash_bytes
 from cache.layout import DATASET_FILE, Layout
 from cache.manifest import load_manifest, open_generation, parse_dataset
 from cache.place import is_url
+from cache.ranges import PartialFiles, wanted_chunks
 from cache.remote import RemoteMirror
 from cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
 from cache.schema import SCALES, CameraView, CorruptionInfo, ScanRecord, VoxelLevel
@@ -65,7 +67,11 @@ class CacheReader:
         self.is_remote = mirror is not None
         self.profiles = tuple(sorted(set(manifest.tables.shards["profile"].to_pylist())))
         self._pool = DescriptorPool(opener=None if mirror is None else mirror.open_file)
-        self._reader = ChunkReader(check=check, pool=self._pool)
+        self._reader = ChunkReader(check=check or self.is_remote, pool=self._pool)
+        self._parts: PartialFiles | None = None
+        if mirror is not None:
+            self._parts = PartialFiles(mirror, self._pool)
+            mirror.forget = self._pool.forget
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
 
@@ -78,7 +84,7 @@ class CacheReader:
         Args:
             cache_root: the folder of data sets, or one data set's own folder; or its URL.
             dataset: which data set, when there are several.
-            check: compare the crc32c of every chunk that is read.
+            check: compare the crc32c of every chunk that is read; of a URL they always are.
 
         Raises:
             CacheError: no cache there, several data sets to choose from, another format version,
@@ -88,6 +94,11 @@ class CacheReader:
             mirror = RemoteMirror.open(cache_root, dataset)
             return cls(mirror.layout, check=check, mirror=mirror)
         return cls(Layout(root=find_dataset(Path(cache_root), dataset)), check=check)
+
+    def expect_all(self) -> None:
+        """Say that all scans of a shard are read soon: their files are then fetched whole."""
+        if self._parts is not None:
+            self._parts.reads_all = True
 
     def select(
         self, *, split: str | None = None, sequences: Sequence[str] | None = None
@@ -129,6 +140,18 @@ class CacheReader:
         Raises:
             CacheError: missing or damaged data; the message names file, field and scan.
         """
+        if self._parts is None:
+            return self._read_scan(position, fields, columns, allocate)
+        with self._parts.hold(wanted_chunks(self, position, fields, columns)):
+            return self._read_scan(position, fields, columns, allocate)
+
+    def _read_scan(
+        self,
+        position: int,
+        fields: Fields,
+        columns: tuple[int, int] | None,
+        allocate: Allocate,
+    ) -> ScanRecord:
         scan = _Scan(self, position, allocate)
         return ScanRecord(
             scan_id=scan.scan_id,
@@ -169,7 +192,9 @@ class CacheReader:
             CacheError: missing or damaged; the message names file, field and scan.
         """
         name = f"field {chunk.field} of scan {self.scans.scan_id[position]}"
-        self._reader.read(chunk.array, chunk.span, name=name)
+        held = nullcontext() if self._parts is None else self._parts.hold([(chunk, 0.0)])
+        with held:
+            self._reader.read(chunk.array, chunk.span, name=name)
 
     def close(self) -> None:
         """Close all files; the reader cannot be used after."""

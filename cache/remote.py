@@ -2,7 +2,8 @@
 
 The folder has the layout of the data set, so that the reader works on it as on any other cache.
 Files are fetched whole when one of their chunks is first asked for, checked against the manifest's
-size and xxh3, and put in place by rename; those used least recently give way.
+size and xxh3, and put in place by rename; `cache/ranges.py` fetches parts of them. Those used least
+recently give way.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -24,6 +25,8 @@ from cache.layout import CURRENT_FILE, DATASET_FILE, GENERATION, Layout
 from cache.manifest import HASHES_FILE, parse_dataset
 from cache.rows import FileHash
 from cache.store import RemoteConfig, RemoteStore
+
+_PART = ".part"
 
 
 class RemoteMirror:
@@ -38,6 +41,10 @@ class RemoteMirror:
             root=self._config.folder / hash_bytes(self.url.encode())[:16] / self.url.split("/")[-1]
         )
         self._files: dict[str, tuple[int, str]] = {}
+        self._busy: dict[str, threading.Lock] = {}
+        self._in_parts: set[str] = set()
+        self.forget: Callable[[str], None] = lambda path: None
+        """Told of files that give way: their descriptors should be closed, to free the disk."""
         self._sound: dict[str, tuple[int, int, int]] = {}
         self._lock = threading.Lock()
         with writing(self.layout.root):
@@ -79,7 +86,7 @@ class RemoteMirror:
         for file in files:
             target = self.layout.root / folder / file.name
             if file.nbytes <= self._config.limit_bytes:
-                with self._lock, writing(target):
+                with writing(target):
                     self._make_room(file.nbytes, f"{folder}/{file.name}")
                     target.parent.mkdir(parents=True, exist_ok=True)
                     (source / file.name).replace(target)
@@ -94,6 +101,8 @@ class RemoteMirror:
         if name not in self._files:
             raise CacheError(f"{self.url}/{name}: not listed in the manifest.")
         while True:
+            if path in self._in_parts and not os.path.exists(path):  # noqa: PTH110
+                return self._open_parts(path)
             with contextlib.suppress(FileNotFoundError):
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 if self._is_sound(path, fd, *self._files[name]):
@@ -103,6 +112,46 @@ class RemoteMirror:
                 Path(path).unlink(missing_ok=True)
             # Evicted by another process between here and the next `os.open`, it is fetched again.
             self._fetch_file(name, *self._files[name])
+
+    def read_in_parts(self, path: str) -> None:
+        """From now on `open_file` gives a sparse file, unless the whole one is there."""
+        self._in_parts.add(path)
+
+    def finish_parts(self, path: str) -> bool:
+        """Give a sparse file that was filled the name of the whole one, if nobody evicted it."""
+        self._in_parts.discard(path)
+        try:
+            Path(path + _PART).replace(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size_of(self, path: str) -> int:
+        """Bytes of a shard file, by the manifest."""
+        return self._files[str(Path(path).relative_to(self.layout.root))][0]
+
+    def read_range(
+        self, path: str, start: int, stop: int, is_sound: Callable[[bytes], bool] | None = None
+    ) -> bytes:
+        """Bytes of a shard file from the store; room for them is made on the local disk.
+
+        Raises:
+            CacheError: the store does not give them.
+        """
+        name = str(Path(path).relative_to(self.layout.root))
+        data = self.store.read_range(name, start, stop, is_sound)
+        self._make_room(len(data), name)
+        return data
+
+    def _open_parts(self, path: str) -> int:
+        sparse = Path(path + _PART)
+        with writing(sparse):
+            sparse.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(sparse, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if os.fstat(fd).st_size != self.size_of(path):
+                os.truncate(fd, self.size_of(path))
+            os.utime(fd)
+        return fd
 
     def _is_sound(self, path: str, fd: int, nbytes: int, xxh3: str) -> bool:
         stat = os.fstat(fd)
@@ -114,9 +163,17 @@ class RemoteMirror:
         self._sound[path] = state
         return True
 
+    def bring(self, path: str) -> None:
+        """Fetch a shard file unless it is here; what is here is not looked at."""
+        name = str(Path(path).relative_to(self.layout.root))
+        if name in self._files and not os.path.exists(path):  # noqa: PTH110
+            self._fetch_file(name, *self._files[name])
+
     def _fetch_file(self, name: str, nbytes: int, xxh3: str) -> None:
         target = self.layout.root / name
-        with self._lock:  # of this process; two processes fetch the same bytes and rename both
+        with self._lock:
+            busy = self._busy.setdefault(name, threading.Lock())
+        with busy:  # of this process; two processes fetch the same bytes and rename both
             if target.is_file():
                 return
             self._make_room(nbytes, name)
@@ -141,6 +198,7 @@ class RemoteMirror:
             if surplus <= 0:
                 break
             path.unlink(missing_ok=True)
+            self.forget(str(path).removesuffix(_PART))
             surplus -= size
 
     def fetch_manifest(self) -> int | None:
@@ -228,7 +286,8 @@ def _held(folder: Path) -> Iterable[tuple[int, int, Path]]:
         with contextlib.suppress(FileNotFoundError):
             stat = path.lstat()
             if path.is_file():
-                yield stat.st_mtime_ns, stat.st_size, path
+                nbytes = stat.st_blocks * 512 if path.suffix == _PART else stat.st_size
+                yield stat.st_mtime_ns, nbytes, path
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -141,8 +141,10 @@ class RemoteStore:
             return self.read(name)
         return None
 
-    def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of an object.
+    def read_range(
+        self, name: str, start: int, stop: int, is_sound: Callable[[bytes], bool] | None = None
+    ) -> bytes:
+        """Bytes [start, stop) of an object; those that ``is_sound`` refuses are asked for again.
 
         Raises:
             CacheError: the store does not give them.
@@ -152,6 +154,8 @@ class RemoteStore:
             data: bytes = self._fs.cat_file(self._at(name), start=start, end=stop)
             if len(data) != stop - start:
                 raise WrongBytesError(f"{len(data)} of {stop - start} bytes")
+            if is_sound is not None and not is_sound(data):
+                raise WrongBytesError(f"bytes {start} to {stop} are not as written")
             return data
 
         return self.tried(read, name)

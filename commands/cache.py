@@ -14,7 +14,13 @@ from cache.errors import CacheError, ConfigError
 from cache.place import dataset_place, is_url
 from cache.progress import format_bytes
 from commands.console import Console, clear_errors, print_json
-from commands.options import DatasetOption, JsonOption, ReadCacheOption
+from commands.options import (
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    ReadCacheOption,
+)
 
 if TYPE_CHECKING:
     from cache.staged import StagedDataset
@@ -68,6 +74,8 @@ def dataset_root(cache_root: Path, dataset: str | None) -> Path:
 def verify_command(
     cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     rebuild_percent: Annotated[
         float,
         typer.Option("--rebuild", help="Also make so many percent of the shards again, compare."),
@@ -116,7 +124,11 @@ def verify_command(
 
 @cache_app.command("repair")
 def repair_command(
-    cache_root: ReadCacheOption, dataset: DatasetOption = None, as_json: JsonOption = False
+    cache_root: ReadCacheOption,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Verify, then make again what is damaged, and nothing else."""
     from pipeline.repair import repair
@@ -145,6 +157,8 @@ def repair_command(
 def gc_command(
     cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     keep: Annotated[int, typer.Option(help="Newest generations to keep.", min=1)] = 1,
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Also remove shards of an interrupted run.")
@@ -180,6 +194,8 @@ def gc_command(
 def status_command(
     cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     hash_contents: Annotated[
         bool, typer.Option("--hash", help="Compare contents of sources whose time differs.")
     ] = False,
@@ -222,6 +238,8 @@ def plan_command(
     cache_root: ReadCacheOption,
     root: Annotated[Path, typer.Option(help="SemanticKITTI's root.", resolve_path=True)],
     profile: Annotated[str, typer.Option(help="speed or size.")] = "speed",
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what `prepare semkitti` would run for this root, why, and how much."""
@@ -244,6 +262,8 @@ def plan_command(
 def bench_command(
     cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     scans: Annotated[int, typer.Option(help="At most so many scans.", min=1)] = 64,
     rounds: Annotated[int, typer.Option(help="How often each is read.", min=2)] = 5,
     as_json: JsonOption = False,

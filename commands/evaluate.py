@@ -15,6 +15,8 @@ from commands.options import (
     DatasetOption,
     DeviceOption,
     JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
     NprocOption,
     OutsideOption,
     ReadCacheOption,
@@ -34,6 +36,8 @@ def eval_command(
     outside: OutsideOption = "nearest",
     device: DeviceOption = "auto",
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     nproc: NprocOption = 1,
     as_json: JsonOption = False,
     html: Annotated[

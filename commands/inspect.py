@@ -10,7 +10,13 @@ import typer
 from cache.errors import CacheError, ConfigError
 from cache.place import is_url
 from commands.console import clear_errors, print_json, print_rich
-from commands.options import DatasetOption, JsonOption, any_place
+from commands.options import (
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    any_place,
+)
 
 
 def inspect_command(
@@ -23,6 +29,8 @@ def inspect_command(
         ),
     ],
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     scan: Annotated[
         str | None, typer.Option(help="Also this one in detail: 08/000123, or a nuScenes token.")
     ] = None,

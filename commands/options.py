@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,18 @@ import typer
 
 from cache.errors import ConfigError
 from cache.place import absolute_place, is_url
+
+
+def local_place(text: str | Path) -> Path:
+    """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
+    if is_url(str(text)):
+        typer.echo(
+            f"error: --cache {text}: this command reads a local folder only. "
+            "Copy the cache to one.",
+            err=True,
+        )
+        raise typer.Exit(1)
+    return Path(text).resolve()
 
 
 def run_place(text: str) -> Path:
@@ -35,6 +48,37 @@ ReadCacheOption = Annotated[
 ]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="Data set in the cache, if it holds several.")
+]
+
+
+def _local_cache(text: str | None) -> None:
+    if text is not None:
+        os.environ["PASS2D_LOCAL_CACHE"] = str(Path(text).expanduser().resolve())
+
+
+def _local_cache_gb(size: float | None) -> None:
+    if size is not None:
+        os.environ["PASS2D_LOCAL_CACHE_GB"] = repr(size)
+
+
+# Both are kept in the environment, where processes and workers that are started find them.
+LocalCacheOption = Annotated[
+    str | None,
+    typer.Option(
+        "--local-cache",
+        help="With a URL: local folder for what is fetched (or PASS2D_LOCAL_CACHE).",
+        callback=_local_cache,
+        metavar="DIR",
+    ),
+]
+LocalCacheSizeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--local-cache-gb",
+        help="Its bound in GB (or PASS2D_LOCAL_CACHE_GB, else 50).",
+        callback=_local_cache_gb,
+        min=0.000001,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 VotesOption = Annotated[

@@ -12,7 +12,7 @@ from cache.errors import ConfigError
 from cache.place import dataset_place
 from cache.progress import format_bytes
 from commands.console import Console, clear_errors, print_json, words
-from commands.options import JsonOption, any_place
+from commands.options import JsonOption, LocalCacheOption, LocalCacheSizeOption, any_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,6 +135,8 @@ def semkitti_command(
     splits: SplitsOption = "train,val,test",
     sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 00,08.")] = None,
     limit: LimitOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     profile: ProfileOption = "speed",
@@ -195,6 +197,8 @@ def nuscenes_command(
     sweeps: Annotated[
         int, typer.Option(help="Past lidar sweeps to add to each scan.", min=0, max=10)
     ] = 0,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     profile: ProfileOption = "speed",

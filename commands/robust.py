@@ -14,6 +14,8 @@ from commands.options import (
     DatasetOption,
     DeviceOption,
     JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
     OutsideOption,
     VotesOption,
     any_place,
@@ -64,6 +66,8 @@ def robust_command(
     votes: VotesOption = "1",
     outside: OutsideOption = "nearest",
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

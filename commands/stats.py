@@ -8,12 +8,20 @@ from typing import Annotated
 import typer
 
 from commands.console import clear_errors, print_json, print_rich
-from commands.options import DatasetOption, JsonOption, ReadCacheOption
+from commands.options import (
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    ReadCacheOption,
+)
 
 
 def stats_command(
     cache_root: ReadCacheOption,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     as_json: JsonOption = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with plots.", resolve_path=True)

@@ -14,6 +14,8 @@ from commands.options import (
     DatasetOption,
     DeviceOption,
     JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
     OutsideOption,
     VotesOption,
     any_place,
@@ -77,6 +79,8 @@ def submit_command(
         bool, typer.Option("--overwrite", help="Replace the zip if it is there.")
     ] = False,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

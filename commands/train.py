@@ -11,7 +11,15 @@ import typer
 
 from commands.console import Console, clear_errors, plain, print_json
 from commands.many import start_processes
-from commands.options import DatasetOption, JsonOption, NprocOption, ReadCacheOption, run_place
+from commands.options import (
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    NprocOption,
+    ReadCacheOption,
+    run_place,
+)
 
 if TYPE_CHECKING:
     from train.loop import TrainResult
@@ -48,6 +56,8 @@ def train_command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     nproc: NprocOption = 1,
     as_json: JsonOption = False,
 ) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
-from cache_samples import without_fsync, write_sample_cache
+from cache_samples import sample_info, without_fsync, write_sample_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from cache.errors import CacheError, ConfigError
 from cache.reader import CacheReader, Fields
 from cache.remote import RemoteMirror
-from cache.store import RemoteConfig
+from cache.store import RemoteConfig, RemoteStore
 from cli import app
 from train.stream import block_order
 
@@ -127,6 +128,7 @@ def test_failures_that_pass_are_tried_again_and_a_short_body_is_never_used(
             CacheReader(mirror.layout, mirror=mirror) as remote,
             CacheReader.open(local) as reader,
         ):
+            remote.expect_all()
             assert_same(reader, remote)
     assert calls[0] == calls[1] == calls[2]
 
@@ -144,11 +146,10 @@ def test_when_it_never_passes_one_line_says_what_and_how_often(url: str, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(mirror.store._fs), "get_file", failing)
         message = r"memory://bucket/.*500 Internal Error.* after 3 attempts"
-        with (
-            CacheReader(mirror.layout, mirror=mirror) as remote,
-            pytest.raises(CacheError, match=message),
-        ):
-            remote.read(0, ALL)
+        with CacheReader(mirror.layout, mirror=mirror) as remote:
+            remote.expect_all()
+            with pytest.raises(CacheError, match=message):
+                remote.read(0, ALL)
     assert len(calls) == 3
     assert not shard_files(tmp_path)
 
@@ -175,14 +176,17 @@ def test_the_bound_on_the_local_disk_holds(
     config = RemoteConfig(folder=tmp_path / "disk", limit_bytes=limit)
     mirror = RemoteMirror.open(url, config=config)
     with CacheReader(mirror.layout, mirror=mirror) as remote, CacheReader.open(local) as reader:
+        remote.expect_all()
         remote._pool._limit = 1  # else open files hide the eviction
         for position in range(len(reader.scans)):
             a, b = reader.read(position, ALL), remote.read(position, ALL)
             np.testing.assert_array_equal(a.cameras[0].image, b.cameras[0].image)
             assert sum(p.stat().st_size for p in shard_files(tmp_path)) <= limit
     monkeypatch.setenv("PASS2D_LOCAL_CACHE_GB", "0.000001")
-    with CacheReader.open(url) as remote, pytest.raises(CacheError, match="PASS2D_LOCAL_CACHE_GB"):
-        remote.read(0, ALL)
+    with CacheReader.open(url) as remote:
+        remote.expect_all()
+        with pytest.raises(CacheError, match="PASS2D_LOCAL_CACHE_GB"):
+            remote.read(0, ALL)
     monkeypatch.setenv("PASS2D_LOCAL_CACHE_GB", "many")
     with pytest.raises(ConfigError, match="found 'many'"):
         CacheReader.open(url)
@@ -257,3 +261,141 @@ def test_two_readers_share_one_local_folder(url: str, local: Path, tmp_path: Pat
         shutil.rmtree(one.root / "camera")
         with CacheReader.open(url) as three, CacheReader.open(local) as reader:
             assert_same(reader, three)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(name, bytes) of every request for a part or the whole of a shard file."""
+    fetched: list[tuple[str, int]] = []
+    part, whole = RemoteStore.read_range, RemoteStore.fetch
+
+    def read_range(self: RemoteStore, name: str, start: int, stop: int, *more: object) -> bytes:
+        fetched.append((name, stop - start))
+        return part(self, name, start, stop, *more)
+
+    def fetch(self: RemoteStore, name: str, aside: Path, *, nbytes: int, xxh3: str) -> None:
+        fetched.append((name, nbytes))
+        whole(self, name, aside, nbytes=nbytes, xxh3=xxh3)
+
+    monkeypatch.setattr(RemoteStore, "read_range", read_range)
+    monkeypatch.setattr(RemoteStore, "fetch", fetch)
+    return fetched
+
+
+def stored_bytes(reader: CacheReader, position: int, field: str, parts: Sequence[int]) -> int:
+    chunks = reader.stored_chunks(position, field)
+    return sum(chunk.span.length for chunk in chunks if chunk.part in parts)
+
+
+def wide_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Path:
+    """12 scans in one shard, 700 columns (6 strips) per picture, in a folder and at memory://wide."""
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "disk"))
+    root = tmp_path / "wide"
+    write_sample_cache(
+        root, n_scans=12, sequences=("00",), image_hw=(48, 700), shard_scans=12, **options
+    )
+    fs = fsspec.filesystem("memory")
+    if fs.exists("/wide"):  # another test's: this file system outlives a test
+        fs.rm("/wide", recursive=True)
+    for path in root.rglob("*"):
+        if path.is_file():
+            fs.pipe_file(f"/wide/{path.relative_to(root)}", path.read_bytes())
+    return root
+
+
+def test_a_crop_of_one_scan_fetches_its_chunks_and_no_other_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = wide_cache(tmp_path, monkeypatch)
+    fetched = counted(monkeypatch)
+    crop = Fields(label=True, image=True)
+    with CacheReader.open(root) as reader, CacheReader.open("memory://wide") as remote:
+        near = reader.read(5, crop, columns=(130, 300))
+        far = remote.read(5, crop, columns=(130, 300))
+        np.testing.assert_array_equal(near.cameras[0].image, far.cameras[0].image)
+        np.testing.assert_array_equal(near.xyz, far.xyz)
+        lidar = [stored_bytes(reader, 5, f, (0,)) for f in ("xyz", "intensity", "label")]
+        wanted = sum(lidar) + stored_bytes(reader, 5, "raw_index", (0,))
+        strips = stored_bytes(reader, 5, "image", (1, 2))
+        assert sum(size for _, size in fetched) == wanted + strips
+        assert len(fetched) == 5  # two strips that lie side by side are one request
+        fetched.clear()
+        remote.read(5, crop, columns=(130, 500))
+        assert [size for _, size in fetched] == [stored_bytes(reader, 5, "image", (3,))]
+        fetched.clear()
+        part = next((tmp_path / "disk").glob("*/*/camera/*/image/c/0/0/0/0.part"))
+        span = reader.stored_chunks(5, "image")[2].span
+        with part.open("r+b") as file:  # as if a process had been killed in the middle of a write
+            file.seek(span.offset + span.length // 2)
+            file.write(bytes(7))
+    with CacheReader.open(root) as reader, CacheReader.open("memory://wide") as remote:
+        far = remote.read(5, crop, columns=(130, 500))
+        near = reader.read(5, crop, columns=(130, 500))
+        np.testing.assert_array_equal(near.cameras[0].image, far.cameras[0].image)
+        assert [size for _, size in fetched] == [span.length]
+
+
+def test_files_that_are_read_much_become_whole_and_nothing_is_fetched_thrice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = wide_cache(tmp_path, monkeypatch, n_points=20_000)
+    fetched = counted(monkeypatch)
+    with CacheReader.open(root) as reader, CacheReader.open("memory://wide") as remote:
+        assert_same(reader, remote)
+    names = {name for name, _ in fetched}
+    assert all(len([n for n, _ in fetched if n == name]) <= 12 for name in names)
+    xyz = [size for name, size in fetched if "/xyz/" in name]
+    assert len(xyz) < 6  # a quarter of the scans, then the rest
+    parts = {path.parts[-6] for path in (tmp_path / "disk").glob("**/*.part")}
+    assert "xyz" not in parts
+    fetched.clear()
+    with CacheReader.open(root) as reader, CacheReader.open("memory://wide") as remote:
+        assert_same(reader, remote)
+    assert not fetched
+
+
+def test_in_training_one_of_six_cameras_is_read_by_ranges_and_all_else_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = wide_cache(tmp_path, monkeypatch, info=sample_info(n_cameras=6))
+    fetched = counted(monkeypatch)
+    one = Fields(label=True, image=True, pixels=True, camera=4)
+    with CacheReader.open(root) as reader, CacheReader.open("memory://wide") as remote:
+        remote.expect_all()
+        for position in range(12):
+            near, far = reader.read(position, one), remote.read(position, one)
+            np.testing.assert_array_equal(near.cameras[0].image, far.cameras[0].image)
+        images = [size for name, size in fetched if "/image/" in name]
+        assert images == [stored_bytes(reader, p, "image", (4,)) for p in range(12)]
+        assert len([name for name, _ in fetched if "/xyz/" in name]) == 1
+
+
+def test_the_bound_holds_for_parts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = wide_cache(tmp_path, monkeypatch)
+    limit = 300_000
+    config = RemoteConfig(folder=tmp_path / "disk", limit_bytes=limit)
+    mirror = RemoteMirror.open("memory://wide", config=config)
+    crop = Fields(label=True, image=True, pixels=True)
+    with CacheReader(mirror.layout, mirror=mirror) as remote, CacheReader.open(root) as reader:
+        for position in [*range(12), *range(12)]:
+            near = reader.read(position, crop, columns=(0, 100))
+            far = remote.read(position, crop, columns=(0, 100))
+            np.testing.assert_array_equal(near.cameras[0].image, far.cameras[0].image)
+            np.testing.assert_array_equal(near.xyz, far.xyz)
+            held = sum(p.stat().st_blocks * 512 for p in shard_files(tmp_path))
+            assert held <= limit + 20 * 4096  # the files' last blocks
+
+
+def test_options_set_the_local_cache(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE_GB", "1")  # restores both in the end
+    words = ["cache", "bench", "--cache", url, "--scans", "1", "--rounds", "2"]
+    place = tmp_path / "elsewhere"
+    done = CliRunner().invoke(app, [*words, "--local-cache", str(place)])
+    assert done.exit_code == 0, done.output
+    assert list(place.glob("*/semkitti/CURRENT"))
+    small = CliRunner().invoke(
+        app, [*words, "--local-cache", str(tmp_path / "third"), "--local-cache-gb", "0.00001"]
+    )
+    assert small.exit_code == 1
+    assert "Set --local-cache-gb" in small.output

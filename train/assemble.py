@@ -64,6 +64,7 @@ def assemble(reader: CacheReader, recipe: Recipe, team: Team, progress: Progress
     Raises:
         ConfigError: the cache lacks what the recipe needs; says what to change.
     """
+    reader.expect_all()
     positions = training_positions(reader, recipe, progress)
     network = fresh_network(reader, recipe, team)
     size_hw = None

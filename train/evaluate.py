@@ -70,6 +70,8 @@ def evaluate(
     plans = (NO_VOTES,) if votes.kind == "none" else (NO_VOTES, votes)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
         require_same_data(card, reader.info, checkpoint=checkpoint)
+        if limit is None:
+            reader.expect_all()
         positions, skipped = _labelled_positions(reader, split, sequences, limit)
         if skipped:
             progress.say(f"{skipped} scans of {split} have no labels and are left out")

@@ -116,10 +116,29 @@ def block_order(
     So few shards are needed at a time, and each is fetched once an epoch.
     """
     rng = np.random.default_rng([seed, epoch])
-    names, index = np.unique(shards, return_inverse=True)
-    window = rng.permutation(len(names))[index] // _WINDOW
+    window = _windows(shards, rng)
     shuffled = rng.permutation(len(positions))
     return positions[shuffled[np.argsort(window[shuffled], kind="stable")]]
+
+
+def _windows(shards: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """(S,) which group of `_WINDOW` shuffled shards each scan belongs to."""
+    names, index = np.unique(shards, return_inverse=True)
+    return rng.permutation(len(names))[index] // _WINDOW
+
+
+def mix_partner(plan: StreamPlan, position: int, share: float, *, epoch: int) -> int:
+    """The second scan of a mix: any scan of the plan, each equally often.
+
+    Where the order shuffles blocks of shards, any of the scan's own block, whose shards are at hand
+    then: else a remote store would have to give a whole shard for each partner.
+    """
+    if plan.shards is None:
+        return int(plan.positions[int(share * len(plan.positions))])
+    window = _windows(plan.shards, np.random.default_rng([plan.seed, epoch]))
+    own = window[np.flatnonzero(plan.positions == position)[0]]
+    near = plan.positions[window == own]
+    return int(near[int(share * len(near))])
 
 
 def batch_at(plan: StreamPlan, cursor: int) -> Batch:
@@ -167,7 +186,7 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
         record = replace(record, voxels=levels)
         if draw.symmetry and leaves_grid(levels, grid):
             draw = without_symmetry(draw)
-    partner, partner_draw = _load_partner(reader, plan, draw, epoch=epoch)
+    partner, partner_draw = _load_partner(reader, plan, position, draw, epoch=epoch)
     return LoadedScan(
         position=position,
         record=record,
@@ -179,11 +198,11 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
 
 
 def _load_partner(
-    reader: CacheReader, plan: StreamPlan, draw: ScanDraw, *, epoch: int
+    reader: CacheReader, plan: StreamPlan, position: int, draw: ScanDraw, *, epoch: int
 ) -> tuple[ScanRecord | None, ScanDraw | None]:
     if not plan.augment.mix:
         return None, None
-    other = int(plan.positions[int(draw.partner_share * len(plan.positions))])
+    other = mix_partner(plan, position, draw.partner_share, epoch=epoch)
     partner_draw = draw_scan(
         plan.augment,
         seed=plan.seed + draw.point_seed,  # each scan sees its partner augmented in its own way

@@ -101,6 +101,7 @@ def submit(
     network, card = network_from_checkpoint(checkpoint, device)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
         require_same_data(card, reader.info, checkpoint=checkpoint)
+        reader.expect_all()
         benchmark = _benchmark(reader, benchmarks, config)
         scans = SubmittedScans(reader, benchmark, config.split)
         notes, is_complete = require_complete(
