@@ -19,13 +19,13 @@ from cache.errors import CacheError
 _FATAL = {
     errno.ENOSPC: "the disk is full: free space and run the command again, it goes on from here",
     errno.EDQUOT: "the quota is used up: free space and run the command again",
-    errno.EACCES: "no write permission: choose another --cache or change the permissions",
-    errno.EPERM: "no write permission: choose another --cache or change the permissions",
+    errno.EACCES: "no write permission: choose another folder or change the permissions",
+    errno.EPERM: "no write permission: choose another folder or change the permissions",
     errno.EFBIG: "the file system (or a limit) does not take files of this size",
-    errno.EROFS: "the file system is read-only: choose another --cache",
-    errno.ENAMETOOLONG: "the path is too long: choose a shorter --cache",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another --cache",
-    errno.EEXIST: "a file is in the way: choose another --cache",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a file is in the way: choose another folder",
 }
 
 

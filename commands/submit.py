@@ -109,7 +109,7 @@ def submit_command(
                 votes=parse_votes(votes),
                 outside=outside_rule(outside),
                 description=description,
-                meta=tuple(parse_meta(meta).items()),
+                meta=tuple(parse_meta(meta).items()) if meta else (),
                 allow_partial=allow_partial,
                 overwrite=overwrite,
             ),

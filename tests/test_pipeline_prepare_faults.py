@@ -145,7 +145,7 @@ def test_a_file_where_the_cache_should_be(tmp_path: Path) -> None:
     write_sequence(tmp_path / "raw", "00", (0,))
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "semkitti"):
-        with pytest.raises(CacheError, match=r"choose another --cache"):
+        with pytest.raises(CacheError, match=r"choose another folder"):
             prepare(list_semkitti(tmp_path / "raw"), out, INLINE, Silent())
 
 

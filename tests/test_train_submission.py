@@ -18,7 +18,7 @@ from stub_network import StubNetwork, by_place
 from typer.testing import CliRunner
 
 import train.submission.submit as module
-from cache.errors import CheckpointError, ConfigError, DataError
+from cache.errors import CheckpointError, ConfigError, DataError, Pass2DError
 from cache.progress import Silent
 from cache.reader import CacheReader
 from cli import app
@@ -286,6 +286,8 @@ def without(name: str) -> dict[str, bytes]:
         ({**entries(), "../evil.label": b"1234"}, "../evil.label: does not belong"),
         ({**entries(), "sequences/08/predictions/000000.label": b"\x28\0\0\0"}, "sequences/08: is"),
         ({f"mine/{n}": d for n, d in entries().items()}, "everything lies below mine/"),
+        ({**entries(), "description.txt": b"\xff"}, "description.txt: not readable ('utf-8'"),
+        ({**entries(), "a\n\x1b[31m\u202e": b""}, "a\\n\\x1b[31m\\u202e: does not belong"),
         ({"readme.txt": b"hello"}, "no prediction files (found readme.txt)"),
         ({}, "no prediction files (found nothing)"),
     ],
@@ -330,6 +332,19 @@ def test_an_entry_that_claims_to_be_huge_is_not_unpacked(tmp_path: Path) -> None
     content = {**entries(), FIRST: b"\0" * (4 * 20_000_001)}
     report = verify_submission(zipped(tmp_path / "s.zip", content), [RULES])
     assert any("would unpack to 20,000,001 points" in line for line in report.problems)
+
+
+@pytest.mark.parametrize("nbytes", [80, 42, 36])
+def test_an_entry_that_unpacks_to_less_than_it_says_is_damaged(tmp_path: Path, nbytes: int) -> None:
+    path = zipped(tmp_path / "s.zip", {**entries(), FIRST: b"\x28\0" * 17})
+    data = bytearray(path.read_bytes())
+    place = data.rfind(b"PK\1\2", 0, data.rfind(FIRST.encode()))
+    assert data[place + 24 : place + 28] == (34).to_bytes(4, "little")
+    data[place + 24 : place + 28] = nbytes.to_bytes(4, "little")
+    path.write_bytes(data)
+    report = verify_submission(path, [RULES])
+    wanted = f"damaged (34 bytes where {nbytes} are announced)" if nbytes % 4 == 0 else "expected 4"
+    assert any(FIRST in line and wanted in line for line in report.problems), report.problems
 
 
 def flip(data: bytes, place: int) -> bytes:
@@ -446,6 +461,12 @@ def test_nuscenes_zip_without_flags_or_with_a_0_is_refused(nuscenes, tmp_path: P
     del good["test/submission.json"]
     report = verify_submission(zipped(tmp_path / "c.zip", good), [nuscenes_rules()])
     assert report.problems == ("c.zip: test/submission.json: missing",)
+    foreign = {
+        "lidarseg/foo/a_lidarseg.bin": b"\1",
+        "foo/submission.json": b"{}",
+    }
+    report = verify_submission(zipped(tmp_path / "e.zip", foreign), [nuscenes_rules()])
+    assert any("lidarseg/foo/: no split of the server" in line for line in report.problems)
     half = {name: b"\1", "test/submission.json": b'{"meta": {"use_lidar": true}}'}
     report = verify_submission(zipped(tmp_path / "d.zip", half), [nuscenes_rules()])
     assert "use_camera, use_radar, use_map, use_external" in report.problems[0]
@@ -492,6 +513,19 @@ def test_command_checks_zips_and_says_what_it_needs(scans, tmp_path: Path) -> No
     result = runner.invoke(app, ["submit", "--verify", str(path), "--allow-partial"])
     assert result.exit_code == 0
     assert "sound" in result.output
+
+
+def test_options_that_cannot_be_met_are_refused_before_anything_is_predicted(
+    stubbed, scans, tmp_path: Path
+) -> None:
+    for out, changes, said in (
+        (tmp_path / "s.zip", {"description": tmp_path / "none.txt"}, "none.txt: the description"),
+        (tmp_path / "s.zip", {"meta": (("use_camera", True),)}, "--meta is nuScenes'"),
+        (tmp_path, {"overwrite": True}, "a folder. --out names the zip"),
+    ):
+        with pytest.raises(Pass2DError, match=said):
+            write(stubbed, scans, out, **{"allow_partial": True, **changes})
+    assert not list(tmp_path.glob(".*.parts"))
 
 
 def test_a_checkpoint_that_cannot_be_read_is_one_clear_error(scans, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
 DESCRIPTION_FILE = "description.txt"
 """SemanticKITTI: an optional text beside `sequences/`."""
 
-_KITTI_ENTRY = re.compile(r"sequences/(\d\d)/predictions/(\d{6})\.label")
+_KITTI_ENTRY = re.compile(r"sequences/([0-9]{2})/predictions/([0-9]{6})\.label")
 _NUSCENES_ENTRY = re.compile(r"lidarseg/([A-Za-z0-9_]+)/([0-9A-Za-z]+)_lidarseg\.bin")
 
 

@@ -20,14 +20,13 @@ from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
 from train.evaluate import NO_VOTES, default_device, require_same_data
 from train.submission.archive import write_archive, written_aside
-from train.submission.benchmark import DESCRIPTION_FILE, Benchmark, submission_json
+from train.submission.benchmark import DESCRIPTION_FILE, Benchmark, parse_meta, submission_json
+from train.submission.contents import read_description
 from train.submission.parts import Parts, busy
 from train.submission.predictions import predicted_scans
 from train.submission.scans import SubmittedScans, own_points, require_complete
 from train.submission.verify import VerifyReport, verify_submission
 from train.tta import VotePlan
-
-MAX_DESCRIPTION_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class SubmitConfig:
     description: Path | None = None
     """SemanticKITTI: becomes `description.txt`."""
     meta: tuple[tuple[str, bool], ...] = ()
-    """nuScenes: flags of `submission.json`."""
+    """nuScenes: flags of `submission.json`; those of `parse_meta` where left out."""
     allow_partial: bool = False
     """Write a zip although the server would refuse it: scans or sequences are missing."""
     overwrite: bool = False
@@ -95,8 +94,11 @@ def submit(
         DataError: Scans are missing, or the zip is already there.
     """
     progress, started = progress or Silent(), time.perf_counter()
+    if out.is_dir():
+        raise DataError(f"{out}: a folder. --out names the zip to write.")
     if out.exists() and not config.overwrite:
         raise DataError(f"{out} is already there. Choose another --out, or allow --overwrite.")
+    description = None if config.description is None else read_description(config.description)
     device = device or default_device()
     network, card = network_from_checkpoint(checkpoint, device)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
@@ -133,7 +135,15 @@ def submit(
                 )
             elif reused:
                 progress.say(f"{reused} scans were finished by an interrupted run")
-            work = _Work(network, reader, scans, parts=parts, config=config, progress=progress)
+            work = _Work(
+                network,
+                reader,
+                scans,
+                parts=parts,
+                config=config,
+                description=description,
+                progress=progress,
+            )
             work.predict()
             report = work.pack(out, benchmark)
             parts.remove()
@@ -170,6 +180,8 @@ def _benchmark(
         )
     if found.is_nuscenes and config.description is not None:
         raise ConfigError("--description is SemanticKITTI's; nuScenes has --meta")
+    if config.meta and not found.is_nuscenes:
+        raise ConfigError("--meta is nuScenes'; SemanticKITTI has --description")
     return found
 
 
@@ -184,11 +196,13 @@ class _Work:
         *,
         parts: Parts,
         config: SubmitConfig,
+        description: bytes | None,
         progress: Progress,
     ) -> None:
         self.notes: list[str] = []
         self._network, self._reader, self._scans = network, reader, scans
         self._parts, self._config, self._progress = parts, config, progress
+        self._description = description
         self._place = {position: i for i, position in enumerate(scans.positions)}
         usual = reader.scans.label_histogram[:, 1:].sum(axis=0)
         self._last_resort = int(usual.argmax()) + 1
@@ -211,12 +225,16 @@ class _Work:
             if config.outside == "nearest" and not labels.all():
                 labels = np.where(labels == 0, self._last_resort, labels).astype(np.uint8)
                 name = self._reader.info.labels.names[self._last_resort]
-                self.notes.append(
+                self._note(
                     f"{self._reader.scans.scan_id[scan.position]}: no point lies in the volume; "
                     f"all are given {name}, the most frequent class"
                 )
             self._parts.write(self._place[scan.position], labels)
             self._progress.advance()
+
+    def _note(self, note: str) -> None:
+        self.notes.append(note)
+        self._progress.say(note)
 
     def pack(self, out: Path, benchmark: Benchmark) -> VerifyReport:
         """Write the zip aside, read it again, rename it."""
@@ -249,16 +267,16 @@ class _Work:
         return self._n[position]
 
     def _entries(self, benchmark: Benchmark) -> Iterator[tuple[str, bytes]]:
-        config, scans = self._config, self._scans
+        scans = self._scans
         if benchmark.is_nuscenes:
-            meta = dict(config.meta)
+            meta = {**parse_meta(None), **dict(self._config.meta)}
             yield "lidarseg/", b""
             yield f"lidarseg/{scans.server_split}/", b""
             yield f"{scans.server_split}/", b""
             yield f"{scans.server_split}/submission.json", submission_json(meta)
         else:
-            if config.description is not None:
-                yield DESCRIPTION_FILE, read_description(config.description)
+            if self._description is not None:
+                yield DESCRIPTION_FILE, self._description
             yield "sequences/", b""
         folders: set[str] = set()
         self._progress.start("pack", total=len(scans.positions), unit="scans")
@@ -274,24 +292,6 @@ class _Work:
             assert labels is not None
             yield name, benchmark.encode(labels)
             self._progress.advance()
-
-
-def read_description(path: Path) -> bytes:
-    """The text for `description.txt`.
-
-    Raises:
-        DataError: No such file, not a text, or too long.
-    """
-    try:
-        data = path.read_bytes()
-        data.decode("utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: the description cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: the description is no UTF-8 text") from error
-    if len(data) > MAX_DESCRIPTION_BYTES:
-        raise DataError(f"{path}: the description has {len(data)} bytes, at most 1 MiB is a text")
-    return data
 
 
 def _folders(name: str) -> Iterator[str]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import DataError
 from cache.progress import Progress, Silent
@@ -22,12 +21,7 @@ from train.submission.benchmark import (
     EntryName,
     parse_entry,
 )
-
-MAX_POINTS = 20_000_000
-"""No lidar gives more per scan: a larger entry is no prediction, and is not read."""
-_CHUNK = 1 << 20
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_MAX_TEXT = 1 << 20
+from train.submission.contents import check_predictions, count_points, read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +172,15 @@ class _Check:
     def _require_rest(self, benchmark: Benchmark) -> None:
         if benchmark.is_nuscenes:
             self._require_meta()
+            if self._split not in benchmark.splits:
+                known = ", ".join(benchmark.splits)
+                self._problem(f"lidarseg/{self._split}/: no split of the server: {known}")
             for name, (_, entry) in self._files.items():
                 if entry.group != self._split:
                     self._problem(f"{name}: another split than {self._split}")
             return
+        if any(info.filename == DESCRIPTION_FILE for info in self._infos):
+            self._text(DESCRIPTION_FILE)
         self._require_folders()
         by_sequence = Counter(entry.group for _, entry in self._files.values())
         wanted = benchmark.splits.get(self._split, ())
@@ -224,15 +223,12 @@ class _Check:
 
     def _require_meta(self) -> None:
         name = f"{self._split}/submission.json"
-        info = next((i for i in self._infos if i.filename == name), None)
-        if info is None:
-            self._problem(f"{name}: missing")
+        text = self._text(name)
+        if text is None:
             return
         try:
-            if info.file_size > _MAX_TEXT:
-                raise ValueError(f"{info.file_size} bytes")
-            meta = json.loads(self._archive.read(info)).get("meta")
-        except (ValueError, AttributeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            meta = json.loads(text).get("meta")
+        except (ValueError, AttributeError, RecursionError) as error:
             self._problem(f"{name}: not readable ({error})")
             return
         flags = meta if isinstance(meta, dict) else {}
@@ -240,35 +236,33 @@ class _Check:
         if bad:
             self._problem(f"{name}: meta must say true or false for {', '.join(bad)}")
 
-    def _check_file(
-        self, name: str, info: zipfile.ZipInfo, benchmark: Benchmark, allowed: np.ndarray
-    ) -> int:
-        """Size and every number of a prediction file; returns its points."""
-        width = benchmark.dtype.itemsize
-        count = info.file_size // width
-        if info.file_size % width or not info.file_size:
-            self._problem(f"{name}: {info.file_size} bytes, expected {width} per point")
-            return 0
-        if count > MAX_POINTS:
-            self._problem(f"{name}: would unpack to {count:,} points; no scan has so many")
-            return 0
-        wanted = None if self._expected is None else self._expected.get(name)
-        if wanted is not None and wanted != count:
-            self._problem(f"{name}: {count:,} points, the scan has {wanted:,}")
-        if info.flag_bits & 1:
-            self._problem(f"{name}: encrypted")
-            return 0
-        if info.compress_type not in _METHODS:
-            self._problem(f"{name}: compressed in a way that servers may not know; use deflate")
-            return 0
+    def _text(self, name: str) -> str | None:
+        """The text of an entry that must be there; None, and a problem, when it cannot be read."""
+        info = next((i for i in self._infos if i.filename == name), None)
+        if info is None:
+            self._problem(f"{name}: missing")
+            return None
         try:
-            with self._archive.open(info) as file:
-                bad = _first_forbidden(file, benchmark.dtype, allowed)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            self._problem(f"{name}: damaged ({error})")
+            return read_text(self._archive, info)
+        except ValueError as error:
+            self._problem(f"{name}: not readable ({error})")
+            return None
+
+    def _check_file(
+        self, name: str, info: zipfile.ZipInfo, benchmark: Benchmark, allowed: NDArray[np.bool_]
+    ) -> int:
+        """Size and every number of a prediction file; returns its points, 0 of a faulty one."""
+        wanted = None if self._expected is None else self._expected.get(name)
+        if wanted == info.file_size == 0:
+            return 0  # a scan without points
+        try:
+            count = count_points(info, benchmark)
+            if wanted is not None and wanted != count:
+                self._problem(f"{name}: {count:,} points, the scan has {wanted:,}")
+            check_predictions(self._archive, info, benchmark, allowed=allowed)
+        except ValueError as error:
+            self._problem(f"{name}: {error}")
             return 0
-        if bad is not None:
-            self._problem(f"{name}: holds {bad}, {_allowed_words(benchmark)}")
         return count
 
     def _compare_expected(self) -> None:
@@ -283,32 +277,9 @@ class _Check:
                 self._problem(f"{len(names) - 5} more prediction files {what}")
 
     def _problem(self, text: str) -> None:
-        self._problems.append(f"{self._path.name}: {text}")
-
-
-def _first_forbidden(
-    file: IO[bytes], dtype: np.dtype[np.unsignedinteger], allowed: np.ndarray
-) -> int | None:
-    """The first number that may not stand there; the whole file is read for its checksum."""
-    found = None
-    for values in _values(file, dtype):
-        # The high half of a uint32 is an instance id, which the server cuts off.
-        low = values if dtype.itemsize == 1 else values & 0xFFFF
-        is_bad = ~allowed[low]
-        if found is None and is_bad.any():
-            found = int(low[is_bad.argmax()])
-    return found
-
-
-def _values(file: IO[bytes], dtype: np.dtype[np.unsignedinteger]) -> Iterator[np.ndarray]:
-    while data := file.read(_CHUNK):
-        yield np.frombuffer(data, dtype)
-
-
-def _allowed_words(benchmark: Benchmark) -> str:
-    if benchmark.is_nuscenes:
-        return f"expected 1 to {benchmark.info.labels.n_classes - 1} in uint8"
-    return "which is no raw id of the label table"
+        line = f"{self._path.name}: {text}"
+        # Names in a zip are anybody's: no line breaks, nothing that a terminal would obey.
+        self._problems.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
 
 def _no_predictions(foreign: Sequence[str]) -> str:

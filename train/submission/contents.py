@@ -1,0 +1,121 @@
+"""What single entries of a submission zip hold; an entry is streamed, nothing is unpacked."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import DataError
+from train.submission.benchmark import Benchmark
+
+MAX_POINTS = 20_000_000
+"""No lidar gives more per scan: a larger entry is no prediction, and is not read."""
+MAX_TEXT_BYTES = 1 << 20
+"""Of the description and of submission.json."""
+_CHUNK = 1 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+
+
+def read_text(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
+    """The text of an entry.
+
+    Raises:
+        ValueError: Too long, damaged or no UTF-8.
+    """
+    if info.file_size > MAX_TEXT_BYTES:
+        raise ValueError(f"{info.file_size:,} bytes, at most {MAX_TEXT_BYTES:,} are a text")
+    try:
+        return archive.read(info).decode("utf-8")
+    except _UNREADABLE as error:
+        raise ValueError(str(error)) from error
+
+
+def read_description(path: Path) -> bytes:
+    """The text for `description.txt`.
+
+    Raises:
+        DataError: No such file, not a text, or too long.
+    """
+    try:
+        data = path.read_bytes()
+        data.decode("utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: the description cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the description is no UTF-8 text") from error
+    if len(data) > MAX_TEXT_BYTES:
+        raise DataError(f"{path}: the description has {len(data)} bytes, at most 1 MiB is a text")
+    return data
+
+
+def count_points(info: zipfile.ZipInfo, benchmark: Benchmark) -> int:
+    """Points that a prediction entry says it has.
+
+    Raises:
+        ValueError: It is no file of predictions that a server reads.
+    """
+    width = benchmark.dtype.itemsize
+    if info.file_size % width or not info.file_size:
+        raise ValueError(f"{info.file_size} bytes, expected {width} per point")
+    if info.file_size // width > MAX_POINTS:
+        points = info.file_size // width
+        raise ValueError(f"would unpack to {points:,} points; no scan has so many")
+    if info.flag_bits & 1:
+        raise ValueError("encrypted")
+    if info.compress_type not in _METHODS:
+        raise ValueError("compressed in a way that servers may not know; use deflate")
+    return info.file_size // width
+
+
+def check_predictions(
+    archive: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    benchmark: Benchmark,
+    *,
+    allowed: NDArray[np.bool_],
+) -> None:
+    """Read every number of a prediction entry, and its checksum.
+
+    Args:
+        archive: The zip.
+        info: An entry that `count_points` takes.
+        benchmark: Whose rules hold.
+        allowed: Of ``benchmark.is_allowed``.
+
+    Raises:
+        ValueError: It is damaged, or holds a number that may not stand there.
+    """
+    try:
+        with archive.open(info) as file:
+            nbytes, bad = _read_through(file, benchmark.dtype, allowed)
+    except _UNREADABLE as error:
+        raise ValueError(f"damaged ({error})") from error
+    if nbytes != info.file_size:
+        raise ValueError(f"damaged ({nbytes:,} bytes where {info.file_size:,} are announced)")
+    if bad is not None:
+        legal = "which is no raw id of the label table"
+        if benchmark.is_nuscenes:
+            legal = f"expected 1 to {benchmark.info.labels.n_classes - 1} in uint8"
+        raise ValueError(f"holds {bad}, {legal}")
+
+
+def _read_through(
+    file: IO[bytes], dtype: np.dtype[np.unsignedinteger], allowed: NDArray[np.bool_]
+) -> tuple[int, int | None]:
+    """Bytes of the whole entry, and the first number that may not stand there."""
+    nbytes, found = 0, None
+    while data := file.read(_CHUNK):
+        nbytes += len(data)
+        values = np.frombuffer(data[: len(data) - len(data) % dtype.itemsize], dtype)
+        # The high half of a uint32 is an instance id, which the server cuts off.
+        low = values if dtype.itemsize == 1 else values & 0xFFFF
+        is_bad = ~allowed[low]
+        if found is None and is_bad.any():
+            found = int(low[is_bad.argmax()])
+    return nbytes, found
