@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -116,6 +117,29 @@ def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
                 aside.unlink(missing_ok=True)
             raise
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; leaving well puts that in place of ``path``.
+
+    Whatever happens, ``path`` is the old file or the whole new one, and nothing is left beside it.
+
+    Raises:
+        OSError: As the body, or ``path`` is a folder, a device, a pipe.
+    """
+    if path.exists() and not path.is_file():
+        code = errno.EISDIR if path.is_dir() else errno.EEXIST
+        raise OSError(code, "a folder" if path.is_dir() else "no regular file", str(path))
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield aside
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # its folder may be what is missing
+            aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

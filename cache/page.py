@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from cache.errors import DataError
+from cache.files import whole_file
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --soft: #667085; --line: #e3e6eb; --paper: #fff;
@@ -159,12 +159,10 @@ def write_page(path: Path, html: str) -> None:
     Raises:
         DataError: The folder is missing or not writable, or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(html, encoding="utf-8")
-        aside.replace(path)
+        with whole_file(path) as aside:
+            aside.write_text(html, encoding="utf-8")
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise DataError(
             f"{path}: the page could not be written: {error.strerror or error}. "
             "Does its folder exist, is it writable, is the disk full?"

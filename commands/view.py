@@ -68,10 +68,12 @@ def view_command(
         typer.Option(help="Write a Rerun recording (.rrd) without a window.", resolve_path=True),
     ] = None,
     layout: Annotated[
-        str, typer.Option(help="Classes and columns of plain point files: semkitti or nuscenes.")
-    ] = "semkitti",
+        str | None,
+        typer.Option(help="Of plain point files: classes of semkitti (if left out) or nuscenes."),
+    ] = None,
     columns: Annotated[
-        int | None, typer.Option(help="float32 per point of .bin files; found out if left out.")
+        int | None,
+        typer.Option(help="Of plain .bin files: float32 per point; found out if left out."),
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -81,6 +83,8 @@ def view_command(
     with clear_errors(console):
         if scan is not None and scans is not None:
             raise ConfigError("--scan and --scans: choose one")
+        if save is not None and save.suffix != ".rrd":
+            raise ConfigError(f"--save {save}: Rerun opens only files whose names end in .rrd")
         is_recorded = save is not None or (png is None and html is None)
         if is_recorded:
             from train.viewing.recording import rerun_package

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.errors import ConfigError
+from cache.statistics import SPLITS
 
 if TYPE_CHECKING:
     from cache.reader import CacheReader
@@ -28,24 +29,29 @@ def open_scans(
     dataset: str | None,
     split: str | None,
     sequences: Sequence[str] | None,
-    layout: str,
+    layout: str | None,
     columns: int | None,
 ) -> Iterator[ViewSet]:
     """List the scans of a cache, a raw data set, or a folder of point files.
 
     Raises:
-        ConfigError: Neither or both were given.
+        ConfigError: Neither or both were given, or an option that says nothing about what was.
         Pass2DError: What was given is not readable.
     """
     if (place is None) == (raw is None):
         raise ConfigError("give either --cache, or a raw file or folder: pass2d view --help")
+    if split not in (None, *SPLITS):
+        raise ConfigError(f"--split {split!r}: train, val or test is expected")
     if raw is not None:
+        if dataset is not None:
+            raise ConfigError("--dataset names a data set of --cache, which is not given")
         yield _raw_scans(raw, split=split, sequences=sequences, layout=layout, columns=columns)
         return
     from cache.reader import CacheReader
     from train.viewing.cached import cached_scans
 
     assert place is not None
+    _only_for_point_files(place, layout=layout, columns=columns)
     with CacheReader.open(place, dataset=dataset) as reader:
         if split is None and sequences is None:
             split = _default_split(reader)
@@ -80,7 +86,7 @@ def _raw_scans(
     *,
     split: str | None,
     sequences: Sequence[str] | None,
-    layout: str,
+    layout: str | None,
     columns: int | None,
 ) -> ViewSet:
     from pipeline.raw_scans import info_of_layout, list_raw
@@ -89,7 +95,12 @@ def _raw_scans(
 
     found = list_raw(raw, split=split, sequences=sequences)
     if found is None:
-        return point_files(raw, info_of_layout(layout), columns=columns)
+        if split is not None or sequences is not None:
+            raise ConfigError(
+                f"{raw}: point files have no splits and sequences. Choose by --scan or --scans."
+            )
+        return point_files(raw, info_of_layout(layout or "semkitti"), columns=columns)
+    _only_for_point_files(raw, layout=layout, columns=columns)
     items = tuple(
         ViewItem(
             name=scan.scan_id,
@@ -108,6 +119,14 @@ def _raw_scans(
         n_cameras=found.info.n_cameras,
         items=items,
     )
+
+
+def _only_for_point_files(place: str | Path, *, layout: str | None, columns: int | None) -> None:
+    if layout is not None or columns is not None:
+        raise ConfigError(
+            f"{place}: holds a data set, whose classes and columns are known. --layout and "
+            "--columns are for plain point files."
+        )
 
 
 def _load_raw(scan: ScanSource, info: DatasetInfo) -> ViewScan:

@@ -50,7 +50,7 @@ def list_raw(
         root = root.parent
     splits = SPLITS if split is None else (split,)
     if (root / POINTS).is_dir():
-        return _one_sequence(root)
+        return _one_sequence(root, splits=splits, sequences=sequences)
     if any(root.glob("v1.0-*/scene.json")) or (root / "scene.json").is_file():
         listing = list_nuscenes(root, splits=splits, scenes=sequences, stored_hw=None)
         return RawScans(info=listing.info, scans=listing.scans)
@@ -85,17 +85,22 @@ def info_of_layout(layout: str) -> DatasetInfo:
     return tables[layout]().info
 
 
-def _one_sequence(folder: Path) -> RawScans:
-    """A sequence's own folder, of whatever name."""
+def _one_sequence(
+    folder: Path, *, splits: Sequence[str], sequences: Sequence[str] | None
+) -> RawScans:
+    """A sequence's own folder, of whatever name; no scans if another one is wanted."""
     files = list_files(folder.name, folder)
     if not files.points:
         raise DataError(f"{folder / POINTS}: no scans NNNNNN.bin")
     table = semkitti_table()
+    split = table.split_of(files.sequence) or "test"
+    if split not in splits or files.sequence not in (sequences or [files.sequence]):
+        return RawScans(info=table.info, scans=())
     matrix = _calibration(files)
     scans = tuple(
         ScanSource(
             scan_id=f"{files.sequence}/{frame:06d}",
-            split=table.split_of(files.sequence) or "test",
+            split=split,
             sequence=files.sequence,
             frame_index=frame,
             token="",

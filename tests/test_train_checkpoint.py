@@ -105,7 +105,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.checkpoint.os.fsync", full)
+    monkeypatch.setattr("cache.files.os.fsync", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_checkpoint(path, {"network.x": torch.ones(3)}, CARD)
     assert path.read_bytes() == before

@@ -277,3 +277,19 @@ def test_bad_requests_give_one_line(written: Written, tmp_path: Path) -> None:
     )
     (tmp_path / "file").write_text("")
     assert "file" in refusal("--cache", written[0], "--png", tmp_path / "file")
+
+
+def test_options_that_say_nothing_about_the_input_are_refused(
+    written: Written, tmp_path: Path
+) -> None:
+    raw, png = write_sequence(tmp_path / "raw", "08"), ["--png", tmp_path / "out"]
+    points = tmp_path / "a.bin"
+    points.write_bytes(scan_points(20).tobytes())
+    assert "--layout" in refusal("--cache", written[0], "--layout", "nuscenes", *png)
+    assert "--columns" in refusal(raw, "--columns", 5, *png)
+    assert "--dataset" in refusal(raw, "--dataset", "semkitti", *png)
+    assert "no splits" in refusal(points, "--split", "val", *png)
+    assert "train, val or test" in refusal("--cache", written[0], "--split", "all", *png)
+    assert "no scan to show" in refusal(raw, "--sequence", "07", *png)
+    assert ".rrd" in refusal(points, "--save", tmp_path / "recording")
+    assert not (tmp_path / "out").exists()

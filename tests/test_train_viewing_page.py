@@ -187,6 +187,25 @@ def test_second_scan_without_webgl_and_without_predictions(page: Path, tmp_path:
     assert max(car, tree) < 200  # the legend alone
 
 
+PHONE = """<!doctype html><body><iframe id="f" style="width:390px;height:844px"></iframe><script>
+const f = document.getElementById("f");
+f.onload = () => requestAnimationFrame(() => {
+  const shown = [...f.contentDocument.querySelectorAll("body *")].filter((e) => e.offsetParent);
+  document.body.dataset.right = Math.max(...shown.map((e) => e.getBoundingClientRect().right));
+  document.body.dataset.count = shown.length;
+});
+f.srcdoc = %s;
+</script></body>"""
+
+
+def test_nothing_is_cut_off_on_a_phone(page: Path, tmp_path: Path) -> None:
+    frame = tmp_path / "phone.html"
+    frame.write_text(PHONE % json.dumps(page.read_text()).replace("</", "<\\/"))
+    shown = look(frame, tmp_path)
+    assert int(shown.body["count"]) > 30
+    assert float(shown.body["right"]) <= 390
+
+
 def test_without_a_browser_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("PASS2D_BROWSER", raising=False)

@@ -8,7 +8,6 @@ finds damage.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cache.errors import CheckpointError, ConfigError
+from cache.files import whole_file
 from pass2d_models.inputs import Grid
 from train.card import CARD_VERSION, Card
 from train.settings import from_plain, to_plain
@@ -65,17 +65,13 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], card: Card) -> No
     ready = _own_memory(tensors)
     card_json = _dump(to_plain(card))
     header = _dump({"version": CARD_VERSION, "card": card_json, "xxh3": _digest(card_json, ready)})
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.touch()
-        mode = aside.stat().st_mode  # what the umask allows; safetensors makes it private
-        save_file(ready, aside, metadata={HEADER_KEY: header})
-        aside.chmod(mode)
-        _flush(aside)
-        aside.replace(path)
-        _flush(path.parent)
+        with whole_file(path) as aside:
+            aside.touch()
+            mode = aside.stat().st_mode  # what the umask allows; safetensors makes it private
+            save_file(ready, aside, metadata={HEADER_KEY: header})
+            aside.chmod(mode)
     except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path}: the checkpoint could not be written: {error}. "
             "Is the disk full, or the folder not writable? An older file of this name is untouched."
@@ -132,14 +128,11 @@ def write_card_file(path: Path) -> None:
     """
     target = card_file(path)
     content = {"format": CARD_FORMAT, "version": CARD_VERSION, **to_plain(read_card(path))}
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     try:
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        _flush(aside)
-        aside.replace(target)
-        _flush(target.parent)
+        with whole_file(target) as aside:
+            aside.write_text(text, encoding="utf-8")
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise CheckpointError(
             f"{target}: the card could not be written: {error}. {path} is complete without it."
         ) from error
@@ -288,11 +281,3 @@ def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(own.data_ptr())
         ready[name] = own
     return ready
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

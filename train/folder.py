@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cache.errors import CheckpointError, ConfigError
+from cache.files import whole_file
 from cache.progress import Progress
 from train.card import Card
 from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -88,15 +88,10 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ConfigError: the disk is full or the folder cannot be written.
     """
-    aside = path.with_name(f".{path.name}.tmp")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        with whole_file(path) as aside:
+            aside.write_text(text, encoding="utf-8")
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import DataError
+from cache.files import whole_file
 from train.predict_files import ScanFile
 
 RECORD = Path(".pass2d") / "predict.jsonl"
@@ -153,17 +154,11 @@ class ResultFolder:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        with whole_file(path) as aside:
+            aside.write_bytes(content)
     except OSError as error:
-        if aside.parent.is_dir():
-            aside.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 

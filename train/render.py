@@ -6,7 +6,6 @@ All functions take arrays and return a Pillow image; `save_png` writes one. No d
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cache.errors import DataError, ShapeError
+from cache.files import whole_file
 from cache.schema import LabelTable
 from train.legend import (
     BACKGROUND_RGB,
@@ -149,12 +149,10 @@ def save_png(picture: Image.Image, path: Path) -> None:
     Raises:
         DataError: The folder is missing or not writable, or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        picture.save(aside, format="PNG")
-        aside.replace(path)
+        with whole_file(path) as aside:
+            picture.save(aside, format="PNG")
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise DataError(
             f"{path}: the picture could not be written: {error.strerror or error}. "
             "Is the disk full, or the folder not writable?"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import DataError
+from cache.files import whole_file
 from cache.schema import LabelTable
 from train.legend import ERRORS, label_colors
 from train.viewing.colors import ramp, robust_scale
@@ -42,20 +42,14 @@ def write_view_page(scans: Iterable[ViewScan], path: Path, of: ViewSet) -> list[
     Raises:
         DataError: It cannot be written there.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with whole_file(path) as aside, aside.open("w", encoding="utf-8") as file:
             _write(file, scans, of)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
     except OSError as error:
         raise DataError(
             f"{path}: the page could not be written: {error.strerror or error}. "
             "Does its folder exist, is it writable, is the disk full?"
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
     return [path]
 
 

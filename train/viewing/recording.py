@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import ConfigError, DataError
+from cache.files import whole_file
 from cache.schema import LabelTable
 from train.legend import ERRORS, label_colors
 from train.viewing.colors import ramp, robust_scale
@@ -65,17 +66,14 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
         yield log
         stream.flush()
         return
-    aside = save.with_name(f".{save.name}.{os.getpid()}.tmp")
     try:
-        aside.touch()  # Rerun would only warn that it cannot write
-        stream.save(aside, default_blueprint=log.blueprint())
-        yield log
-        stream.flush()
-        stream.disconnect()
-        _require_whole(rr, aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(save)
+        with whole_file(save) as aside:
+            aside.touch()  # Rerun would only warn that it cannot write
+            stream.save(aside, default_blueprint=log.blueprint())
+            yield log
+            stream.flush()
+            stream.disconnect()
+            _require_whole(rr, aside)
     except OSError as error:
         raise DataError(
             f"{save}: the recording could not be written: {error.strerror or error}. "
@@ -83,7 +81,6 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
         ) from error
     finally:
         stream.disconnect()
-        aside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

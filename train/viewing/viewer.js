@@ -376,7 +376,7 @@
     $("name").textContent = about.name;
     $("facts").textContent = about.facts;
     $("slider").value = state.scan;
-    $("which").textContent = `${about.name} (${state.scan + 1} of ${meta.scans.length})`;
+    $("which").textContent = `${state.scan + 1} of ${meta.scans.length}`;
     showColors();
     showCameras();
     recolor();
