@@ -59,13 +59,25 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code == INTERRUPTED and "ray" in sys.modules:
-            _leave_at_once(INTERRUPTED)
+        if isinstance(end.code, int) and _has_threads_that_crash(end.code):
+            _leave_at_once(end.code)
         raise
 
 
+def _has_threads_that_crash(code: int) -> bool:
+    """Whether destroying the interpreter could abort the process.
+
+    Ray's threads do so after Ctrl-C; gloo's when they let go of a last tensor just then
+    (github.com/pytorch/pytorch/pull/179291).
+    """
+    is_one_of_many = os.environ.get("WORLD_SIZE", "1") != "1"
+    return ("ray" in sys.modules and code == INTERRUPTED) or (
+        "torch" in sys.modules and is_one_of_many
+    )
+
+
 def _leave_at_once(code: int) -> None:
-    """End without destroying the interpreter: Ray's threads may crash in that after Ctrl-C."""
+    """End without destroying the interpreter."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -99,13 +99,13 @@ def test_shared_norms_are_those_of_all_rows_in_one_process(tmp_path: Path) -> No
                 atol=1e-9,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
-        for name in ("weight", "bias"):
+        for name in ("weight", "bias"):  # sums that cancel, in an order torch chooses
             own = torch.stack([share[name] for share in shares]).sum(0)
             torch.testing.assert_close(
                 own,
                 joint[name],
-                rtol=1e-9,
-                atol=1e-9,
+                rtol=1e-7,
+                atol=1e-7,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
         for name in ("mean", "var"):
