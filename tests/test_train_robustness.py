@@ -30,6 +30,7 @@ from train.robustness.report import remarks, report_json, summary_csv
 from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES, robust_scores
 
 RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)
+KITTI = BASELINE_MIOU["semantickitti"]
 # Robo3D's own table of 2DPASS (SemanticKITTI-C), per cent: mCE 106.14, mRR 77.50.
 TWODPASS = {
     "fog": 40.46,
@@ -45,7 +46,7 @@ TWODPASS = {
 
 def test_published_test_vector_comes_out() -> None:
     miou = {name: dict.fromkeys(SEVERITIES, value / 100) for name, value in TWODPASS.items()}
-    scores = robust_scores(miou, clean=0.6461, layout="semantickitti")
+    scores = robust_scores(miou, clean=0.6461, baseline=KITTI)
     assert round(100 * scores.mce, 2) == 106.14
     assert round(100 * scores.mrr, 2) == 77.50
     assert scores.is_complete
@@ -54,22 +55,22 @@ def test_published_test_vector_comes_out() -> None:
 def test_severities_are_averaged_before_the_baseline_is_compared() -> None:
     # mIoU 0.2, 0.5, 0.8 -> 0.5; (1 - 0.5) / (1 - 0.5587) = 1.13301...
     miou = {"fog": {"light": 0.8, "moderate": 0.5, "heavy": 0.2}}
-    scores = robust_scores(miou, clean=0.625, layout="semantickitti")
+    scores = robust_scores(miou, clean=0.625, baseline=KITTI)
     assert scores.mce == pytest.approx(0.5 / 0.4413)
     assert scores.mrr == pytest.approx(0.8)
     assert not scores.is_complete
 
 
 def test_the_baseline_scores_100_against_itself() -> None:
-    for layout, table in BASELINE_MIOU.items():
+    for table in BASELINE_MIOU.values():
         miou = {name: {"": table[name]} for name in CORRUPTIONS}
-        assert robust_scores(miou, clean=table["clean"], layout=layout).mce == pytest.approx(1)
+        assert robust_scores(miou, clean=table["clean"], baseline=table).mce == pytest.approx(1)
 
 
 def test_missing_severities_and_unknown_corruptions_make_it_partial() -> None:
     miou = {name: dict.fromkeys(SEVERITIES, 0.5) for name in CORRUPTIONS}
     del miou["snow"]["heavy"]
-    scores = robust_scores({**miou, "gaussian": {"": 0.1}}, clean=None, layout="semantickitti")
+    scores = robust_scores({**miou, "gaussian": {"": 0.1}}, clean=None, baseline=KITTI)
     assert scores.incomplete == ("snow",)
     assert not scores.is_complete
     assert scores.mrr is None
@@ -140,6 +141,39 @@ def test_sets_are_named_after_what_they_are(tmp_path: Path) -> None:
     assert [f.corruption for f in folders] == ["clean", "fog", "gaussian_noise"]
     assert set_name(folders, layout="semantickitti") == "SemanticKITTI-C (Yan et al.)"
     assert set_name(folders, layout="nuscenes") == "nuScenes-C (Robo3D)"
+
+
+def test_a_part_of_a_set_is_known_by_the_folders_above_it(tmp_path: Path) -> None:
+    for severity in SEVERITIES:
+        folder = tmp_path / "SemanticKITTI-C" / "Wet Ground" / severity
+        write_scan(folder / "velodyne/0.bin", folder / "labels/0.label", seed=0, n=4)
+    for root, severities in ((folder.parent, SEVERITIES), (folder, SEVERITIES[2:])):
+        found = find_corrupted(root)
+        assert [(f.corruption, f.severity) for f in found] == [
+            ("wet_ground", severity) for severity in severities
+        ]
+
+
+def test_folders_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    for corruption in ("fog", "snow"):
+        folder = tmp_path / corruption / "level 4"
+        write_scan(folder / "velodyne/0.bin", folder / "labels/0.label", seed=0, n=4)
+    with pytest.raises(DataError, match=r"snow/level 4.*fog/level 4.*the same scan of level_4"):
+        find_corrupted(tmp_path)
+
+
+def test_fog_of_another_set_is_not_compared_with_robo3ds_baseline(stubbed, tmp_path: Path) -> None:
+    for name in ("clean", "fog", "cutout"):
+        folder = tmp_path / "set" / name
+        write_scan(folder / "velodyne/0.bin", folder / "labels/0.label", seed=len(name))
+    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    clean, fog, cutout = (r.scores(report.info)[0].miou for r in report.results)
+    assert report.scores.mce is None
+    assert report.scores.mrr == pytest.approx((fog + cutout) / 2 / clean)
+    assert not report_json(report)["is_complete"]
+    assert remarks(report)[0].startswith("no mCE")
+    fog_alone = robust_folders(stubbed[1], tmp_path / "set" / "fog", tmp_path / "out")
+    assert fog_alone.set_name == "SemanticKITTI-C (Yan et al.)"
 
 
 def test_a_folder_without_scans_says_what_is_expected(tmp_path: Path) -> None:
@@ -285,10 +319,14 @@ def test_labels_and_clean_score_come_from_a_prepared_cache(
         "clean_files",
         lambda reader, split: module_clean({"000000.bin": tmp_path / "elsewhere.label"}),
     )
-    report = robust_folders(
-        stubbed[1], tmp_path / "set", tmp_path / "out", clean=tmp_path / "cache"
-    )
-    assert report.results[0].scans == 1
+    arguments = (stubbed[1], tmp_path / "set", tmp_path / "out")
+    report = robust_folders(*arguments, clean=tmp_path / "cache")
+    assert [(r.corruption, r.scans) for r in report.results] == [("clean", 2), ("motion_blur", 1)]
+    again = robust_folders(*arguments, clean=tmp_path / "cache")
+    assert all(result.reused for result in again.results)
+    few = robust_folders(*arguments, clean=tmp_path / "cache", limit=1)
+    assert [result.scans for result in few.results] == [1, 1]
+    assert "split val" in report.clean_source
     assert report.clean_miou is not None
     assert report.clean_miou > 0.5  # the stub answers by the rule that labelled the cache
     assert report.scores.mrr is not None
@@ -347,7 +385,7 @@ def test_nuscenes_labels_are_found_by_token_through_the_clean_cache(
     checkpoint.write_bytes(b"")
     report = robust_folders(checkpoint, light, tmp_path / "out", clean=tmp_path / "cache")
     assert report.set_name == "nuScenes-C (Robo3D)"
-    (result,) = report.results
+    _, result = report.results
     assert not result.failed
     assert result.scans == len(scans)
     n_points = sum(len(np.fromfile(scan.labels, np.uint8)[::2]) for scan in scans)

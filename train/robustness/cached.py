@@ -6,28 +6,29 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cache.errors import CacheError, ConfigError
 from cache.keys import hash_file
 from cache.layout import DATASET_FILE, Layout
 from cache.manifest import parse_dataset
 from cache.progress import Progress, Silent
-from cache.reader import CacheReader, Fields, find_dataset
+from cache.reader import CacheReader, find_dataset
 from cache.schema import CorruptionInfo
 from corruptions.registry import COLLECTION
-from pass2d_models.network import Network
 from train.checkpoint import network_from_checkpoint
-from train.eval_scans import EvalScan, Outside, eval_scan
+from train.eval_scans import Outside
 from train.evaluate import NO_VOTES, default_device, require_same_data
-from train.robustness.robo3d import CLEAN, CORRUPTIONS, SEVERITIES
-from train.robustness.run import RobustReport, SetResult, evaluate_sets, report_of
-from train.robustness.scans import ScanSet
+from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
+from train.robustness.run import (
+    RobustReport,
+    SetResult,
+    corruption_words,
+    evaluate_sets,
+    report_of,
+)
+from train.robustness.scans import cached_set, labelled_positions
 from train.tta import VotePlan
-
-_FIELDS = Fields(label=True, outside=True)
 
 
 def robust_cache(
@@ -87,7 +88,13 @@ def robust_cache(
                     f"{reader.info.name}: {len(positions)} labelled scans in {split}, the clean "
                     f"data set has {n_clean}: the means are over other scans"
                 )
-            chosen = _scan_set(network, reader, _spread(positions, limit), outside)
+            chosen = cached_set(
+                reader,
+                positions,
+                uses_volume=network.uses_volume,
+                outside=outside,
+                limit=limit,
+            )
             results += evaluate_sets(
                 network, [chosen], card.info, votes=votes, job=job, folder=out, progress=progress
             )
@@ -98,7 +105,8 @@ def robust_cache(
         checkpoint=checkpoint,
         votes=votes,
         outside=outside if network.uses_volume else "predicted",
-        clean=None,
+        baseline=BASELINE_MIOU[card.info.layout],
+        clean_source="the clean data set",
     )
 
 
@@ -123,23 +131,6 @@ def corrupted_datasets(clean: Path) -> tuple[tuple[Path, CorruptionInfo], ...]:
     return tuple(sorted(found, key=lambda item: _rank(item[1])))
 
 
-def labelled_positions(reader: CacheReader, split: str) -> NDArray[np.int64]:
-    """The labelled scans of a split.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    positions = reader.select(split=split)
-    positions = positions[reader.scans.has_label[positions]]
-    if not len(positions):
-        found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
-        raise ConfigError(
-            f"{reader.root}: split {split!r} has no labelled scan; splits with labels: "
-            f"{', '.join(found) or 'none'}. Choose one with --split, or prepare it."
-        )
-    return positions
-
-
 def _chosen(
     found: Sequence[tuple[Path, CorruptionInfo]], wanted: Sequence[str] | None, clean: Path
 ) -> list[tuple[Path, CorruptionInfo]]:
@@ -149,37 +140,15 @@ def _chosen(
             "`pass2d prepare ... --corrupt all`, or evaluate a published set with --root."
         )
     names = sorted({corruption.name for _, corruption in found})
-    for word in wanted or ():
+    words = None if wanted is None else corruption_words(wanted)
+    for word in words or ():
         if word not in names:
             near = difflib.get_close_matches(word, names, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ConfigError(
                 f"--corruptions: no {word!r} in {clean.parent}, found {', '.join(names)}.{hint}"
             )
-    return [item for item in found if wanted is None or item[1].name in wanted]
-
-
-def _scan_set(
-    network: Network, reader: CacheReader, positions: NDArray[np.int64], outside: Outside
-) -> ScanSet:
-    def load(place: int) -> EvalScan:
-        record = reader.read(int(positions[place]), _FIELDS)
-        return eval_scan(record, uses_volume=network.uses_volume, outside=outside)
-
-    corruption = reader.info.corruption
-    return ScanSet(
-        corruption=CLEAN if corruption is None else corruption.name,
-        severity="" if corruption is None else corruption.severity,
-        # With the fingerprint: counts of an earlier run serve only for the same data.
-        names=tuple(f"{reader.fingerprint}/{reader.scans.scan_id[p]}" for p in positions),
-        load=load,
-    )
-
-
-def _spread(positions: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    if limit is None or limit >= len(positions):
-        return positions
-    return positions[np.linspace(0, len(positions) - 1, limit).round().astype(np.int64)]
+    return [item for item in found if words is None or item[1].name in words]
 
 
 def _description(root: Path) -> CorruptionInfo | None:

@@ -1,8 +1,8 @@
 """Finds the scans of corruption sets as they were downloaded, however their folders are nested.
 
-Of each file's path below the root the folders that name a kind of file (`velodyne`, `labels`,
-`pointcloud`, ...) or a sequence are left out; what remains is the corruption and, if there is one,
-its severity:
+Of each file's path the folders that name a kind of file (`velodyne`, `labels`, `pointcloud`, ...)
+or a sequence are left out; the last that remain are the corruption and, if there is one, its
+severity:
 
     SemanticKITTI-C/fog/velodyne/000000.bin                     Yan et al.: clean and 16 corruptions
     SemanticKITTI-C/fog/light/velodyne/000000.bin               Robo3D
@@ -27,6 +27,7 @@ POINT_FOLDERS = frozenset(
 LABEL_FOLDERS = frozenset({"labels", "label", "lidarseg", "semantic"})
 OTHER_FOLDERS = frozenset({"sequences", "dataset", "samples", "sweeps", "val", "validation"})
 _SEQUENCE = re.compile(r"\d\d|v1\.0-\w+")
+YAN = "SemanticKITTI-C (Yan et al.)"
 _SEVERITY_NUMBERS = {"1": "light", "2": "moderate", "3": "heavy"}
 
 
@@ -67,9 +68,15 @@ def find_corrupted(root: Path) -> tuple[CorruptedFolder, ...]:
     points: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     labels: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     for path in _files(root):
-        place = _place(path.relative_to(root), root.name)
-        side = labels if _is_label(path.relative_to(root)) else points
-        side[place[0], place[1]][place[2]] = path
+        corruption, severity, scan = _place(path)
+        found = (labels if _is_label(path.relative_to(root)) else points)[corruption, severity]
+        if scan in found:
+            raise DataError(
+                f"{path} and {found[scan]}: the same scan of {corruption} {severity} twice. "
+                "Expected <corruption>/velodyne, or <corruption>/<severity>/velodyne with one of "
+                f"{', '.join(SEVERITIES)}."
+            )
+        found[scan] = path
     if not points:
         raise DataError(
             f"{root}: no point files (.bin) found. Expected <corruption>/velodyne/*.bin with "
@@ -94,12 +101,10 @@ def find_corrupted(root: Path) -> tuple[CorruptedFolder, ...]:
 
 
 def set_name(folders: Sequence[CorruptedFolder], *, layout: str) -> str:
-    """The published set that folders belong to, for reports."""
+    """The published set that folders belong to, for reports: only Robo3D's has severities."""
     if layout == "nuscenes":
         return "nuScenes-C (Robo3D)"
-    names = {folder.corruption for folder in folders}
-    is_robo3d = any(folder.severity for folder in folders) or names <= {*CORRUPTIONS, CLEAN}
-    return "SemanticKITTI-C (Robo3D)" if is_robo3d else "SemanticKITTI-C (Yan et al.)"
+    return "SemanticKITTI-C (Robo3D)" if any(folder.severity for folder in folders) else YAN
 
 
 def _files(root: Path) -> list[Path]:
@@ -121,8 +126,8 @@ def _is_label(path: PurePath) -> bool:
     return any(part.lower() in LABEL_FOLDERS for part in path.parts[:-1])
 
 
-def _place(path: PurePath, root_name: str) -> tuple[str, str, str]:
-    """Corruption, severity and the scan's name of a file below the root."""
+def _place(path: PurePath) -> tuple[str, str, str]:
+    """Corruption, severity and the scan's name of a file, by its whole path."""
     kept: list[str] = []
     rest: list[str] = []
     for part in path.parts[:-1]:
@@ -134,8 +139,7 @@ def _place(path: PurePath, root_name: str) -> tuple[str, str, str]:
     if last in SEVERITIES or (last in _SEVERITY_NUMBERS and len(kept) > 1):
         severity = _SEVERITY_NUMBERS.get(last, last)
         kept.pop()
-    corruption = kept[-1] if kept else root_name.lower().replace("-", "_")
-    return corruption, severity, "/".join([*rest, _stem(path.name)])
+    return kept[-1] if kept else "", severity, "/".join([*rest, _stem(path.name)])
 
 
 def _stem(name: str) -> str:

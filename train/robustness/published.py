@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +14,17 @@ from cache.progress import Progress, Silent
 from cache.reader import CacheReader
 from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
-from train.evaluate import NO_VOTES, default_device, evaluate_network, require_same_data
-from train.robustness.folders import find_corrupted, set_name
-from train.robustness.robo3d import CLEAN
+from train.evaluate import NO_VOTES, default_device, require_same_data
+from train.robustness.folders import YAN, find_corrupted, set_name
+from train.robustness.robo3d import BASELINE_MIOU, CLEAN
 from train.robustness.run import RobustReport, evaluate_sets, report_of, require_sets
-from train.robustness.scans import clean_files, folder_sets
+from train.robustness.scans import (
+    ScanSet,
+    cached_set,
+    clean_files,
+    folder_sets,
+    labelled_positions,
+)
 from train.tta import VotePlan
 
 CLEAN_SPLIT = "val"
@@ -66,46 +73,51 @@ def robust_folders(
         "outside": outside,
         "version": 1,
     }
-    files, clean_miou = None, None
-    if clean is not None:
-        with CacheReader.open(clean, dataset=dataset) as reader:
+    files, own = None, tuple[ScanSet, ...]()
+    with contextlib.ExitStack() as stack:
+        if clean is not None:
+            reader = stack.enter_context(CacheReader.open(clean, dataset=dataset))
             require_same_data(card, reader.info, checkpoint=checkpoint)
             files = clean_files(reader, split=CLEAN_SPLIT)
             if not any(folder.corruption == CLEAN for folder in folders):
-                positions = reader.select(split=CLEAN_SPLIT)
-                positions = positions[reader.scans.has_label[positions]]
-                if len(positions):
-                    progress.say(f"without corruption: {len(positions)} scans of {clean}")
-                    counts = evaluate_network(
-                        network, reader, positions, votes=votes, outside=outside, progress=progress
-                    )
-                    clean_miou = counts.scores(reader.info)[0].miou, f"split val of {clean}"
-    sets = folder_sets(
-        folders,
-        card.info,
-        uses_volume=network.uses_volume,
-        outside=outside,
-        clean=files,
-        limit=limit,
-    )
-    results = evaluate_sets(
-        network,
-        require_sets(sets, corruptions),
-        card.info,
-        votes=votes,
-        job=job,
-        folder=out,
-        progress=progress,
-    )
-    if not any(result.scans for result in results):
+                positions = labelled_positions(reader, CLEAN_SPLIT)
+                own = (
+                    cached_set(
+                        reader,
+                        positions,
+                        uses_volume=network.uses_volume,
+                        outside=outside,
+                        limit=limit,
+                    ),
+                )
+        downloaded = folder_sets(
+            folders,
+            card.info,
+            uses_volume=network.uses_volume,
+            outside=outside,
+            clean=files,
+            limit=limit,
+        )
+        results = evaluate_sets(
+            network,
+            require_sets((*own, *downloaded), corruptions),
+            card.info,
+            votes=votes,
+            job=job,
+            folder=out,
+            progress=progress,
+        )
+    if not any(result.scans for result in results[len(own) :]):
         reason = next((line for result in results for line in result.failed), "no scans")
         raise DataError(f"{root}: not one scan could be used: {reason}")
+    name = set_name(folders, layout=card.info.layout)
     return report_of(
         results,
         card.info,
-        set_name=set_name(folders, layout=card.info.layout),
+        set_name=name,
         checkpoint=checkpoint,
         votes=votes,
         outside=outside if network.uses_volume else "predicted",
-        clean=clean_miou,
+        baseline={} if name == YAN else BASELINE_MIOU[card.info.layout],
+        clean_source=f"split {CLEAN_SPLIT} of {clean}" if own else "the set's own clean scans",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -15,7 +16,7 @@ from rich.text import Text
 from cache.files import replace_file
 from corruptions.registry import COLLECTION
 from train.metric import Scores
-from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS
+from train.robustness.robo3d import CORRUPTIONS
 from train.robustness.run import RobustReport, SetResult
 
 SUMMARY_FILE = "summary.csv"
@@ -91,6 +92,8 @@ def write_summary(report: RobustReport, folder: Path) -> Path:
     """
     path = folder / SUMMARY_FILE
     replace_file(path, summary_csv(report), scratch=folder / ".tmp")
+    with contextlib.suppress(OSError):  # another run may write there
+        (folder / ".tmp").rmdir()
     return path
 
 
@@ -128,10 +131,9 @@ def report_tables(report: RobustReport) -> tuple[Table | Text, ...]:
                "accuracy seed", "baseline mIoU", "scans")  # fmt: skip
     for header in headers:
         table.add_column(header, justify="left" if header in headers[:2] else "right")
-    baseline = BASELINE_MIOU[report.info.layout]
     for row in rows(report):
         is_whole = row["severity"] in ("", "mean")
-        known = baseline.get(row["corruption"]) if is_whole else None
+        known = report.baseline.get(row["corruption"]) if is_whole else None
         table.add_row(
             row["corruption"],
             row["severity"],
@@ -154,20 +156,25 @@ def remarks(report: RobustReport) -> list[str]:
             f"{COLLECTION} is made by pass2d from published physics: its scores are no published "
             "ones, and the baseline's are of Robo3D's own set. Compare checkpoints with each other."
         )
+    over = ", ".join(scores.corruptions)
+    partial = "" if scores.is_complete else f", PARTIAL: over {over} only"
+    if scores.incomplete:
+        partial += f"; severities missing of {', '.join(scores.incomplete)}"
+    if not report.baseline:
+        lines.append(
+            "no mCE: Robo3D's baseline was not measured on this set, whose fog and snow are others"
+        )
+        partial = f", over {len(scores.corruptions)} corruptions"
     if scores.mce is not None:
-        over = ", ".join(scores.corruptions)
-        partial = "" if scores.is_complete else f", PARTIAL: over {over} only"
-        if scores.incomplete:
-            partial += f"; severities missing of {', '.join(scores.incomplete)}"
         lines.append(f"mCE {scores.mce:.2%} (Robo3D's MinkUNet-18 is 100 %{partial})")
-        if scores.mrr is not None:
-            lines.append(
-                f"mRR {scores.mrr:.2%}{partial and ' (partial)'}, against {report.clean_miou:.1%} "
-                f"clean ({report.clean_source})"
-            )
+    if scores.mrr is not None:
+        lines.append(
+            f"mRR {scores.mrr:.2%}, against {report.clean_miou:.1%} clean ({report.clean_source}"
+            f"{partial})"
+        )
     if report.clean_miou is None:
         lines.append("mRR needs the score without corruption: give --clean CACHE")
-    if scores.mce is None and report.results:
+    if report.baseline and scores.mce is None:
         lines.append(f"mCE and mRR need Robo3D's corruptions: {', '.join(CORRUPTIONS)}")
     if report.failed:
         lines.append(f"{len(report.failed)} scans could not be used and are left out")

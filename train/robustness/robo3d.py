@@ -56,7 +56,7 @@ class RobustScores:
 
     mce: float | None
     """Mean corruption error: (1 - mIoU) / (1 - baseline's mIoU), below 1 is better than the
-    baseline; None when no corruption of the table was evaluated."""
+    baseline; None when the baseline knows no corruption that was evaluated."""
     mrr: float | None
     """Mean resilience rate: mIoU / mIoU without corruption; None without that."""
     corruptions: tuple[str, ...]
@@ -66,25 +66,29 @@ class RobustScores:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the scores may stand beside published ones."""
-        return len(self.corruptions) == len(CORRUPTIONS) and not self.incomplete
+        """Whether the scores may stand beside Robo3D's."""
+        return (
+            self.mce is not None
+            and len(self.corruptions) == len(CORRUPTIONS)
+            and not self.incomplete
+        )
 
 
 def robust_scores(
-    miou: Mapping[str, Mapping[str, float]], *, clean: float | None, layout: str
+    miou: Mapping[str, Mapping[str, float]], *, clean: float | None, baseline: Mapping[str, float]
 ) -> RobustScores:
     """Robo3D's scores.
 
     Args:
         miou: By corruption, by severity ("" where a set knows none); a mean over severities is
-            taken first. Others than Robo3D's corruptions are not counted.
+            taken first. Corruptions that the baseline does not know are not counted.
         clean: mIoU without corruption, if known.
-        layout: Which baseline: "semantickitti" or "nuscenes".
+        baseline: Of ``BASELINE_MIOU``. {} for a set of other corruptions, which was not measured
+            with it: then only the resilience is computed, over all corruptions.
     """
-    baseline = BASELINE_MIOU[layout]
-    known = [name for name in CORRUPTIONS if miou.get(name)]
+    known = [name for name in (CORRUPTIONS if baseline else miou) if miou.get(name)]
     means = {name: _mean(list(miou[name].values())) for name in known}
-    errors = [(1 - means[name]) / (1 - baseline[name]) for name in known]
+    errors = [(1 - means[name]) / (1 - baseline[name]) for name in known if baseline]
     rates = [means[name] / clean for name in known] if clean else []
     return RobustScores(
         mce=_mean(errors) if errors else None,

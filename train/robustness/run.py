@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DataError, Pass2DError
-from cache.files import replace_file
+from cache.files import replace_file, writing
 from cache.jsonio import dumps
 from cache.keys import hash_bytes
 from cache.progress import Progress
@@ -30,6 +30,8 @@ from train.tta import VotePlan
 
 RESULTS = "results"
 """Folder of the finished counts, below the folder of the report."""
+SAID_FAILURES = 5
+"""Of one set, as they come up; the report counts them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ class RobustReport:
     """`official` mIoU without corruption, if known."""
     clean_source: str
     """Where that comes from."""
+    baseline: Mapping[str, float]
+    """mIoU of Robo3D's baseline by corruption; {} when this set has others."""
     scores: RobustScores
 
     @property
@@ -97,6 +101,8 @@ def evaluate_sets(
         progress: Is told of every scan.
     """
     results = []
+    with writing(folder):  # said before any work is done
+        (folder / RESULTS).mkdir(parents=True, exist_ok=True)
     for chosen in sets:
         key = _key(job, chosen)
         path = folder / RESULTS / f"{chosen.corruption}{_dash(chosen.severity)}.json"
@@ -119,7 +125,8 @@ def report_of(
     checkpoint: Path,
     votes: VotePlan,
     outside: str,
-    clean: tuple[float, str] | None,
+    baseline: Mapping[str, float],
+    clean_source: str,
 ) -> RobustReport:
     """Put results and Robo3D's scores together.
 
@@ -130,16 +137,15 @@ def report_of(
         checkpoint: For the report.
         votes: For the report.
         outside: For the report.
-        clean: mIoU without corruption from elsewhere, and where it comes from.
+        baseline: Of ``robust_scores``.
+        clean_source: Where the set "clean" comes from.
     """
     miou: dict[str, dict[str, float]] = {}
     for result in results:
         if result.scans:
             official = result.scores(info)[0].miou
             miou.setdefault(result.corruption, {})[result.severity] = official
-    own = list(miou.pop(CLEAN, {}).values())
-    if own:
-        clean = own[0], "the set's own clean scans"
+    clean = next(iter(miou.pop(CLEAN, {}).values()), None)
     return RobustReport(
         set_name=set_name,
         info=info,
@@ -147,9 +153,10 @@ def report_of(
         votes=str(votes),
         outside=outside,
         results=tuple(results),
-        clean_miou=None if clean is None else clean[0],
-        clean_source="" if clean is None else clean[1],
-        scores=robust_scores(miou, clean=None if clean is None else clean[0], layout=info.layout),
+        clean_miou=clean,
+        clean_source="" if clean is None else clean_source,
+        baseline=baseline,
+        scores=robust_scores(miou, clean=clean, baseline=baseline),
     )
 
 
@@ -172,7 +179,8 @@ def _count(
         for loaded in computed_ahead(load, range(len(chosen.names))):
             if isinstance(loaded, Pass2DError):
                 failed.append(str(loaded))
-                progress.say(str(loaded))
+                if len(failed) <= SAID_FAILURES:
+                    progress.say(str(loaded))
                 progress.advance()
             else:
                 yield loaded
@@ -186,6 +194,8 @@ def _count(
             totals += _pairs(scan, allowed_scores(logits, info), n_classes)
         done += len(batch)
         progress.advance(len(batch))
+    if len(failed) > SAID_FAILURES:
+        progress.say(f"{_title(chosen)}: {len(failed):,} scans could not be used in all")
     counts = totals.cpu().numpy()
     return SetResult(
         corruption=chosen.corruption,
@@ -260,6 +270,11 @@ def _load(path: Path, key: str, chosen: ScanSet, n_classes: int) -> SetResult | 
     )
 
 
+def corruption_words(wanted: Sequence[str]) -> list[str]:
+    """Names of corruptions as folders and tables have them: "Wet-Ground" is "wet_ground"."""
+    return [name.lower().replace("-", "_").replace(" ", "_") for name in wanted]
+
+
 def require_sets(sets: Sequence[ScanSet], wanted: Sequence[str] | None) -> tuple[ScanSet, ...]:
     """Only the corruptions that were asked for, and the clean scans if there are any.
 
@@ -269,7 +284,7 @@ def require_sets(sets: Sequence[ScanSet], wanted: Sequence[str] | None) -> tuple
     if wanted is None:
         return tuple(sets)
     there = {chosen.corruption for chosen in sets}
-    names = [name.lower().replace("-", "_") for name in wanted]
+    names = corruption_words(wanted)
     missing = [name for name in names if name not in there]
     if missing:
         raise DataError(

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DataError, UnknownLabelError
+from cache.errors import ConfigError, DataError, UnknownLabelError
 from cache.keys import hash_bytes
 from cache.layout import Layout
 from cache.manifest import load_manifest
-from cache.reader import CacheReader
+from cache.reader import CacheReader, Fields
 from cache.schema import DatasetInfo, ScanRecord
 from cache.volume import inside_volume
 from train.eval_scans import EvalScan, Outside, eval_scan
 from train.points.binary import read_binary
 from train.robustness.folders import CorruptedFolder, CorruptedScan
-from train.robustness.robo3d import NOISE_LABELS
+from train.robustness.robo3d import CLEAN, NOISE_LABELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,65 @@ def folder_sets(
     )
 
 
+def cached_set(
+    reader: CacheReader,
+    positions: NDArray[np.int64],
+    *,
+    uses_volume: bool,
+    outside: Outside,
+    limit: int | None = None,
+) -> ScanSet:
+    """The scan set of a prepared data set, as long as its reader is open.
+
+    Args:
+        reader: Of a clean or a corrupted data set.
+        positions: Labelled scans.
+        uses_volume: Whether the network sees only the points inside the volume.
+        outside: What the other points are given.
+        limit: At most so many of them, spread evenly.
+    """
+    chosen = [int(positions[place]) for place in _spread(len(positions), limit)]
+
+    def load(place: int) -> EvalScan:
+        record = reader.read(chosen[place], Fields(label=True, outside=True))
+        return eval_scan(record, uses_volume=uses_volume, outside=outside)
+
+    corruption = reader.info.corruption
+    return ScanSet(
+        corruption=CLEAN if corruption is None else corruption.name,
+        severity="" if corruption is None else corruption.severity,
+        # With the fingerprint: counts of an earlier run serve only for the same data.
+        names=tuple(f"{reader.fingerprint}/{reader.scans.scan_id[p]}" for p in chosen),
+        load=load,
+    )
+
+
+def labelled_positions(reader: CacheReader, split: str) -> NDArray[np.int64]:
+    """The labelled scans of a split.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    positions = reader.select(split=split)
+    positions = positions[reader.scans.has_label[positions]]
+    if not len(positions):
+        found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
+        raise ConfigError(
+            f"{reader.root}: split {split!r} has no labelled scan; splits with labels: "
+            f"{', '.join(found) or 'none'}. Choose one with --split, or prepare it."
+        )
+    return positions
+
+
 def _limited(folder: CorruptedFolder, limit: int | None) -> CorruptedFolder:
-    if limit is None or limit >= len(folder.scans):
-        return folder
-    chosen = np.linspace(0, len(folder.scans) - 1, limit).round().astype(int)
-    return replace(folder, scans=tuple(folder.scans[i] for i in chosen))
+    return replace(folder, scans=tuple(folder.scans[i] for i in _spread(len(folder.scans), limit)))
+
+
+def _spread(n: int, limit: int | None) -> NDArray[np.int64]:
+    """At most ``limit`` of n places, evenly."""
+    if limit is None or limit >= n:
+        return np.arange(n)
+    return np.linspace(0, n - 1, limit).round().astype(np.int64)
 
 
 def _folder_set(
