@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
 
 from cache.fields import STAGES
 from cache.inspect_sizes import FieldSize, field_sizes
 from cache.layout import Layout
-from cache.manifest import Manifest, generation_numbers, load_manifest
+from cache.manifest import generation_numbers, load_manifest
 from cache.reader import CacheReader
 from cache.scan_table import ScanTable
 from cache.schema import FORMAT_VERSION, SCALES, DatasetInfo
 from cache.statistics import SPLITS
+from cache.tables import source_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +117,7 @@ def summarize_dataset(reader: CacheReader, *, place: str) -> DatasetSummary:
     manifest = load_manifest(layout, reader.generation)
     scans, shards = reader.scans, manifest.tables.shards
     rows: list[dict[str, Any]] = shards.to_pylist()
+    sources = source_sizes(manifest.tables.scans)
     return DatasetSummary(
         place=place,
         dataset=reader.info.name,
@@ -131,8 +132,8 @@ def summarize_dataset(reader: CacheReader, *, place: str) -> DatasetSummary:
         fields=field_sizes(scans, rows, reader.chunk_lengths),
         containers=tuple(_container(rows, stage) for stage in STAGES),
         manifest_bytes=_file_bytes(layout.generation(reader.generation)),
-        source_files=_count_sources(manifest),
-        source_bytes=_sum_list(manifest.tables.scans, "source_bytes"),
+        source_files=len(sources),
+        source_bytes=sum(sources),
         signal_divisors=_divisors(rows),
         failed=_failed(rows),
     )
@@ -199,15 +200,6 @@ def _container(shards: Sequence[dict[str, Any]], stage: str) -> ContainerSummary
 
 def _file_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.parquet"))
-
-
-def _count_sources(manifest: Manifest) -> int:
-    paths = manifest.tables.scans["source_path"].combine_chunks().flatten().to_pylist()
-    return sum(1 for path in paths if path)
-
-
-def _sum_list(scans: pa.Table, name: str) -> int:
-    return int(np.sum(scans[name].combine_chunks().flatten().to_numpy(), dtype=np.int64))
 
 
 def _divisors(shards: Sequence[dict[str, Any]]) -> tuple[int, ...]:

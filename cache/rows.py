@@ -22,7 +22,7 @@ class SourceFile:
     """A file of the raw data set, as it was when a stage read it."""
 
     role: str
-    """"points", "labels", "sweep0", "sweep1", ... or "image0", "image1", ..."""
+    """"points", "labels", "sweep0", "sweep1", ..., "image0", "image1", ... or "calib"."""
     path: str
     """Absolute; "" where only the shard is left to tell."""
     nbytes: int

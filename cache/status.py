@@ -45,10 +45,13 @@ class StatusReport:
     sources: int
     """Files that were compared."""
     changed: tuple[str, ...]
-    """Source files of another size or content than when they were prepared."""
+    """Source files of another size or content than when they were prepared, or that could not be
+    read then."""
     touched: tuple[str, ...]
     """Same size, another time; content not compared. Empty when contents are hashed."""
     vanished: tuple[str, ...]
+    vanished_sequences: tuple[str, ...]
+    """Sequences of which no point file is left; `prepare` keeps what it has of them."""
     missing_shards: tuple[str, ...]
     """Shards that the generation names and that are not there."""
     unfinished: int
@@ -75,7 +78,9 @@ def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
         parse_dataset(layout.dataset_file.read_bytes(), where=str(layout.dataset_file))
     manifest = load_manifest(layout)
     scans, shards = manifest.tables.scans, manifest.tables.shards
-    sources = _Sources(manifest, hash_contents=hash_contents)
+    sources = _Sources(hash_contents=hash_contents)
+    for source in _recorded(manifest):
+        sources.compare(*source)
     listed = _listed_names(manifest)
     return StatusReport(
         dataset_root=dataset_root,
@@ -91,6 +96,7 @@ def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
         changed=tuple(sources.changed),
         touched=tuple(sources.touched),
         vanished=tuple(sources.vanished),
+        vanished_sequences=_without_points(manifest, set(sources.vanished)),
         missing_shards=tuple(
             path for path in shards["path"].to_pylist() if not (dataset_root / path).is_dir()
         ),
@@ -120,32 +126,59 @@ def _listed_names(manifest: Manifest) -> set[tuple[str, str]]:
     return {(stage, shard_name(n, key)) for stage, n, key in zip(*columns, strict=True)}
 
 
+Source = tuple[str, int, int, str]
+"""Path, bytes, mtime_ns, xxh3."""
+
+
+def _recorded(manifest: Manifest) -> list[Source]:
+    """The source files of all scans, those of failed ones included; each state once."""
+    parts = ("path", "bytes", "mtime_ns", "xxh3")
+    scans = manifest.tables.scans
+    columns = [scans[f"source_{p}"].combine_chunks().flatten().to_pylist() for p in parts]
+    failed = [
+        (file["path"], file["nbytes"], file["mtime_ns"], file["xxh3"])
+        for text in manifest.tables.shards["failed"].to_pylist()
+        for scan in json.loads(text)["sources"]
+        for file in scan["files"]
+    ]
+    found: list[Source] = [*zip(*columns, strict=True), *failed]
+    return [source for source in dict.fromkeys(found) if source[0]]
+
+
+def _without_points(manifest: Manifest, vanished: set[str]) -> tuple[str, ...]:
+    scans = manifest.tables.scans
+    columns = [scans[name].to_pylist() for name in ("sequence", "source_role", "source_path")]
+    is_left: dict[str, bool] = {}
+    for sequence, roles, paths in zip(*columns, strict=True):
+        points = [path for role, path in zip(roles, paths, strict=True) if role == "points"]
+        gone = bool(points) and vanished.issuperset(points)
+        is_left[sequence] = is_left.get(sequence, False) or not gone
+    return tuple(sorted(sequence for sequence, left in is_left.items() if not left))
+
+
 class _Sources:
     """Every source file against what the manifest says of it."""
 
-    def __init__(self, manifest: Manifest, *, hash_contents: bool) -> None:
+    def __init__(self, *, hash_contents: bool) -> None:
+        self._hash_contents = hash_contents
         self.changed: list[str] = []
         self.touched: list[str] = []
         self.vanished: list[str] = []
         self.count = 0
-        parts = ("path", "bytes", "mtime_ns", "xxh3")
-        scans = manifest.tables.scans
-        columns = [scans[f"source_{p}"].combine_chunks().flatten().to_pylist() for p in parts]
-        for path, nbytes, mtime_ns, xxh3 in zip(*columns, strict=True):
-            if path:
-                self.count += 1
-                self._compare(path, nbytes, mtime_ns, xxh3, hash_contents)
 
-    def _compare(self, path: str, nbytes: int, mtime_ns: int, xxh3: str, hashing: bool) -> None:
+    def compare(self, path: str, nbytes: int, mtime_ns: int, xxh3: str) -> None:
+        """Sort one file by what became of it; one that could not be read has no hash."""
+        self.count += 1
         try:
             stat = Path(path).stat()
         except OSError:
-            self.vanished.append(path)
+            if xxh3:
+                self.vanished.append(path)
             return
-        if stat.st_size != nbytes:
+        if stat.st_size != nbytes or not xxh3:
             self.changed.append(path)
         elif stat.st_mtime_ns != mtime_ns:
-            if not hashing:
+            if not self._hash_contents:
                 self.touched.append(path)
             elif hash_file(Path(path))[2] != xxh3:
                 self.changed.append(path)

@@ -223,6 +223,16 @@ def _chunk_columns(rows: ShardRows, index: int, n_cameras: int) -> dict[str, Any
     return columns
 
 
+def source_sizes(scans: pa.Table) -> list[int]:
+    """Bytes of each source file of scans; one that several share (sweep, calib) counts once."""
+    paths, sizes = (
+        scans[name].combine_chunks().flatten().to_pylist()
+        for name in ("source_path", "source_bytes")
+    )
+    known = {path: size for path, size in zip(paths, sizes, strict=True) if path}
+    return [*known.values(), *(s for path, s in zip(paths, sizes, strict=True) if not path)]
+
+
 def build_tables(shards: Sequence[ShardRows], *, n_cameras: int) -> Tables:
     """Tables of complete shards.
 

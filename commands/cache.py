@@ -24,7 +24,11 @@ from commands.options import (
 
 if TYPE_CHECKING:
     from cache.staged import StagedDataset
+    from cache.status import StatusReport
     from cache.verify import Presence
+
+_SHOWN = 20
+"""Paths of one kind that `status` prints."""
 
 cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and describe a cache.")
 
@@ -225,12 +229,30 @@ def status_command(
                 f"profile {', '.join(stage.profiles) or '-'}"
             )
         for word in ("changed", "touched", "vanished", "missing_shards"):
-            for path in getattr(report, word):
+            paths = getattr(report, word)
+            for path in paths[:_SHOWN]:
                 typer.echo(f"{word.replace('_', ' ')}: {path}")
-        typer.echo(
-            f"{report.sources:,} source files compared: "
-            + ("all as prepared" if report.is_current else "run `pass2d prepare` again")
+            if len(paths) > _SHOWN:
+                typer.echo(f"{word.replace('_', ' ')}: {len(paths) - _SHOWN:,} more, see --json")
+        typer.echo(f"{report.sources:,} source files compared: {_advice(report)}")
+
+
+def _advice(report: StatusReport) -> str:
+    """What the state of the sources asks for."""
+    if report.is_current:
+        return "all as prepared"
+    gone = report.vanished_sequences
+    if gone == report.sequences:
+        return (
+            "no scan is left where it was; if the data set was moved, run `pass2d prepare` with "
+            "its new --root: it knows files by their content"
         )
+    if gone:
+        return (
+            f"run `pass2d prepare` again; it keeps its scans of sequences {', '.join(gone)}, "
+            "which are gone (a new --cache would not have them)"
+        )
+    return "run `pass2d prepare` again"
 
 
 @cache_app.command("plan")

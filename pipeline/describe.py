@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cache.progress import format_bytes, format_seconds
-from pipeline.plan import PreparePlan
+from pipeline.plan import FOLLOWS, NEW, PreparePlan
 from pipeline.problem import Problem
 from pipeline.summary import PrepareSummary
 
@@ -15,16 +15,38 @@ def plan_lines(plan: PreparePlan) -> list[str]:
     """What would run and why, grouped by stage, sequence and reason."""
     groups = Counter((task.stage, task.sequence, task.reason) for task in plan.tasks)
     lines = [
-        f"{stage:8} sequence {sequence}: {count} shards: {reason}"
+        f"{stage:8} sequence {sequence}: {_count(count, 'shard')}: {reason}"
         for (stage, sequence, reason), count in groups.items()
     ]
-    if plan.dropped:
-        lines.append(f"{len(plan.dropped)} shards are no longer wanted and leave the manifest")
+    lines += _dropped(plan)
     lines.append(
-        f"{len(plan.tasks)} tasks to run, {len(plan.keys)} done; about "
+        f"{_count(len(plan.tasks), 'task')} to run, {len(plan.keys)} done; about "
         f"{format_bytes(plan.nbytes)} to write and {format_seconds(plan.seconds)} of CPU time"
     )
     return lines
+
+
+def reason_lines(plan: PreparePlan) -> list[str]:
+    """Why shards of an earlier run are made again; nothing of new ones."""
+    places: dict[tuple[str, str], dict[str, int]] = {}
+    for task in plan.tasks:
+        if task.reason not in (NEW, FOLLOWS):
+            shards = places.setdefault((task.stage, task.reason), {})
+            shards[task.sequence] = shards.get(task.sequence, 0) + 1
+    return [
+        f"{stage} of {_count(sum(shards.values()), 'shard')} again "
+        f"(sequence {', '.join(shards)}): {reason}"
+        for (stage, reason), shards in places.items()
+    ] + _dropped(plan)
+
+
+def _dropped(plan: PreparePlan) -> list[str]:
+    shards = _count(len(plan.dropped), "shard")
+    return [f"{shards} without scans now: left out"] if plan.dropped else []
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def plan_json(plan: PreparePlan) -> dict[str, object]:
@@ -78,8 +100,8 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
         f"from {format_bytes(summary.source_bytes)} of source files",
         "fields:    "
         + ", ".join(f"{name} {format_bytes(size)}" for name, size in summary.field_bytes.items()),
-        f"work:      {summary.written_shards} shards written, {summary.kept_shards} kept, "
-        f"in {format_seconds(summary.seconds)}",
+        f"work:      {_count(summary.written_shards, 'shard')} written, "
+        f"{summary.kept_shards} kept, in {format_seconds(summary.seconds)}",
     ]
     if slowest is not None:
         stages = sorted(summary.stage_seconds, key=lambda stage: -stage.total)

@@ -151,4 +151,4 @@ def _sweeps(scan: ScanSource) -> list[list[Any]]:
 
 
 def _hashes(scan: ScanSources) -> list[list[Any]]:
-    return [[file.role, file.nbytes, file.xxh3] for file in scan.files]
+    return [[f.role, f.nbytes, f.xxh3] for f in scan.files if f.role != "calib"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ from pipeline.source_index import SourceIndex
 _BYTES_PER_SCAN = {"lidar": 1_900_000, "camera": 700_000, "voxel": 550_000}
 _SECONDS_PER_SCAN = {"lidar": 0.02, "camera": 0.02, "voxel": 0.015}
 """CPU, of 120k-point scans; used until this cache has its own figures."""
+
+NEW = "new"
+FOLLOWS = "lidar runs again"
+"""Reasons that go without saying when `prepare` runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +113,8 @@ class _Earlier:
     profile: str
     parameters: Any
     input_key: str
+    inputs: str
+    """JSON; parsed only where it differs."""
     failed: frozenset[str]
     bytes_per_scan: float
     seconds_per_scan: float
@@ -138,16 +145,16 @@ class _Planner:
             self._index.add_table(manifest.tables.scans, manifest.tables.shards)
         shards = {job.shard for job in jobs}
         unlisted = {(s, name) for s, name in self._unlisted() if _number(name) in shards}
-        unfinished = {_number(name) for _, name in unlisted}
         if far is not None:
             far.bring(unlisted)
-        if unfinished:
-            self._index.add_rows(layout, unfinished)
+        self._unread: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        for stage, name in sorted(unlisted):
+            self._unread[_number(name)].append((stage, name))
         self.keys: dict[tuple[str, int], str] = {}
 
     def plan(self, job: ShardJob) -> list[PlannedTask]:
         """The tasks that one shard needs."""
-        sources = _all_known([self._index.lidar_sources(scan) for scan in job.scans])
+        sources = self._sources(job.shard, job.scans, self._index.lidar_sources)
         if sources is None:
             return self._all_stages(job, self._source_reason("lidar", job))
         header = lidar_header(job, sources, info=self._info, profile=self._profile)
@@ -167,10 +174,24 @@ class _Planner:
             if sequence in listed and shard not in wanted
         )
 
+    def _sources(
+        self,
+        shard: int,
+        scans: Sequence[ScanSource],
+        look_up: Callable[[ScanSource], ScanSources | None],
+    ) -> list[ScanSources] | None:
+        """The scans' files; None when one of them must be hashed first."""
+        known = _all_known([look_up(scan) for scan in scans])
+        if known is None and (names := self._unread.pop(shard, None)):
+            # Records that the generation lacks: of an interrupted run, or older than it.
+            self._index.add_rows(self._layout, names)
+            known = _all_known([look_up(scan) for scan in scans])
+        return known
+
     def _plan_camera(
         self, job: ShardJob, scans: Sequence[ScanSource], lidar_key: str
     ) -> list[PlannedTask]:
-        sources = _all_known([self._index.camera_sources(scan) for scan in scans])
+        sources = self._sources(job.shard, scans, self._index.camera_sources)
         if sources is None:
             return [self._task("camera", job, self._source_reason("camera", job))]
         header = camera_header(
@@ -190,7 +211,7 @@ class _Planner:
 
     def _all_stages(self, job: ShardJob, reason: str) -> list[PlannedTask]:
         tasks = [self._task("lidar", job, reason)]
-        after = reason if reason == "new" else "lidar runs again"
+        after = reason if reason == NEW else FOLLOWS
         return [*tasks, *(self._task(stage, job, after) for stage in ("camera", "voxel"))]
 
     def _is_done(self, header: ShardHeader, shard: int) -> bool:
@@ -211,18 +232,17 @@ class _Planner:
 
     def _source_reason(self, stage: str, job: ShardJob) -> str:
         if (stage, job.shard) not in self._earlier:
-            return "new"
+            return NEW
         for scan in job.scans:
             files = scan.lidar_files() if stage == "lidar" else scan.camera_files()
             for role, path in files:
                 if self._index.lookup(role, path) is None:
-                    known = str(path) in self._index.files
-                    return f"{path} changed" if known else f"{path} is new"
+                    return self._index.change(path)
         raise AssertionError(job.shard)
 
     def _reason(self, header: ShardHeader, job: ShardJob) -> str:
         earlier = self._earlier.get((header.stage, job.shard))
-        return "new" if earlier is None else _difference(earlier, header)
+        return NEW if earlier is None else _difference(earlier, header)
 
     def _task(self, stage: str, job: ShardJob, reason: str) -> PlannedTask:
         similar = [e for (s, _), e in self._earlier.items() if s == stage][:100]
@@ -256,10 +276,30 @@ def _difference(earlier: _Earlier, header: ShardHeader) -> str:
         ),
         (earlier.profile != header.profile, f"profile {earlier.profile} -> {header.profile}"),
         (bool(changed), f"{', '.join(changed)} changed"),
-        (header.stage == "lidar", "scans added, removed or changed"),
-        (earlier.input_key != header.inputs.get("lidar"), "lidar changed"),
+        (
+            header.stage != "lidar" and earlier.input_key != header.inputs.get("lidar"),
+            "lidar changed",
+        ),
     )
-    return next((text for holds, text in facts if holds), "pictures or calibration changed")
+    return next((text for holds, text in facts if holds), "") or _scan_difference(
+        json.loads(earlier.inputs), json.loads(json.dumps(header.inputs))
+    )
+
+
+def _scan_difference(earlier: Any, wanted: Any) -> str:
+    """Which scans came, went or have other files or numbers, from the inputs of two keys."""
+    before, now = ({scan[0]: scan for scan in inputs["scans"]} for inputs in (earlier, wanted))
+    facts = (
+        ("added", [i for i in now if i not in before]),
+        ("removed", [i for i in before if i not in now]),
+        ("changed", [i for i in now if i in before and now[i] != before[i]]),
+    )
+    words = [f"{what} {_first_of(ids)}" for what, ids in facts if ids]
+    return f"scans {', '.join(words)}" if words else "order of scans changed"
+
+
+def _first_of(ids: Sequence[str]) -> str:
+    return ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
 
 
 def _all_known(sources: Sequence[ScanSources | None]) -> list[ScanSources] | None:
@@ -291,6 +331,7 @@ def _earlier(manifest: Manifest) -> dict[tuple[str, int], _Earlier]:
             profile=row["profile"],
             parameters=json.loads(row["parameters"]),
             input_key=row["input_key"],
+            inputs=row["inputs"],
             failed=frozenset(scan["scan_id"] for scan in json.loads(row["failed"])["scans"]),
             bytes_per_scan=row["bytes"] / max(1, row["scans"]),
             seconds_per_scan=row["seconds"] / max(1, row["scans"]),

@@ -13,6 +13,7 @@ from pathlib import Path
 from cache.place import dataset_place, is_url
 from cache.progress import Progress
 from cache.rows import FailedScan
+from pipeline.describe import reason_lines
 from pipeline.destination import LocalFolder, opened, remote_folder
 from pipeline.jobs import ShardJob, cut_into_shards
 from pipeline.merge import PublishedShards
@@ -61,6 +62,8 @@ def prepare(
             progress.say(note)
         jobs = cut_into_shards(listing.scans, shard_scans=config.shard_scans)
         todo = place.plan(jobs, listing.info, config.profile)
+        for line in reason_lines(todo):
+            progress.say(line)
         place.describe(listing.info)
         work = _Work(todo, progress)
         if todo.tasks:

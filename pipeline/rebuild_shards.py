@@ -72,6 +72,7 @@ def _lidar_source(scan: Any, sequence: str, files: Files) -> ScanSource:
 def _camera_source(scan: Any, parameters: dict[str, Any], files: Files) -> ScanSource:
     """Only what the stage uses: points come from the `lidar` shard."""
     scan_id, hashes, matrices, taken_hw = scan
+    calib = files.get((scan_id, "calib"))
     paths = {role: _path(scan_id, role, files) for role, _, _ in hashes}
     return ScanSource(
         scan_id=scan_id,
@@ -83,6 +84,7 @@ def _camera_source(scan: Any, parameters: dict[str, Any], files: Files) -> ScanS
         labels=None,
         images=tuple(paths.get(f"image{camera}") for camera in range(parameters["n_cameras"])),
         image_from_lidar=None if matrices is None else tuple(tuple(m) for m in matrices),
+        calibration=None if calib is None or not calib.path else Path(calib.path),
         camera_model=parameters["camera_model"],
         taken_hw=tuple((height, width) for height, width in taken_hw),
         stored_hw=None if parameters["stored_hw"] is None else tuple(parameters["stored_hw"]),

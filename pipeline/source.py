@@ -47,6 +47,9 @@ class ScanSource:
     """Per camera the 12 numbers of a (3, 4) matrix, row by row: homogeneous pixels of the picture
     as taken from lidar metres. Zeros for a camera without calibration, which then has no picture;
     None without any."""
+    calibration: Path | None = None
+    """The file that says ``image_from_lidar``, where one file does: it is recorded among the
+    sources, so that a change is noticed, while only the numbers count for keys."""
     camera_model: CameraModel = "kitti"
     taken_hw: tuple[tuple[int, int], ...] = ()
     """Per camera height and width that the calibration is for, (0, 0) where nobody says; empty: it
@@ -69,10 +72,10 @@ class ScanSource:
         return (("points", self.points), *labels, *sweeps)
 
     def camera_files(self) -> tuple[tuple[str, Path], ...]:
-        """Role and path of what the stage `camera` reads."""
-        return tuple(
-            (f"image{camera}", path) for camera, path in enumerate(self.images) if path is not None
-        )
+        """Role and path of the pictures and of the calibration that they are projected with."""
+        images = [(f"image{c}", path) for c, path in enumerate(self.images) if path is not None]
+        calibration = [("calib", self.calibration)] if images and self.calibration else []
+        return (*images, *calibration)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from cache.fields import FIELDS
 from cache.manifest import Manifest
 from cache.rows import FailedScan
 from cache.scan_table import chunk_table, scan_table
+from cache.tables import source_sizes
 from pipeline.source import SourceListing
 
 
@@ -103,7 +105,6 @@ def summarize(
         if is_listed
         for scan in json.loads(text)["scans"]
     ]
-    source_bytes = tables.scans["source_bytes"].combine_chunks()
     return PrepareSummary(
         dataset_root=dataset_root,
         generation=manifest.number,
@@ -112,9 +113,7 @@ def summarize(
         kept_points=int(scans.n[chosen].sum()),
         field_bytes=_field_bytes(manifest, chosen),
         total_bytes=int(tables.shards["bytes"].to_numpy()[shard_listed].sum()),
-        source_bytes=sum(
-            sum(row) for row, keep in zip(source_bytes.to_pylist(), chosen, strict=True) if keep
-        ),
+        source_bytes=sum(source_sizes(tables.scans.filter(pa.array(chosen)))),
         scans_without_image=int((~scans.has_image[chosen]).sum()),
         scans_without_label=int((~scans.has_label[chosen]).sum()),
         failed=tuple(sorted({*recorded, *failed}, key=lambda f: (f.scan_id, f.stage))),

@@ -270,7 +270,7 @@ def lidar_sources(scan: ScanSource) -> ScanSources:
 
 
 def camera_sources(scan: ScanSource) -> ScanSources:
-    """Pictures with their hashes."""
+    """Pictures and calibration with their hashes."""
     files = tuple(source_file(role, path) for role, path in scan.camera_files())
     return ScanSources(scan_id=scan.scan_id, files=files)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cache_samples import sample_info, without_fsync, write_sample_cache
 from pipeline_files import write_sequence
+from typer.testing import CliRunner
 
 from cache.damage import VerifyReport
 from cache.errors import CacheError
@@ -25,6 +26,7 @@ from cache.progress import Silent
 from cache.reader import CacheReader, Fields
 from cache.status import status
 from cache.verify import verify
+from cli import app
 from pipeline.datasets.semkitti import list_semkitti
 from pipeline.prepare import PrepareConfig, prepare
 from pipeline.rebuild_shards import rebuild_and_compare
@@ -445,7 +447,7 @@ def test_status_sees_changed_and_vanished_sources(made: tuple[Path, Path]) -> No
     report = status(out)
     assert report.is_current
     assert (report.scans, report.failed) == ({"train": 2, "val": 1}, 1)
-    assert report.sources == 9
+    assert report.sources == 13  # 4 of points, 4 of labels, 3 pictures, 2 calib.txt
     assert [stage.shards for stage in report.stages] == [2, 2, 2]
     velodyne = raw / "sequences/00/velodyne"
     (velodyne / "000000.bin").write_bytes(b"shorter")
@@ -457,6 +459,15 @@ def test_status_sees_changed_and_vanished_sources(made: tuple[Path, Path]) -> No
     assert report.vanished == (str(raw / "sequences/08/labels/000000.label"),)
     assert not report.is_current
     assert status(out, hash_contents=True).touched == ()
+    assert report.vanished_sequences == ()
+    shutil.rmtree(raw / "sequences/08")
+    assert status(out).vanished_sequences == ("08",)
+    seen = CliRunner().invoke(app, ["cache", "status", "--cache", str(out)])
+    assert seen.exit_code == 0
+    assert "it keeps its scans of sequences 08, which are gone" in seen.stdout
+    raw.rename(raw.with_name("moved"))
+    seen = CliRunner().invoke(app, ["cache", "status", "--cache", str(out)])
+    assert "if the data set was moved, run `pass2d prepare` with its new --root" in seen.stdout
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 from cache_samples import sample_info, without_fsync
 from large_manifest import many_scans, publish_many
-from pipeline_files import write_sequence
+from pipeline_files import png, scan_points, write_sequence
 
 from cache.errors import CacheError, ConfigError
 from cache.fields import STAGES
 from cache.progress import Silent
 from cache.reader import CacheReader, Fields
 from cache.schema import SCALES
+from cache.status import status
 from pipeline import jobs, tasks
 from pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
 from pipeline.datasets.semkitti import list_semkitti
-from pipeline.describe import summary_lines
+from pipeline.describe import plan_lines, summary_lines
 from pipeline.jobs import cut_into_shards
 from pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare
 from pipeline.source import SourceListing
@@ -213,11 +214,13 @@ def test_a_changed_file_redoes_its_shard(raw: Path, tmp_path: Path) -> None:
     labels = raw / "sequences/00/labels/000002.label"
     labels.write_bytes(np.full(50, 40, np.uint32).tobytes())
     assert _reasons(list_semkitti(raw), out) == {
-        f"lidar 1: {labels} changed",
+        f"lidar 1: {labels} has another time",
         "camera 1: lidar runs again",
         "voxel 1: lidar runs again",
     }
-    assert run(raw, out).written_shards == 3
+    heard = Heard()
+    assert prepare(list_semkitti(raw), out, INLINE, heard).written_shards == 3
+    assert f"lidar of 1 shard again (sequence 00): {labels} has another time" in heard.said
     assert_holds(out, list_semkitti(raw))
     after = tree(out)
     lost = [n for n in before if n not in after and not n.startswith("rows/")]
@@ -225,14 +228,24 @@ def test_a_changed_file_redoes_its_shard(raw: Path, tmp_path: Path) -> None:
     assert all(after[n] == before[n] for n in before if n != "CURRENT")
 
 
-def test_a_changed_picture_redoes_camera_only(raw: Path, tmp_path: Path) -> None:
-    from pipeline_files import png
+def test_records_of_older_contents_do_not_ask_for_work(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    labels = raw / "sequences/08/labels/000005.label"
+    picture = raw / "sequences/00/image_2/000000.png"
+    run(raw, out)
+    for seed, raw_id in enumerate((40, 48, 70)):  # the order of records depends on their keys
+        labels.write_bytes(np.full(50, raw_id, "<u4").tobytes())
+        picture.write_bytes(png(seed=90 + seed))
+        assert run(raw, out).written_shards == 4
+        assert plan(list_semkitti(raw), out, INLINE).tasks == ()
 
+
+def test_a_changed_picture_redoes_camera_only(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(raw, out)
     picture = raw / "sequences/00/image_2/000000.png"
     picture.write_bytes(png(seed=77))
-    assert _reasons(list_semkitti(raw), out) == {f"camera 0: {picture} changed"}
+    assert _reasons(list_semkitti(raw), out) == {f"camera 0: {picture} has another time"}
     assert run(raw, out).written_shards == 1
     assert_holds(out, list_semkitti(raw))
 
@@ -242,10 +255,16 @@ def test_new_calibration_redoes_camera_only(raw: Path, tmp_path: Path) -> None:
     run(raw, out)
     calib = raw / "sequences/00/calib.txt"
     calib.write_text(calib.read_text().replace("P2: 100", "P2: 90"))
-    expected = {f"camera {s}: pictures or calibration changed" for s in (0, 1)}
+    assert status(out).changed == (str(calib),)
+    expected = {f"camera {s}: {calib} changed" for s in (0, 1)}
     assert _reasons(list_semkitti(raw), out) == expected
-    run(raw, out)
+    assert run(raw, out).written_shards == 2
     assert_holds(out, list_semkitti(raw))
+    # Numbers that nobody uses: noted, not written again.
+    calib.write_text(calib.read_text().replace("P0: 100", "P0: 12345"))
+    assert run(raw, out).written_shards == 0
+    assert status(out).is_current
+    assert plan(list_semkitti(raw), out, INLINE).tasks == ()
 
 
 def test_sequences_come_one_by_one(raw: Path, tmp_path: Path) -> None:
@@ -269,6 +288,7 @@ def test_vanished_and_added_frames(raw: Path, tmp_path: Path) -> None:
         (raw / "sequences/00" / name).unlink()
     todo = plan(list_semkitti(raw), out, INLINE)
     assert (todo.tasks, todo.dropped) == ((), (1,))
+    assert plan_lines(todo)[0] == "1 shard without scans now: left out"
     run(raw, out)
     assert_holds(out, list_semkitti(raw))
     shutil.rmtree(raw / "sequences/00")
@@ -277,6 +297,11 @@ def test_vanished_and_added_frames(raw: Path, tmp_path: Path) -> None:
     # Shard 0 has the same content under new times: hashed again, not written again.
     assert summary.written_shards == 3
     assert_holds(out, list_semkitti(raw))
+    (raw / "sequences/00/velodyne/000000.bin").unlink()
+    (raw / "sequences/00/velodyne/000004.bin").write_bytes(scan_points(50, 4).tobytes())
+    reasons = _reasons(list_semkitti(raw), out)
+    assert f"lidar 1: {raw}/sequences/00/velodyne/000004.bin is new" in reasons
+    assert "lidar 0: scans added 00/000002, removed 00/000000" in reasons
 
 
 def test_a_moved_data_set_is_recognised_by_content(raw: Path, tmp_path: Path, monkeypatch) -> None:
@@ -345,7 +370,7 @@ def test_a_damaged_calibration_costs_the_pictures_of_its_sequence(
         assert reader.scans.has_label.tolist() == [True] * 5 + [False]
     assert run(raw, out).failed == summary.failed
     calib.write_bytes(good)
-    expected = {f"camera {s}: pictures or calibration changed" for s in (0, 1)}
+    expected = {f"camera {s}: {calib} is new" for s in (0, 1)}
     assert _reasons(list_semkitti(raw), out) == expected
     assert run(raw, out).failed == ()
     assert not (out / "failed.jsonl").exists()

@@ -179,6 +179,7 @@ def _scans(files: SequenceFiles, matrix: tuple[float, ...] | None) -> list[ScanS
             labels=files.labels.get(frame),
             images=(files.images.get(frame),),
             image_from_lidar=None if matrix is None else (matrix,),
+            calibration=None if matrix is None else files.calib,
         )
         for frame, points in files.points.items()
     ]
