@@ -26,6 +26,7 @@ import argparse
 import functools
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.sample_root import sample_root
 from cache.codec import CRC_BYTES, Codec, decode_into
 from cache.encode import camera_arrays as encode_camera
 from cache.encode import lidar_arrays as encode_lidar
@@ -46,7 +48,6 @@ from pass2d_models.voxels import ScanLevel, voxels_from_levels
 from pipeline import compose
 from pipeline.datasets.semkitti import list_semkitti, semkitti_table
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "real" / "semantickitti"
 SPEED = Codec(cname="lz4", clevel=5, shuffle="shuffle")
 SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
@@ -184,9 +185,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     assert set(SHUFFLES) >= {spec.size.shuffle for spec in FIELDS.values()}
-    for root in options.root or [SHARED]:
-        weigh_weights(root, options.scans, options.repeats)
-        weigh_shuffles(root, options.scans, options.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        for root in options.root or [sample_root(Path(folder))]:
+            weigh_weights(root, options.scans, options.repeats)
+            weigh_shuffles(root, options.scans, options.repeats)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,27 @@
 Points outside the training volume get the label of the nearest point inside; here those inside have
 their true labels, so that the figures are the rule's own and not a network's:
 
-    python -m bench.bench_outside CACHE... [--json FILE]
+    python -m bench.bench_outside [CACHE...] [--json FILE]
 
-With a trained network: `pass2d eval --outside nearest` beside `--outside ignore`.
+Without a cache the labelled scans of ``../shared`` are prepared, or those of a generated world
+(which has no points outside). With a trained network: `pass2d eval --outside nearest` beside
+`--outside ignore`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from bench.sample_root import sample_root
+from cache.progress import Silent
 from cache.reader import CacheReader, Fields
+from pipeline.datasets.semkitti import list_semkitti
+from pipeline.prepare import PrepareConfig, prepare
 from train.infer import nearest_index
 from train.metric import both_scores
 
@@ -62,13 +69,20 @@ def measured(cache: Path) -> dict[str, object]:
     return result
 
 
+def prepared(folder: Path) -> Path:
+    listing = list_semkitti(sample_root(folder))
+    prepare(listing, folder / "cache" / "semkitti", PrepareConfig(workers=0), Silent())
+    return folder / "cache"
+
+
 def main() -> None:
     """Print a line per cache."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("caches", nargs="+", type=Path, metavar="CACHE")
+    parser.add_argument("caches", nargs="*", type=Path, metavar="CACHE")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    results = [measured(cache) for cache in options.caches]
+    with tempfile.TemporaryDirectory() as folder:
+        results = [measured(cache) for cache in options.caches or [prepared(Path(folder))]]
     for result in results:
         print(json.dumps(result, indent=2))
     if options.json is not None:
