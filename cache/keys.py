@@ -52,3 +52,13 @@ def hash_file(path: Path) -> tuple[int, int, str]:
             digest.update(block)
             nbytes += len(block)
     return nbytes, mtime_ns, digest.hexdigest()
+
+
+def hash_descriptor(fd: int) -> str:
+    """xxh3_128 of an open file, whatever lies at its path now; its offset stays."""
+    digest = xxhash.xxh3_128()
+    place = 0
+    while block := os.pread(fd, _BLOCK_BYTES, place):
+        digest.update(block)
+        place += len(block)
+    return digest.hexdigest()

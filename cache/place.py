@@ -6,7 +6,14 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from cache.errors import ConfigError
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+_LOCAL = re.compile(r"(?:file|local):(?://(?:localhost)?)?(/(?!/).*)", re.IGNORECASE)
+_WITH_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https")
+_MEANT_AS_URL = re.compile(
+    r"(file|local|s3a?|gs|gcs|az|abfss?|https?|hdfs|s?ftp|memory):", re.IGNORECASE
+)
 
 
 def is_url(text: str) -> bool:
@@ -15,11 +22,41 @@ def is_url(text: str) -> bool:
 
 
 def absolute_place(text: str) -> str:
-    """A URL as it is, a path made absolute; "file:///data/cache" and "local://" are paths."""
-    match = re.match(r"(?:file|local)://(/.*)", text)
+    """A URL in its one form, a path made absolute; "file:///data/cache" and "local://" are paths.
+
+    Raises:
+        ConfigError: a URL that names no place, or one with a slash too few.
+    """
+    match = _LOCAL.fullmatch(text)
     if match is not None:
         return str(Path(unquote(match[1])).resolve())
-    return text.rstrip("/") if is_url(text) else str(Path(text).resolve())
+    if is_url(text):
+        return canonical_url(text)
+    meant = _MEANT_AS_URL.match(text)
+    if meant is not None:
+        raise ConfigError(f"{text}: expected e.g. {_example(meant[1])} (for a folder: ./{text}).")
+    return str(Path(text).resolve())
+
+
+def canonical_url(text: str) -> str:
+    """One text per place: protocol in lower case, single slashes, none at the end.
+
+    Raises:
+        ConfigError: it names no place.
+    """
+    protocol, mark, rest = re.split(r"(://|::)", text, maxsplit=1)
+    protocol = protocol.lower()
+    if protocol in ("file", "local"):
+        raise ConfigError(f"{text}: expected e.g. {_example(protocol)}.")
+    rest = re.sub(r"(?<![:/])/{2,}", "/", rest).rstrip("/")
+    if not rest.strip("/") or (rest.startswith("/") and protocol in _WITH_BUCKETS):
+        raise ConfigError(f"{text}: names no place. Expected e.g. {_example(protocol)}.")
+    return f"{protocol}{mark}{rest}"
+
+
+def _example(protocol: str) -> str:
+    protocol = protocol.lower()
+    return "file:///data/cache" if protocol in ("file", "local") else f"{protocol}://bucket/prefix"
 
 
 def dataset_place(cache_root: str, name: str) -> Path | str:

@@ -106,7 +106,7 @@ class PartialFiles:
 
     def _complete_if_much_read(self, fd: int, path: str, held_bytes: int) -> None:
         nbytes = self._mirror.size_of(path)
-        if held_bytes < SPARSE_SHARE * nbytes:
+        if held_bytes < SPARSE_SHARE * nbytes or nbytes > self._mirror.space.limit_bytes / 2:
             return
         for start in range(0, nbytes, _BLOCK_BYTES):
             stop = min(start + _BLOCK_BYTES, nbytes)

@@ -71,7 +71,7 @@ class CacheReader:
         self._parts: PartialFiles | None = None
         if mirror is not None:
             self._parts = PartialFiles(mirror, self._pool)
-            mirror.forget = self._pool.forget
+            mirror.space.forget = self._pool.forget
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
 

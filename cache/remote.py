@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -20,13 +20,13 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from cache.errors import CacheError
 from cache.files import attempt_folder, remove_abandoned, replace_file, sync_tree, writing
 from cache.jsonio import unseal
-from cache.keys import hash_bytes, hash_file
+from cache.keys import hash_bytes, hash_descriptor
 from cache.layout import CURRENT_FILE, DATASET_FILE, GENERATION, Layout
+from cache.local_space import PART, LocalSpace
 from cache.manifest import HASHES_FILE, parse_dataset
+from cache.remote_config import RemoteConfig
 from cache.rows import FileHash
-from cache.store import RemoteConfig, RemoteStore
-
-_PART = ".part"
+from cache.store import RemoteStore
 
 
 class RemoteMirror:
@@ -36,15 +36,12 @@ class RemoteMirror:
         """Prepare the local folder of a data set's store; fetches nothing."""
         self.store = store
         self.url = store.url
-        self._config = store.config
-        self.layout = Layout(
-            root=self._config.folder / hash_bytes(self.url.encode())[:16] / self.url.split("/")[-1]
-        )
+        self.space = LocalSpace(store.config)
+        place = store.config.folder / hash_bytes(self.url.encode())[:16]
+        self.layout = Layout(root=place / self.url.split("/")[-1])
         self._files: dict[str, tuple[int, str]] = {}
         self._busy: dict[str, threading.Lock] = {}
         self._in_parts: set[str] = set()
-        self.forget: Callable[[str], None] = lambda path: None
-        """Told of files that give way: their descriptors should be closed, to free the disk."""
         self._sound: dict[str, tuple[int, int, int]] = {}
         self._lock = threading.Lock()
         with writing(self.layout.root):
@@ -85,9 +82,9 @@ class RemoteMirror:
         self.expect_files(folder, files)
         for file in files:
             target = self.layout.root / folder / file.name
-            if file.nbytes <= self._config.limit_bytes:
+            if file.nbytes <= self.space.limit_bytes:
                 with writing(target):
-                    self._make_room(file.nbytes, f"{folder}/{file.name}")
+                    self.space.make_room(file.nbytes, str(target))
                     target.parent.mkdir(parents=True, exist_ok=True)
                     (source / file.name).replace(target)
 
@@ -105,9 +102,13 @@ class RemoteMirror:
                 return self._open_parts(path)
             with contextlib.suppress(FileNotFoundError):
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                if self._is_sound(path, fd, *self._files[name]):
-                    os.utime(fd)  # least recently used is by time of last opening
-                    return fd
+                try:
+                    if self._is_sound(path, fd, *self._files[name]):
+                        os.utime(fd)  # least recently used is by time of last opening
+                        return fd
+                except BaseException:
+                    os.close(fd)
+                    raise
                 os.close(fd)
                 Path(path).unlink(missing_ok=True)
             # Evicted by another process between here and the next `os.open`, it is fetched again.
@@ -121,7 +122,7 @@ class RemoteMirror:
         """Give a sparse file that was filled the name of the whole one, if nobody evicted it."""
         self._in_parts.discard(path)
         try:
-            Path(path + _PART).replace(path)
+            Path(path + PART).replace(path)
         except FileNotFoundError:
             return False
         return True
@@ -140,11 +141,11 @@ class RemoteMirror:
         """
         name = str(Path(path).relative_to(self.layout.root))
         data = self.store.read_range(name, start, stop, is_sound)
-        self._make_room(len(data), name)
+        self.space.make_room(len(data), f"{self.url}/{name}")
         return data
 
     def _open_parts(self, path: str) -> int:
-        sparse = Path(path + _PART)
+        sparse = Path(path + PART)
         with writing(sparse):
             sparse.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(sparse, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -158,7 +159,7 @@ class RemoteMirror:
         state = (stat.st_ino, stat.st_size, stat.st_ctime_ns)
         if stat.st_size != nbytes:
             return False
-        if self._sound.get(path, (0,))[:2] != state[:2] and hash_file(Path(path))[2] != xxh3:
+        if self._sound.get(path, (0,))[:2] != state[:2] and hash_descriptor(fd) != xxh3:
             return False
         self._sound[path] = state
         return True
@@ -173,33 +174,20 @@ class RemoteMirror:
         target = self.layout.root / name
         with self._lock:
             busy = self._busy.setdefault(name, threading.Lock())
-        with busy:  # of this process; two processes fetch the same bytes and rename both
+        # First room, then the lock: see `LocalSpace.make_room`. The lock is of this process; two
+        # processes fetch the same bytes and rename both.
+        with self.space.reserved(nbytes, f"{self.url}/{name}"), busy:
             if target.is_file():
                 return
-            self._make_room(nbytes, name)
-            with attempt_folder(self.layout.scratch, "fetch") as attempt:
+            with (
+                writing(self.layout.scratch),
+                attempt_folder(self.layout.scratch, "fetch") as attempt,
+            ):
                 aside = attempt / "file"
                 self.store.fetch(name, aside, nbytes=nbytes, xxh3=xxh3)
-                with writing(target):
-                    sync_tree(attempt)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    aside.replace(target)
-
-    def _make_room(self, nbytes: int, name: str) -> None:
-        limit = self._config.limit_bytes
-        if nbytes > limit:
-            raise CacheError(
-                f"{self.url}/{name}: {nbytes / 1e9:.3f} GB do not fit into the local cache of "
-                f"{limit / 1e9:.3f} GB. Set --local-cache-gb (or PASS2D_LOCAL_CACHE_GB) higher."
-            )
-        held = sorted(_held(self._config.folder))
-        surplus = sum(size for _, size, _ in held) + nbytes - limit
-        for _, size, path in held:
-            if surplus <= 0:
-                break
-            path.unlink(missing_ok=True)
-            self.forget(str(path).removesuffix(_PART))
-            surplus -= size
+                sync_tree(attempt)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                aside.replace(target)
 
     def fetch_manifest(self) -> int | None:
         """Bring dataset.json, CURRENT and, unless it is here, the generation up to date.
@@ -278,16 +266,6 @@ def _is_corrupted(store: RemoteStore, name: str) -> bool:
         return parse_dataset(store.read(file), where=f"{store.url}/{file}").corruption is not None
     except CacheError:
         return False
-
-
-def _held(folder: Path) -> Iterable[tuple[int, int, Path]]:
-    """(last use, bytes, path) of every shard file here, of all data sets."""
-    for path in folder.glob("*/*/*/*.zarr/**/*"):
-        with contextlib.suppress(FileNotFoundError):
-            stat = path.lstat()
-            if path.is_file():
-                nbytes = stat.st_blocks * 512 if path.suffix == _PART else stat.st_size
-                yield stat.st_mtime_ns, nbytes, path
 
 
 def _holds(path: Path, data: bytes) -> bool:

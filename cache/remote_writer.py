@@ -29,10 +29,11 @@ from cache.layout import (
 )
 from cache.manifest import HASHES_FILE, describe_dataset, encode_tables, parse_dataset
 from cache.remote import RemoteMirror
+from cache.remote_config import RemoteConfig
 from cache.rows import ShardRow, decode_row, load_row
 from cache.schema import DatasetInfo, ScanRecord
 from cache.shard_reader import read_points
-from cache.store import RemoteConfig, RemoteStore
+from cache.store import RemoteStore
 from cache.tables import Tables
 
 _FORWARDED = ("AWS_", "PASS2D_", "FSSPEC_", "GOOGLE_", "GCSFS_", "AZURE_")

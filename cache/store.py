@@ -7,19 +7,21 @@ error messages are the same everywhere.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import errno
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cache.errors import CacheError, ConfigError
+from cache.errors import CacheError
+from cache.files import write_failure
 from cache.keys import hash_bytes, hash_file
+from cache.place import canonical_url
+from cache.remote_config import RemoteConfig
 
 T = TypeVar("T")
 
@@ -28,68 +30,6 @@ _FINAL_WORDS = ("Credentials", "AccessDenied", "InvalidAccessKeyId", "SignatureD
 _UNKNOWN_MODE = (NotImplementedError, TypeError, ValueError)
 _PARALLEL = 4
 """Requests at a time where many objects are wanted at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteConfig:
-    """Local disk and patience of a remote store; neither changes a result."""
-
-    folder: Path = field(default_factory=lambda: Path.home() / ".cache" / "pass2d")
-    """Holds one folder per remote data set; may be shared by several processes."""
-    limit_bytes: int = 50_000_000_000
-    """Shard files of all data sets together."""
-    attempts: int = 5
-    first_wait_s: float = 0.5
-    """Before the second attempt; doubled each time, times a random share of 0.5 to 1."""
-    timeout_s: float = 10.0
-    """A request without a single byte for so long counts as failed (s3 only)."""
-    options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Storage options of fsspec, e.g. {"endpoint_url": "..."}; may hold secrets."""
-
-    @classmethod
-    def from_environment(cls) -> RemoteConfig:
-        """Settings by PASS2D_LOCAL_CACHE and its kin, see `cache/README.md`.
-
-        Raises:
-            ConfigError: a value is no positive number, or the options are no JSON object.
-        """
-        changes: dict[str, Any] = {}
-        if place := os.environ.get("PASS2D_LOCAL_CACHE"):
-            changes["folder"] = Path(place).expanduser().resolve()
-        if (size := _positive("PASS2D_LOCAL_CACHE_GB", "GB")) is not None:
-            changes["limit_bytes"] = int(size * 1e9)
-        if (attempts := _positive("PASS2D_STORE_ATTEMPTS", "attempts")) is not None:
-            changes["attempts"] = max(1, int(attempts))
-        if (seconds := _positive("PASS2D_STORE_TIMEOUT", "seconds")) is not None:
-            changes["timeout_s"] = seconds
-        if text := os.environ.get("PASS2D_STORE_OPTIONS"):
-            changes["options"] = _options(text)
-        return cls(**changes)
-
-
-def _positive(name: str, unit: str) -> float | None:
-    text = os.environ.get(name)
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e9:
-        raise ConfigError(f"{name}: found {text!r}, expected {unit} above 0.")
-    return value
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):  # it may hold secrets: not shown
-        raise ConfigError(
-            'PASS2D_STORE_OPTIONS: expected a JSON object such as {"endpoint_url": "http://..."}.'
-        )
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +46,7 @@ class RemoteStore:
 
     def __init__(self, url: str, config: RemoteConfig | None = None) -> None:
         self.config = config or RemoteConfig.from_environment()
-        self.url = url.rstrip("/")
+        self.url = canonical_url(url)
         self._fs, path = _filesystem(self.url, self.config)
         self._path = path.rstrip("/")
         # Else s3fs asks for the size first, to split what is large.
@@ -118,7 +58,7 @@ class RemoteStore:
 
     def exists(self, name: str) -> bool:
         """Whether there is an object of this name."""
-        return bool(self.tried(lambda: self._fs.exists(self._at(name)), name))
+        return self.tried(lambda: self._exists(name), name)
 
     def read(self, name: str, *, xxh3: str | None = None) -> bytes:
         """A whole object; with ``xxh3`` nothing else than these bytes is accepted.
@@ -168,7 +108,8 @@ class RemoteStore:
         """
 
         def fetch() -> None:
-            self._fs.get_file(self._at(name), str(aside))
+            with _local_disk(aside):
+                self._fs.get_file(self._at(name), str(aside))
             found = hash_file(aside)
             if (found[0], found[2]) != (nbytes, xxh3):
                 raise WrongBytesError(f"{found[0]} bytes that are not as written")
@@ -177,7 +118,12 @@ class RemoteStore:
 
     def copy(self, name: str, path: Path) -> None:
         """Copy an object, whatever it holds, to a local file."""
-        self.tried(lambda: self._fs.get_file(self._at(name), str(path)), name)
+
+        def copy() -> None:
+            with _local_disk(path):
+                self._fs.get_file(self._at(name), str(path))
+
+        self.tried(copy, name)
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace an object in one step: readers see the old bytes or the new."""
@@ -208,10 +154,14 @@ class RemoteStore:
         return is_ours or self.find(name) == data
 
     def _write_if_absent(self, name: str, data: bytes) -> bool:
-        if self._fs.exists(self._at(name)):
+        if self._exists(name):
             return False
         self._fs.pipe_file(self._at(name), data)
         return True
+
+    def _exists(self, name: str) -> bool:
+        self._fs.invalidate_cache()  # else a listing of before tells
+        return bool(self._fs.exists(self._at(name)))
 
     def upload(self, folder: Path, name: str) -> None:
         """Copy all files below a local folder to objects below ``name``."""
@@ -247,9 +197,9 @@ class RemoteStore:
                 entries = self._fs.ls(self._at(folder), detail=False)
             except FileNotFoundError:
                 return []
-            own = self._at(folder).rstrip("/").rsplit("/", 1)[-1]
-            found = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries}
-            return sorted(found - {"", own} if len(entries) == 1 else found - {""})
+            # Some stores list a folder's own marker, or an object of the folder's very name.
+            below = {str(entry).strip("/") for entry in entries} - {self._at(folder).strip("/")}
+            return sorted({path.rsplit("/", 1)[-1] for path in below})
 
         return self.tried(names, folder)
 
@@ -311,6 +261,17 @@ class MissingError(CacheError):
 
 class WrongBytesError(Exception):
     """A short or otherwise other body than was promised."""
+
+
+@contextlib.contextmanager
+def _local_disk(path: Path) -> Iterator[None]:
+    """A full disk here is no fault of the store, and stays full when it is asked again."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        raise write_failure(path, error) from error
 
 
 def _is_final(error: Exception) -> bool:

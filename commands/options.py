@@ -34,7 +34,11 @@ def run_place(text: str) -> Path:
 
 def any_place(text: str | Path) -> str:
     """Read --cache where a URL will do, too: a path is made absolute."""
-    return absolute_place(str(text))
+    try:
+        return absolute_place(str(text))
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
 
 
 ReadCacheOption = Annotated[

@@ -27,7 +27,10 @@ prepare_app = typer.Typer(no_args_is_help=True, help="Turn a raw data set into a
 SplitsOption = Annotated[str, typer.Option(help="Any of train,val,test.")]
 LimitOption = Annotated[int | None, typer.Option(help="At most so many scans.", min=1)]
 WorkersOption = Annotated[
-    int | None, typer.Option(help="Ray workers, one per CPU if left out; 0: no Ray.")
+    int | None,
+    typer.Option(
+        help="Ray workers, one per CPU if left out; 0: no Ray. With --ray-address: tasks at a time."
+    ),
 ]
 RayAddressOption = Annotated[
     str | None, typer.Option(help="Join this Ray cluster, e.g. auto or host:6379.")

@@ -133,7 +133,8 @@ class RemoteFolder:
         """Make the next generation; again on top of another driver's, if one was faster."""
         while True:
             number = self._mirror.fetch_manifest()
-            base = None if number is None else load_manifest(self._layout)
+            # By its number: the local CURRENT is shared with processes that may look further back.
+            base = None if number is None else load_manifest(self._layout, number)
             tables = next_tables(base, info, shards, self._rows)
             if tables is None:
                 assert base is not None

@@ -16,9 +16,11 @@ class PrepareConfig:
     """How `prepare` works. Only `profile` and `shard_scans` have a say in the bytes."""
 
     workers: int | None = None
-    """Ray workers; None: one per CPU; 0: in this process, without Ray."""
+    """Ray workers; None: one per CPU; 0: in this process, without Ray. With `ray_address`: so many
+    tasks at a time; None: as many as the cluster takes."""
     ray_address: str | None = None
-    """Join this cluster ("auto", "host:port", "ray://..."); None starts a local one."""
+    """Join this cluster ("auto", "host:port", "ray://..."); None starts a local one, whatever
+    RAY_ADDRESS says."""
     profile: str = "speed"
     """"speed" or "size"; see FIELDS."""
     shard_scans: int = 64
@@ -35,6 +37,8 @@ class PrepareConfig:
             raise ConfigError(f"shard_scans must be at least 1, found {self.shard_scans}.")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers must be 0 (inline) or more, found {self.workers}.")
+        if self.ray_address is not None and not self.ray_address.strip():
+            raise ConfigError("--ray-address is empty: give host:port or auto, or leave it out.")
         if self.workers == 0 and self.ray_address is not None:
             raise ConfigError("--workers 0 runs without Ray: leave out --ray-address.")
 

@@ -138,7 +138,7 @@ def _runner(context: TaskContext, config: PrepareConfig) -> Iterator[Runner]:
     from pipeline.ray_runner import RayRunner, connected
 
     with connected(config) as is_ours:
-        runner = RayRunner(context, max_retries=config.max_retries)
+        runner = RayRunner(context, config)
         try:
             yield runner
         finally:

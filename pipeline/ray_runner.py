@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CODE_ROOT = Path(__file__).resolve().parents[1]
 _WORKER_BYTES = 400 << 20
 _CONNECT_SECONDS = 10.0
+_SETTINGS = b"\x04"
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
+"""Ray speaks gRPC, whose first frame either way is HTTP/2's SETTINGS, type 4 (RFC 9113, 3.4)."""
 _OBJECT_STORE_BYTES = 80 << 20
 """Results are a few hundred bytes and travel inline; Ray asks for 75 MB at least."""
 
@@ -29,14 +32,16 @@ _OBJECT_STORE_BYTES = 80 << 20
 class RayRunner:
     """Submits tasks to the Ray that this process is connected to."""
 
-    def __init__(self, context: TaskContext, *, max_retries: int) -> None:
+    def __init__(self, context: TaskContext, config: PrepareConfig) -> None:
         import ray
 
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         self.window = 2 * max(1, int(sum(node.get("CPU", 0) for node in alive)))
+        if config.ray_address is not None and config.workers is not None:
+            self.window = config.workers
         self._context = ray.put(context)
         self._task = ray.remote(run_task)
-        self._max_retries = max_retries
+        self._max_retries = config.max_retries
         # A task that asks for more than any node has would wait for ever.
         self._memory_limit = int(0.9 * max(node.get("memory", 0.0) for node in alive))
         self._flying: dict[ObjectRef[Any], StageTask] = {}
@@ -160,6 +165,7 @@ def _start(config: PrepareConfig, common: dict[str, Any]) -> None:
             ray.init(address=config.ray_address, **common)
         else:
             ray.init(
+                address="local",  # else Ray joins the cluster that RAY_ADDRESS names
                 num_cpus=config.workers or len(os.sched_getaffinity(0)),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
@@ -176,7 +182,15 @@ def _end(mark: bytes) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Ray itself tries for minutes before it says that nobody listens."""
+    """Ray itself tries for minutes before it says that nobody, or somebody else, listens."""
+    if ":" not in address:  # a word such as "auto", for which Ray looks on this machine
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host:  # else a word such as "auto", for which Ray looks on this machine
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    if not host or not port.isdecimal():
+        raise ValueError("that is not host:port")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS) as line:
+        if os.environ.get("RAY_USE_TLS") == "1":
+            return
+        line.sendall(_HTTP2_HELLO)
+        if line.recv(9)[3:4] != _SETTINGS:
+            raise ValueError("who listens there is not Ray")

@@ -10,6 +10,21 @@ import pytest
 # Before anything loads torch: its threads spin while they wait, which starves tests on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+_OF_THE_USER = ("AWS_", "BOTO", "FSSPEC_", "RAY_", "PASS2D_LOCAL_", "PASS2D_STORE_")
+
+
+def _forget_the_users_settings() -> None:
+    """Tests talk to servers of their own on loopback, whatever account, proxy or Ray is set."""
+    for name in list(os.environ):
+        if name.startswith(_OF_THE_USER) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):  # else ~/.aws
+        os.environ[name] = os.devnull
+    os.environ["FSSPEC_CONFIG_DIR"] = os.devnull  # else ~/.config/fsspec
+
+
+_forget_the_users_settings()
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT_ROOT.parent / "shared"
 

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from cache.errors import CacheError, ConfigError
 from cache.reader import CacheReader, Fields
 from cache.remote import RemoteMirror
-from cache.store import RemoteConfig, RemoteStore
+from cache.remote_config import RemoteConfig
+from cache.store import RemoteStore
 from cli import app
 from train.stream import block_order
 

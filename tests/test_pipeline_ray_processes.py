@@ -1,15 +1,19 @@
-"""Nothing that was started for a run outlives it."""
+"""Nothing that was started for a run outlives it; a cluster that is none is said at once."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from cache.errors import CacheError, ConfigError
+from pipeline.options import PrepareConfig
 from pipeline.ray_processes import end_marked, marking, uninterrupted
 
 SLEEP = "import time; print(flush=True); time.sleep(600)"
@@ -45,3 +49,36 @@ def test_ctrl_c_waits_until_all_is_shut_down() -> None:
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+class Web(socketserver.StreamRequestHandler):
+    """Answers as a web server does that understands nothing."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_an_address_where_no_ray_answers_is_one_error() -> None:
+    from pipeline.ray_runner import connected
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Web) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            with (
+                pytest.raises(
+                    CacheError, match=r"cannot connect to .*who listens there is not Ray"
+                ),
+                connected(PrepareConfig(ray_address=address)),
+            ):
+                pass
+        server.shutdown()
+    for address in (f"127.0.0.1:{port}", "host:port", ":6379", "[::1]:1"):
+        with (
+            pytest.raises(CacheError, match=r"cannot connect to .* Check --ray-address"),
+            connected(PrepareConfig(ray_address=address)),
+        ):
+            pass
+    with pytest.raises(ConfigError, match="--ray-address is empty"):
+        PrepareConfig(ray_address=" ")

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from cache.errors import CacheError
 from cache.progress import Silent
 from cache.reader import CacheReader
+from cache.remote import RemoteMirror
 from cache.store import RemoteStore
 from cli import app
 from pipeline.datasets.semkitti import list_semkitti
@@ -215,6 +216,31 @@ def test_two_drivers_that_publish_at_once_lose_nothing(
         assert far.fingerprint == near.fingerprint
 
 
+def test_a_local_copy_that_falls_behind_loses_nothing(
+    raw: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that shares the local cache puts back the CURRENT that it saw before."""
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "disk"))
+    fsspec.filesystem("memory").store.clear()
+    for sequence in ("00", "08"):
+        prepare(
+            list_semkitti(raw, sequences=(sequence,)), "memory://late/semkitti", INLINE, Silent()
+        )
+    real = RemoteMirror.fetch_manifest
+
+    def fetch_manifest(self: RemoteMirror) -> int | None:
+        number = real(self)
+        self.layout.current_file.write_text("gen-000001\n")
+        return number
+
+    monkeypatch.setattr(RemoteMirror, "fetch_manifest", fetch_manifest)
+    prepare(list_semkitti(raw, sequences=("11",)), "memory://late/semkitti", INLINE, Silent())
+    monkeypatch.undo()
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "disk"))
+    with CacheReader.open("memory://late") as far, CacheReader.open(local) as near:
+        assert far.scans.scan_id.tolist() == near.scans.scan_id.tolist()
+
+
 def test_a_full_manifest_far_away_needs_few_requests(
     local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +273,10 @@ def test_a_full_manifest_far_away_needs_few_requests(
 
 
 @pytest.mark.slow
-def test_ray_workers_write_the_same_bytes(raw: Path, local: Path, proxy: FaultyProxy) -> None:
+def test_ray_workers_write_the_same_bytes(
+    raw: Path, local: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of the user, for something else
     summary = prepare(list_semkitti(raw), URL, PrepareConfig(workers=2), Silent())
     assert summary.written_shards == 9
     assert far_bytes(s3(), PLACE) == folder_bytes(local)

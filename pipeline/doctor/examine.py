@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cache.place import is_url
 from cache.progress import Progress
-from cache.store import RemoteConfig
+from cache.remote_config import RemoteConfig
 from pipeline.doctor.cache_check import cache_findings
 from pipeline.doctor.finding import Check, Finding, guarded
 from pipeline.doctor.libraries import (
