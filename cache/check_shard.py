@@ -206,8 +206,8 @@ class ShardChecker:
         key = self._row.header.inputs["lidar"]
         try:
             lidar = load_row(self._layout, "lidar", self._row.shard, key)
-        except CacheError:
-            return None
+        except (CacheError, OSError):
+            return None  # reported where that record is checked
         return None if lidar is None else lidar.entries.lidar[index].n
 
 

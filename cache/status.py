@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.failures import recorded_failures
 from cache.fields import STAGES
 from cache.keys import hash_file
 from cache.layout import Layout, shard_name
@@ -91,7 +92,7 @@ def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
         scans=dict(Counter(scans["split"].to_pylist())),
         sequences=tuple(sorted(set(scans["sequence"].to_pylist()))),
         stages=tuple(_stage_status(manifest, stage) for stage in STAGES),
-        failed=sum(len(json.loads(text)["scans"]) for text in shards["failed"].to_pylist()),
+        failed=len({scan.scan_id for _, scan in recorded_failures(shards)}),
         sources=sources.count,
         changed=tuple(sources.changed),
         touched=tuple(sources.touched),

@@ -11,6 +11,7 @@ from typing import Any
 from cache.check_shard import ShardChecker
 from cache.damage import Damage, Kind, VerifyReport
 from cache.errors import CacheError
+from cache.failures import read_failures, recorded_failures
 from cache.fields import STAGES
 from cache.jsonio import unseal
 from cache.keys import hash_bytes
@@ -97,7 +98,7 @@ class _Verifier:
         """All checks, from the top of the folder down."""
         info_bytes = self._check_dataset_file()
         manifest = self._check_generations(info_bytes)
-        self._check_failed_file()
+        self._check_failed_file(manifest)
         self._check_names()
         rows = self._check_rows()
         if manifest is not None:
@@ -200,16 +201,22 @@ class _Verifier:
             self._changed(path, f"names gen-{number:06d}, but the newest is gen-{newest:06d}")
         return number
 
-    def _check_failed_file(self) -> None:
+    def _check_failed_file(self, manifest: Manifest | None) -> None:
         path = self._layout.failed_file
-        if not path.exists():
+        recorded = [] if manifest is None else recorded_failures(manifest.tables.shards)
+        if not recorded and not path.exists() and not path.is_symlink():
             return
-        data = self._read(path) or b""
-        for number, line in enumerate(data.splitlines(keepends=True), 1):
-            try:
-                unseal(line, where=str(path))
-            except CacheError:
-                self._changed(path, f"line {number} is not as it was written")
+        data = self._read(path)
+        if data is None:
+            return
+        listed, damaged = read_failures(data)
+        for number in damaged:
+            self._changed(path, f"line {number} is not as it was written")
+        lost = sorted({scan.scan_id for _, scan in recorded} - {scan.scan_id for scan in listed})
+        if lost and not damaged:
+            self._changed(path, f"lacks {', '.join(lost[:3])}, which the manifest has as failed")
+        elif not data:
+            self._changed(path, "is empty, expected one line per failed scan")
 
     def _check_names(self) -> None:
         """Files and folders that nobody puts there."""

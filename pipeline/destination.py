@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from cache.errors import CacheError
+from cache.failures import read_failures
 from cache.files import lock_file, remove_abandoned, replace_file, writing
-from cache.jsonio import seal
-from cache.layout import Layout, shard_name
+from cache.layout import FAILED_FILE, Layout, shard_name
 from cache.manifest import Manifest, load_manifest, publishing, write_dataset_file
 from cache.place import is_url
 from cache.remote import RemoteMirror
@@ -49,8 +49,11 @@ class Destination(Protocol):
     def publish(self, info: DatasetInfo, shards: PublishedShards) -> Manifest:
         """Make the next generation."""
 
-    def write_failed(self, failed: tuple[FailedScan, ...]) -> None:
-        """Put failed.jsonl in place: one JSON object per bad scan; no file without any."""
+    def read_failed(self) -> list[FailedScan]:
+        """What failed.jsonl says; damaged lines are passed over."""
+
+    def write_failed(self, lines: bytes) -> None:
+        """Put failed.jsonl in place; no file without any lines."""
 
 
 class LocalFolder:
@@ -90,14 +93,24 @@ class LocalFolder:
         with publishing(self._layout):
             return publish(self._layout, info, shards)
 
-    def write_failed(self, failed: tuple[FailedScan, ...]) -> None:
+    def read_failed(self) -> list[FailedScan]:
+        """What failed.jsonl says."""
+        return read_failures(self._failed_bytes())[0]
+
+    def write_failed(self, lines: bytes) -> None:
         """Put failed.jsonl in place."""
         path = self._layout.failed_file
-        if failed:
-            replace_file(path, _failed_lines(failed), scratch=self._layout.scratch)
-        elif path.exists():
+        if lines and lines != self._failed_bytes():
+            replace_file(path, lines, scratch=self._layout.scratch)
+        elif not lines:
             with writing(path):
-                path.unlink()
+                path.unlink(missing_ok=True)
+
+    def _failed_bytes(self) -> bytes:
+        try:
+            return self._layout.failed_file.read_bytes()
+        except OSError:
+            return b""
 
 
 class RemoteFolder:
@@ -143,18 +156,18 @@ class RemoteFolder:
             if published is not None:
                 return Manifest(number=published, info=info, tables=tables)
 
-    def write_failed(self, failed: tuple[FailedScan, ...]) -> None:
+    def read_failed(self) -> list[FailedScan]:
+        """What failed.jsonl says."""
+        return read_failures(self._store.find(FAILED_FILE) or b"")[0]
+
+    def write_failed(self, lines: bytes) -> None:
         """Put failed.jsonl in place."""
-        write_failed_object(self._store, _failed_lines(failed))
+        write_failed_object(self._store, lines)
 
     def _rows(self, keys: dict[int, dict[str, str]]) -> list[dict[str, ShardRow]]:
         names = {(s, shard_name(n, k)) for n, stages in keys.items() for s, k in stages.items()}
         bring_records(self._store, self._layout, names)
         return load_rows(self._layout, keys)
-
-
-def _failed_lines(failed: tuple[FailedScan, ...]) -> bytes:
-    return b"".join(seal(scan) for scan in failed)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cache.failures import encode_failures
 from cache.place import dataset_place, is_url
 from cache.progress import Progress
 from cache.rows import FailedScan
@@ -21,7 +22,7 @@ from pipeline.options import PrepareConfig
 from pipeline.plan import PreparePlan
 from pipeline.runners import InlineRunner, Runner, TaskFailure
 from pipeline.source import SourceListing
-from pipeline.summary import PrepareSummary, StageSeconds, summarize
+from pipeline.summary import PrepareSummary, StageSeconds, all_failures, summarize
 from pipeline.tasks import StageTask, TaskContext, TaskResult
 
 __all__ = ["PrepareConfig", "PrepareSummary", "plan", "prepare", "prepare_all"]
@@ -82,7 +83,8 @@ def prepare(
             written_shards=work.written,
             kept_shards=len(todo.keys),
         )
-        place.write_failed(summary.failed)
+        failed = all_failures(published, listing, summary, place.read_failed())
+        place.write_failed(encode_failures(failed))
     return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from cache.damage import Damage, VerifyReport
 from cache.errors import CacheError
+from cache.failures import encode_failures, read_failures, recorded_failures
 from cache.fields import STAGES
 from cache.files import lock_file, replace_file, writing
 from cache.layout import CURRENT_FILE, DATASET_FILE, FAILED_FILE, Layout, shard_name
@@ -131,7 +133,11 @@ class _Mender:
         return parse_dataset(path.read_bytes(), where=str(path))
 
     def _sound_generations(self) -> list[int]:
-        bad = {d.path.split("/")[1] for d in self._damages if d.path.startswith("manifest/gen-")}
+        bad = {
+            damage.path.split("/")[1]
+            for damage in self._damages
+            if damage.path.startswith("manifest/gen-") and damage.kind != "extra"
+        }
         numbers = generation_numbers(self._layout)
         return [n for n in numbers if self._layout.generation(n).name not in bad]
 
@@ -199,6 +205,7 @@ class _Mender:
                 self.repaired.append(f"CURRENT: names gen-{sound[-1]:06d}")
         for number in bad:
             self._move_away(self._layout.generation(number))
+            self.repaired.append(f"manifest/gen-{number:06d}: removed, it was damaged")
 
     def _mend_top_files(self) -> None:
         if self._hit(DATASET_FILE):
@@ -206,8 +213,23 @@ class _Mender:
             replace_file(self._layout.dataset_file, data, scratch=self._layout.scratch)
             self.repaired.append("dataset.json: made again from the generation's copy")
         if self._hit(FAILED_FILE):
-            self._move_away(self._layout.failed_file)
-            self.repaired.append("failed.jsonl: removed; the next `prepare` writes it again")
+            self._mend_failed_file()
+
+    def _mend_failed_file(self) -> None:
+        """Sound lines stay; what the manifest knows is added."""
+        path = self._layout.failed_file
+        failed = set()
+        with contextlib.suppress(OSError):
+            failed.update(read_failures(path.read_bytes())[0])
+        self._move_away(path)
+        shards = load_manifest(self._layout).tables.shards
+        failed.update(scan for _, scan in recorded_failures(shards))
+        if failed:
+            lines = encode_failures(sorted(failed, key=lambda f: (f.scan_id, f.stage)))
+            replace_file(path, lines, scratch=self._layout.scratch)
+        self.repaired.append(
+            f"failed.jsonl: {len(failed)} scans; the next `prepare` adds what only it knows"
+        )
 
     def _move_away(self, path: Path) -> Path | None:
         """Out of sight in one step; `gc` and the next `prepare` delete it. Returns where it is."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from cache.failures import recorded_failures
 from cache.fields import FIELDS
 from cache.manifest import Manifest
 from cache.rows import FailedScan
@@ -97,14 +97,7 @@ def summarize(
     scans = scan_table(tables.scans)
     chosen = np.isin(scans.sequence, sorted(listed))
     shard_listed = np.isin(np.array(tables.shards["sequence"].to_pylist(), np.str_), sorted(listed))
-    recorded = [
-        FailedScan(**scan)
-        for text, is_listed in zip(
-            tables.shards["failed"].to_pylist(), shard_listed.tolist(), strict=True
-        )
-        if is_listed
-        for scan in json.loads(text)["scans"]
-    ]
+    recorded = [f for sequence, f in recorded_failures(tables.shards) if sequence in listed]
     return PrepareSummary(
         dataset_root=dataset_root,
         generation=manifest.number,
@@ -123,6 +116,39 @@ def summarize(
         seconds=seconds,
         notes=listing.notes,
     )
+
+
+def all_failures(
+    manifest: Manifest,
+    listing: SourceListing,
+    summary: PrepareSummary,
+    earlier: Sequence[FailedScan],
+) -> tuple[FailedScan, ...]:
+    """The failures of this run, and what is known of sequences that it did not list.
+
+    Args:
+        manifest: the new generation.
+        listing: what was asked for.
+        summary: of this run.
+        earlier: what failed.jsonl said before.
+    """
+    listed = {scan.sequence for scan in listing.scans}
+    ids = {scan.scan_id for scan in listing.scans}
+    names = ("scan_id", "sequence")
+    sequence_of = dict(zip(*(manifest.tables.scans[n].to_pylist() for n in names), strict=True))
+    others = [
+        f for sequence, f in recorded_failures(manifest.tables.shards) if sequence not in listed
+    ]
+    others += [
+        failed
+        for failed in earlier
+        if failed.scan_id not in ids
+        # A scan that is not in the cache: KITTI's ids name the sequence, nuScenes' do not.
+        and sequence_of.get(failed.scan_id, failed.scan_id.split("/")[0]) not in listed
+    ]
+    # One line per scan and stage; the manifest's reason counts.
+    lines = {(f.scan_id, f.stage): f for f in [*reversed(others), *summary.failed]}
+    return tuple(lines[key] for key in sorted(lines))
 
 
 def _field_bytes(manifest: Manifest, chosen: np.ndarray) -> dict[str, int]:

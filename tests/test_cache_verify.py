@@ -182,9 +182,6 @@ def test_truncated_missing_longer_and_extra_files_are_found(
         else:
             path = path.with_name("stray.bin")
             path.write_bytes(b"1")
-        if name == "failed.jsonl" and change == "remove":
-            path.write_bytes(data)
-            continue  # legal: it is not there when no scan failed
         damages = found(out).damages
         wanted = str(path.relative_to(out))
         assert any(d.path == wanted or wanted.startswith(f"{d.path}/") for d in damages), name
@@ -440,6 +437,45 @@ def test_gc_keeps_the_work_of_an_interrupted_run(made: tuple[Path, Path]) -> Non
     assert report.removed == ()
     assert len(report.kept) == 3
     assert len(collect_garbage(out, unfinished=True).removed) == 6
+
+
+@pytest.mark.parametrize("left", [None, b"", 1])
+def test_a_list_of_failures_that_is_cut_off(made: tuple[Path, Path], left: object) -> None:
+    raw, out = made
+    (raw / "sequences/00/velodyne/000001.bin").write_bytes(b"bad too")
+    prepare(list_semkitti(raw), out, INLINE, Silent())
+    listed = (out / "failed.jsonl").read_bytes()
+    lines = listed.splitlines(keepends=True)
+    assert [json.loads(line)["scan_id"] for line in lines] == ["00/000001", "08/000001"]
+    (out / "failed.jsonl").unlink()
+    if left is not None:
+        (out / "failed.jsonl").write_bytes(lines[0] if left == 1 else b"")
+    (damage,) = found(out).damages
+    assert damage.path == "failed.jsonl"
+    assert repair(out, Silent()).unrepaired == ()
+    assert (out / "failed.jsonl").read_bytes() == listed
+    assert found(out).is_sound
+
+
+def test_failures_of_other_sequences_stay_listed(made: tuple[Path, Path]) -> None:
+    raw, out = made
+    calib = raw / "sequences/00/calib.txt"
+    good = calib.read_bytes()
+    calib.write_text("P2: 1 2 3\n")
+    assert len(prepare(list_semkitti(raw), out, INLINE, Silent()).failed) == 3
+
+    def run(*sequences: str) -> tuple[list[str], list[str]]:
+        summary = prepare(list_semkitti(raw, sequences=sequences), out, INLINE, Silent())
+        path = out / "failed.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [f.scan_id for f in summary.failed], [json.loads(i)["scan_id"] for i in lines]
+
+    assert run("08") == (["08/000001"], ["00/000000", "00/000001", "08/000001"])
+    calib.write_bytes(good)
+    assert run("00") == ([], ["08/000001"])
+    (raw / "sequences/08/velodyne/000001.bin").unlink()
+    assert run("08") == ([], [])
+    assert not (out / "failed.jsonl").exists()
 
 
 def test_status_sees_changed_and_vanished_sources(made: tuple[Path, Path]) -> None:
