@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.console import Console, clear_errors, plain, print_json
+from commands.console import Console, clear_errors, plain, print_json, print_rich
 from commands.many import start_processes
 from commands.options import (
     DatasetOption,
@@ -23,6 +23,21 @@ from commands.options import (
 
 if TYPE_CHECKING:
     from train.loop import TrainResult
+
+
+def _list_recipes(is_asked: bool) -> None:
+    if not is_asked:
+        return
+    from rich.table import Table
+
+    from train.recipe_files import recipe_names, recipe_summary
+
+    table = Table("recipe", "what")
+    for name in recipe_names():
+        table.add_row(name, recipe_summary(name))
+    with clear_errors():
+        print_rich(table)
+    raise typer.Exit
 
 
 def train_command(
@@ -60,6 +75,12 @@ def train_command(
     local_cache_gb: LocalCacheSizeOption = None,
     nproc: NprocOption = 1,
     as_json: JsonOption = False,
+    list_recipes: Annotated[  # its callback ends the command
+        bool,
+        typer.Option(
+            "--list-recipes", help="Show the recipes.", is_eager=True, callback=_list_recipes
+        ),
+    ] = False,
 ) -> None:
     """Train a network from a prepared cache."""
     start_processes(context, nproc)

@@ -330,9 +330,10 @@ def test_imagenet_weights_come_from_a_file_or_the_cache_and_never_from_the_netwo
     torch.save({"conv1.weight": torch.zeros(3)}, bad)
     with pytest.raises(CheckpointError, match="ResNet-34"):
         load_imagenet(encoder, str(bad))
-    bad.write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="ResNet-34"):
-        load_imagenet(encoder, str(bad))
+    for content in (b"not a checkpoint", b"root:x:0:0:root:/root:/bin/bash\n", b""):
+        bad.write_bytes(content)
+        with pytest.raises(CheckpointError, match="ResNet-34"):
+            load_imagenet(encoder, str(bad))
     state = resnet34(weights=None).state_dict()
     good = tmp_path / "torch_home" / "hub" / "checkpoints" / "resnet34-b627a593.pth"
     good.parent.mkdir(parents=True)

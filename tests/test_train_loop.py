@@ -110,6 +110,36 @@ def test_a_killed_run_resumes_to_the_same_weights_and_metrics(
     assert records(whole) == records(tmp_path)
 
 
+def test_a_kill_between_a_validation_and_its_state_doubles_no_line(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    def kill(text: str) -> None:
+        if "validation mIoU" in text:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(data, tiny_recipe(), run_root=tmp_path, progress=Heard(on_say=kill))
+    assert records(tmp_path)[-1]["kind"] == "val"
+    run(data, tiny_recipe(), run_root=tmp_path, resume=True)
+    assert records(whole) == records(tmp_path)
+
+
+def test_a_state_that_a_kill_kept_from_its_name_is_the_newest(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Killed between the two renames, after a damaged state had become the previous one."""
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    checkpoints = root / "checkpoints"
+    (checkpoints / "last.safetensors").rename(checkpoints / "next.safetensors")
+    (checkpoints / "previous.safetensors").write_bytes(b"")
+    (checkpoints / ".tmpAb3dE6").write_bytes(b"what safetensors had begun")
+    heard = Heard()
+    run(data, tiny_recipe(), run_root=root, resume=True, progress=heard)
+    assert "resuming after 2 epochs" in heard.all()
+    assert not list(checkpoints.glob(".*"))
+
+
 def run_until_killed(data: Path, run_root: Path, place: str, count: int) -> None:
     """A run that kills itself as kill -9 does, at the count-th time that it comes to a place."""
     torch.set_num_threads(1)

@@ -11,9 +11,12 @@ from cache_samples import sample_info, write_sample_cache
 from train_samples import Heard, final_weights, tiny_recipe
 
 from cache.errors import CheckpointError, ConfigError
+from cache.reader import CacheReader
 from cache.schema import DatasetInfo, LabelTable
+from train.assemble import fresh_network
 from train.checkpoint import load_checkpoint
 from train.loop import run
+from train.team import Team
 
 WITH_PICTURES = ("network.settings.image_branch=true", "epochs=1", "batch_size=3")
 
@@ -84,6 +87,29 @@ def test_training_on_train_and_val_takes_both(data: Path, tmp_path: Path) -> Non
     recipe = tiny_recipe('data.train_splits=["train", "val"]', "epochs=1", "batch_size=8")
     run(data, recipe, run_root=tmp_path, progress=heard)
     assert "9 training and 3 validation scans" in heard.all()
+
+
+def test_a_split_named_twice_comes_once_and_a_wrong_one_is_refused(
+    data: Path, tmp_path: Path
+) -> None:
+    heard = Heard()
+    recipe = tiny_recipe('data.train_splits=["train", "train"]', "epochs=1", "batch_size=8")
+    run(data, recipe, run_root=tmp_path / "twice", progress=heard)
+    assert "6 training and 3 validation scans" in heard.all()
+    with pytest.raises(ConfigError, match=r"validation\.split: unknown split 'vall'.*'val'"):
+        run(data, tiny_recipe("validation.split=vall"), run_root=tmp_path / "wrong")
+
+
+def test_a_resumed_run_no_longer_needs_the_file_of_the_2d_weights(
+    data: Path, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.pth"
+    recipe = tiny_recipe(*WITH_PICTURES, f"network.settings.image_weights={gone}")
+    alone = Team(device=torch.device("cpu"))
+    with CacheReader.open(data) as reader:
+        fresh_network(reader, recipe, alone, is_resumed=True)
+        with pytest.raises(CheckpointError, match=r"gone\.pth: no such file"):
+            fresh_network(reader, recipe, alone)
 
 
 def test_diverging_runs_end_and_name_the_first_bad_module(data: Path, tmp_path: Path) -> None:

@@ -10,14 +10,8 @@ from typer.testing import CliRunner
 
 from cache.errors import ConfigError
 from cli import app
-from train.recipe import (
-    Recipe,
-    load_recipe,
-    network_settings,
-    recipe_names,
-    to_toml,
-    without_images,
-)
+from train.recipe import Recipe, load_recipe, network_settings, to_toml, without_images
+from train.recipe_files import recipe_names
 
 
 def test_every_recipe_loads_and_comes_back_from_its_own_toml(tmp_path: Path) -> None:
@@ -145,6 +139,8 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("epochs.x=3", "is a value, not a table"),
         ("epochs", "expected KEY=VALUE"),
         ("optimizer.learning_rate=nan", "learning_rate: expected a finite number, got nan"),
+        ("optimizer.betas=[0.9, 1.5]", "betas must be at least 0 and below 1, got [0.9, 1.5]"),
+        ("torch_threads=1000000", "torch_threads must lie in 0..1024"),
         ("network.settings.hidden=big", "'hidden' must be a whole number, got 'big'"),
         ("network.settings.image_branch=1", "'image_branch' must be true or false, got 1"),
         ("network.config=u-net", "minkowskinet, spvcnn$"),
@@ -187,6 +183,23 @@ def test_the_command_proposes_the_right_key(tmp_path: Path) -> None:
         assert line.startswith(f"error: override {typo!r}")
         assert line.endswith(proposal)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_lists_the_recipes_with_what_they_are() -> None:
+    result = CliRunner().invoke(app, ["train", "--list-recipes"])
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.replace("│", " ").split())
+    assert all(name in words for name in recipe_names())
+    assert "minkowskinet MinkowskiNet on SemanticKITTI: all points of a scan" in words
+
+
+def test_a_file_named_like_a_recipe_may_change_it(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.toml"
+    path.write_text('extends = "baseline"\nepochs = 3\n')
+    assert load_recipe(str(path)) == replace(load_recipe("baseline"), epochs=3)
+    path.write_text('extends = "baseline.toml"\n')
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_recipe(str(path))
 
 
 def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:

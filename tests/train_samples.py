@@ -36,10 +36,10 @@ def tiny_recipe(*overrides: str) -> Recipe:
 class Heard:
     """A progress that remembers what it was told, and calls back."""
 
-    def __init__(self, on_advance=None, on_start=None) -> None:
+    def __init__(self, on_advance=None, on_start=None, on_say=None) -> None:
         self.lines: list[str] = []
         self.advances = 0
-        self._on_advance, self._on_start = on_advance, on_start
+        self._on_advance, self._on_start, self._on_say = on_advance, on_start, on_say
 
     def start(self, title: str, *, total: int, unit: str) -> None:
         if self._on_start is not None:
@@ -52,6 +52,8 @@ class Heard:
 
     def say(self, text: str) -> None:
         self.lines.append(text)
+        if self._on_say is not None:
+            self._on_say(text)
 
     def all(self) -> str:
         return "\n".join(self.lines)

@@ -13,13 +13,14 @@ from torch import Tensor
 from cache.errors import ConfigError
 from cache.progress import Progress
 from cache.reader import CacheReader
-from cache.statistics import class_weights
+from cache.statistics import SPLITS, class_weights
 from pass2d_models.inputs import Grid
 from pass2d_models.network import Network
 from pass2d_models.registry import build_network
 from train.collate import common_crop
 from train.recipe import Recipe, network_settings
 from train.schedule import RunLength
+from train.settings import require_known
 from train.shared_norm import Sharers, share_norms
 from train.stream import StreamPlan
 from train.team import Team
@@ -58,15 +59,29 @@ class Job:
         return epoch * self.length.steps_per_epoch + place // self.step_scans
 
 
-def assemble(reader: CacheReader, recipe: Recipe, team: Team, progress: Progress) -> Job:
+def assemble(
+    reader: CacheReader,
+    recipe: Recipe,
+    team: Team,
+    progress: Progress,
+    *,
+    is_resumed: bool = False,
+) -> Job:
     """Choose the scans, build the network, weigh the classes.
+
+    Args:
+        reader: of the cache.
+        recipe: all settings.
+        team: of this process.
+        progress: is told what of the data is missing.
+        is_resumed: the network's weights come from a state: no other file is read for them.
 
     Raises:
         ConfigError: the cache lacks what the recipe needs; says what to change.
     """
     reader.expect_all()
     positions = training_positions(reader, recipe, progress)
-    network = fresh_network(reader, recipe, team)
+    network = fresh_network(reader, recipe, team, is_resumed=is_resumed)
     size_hw = None
     if network.needs_images:
         size_hw = picture_size(reader, recipe, positions, progress)
@@ -112,7 +127,7 @@ def training_positions(
         reader.select(split=split, sequences=recipe.data.sequences)
         for split in recipe.data.train_splits
     ]
-    selected = np.sort(np.concatenate(parts))
+    selected = np.unique(np.concatenate(parts))  # a split named twice still comes once
     usable = selected[reader.scans.has_label[selected] & (reader.scans.n[selected] > 0)]
     if not len(usable):
         found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
@@ -131,9 +146,15 @@ def training_positions(
 def validation_positions(
     reader: CacheReader, recipe: Recipe, progress: Progress
 ) -> NDArray[np.int64]:
-    """The labelled scans of the validation split; without any, that is said."""
+    """The labelled scans of the validation split; without any, that is said.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
     if recipe.validation.every_epochs == 0:
         return np.empty(0, np.int64)
+    known = [*SPLITS, *sorted(set(reader.scans.split.tolist()) - set(SPLITS))]
+    require_known(recipe.validation.split, known, where="validation.split", what="split")
     selected = reader.select(split=recipe.validation.split)
     usable = selected[reader.scans.has_label[selected]]
     if not len(usable):
@@ -208,11 +229,15 @@ def _require_one_size(reader: CacheReader, positions: NDArray[np.int64]) -> None
         )
 
 
-def fresh_network(reader: CacheReader, recipe: Recipe, team: Team) -> Network:
-    """The recipe's network with weights that its seed decides."""
+def fresh_network(
+    reader: CacheReader, recipe: Recipe, team: Team, *, is_resumed: bool = False
+) -> Network:
+    """The recipe's network with weights that its seed decides; see `assemble`."""
     if recipe.precision == "fp16" and team.device.type == "cpu":
         raise ConfigError("precision=fp16 needs a GPU; on a CPU use float32 or bf16")
     kind, settings = network_settings(recipe)
+    if is_resumed and settings.get("image_weights"):
+        settings = {**settings, "image_weights": ""}
     if reader.info.sweeps:  # the points of added sweeps are told apart by their time
         settings = {**settings, "time_channel": True}
     grid = reader.info.grid

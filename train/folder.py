@@ -43,6 +43,11 @@ class RunFolder:
         return self.root / "checkpoints" / "previous.safetensors"
 
     @property
+    def coming(self) -> Path:
+        """A whole state that has not become the newest yet: there only after a kill."""
+        return self.root / "checkpoints" / "next.safetensors"
+
+    @property
     def best(self) -> Path:
         """The best network so far, for inference."""
         return self.root / "checkpoints" / "best.safetensors"
@@ -74,8 +79,9 @@ def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
     try:
         folder.last.parent.mkdir(parents=True, exist_ok=True)
         if team.is_first:
-            for left_by_a_kill in folder.last.parent.glob(".*.tmp"):
-                left_by_a_kill.unlink()
+            for pattern in (".*.tmp", ".tmp*"):  # the second are safetensors' own
+                for left_by_a_kill in folder.last.parent.glob(pattern):
+                    left_by_a_kill.unlink()
     except OSError as error:
         raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
     team.wait()
@@ -101,11 +107,10 @@ def save_state(folder: RunFolder, tensors: Mapping[str, Tensor], card: Card) -> 
     Raises:
         CheckpointError: it cannot be written; the states before are untouched.
     """
-    coming = folder.last.with_name("next.safetensors")
-    save_checkpoint(coming, tensors, card)
+    save_checkpoint(folder.coming, tensors, card)
     if folder.last.exists():
         folder.last.replace(folder.previous)
-    coming.replace(folder.last)
+    folder.coming.replace(folder.last)
 
 
 def newest_state(folder: RunFolder, progress: Progress) -> Checkpoint | None:
@@ -118,7 +123,7 @@ def newest_state(folder: RunFolder, progress: Progress) -> Checkpoint | None:
         CheckpointError: there are states, but none is whole.
     """
     damaged: list[CheckpointError] = []
-    for path in (folder.last, folder.previous):
+    for path in (folder.coming, folder.last, folder.previous):
         if not path.exists():
             continue
         try:

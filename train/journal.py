@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,17 +20,31 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """Writes metrics; after resuming it drops the lines that came after the resumed step."""
+    """Writes metrics; after resuming it drops the lines that came after the resumed state.
+
+    Args:
+        folder: of the run.
+        progress: is told what a person reads.
+        step: optimizer steps that the run has done.
+        validated: epochs after which it was validated.
+        tensorboard: whether to write event files too.
+    """
 
     def __init__(
-        self, folder: RunFolder, progress: Progress, *, step: int, tensorboard: bool
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        *,
+        step: int,
+        validated: Sequence[int] = (),
+        tensorboard: bool,
     ) -> None:
         self._progress = progress
         self._path = folder.metrics
         self._events = folder.tensorboard
         self._excepthook = threading.excepthook
         self._has_advised = False
-        kept = lines_up_to(folder.metrics, step)
+        kept = lines_up_to(folder.metrics, step, validated=validated)
         write_text(folder.metrics, "".join(kept))
         self._writer: SummaryWriter | None = None
         if tensorboard:
@@ -104,8 +118,14 @@ def _print_other_errors(
         others(args)
 
 
-def lines_up_to(path: Path, step: int) -> list[str]:
-    """The whole lines of a metrics file up to a step; a line that a kill cut off is dropped."""
+def lines_up_to(path: Path, step: int, *, validated: Sequence[int]) -> list[str]:
+    """The whole lines of a metrics file up to a state; a line that a kill cut off is dropped.
+
+    Args:
+        path: of the file.
+        step: optimizer steps done.
+        validated: epochs validated: a kill may have come between a validation's line and its state.
+    """
     if not path.is_file():
         return []
     kept = []
@@ -114,6 +134,8 @@ def lines_up_to(path: Path, step: int) -> list[str]:
             record = json.loads(line)
         except ValueError:
             continue
-        if line.endswith("\n") and isinstance(record, dict) and record.get("step", 0) <= step:
+        if not line.endswith("\n") or not isinstance(record, dict) or record.get("step", 0) > step:
+            continue
+        if record.get("kind") != "val" or record.get("epoch") in validated:
             kept.append(line)
     return kept

@@ -12,7 +12,7 @@ from cache.progress import Progress, Silent
 from cache.reader import CacheReader
 from train.assemble import Job, assemble
 from train.card import Card
-from train.checkpoint import network_tensors, save_checkpoint
+from train.checkpoint import Checkpoint, network_tensors, save_checkpoint
 from train.finetune import start_from_checkpoint
 from train.folder import RunFolder, newest_state, open_folder, save_state, write_text
 from train.input_statistics import input_statistics
@@ -88,19 +88,21 @@ def run(
     ):
         heard = progress if progress is not None and team.is_first else Silent()
         folder = open_folder(run_root, resume=resume, team=team)
-        job = assemble(reader, recipe, team, heard)
+        stored = newest_state(folder, heard) if resume else None
+        if resume and stored is None:
+            heard.say("the run ended before its first checkpoint: it starts anew")
+        job = assemble(reader, recipe, team, heard, is_resumed=stored is not None)
         card = base_card(job)
-        state = _first_state(job, folder, card, resume=resume, progress=heard)
+        state = _first_state(job, stored, folder, card, progress=heard)
         if team.is_first:
             write_text(folder.settings, to_toml(recipe))
         return _Loop(job, state, folder=folder, card=card, stop=stop, progress=heard).run()
 
 
 def _first_state(
-    job: Job, folder: RunFolder, card: Card, *, resume: bool, progress: Progress
+    job: Job, stored: Checkpoint | None, folder: RunFolder, card: Card, *, progress: Progress
 ) -> RunState:
     """Where the run begins: fresh, from another checkpoint's weights, or where it stopped."""
-    stored = newest_state(folder, progress) if resume else None
     if stored is not None:
         require_same_run(job, stored.card, folder)
         state = restore_state(job, stored)
@@ -110,8 +112,6 @@ def _first_state(
         if before != now:
             progress.say(f"{before} processes before, {now} now: batches and steps are others")
         return state
-    if resume:
-        progress.say("the run ended before its first checkpoint: it starts anew")
     if job.recipe.start_from:
         start_from_checkpoint(job.network, Path(job.recipe.start_from), card, progress)
     return fresh_state(job)
@@ -139,6 +139,7 @@ class _Loop:
                 folder,
                 progress,
                 step=job.step_at(state.cursor),
+                validated=state.validated,
                 tensorboard=job.recipe.log.tensorboard,
             )
             if job.team.is_first

@@ -37,7 +37,9 @@ class OptimizerConfig:
         if self.weight_decay < 0 or self.clip_norm < 0:
             raise ValueError("weight_decay and clip_norm must not be negative")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in 0..1, got {self.momentum}")
+            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be at least 0 and below 1, got {list(self.betas)}")
         if self.nesterov and self.kind == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         if self.max_skipped < 1:

@@ -15,14 +15,13 @@ from train.average import AverageConfig
 from train.draw import AugmentConfig
 from train.losses import LossConfig
 from train.optim import OptimizerConfig
+from train.recipe_files import read_table
 from train.recipe_keys import require_known_keys
 from train.schedule import ScheduleConfig
 from train.settings import NONE_WORD, from_plain, require_known, to_plain
 from train.stream import StreamConfig
 
-RECIPES = Path(__file__).parent / "recipes"
-EXTENDS = "extends"
-"""Key of a recipe file that names the recipe whose settings it changes."""
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,21 +134,25 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.lost_after_s < 2:
             raise ValueError(f"lost_after_s must be at least 2, got {self.lost_after_s}")
-        if self.seed < 0 or self.torch_threads < 0:
-            raise ValueError("seed and torch_threads must not be negative")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if not 0 <= self.torch_threads <= _MOST_THREADS:
+            raise ValueError(
+                f"torch_threads must lie in 0..{_MOST_THREADS}, got {self.torch_threads}"
+            )
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
-        name_or_path: a name of `recipe_names`, or a TOML file.
+        name_or_path: a name of `recipe_files.recipe_names`, or a TOML file.
         overrides: "optimizer.learning_rate=0.1"; values are TOML, bare words are text.
 
     Raises:
         ConfigError: no such recipe, an unknown key (the nearest is proposed), a wrong value.
     """
-    table = _read_table(name_or_path)
+    table = read_table(name_or_path)
     table.setdefault("name", Path(name_or_path).stem)
     require_known_keys(table, Recipe, where=str(name_or_path))
     for override in overrides:
@@ -160,11 +163,6 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def recipe_names() -> tuple[str, ...]:
-    """The recipes that come with pass2d."""
-    return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
-
-
 def network_settings(recipe: Recipe) -> tuple[str, dict[str, object]]:
     """Kind and complete settings of the recipe's network.
 
@@ -172,7 +170,7 @@ def network_settings(recipe: Recipe) -> tuple[str, dict[str, object]]:
         ConfigError: no such network, or a setting that it does not have or cannot take.
     """
     choice = recipe.network
-    require_known(choice.config, [*NAMED_CONFIGS, *MODELS], where="network.config")
+    require_known(choice.config, [*NAMED_CONFIGS, *MODELS], where="network.config", what="network")
     kind, settings = choice.config, dict(choice.settings)
     if choice.config in NAMED_CONFIGS:
         named = NAMED_CONFIGS[choice.config]
@@ -228,24 +226,6 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _read_table(name_or_path: str, *, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe's table over that of the recipe it extends; ``below`` are those that extend it."""
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        require_known(name_or_path, recipe_names(), where="recipe")
-        path = RECIPES / f"{name_or_path}.toml"
-    if path.resolve() in (other.resolve() for other in below):
-        raise ConfigError(f"{path}: {EXTENDS} itself by way of {below[-1]}")
-    try:
-        table = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: the recipe cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
-    base = table.pop(EXTENDS, None)
-    return table if base is None else _merged(_base_table(path, base, below=below), table)
-
-
 def _require_finite(value: Any, *, where: str) -> None:
     """Refuse NaN and infinity, which TOML can write: no setting works with them."""
     if isinstance(value, Mapping):
@@ -256,24 +236,6 @@ def _require_finite(value: Any, *, where: str) -> None:
             _require_finite(item, where=where)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: expected a finite number, got {value}")
-
-
-def _base_table(path: Path, base: Any, *, below: tuple[Path, ...]) -> dict[str, Any]:
-    if not isinstance(base, str) or base == path.stem:
-        raise ConfigError(f"{path}: {EXTENDS} must name another recipe, got {base!r}")
-    name = str(path.parent / base) if base.endswith(".toml") else base
-    table = _read_table(name, below=(*below, path))
-    table.pop("name", None)
-    return table
-
-
-def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        is_table = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(old, value) if is_table else value  # type: ignore[arg-type]
-    return merged
 
 
 def _apply(table: dict[str, Any], override: str) -> None:

@@ -42,14 +42,14 @@ def from_plain(kind: type[T], value: Any, *, where: str) -> T:
     return _convert(kind, value, where)
 
 
-def require_known(key: str, known: Sequence[str], *, where: str) -> None:
-    """Refuse a key that is not in the list, and propose the nearest one."""
+def require_known(key: str, known: Sequence[str], *, where: str, what: str = "key") -> None:
+    """Refuse a key (or ``what`` it is) that is not in the list, and propose the nearest one."""
     if key in known:
         return
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     names = ", ".join(sorted(set(known)))
-    remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {names}"
-    raise ConfigError(f"{where}: unknown key {key!r}; {remedy}")
+    remedy = f"did you mean {near[0]!r}?" if near else f"known {what}s: {names}"
+    raise ConfigError(f"{where}: unknown {what} {key!r}; {remedy}")
 
 
 def field_types(kind: type) -> dict[str, Any]:

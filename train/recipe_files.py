@@ -1,0 +1,66 @@
+"""Recipe files: the names that come with pass2d, and the table in a file; loads no torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.errors import ConfigError
+from train.settings import require_known
+
+RECIPES = Path(__file__).parent / "recipes"
+EXTENDS = "extends"
+"""Key of a recipe file that names the recipe whose settings it changes."""
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with pass2d."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
+
+
+def recipe_summary(name: str) -> str:
+    """What the comment at the top of such a recipe says, as one line."""
+    words = []
+    for line in (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        words.append(line.removeprefix("#").strip())
+    return " ".join(words)
+
+
+def read_table(name_or_path: str, *, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's table over that of the recipe it extends; ``below`` are those that extend it."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        require_known(name_or_path, recipe_names(), where="recipe", what="name")
+        path = RECIPES / f"{name_or_path}.toml"
+    if path.resolve() in (other.resolve() for other in below):
+        raise ConfigError(f"{path}: {EXTENDS} itself by way of {below[-1]}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: the recipe cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    base = table.pop(EXTENDS, None)
+    return table if base is None else _merged(_base_table(path, base, below=below), table)
+
+
+def _base_table(path: Path, base: Any, *, below: tuple[Path, ...]) -> dict[str, Any]:
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: {EXTENDS} must name another recipe, got {base!r}")
+    name = str(path.parent / base) if base.endswith(".toml") else base
+    table = read_table(name, below=(*below, path))
+    table.pop("name", None)
+    return table
+
+
+def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        is_table = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(old, value) if is_table else value  # type: ignore[arg-type]
+    return merged
