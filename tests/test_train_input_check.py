@@ -233,7 +233,7 @@ def test_points_at_one_place_raise_no_error(street: Scan) -> None:
     look(card_of([street]), np.zeros((5000, 4)))
 
 
-def test_one_warning_of_a_kind_is_kept_and_counted() -> None:
+def test_one_warning_of_a_difference_is_kept_and_counted() -> None:
     log = WarningLog()
     first = InputWarning(kind="unit", option="--unit mm", message="a.bin: ...")
     assert [log.add(first), log.add(replace(first, message="b.bin: ...")), log.add(first)] == [
@@ -242,6 +242,10 @@ def test_one_warning_of_a_kind_is_kept_and_counted() -> None:
         False,
     ]
     assert log.all() == (replace(first, scans=3),)
+    other = replace(first, option="--unit cm")
+    heights = [InputWarning(kind="z_offset", option=f"--z-offset -1.{i}", message="") for i in "78"]
+    assert [log.add(warning) for warning in (other, *heights)] == [True, True, False]
+    assert [warning.scans for warning in log.all()] == [3, 1, 2]
 
 
 def test_ground_of_a_made_up_plane() -> None:

@@ -78,6 +78,12 @@ def test_structured_npy_keeps_its_names(tmp_path: Path) -> None:
     assert np.array_equal(columns.values[2], POINTS[:, 2])
 
 
+def test_an_array_with_a_point_per_column_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 500)))
+    with pytest.raises(DataError, match=r"got \(4, 500\): a point per column\? Transpose it"):
+        read_columns(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize("suffix", ["npy", "pcd", "ply", "las", "laz"])
 @pytest.mark.parametrize("content", [b"", b"no point file at all\n", bytes(500)])
 def test_other_content_is_one_clear_line(tmp_path: Path, suffix: str, content: bytes) -> None:

@@ -18,7 +18,7 @@ from train.card import Card
 from train.checkpoint import build_from_card, network_tensors, save_checkpoint
 from train.predict import predict
 from train.segmenter import Segmenter
-from train.tta import VotePlan
+from train.tta import VotePlan, parse_votes
 
 CPU = torch.device("cpu")
 RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)  # cache_samples.sample_info
@@ -124,10 +124,32 @@ def test_random_votes_of_a_scan_do_not_depend_on_its_neighbours() -> None:
     assert np.array_equal(together[1].scores, alone.scores)
 
 
-@pytest.mark.parametrize("points", [np.zeros((5, 2)), np.zeros(4), np.zeros((1, 2, 4))])
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.zeros((5, 2)),
+        np.zeros(4),
+        np.zeros((1, 2, 4)),
+        np.zeros((4, 200)),
+        np.zeros((3, 4), np.complex64),
+        np.zeros(9, [("x", "f4"), ("y", "f4")]),
+        "x",
+    ],
+)
 def test_array_of_a_wrong_shape_is_refused(points: np.ndarray) -> None:
     with pytest.raises(ShapeError, match=r"points must be \(N, 4\)"):
         segmenter()(points)
+
+
+def test_options_of_the_segmenter_are_read_as_those_of_the_command(checkpoint: Path) -> None:
+    assert Segmenter.load(checkpoint, device="cpu", votes=3).votes == parse_votes("3")
+    for wrong, said in (
+        ({"votes": -1}, "votes must be"),
+        ({"outside": "far"}, "outside must be nearest or ignore"),
+        ({"device": "gpu"}, "device 'gpu' is unknown"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Segmenter.load(checkpoint, **wrong)
 
 
 def test_further_columns_are_not_used() -> None:

@@ -139,6 +139,8 @@ def test_lines_longer_than_a_block_arrive_whole(tmp_path: Path) -> None:
     lines = [line for line in arriving_lines(descriptor) if isinstance(line, str)]
     os.close(descriptor)
     assert lines == ["b" * 200_000, "c", "d"]
+    with pytest.raises(DataError, match="standard input is closed"):
+        next(arriving_lines(descriptor))
 
 
 def test_killed_and_interrupted_streams_leave_whole_files_and_go_on(

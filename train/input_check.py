@@ -215,21 +215,25 @@ class InputCheck:
 
 
 class WarningLog:
-    """One warning of a kind, the first; and how many scans show it."""
+    """The first warning of each difference, and how many scans show it.
+
+    Another unit, axis or scale of the signal is another difference; heights vary from scan to scan.
+    """
 
     def __init__(self) -> None:
-        self._warnings: dict[str, InputWarning] = {}
+        self._warnings: dict[tuple[str, str], InputWarning] = {}
 
     def add(self, warning: InputWarning) -> bool:
-        """Count a warning. Returns whether it is the first of its kind."""
-        known = self._warnings.get(warning.kind)
+        """Count a warning. Returns whether it is the first of its difference."""
+        key = warning.kind, "" if warning.kind == "z_offset" else warning.option
+        known = self._warnings.get(key)
         if known is not None:
             warning = replace(known, scans=known.scans + 1)
-        self._warnings[warning.kind] = warning
+        self._warnings[key] = warning
         return known is None
 
     def all(self) -> tuple[InputWarning, ...]:
-        """In the order in which the kinds came up."""
+        """In the order in which they came up."""
         return tuple(self._warnings.values())
 
 

@@ -6,6 +6,7 @@ import os
 import select
 from collections.abc import Iterator
 
+from cache.errors import DataError
 from train.flow import PAUSE, Pause
 
 _BLOCK = 1 << 16
@@ -20,7 +21,16 @@ def arriving_lines(descriptor: int) -> Iterator[str | Pause]:
     Yields:
         Lines that are not empty, without their end; a pause whenever none is waiting. The last one
         may lack its end.
+
+    Raises:
+        DataError: Nothing is open there.
     """
+    try:
+        os.fstat(descriptor)
+    except OSError as error:
+        raise DataError(
+            "standard input is closed: paths are expected there, one per line"
+        ) from error
     rest = b""
     while True:
         if not select.select([descriptor], [], [], 0)[0]:

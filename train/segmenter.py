@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self, overload
+from typing import Any, NamedTuple, Self, get_args, overload
 
 import numpy as np
 import torch
@@ -19,15 +19,15 @@ from pass2d_models.network import Network
 from train.card import Card
 from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
-from train.evaluate import NO_VOTES, default_device
+from train.evaluate import NO_VOTES
 from train.infer import PassSize, nearest_index, pass_size, vote_logits
 from train.metric import allowed_scores
-from train.tta import VotePlan
+from train.points.columns import is_transposed
+from train.team import choose_device
+from train.tta import VotePlan, parse_votes
 
 FARTHEST_M = 1000.0
 """No lidar sees farther. A stray larger number would ask for a grid that no key can count."""
-
-
 LARGEST_PASS = 500_000
 """Points in one pass. A larger file goes through the network in random shares, each of which shows
 the whole scene as a sensor would: memory stays bounded, and every point has its own answer."""
@@ -88,13 +88,15 @@ class Segmenter:
         network: Network,
         card: Card,
         *,
-        votes: VotePlan = NO_VOTES,
+        votes: VotePlan | int | str = NO_VOTES,
         outside: Outside = "nearest",
         batch_size: int | None = None,
     ) -> None:
         self.network = network.eval()
         self.card = card
-        self.votes = votes
+        self.votes = votes if isinstance(votes, VotePlan) else parse_votes(str(votes))
+        if outside not in get_args(Outside):
+            raise ConfigError(f"outside must be nearest or ignore, got {outside!r}")
         self.outside = outside
         self._device = next(network.parameters()).device
         self.pass_size = _pass_size(self._device, batch_size)
@@ -107,7 +109,7 @@ class Segmenter:
         path: str | Path,
         *,
         device: torch.device | str | None = None,
-        votes: VotePlan = NO_VOTES,
+        votes: VotePlan | int | str = NO_VOTES,
         outside: Outside = "nearest",
         batch_size: int | None = None,
     ) -> Self:
@@ -116,16 +118,17 @@ class Segmenter:
         Args:
             path: An inference export or a training state.
             device: The GPU if there is one, without.
-            votes: Test-time augmentation, see `train.tta`.
+            votes: Test-time augmentation: how many votes, "lattice", or a plan, see `train.tta`.
             outside: Whether points outside the volume take the nearest predicted point's label
                 ("nearest") or stay without ("ignore").
             batch_size: Scans per pass through the network; what suits the device without.
 
         Raises:
             CheckpointError: It cannot be read.
-            ConfigError: A batch size that is not 1 to ``LARGEST_BATCH``.
+            ConfigError: No such device, votes or ``outside``, or a batch size that is not 1 to
+                ``LARGEST_BATCH``.
         """
-        target = default_device() if device is None else torch.device(device)
+        target = device if isinstance(device, torch.device) else choose_device(device or "auto")
         network, card = network_from_checkpoint(Path(path), target)
         return cls(network, card, votes=votes, outside=outside, batch_size=batch_size)
 
@@ -255,8 +258,13 @@ Answer = tuple[NDArray[np.uint8], NDArray[np.float32]]
 def _four_columns(points: ArrayLike) -> NDArray[np.float32]:
     if isinstance(points, Tensor):
         points = points.detach().cpu().numpy()
+    given = np.asarray(points)
+    if given.dtype.kind not in "fiub":
+        raise ShapeError("points", expected="(N, 4) real numbers", got=f"{given.dtype}")
     with np.errstate(over="ignore", invalid="ignore"):
-        array = np.asarray(points).astype(np.float32, copy=False)
+        array = given.astype(np.float32, copy=False)
+    if is_transposed(array.shape):
+        raise ShapeError("points", expected="(N, 4), a point per row", got=array.shape)
     if array.ndim != 2 or array.shape[1] < 3:
         raise ShapeError("points", expected="(N, 4): x, y, z, signal", got=array.shape)
     if array.shape[1] == 3:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from cache.errors import ConfigError, DataError
 
+FEW_ROWS, MANY_COLUMNS = 16, 100
+"""No sensor says so many numbers per point."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PointColumns:
@@ -28,12 +31,22 @@ class PointColumns:
         return len(self.values[0]) if self.values else 0
 
 
+def is_transposed(shape: tuple[int, ...]) -> bool:
+    """Whether an array of points seems to have them as columns: (4, N)."""
+    return len(shape) == 2 and shape[0] < FEW_ROWS < MANY_COLUMNS < shape[1]
+
+
 def from_matrix(path: Path, array: NDArray[Any]) -> PointColumns:
     """Take the columns of an (N, K) array, K at least 3.
 
     Raises:
         DataError: Another shape, or no numbers.
     """
+    if is_transposed(array.shape):
+        raise DataError(
+            f"{path}: an array (N, 3 or more) is expected, got {array.shape}: a point per column? "
+            "Transpose it."
+        )
     if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiub":
         raise DataError(
             f"{path}: an array (N, 3 or more) of numbers is expected, "
