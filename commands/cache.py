@@ -23,6 +23,7 @@ from commands.options import (
 )
 
 if TYPE_CHECKING:
+    from cache.manifest import Manifest
     from cache.staged import StagedDataset
     from cache.status import StatusReport
     from cache.verify import Presence
@@ -258,26 +259,58 @@ def _advice(report: StatusReport) -> str:
 @cache_app.command("plan")
 def plan_command(
     cache_root: ReadCacheOption,
-    root: Annotated[Path, typer.Option(help="SemanticKITTI's root.", resolve_path=True)],
-    profile: Annotated[str, typer.Option(help="speed or size.")] = "speed",
+    root: Annotated[Path, typer.Option(help="Root of the raw data set.", resolve_path=True)],
+    dataset: DatasetOption = None,
+    profile: Annotated[
+        str | None, typer.Option(help="speed or size; the cache's own if left out.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="nuScenes: which, if the root has several.")
+    ] = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what `prepare semkitti` would run for this root, why, and how much."""
-    from pipeline.datasets.semkitti import list_semkitti
+    """Say what `prepare` would run for this root with the cache's settings, why, and how much."""
     from pipeline.describe import plan_json, plan_lines
     from pipeline.options import PrepareConfig
     from pipeline.prepare import plan
+    from pipeline.relist import list_again, profile_of
 
-    with clear_errors():
-        listing = list_semkitti(root)
-        config = PrepareConfig(profile=profile)
-        planned = plan(listing, dataset_place(cache_root, listing.info.name), config)
+    console = Console()
+    with clear_errors(console):
+        if profile is not None:
+            PrepareConfig(profile=profile)
+        where, manifest = _planned_on(cache_root, dataset, root)
+        listing = list_again(root, manifest, version=version, progress=console)
+        config = PrepareConfig(profile=profile or profile_of(manifest))
+        planned = plan(listing, where or dataset_place(cache_root, listing.info.name), config)
+        console.close()
         if as_json:
             print_json(plan_json(planned))
         else:
             typer.echo("\n".join(plan_lines(planned)))
+
+
+def _planned_on(
+    cache_root: str, dataset: str | None, root: Path
+) -> tuple[Path | str | None, Manifest | None]:
+    """The data set that is meant, and its manifest; nothing where none is prepared."""
+    from cache.layout import Layout
+    from cache.manifest import load_manifest
+    from pipeline.relist import is_nuscenes
+
+    name = "nuscenes" if is_nuscenes(root) else "semkitti"
+    for wanted in (dataset,) if dataset else (name, None):
+        try:
+            with _placed(cache_root, wanted, with_records=False) as place:
+                manifest = load_manifest(Layout(root=place.root))
+                url = None if place.staged is None else place.staged.store.url
+            return url or place.root, manifest
+        except CacheError:
+            if dataset:
+                raise
+    return None, None
 
 
 @cache_app.command("bench")

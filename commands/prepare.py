@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,7 +117,7 @@ def synth_command(
     typer.echo(
         f"{summary.out}: {summary.scans_written} scans written, {summary.scans_kept} kept, "
         f"{summary.points:,} points, {format_bytes(summary.nbytes)}\n"
-        f"next: pass2d prepare {layout} --root {summary.out} --cache cache/"
+        f"next: pass2d prepare {layout} --root {shlex.quote(str(summary.out))} --cache cache/"
     )
 
 

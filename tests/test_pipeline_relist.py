@@ -1,0 +1,64 @@
+"""`cache plan` finds out how a cache was made and lists its raw data set in the same way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cache_samples import without_fsync
+from nuscenes_files import NuscenesFolder
+from pipeline_files import write_sequence
+from typer.testing import CliRunner
+
+from cli import app
+
+
+@pytest.fixture(autouse=True)
+def _fast_disk() -> Iterator[None]:
+    with without_fsync():
+        yield
+
+
+def pass2d(*args: object) -> str:
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def planned(*args: object) -> dict[str, Any]:
+    return json.loads(pass2d("cache", "plan", "--json", *args))
+
+
+def test_clean_and_corrupted_data_sets_of_any_profile(tmp_path: Path) -> None:
+    raw, cache = tmp_path / "raw", tmp_path / "cache"
+    write_sequence(raw, "00", (0, 1))
+    given = ("--root", raw, "--cache", cache)
+    assert len(planned(*given)["tasks"]) == 3
+    pass2d(
+        "prepare", "semkitti", *given, "--workers", 0, "--profile", "size", "--corrupt", "fog:light"
+    )
+    for dataset in ("semkitti", "semkitti-fog-light"):
+        assert planned(*given, "--dataset", dataset)["tasks"] == []
+    assert planned("--root", raw, "--cache", cache / "semkitti")["tasks"] == []
+    speed = planned(*given, "--profile", "speed")["tasks"]
+    assert speed[0]["reason"] == "profile size -> speed"
+    (raw / "sequences/00/velodyne/000001.bin").unlink()
+    todo = planned(*given, "--dataset", "semkitti-fog-light")["tasks"]
+    assert todo[0]["reason"] == "scans removed 00/000001"
+
+
+def test_nuscenes_with_sweeps_and_another_picture_size(tmp_path: Path) -> None:
+    raw, cache = tmp_path / "raw", tmp_path / "cache"
+    NuscenesFolder(raw, sweeps=1).write()
+    given = ("--root", raw, "--cache", cache)
+    options = ("--workers", 0, "--sweeps", 1, "--image-size", "original")
+    pass2d("prepare", "nuscenes", *given, *options)
+    assert planned(*given)["tasks"] == []
+    wrong = CliRunner().invoke(
+        app, ["cache", "plan", "--root", str(tmp_path), "--cache", str(cache)]
+    )
+    assert wrong.exit_code == 1
+    assert "but data set nuscenes is of nuscenes" in wrong.stderr
