@@ -326,6 +326,7 @@ def test_labels_and_clean_score_come_from_a_prepared_cache(
     assert all(result.reused for result in again.results)
     few = robust_folders(*arguments, clean=tmp_path / "cache", limit=1)
     assert [result.scans for result in few.results] == [1, 1]
+    assert "of each at most 1 scans" in remarks(few)[0]
     assert "split val" in report.clean_source
     assert report.clean_miou is not None
     assert report.clean_miou > 0.5  # the stub answers by the rule that labelled the cache

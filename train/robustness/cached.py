@@ -23,11 +23,10 @@ from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
 from train.robustness.run import (
     RobustReport,
     SetResult,
-    corruption_words,
     evaluate_sets,
     report_of,
 )
-from train.robustness.scans import cached_set, labelled_positions
+from train.robustness.scans import cached_set, corruption_words, labelled_positions
 from train.tta import VotePlan
 
 
@@ -107,6 +106,7 @@ def robust_cache(
         outside=outside if network.uses_volume else "predicted",
         baseline=BASELINE_MIOU[card.info.layout],
         clean_source="the clean data set",
+        limit=limit,
     )
 
 

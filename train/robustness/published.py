@@ -17,13 +17,14 @@ from train.eval_scans import Outside
 from train.evaluate import NO_VOTES, default_device, require_same_data
 from train.robustness.folders import YAN, find_corrupted, set_name
 from train.robustness.robo3d import BASELINE_MIOU, CLEAN
-from train.robustness.run import RobustReport, evaluate_sets, report_of, require_sets
+from train.robustness.run import RobustReport, evaluate_sets, report_of
 from train.robustness.scans import (
     ScanSet,
     cached_set,
     clean_files,
     folder_sets,
     labelled_positions,
+    require_sets,
 )
 from train.tta import VotePlan
 
@@ -120,4 +121,5 @@ def robust_folders(
         outside=outside if network.uses_volume else "predicted",
         baseline={} if name == YAN else BASELINE_MIOU[card.info.layout],
         clean_source=f"split {CLEAN_SPLIT} of {clean}" if own else "the set's own clean scans",
+        limit=limit,
     )

@@ -117,7 +117,8 @@ def report_json(report: RobustReport) -> dict[str, Any]:
         "mce": report.scores.mce,
         "mrr": report.scores.mrr,
         "scored_corruptions": list(report.scores.corruptions),
-        "is_complete": report.scores.is_complete,
+        "limit": report.limit,
+        "is_complete": report.is_complete,
         "failed": list(report.failed),
     }
 
@@ -156,15 +157,11 @@ def remarks(report: RobustReport) -> list[str]:
             f"{COLLECTION} is made by pass2d from published physics: its scores are no published "
             "ones, and the baseline's are of Robo3D's own set. Compare checkpoints with each other."
         )
-    over = ", ".join(scores.corruptions)
-    partial = "" if scores.is_complete else f", PARTIAL: over {over} only"
-    if scores.incomplete:
-        partial += f"; severities missing of {', '.join(scores.incomplete)}"
     if not report.baseline:
         lines.append(
             "no mCE: Robo3D's baseline was not measured on this set, whose fog and snow are others"
         )
-        partial = f", over {len(scores.corruptions)} corruptions"
+    partial = _partial(report)
     if scores.mce is not None:
         lines.append(f"mCE {scores.mce:.2%} (Robo3D's MinkUNet-18 is 100 %{partial})")
     if scores.mrr is not None:
@@ -179,6 +176,21 @@ def remarks(report: RobustReport) -> list[str]:
     if report.failed:
         lines.append(f"{len(report.failed)} scans could not be used and are left out")
     return lines
+
+
+def _partial(report: RobustReport) -> str:
+    """Why the scores are not the benchmark's, to put behind them; "" when they are."""
+    scores, reasons = report.scores, []
+    if report.baseline and len(scores.corruptions) < len(CORRUPTIONS):
+        reasons.append(f"over {', '.join(scores.corruptions)} only")
+    if scores.incomplete:
+        reasons.append(f"severities missing of {', '.join(scores.incomplete)}")
+    if report.limit is not None:
+        reasons.append(f"of each at most {report.limit} scans")
+    if report.failed:
+        reasons.append(f"{len(report.failed)} scans left out")
+    partial = f", PARTIAL: {'; '.join(reasons)}" if reasons else ""
+    return partial if report.baseline else f", over {len(scores.corruptions)} corruptions{partial}"
 
 
 def _iou(scores: Scores) -> list[float | None]:

@@ -66,7 +66,7 @@ class RobustScores:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the scores may stand beside Robo3D's."""
+        """Whether they are over all corruptions and severities of the benchmark."""
         return (
             self.mce is not None
             and len(self.corruptions) == len(CORRUPTIONS)

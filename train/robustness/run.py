@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import DataError, Pass2DError
+from cache.errors import Pass2DError
 from cache.files import replace_file, writing
 from cache.jsonio import dumps
 from cache.keys import hash_bytes
@@ -72,6 +72,13 @@ class RobustReport:
     baseline: Mapping[str, float]
     """mIoU of Robo3D's baseline by corruption; {} when this set has others."""
     scores: RobustScores
+    limit: int | None
+    """Scans of each set at most; None: all."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the scores may stand beside Robo3D's."""
+        return self.scores.is_complete and self.limit is None and not self.failed
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -127,6 +134,7 @@ def report_of(
     outside: str,
     baseline: Mapping[str, float],
     clean_source: str,
+    limit: int | None,
 ) -> RobustReport:
     """Put results and Robo3D's scores together.
 
@@ -139,6 +147,7 @@ def report_of(
         outside: For the report.
         baseline: Of ``robust_scores``.
         clean_source: Where the set "clean" comes from.
+        limit: For the report.
     """
     miou: dict[str, dict[str, float]] = {}
     for result in results:
@@ -157,6 +166,7 @@ def report_of(
         clean_source="" if clean is None else clean_source,
         baseline=baseline,
         scores=robust_scores(miou, clean=clean, baseline=baseline),
+        limit=limit,
     )
 
 
@@ -268,27 +278,3 @@ def _load(path: Path, key: str, chosen: ScanSet, n_classes: int) -> SetResult | 
         failed=(),
         reused=True,
     )
-
-
-def corruption_words(wanted: Sequence[str]) -> list[str]:
-    """Names of corruptions as folders and tables have them: "Wet-Ground" is "wet_ground"."""
-    return [name.lower().replace("-", "_").replace(" ", "_") for name in wanted]
-
-
-def require_sets(sets: Sequence[ScanSet], wanted: Sequence[str] | None) -> tuple[ScanSet, ...]:
-    """Only the corruptions that were asked for, and the clean scans if there are any.
-
-    Raises:
-        DataError: One of them is not there.
-    """
-    if wanted is None:
-        return tuple(sets)
-    there = {chosen.corruption for chosen in sets}
-    names = corruption_words(wanted)
-    missing = [name for name in names if name not in there]
-    if missing:
-        raise DataError(
-            f"--corruptions: no {', '.join(missing)} in this set; there are "
-            f"{', '.join(sorted(there))}."
-        )
-    return tuple(chosen for chosen in sets if chosen.corruption in (*names, CLEAN))

@@ -249,3 +249,27 @@ def _read_labels(path: Path, n: int) -> NDArray[np.uint32]:
 def names_digest(names: Sequence[str]) -> str:
     """A short hash of which scans were evaluated."""
     return hash_bytes("\n".join(names).encode())[:16]
+
+
+def corruption_words(wanted: Sequence[str]) -> list[str]:
+    """Names of corruptions as folders and tables have them: "Wet-Ground" is "wet_ground"."""
+    return [name.lower().replace("-", "_").replace(" ", "_") for name in wanted]
+
+
+def require_sets(sets: Sequence[ScanSet], wanted: Sequence[str] | None) -> tuple[ScanSet, ...]:
+    """Only the corruptions that were asked for, and the clean scans if there are any.
+
+    Raises:
+        DataError: One of them is not there.
+    """
+    if wanted is None:
+        return tuple(sets)
+    there = {chosen.corruption for chosen in sets}
+    names = corruption_words(wanted)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(
+            f"--corruptions: no {', '.join(missing)} in this set; there are "
+            f"{', '.join(sorted(there))}."
+        )
+    return tuple(chosen for chosen in sets if chosen.corruption in (*names, CLEAN))
