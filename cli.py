@@ -9,8 +9,10 @@ import atexit
 import logging
 import os
 import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from commands.cache import cache_app
 from commands.doctor import doctor_command
@@ -25,13 +27,51 @@ from commands.submit import submit_command
 from commands.train import train_command
 from commands.view import view_command
 
+PACKAGES = ("cache", "cli", "commands", "corruptions", "pass2d_models", "pipeline", "train")
+"""Ours: what cannot be imported of these is a bug, of others a broken installation."""
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands in the order of their use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=ORDER.index)
+
+
+ORDER = (
+    *("prepare", "stats", "inspect", "train", "eval", "predict", "view", "submit", "robust"),
+    *("import", "cache", "doctor"),
+)
+
 app = typer.Typer(
     name="pass2d",
-    help="LiDAR semantic segmentation: prepare once, then train, evaluate and predict.",
+    cls=_InOrder,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"pass2d {version('pass2d')}")
+        except PackageNotFoundError:
+            typer.echo("pass2d, not installed: a checkout")
+        raise typer.Exit
+
+
+@app.callback()
+def pass2d(
+    version: Annotated[  # its callback does the work
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """LiDAR semantic segmentation: prepare once, then train, evaluate and predict."""
+
+
 app.add_typer(prepare_app, name="prepare")
 app.command("stats")(stats_command)
 app.command("inspect")(inspect_command)
@@ -57,7 +97,11 @@ def main() -> None:
     # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        app()
+        app(prog_name="pass2d")
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in PACKAGES:
+            raise
+        sys.exit(f"error: a package cannot be imported: {error}. `pass2d doctor` says what to do")
     except SystemExit as end:
         if isinstance(end.code, int) and _has_threads_that_crash(end.code):
             _leave_at_once(end.code)

@@ -169,7 +169,8 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
 
 def _load_table(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, memory_map=False, partitioning=None)
+        with path.open("rb") as file:  # Arrow takes no path whose bytes are not UTF-8
+            return pq.read_table(file, memory_map=False, partitioning=None)
     except FileNotFoundError as error:
         raise CacheError(
             f"{path}: missing, although CURRENT names it. Run `pass2d cache repair`."

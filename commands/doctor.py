@@ -9,7 +9,13 @@ import typer
 
 from cache.errors import ConfigError
 from commands.console import Console, clear_errors, print_json, print_rich
-from commands.options import DatasetOption, JsonOption, any_place
+from commands.options import (
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    any_place,
+)
 
 if TYPE_CHECKING:
     from pipeline.doctor.finding import Finding
@@ -28,6 +34,8 @@ def doctor_command(
         ),
     ] = None,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     full: Annotated[
         bool, typer.Option("--full", help="Read every byte of the cache, not only a sample.")
     ] = False,
@@ -55,9 +63,17 @@ def doctor_command(
 
 
 def _show(found: list[Finding]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
+    counts = {state: sum(f.state == state for f in found) for state in STYLES}
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+    try:
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:  # what is broken here may be what draws tables
+        for finding in found:
+            typer.echo(f"{finding.state}: {finding.name}: {finding.found}")
+            typer.echo(f"  -> {finding.remedy}" if finding.remedy else "", nl=bool(finding.remedy))
+        typer.echo(summary)
+        return
     table = Table(show_lines=False)
     table.add_column("check")
     table.add_column("state")
@@ -68,5 +84,4 @@ def _show(found: list[Finding]) -> None:
             text.append(f"\n-> {finding.remedy}", style="italic")
         table.add_row(Text(finding.name), Text(finding.state, style=STYLES[finding.state]), text)
     print_rich(table)
-    counts = {state: sum(f.state == state for f in found) for state in STYLES}
-    typer.echo(", ".join(f"{count} {state}" for state, count in counts.items()))
+    typer.echo(summary)

@@ -20,14 +20,20 @@ from commands.options import (
 
 
 def inspect_command(
-    place: Annotated[
-        str,
+    argument: Annotated[
+        str | None,
         typer.Argument(
             help="Cache folder or its URL, or a .safetensors checkpoint.",
             parser=any_place,
             metavar="CACHE|URL|CHECKPOINT",
         ),
-    ],
+    ] = None,
+    option: Annotated[
+        str | None,
+        typer.Option(
+            "--cache", help="The cache, as in other commands.", parser=any_place, metavar="PATH|URL"
+        ),
+    ] = None,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -38,6 +44,9 @@ def inspect_command(
 ) -> None:
     """Show what a cache holds: splits, sequences, bytes per field, settings, a scan; or a card."""
     with clear_errors():
+        place = argument or option
+        if place is None or (argument and option):
+            raise ConfigError("give one cache or checkpoint: pass2d inspect cache/")
         if not is_url(place) and Path(place).is_file():
             if scan is not None or dataset is not None:
                 raise ConfigError(f"{place}: --scan and --dataset are for caches, not for a file")

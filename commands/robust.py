@@ -39,6 +39,7 @@ def robust_command(
             "--cache",
             help="Cache with the data sets of `prepare --corrupt` (pass2d-C) beside the clean one.",
             parser=local_place,
+            metavar="PATH",
         ),
     ] = None,
     clean: Annotated[

@@ -40,19 +40,34 @@ def _list_recipes(is_asked: bool) -> None:
     raise typer.Exit
 
 
+def _recipe_names() -> list[str]:
+    from train.recipe_files import recipe_names
+
+    return list(recipe_names())
+
+
 def train_command(
     context: typer.Context,
     cache_root: ReadCacheOption,
     run_root: Annotated[
-        Path, typer.Option("--run", help="Folder of this run, on a local disk.", parser=run_place)
+        Path,
+        typer.Option(
+            "--run", help="Folder of this run, on a local disk.", parser=run_place, metavar="FOLDER"
+        ),
     ],
     recipe: Annotated[
-        str, typer.Option(help="Name of a recipe (see --list-recipes) or a TOML file.")
+        str,
+        typer.Option(
+            help="Name of a recipe (see --list-recipes) or a TOML file.",
+            autocompletion=_recipe_names,
+        ),
     ] = "2dpass-small",
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Change a setting, e.g. optimizer.learning_rate=0.1. Repeatable."
+            "--set",
+            help="Change a setting, e.g. optimizer.learning_rate=0.1. Repeatable.",
+            metavar="KEY=VALUE",
         ),
     ] = None,
     augment: Annotated[

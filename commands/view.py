@@ -12,7 +12,14 @@ import typer
 from cache.errors import ConfigError
 from cache.progress import Progress, format_bytes
 from commands.console import Console, clear_errors, print_json, words
-from commands.options import DatasetOption, DeviceOption, JsonOption, any_place
+from commands.options import (
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    any_place,
+)
 from commands.view_inputs import Label, labeller, open_scans
 
 if TYPE_CHECKING:
@@ -39,6 +46,8 @@ def view_command(
         ),
     ] = None,
     dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
     split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
     sequence: Annotated[
         str | None, typer.Option("--sequence", "--sequences", help="Only these, e.g. 08.")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.errors import ConfigError
-from cache.statistics import SPLITS
 
 if TYPE_CHECKING:
     from cache.reader import CacheReader
@@ -40,7 +39,7 @@ def open_scans(
     """
     if (place is None) == (raw is None):
         raise ConfigError("give either --cache, or a raw file or folder: pass2d view --help")
-    if split not in (None, *SPLITS):
+    if split not in (None, "train", "val", "test"):
         raise ConfigError(f"--split {split!r}: train, val or test is expected")
     if raw is not None:
         if dataset is not None:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from cache.place import is_url
 from cache.progress import Progress
-from cache.remote_config import RemoteConfig
-from pipeline.doctor.cache_check import cache_findings
 from pipeline.doctor.finding import Check, Finding, guarded
 from pipeline.doctor.libraries import (
     Ask,
@@ -32,6 +30,12 @@ from pipeline.doctor.process import ask as ask_process
 from pipeline.doctor.process import end_all
 
 AT_ONCE = 2
+NO_SPCONV = Finding(
+    name="spconv",
+    state="broken",
+    found="not tried: it works on torch",
+    remedy="Mend torch first, then run the doctor again.",
+)
 
 
 def examine(
@@ -80,15 +84,17 @@ def examine(
     ]
     alone: list[tuple[str, Check]] = [("disk", partial(disk_findings, folder))]
     if place is not None:
+        from pipeline.doctor.cache_check import cache_findings
+
         check = partial(cache_findings, place, dataset, full=full, progress=progress)
         alone.append(("cache", check))
     progress.start("checks", total=len(before) + len(after) + len(alone) + 2, unit="checks")
     found = _run(before, progress)
     middle: list[tuple[str, Check]] = [
-        (f"spconv on {device}", partial(spconv_findings, device, ask))
-        for device in devices or ["cpu"]
+        (f"spconv on {device}", partial(spconv_findings, device, ask)) for device in devices
     ]
     middle.append(("torch-scatter", partial(scatter_findings, devices, ask)))
+    found += [] if devices else [NO_SPCONV]
     found += _run([*middle, *after], progress)
     return found + _run_alone(alone, progress)
 
@@ -97,6 +103,8 @@ def _disk_of(place: str | None) -> Path:
     """The folder whose disk matters: of the cache, or of what is kept of a remote one."""
     if place is None:
         return Path.cwd()
+    from cache.remote_config import RemoteConfig
+
     return RemoteConfig.from_environment().folder if is_url(place) else Path(place)
 
 

@@ -17,7 +17,7 @@ PROBE_S = 180.0
 TOLERANCE = 1e-3
 """Of a convolution whose values are about 1, in float32 or TF32 products."""
 LITTLE_GPU_BYTES = 8 << 30
-REINSTALL = "Install again, in a fresh environment: pip install --force-reinstall pass2d"
+REINSTALL = "Install again, in a fresh environment; in the checkout: rm -r .venv; make setup"
 
 Ask = Callable[..., Answer]
 

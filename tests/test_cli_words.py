@@ -1,0 +1,87 @@
+"""What the `pass2d` command calls things: the same everywhere, and as the documents say."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from cli import app
+
+PROJECT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [PROJECT / "Makefile", *PROJECT.glob("*.md"), *PROJECT.glob("[a-z]*/**/*.md")]
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands(get_command(app)))
+
+
+def options(command: Any) -> set[str]:
+    return {word for option in command.params for word in (*option.opts, *option.secondary_opts)}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_command_explains_itself_and_answers_in_json(path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    assert all(option.help for option in command.params)
+    assert "--json" in options(command)
+    shown = CliRunner().invoke(app, [*path, "--help"])
+    assert shown.exit_code == 0
+    assert "Usage: pass2d" in shown.stdout
+
+
+def test_commands_that_take_a_url_take_its_local_folder() -> None:
+    takes_url = {
+        path
+        for path, command in COMMANDS.items()
+        for option in command.params
+        if "URL" in (option.metavar or "")
+    }
+    assert len(takes_url) > 10
+    assert all("--local-cache" in options(COMMANDS[path]) for path in takes_url)
+
+
+def documented() -> Iterator[tuple[str, tuple[str, ...], set[str]]]:
+    """Each line of a document that calls a command with options."""
+    for document in DOCUMENTS:
+        for line in document.read_text("utf-8").splitlines():
+            for call in re.findall(r"pass2d ((?:[a-z]+ ?)[^`|]*)", line):
+                words = call.split()
+                path = next((p for p in COMMANDS if tuple(words[: len(p)]) == p), None)
+                if path is not None:
+                    found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", call))
+                    yield f"{document.name}: {line.strip()}", path, found
+
+
+def test_documents_name_options_that_there_are() -> None:
+    calls = list(documented())
+    assert len(calls) > 40
+    for line, path, found in calls:
+        assert found <= options(COMMANDS[path]), line
+
+
+def test_version_is_shown() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert re.fullmatch(r"pass2d \d+\.\d+\S*\n", shown.stdout)
+
+
+def test_broken_package_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('no libblas')")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import cli; cli.main()"
+    command = [sys.executable, "-c", code, "stats", "--cache", "x"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: a package cannot be imported: no libblas")
+    assert done.stderr.count("\n") == 1
