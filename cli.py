@@ -6,7 +6,6 @@ Nothing heavy is imported here before a command needs it: `--help` answers at on
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 from typing import Annotated, Any
@@ -92,8 +91,6 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the `pass2d` script."""
-    # spconv asks torch a question whose answer torch announces to every user, once a run.
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
