@@ -154,7 +154,8 @@ def run_until_killed(data: Path, run_root: Path, place: str, count: int) -> None
     fsync, replace_file = os.fsync, Path.replace
 
     def watched_fsync(descriptor: int) -> None:
-        come("half written")
+        if ".safetensors." in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            come("half written")
         fsync(descriptor)
 
     def watched_replace(path: Path, target: Path) -> Path:
@@ -162,7 +163,7 @@ def run_until_killed(data: Path, run_root: Path, place: str, count: int) -> None
         return replace_file(path, target)
 
     with (
-        mock.patch("train.checkpoint.os.fsync", watched_fsync),
+        mock.patch.object(os, "fsync", watched_fsync),
         mock.patch.object(Path, "replace", watched_replace),
     ):
         heard = Heard(on_advance=lambda _: come("step"))
@@ -289,6 +290,19 @@ def test_resume_anyway_counts_epochs_of_the_new_scans(
     assert result.is_complete
     assert (result.epochs, result.steps) == (3, 15)
     assert [r["epoch"] for r in records(root) if r["kind"] == "val"] == [1, 2, 3]
+    # The settings of the run, taken as a recipe, override nothing by themselves.
+    with pytest.raises(ConfigError, match=r"cache fingerprint.*resume_anyway"):
+        run(data, load_recipe(str(root / "settings.toml")), run_root=root, resume=True)
+
+
+def test_resuming_a_network_of_other_sizes_says_which(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    recipe = tiny_recipe("network.settings.hidden=6", "resume_anyway=true")
+    with pytest.raises(CheckpointError, match=r"bias is \(2,\), expected \(3,\).*start_from"):
+        run(data, recipe, run_root=root, resume=True)
 
 
 def test_a_run_is_never_overwritten_and_never_resumed_from_nothing(

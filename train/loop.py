@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -95,7 +95,8 @@ def run(
         card = base_card(job)
         state = _first_state(job, stored, folder, card, progress=heard)
         if team.is_first:
-            write_text(folder.settings, to_toml(recipe))
+            # An override is for once: else the file, taken as a recipe, would override for ever.
+            write_text(folder.settings, to_toml(replace(recipe, resume_anyway=False)))
         return _Loop(job, state, folder=folder, card=card, stop=stop, progress=heard).run()
 
 

@@ -110,13 +110,7 @@ def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
         CheckpointError: the tensors are those of another network or optimiser.
     """
     device = job.team.device
-    try:
-        job.network.load_state_dict(checkpoint.part(NETWORK))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"the state to resume is of another network: {reason}. Resume with its own settings."
-        ) from error
+    _load_network(job, checkpoint)
     state = fresh_state(job)
     load_optimizer_tensors(state.optimizer, job.network, checkpoint.part(OPTIMIZER))
     run: dict[str, Any] = dict(checkpoint.card.run)
@@ -131,3 +125,20 @@ def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
     state.cursor = epoch * job.n_scans + min(place, job.n_scans)  # a changed cache has other scans
     state.validated, state.val_miou = list(run["validated"]), list(run["val_miou"])
     return state
+
+
+def _load_network(job: Job, checkpoint: Checkpoint) -> None:
+    stored, own = checkpoint.part(NETWORK), job.network.state_dict()
+    differing = [
+        f"{name} is {tuple(stored[name].shape) if name in stored else 'missing'}, expected "
+        f"{tuple(own[name].shape) if name in own else 'none'}"
+        for name in sorted(stored.keys() | own.keys())
+        if name not in stored or name not in own or stored[name].shape != own[name].shape
+    ]
+    if differing:
+        raise CheckpointError(
+            f"the state to resume is of another network: {'; '.join(differing[:3])}. Resume with "
+            "the classes and settings of that run, or start a new one from its weights "
+            "(start_from): what depends on the classes then starts anew."
+        )
+    job.network.load_state_dict(stored)
