@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +18,12 @@ from cache.errors import CacheError
 from cache.shard_table import ArrayLayout
 
 _UINT8 = np.dtype(np.uint8)
+_REMEDIES = {
+    errno.ENOENT: "Run `pass2d cache repair`.",
+    errno.EACCES: "Change its permissions.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.EIO: "The disk reports a fault: check it, then run `pass2d cache verify`.",
+}
 
 Allocate = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Gives the array to decode into, e.g. a pinned one; ``numpy.empty`` does."""
@@ -119,8 +126,9 @@ class ChunkReader:
             finally:
                 self._pool.release(entry, array.path)
         except OSError as error:
+            remedy = _REMEDIES.get(error.errno or 0, "Run `pass2d cache verify`.")
             raise CacheError(
-                f"{array.path}: cannot read {name} ({error.strerror}). Run `pass2d cache verify`."
+                f"{array.path}: cannot read {name} ({error.strerror}). {remedy}"
             ) from error
         if got != size:
             raise CacheError(

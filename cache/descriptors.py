@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+
+_MOST_OPEN = 256
 
 
 @dataclass
@@ -25,8 +28,10 @@ class OpenFile:
 class DescriptorPool:
     """Least recently used descriptors; one in use is never closed."""
 
-    def __init__(self, limit: int = 256, opener: Callable[[str], int] | None = None) -> None:
-        self._limit = limit
+    def __init__(
+        self, limit: int | None = None, opener: Callable[[str], int] | None = None
+    ) -> None:
+        self._limit = _limit() if limit is None else limit
         self._opener = opener or _open_file
         self._lock = threading.RLock()  # an opener may `forget` what it evicts
         self._open: OrderedDict[str, OpenFile] = OrderedDict()
@@ -98,6 +103,12 @@ class DescriptorPool:
         idle = [p for p, entry in self._open.items() if entry.users == 0 and p != keep]
         for path in idle[: max(0, surplus)]:
             os.close(self._open.pop(path).fd)
+
+
+def _limit() -> int:
+    """Files to keep open: a small part of what the process may have, for it has others."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, soft // 4))
 
 
 def _open_file(path: str) -> int:

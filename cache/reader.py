@@ -363,6 +363,9 @@ def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
             )
         return cache_root / dataset
     if not found:
+        for folder in cache_root.iterdir():
+            if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+                raise CacheError(f"{folder}: may not be read. Change its permissions.")
         raise CacheError(
             f"{cache_root}: no prepared data set (no */{DATASET_FILE}). Run `pass2d prepare` "
             "first, or give --cache the folder that it wrote."

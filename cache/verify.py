@@ -115,15 +115,23 @@ class _Verifier:
             notes=tuple(self._notes),
         )
 
-    def _read(self, path: Path) -> bytes | None:
+    def _read(self, path: Path, shard: tuple[str, int, str] = ("", -1, "")) -> bytes | None:
+        """A file's bytes; None if it cannot be read, which is noted as damage (of ``shard``)."""
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
-            self._add(Damage(kind="missing", path=self._name(path), text="missing"))
-            return None
         except OSError as error:
-            text = f"cannot read ({error.strerror})"
-            self._add(Damage(kind="unreadable", path=self._name(path), text=text))
+            is_missing = isinstance(error, FileNotFoundError)
+            stage, number, key = shard
+            self._add(
+                Damage(
+                    kind="missing" if is_missing else "unreadable",
+                    path=self._name(path),
+                    text="missing" if is_missing else f"cannot read ({error.strerror})",
+                    stage=stage,
+                    shard=number,
+                    key=key,
+                )
+            )
             return None
         self._files += 1
         self._nbytes += len(data)
@@ -253,8 +261,10 @@ class _Verifier:
         for stage in STAGES:
             for path in self._entries(self._layout.root / "rows" / stage):
                 match = ROW_FILE.fullmatch(path.name)
-                data = self._read(path) if match else None
-                if match is None or data is None:
+                if match is None:
+                    continue
+                data = self._read(path, (stage, int(match[1]), match[2]))
+                if data is None:
                     continue
                 try:
                     row = decode_row(data, where=str(path))

@@ -152,7 +152,7 @@ def repair_command(
                 typer.echo(f"repaired: {line}")
             for line in report.unrepaired:
                 typer.echo(f"not repaired: {line}")
-            if not report.repaired and not report.unrepaired:
+            if report.before.is_sound:
                 typer.echo("nothing is damaged")
         if report.unrepaired:
             raise typer.Exit(1)

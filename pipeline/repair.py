@@ -145,15 +145,17 @@ class _Mender:
         name = f"{stage}/{shard_name(shard, key)}"
         hits = [d for d in self._damages if (d.stage, d.shard, d.key) == (stage, shard, key)]
         folder, record = self._layout.root / f"{name}.zarr", self._record(name)
+        record_path = self._layout.root / "rows" / f"{name}.json"
         try:
             if all(d.path.startswith("rows/") for d in hits) and folder.is_dir():
                 with self._presence(stage, folder.stem):
                     row = describe_shard(folder)
+                self._clear(record_path)
                 commit_row(self._layout, with_paths(row, self._files))
                 self.repaired.append(f"rows/{name}.json: made again from the shard")
             elif self._base is not None and header_of(self._base, stage, shard, key) is None:
                 self._move_away(folder)
-                self._move_away(self._layout.root / "rows" / f"{name}.json")
+                self._move_away(record_path)
                 self.repaired.append(f"{name}: removed, the current generation does not use it")
             else:
                 self._make_again(stage, shard, key, record)
@@ -201,6 +203,7 @@ class _Mender:
                 number = publish_generation(self._layout, self._info, tables)
                 self.repaired.append(f"manifest/gen-{number:06d}: made from the commit records")
             elif self._hit(CURRENT_FILE):
+                self._clear(self._layout.current_file)
                 set_current(self._layout, sound[-1])
                 self.repaired.append(f"CURRENT: names gen-{sound[-1]:06d}")
         for number in bad:
@@ -210,6 +213,7 @@ class _Mender:
     def _mend_top_files(self) -> None:
         if self._hit(DATASET_FILE):
             data = describe_dataset(self._info)
+            self._clear(self._layout.dataset_file)
             replace_file(self._layout.dataset_file, data, scratch=self._layout.scratch)
             self.repaired.append("dataset.json: made again from the generation's copy")
         if self._hit(FAILED_FILE):
@@ -239,6 +243,11 @@ class _Mender:
         with writing(path):
             path.rename(aside)
         return aside
+
+    def _clear(self, path: Path) -> None:
+        """Take a folder away from where a file belongs; files are replaced in one step."""
+        if path.is_dir():
+            self._move_away(path)
 
     def _move_back(self, places: Sequence[Path], away: Sequence[Path | None]) -> None:
         for place, aside in zip(places, away, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import threading
@@ -354,6 +355,15 @@ def test_damage_names_file_field_and_scan(tmp_path: Path) -> None:
         pytest.raises(CacheError, match=r"cannot read field label of scan 00/000000 \(No such"),
     ):
         reader.read(0, Fields())
+
+
+def test_few_files_may_be_open(tmp_path: Path, monkeypatch) -> None:
+    write_sample_cache(tmp_path, n_scans=2, sequences=("00", "08"))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (16, 16))
+    with CacheReader.open(tmp_path) as reader:
+        for position in range(len(reader.scans)):
+            reader.read(position, Fields(label=True, image=True, pixels=True, voxels=True))
+        assert len(reader._pool) == 4
 
 
 def test_reading_needs_no_zarr_torch_or_ray() -> None:

@@ -439,6 +439,22 @@ def test_gc_keeps_the_work_of_an_interrupted_run(made: tuple[Path, Path]) -> Non
     assert len(collect_garbage(out, unfinished=True).removed) == 6
 
 
+def test_folders_in_the_place_of_files(made: tuple[Path, Path]) -> None:
+    _, out = made
+    records = [next((out / "rows" / stage).glob("000000-*")) for stage in STAGES]
+    for path in (*records, out / "CURRENT", out / "dataset.json", out / "failed.jsonl"):
+        was = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        (damage,) = found(out).damages
+        assert (damage.kind, damage.path) == ("unreadable", str(path.relative_to(out)))
+        assert damage.stage == (path.parent.name if path in records else "")
+        assert repair(out, Silent()).unrepaired == ()
+        if path not in records:
+            assert path.read_bytes() == was
+        assert found(out).is_sound
+
+
 @pytest.mark.parametrize("left", [None, b"", 1])
 def test_a_list_of_failures_that_is_cut_off(made: tuple[Path, Path], left: object) -> None:
     raw, out = made
