@@ -37,18 +37,12 @@ class DescriptorPool:
         self._open: OrderedDict[str, OpenFile] = OrderedDict()
 
     @contextlib.contextmanager
-    def borrow(self, path: str) -> Iterator[int]:
-        """A descriptor of ``path`` that stays open for the body.
+    def lend(self, path: str) -> Iterator[OpenFile]:
+        """An open file and what is known of it; it stays open for the body.
 
         Raises:
             OSError: it cannot be opened.
         """
-        with self.lend(path) as entry:
-            yield entry.fd
-
-    @contextlib.contextmanager
-    def lend(self, path: str) -> Iterator[OpenFile]:
-        """As `borrow`, with what is known of the file."""
         entry = self.take(path)
         try:
             yield entry
@@ -82,7 +76,7 @@ class DescriptorPool:
         return len(self._open)
 
     def take(self, path: str) -> OpenFile:
-        """A descriptor of ``path`` that stays open until `release`; `borrow` in two halves.
+        """A descriptor of ``path`` that stays open until `release`; `lend` in two halves.
 
         Raises:
             OSError: it cannot be opened.

@@ -7,7 +7,7 @@ the paths of sources it can be made again from the shard alone (`cache/rebuild.p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import CacheError
@@ -218,8 +218,3 @@ def load_row(layout: Layout, stage: str, shard: int, key: str) -> ShardRow | Non
     if row.header.key != key or row.header.stage != stage or row.shard != shard:
         raise CacheError(f"{path}: describes another shard. Run `pass2d cache repair`.")
     return row
-
-
-def without_traces(row: ShardRow) -> ShardRow:
-    """The record without who wrote it and when: equal for equal shards."""
-    return replace(row, writer="", seconds=0.0)

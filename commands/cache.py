@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cache.errors import CacheError, ConfigError
-from cache.place import dataset_place, is_url
+from cache.place import dataset_place
 from cache.progress import format_bytes
+from commands.cache_place import placed
 from commands.console import Console, clear_errors, print_json
 from commands.options import (
     DatasetOption,
@@ -24,55 +23,12 @@ from commands.options import (
 
 if TYPE_CHECKING:
     from cache.manifest import Manifest
-    from cache.staged import StagedDataset
     from cache.status import StatusReport
-    from cache.verify import Presence
 
 _SHOWN = 20
 """Paths of one kind that `status` prints."""
 
 cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and describe a cache.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """A data set's folder; for a store a local stand-in."""
-
-    root: Path
-    presence: Presence
-    staged: StagedDataset | None = None
-
-
-@contextlib.contextmanager
-def _placed(cache_root: str, dataset: str | None, *, with_records: bool = True) -> Iterator[_Place]:
-    from cache.staged import staged
-    from cache.verify import always_present
-
-    if is_url(cache_root):
-        with staged(cache_root, dataset, with_records=with_records) as found:
-            yield _Place(root=found.layout.root, presence=found.present, staged=found)
-    else:
-        yield _Place(root=dataset_root(Path(cache_root), dataset), presence=always_present)
-
-
-def dataset_root(cache_root: Path, dataset: str | None) -> Path:
-    """The data set's folder, even if its dataset.json is what was lost."""
-    from cache.reader import corruption_of, find_dataset
-
-    try:
-        root = find_dataset(cache_root, dataset)
-        corruption = None if dataset or root == cache_root else corruption_of(root)
-        clean = cache_root / (corruption.clean if corruption else "")
-        # The clean one is meant, even if it is its dataset.json that was lost.
-        return clean if corruption and (clean / "manifest").is_dir() else root
-    except CacheError:
-        wanted = cache_root if dataset is None else cache_root / dataset
-        found = [wanted] if (wanted / "manifest").is_dir() else list(cache_root.glob("*/manifest"))
-        if dataset is None and len(found) == 1:
-            return found[0].parent if found[0].name == "manifest" else found[0]
-        if dataset is not None and (wanted / "manifest").is_dir():
-            return wanted
-        raise
 
 
 @cache_app.command("verify")
@@ -95,7 +51,7 @@ def verify_command(
     with clear_errors(console):
         if not 0 <= rebuild_percent <= 100:
             raise ConfigError(f"--rebuild must be 0 to 100 percent, got {rebuild_percent:g}")
-        with _placed(cache_root, dataset) as place:
+        with placed(cache_root, dataset) as place:
             report = verify(
                 place.root,
                 console,
@@ -140,7 +96,7 @@ def repair_command(
 
     console = Console()
     with clear_errors(console):
-        with _placed(cache_root, dataset) as place:
+        with placed(cache_root, dataset) as place:
             report = repair(place.root, console, presence=place.presence)
             if place.staged is not None:
                 place.staged.send_back()
@@ -175,7 +131,7 @@ def gc_command(
     from cache.gc import collect_garbage
 
     with clear_errors():
-        with _placed(cache_root, dataset, with_records=False) as place:
+        with placed(cache_root, dataset, with_records=False) as place:
             if place.staged is not None:
                 report = place.staged.collect_garbage(
                     keep=keep, unfinished=unfinished, dry_run=dry_run
@@ -210,7 +166,7 @@ def status_command(
     from cache.status import status
 
     with clear_errors():
-        with _placed(cache_root, dataset, with_records=False) as place:
+        with placed(cache_root, dataset, with_records=False) as place:
             report = status(place.root, hash_contents=hash_contents)
             if place.staged is not None:
                 report = replace(report, dataset_root=place.staged.store.url)
@@ -303,7 +259,7 @@ def _planned_on(
     name = "nuscenes" if is_nuscenes(root) else "semkitti"
     for wanted in (dataset,) if dataset else (name, None):
         try:
-            with _placed(cache_root, wanted, with_records=False) as place:
+            with placed(cache_root, wanted, with_records=False) as place:
                 manifest = load_manifest(Layout(root=place.root))
                 url = None if place.staged is None else place.staged.store.url
             return url or place.root, manifest

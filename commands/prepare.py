@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache.errors import ConfigError
 from cache.place import dataset_place
-from cache.progress import format_bytes
 from commands.console import Console, clear_errors, print_json, words
 from commands.options import JsonOption, LocalCacheOption, LocalCacheSizeOption, any_place
+from commands.synth import synth_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.source import SourceListing
 
 prepare_app = typer.Typer(no_args_is_help=True, help="Turn a raw data set into a cache.")
+prepare_app.command("synth")(synth_command)
 
 SplitsOption = Annotated[str, typer.Option(help="Any of train,val,test.")]
 LimitOption = Annotated[int | None, typer.Option(help="At most so many scans.", min=1)]
@@ -50,75 +48,6 @@ CheckOption = Annotated[
 PlanOption = Annotated[
     bool, typer.Option("--plan", help="Say what would run and why, write nothing.")
 ]
-
-
-def _default_workers() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@prepare_app.command("synth")
-def synth_command(
-    out: Annotated[
-        Path, typer.Option(help="New or empty folder, or one to go on with.", resolve_path=True)
-    ],
-    preset: Annotated[
-        str, typer.Option(help="full (sizes of the real data set), small or tiny.")
-    ] = "full",
-    layout: Annotated[
-        str, typer.Option(help="semkitti, or nuscenes: 32 beams, six cameras, tables.")
-    ] = "semkitti",
-    seed: Annotated[int, typer.Option(help="Every street and noise value follows from it.")] = 0,
-    scans: Annotated[
-        int | None, typer.Option(help="Scans per sequence; preset's if left out.")
-    ] = None,
-    sequences: Annotated[
-        str | None,
-        typer.Option(
-            "--sequences",
-            "--scenes",
-            help="E.g. 00,01,08,11 or scene-0061,scene-0103; preset's if left out.",
-        ),
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; 0 works inside this one.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make a ray-cast street world with labels, in the layout of SemanticKITTI or nuScenes."""
-    console = Console()
-    with clear_errors(console):
-        chosen = {"scans": scans, "workers": _default_workers() if workers is None else workers}
-        changes: dict[str, Any] = {k: value for k, value in chosen.items() if value is not None}
-        names = words(sequences)
-        if layout == "semkitti":
-            from pipeline.synth.config import preset as semkitti_preset
-            from pipeline.synth.generate import generate
-
-            changes |= {} if names is None else {"sequences": names}
-            summary = generate(out, semkitti_preset(preset, seed=seed, **changes), console)
-        elif layout == "nuscenes":
-            from pipeline.synth.nuscenes_config import nuscenes_preset
-            from pipeline.synth.nuscenes_generate import generate_nuscenes
-
-            changes |= {} if names is None else {"scenes": names}
-            summary = generate_nuscenes(out, nuscenes_preset(preset, seed=seed, **changes), console)
-        else:
-            raise ConfigError(f"--layout: found {layout!r}, expected semkitti or nuscenes.")
-    if as_json:
-        print_json(
-            {
-                "out": str(summary.out),
-                "scans_written": summary.scans_written,
-                "scans_kept": summary.scans_kept,
-                "points": summary.points,
-                "bytes": summary.nbytes,
-            }
-        )
-        return
-    typer.echo(
-        f"{summary.out}: {summary.scans_written} scans written, {summary.scans_kept} kept, "
-        f"{summary.points:,} points, {format_bytes(summary.nbytes)}\n"
-        f"next: pass2d prepare {layout} --root {shlex.quote(str(summary.out))} --cache cache/"
-    )
 
 
 @prepare_app.command("semkitti")

@@ -171,7 +171,7 @@ def test_threads_that_make_room_and_open_at_once_do_not_wait_for_each_other(
     mirror = mirror_of(tmp_path, fs, files, limit_bytes=1500)
     pool = DescriptorPool(opener=mirror.open_file)
     a, b = (str(mirror.layout.root / SHARD / name) for name in files)
-    with pool.borrow(b):
+    with pool.lend(b):
         pass
     opens, brings = threading.Event(), threading.Event()
     forget = pool.forget
@@ -191,8 +191,8 @@ def test_threads_that_make_room_and_open_at_once_do_not_wait_for_each_other(
     read: list[bytes] = []
 
     def open_it() -> None:
-        with pool.borrow(a) as fd:
-            read.append(os.pread(fd, 3, 0))
+        with pool.lend(a) as file:
+            read.append(os.pread(file.fd, 3, 0))
 
     threads = [
         threading.Thread(target=mirror.bring, args=(a,), daemon=True),

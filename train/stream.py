@@ -98,8 +98,6 @@ class Batch(NamedTuple):
     epoch: int
     positions: NDArray[np.int64]
     """This rank's share."""
-    joint_count: int
-    """Scans on all ranks."""
     next_cursor: int
 
 
@@ -149,7 +147,7 @@ def batch_at(plan: StreamPlan, cursor: int) -> Batch:
     else:
         order = block_order(plan.positions, plan.shards, seed=plan.seed, epoch=epoch)
     joint = order[place : place + plan.joint_size]
-    return Batch(epoch, joint[plan.rank :: plan.world], len(joint), cursor + len(joint))
+    return Batch(epoch, joint[plan.rank :: plan.world], cursor + len(joint))
 
 
 def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: int) -> LoadedScan:

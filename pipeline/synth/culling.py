@@ -11,8 +11,6 @@ from pipeline.synth.parts import Solids
 from pipeline.synth.sensors import CameraModel, RayGrid, Windows, world_from_camera
 from pipeline.synth.shapes import Shape
 
-FAR_M = 1e9
-
 
 class _Bounds(NamedTuple):
     """Upright boxes around P solids, seen from a sensor."""

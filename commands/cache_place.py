@@ -1,0 +1,58 @@
+"""Which data set a `pass2d cache` command means; of a store it gets a local stand-in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.errors import CacheError
+from cache.place import is_url
+
+if TYPE_CHECKING:
+    from cache.staged import StagedDataset
+    from cache.verify import Presence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A data set's folder; for a store a local stand-in."""
+
+    root: Path
+    presence: Presence
+    staged: StagedDataset | None = None
+
+
+@contextlib.contextmanager
+def placed(cache_root: str, dataset: str | None, *, with_records: bool = True) -> Iterator[Place]:
+    """Find the data set; leaving removes what stood in for a store's."""
+    from cache.staged import staged
+    from cache.verify import always_present
+
+    if is_url(cache_root):
+        with staged(cache_root, dataset, with_records=with_records) as found:
+            yield Place(root=found.layout.root, presence=found.present, staged=found)
+    else:
+        yield Place(root=dataset_root(Path(cache_root), dataset), presence=always_present)
+
+
+def dataset_root(cache_root: Path, dataset: str | None) -> Path:
+    """The data set's folder, even if its dataset.json is what was lost."""
+    from cache.reader import corruption_of, find_dataset
+
+    try:
+        root = find_dataset(cache_root, dataset)
+        corruption = None if dataset or root == cache_root else corruption_of(root)
+        clean = cache_root / (corruption.clean if corruption else "")
+        # The clean one is meant, even if it is its dataset.json that was lost.
+        return clean if corruption and (clean / "manifest").is_dir() else root
+    except CacheError:
+        wanted = cache_root if dataset is None else cache_root / dataset
+        found = [wanted] if (wanted / "manifest").is_dir() else list(cache_root.glob("*/manifest"))
+        if dataset is None and len(found) == 1:
+            return found[0].parent if found[0].name == "manifest" else found[0]
+        if dataset is not None and (wanted / "manifest").is_dir():
+            return wanted
+        raise
