@@ -29,6 +29,7 @@ from train.card import Card
 from train.checkpoint import build_from_card, network_tensors, save_checkpoint
 from train.submission.benchmark import Benchmark, parse_meta
 from train.submission.scans import expected_points
+from train.submission.sources import check_sources
 from train.submission.submit import SubmitConfig, submit
 from train.submission.verify import verify_submission
 from train.tta import VotePlan
@@ -474,6 +475,16 @@ def test_nuscenes_zip_without_flags_or_with_a_0_is_refused(nuscenes, tmp_path: P
 
 def submission_meta() -> dict[str, dict[str, bool]]:
     return {"meta": parse_meta("use_camera=true")}
+
+
+def test_a_scan_that_a_nuscenes_scene_lacks_is_named(nuscenes) -> None:
+    with CacheReader.open(nuscenes[0]) as reader:
+        split, scene = str(reader.scans.split[0]), str(reader.scans.sequence[0])
+        positions = reader.select(split=split).tolist()
+        assert not check_sources(reader, positions).problems
+        n = sum(str(reader.scans.sequence[p]) == scene for p in positions)
+        problems = check_sources(reader, positions[1:]).problems
+    assert problems == (f"{scene}: {n - 1} scans are prepared, the tables list {n}",)
 
 
 def test_nuscenes_needs_an_answer_for_every_point(nuscenes, tmp_path: Path) -> None:

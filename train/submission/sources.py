@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,8 @@ def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
             )
     if reader.info.layout == "semantickitti":
         problems += _unprepared(by_folder)
+    else:
+        problems += _unprepared_samples(reader, positions, by_folder)
     notes = []
     if gone:
         notes.append(
@@ -100,3 +102,26 @@ def _unprepared(by_folder: dict[Path, set[str]]) -> list[str]:
         if missing:
             problems.append(f"{folder}: {len(missing)} scans are not prepared, e.g. {missing[0]}")
     return problems
+
+
+def _unprepared_samples(
+    reader: CacheReader, positions: Sequence[int], folders: Iterable[Path]
+) -> list[str]:
+    """NuScenes' scenes that have more samples than were prepared, by the tables of the raw data.
+
+    Point files lie in ``ROOT/samples/LIDAR_TOP``, the tables in ``ROOT/v1.0-*``.
+    """
+    official: dict[str, int] = {}
+    for folder in folders:
+        for file in sorted(folder.parent.parent.glob("v1.0-*/scene.json")):
+            try:
+                rows = json.loads(file.read_bytes())
+                official.update((str(row["name"]), int(row["nbr_samples"])) for row in rows)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # `prepare` reads the tables and says what is wrong with them
+    counts = Counter(str(reader.scans.sequence[position]) for position in positions)
+    return [
+        f"{scene}: {count} scans are prepared, the tables list {official[scene]}"
+        for scene, count in sorted(counts.items())
+        if official.get(scene, count) != count
+    ]
