@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
 
-PLAIN_SECONDS = 5.0
-"""On a pipe, a line about progress at most this often."""
+PLAIN_SECONDS = (5.0, 60.0)
+"""On a pipe, a line about progress at most this often: at first, and of a phase of many minutes."""
 
 
 class Console:
@@ -64,9 +64,14 @@ class Console:
         now = time.monotonic()
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=self._done, news=self._news())
-        elif now - self._last_line >= PLAIN_SECONDS or self._done == self._total:
+        elif now - self._last_line >= self._pause(now) or self._done == self._total:
             self._last_line = now
             self._line(f"{self._title}: {self._news()}")
+
+    def _pause(self, now: float) -> float:
+        """Seconds between two lines: a log of hours stays one that people read."""
+        shortest, longest = PLAIN_SECONDS
+        return min(longest, max(shortest, 0.1 * (now - self._started)))
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""

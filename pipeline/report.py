@@ -198,7 +198,7 @@ def _split_json(split: SplitStatistics, statistics: DatasetStatistics) -> dict[s
 def percent(share: float) -> str:
     """0.0123 -> "1.23%"; tiny shares keep a digit."""
     if share and share < 0.0001:
-        return f"{share:.1e}"
+        return f"{100 * share:.1g}%"
     return f"{share:.2%}"
 
 

@@ -1,5 +1,6 @@
 """What the `pass2d` command calls things: the same everywhere, and as the documents say."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli import app
+from commands.console import Console
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [PROJECT / "Makefile", *PROJECT.glob("*.md"), *PROJECT.glob("[a-z]*/**/*.md")]
@@ -85,3 +87,19 @@ def test_broken_package_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: a package cannot be imported: no libblas")
     assert done.stderr.count("\n") == 1
+
+
+def test_log_of_hours_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("commands.console.time.monotonic", lambda: now[0])
+    console, lines = Console(), []
+    monkeypatch.setattr(console, "_line", lambda text: lines.append((now[0], text)))
+    console.start("train", total=10_000, unit="scans")
+    for _ in range(10_000):
+        now[0] += 1.0
+        console.advance()
+    times = [time for time, _ in lines]
+    assert times[:3] == [5, 10, 15]
+    assert times[-1] == 10_000
+    assert max(b - a for a, b in itertools.pairwise(times)) == 60
+    assert lines[-1][1] == "train: 10000/10000 scans, 1.0 scans/s"

@@ -81,7 +81,7 @@ def _statistics(card: Card) -> Table:
         table.add_column(column, justify="right" if place else "left")
     for name, channel in (card.input_statistics or {}).items():
         numbers = (channel.mean, channel.std, *channel.percentiles)
-        table.add_row(name, *(f"{number:,.4g}" for number in numbers))
+        table.add_row(name.replace("_", " "), *(f"{number:,.4g}" for number in numbers))
     return table
 
 
