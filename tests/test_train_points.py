@@ -149,6 +149,40 @@ def test_ascii_pcd_with_any_space_between_numbers(tmp_path: Path, between: str) 
     assert np.array_equal(np.column_stack(columns.values), POINTS)
 
 
+def test_headers_of_old_or_odd_writers_are_read(tmp_path: Path) -> None:
+    header = pcd_header("binary", len(POINTS))
+    for line in (b"COUNT 1 1 1 1\n", b"POINTS 60\n", b"VIEWPOINT 0 0 0 1 0 0 0\n", b"HEIGHT 1\n"):
+        assert line in header
+        header = header.replace(line, b"# caf\xe9\r\n" * 5)
+    (tmp_path / "a.pcd").write_bytes(
+        header.replace(b"VERSION 0.7", b"VERSION 0.6") + POINTS.tobytes()
+    )
+    write_ply(tmp_path / "b.ply")
+    content = (tmp_path / "b.ply").read_bytes()
+    (tmp_path / "b.ply").write_bytes(content.replace(b"element", b"comment caf\xe9\nelement", 1))
+    for name in ("a.pcd", "b.ply"):
+        assert np.array_equal(np.column_stack(read_columns(tmp_path / name).values), POINTS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"SIZE 4 4 4 4\n", b"", "its header lacks SIZE"),
+        (b"TYPE F F F F", b"TYPE F F F", "TYPE F F F: 4 values are expected, one per field"),
+        (b"TYPE F F F F", b"TYPE F F F Q", "Input should be 'F', 'U' or 'I'"),
+    ],
+)
+def test_faults_of_a_pcd_header_are_named(
+    tmp_path: Path, old: bytes, new: bytes, said: str
+) -> None:
+    header = pcd_header("binary", len(POINTS))
+    assert old in header
+    (tmp_path / "a.pcd").write_bytes(header.replace(old, new) + POINTS.tobytes())
+    with pytest.raises(DataError, match=said) as caught:
+        read_columns(tmp_path / "a.pcd")
+    assert "http" not in str(caught.value)
+
+
 def test_ascii_pcd_that_lacks_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pcd").write_bytes(pcd_header("ascii", 3) + b"1 2 3 4\n5 6 7 8\n")
     with pytest.raises(DataError, match="2 points, its header says 3"):

@@ -286,6 +286,7 @@ def test_links_are_followed_and_hidden_files_left_out(checkpoint: Path, tmp_path
     write_bin(tmp_path / "in/._0.bin", some_points(5))
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere/velodyne")
     (tmp_path / "in/up").symlink_to(tmp_path / "in")
+    os.mkfifo(tmp_path / "in/pipe.bin")  # to open it would wait for ever
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
     assert summary.scans == 1
     assert (tmp_path / "out/linked/0.label").is_file()

@@ -197,8 +197,9 @@ def _walk(folder: Path, *, leave_out: Path) -> tuple[list[Path], Counter[str]]:
         for name in sorted(files):
             if name.startswith("."):
                 continue
-            if name.lower().endswith(SUFFIXES):
-                found.append(Path(place) / name)
+            path = Path(place) / name
+            if name.lower().endswith(SUFFIXES) and (path.is_file() or not path.exists()):
+                found.append(path)  # also a link that leads nowhere: it will be named
             else:
                 others[Path(name).suffix or "without suffix"] += 1
     return found, others

@@ -102,7 +102,8 @@ class ScanReader:
         except MemoryError:
             return replace(
                 job,
-                failure=f"{job.points}: more points than fit the memory: cut the file into parts",
+                failure=f"{job.points}: by its header more points than fit the memory: damaged? "
+                "Else cut it into parts.",
             )
 
     def _read(self, job: Job) -> Job:
