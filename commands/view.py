@@ -82,7 +82,7 @@ def view_command(
     ] = None,
     columns: Annotated[
         int | None,
-        typer.Option(help="Of plain .bin files: float32 per point; found out if left out."),
+        typer.Option(help="Of plain .bin files: float32 per point; found out if left out.", min=3),
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,

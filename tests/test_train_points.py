@@ -12,6 +12,7 @@ import pypcd4
 import pytest
 
 from cache.errors import ConfigError, DataError
+from train.points.binary import read_binary
 from train.points.registry import read_columns
 
 FIELDS = ("x", "y", "z", "intensity")
@@ -242,3 +243,12 @@ def test_viewpoint_of_a_pcd_is_not_applied(tmp_path: Path) -> None:
     header = pcd_header("binary", len(POINTS), VIEWPOINT="10 20 30 0 1 0 0")
     (tmp_path / "a.pcd").write_bytes(header + POINTS.astype("<f4").tobytes())
     assert np.array_equal(xyz(tmp_path / "a.pcd"), POINTS[:, :3])
+
+
+def test_numbers_that_look_like_no_points_are_read_as_usual_and_said(tmp_path: Path) -> None:
+    for seed in range(4):  # of 4 and 5 columns, which seem likelier is chance
+        path = tmp_path / f"{seed}.bin"
+        np.random.default_rng(seed).normal(size=4000).astype(np.float32).tofile(path)
+        found = read_binary(path, columns=None, usual=4)
+        assert found.points.shape == (1000, 4)
+        assert "--columns says otherwise" in found.note

@@ -292,4 +292,5 @@ def test_options_that_say_nothing_about_the_input_are_refused(
     assert "train, val or test" in refusal("--cache", written[0], "--split", "all", *png)
     assert "no scan to show" in refusal(raw, "--sequence", "07", *png)
     assert ".rrd" in refusal(points, "--save", tmp_path / "recording")
+    assert view(points, "--columns", 0, *png).exit_code == 2
     assert not (tmp_path / "out").exists()

@@ -59,11 +59,11 @@ def _choose(
     if len(values) // max(fitting) >= FEW_POINTS:
         score = {n: unlikeness(values, n) for n in fitting}
         best = max(fitting, key=score.__getitem__)
-        if score[best] < CLEAR and best != usual:
+        if score[best] < CLEAR and usual not in fitting:
             raise DataError(_no_multiple(path, values.tobytes(), usual))
         if score[best] < CLEAR:
-            return best, (
-                f"{path}: no column differs from the others as those of points do: read as {best} "
+            return usual, (
+                f"{path}: no column differs from the others as those of points do: read as {usual} "
                 "float32 per point; --columns says otherwise"
             )
         others = [n for n in fitting if n != best and score[n] >= CLEAR]
