@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from commands.cache import cache_app
+from commands.console import INTERRUPTED, TERMINATED
 from commands.doctor import doctor_command
 from commands.evaluate import eval_command
 from commands.inspect import inspect_command
@@ -85,10 +86,6 @@ app.add_typer(cache_app, name="cache")
 app.command("doctor")(doctor_command)
 
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
-
-
 def main() -> None:
     """Entry point of the `pass2d` script."""
     # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
@@ -100,21 +97,19 @@ def main() -> None:
             raise
         sys.exit(f"error: a package cannot be imported: {error}. `pass2d doctor` says what to do")
     except SystemExit as end:
-        if isinstance(end.code, int) and _has_threads_that_crash(end.code):
+        if isinstance(end.code, int) and _has_threads_in_the_way(end.code):
             _leave_at_once(end.code)
         raise
 
 
-def _has_threads_that_crash(code: int) -> bool:
-    """Whether destroying the interpreter could abort the process.
+def _has_threads_in_the_way(code: int) -> bool:
+    """Whether destroying the interpreter could abort the process, or take a minute.
 
-    Ray's threads do so after Ctrl-C; gloo's when they let go of a last tensor just then
-    (github.com/pytorch/pytorch/pull/179291).
+    After Ctrl-C threads may still wait for a store that does not answer, and those of Ray crash;
+    gloo's when they let go of a last tensor just then (github.com/pytorch/pytorch/pull/179291).
     """
     is_one_of_many = os.environ.get("WORLD_SIZE", "1") != "1"
-    return ("ray" in sys.modules and code == INTERRUPTED) or (
-        "torch" in sys.modules and is_one_of_many
-    )
+    return code in (INTERRUPTED, TERMINATED) or ("torch" in sys.modules and is_one_of_many)
 
 
 def _leave_at_once(code: int) -> None:

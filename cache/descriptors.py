@@ -57,11 +57,10 @@ class DescriptorPool:
                 os.close(self._open.pop(path).fd)
 
     def close(self) -> None:
-        """Close all descriptors; nobody may be reading."""
+        """Close all descriptors; those in use as soon as they are given back."""
         with self._lock:
-            for entry in self._open.values():
-                os.close(entry.fd)
-            self._open.clear()
+            for path in list(self._open):
+                self.forget(path)
 
     def forget(self, path: str) -> None:
         """Close the descriptor of ``path`` as soon as nobody uses it; then `take` opens it anew."""

@@ -180,13 +180,12 @@ class RemoteStore:
     def _parallel(self, action: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
         if len(items) < 2:
             return [action(item) for item in items]
-        with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="pass2d-store") as pool:
+        pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="pass2d-store")
+        try:
             futures = [pool.submit(action, item) for item in items]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            return [future.result() for future in futures]
+        finally:  # after Ctrl-C nobody waits for a store that does not answer
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def names(self, folder: str = "") -> list[str]:
         """Names of objects and folders directly below ``folder``, sorted; none if it is missing."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -102,6 +104,31 @@ class Console:
         typer.echo(text, err=True)
 
 
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and SIGTERM."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came, as from a batch system whose time is up."""
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end the body as Ctrl-C does: nothing half-made is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 MENDABLE = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "free some space or choose another folder",
@@ -139,7 +166,8 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
         where = f"{error.filename}: " if error.filename else ""
         _stop(console, f"error: {where}{error.strerror}: {MENDABLE[error.errno]}", 1, error)
     except KeyboardInterrupt as error:
-        _stop(console, "interrupted: what was finished is kept", 130, error)
+        code = TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED
+        _stop(console, "interrupted: what was finished is kept", code, error)
     finally:
         if console is not None:
             console.close()

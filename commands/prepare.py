@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cache.place import dataset_place
-from commands.console import Console, clear_errors, print_json, words
+from commands.console import Console, clear_errors, print_json, sigterm_as_ctrl_c, words
 from commands.options import JsonOption, LocalCacheOption, LocalCacheSizeOption, any_place
 from commands.synth import synth_command
 
@@ -83,7 +83,7 @@ def semkitti_command(
     from pipeline.options import PrepareConfig
 
     console = Console()
-    with clear_errors(console):
+    with clear_errors(console), sigterm_as_ctrl_c():
         chosen_splits, chosen = words(splits) or (), words(sequences)
         variants = _variants(corrupt)
         if check:
@@ -145,7 +145,7 @@ def nuscenes_command(
     from pipeline.options import PrepareConfig, image_size_hw
 
     console = Console()
-    with clear_errors(console):
+    with clear_errors(console), sigterm_as_ctrl_c():
         chosen_splits, chosen = words(splits) or (), words(scenes)
         variants = _variants(corrupt)
         if check:

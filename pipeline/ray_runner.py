@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import CacheError
 from pipeline.options import PrepareConfig
-from pipeline.ray_processes import end_marked, marking, uninterrupted
+from pipeline.ray_processes import end_marked, marking, own_sigterm, uninterrupted
 from pipeline.runners import TaskFailure
 from pipeline.tasks import StageTask, TaskContext, TaskResult, run_task
 
@@ -137,7 +137,8 @@ def connected(config: PrepareConfig) -> Iterator[bool]:
     }
     with marking() as mark:
         try:
-            _start(config, common)
+            with own_sigterm():
+                _start(config, common)
         except (OSError, RuntimeError, ValueError) as error:
             _end(mark)
             where = config.ray_address or "a local Ray"

@@ -236,3 +236,14 @@ def test_without_a_home_the_option_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         RemoteConfig.from_environment()
     monkeypatch.setenv("PASS2D_LOCAL_CACHE", "/somewhere")
     assert RemoteConfig.from_environment().folder == Path("/somewhere")
+
+
+def test_closing_leaves_open_what_a_thread_still_reads(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"aaa")
+    pool = DescriptorPool()
+    with pool.lend(str(tmp_path / "a")) as entry:
+        pool.close()
+        assert os.pread(entry.fd, 3, 0) == b"aaa"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(entry.fd)
+    assert len(pool) == 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -11,7 +15,9 @@ from cache_samples import write_sample_cache
 from train_samples import Heard, assert_same_tensors, final_state, tiny_recipe
 
 from cache.errors import ConfigError
+from cache.store import RemoteStore
 from train import stream
+from train.ahead import computed_ahead
 from train.loop import run
 
 URL = "memory://training/cache"
@@ -65,3 +71,47 @@ def test_a_killed_run_resumes_exactly_but_not_with_the_other_order(
         run(data, tiny_recipe(), run_root=tmp_path / "cut", resume=True)
     run(URL, tiny_recipe(), run_root=tmp_path / "cut", resume=True)
     assert_same_tensors(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+
+
+@pytest.fixture
+def hanging() -> Iterator[threading.Event]:
+    """Set in the end, or when a test that should not wait has waited for half a minute."""
+    released = threading.Event()
+    timer = threading.Timer(30, released.set)
+    timer.start()
+    yield released
+    timer.cancel()
+    released.set()
+
+
+def test_a_signal_ends_a_run_whose_store_hangs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: threading.Event
+) -> None:
+    monkeypatch.setattr("train.stream._CLOSING_S", 0.0)
+    run(URL, tiny_recipe(), run_root=tmp_path / "whole")
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "second"))
+    real, hung = RemoteStore.fetch, []
+
+    def fetch(self: RemoteStore, name: str, aside: Path, *, nbytes: int, xxh3: str) -> None:
+        if "/label/" in name:
+            hung.append(name)
+            if len(hung) == 2:  # of the second shard, when the first steps are done
+                os.kill(os.getpid(), signal.SIGINT)
+                hanging.wait()
+        real(self, name, aside, nbytes=nbytes, xxh3=xxh3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteStore, "fetch", fetch)
+        cut = run(URL, tiny_recipe("stream.prefetch=1"), run_root=tmp_path / "cut")
+    assert not hanging.is_set()
+    assert (cut.stopped_by, cut.is_complete) == ("SIGINT", False)
+    hanging.set()
+    run(URL, tiny_recipe("stream.prefetch=1"), run_root=tmp_path / "cut", resume=True)
+    assert_same_tensors(final_state(tmp_path / "whole"), final_state(tmp_path / "cut"))
+
+
+def test_work_ahead_that_is_left_early_is_not_waited_for(hanging: threading.Event) -> None:
+    results = computed_ahead(lambda wait: wait and hanging.wait(), [False, True, True])
+    assert next(results) is False
+    results.close()
+    assert not hanging.is_set()

@@ -28,6 +28,7 @@ def computed_ahead(
     """
     source = iter(items)
     executor = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    is_done = False
     try:
         waiting: deque[Future[R]] = deque(
             executor.submit(function, item) for item in islice(source, ahead)
@@ -36,5 +37,7 @@ def computed_ahead(
             result = waiting.popleft().result()
             waiting.extend(executor.submit(function, item) for item in islice(source, 1))
             yield result
+        is_done = True
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        # Left early, by Ctrl-C: threads may wait for a store that does not answer.
+        executor.shutdown(wait=is_done, cancel_futures=True)

@@ -24,7 +24,7 @@ from train.state import RunState, base_card, fresh_state, restore_state, state_c
 from train.step import optimizer_step, require_finite
 from train.stop import StopRequest, stop_requests
 from train.stream import BatchStream
-from train.team import agree, joined_team, share_buffers
+from train.team import Team, agree, joined_team, share_buffers
 from train.validate import averaged, is_due, refresh_average, validate
 from train.window import LogWindow
 
@@ -88,16 +88,34 @@ def run(
     ):
         heard = progress if progress is not None and team.is_first else Silent()
         folder = open_folder(run_root, resume=resume, team=team)
-        stored = newest_state(folder, heard) if resume else None
-        if resume and stored is None:
-            heard.say("the run ended before its first checkpoint: it starts anew")
-        job = assemble(reader, recipe, team, heard, is_resumed=stored is not None)
-        card = base_card(job)
-        state = _first_state(job, stored, folder, card, progress=heard)
-        if team.is_first:
-            # An override is for once: else the file, taken as a recipe, would override for ever.
-            write_text(folder.settings, to_toml(replace(recipe, resume_anyway=False)))
-        return _Loop(job, state, folder=folder, card=card, stop=stop, progress=heard).run()
+        with stop.raising():  # so far nothing would be lost
+            loop = _prepared(
+                reader, recipe, team, folder=folder, stop=stop, progress=heard, resume=resume
+            )
+        return loop.run()
+
+
+def _prepared(
+    reader: CacheReader,
+    recipe: Recipe,
+    team: Team,
+    *,
+    folder: RunFolder,
+    stop: StopRequest,
+    progress: Progress,
+    resume: bool,
+) -> _Loop:
+    """All that comes before the first step."""
+    stored = newest_state(folder, progress) if resume else None
+    if resume and stored is None:
+        progress.say("the run ended before its first checkpoint: it starts anew")
+    job = assemble(reader, recipe, team, progress, is_resumed=stored is not None)
+    card = base_card(job)
+    state = _first_state(job, stored, folder, card, progress=progress)
+    if team.is_first:
+        # An override is for once: else the file, taken as a recipe, would override for ever.
+        write_text(folder.settings, to_toml(replace(recipe, resume_anyway=False)))
+    return _Loop(job, state, folder=folder, card=card, stop=stop, progress=progress)
 
 
 def _first_state(
@@ -188,7 +206,23 @@ class _Loop:
                 self._save()
                 return self._stop.signal_name or "SIGTERM"
             self._announce_epoch()
+            if not self._has_data():
+                self._save()
+                return self._stop.signal_name
             self._step()
+
+    def _has_data(self) -> bool:
+        """Wait for the next batch; False when a signal came before a store answered.
+
+        One of several processes must not leave alone: they wait for each other in the step.
+        """
+        if self._job.team.world > 1:
+            return True
+        with self._stop.at_once():
+            if not self._stop:
+                self._stream.wait()
+                return True
+        return False
 
     def _step(self) -> None:
         job, state, log = self._job, self._state, self._job.recipe.log

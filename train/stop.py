@@ -36,14 +36,19 @@ class StopRequest:
             raise KeyboardInterrupt
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within, a signal raises, and leaving the block early is all that it does."""
+    def raising(self) -> Iterator[None]:
+        """Within, a signal raises KeyboardInterrupt."""
         self.raises = True
         try:
-            with suppress(KeyboardInterrupt):
-                yield
+            yield
         finally:
             self.raises = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal raises, and leaving the block early is all that it does."""
+        with suppress(KeyboardInterrupt), self.raising():
+            yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ _GROWTH = 1.2
 """How much larger than needed a buffer is made, so that few batches need a new one."""
 _WINDOW = 8
 """Shards among whose scans a remote store's order shuffles: 512 scans, some 1.5 GB."""
+_CLOSING_S = 2.0
+"""Longer than it takes to read a scan from a disk."""
 _PARTNER = 1
 """Salt of the draw for the second scan of a mix."""
 
@@ -295,25 +297,33 @@ class BatchStream:
         Raises:
             CacheError: a thread met it while reading; names scan and field.
         """
+        self.wait()
+        self._taken, batch, future = self._pending.popleft()
+        raw = future.result()
+        self.cursor, self.last = batch.next_cursor, raw
+        return raw
+
+    def wait(self) -> None:
+        """Until the next batch is there; leaving this early loses nothing."""
         if self._taken is not None:
-            self._release(self._taken)
+            taken, self._taken = self._taken, None
+            self._release(taken)
         while len(self._pending) < self._depth:
             batch = batch_at(self._plan, self._ahead)
             slot = self._slots.popleft()
             future = self._pool.submit(self._build, batch, slot)
             self._pending.append((slot, batch, future))
             self._ahead = batch.next_cursor
-        self._taken, batch, future = self._pending.popleft()
         begin = time.perf_counter()
-        raw = future.result()
+        wait([self._pending[0][2]])
         self.wait_s += time.perf_counter() - begin
-        self.cursor, self.last = batch.next_cursor, raw
-        return raw
 
     def close(self) -> None:
-        """Stop the threads; waits for the scan that each of them is reading, not for its batch."""
+        """Stop the threads; waits for the scan that each is reading, not for a store that hangs."""
         self._is_closing.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if not wait([future for _, _, future in self._pending], _CLOSING_S).not_done:
+            self._pool.shutdown(wait=True)
 
     def _release(self, slot: _Slot) -> None:
         if self._is_cuda:
