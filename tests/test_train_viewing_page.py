@@ -136,12 +136,13 @@ def test_scan_without_points_makes_a_page(tmp_path: Path) -> None:
     empty = ViewScan(
         name="e",
         frame_index=0,
-        time_s=None,
+        time_s=1532402927.6,
         xyz=np.zeros((3, 0), np.float32),
         signal=np.zeros(0, np.float32),
     )
     write_view_page([empty], tmp_path / "e.html", SET)
-    assert json.loads(part(tmp_path / "e.html", "meta"))["scans"][0]["n"] == 0
+    (shown,) = json.loads(part(tmp_path / "e.html", "meta"))["scans"]
+    assert (shown["n"], shown["facts"]) == (0, "0 points, 2018-07-24 03:28:47 UTC")
 
 
 def test_browser_shows_ground_truth_in_3d(page: Path, tmp_path: Path) -> None:

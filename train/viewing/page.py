@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any, TextIO
@@ -166,12 +167,19 @@ def _write_scan(
 def _facts(scan: ViewScan) -> list[str]:
     facts = [f"{scan.n:,} points"]
     if scan.time_s is not None:
-        facts.append(f"t = {scan.time_s:.2f} s")
+        facts.append(_clock(scan.time_s))
     error = scan.error
     if error is not None and (error > 0).any():
         right = int((error == 1).sum())
         facts.append(f"{right / int((error > 0).sum()):.1%} of the labelled points right")
     return facts
+
+
+def _clock(time_s: float) -> str:
+    """A sequence's own seconds; where they are those since 1970 (nuScenes), the moment."""
+    if time_s < 1e9:
+        return f"t = {time_s:.2f} s"
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _ground(scan: ViewScan) -> float:
