@@ -228,6 +228,12 @@ def test_odd_scans_raise_no_error(street: Scan, scan: NDArray) -> None:
     assert {warning.kind for warning in warnings} <= {"density", "no_signal"}
 
 
+def test_no_unit_is_proposed_for_numbers_that_are_no_coordinates(street: Scan) -> None:
+    (warning,) = [w for w in look(card_of([street]), street * 1e12) if w.kind in {"unit", "range"}]
+    assert (warning.kind, warning.option) == ("range", "")
+    assert "1e+12 times as far" in warning.message
+
+
 def test_points_at_one_place_raise_no_error(street: Scan) -> None:
     look(card_of([street]), np.ones((5000, 4)))
     look(card_of([street]), np.zeros((5000, 4)))

@@ -58,6 +58,12 @@ def test_columns_by_option() -> None:
         mapped(found, columns={**chosen, "z": "q"})
 
 
+def test_a_signalling_nan_stays_a_nan_without_a_word() -> None:
+    odd = np.full(2, 0x7FA00000, np.uint32).view(np.float32)
+    columns = PointColumns(names=("x", "y", "z", "i"), values=(odd,) * 4)
+    assert np.isnan(InputMapping().apply(columns, where="a")).all()
+
+
 def test_missing_signal_is_0() -> None:
     assert mapped(columns(x=[1.0], y=[2.0], z=[3.0])) == [[1, 2, 3, 0]]
 

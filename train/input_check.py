@@ -21,6 +21,8 @@ HEIGHT_M = 0.9
 """Ground heights of real KITTI, nuScenes and PandaSet scans differ by up to 0.64."""
 RANGE_TIMES = 2.6
 """Ranges of the same scans differ by up to 2.1 times."""
+NO_UNIT_TIMES = 30.0
+"""When the points still lie so many times as far after a change of unit, the unit is no reason."""
 DENSITY_TIMES = 3.5
 """Points per scan of the same scans, within a benchmark's layout, differ by up to 3.1 times."""
 FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)
@@ -159,8 +161,10 @@ class InputCheck:
 
     def _unit(self, found: Guess, where: str) -> InputWarning | None:
         is_map = not found.is_centred or self._mapping.recenter
-        if found.unit_m == 1.0 or (is_map and found.unit_m == UNITS["ft"]):
-            times = found.range_ratio
+        times = found.range_ratio
+        is_far_off = not math.isnan(times) and not 1 / NO_UNIT_TIMES <= times <= NO_UNIT_TIMES
+        if is_far_off or found.unit_m == 1.0 or (is_map and found.unit_m == UNITS["ft"]):
+            times = found.range_ratio / found.unit_m
             if is_map or math.isnan(times) or 1 / RANGE_TIMES <= times <= RANGE_TIMES:
                 return None
             return InputWarning(

@@ -135,9 +135,10 @@ class ScanReader:
 def _notes(where: str, scan: PreparedPoints) -> list[str]:
     notes = []
     if scan.n_not_finite:
+        doubt = "; are unit, columns and type of numbers right?"
         notes.append(
             f"{where}: {scan.n_not_finite} of {scan.n} points have no finite coordinates "
-            "or lie beyond 1 km: labelled 0"
+            f"or lie beyond 1 km: labelled 0{doubt if 4 * scan.n_not_finite > scan.n else ''}"
         )
     if scan.n_bad_signal:
         notes.append(f"{where}: the signal of {scan.n_bad_signal} points is no number: taken as 0")

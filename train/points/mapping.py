@@ -83,11 +83,11 @@ class InputMapping:
             DataError: A column is missing.
         """
         points = np.zeros((4, columns.n))
-        for row, role in enumerate(ROLES[:3]):
-            points[row] = self._column(columns, role, where)
-        if self.has_signal(columns):
-            points[3] = self._column(columns, "signal", where)
         with np.errstate(over="ignore", invalid="ignore"):
+            for row, role in enumerate(ROLES[:3]):
+                points[row] = self._column(columns, role, where)
+            if self.has_signal(columns):
+                points[3] = self._column(columns, "signal", where)
             points[:3] *= self.unit_m
             if self.rotation is not None:
                 points[:3] = np.asarray(self.rotation) @ points[:3]
