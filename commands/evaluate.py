@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cache.errors import ConfigError
 from cache.progress import Silent
 from commands.console import Console, clear_errors, print_json, print_rich, words
 from commands.many import start_processes
@@ -59,6 +60,7 @@ def eval_command(
     console = Console()
     with clear_errors(console, is_silent=is_follower()):
         plan, rule = parse_votes(votes), outside_rule(outside)
+        _require_places(html, pictures)
     with clear_errors(console), joined_team(device, progress=console) as team:
         report = evaluate(
             checkpoint,
@@ -74,16 +76,37 @@ def eval_command(
         )
         if not team.is_first:
             return
-        if html is not None:
-            write_html(report, html)
-            console.say(f"report: {html}")
-        if pictures is not None:
-            written = write_pictures(
-                report, cache_root, pictures, dataset=dataset, votes=plan, device=team.device
-            )
-            console.say(f"pictures: {len(written)} in {pictures}")
-        console.close()
-        if as_json:
-            print_json(report_json(report))
-        else:
-            print_rich(*report_tables(report))
+        try:
+            if html is not None:
+                write_html(report, html)
+                console.say(f"report: {html}")
+            if pictures is not None:
+                written = write_pictures(
+                    report, cache_root, pictures, dataset=dataset, votes=plan, device=team.device
+                )
+                console.say(f"pictures: {len(written)} in {pictures}")
+        finally:  # hours of work are not lost with a full disk
+            console.close()
+            if as_json:
+                print_json(report_json(report))
+            else:
+                print_rich(*report_tables(report))
+
+
+def _require_places(html: Path | None, pictures: Path | None) -> None:
+    """Refuse, before the work and not after it, where no file can be written.
+
+    Raises:
+        ConfigError: Naming the place.
+    """
+    if html is not None and not html.parent.is_dir():
+        raise ConfigError(f"--html {html}: there is no folder {html.parent}. Make it first.")
+    if html is not None and html.exists() and not html.is_file():
+        raise ConfigError(f"--html {html}: this is no file. Give the name of a page to write.")
+    if pictures is not None:
+        try:
+            pictures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--pictures {pictures}: no pictures can be written there: {error.strerror}"
+            ) from error

@@ -19,14 +19,16 @@ from rich.console import Console
 from scipy.spatial import cKDTree
 from stub_network import StubNetwork, by_place
 from torch import Tensor
+from typer.testing import CliRunner
 
 from cache.errors import ConfigError, DataError
 from cache.progress import Silent
 from cache.reader import CacheReader, Fields
 from cache.schema import DatasetInfo, GridConfig, ScanRecord
+from cli import app
 from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
-from train.eval_counts import BAND_NAMES, EvalCounts, EvalReport, pass_result
+from train.eval_counts import BAND_NAMES, EvalCounts, EvalReport, part_scores, pass_result
 from train.eval_pictures import write_pictures
 from train.eval_report import (
     report_json,
@@ -263,6 +265,34 @@ def test_worst_scan_comes_first(report) -> None:
 
 def test_range_bands_sum_to_the_whole(report) -> None:
     assert sum(band.points for band in report.best.by_range) == report.best.official.points
+
+
+def test_in_a_part_a_class_without_labels_is_absent_to_nuscenes_alone() -> None:
+    """Class 1: 8 of 10 points right, 2 taken for class 3, which no point is."""
+    counts = np.zeros((5, 5), np.int64)
+    counts[1, 1], counts[1, 3] = 8, 2
+    kitti = sample_info()
+    assert part_scores(counts, kitti).miou == (0.8 + 0.0) / 2
+    assert part_scores(counts, replace(kitti, layout="nuscenes")).miou == 0.8
+
+
+def test_a_result_is_not_lost_with_the_page_that_cannot_be_written(
+    cached, checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["eval", "--cache", str(cached[0]), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    gone = CliRunner().invoke(app, [*words, "--html", str(tmp_path / "gone" / "page.html")])
+    assert gone.exit_code == 1
+    assert "there is no folder" in gone.stderr
+    assert "evaluate" not in gone.stderr
+
+    def full_disk(*_args: object) -> None:
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr("train.eval_report.write_html", full_disk)
+    late = CliRunner().invoke(app, [*words, "--json", "--html", str(tmp_path / "page.html")])
+    assert late.exit_code == 1
+    assert "error: the disk is full" in late.stderr
+    assert json.loads(late.stdout)["scans"] == 5
 
 
 def test_json_is_plain_and_names_the_protocols(report) -> None:

@@ -132,7 +132,7 @@ def pass_result(
     unanswered[:, 0] = outside.sum(axis=1)
     bands = counts.total.sum(dim=0).cpu().numpy()
     singles = [
-        _scan_score(str(scan_ids[place]), scan.cpu().numpy())
+        _scan_score(str(scan_ids[place]), part_scores(scan.cpu().numpy(), info))
         for place, scan in counts.scans.items()
     ]
     return PassResult(
@@ -140,14 +140,23 @@ def pass_result(
         official=official,
         seed=seed,
         confusion=inside + outside,
-        by_range=tuple(official_scores(band, absent_counts_zero=False) for band in bands),
+        by_range=tuple(part_scores(band, info) for band in bands),
         miou_outside_ignored=both_scores(inside, unanswered, info)[0].miou,
         scans=tuple(sorted(singles, key=lambda score: (score.miou, score.scan_id))),
     )
 
 
-def _scan_score(scan_id: str, counts: NDArray[np.int64]) -> ScanScore:
-    scores = official_scores(counts, absent_counts_zero=False)
+def part_scores(counts: NDArray[np.int64], info: DatasetInfo) -> Scores:
+    """`official` for a part of the points: classes that are absent there are left out.
+
+    Args:
+        counts: (C, C) rows are labels, columns predictions.
+        info: Of the data set: to nuScenes a class is absent that is predicted but never labelled.
+    """
+    return official_scores(counts, absent_counts_zero=False, needs_label=info.layout == "nuscenes")
+
+
+def _scan_score(scan_id: str, scores: Scores) -> ScanScore:
     return ScanScore(
         scan_id=scan_id,
         miou=scores.miou,
