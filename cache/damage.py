@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cache.layout import KEY_DIGITS
+
 Kind = Literal["missing", "extra", "size", "changed", "unreadable", "inconsistent", "other bytes"]
 
 
@@ -54,3 +56,15 @@ class VerifyReport:
     def is_sound(self) -> bool:
         """Whether nothing is damaged."""
         return not self.damages
+
+
+Place = tuple[str, int, str]
+"""Stage, number and key (or its first 12 digits) of a shard."""
+NOWHERE: Place = ("", -1, "")
+"""Not in a shard."""
+
+
+def damaged_at(kind: Kind, path: str, text: str, place: Place) -> Damage:
+    """Damage of a shard as a whole, or of none."""
+    stage, shard, key = place
+    return Damage(kind=kind, path=path, text=text, stage=stage, shard=shard, key=key[:KEY_DIGITS])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.check_shard import ShardChecker
-from cache.damage import Damage, Kind, VerifyReport
+from cache.damage import NOWHERE, Damage, Kind, Place, VerifyReport, damaged_at
 from cache.errors import CacheError
 from cache.failures import read_failures, recorded_failures
 from cache.fields import STAGES
@@ -20,7 +20,6 @@ from cache.layout import (
     DATASET_FILE,
     FAILED_FILE,
     GENERATION,
-    KEY_DIGITS,
     ROW_FILE,
     SHARD_FOLDER,
     Layout,
@@ -115,23 +114,15 @@ class _Verifier:
             notes=tuple(self._notes),
         )
 
-    def _read(self, path: Path, shard: tuple[str, int, str] = ("", -1, "")) -> bytes | None:
-        """A file's bytes; None if it cannot be read, which is noted as damage (of ``shard``)."""
+    def _read(self, path: Path, place: Place = NOWHERE) -> bytes | None:
+        """A file's bytes; None if it cannot be read, which is noted as damage."""
         try:
             data = path.read_bytes()
         except OSError as error:
             is_missing = isinstance(error, FileNotFoundError)
-            stage, number, key = shard
-            self._add(
-                Damage(
-                    kind="missing" if is_missing else "unreadable",
-                    path=self._name(path),
-                    text="missing" if is_missing else f"cannot read ({error.strerror})",
-                    stage=stage,
-                    shard=number,
-                    key=key,
-                )
-            )
+            text = "missing" if is_missing else f"cannot read ({error.strerror})"
+            kind: Kind = "missing" if is_missing else "unreadable"
+            self._add(damaged_at(kind, self._name(path), text, place))
             return None
         self._files += 1
         self._nbytes += len(data)
@@ -263,7 +254,8 @@ class _Verifier:
                 match = ROW_FILE.fullmatch(path.name)
                 if match is None:
                     continue
-                data = self._read(path, (stage, int(match[1]), match[2]))
+                place = (stage, int(match[1]), match[2])
+                data = self._read(path, place)
                 if data is None:
                     continue
                 try:
@@ -274,18 +266,9 @@ class _Verifier:
                 if is_named and row.header.stage == stage:
                     rows[stage, path.stem] = row
                 else:
-                    self._add(self._row_damage(path, stage, match[1], match[2]))
+                    text = "the commit record is not as it was written"
+                    self._add(damaged_at("changed", self._name(path), text, place))
         return rows
-
-    def _row_damage(self, path: Path, stage: str, shard: str, key: str) -> Damage:
-        return Damage(
-            kind="changed",
-            path=self._name(path),
-            text="the commit record is not as it was written",
-            stage=stage,
-            shard=int(shard),
-            key=key,
-        )
 
     def _check_listed(self, manifest: Manifest, rows: dict[tuple[str, str], ShardRow]) -> None:
         """Every shard of the generation has a record that says the same, and a folder."""
@@ -324,7 +307,10 @@ class _Verifier:
                 nbytes = checker.nbytes
                 if not checker.damages:
                     sound.append(row)
-            elif manifest is None or not _is_listed(manifest, row):
+            elif manifest is None:
+                name = f"{stage}/{shard_name(row.shard, key)}.zarr"
+                self._add(damaged_at("missing", name, "missing", (stage, row.shard, key)))
+            elif not _is_listed(manifest, row):
                 self._notes.append(f"{stage} {shard_name(row.shard, key)}: record without a shard")
             self._progress.advance(nbytes=nbytes)
         return sound
@@ -354,13 +340,11 @@ class _Verifier:
                 rebuilt += 1
                 for file in different:
                     self._add(
-                        Damage(
-                            kind="other bytes",
-                            path=f"{name}/{file}",
-                            text="the sources give other bytes now",
-                            stage=header.stage,
-                            shard=row.shard,
-                            key=header.key[:KEY_DIGITS],
+                        damaged_at(
+                            "other bytes",
+                            f"{name}/{file}",
+                            "the sources give other bytes now",
+                            (header.stage, row.shard, header.key),
                         )
                     )
             self._progress.advance()
@@ -378,14 +362,8 @@ def _lasting(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed_damage(kind: Kind, path: str, text: str, listed: dict[str, object]) -> Damage:
-    return Damage(
-        kind=kind,
-        path=path,
-        text=text,
-        stage=str(listed["stage"]),
-        shard=int(str(listed["shard"])),
-        key=str(listed["key"])[:KEY_DIGITS],
-    )
+    stage, shard, key = (listed[name] for name in ("stage", "shard", "key"))
+    return damaged_at(kind, path, text, (str(stage), int(str(shard)), str(key)))
 
 
 def _is_listed(manifest: Manifest, row: ShardRow) -> bool:

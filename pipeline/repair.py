@@ -28,7 +28,7 @@ from cache.progress import Progress
 from cache.rebuild import current_rows, describe_shard
 from cache.rows import ShardRow, commit_row, decode_row
 from cache.schema import DatasetInfo
-from cache.tables import build_tables, merge_tables
+from cache.tables import Tables, build_tables, merge_tables
 from cache.verify import Presence, always_present, damaged_shards, verify
 from pipeline.rebuild_shards import (
     files_of_manifest,
@@ -126,8 +126,9 @@ class _Mender:
             return load_manifest(self._layout, number).info
         if self._hit(DATASET_FILE):
             raise CacheError(
-                f"{self._layout.root}: neither dataset.json nor a generation is sound. "
-                "Run `pass2d prepare` into a new --cache."
+                f"{self._layout.root}: neither dataset.json nor a generation is sound. Delete "
+                "dataset.json, CURRENT and manifest/, then run `pass2d prepare` with the same "
+                "--cache: it keeps all shards and makes those files again."
             )
         path = self._layout.dataset_file
         return parse_dataset(path.read_bytes(), where=str(path))
@@ -177,7 +178,9 @@ class _Mender:
         if header is None:
             raise CacheError("neither record nor manifest knows it: run `pass2d prepare` again")
         files = self._files if record is None else {**self._files, **files_of_row(record)}
-        places = (self._layout.shard(stage, shard, key), self._layout.row(stage, shard, key))
+        places = [self._layout.shard(stage, shard, key)]
+        if record is None:  # else it stays: whoever interrupts this, it says what has to be there
+            places.append(self._layout.row(stage, shard, key))
         away = [self._move_away(place) for place in places]
         try:
             lidar_key = header.inputs.get("lidar", key)  # of `lidar` itself: nothing is there now
@@ -185,19 +188,18 @@ class _Mender:
                 result = make_shard(self._layout, header, shard, info=self._info, files=files)
             if result.key != header.key:
                 raise CacheError("its sources or the code changed: run `pass2d prepare` again")
-        except (CacheError, OSError) as error:
+        except BaseException as error:  # Ctrl-C, too
             self._move_back(places, away)  # its other scans can still be read
-            if isinstance(error, CacheError):
-                raise
-            raise CacheError(f"cannot be made again ({error})") from error
+            if isinstance(error, OSError) and not isinstance(error, CacheError):
+                raise CacheError(f"cannot be made again ({error})") from error
+            raise
 
     def _mend_generations(self) -> None:
         sound = self._sound_generations()
         bad = [n for n in generation_numbers(self._layout) if n not in sound]
         with publishing(self._layout):
             if not sound or (bad and bad[-1] > sound[-1]):
-                rows = [r for r in current_rows(self._layout).values() if r["lidar"].entries.lidar]
-                tables = merge_tables([build_tables(rows, n_cameras=self._info.n_cameras)])
+                tables = self._tables_of_records()
                 # Nothing of the damaged ones counts; their numbers are not given out again.
                 self._move_away(self._layout.current_file)
                 number = publish_generation(self._layout, self._info, tables)
@@ -209,6 +211,14 @@ class _Mender:
         for number in bad:
             self._move_away(self._layout.generation(number))
             self.repaired.append(f"manifest/gen-{number:06d}: removed, it was damaged")
+
+    def _tables_of_records(self) -> Tables:
+        try:
+            rows = [r for r in current_rows(self._layout).values() if r["lidar"].entries.lidar]
+        except CacheError as error:
+            cause = self.unrepaired[0] if self.unrepaired else error
+            raise CacheError(f"the manifest needs all commit records, but {cause}") from error
+        return merge_tables([build_tables(rows, n_cameras=self._info.n_cameras)])
 
     def _mend_top_files(self) -> None:
         if self._hit(DATASET_FILE):

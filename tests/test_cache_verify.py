@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -437,6 +438,22 @@ def test_gc_keeps_the_work_of_an_interrupted_run(made: tuple[Path, Path]) -> Non
     assert report.removed == ()
     assert len(report.kept) == 3
     assert len(collect_garbage(out, unfinished=True).removed) == 6
+
+
+def test_a_repair_that_was_interrupted(made: tuple[Path, Path], monkeypatch) -> None:
+    _, out = made
+    before = shards(out)
+    rng = random.Random(3)
+    flip(next((out / "voxel").glob("000000-*")) / "coord/c/0/0/0", rng)
+    flip(out / "manifest/gen-000001/scans.parquet", rng)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.repair.make_shard", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("pipeline.repair._Mender._move_back", lambda *_: None)  # as after a SIGKILL
+        with pytest.raises(KeyboardInterrupt):
+            repair(out, Silent())
+    assert repair(out, Silent()).unrepaired == ()
+    assert found(out).is_sound
+    assert shards(out) == before
 
 
 def test_folders_in_the_place_of_files(made: tuple[Path, Path]) -> None:
