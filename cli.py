@@ -88,6 +88,7 @@ app.command("doctor")(doctor_command)
 
 def main() -> None:
     """Entry point of the `pass2d` script."""
+    _open_closed_outputs()
     # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
@@ -100,6 +101,15 @@ def main() -> None:
         if isinstance(end.code, int) and _has_threads_in_the_way(end.code):
             _leave_at_once(end.code)
         raise
+
+
+def _open_closed_outputs() -> None:
+    """Give Python streams to write to where the shell closed them (`2>&-`)."""
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8"))
 
 
 def _has_threads_in_the_way(code: int) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -177,6 +178,14 @@ def test_bad_input_gets_one_line(
     (world / "file").write_text("not what you want")
     monkeypatch.chdir(world)
     assert said in refusal(*words)
+
+
+def test_closed_outputs_are_no_error(world: Path) -> None:
+    command = shlex.join(
+        [sys.executable, "-m", "cli", "cache", "verify", "--cache", f"{world}/cache"]
+    )
+    for closed in ("2>&-", ">&- 2>&-"):
+        subprocess.run(["sh", "-c", f"{command} {closed}"], cwd=PROJECT, check=True)
 
 
 def test_truncated_scan_fails_alone_and_is_named(world: Path, tmp_path: Path) -> None:
