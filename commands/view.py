@@ -115,6 +115,9 @@ def view_command(
             items = choose_items(found.items, scan=scan, scans=scans, default=default)
             if is_recorded and scans is None:
                 items = one_sequence(items)
+            if scan is None and scans is None and len(items) < len(found.items):
+                shown = f"{len(items)} of {len(found.items):,} scans, from {items[0].name}"
+                console.say(f"{shown}; --scan NAME or --scans 0:50 chooses, --scans : takes all")
             if html is not None and len(items) > MANY_ON_A_PAGE:
                 console.say(
                     f"{len(items)} scans on one page: it will be large, about 2 MB for each"
