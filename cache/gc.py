@@ -13,7 +13,12 @@ from cache.errors import CacheError
 from cache.fields import STAGES
 from cache.files import lock_file, try_lock, writing
 from cache.layout import ROW_FILE, SHARD_FOLDER, Layout, shard_name
-from cache.manifest import current_number, generation_numbers, load_manifest
+from cache.manifest import (
+    current_number,
+    generation_numbers,
+    load_manifest,
+    require_version,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,7 @@ def collect_garbage(
         CacheError: `prepare` is running, or the cache is damaged: `repair` comes first.
     """
     layout = Layout(root=dataset_root)
+    require_version(layout)
     current = current_number(layout)
     if current is None and not layout.dataset_file.is_file():
         raise CacheError(f"{dataset_root}: no prepared data set. Check --cache.")

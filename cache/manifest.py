@@ -106,6 +106,19 @@ def write_dataset_file(layout: Layout, info: DatasetInfo) -> None:
     replace_file(path, data, scratch=layout.scratch)
 
 
+def require_version(layout: Layout) -> None:
+    """Refuse a data set of another format version before anything is concluded from its files.
+
+    Raises:
+        CacheError: dataset.json is of another version, or damaged. A missing one says nothing.
+    """
+    try:
+        data = layout.dataset_file.read_bytes()
+    except FileNotFoundError:
+        return
+    parse_dataset(data, where=str(layout.dataset_file))
+
+
 def current_number(layout: Layout) -> int | None:
     """Number of the current generation; None before the first one.
 

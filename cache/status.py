@@ -11,7 +11,7 @@ from cache.failures import recorded_failures
 from cache.fields import STAGES
 from cache.keys import hash_file
 from cache.layout import Layout, shard_name
-from cache.manifest import Manifest, generation_numbers, load_manifest, parse_dataset
+from cache.manifest import Manifest, generation_numbers, load_manifest, require_version
 from cache.schema import FORMAT_VERSION
 
 
@@ -75,8 +75,7 @@ def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
         CacheError: no finished cache there, or one of another format version.
     """
     layout = Layout(root=dataset_root)
-    if layout.dataset_file.is_file():
-        parse_dataset(layout.dataset_file.read_bytes(), where=str(layout.dataset_file))
+    require_version(layout)
     manifest = load_manifest(layout)
     scans, shards = manifest.tables.scans, manifest.tables.shards
     sources = _Sources(hash_contents=hash_contents)

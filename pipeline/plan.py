@@ -10,7 +10,7 @@ from typing import Any
 
 from cache.fields import STAGES
 from cache.layout import ROW_FILE, SHARD_FOLDER, Layout, shard_name
-from cache.manifest import Manifest, current_number, load_manifest
+from cache.manifest import Manifest, current_number, load_manifest, require_version
 from cache.rows import ScanSources, ShardHeader, load_row
 from cache.schema import DatasetInfo
 from pipeline.jobs import ShardJob, camera_header, lidar_header, voxel_header
@@ -90,6 +90,7 @@ def plan_prepare(
         profile: "speed" or "size".
         far: of a remote store.
     """
+    require_version(layout)
     has_manifest = layout.dataset_file.is_file() and current_number(layout) is not None
     manifest = load_manifest(layout) if has_manifest else None
     planner = _Planner(layout, manifest, info=info, profile=profile, jobs=jobs, far=far)

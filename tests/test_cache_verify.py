@@ -29,7 +29,7 @@ from cache.status import status
 from cache.verify import verify
 from cli import app
 from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
+from pipeline.prepare import PrepareConfig, plan, prepare
 from pipeline.rebuild_shards import rebuild_and_compare
 from pipeline.repair import repair
 
@@ -554,6 +554,8 @@ def test_other_format_versions_say_what_to_do(
         lambda: found(out),
         lambda: status(out),
         lambda: repair(out, Silent()),
+        lambda: collect_garbage(out),
+        lambda: plan(list_semkitti(raw), out, INLINE),
         lambda: prepare(list_semkitti(raw), out, INLINE, Silent()),
     ):
         with pytest.raises(CacheError, match=message):
