@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from train.card import Card
 from train.evaluate import evaluate_network
 from train.robustness.cached import corrupted_datasets, robust_cache
 from train.robustness.report import remarks, summary_csv
+from train.robustness.robo3d import CORRUPTIONS, RobustScores
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,11 @@ def test_counts_are_those_of_evaluating_each_data_set(
     assert report.scores.corruptions == ("fog", "crosstalk", "incomplete_echo")
     assert report.scores.incomplete == ("crosstalk", "incomplete_echo")
     assert "made by pass2d from published physics" in remarks(report)[0]
+    assert "of pass2d-C; Robo3D's MinkUNet-18 is 100 % on Robo3D's own set" in remarks(report)[1]
+    everything = RobustScores(mce=1.0, mrr=1.0, corruptions=CORRUPTIONS, incomplete=())
+    assert everything.is_complete
+    assert not replace(report, scores=everything).is_complete
+    assert replace(report, scores=everything, set_name="SemanticKITTI-C (Robo3D)").is_complete
     table = list(csv.DictReader(summary_csv(report).decode().splitlines()))
     assert {row["set"] for row in table} == {"pass2d-C"}
     assert [row["corruption"] for row in table][-2:] == ["mCE", "mRR"]

@@ -163,7 +163,10 @@ def remarks(report: RobustReport) -> list[str]:
         )
     partial = _partial(report)
     if scores.mce is not None:
-        lines.append(f"mCE {scores.mce:.2%} (Robo3D's MinkUNet-18 is 100 %{partial})")
+        whose = "Robo3D's MinkUNet-18 is 100 %"
+        if report.set_name == COLLECTION:
+            whose = f"of {COLLECTION}; {whose} on Robo3D's own set"
+        lines.append(f"mCE {scores.mce:.2%} ({whose}{partial})")
     if scores.mrr is not None:
         lines.append(
             f"mRR {scores.mrr:.2%}, against {report.clean_miou:.1%} clean ({report.clean_source}"

@@ -18,6 +18,7 @@ from cache.jsonio import dumps
 from cache.keys import hash_bytes
 from cache.progress import Progress
 from cache.schema import DatasetInfo
+from corruptions.registry import COLLECTION
 from pass2d_models.network import Network
 from train.ahead import computed_ahead
 from train.eval_counts import BAND_EDGES_M
@@ -77,8 +78,9 @@ class RobustReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the scores may stand beside Robo3D's."""
-        return self.scores.is_complete and self.limit is None and not self.failed
+        """Whether the scores may stand beside Robo3D's: of its own set, all of it."""
+        is_theirs = self.set_name != COLLECTION
+        return is_theirs and self.scores.is_complete and self.limit is None and not self.failed
 
     @property
     def failed(self) -> tuple[str, ...]:
