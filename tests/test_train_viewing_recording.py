@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,20 @@ def test_time_runs_from_the_first_scan(tmp_path: Path) -> None:
     truth = [r for r in rows(tmp_path / "x.rrd")["world/ground_truth"] if "time" in r]
     assert [row["frame_index"] for row in truth] == [4, 9]
     assert [row["time"] / 1e9 for row in truth] == pytest.approx([0, 0.5])
+
+
+def test_there_is_a_tab_for_each_colouring_that_some_scan_has(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    bare = replace(scan(0), truth=None)
+    with recording(SET, [item(0), item(1)], tmp_path / "x.rrd") as log:
+        for shown, tabs in (
+            (bare, {"signal", "height"}),
+            (scan(1), {"signal", "height", "ground_truth"}),
+        ):
+            log.log(shown)
+            assert {tab.name for tab in log.blueprint().root_container.contents} == {
+                name.replace("_", " ") for name in tabs
+            }
 
 
 def test_file_that_is_not_completed_leaves_nothing(tmp_path: Path) -> None:

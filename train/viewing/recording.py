@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,19 +58,20 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
         DataError: The file cannot be written.
     """
     rr = rerun_package()
-    stream = rr.RecordingStream(f"pass2d {of.title}")
+    # Rerun warns of other characters.
+    stream = rr.RecordingStream("pass2d " + re.sub(r"[^A-Za-z0-9_-]+", "-", Path(of.title).name))
     is_one = len({item.sequence for item in items}) == 1
     log = Recording(rr, stream, of, is_one_sequence=is_one)
     if save is None:
         _require_display()
-        stream.spawn(default_blueprint=log.blueprint())
+        stream.spawn()
         yield log
         stream.flush()
         return
     try:
         with whole_file(save) as aside:
             aside.touch()  # Rerun would only warn that it cannot write
-            stream.save(aside, default_blueprint=log.blueprint())
+            stream.save(aside)
             yield log
             stream.flush()
             stream.disconnect()
@@ -107,7 +109,7 @@ class Recording:
         self._first_time_s: float | None = None
         self._count = 0
         self._known: set[str] = set()
-        self._cameras: set[str] = set()
+        self._tabs: set[str] = set()
         stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
 
     def passing(self, scans: Iterable[ViewScan]) -> Iterator[ViewScan]:
@@ -119,6 +121,9 @@ class Recording:
     def log(self, scan: ViewScan) -> None:
         """Log one scan at its time: points by every colouring that is known, and its pictures."""
         rr, colorings = self._rr, _colorings(scan)
+        if not self._tabs >= colorings.keys():
+            self._tabs |= colorings.keys()
+            self._stream.send_blueprint(self.blueprint())
         self._set_time(scan)
         finite = np.flatnonzero(np.isfinite(scan.xyz).all(axis=0))
         logged = set()
@@ -135,27 +140,25 @@ class Recording:
         self._count += 1
 
     def blueprint(self) -> Any:
-        """One tab per colouring: the scan above, the pictures below."""
+        """One tab per colouring that some scan has: the scan above, the pictures below."""
         rrb = importlib.import_module("rerun.blueprint")
-        tabs = [
-            rrb.Vertical(
-                rrb.Spatial3DView(origin="world", contents=[f"world/{name}"], name=name),
-                rrb.Horizontal(
-                    *(
-                        rrb.Spatial2DView(
-                            origin=f"camera{c}",
-                            contents=[f"camera{c}/image", f"camera{c}/{name}"],
-                            name=f"camera {c}",
-                        )
-                        for c in range(self._of.n_cameras)
-                    )
-                ),
-                row_shares=[3, 1],
-                name=name.replace("_", " "),
-            )
-            for name in COLORINGS
-        ]
+        tabs = [self._tab(rrb, name) for name in COLORINGS if name in self._tabs]
         return rrb.Blueprint(rrb.Tabs(*tabs), collapse_panels=False)
+
+    def _tab(self, rrb: ModuleType, name: str) -> Any:
+        title = name.replace("_", " ")
+        above = rrb.Spatial3DView(origin="world", contents=[f"world/{name}"], name=title)
+        pictures = [
+            rrb.Spatial2DView(
+                origin=f"camera{c}",
+                contents=[f"camera{c}/image", f"camera{c}/{name}"],
+                name=f"camera {c}",
+            )
+            for c in range(self._of.n_cameras)
+        ]
+        if not pictures:
+            return above
+        return rrb.Vertical(above, rrb.Horizontal(*pictures), row_shares=[3, 1], name=title)
 
     def _set_time(self, scan: ViewScan) -> None:
         self._stream.set_time("scan", sequence=self._count)
