@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pass2d_models.inputs import Grid
+from pass2d_models.inputs import Grid, host_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +101,9 @@ def root_cells(xyz: Tensor, *, plan: CellPlan, grid: Grid) -> Tensor:
     Source: SPEC, section 3: ``n (p - min) / (max - min)`` in float32, in this order; floor, which
     equals the original's truncation inside the volume.
     """
-    low = torch.tensor(grid.low, dtype=torch.float32, device=xyz.device)
+    low = host_values(grid.low, xyz.device, dtype=torch.float32)
     # A tensor, not a number: CUDA would multiply by a number's reciprocal, which moves points.
-    extent = torch.tensor(grid.high, dtype=torch.float32, device=xyz.device) - low
+    extent = host_values(grid.high, xyz.device, dtype=torch.float32) - low
     cells = torch.empty((len(plan.roots), len(xyz)), dtype=torch.int32, device=xyz.device)
     for axis in range(3):
         offset = xyz[:, axis] - low[axis]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pass2d_models.inputs import TensorRecord
+from pass2d_models.inputs import TensorRecord, host_values
 from pass2d_models.voxel_keys import VoxelIndex
 
 _NO_CORNER = 1e-8
@@ -40,9 +40,9 @@ class Corners(TensorRecord):
         scaled = positions / stride
         base = scaled.floor()
         part = scaled - base
+        steps = host_values([[k >> 2 & 1, k >> 1 & 1, k & 1] for k in range(8)], positions.device)
         rows, weights = [], []
-        for k in range(8):
-            step = torch.tensor([k >> 2 & 1, k >> 1 & 1, k & 1], device=positions.device)
+        for step in steps:
             row = index.find(torch.cat([batch[:, None], base.long() + step], 1))
             weight = torch.where(step.bool(), part, 1 - part).prod(1)
             rows.append(row.clamp(min=0))

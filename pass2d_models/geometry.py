@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pass2d_models.hierarchy import Level, sort_runs
-from pass2d_models.inputs import Grid, TensorRecord
+from pass2d_models.inputs import Grid, TensorRecord, host_values
 from pass2d_models.links import Link, Rows, lookup_link, mean_link
 
 
@@ -93,10 +93,10 @@ def build_geometry(
 
 def _corner(level: Level, grid: Grid) -> Tensor:
     device = level.coords.device
-    low = torch.tensor(grid.low, dtype=torch.float64, device=device)
-    high = torch.tensor(grid.high, dtype=torch.float64, device=device)
-    size = (high - low) / torch.tensor(grid.shape, dtype=torch.float64, device=device)
-    cell = level.coords[:, 1:].flip(1) + torch.tensor(level.origin, device=device)
+    low = host_values(grid.low, device, dtype=torch.float64)
+    high = host_values(grid.high, device, dtype=torch.float64)
+    size = (high - low) / host_values(grid.shape, device, dtype=torch.float64)
+    cell = level.coords[:, 1:].flip(1) + host_values(level.origin, device)
     return cell * size + low
 
 

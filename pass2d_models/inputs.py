@@ -6,7 +6,7 @@ is frozen; `to` and `pin_memory` return new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -14,6 +14,16 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T", bound="TensorRecord")
+
+
+def host_values(
+    values: Sequence[Any], device: torch.device, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A few numbers of the host on a device, without waiting for it.
+
+    `torch.tensor(values, device=device)` waits until a GPU has done all that was asked of it.
+    """
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ def _no_cells(batch_size: int, *, device: torch.device) -> QuantizedPoints:
 def batch_of_rows(offsets: Tensor, *, n_rows: int, device: torch.device) -> Tensor:
     """(N,) int64 sample of each row, from (B + 1,) offsets; does not wait for the device."""
     rows = torch.arange(n_rows, device=device)
-    return torch.searchsorted(offsets[1:].to(device), rows, right=True)
+    return torch.searchsorted(offsets[1:].to(device, non_blocking=True), rows, right=True)
 
 
 def first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:

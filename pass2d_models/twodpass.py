@@ -107,7 +107,7 @@ class TwoDPass(Network):
         if len(points) == 0:
             nothing = torch.zeros(0, dtype=torch.int64, device=points.device)
             return TwoDPassBatch(row_of_point=nothing, targets=None, geometry=None, image=None)
-        offsets = batch.offsets.to(points.device)
+        offsets = batch.offsets.to(points.device, non_blocking=True)
         levels = build_levels(
             points, offsets, grid=self.grid, scales=self.scales, voxels=batch.voxels
         )

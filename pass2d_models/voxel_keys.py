@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import ShapeError
-from pass2d_models.inputs import TensorRecord
+from pass2d_models.inputs import TensorRecord, host_values
 
 _MAX_KEY = 2**63 - 1
 
@@ -86,7 +86,7 @@ class VoxelIndex(TensorRecord):
         Returns:
             (Q,) int64 row of each voxel, -1 where there is none.
         """
-        limit = torch.tensor(self.packing.extent, device=coords.device)
+        limit = host_values(self.packing.extent, coords.device)
         inside = ((coords[:, 1:] >= 0) & (coords[:, 1:] < limit)).all(1)
         wanted = self.packing.pack(coords)
         place = torch.searchsorted(self.keys, wanted).clamp_(max=max(len(self.keys) - 1, 0))

@@ -87,6 +87,7 @@ def test_training_on_train_and_val_takes_both(data: Path, tmp_path: Path) -> Non
     recipe = tiny_recipe('data.train_splits=["train", "val"]', "epochs=1", "batch_size=8")
     run(data, recipe, run_root=tmp_path, progress=heard)
     assert "9 training and 3 validation scans" in heard.all()
+    assert "3 of 3 validation scans are trained on too" in heard.all()
 
 
 def test_a_split_named_twice_comes_once_and_a_wrong_one_is_refused(

@@ -140,6 +140,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("epochs", "expected KEY=VALUE"),
         ("optimizer.learning_rate=nan", "learning_rate: expected a finite number, got nan"),
         ("optimizer.betas=[0.9, 1.5]", "betas must be at least 0 and below 1, got [0.9, 1.5]"),
+        ("seed=99999999999999999999", "seed must lie in 0..9223372036854775807"),
         ("torch_threads=1000000", "torch_threads must lie in 0..1024"),
         ("network.settings.hidden=big", "'hidden' must be a whole number, got 'big'"),
         ("network.settings.image_branch=1", "'image_branch' must be true or false, got 1"),

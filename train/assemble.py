@@ -85,6 +85,12 @@ def assemble(
     size_hw = None
     if network.needs_images:
         size_hw = picture_size(reader, recipe, positions, progress)
+    val_positions = validation_positions(reader, recipe, progress)
+    if n_both := len(np.intersect1d(positions, val_positions)):
+        progress.say(
+            f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
+            "does not tell how the network does on scans that it has not seen"
+        )
     hashes_exist = bool((reader.scans.voxels[positions] > 0).all())
     plan = StreamPlan(
         positions=positions,
@@ -110,7 +116,7 @@ def assemble(
         ),
         network=network,
         class_weights=training_weights(reader, recipe, positions, team, progress),
-        val_positions=validation_positions(reader, recipe, progress),
+        val_positions=val_positions,
         sharers=shared_norms(recipe, network, team),
     )
 

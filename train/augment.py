@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pass2d_models.inputs import host_values
+
 _MEAN_RGB = (0.485, 0.456, 0.406)
 _STD_RGB = (0.229, 0.224, 0.225)
 _GREY_RGB = (0.2989, 0.587, 0.114)
@@ -140,15 +142,19 @@ def _blend(images: Tensor, factors: Sequence[float], which: Sequence[int]) -> No
     """One change per picture: 0 brightness, 1 contrast, 2 saturation."""
     aims = None
     if any(which):
-        grey = torch.einsum("ichw,c->ihw", images, images.new_tensor(_GREY_RGB))[:, None]
+        grey = torch.einsum(
+            "ichw,c->ihw", images, host_values(_GREY_RGB, images.device, dtype=images.dtype)
+        )[:, None]
         mean = grey.mean((1, 2, 3), keepdim=True)
         rest = [
             ((1 - factor) * (kind == 2), (1 - factor) * (kind == 1))
             for factor, kind in zip(factors, which, strict=True)
         ]
-        of_pixel, of_mean = torch.tensor(rest).to(images.device).t()[:, :, None, None, None]
+        of_pixel, of_mean = host_values(rest, images.device, dtype=images.dtype).t()[
+            :, :, None, None, None
+        ]
         aims = grey.mul_(of_pixel).add_(mean.mul_(of_mean))
-    images.mul_(torch.tensor(factors).to(images.device)[:, None, None, None])
+    images.mul_(host_values(factors, images.device, dtype=images.dtype)[:, None, None, None])
     if aims is not None:
         images.add_(aims)
     images.clamp_(0, 1)
@@ -167,7 +173,7 @@ def mirror_pictures(pictures: Pictures, is_mirrored: Sequence[bool]) -> Pictures
     for image, flag in zip(images, is_mirrored, strict=True):
         if flag:
             image.copy_(image.flip(-1))
-    flags = torch.tensor(is_mirrored).to(index.device)
+    flags = host_values(is_mirrored, index.device)
     column = pixel_rc[:, 1]
     column = torch.where(flags[index], images.shape[-1] - 1 - column, column)
     return Pictures(images, index, torch.stack([pixel_rc[:, 0], column], 1))
@@ -187,6 +193,6 @@ def resize_pictures(pictures: Pictures, size_hw: tuple[int, int]) -> Pictures:
 
 def normalise_pictures(images: Tensor) -> Tensor:
     """(I, 3, H, W) in 0..1, minus the ImageNet mean, divided by its deviation; in place."""
-    mean = images.new_tensor(_MEAN_RGB)[:, None, None]
-    std = images.new_tensor(_STD_RGB)[:, None, None]
+    mean = host_values(_MEAN_RGB, images.device, dtype=images.dtype)[:, None, None]
+    std = host_values(_STD_RGB, images.device, dtype=images.dtype)[:, None, None]
     return images.sub_(mean).div_(std)

@@ -140,7 +140,7 @@ def _forward(
         starts = [0, *np.cumsum(lengths).tolist()]
         batch = PointBatch(
             points=torch.cat(moved),
-            offsets=torch.tensor(starts, device=moved[0].device),
+            offsets=torch.tensor(starts),
             voxels=() if hashes is None else hashes.voxels(chunk, starts),
         )
         return network(network.prepare(batch)).logits.float().split(lengths)

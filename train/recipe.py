@@ -21,6 +21,8 @@ from train.schedule import ScheduleConfig
 from train.settings import NONE_WORD, from_plain, require_known, to_plain
 from train.stream import StreamConfig
 
+_LARGEST_SEED = 2**63 - 1
+"""Of torch, and of TOML."""
 _MOST_THREADS = 1024
 
 
@@ -134,8 +136,8 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.lost_after_s < 2:
             raise ValueError(f"lost_after_s must be at least 2, got {self.lost_after_s}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise ValueError(f"seed must lie in 0..{_LARGEST_SEED}, got {self.seed}")
         if not 0 <= self.torch_threads <= _MOST_THREADS:
             raise ValueError(
                 f"torch_threads must lie in 0..{_MOST_THREADS}, got {self.torch_threads}"

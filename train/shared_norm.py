@@ -110,7 +110,7 @@ def joint_moments(features: Tensor, sharers: Sharers) -> tuple[Tensor, Tensor, T
         (H,), (H,) and () in float32, or in float64 for such features.
     """
     rows = _wide(features)
-    count = rows.new_tensor(rows.numel() // max(1, rows.shape[1]))
+    count = rows.new_full((), rows.numel() // max(1, rows.shape[1]))
     if rows.numel():
         var, mean = torch.var_mean(rows, dim=_row_dims(rows), correction=0)
     else:

@@ -22,7 +22,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
-    """Move the weights once; nothing here waits for the device.
+    """Move the weights once.
+
+    The device is waited for only where the sizes of a batch's voxels must be known.
 
     Each batch's loss counts by its share of the step's scans, those of all devices and of all its
     batches: an uneven last batch weighs what it holds.
@@ -140,8 +142,9 @@ def require_finite(job: Job, state: RunState, raw: RawBatch | None) -> None:
     culprit = first_culprit(job, raw)
     raise ConfigError(
         f"{in_a_row} steps in a row had gradients that are not finite; the first value that is "
-        f"not: {culprit or 'none in the last batch'}. Lower optimizer.learning_rate, or use "
-        "precision=float32; resume with the checkpoint before."
+        f"not: {culprit or 'none in the last batch'}. Begin a new run with a lower "
+        "optimizer.learning_rate or precision=float32; start_from=FILE takes over the weights of "
+        "this run's checkpoints/best.safetensors, if there is one."
     )
 
 

@@ -327,7 +327,7 @@ class BatchStream:
 
     def _release(self, slot: _Slot) -> None:
         if self._is_cuda:
-            slot.in_use_until = torch.cuda.Event()
+            slot.in_use_until = torch.cuda.Event(blocking=True)  # its waiter sleeps
             slot.in_use_until.record()
         self._slots.append(slot)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import ConfigError
+from pass2d_models.inputs import host_values
 from train.draw import SYMMETRIES
 
 TRANSLATION_STD_M = 0.1
@@ -39,8 +40,8 @@ class Vote:
         """
         if self.symmetry == 0:
             return points
-        matrix = torch.tensor(self.xy_matrix, dtype=points.dtype, device=points.device)
-        shift = torch.tensor(self.translation_m, dtype=points.dtype, device=points.device)
+        matrix = host_values(self.xy_matrix, points.device, dtype=points.dtype)
+        shift = host_values(self.translation_m, points.device, dtype=points.dtype)
         # Not `@`: on CUDA that may round to TF32, and a quarter turn must be exact.
         x, y = points[:, 0:1], points[:, 1:2]
         xy = x * matrix[0] + y * matrix[1]
