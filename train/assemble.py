@@ -18,6 +18,7 @@ from pass2d_models.inputs import Grid
 from pass2d_models.network import Network
 from pass2d_models.registry import build_network
 from train.collate import common_crop
+from train.positions import spread
 from train.recipe import Recipe, network_settings
 from train.schedule import RunLength
 from train.settings import require_known
@@ -146,7 +147,7 @@ def training_positions(
             f"{len(selected) - len(usable)} training scans are left out: no labels, or no point in "
             "the volume"
         )
-    return spread(usable, recipe.data.limit)
+    return usable[spread(len(usable), recipe.data.limit or None)]
 
 
 def validation_positions(
@@ -167,14 +168,7 @@ def validation_positions(
         progress.say(
             f"split {recipe.validation.split!r} has no labelled scan: the run is not validated"
         )
-    return spread(usable, recipe.validation.limit)
-
-
-def spread(positions: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """At most ``limit`` positions, evenly spread; all for 0."""
-    if limit == 0 or limit >= len(positions):
-        return positions
-    return positions[np.linspace(0, len(positions) - 1, limit).round().astype(np.int64)]
+    return usable[spread(len(usable), recipe.validation.limit or None)]
 
 
 def picture_size(

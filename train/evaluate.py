@@ -24,6 +24,7 @@ from train.eval_scans import EvalScan, Outside, eval_scan, hashed_scales, planne
 from train.infer import CachedVotes, pass_size, vote_logits
 from train.lattice import scan_hashes
 from train.metric import allowed_scores, count_pairs
+from train.positions import labelled_positions, spread
 from train.team import Team
 from train.tta import VotePlan
 
@@ -72,7 +73,8 @@ def evaluate(
         require_same_data(card, reader.info, checkpoint=checkpoint)
         if limit is None:
             reader.expect_all()
-        positions, skipped = _labelled_positions(reader, split, sequences, limit)
+        positions, skipped = labelled_positions(reader, split, sequences=sequences)
+        positions = positions[spread(len(positions), limit)]
         if skipped:
             progress.say(f"{skipped} scans of {split} have no labels and are left out")
         start = time.perf_counter()
@@ -246,25 +248,6 @@ def require_same_data(card: Card, info: DatasetInfo, *, checkpoint: Path) -> Non
             f"{own.grid.shape} cells, but the cache was prepared for {theirs.grid.low} to "
             f"{theirs.grid.high} with {theirs.grid.shape}. Prepare the data set for that grid."
         )
-
-
-def _labelled_positions(
-    reader: CacheReader, split: str, sequences: Sequence[str] | None, limit: int | None
-) -> tuple[NDArray[np.int64], int]:
-    selected = reader.select(split=split, sequences=sequences)
-    labelled = selected[reader.scans.has_label[selected]]
-    if not len(labelled):
-        found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
-        of = "" if sequences is None else f" of the sequences {', '.join(sequences)}"
-        raise ConfigError(
-            f"{reader.root}: split {split!r} has {len(selected)} scans{of}, none with labels; "
-            f"splits with labels: {', '.join(found) or 'none'}. Choose one with --split."
-        )
-    if limit is not None and limit < len(labelled):
-        if limit < 1:
-            raise ConfigError(f"limit must be at least 1 scan, got {limit}")
-        labelled = labelled[np.linspace(0, len(labelled) - 1, limit).round().astype(np.int64)]
-    return labelled, len(selected) - int(reader.scans.has_label[selected].sum())
 
 
 def _count_scan(scan: EvalScan, logits: Tensor, n_classes: int) -> Tensor:

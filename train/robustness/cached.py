@@ -19,6 +19,7 @@ from corruptions.registry import COLLECTION
 from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
 from train.evaluate import NO_VOTES, default_device, require_same_data
+from train.positions import labelled_positions
 from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
 from train.robustness.run import (
     RobustReport,
@@ -26,7 +27,7 @@ from train.robustness.run import (
     evaluate_sets,
     report_of,
 )
-from train.robustness.scans import cached_set, corruption_words, labelled_positions
+from train.robustness.scans import cached_set, corruption_words
 from train.tta import VotePlan
 
 
@@ -79,7 +80,7 @@ def robust_cache(
     for root in (clean, *(folder for folder, _ in spoilt)):
         with CacheReader.open(root) as reader:
             require_same_data(card, reader.info, checkpoint=checkpoint)
-            positions = labelled_positions(reader, split)
+            positions, _ = labelled_positions(reader, split)
             if root == clean:
                 n_clean = len(positions)
             elif len(positions) != n_clean:

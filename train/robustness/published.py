@@ -15,6 +15,7 @@ from cache.reader import CacheReader
 from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
 from train.evaluate import NO_VOTES, default_device, require_same_data
+from train.positions import labelled_positions
 from train.robustness.folders import YAN, find_corrupted, set_name
 from train.robustness.robo3d import BASELINE_MIOU, CLEAN
 from train.robustness.run import RobustReport, evaluate_sets, report_of
@@ -23,7 +24,6 @@ from train.robustness.scans import (
     cached_set,
     clean_files,
     folder_sets,
-    labelled_positions,
     require_sets,
 )
 from train.tta import VotePlan
@@ -81,7 +81,7 @@ def robust_folders(
             require_same_data(card, reader.info, checkpoint=checkpoint)
             files = clean_files(reader, split=CLEAN_SPLIT)
             if not any(folder.corruption == CLEAN for folder in folders):
-                positions = labelled_positions(reader, CLEAN_SPLIT)
+                positions, _ = labelled_positions(reader, CLEAN_SPLIT)
                 own = (
                     cached_set(
                         reader,

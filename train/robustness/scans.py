@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import ConfigError, DataError, UnknownLabelError
+from cache.errors import DataError, UnknownLabelError
 from cache.keys import hash_bytes
 from cache.layout import Layout
 from cache.manifest import load_manifest
@@ -18,6 +18,7 @@ from cache.schema import DatasetInfo, ScanRecord
 from cache.volume import inside_volume
 from train.eval_scans import EvalScan, Outside, eval_scan
 from train.points.binary import read_binary
+from train.positions import spread
 from train.robustness.folders import CorruptedFolder, CorruptedScan
 from train.robustness.robo3d import CLEAN, NOISE_LABELS
 
@@ -99,7 +100,7 @@ def cached_set(
         outside: What the other points are given.
         limit: At most so many of them, spread evenly.
     """
-    chosen = [int(positions[place]) for place in _spread(len(positions), limit)]
+    chosen = [int(positions[place]) for place in spread(len(positions), limit)]
 
     def load(place: int) -> EvalScan:
         record = reader.read(chosen[place], Fields(label=True, outside=True))
@@ -115,32 +116,8 @@ def cached_set(
     )
 
 
-def labelled_positions(reader: CacheReader, split: str) -> NDArray[np.int64]:
-    """The labelled scans of a split.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    positions = reader.select(split=split)
-    positions = positions[reader.scans.has_label[positions]]
-    if not len(positions):
-        found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
-        raise ConfigError(
-            f"{reader.root}: split {split!r} has no labelled scan; splits with labels: "
-            f"{', '.join(found) or 'none'}. Choose one with --split, or prepare it."
-        )
-    return positions
-
-
 def _limited(folder: CorruptedFolder, limit: int | None) -> CorruptedFolder:
-    return replace(folder, scans=tuple(folder.scans[i] for i in _spread(len(folder.scans), limit)))
-
-
-def _spread(n: int, limit: int | None) -> NDArray[np.int64]:
-    """At most ``limit`` of n places, evenly."""
-    if limit is None or limit >= n:
-        return np.arange(n)
-    return np.linspace(0, n - 1, limit).round().astype(np.int64)
+    return replace(folder, scans=tuple(folder.scans[i] for i in spread(len(folder.scans), limit)))
 
 
 def _folder_set(
