@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
@@ -37,8 +38,11 @@ def cut_into_shards(scans: Sequence[ScanSource], *, shard_scans: int) -> tuple[S
     """Cut scans into shards of at most ``shard_scans``, never across sequences.
 
     Raises:
-        CacheError: two sequences would share a number, or a scan id occurs twice.
+        CacheError: two sequences would share a number, a scan id occurs twice, or a path cannot be
+            recorded.
     """
+    for scan in scans[:1]:  # the others lie beside it, under names that the readers know
+        _require_text(scan.points)
     ordered = sorted(scans, key=lambda scan: (scan.sequence, scan.frame_index, scan.scan_id))
     jobs = [
         ShardJob(shard=shard_number(sequence, block), sequence=sequence, scans=part)
@@ -55,6 +59,16 @@ def cut_into_shards(scans: Sequence[ScanSource], *, shard_scans: int) -> tuple[S
     if len({scan.scan_id for scan in scans}) < len(scans):
         raise CacheError("a scan id occurs twice: is one folder listed under two names?")
     return tuple(sorted(jobs, key=lambda job: job.shard))
+
+
+def _require_text(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CacheError(
+            f"{str(path).encode(errors='backslashreplace').decode()}: the name is not UTF-8, which "
+            "the manifest is. Rename the folder."
+        ) from error
 
 
 def _parts(scans: tuple[ScanSource, ...], size: int) -> list[tuple[ScanSource, ...]]:

@@ -268,7 +268,11 @@ def _difference(earlier: _Earlier, header: ShardHeader) -> str:
     """Why a shard of the last generation does not serve, in words."""
     wanted = json.loads(json.dumps(header.parameters))
     names = {*wanted, *earlier.parameters}
-    changed = sorted(n for n in names if wanted.get(n) != earlier.parameters.get(n))
+    changed = [
+        _change(n, earlier.parameters.get(n), wanted.get(n))
+        for n in sorted(names)
+        if wanted.get(n) != earlier.parameters.get(n)
+    ]
     facts = (
         (earlier.key == header.key, "the shard or its commit record is missing"),
         (
@@ -276,7 +280,7 @@ def _difference(earlier: _Earlier, header: ShardHeader) -> str:
             f"code version {earlier.code_version} -> {header.code_version}",
         ),
         (earlier.profile != header.profile, f"profile {earlier.profile} -> {header.profile}"),
-        (bool(changed), f"{', '.join(changed)} changed"),
+        (bool(changed), ", ".join(changed)),
         (
             header.stage != "lidar" and earlier.input_key != header.inputs.get("lidar"),
             "lidar changed",
@@ -285,6 +289,12 @@ def _difference(earlier: _Earlier, header: ShardHeader) -> str:
     return next((text for holds, text in facts if holds), "") or _scan_difference(
         json.loads(earlier.inputs), json.loads(json.dumps(header.inputs))
     )
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """A parameter's two values, if they are short."""
+    values = f"{json.dumps(before)} -> {json.dumps(now)}"
+    return f"{name} {values}" if len(values) < 40 else f"{name} changed"
 
 
 def _scan_difference(earlier: Any, wanted: Any) -> str:

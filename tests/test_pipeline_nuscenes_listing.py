@@ -299,7 +299,9 @@ def test_another_picture_size_runs_the_camera_stage_only(
     prepare(list_nuscenes(root), place, INLINE, Silent())
     assert plan(list_nuscenes(root), place, INLINE).tasks == ()
     tasks = plan(list_nuscenes(root, stored_hw=None), place, INLINE).tasks
-    assert {(task.stage, task.reason) for task in tasks} == {("camera", "stored_hw changed")}
+    assert {(task.stage, task.reason) for task in tasks} == {
+        ("camera", "stored_hw [240, 400] -> null")
+    }
     prepare(list_nuscenes(root, stored_hw=None), place, INLINE, Silent())
     with CacheReader.open(place) as reader:
         assert reader.scans.camera_hw[0].tolist() == [[90, 160]] * 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -316,6 +317,13 @@ def test_a_moved_data_set_is_recognised_by_content(raw: Path, tmp_path: Path, mo
     assert shards(out) == before
     monkeypatch.setattr(tasks, "hash_file", None)
     assert plan(list_semkitti(moved), out, INLINE).tasks == ()
+
+
+def test_a_folder_whose_name_is_no_text(raw: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/w\xf6rld"))
+    raw.rename(odd)
+    with pytest.raises(CacheError, match=r"w.udcf6rld/.*: the name is not UTF-8"):
+        run(odd, tmp_path / "out")
 
 
 def test_bad_scans_are_left_out_and_listed(raw: Path, tmp_path: Path) -> None:
