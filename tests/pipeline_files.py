@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cache.fields import STAGES
+
 CALIB = (
     "P0: 100 0 50 0 0 100 40 0 0 0 1 0\n"
     "P2: 100 0 50 0 0 100 40 0 0 0 1 0\n"
@@ -15,6 +17,16 @@ CALIB = (
     "Tr: 0 -1 0 0 0 0 -1 0 1 0 0 0\n"
 )
 RAW_IDS = (0, 1, 10, 40, 48, 70, 252)
+
+
+def shards(root: Path) -> dict[str, bytes]:
+    """Every byte of every shard."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for stage in STAGES
+        for path in (root / stage).rglob("*")
+        if path.is_file()
+    }
 
 
 def scan_points(n: int = 50, seed: int = 0) -> np.ndarray:

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from cache_samples import sample_info, without_fsync, write_sample_cache
 from nuscenes_files import NuscenesFolder
-from pipeline_files import write_sequence
+from pipeline_files import shards, write_sequence
 from typer.testing import CliRunner, Result
 
 from cache.errors import CacheError, ConfigError
-from cache.fields import STAGES
 from cache.manifest import describe_dataset, parse_dataset
 from cache.progress import Silent
 from cache.reader import CacheReader, Fields
@@ -72,15 +71,6 @@ def raw(tmp_path: Path) -> Path:
 
 def pass2d(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def shards(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for stage in STAGES
-        for path in (root / stage).rglob("*")
-        if path.is_file()
-    }
 
 
 def listings(raw: Path, text: str, **chosen: object):

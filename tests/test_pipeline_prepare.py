@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cache_samples import sample_info, without_fsync
 from large_manifest import many_scans, publish_many
-from pipeline_files import png, scan_points, write_sequence
+from pipeline_files import png, scan_points, shards, write_sequence
 
 from cache.errors import CacheError, ConfigError
 from cache.fields import STAGES
@@ -73,16 +73,6 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
         str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in root.rglob("*")
         if path.is_file() and ".tmp" not in path.parts
-    }
-
-
-def shards(root: Path) -> dict[str, bytes]:
-    """Every byte of every shard."""
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for stage in STAGES
-        for path in (root / stage).rglob("*")
-        if path.is_file()
     }
 
 

@@ -8,24 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipeline_files import write_sequence
+from pipeline_files import shards, write_sequence
 
-from cache.fields import STAGES
 from cache.progress import Silent
 from cache.verify import verify
 from pipeline.datasets.semkitti import list_semkitti
 from pipeline.prepare import PrepareConfig, prepare
 
 pytestmark = pytest.mark.slow
-
-
-def shards(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for stage in STAGES
-        for path in (root / stage).rglob("*")
-        if path.is_file()
-    }
 
 
 def own_workers() -> list[int]:

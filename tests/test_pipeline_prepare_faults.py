@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 from cache_samples import without_fsync
-from pipeline_files import write_sequence
+from pipeline_files import shards, write_sequence
 from prepare_faults import failing_calls, go, short_writes, start_driver, stop
 
 from cache.errors import CacheError
-from cache.fields import STAGES
 from cache.progress import Silent
 from cache.reader import CacheReader
 from cache.verify import verify
@@ -23,15 +22,6 @@ from pipeline.datasets.semkitti import list_semkitti
 from pipeline.prepare import PrepareConfig, prepare
 
 INLINE = PrepareConfig(workers=0, shard_scans=2)
-
-
-def shards(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for stage in STAGES
-        for path in sorted((root / stage).rglob("*"))
-        if path.is_file()
-    }
 
 
 def assert_nothing_half_written(out: Path, whole: dict[str, bytes]) -> None:
