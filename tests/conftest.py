@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 # Before anything loads torch: its threads spin while they wait, which starves tests on busy cores.
@@ -21,6 +22,7 @@ def _forget_the_users_settings() -> None:
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):  # else ~/.aws
         os.environ[name] = os.devnull
     os.environ["FSSPEC_CONFIG_DIR"] = os.devnull  # else ~/.config/fsspec
+    fsspec.config.conf.clear()  # a plugin of pytest may have loaded it before
 
 
 _forget_the_users_settings()
