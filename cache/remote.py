@@ -44,8 +44,13 @@ class RemoteMirror:
         self._in_parts: set[str] = set()
         self._sound: dict[str, tuple[int, int, int]] = {}
         self._lock = threading.Lock()
-        with writing(self.layout.root):
+        try:
             self.layout.scratch.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"{self.layout.scratch}: cannot make this folder ({error.strerror}). Choose "
+                "another one for what is fetched: --local-cache (or PASS2D_LOCAL_CACHE)."
+            ) from error
         remove_abandoned(self.layout.scratch, min_age_s=60)
 
     @classmethod

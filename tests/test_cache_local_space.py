@@ -227,6 +227,13 @@ def test_a_file_evicted_while_it_is_checked_is_fetched_again_and_no_descriptor_i
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_a_local_folder_that_cannot_be_made_names_the_option(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"")
+    config = RemoteConfig(folder=tmp_path / "disk")
+    with pytest.raises(CacheError, match=rf"^{tmp_path}/disk/.*Not a directory.*--local-cache"):
+        RemoteMirror(RemoteStore("memory://far/set", config))
+
+
 def test_without_a_home_the_option_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
