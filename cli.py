@@ -8,11 +8,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from cache.place import is_url
 from commands.cache import cache_app
 from commands.console import INTERRUPTED, TERMINATED
 from commands.doctor import doctor_command
@@ -31,8 +33,20 @@ PACKAGES = ("cache", "cli", "commands", "corruptions", "pass2d_models", "pipelin
 """Ours: what cannot be imported of these is a bug, of others a broken installation."""
 
 
-class _InOrder(TyperGroup):
-    """Lists the commands in the order of their use."""
+class _Pass2D(TyperGroup):
+    """Lists the commands in the order of their use; refuses URLs where only a path will do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = [word for arg in args for word in (arg.split("=", 1) if arg[:2] == "--" else [arg])]
+        for option, value in pairwise(words):
+            if is_url(value) and option in LOCAL_ONLY:
+                typer.echo(
+                    f"error: {option} {value}: expected a path on a local disk "
+                    "(of all files only a cache may be at a URL).",
+                    err=True,
+                )
+                raise typer.Exit(1)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=ORDER.index)
@@ -43,9 +57,15 @@ ORDER = (
     *("import", "cache", "doctor"),
 )
 
+LOCAL_ONLY = (
+    *("--root", "--out", "--html", "--png", "--save", "--pictures", "--predictions"),
+    *("--checkpoint", "--verify", "--description"),
+)
+"""Options whose value is a path and never a URL."""
+
 app = typer.Typer(
     name="pass2d",
-    cls=_InOrder,
+    cls=_Pass2D,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

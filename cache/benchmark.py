@@ -77,7 +77,7 @@ def measure_reader(
     rounds: int,
     progress: Progress,
 ) -> ReaderReport:
-    """Read scans spread over the data set, ways in turn, with and without checksums.
+    """Read scans spread over the data set, ways in turn, with and (of a folder) without checksums.
 
     As in training, arrays are decoded into memory that is used again.
 
@@ -98,7 +98,7 @@ def measure_reader(
         positions = range(0, len(checked.scans), every)[:scans]
         for _ in range(max(2, rounds)):
             for name, fields in WAYS.items():
-                for reader in (checked, unchecked):
+                for reader in (checked,) if checked.is_remote else (checked, unchecked):
                     spent = _read_ms(reader, positions, fields)
                     times.setdefault((name, reader is checked), []).append(spent)
             progress.advance()

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 _FINAL_WORDS = ("Credentials", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+_SETTING_WORDS = ("ProfileNotFound", "Invalid endpoint", "unexpected keyword", "NoRegion")
 _UNKNOWN_MODE = (NotImplementedError, TypeError, ValueError)
 _PARALLEL = 4
 """Requests at a time where many objects are wanted at once."""
@@ -274,8 +275,12 @@ def _local_disk(path: Path) -> Iterator[None]:
 
 
 def _is_final(error: Exception) -> bool:
+    return isinstance(error, _FINAL) or _says(error, (*_FINAL_WORDS, *_SETTING_WORDS))
+
+
+def _says(error: Exception, words: Sequence[str]) -> bool:
     text = f"{type(error).__name__} {error}"
-    return isinstance(error, _FINAL) or any(word in text for word in _FINAL_WORDS)
+    return any(word in text for word in words)
 
 
 def _failure(place: str, error: Exception, attempts: int, verb: str) -> CacheError:
@@ -283,7 +288,9 @@ def _failure(place: str, error: Exception, attempts: int, verb: str) -> CacheErr
     text = f"{place}: cannot {verb} ({reason[:200]})."
     if isinstance(error, FileNotFoundError):
         return MissingError(f"{text} No such object or bucket: check --cache, or prepare again.")
-    if _is_final(error):
+    if _says(error, _SETTING_WORDS):
+        remedy = "Check the settings: AWS_* and ~/.aws, PASS2D_STORE_OPTIONS."
+    elif _is_final(error):
         remedy = "The store refuses: check the credentials and permissions for this address."
     else:
         remedy = f"Given up after {attempts} attempts: check network and store, then run again."

@@ -57,6 +57,8 @@ DatasetOption = Annotated[
 
 def _local_cache(text: str | None) -> None:
     if text is not None:
+        if not text.strip() or is_url(text):
+            raise typer.BadParameter(f"found {text!r}, expected a folder on a local disk")
         os.environ["PASS2D_LOCAL_CACHE"] = str(Path(text).expanduser().resolve())
 
 

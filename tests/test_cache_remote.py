@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cache.errors import CacheError, ConfigError
+from cache.progress import Silent
 from cache.reader import CacheReader, Fields
 from cache.remote import RemoteMirror
 from cache.remote_config import RemoteConfig
 from cache.store import RemoteStore
 from cli import app
+from pipeline.doctor.cache_check import cache_findings
 from train.stream import block_order
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True)
@@ -386,6 +388,39 @@ def test_the_bound_holds_for_parts_too(tmp_path: Path, monkeypatch: pytest.Monke
             assert held <= limit + 20 * 4096  # the files' last blocks
 
 
+def test_the_doctor_reads_every_byte_of_a_store(url: str) -> None:
+    sound = cache_findings(url, None, full=True, progress=Silent())
+    assert [(f.name, f.state) for f in sound] == [
+        ("cache", "ok"),
+        ("cache, some chunks", "ok"),
+        ("cache, every byte", "ok"),
+    ]
+    fs = fsspec.filesystem("memory")
+    name = next(n for n in fs.find("/bucket") if "/label/c/" in n)
+    data = bytearray(fs.cat_file(name))
+    data[9] ^= 1
+    fs.pipe_file(name, bytes(data))
+    assert cache_findings(url, None, full=True, progress=Silent())[-1].state == "broken"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prepare synth --out s3://b/raw",
+        "prepare semkitti --root s3://b/raw --cache s3://b/c",
+        "predict scans --checkpoint=s3://b/best.safetensors",
+        "eval --cache s3://b/c --checkpoint best.safetensors --html https://b/x.html",
+        "view --cache s3://b/c --png file:///x",
+    ],
+)
+def test_urls_are_refused_where_a_path_is_expected(words: str) -> None:
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == 1
+    wrong = words.replace("=", " ").split(" --")
+    assert done.output.startswith("error: --")
+    assert any(f"error: --{part}: expected a path" in done.output for part in wrong), done.output
+
+
 def test_options_set_the_local_cache(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,7 +429,12 @@ def test_options_set_the_local_cache(
     place = tmp_path / "elsewhere"
     done = CliRunner().invoke(app, [*words, "--local-cache", str(place)])
     assert done.exit_code == 0, done.output
+    assert "unchecked" not in done.output  # of a store all is checked
     assert list(place.glob("*/semkitti/CURRENT"))
+    for wrong in ("", "s3://bucket/x"):
+        refused = CliRunner().invoke(app, [*words, "--local-cache", wrong])
+        assert refused.exit_code == 2
+        assert "expected a folder" in refused.output
     small = CliRunner().invoke(
         app, [*words, "--local-cache", str(tmp_path / "third"), "--local-cache-gb", "0.00001"]
     )

@@ -145,6 +145,11 @@ def test_what_never_passes_is_one_line_that_names_place_and_remedy(
     assert "check the credentials" in error(URL)
     assert not proxy.log
     fsspec.filesystem("s3").clear_instance_cache()
+    for setting, said in (('{"nonsense": 1}', "nonsense"), ('{"endpoint_url": "x"}', "endpoint")):
+        monkeypatch.setenv("PASS2D_STORE_OPTIONS", setting)
+        assert said in error(URL)
+        assert "Check the settings" in error(URL)
+        fsspec.filesystem("s3").clear_instance_cache()
     monkeypatch.setenv("PASS2D_STORE_OPTIONS", "[]")
     options = CliRunner().invoke(app, [*bench, URL])
     assert options.output.startswith("error: PASS2D_STORE_OPTIONS: expected a JSON object")

@@ -9,16 +9,16 @@ from cache.errors import CacheError
 from cache.fields import FIELDS
 from cache.layout import Layout
 from cache.manifest import load_manifest
-from cache.place import is_url
 from cache.progress import Progress, format_bytes
 from cache.reader import CacheReader
+from cache.staged import staged
 from cache.status import status
 from cache.verify import verify
 from pipeline.doctor.finding import Finding
 
 SAMPLED_SCANS = 16
 SAMPLED_REMOTE_SCANS = 1
-"""Of a remote cache whole files are fetched for each."""
+"""Of a remote cache each chunk is a request."""
 
 
 def cache_findings(
@@ -29,7 +29,7 @@ def cache_findings(
     Args:
         place: folder or URL.
         dataset: which data set, if there are several.
-        full: read every byte (`pass2d cache verify`); local caches only.
+        full: read every byte (`pass2d cache verify`).
         progress: of the full check.
         seed: which scans are sampled; others each time without.
     """
@@ -38,20 +38,11 @@ def cache_findings(
             findings = [_opened(reader, place), _sampled(reader, seed)]
             if not reader.is_remote:
                 findings += _files(reader)
-            if full and not reader.is_remote:
-                findings.append(_verified(reader.root, progress))
+            if full:
+                findings.append(_verified(reader, place, dataset, progress))
     except CacheError as error:
         remedy = "The message says what to do."
         return [Finding(name="cache", state="broken", found=str(error), remedy=remedy)]
-    if full and is_url(place):
-        findings.append(
-            Finding(
-                name="cache, every byte",
-                state="warning",
-                found="not done: the cache is remote",
-                remedy="Run it where the folder lies: pass2d cache verify --cache FOLDER",
-            )
-        )
     return findings
 
 
@@ -147,8 +138,12 @@ def _source_findings(root: Path) -> list[Finding]:
     return findings
 
 
-def _verified(root: Path, progress: Progress) -> Finding:
-    report = verify(root, progress)
+def _verified(reader: CacheReader, place: str, dataset: str | None, progress: Progress) -> Finding:
+    if reader.is_remote:
+        with staged(place, dataset) as far:
+            report = verify(far.layout.root, progress, presence=far.present)
+    else:
+        report = verify(reader.root, progress)
     name = "cache, every byte"
     if report.damages:
         more = f" (and {len(report.damages) - 1} more)" if len(report.damages) > 1 else ""
