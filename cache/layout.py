@@ -7,6 +7,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.errors import CacheError
+
 DATASET_FILE = "dataset.json"
 CURRENT_FILE = "CURRENT"
 FAILED_FILE = "failed.jsonl"
@@ -74,9 +76,15 @@ def shard_number(sequence: str, block: int) -> int:
 
     It depends on nothing else, so that sequences can be added in any order, by several drivers at
     once, without renumbering. Other names get a number from their crc32.
+
+    Raises:
+        CacheError: ``block`` is too large.
     """
     if block >= _BLOCKS:
-        raise ValueError(f"sequence {sequence} has more than {_BLOCKS} shards")
+        raise CacheError(
+            f"sequence {sequence} has more scans than the {_BLOCKS} shards that a sequence may "
+            "have. Split it into sequences of their own."
+        )
     match = re.fullmatch(r"(?:scene-)?(\d{1,4})", sequence)
     place = int(match[1]) if match else _NAMED_BASE + zlib.crc32(sequence.encode()) % 900_000
     return place * _BLOCKS + block

@@ -10,7 +10,7 @@ import pytest
 from nuscenes_files import NuscenesFolder, jpeg, token
 from PIL import Image
 
-from cache.errors import DataError
+from cache.errors import CacheError, DataError
 from cache.layout import shard_number
 from cache.progress import Silent
 from cache.reader import CacheReader, Fields
@@ -108,6 +108,8 @@ def test_shards_keep_their_numbers_when_scenes_are_added(tmp_path: Path) -> None
         (103_000, "scene-0103"),
     ]
     assert shard_number("scene-0061", 1) == 61_001
+    with pytest.raises(CacheError, match="sequence 08 has more scans than the 1000 shards"):
+        shard_number("08", 1000)
     every = [name for names in nuscenes_table().splits.values() for name in names]
     assert len({shard_number(name, 0) for name in every}) == len(set(every)) == 1000
 

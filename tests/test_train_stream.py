@@ -6,6 +6,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cache_samples import write_sample_cache
 
 from cache.errors import CacheError
 from cache.reader import CacheReader, Fields
+from cache.schema import ScanRecord
 from train.batch import RawBatch
 from train.draw import AugmentConfig
 from train.stream import (
@@ -218,8 +220,17 @@ def test_an_error_in_a_thread_reaches_the_loop_with_the_scan(
     stream.close()
 
 
-def test_memory_is_used_again_and_threads_end(reader: CacheReader) -> None:
+def test_memory_is_used_again_and_threads_end(reader: CacheReader, monkeypatch) -> None:
     plan = plan_for(reader)
+    decoded: list[int] = []
+    real = reader.read
+
+    def read(*args: Any, **options: Any) -> ScanRecord:
+        record = real(*args, **options)
+        decoded.append(record.xyz.ctypes.data)
+        return record
+
+    monkeypatch.setattr(reader, "read", read)
     stream = BatchStream(reader, plan, StreamConfig(threads=2, prefetch=2))
     addresses = set()
     for _ in range(100):
@@ -228,11 +239,16 @@ def test_memory_is_used_again_and_threads_end(reader: CacheReader) -> None:
         addresses.add(batch.channels.data_ptr())
     assert len(addresses) <= 12  # four slots, each of which grew a few times at most
     late = set()
+    decoded.clear()
     for _ in range(100):
         batch = next(stream)
         assert batch is not None
         late.add(batch.channels.data_ptr())
     assert len(late) <= 4
+    assert len(decoded) > 250
+    assert (
+        len(set(decoded)) <= 30
+    )  # two threads, three scans, a few arrays of a scan before its xyz
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("pass2d-stream")]
 

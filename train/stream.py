@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.arena import Arena
+from cache.chunks import Allocate
 from cache.errors import CacheError
 from cache.reader import CacheReader, Fields
 from cache.schema import ScanRecord
@@ -152,8 +155,22 @@ def batch_at(plan: StreamPlan, cursor: int) -> Batch:
     return Batch(epoch, joint[plan.rank :: plan.world], cursor + len(joint))
 
 
-def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: int) -> LoadedScan:
+def load_scan(
+    reader: CacheReader,
+    plan: StreamPlan,
+    position: int,
+    *,
+    epoch: int,
+    allocate: Allocate = np.empty,
+) -> LoadedScan:
     """Read one scan as the plan asks for it.
+
+    Args:
+        reader: of the cache.
+        plan: what the stream delivers.
+        position: row in the scan table.
+        epoch: of the draw.
+        allocate: gives the arrays to decode into.
 
     Raises:
         CacheError: the cache is damaged or cannot be read; names scan and field.
@@ -178,7 +195,8 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
         voxels=bool(plan.scales),
         outside=plan.with_outside,
     )
-    record = _read(reader, position, fields, columns=None if crop is None else crop.columns)
+    read = partial(_read, reader, allocate=allocate)
+    record = read(position, fields, columns=None if crop is None else crop.columns)
     if draw.corruption is not None:
         record = _corrupted(record, draw, reader)
     if plan.scales:
@@ -186,7 +204,7 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
         record = replace(record, voxels=levels)
         if draw.symmetry and leaves_grid(levels, grid):
             draw = without_symmetry(draw)
-    partner, partner_draw = _load_partner(reader, plan, position, draw, epoch=epoch)
+    partner, partner_draw = _load_partner(reader, plan, position, draw, read, epoch=epoch)
     return LoadedScan(
         position=position,
         record=record,
@@ -198,7 +216,13 @@ def load_scan(reader: CacheReader, plan: StreamPlan, position: int, *, epoch: in
 
 
 def _load_partner(
-    reader: CacheReader, plan: StreamPlan, position: int, draw: ScanDraw, *, epoch: int
+    reader: CacheReader,
+    plan: StreamPlan,
+    position: int,
+    draw: ScanDraw,
+    read: Callable[..., ScanRecord],
+    *,
+    epoch: int,
 ) -> tuple[ScanRecord | None, ScanDraw | None]:
     if not plan.augment.mix:
         return None, None
@@ -211,7 +235,7 @@ def _load_partner(
         grid=reader.info.grid,
         salt=_PARTNER,
     )
-    record = _read(reader, other, Fields(label=True, instance=True), columns=None)
+    record = read(other, Fields(label=True, instance=True), columns=None)
     if partner_draw.corruption is not None:
         record = _corrupted(record, partner_draw, reader)
     return instances_of(record, partner_draw), partner_draw
@@ -225,10 +249,15 @@ def _corrupted(record: ScanRecord, draw: ScanDraw, reader: CacheReader) -> ScanR
 
 
 def _read(
-    reader: CacheReader, position: int, fields: Fields, *, columns: tuple[int, int] | None
+    reader: CacheReader,
+    position: int,
+    fields: Fields,
+    *,
+    columns: tuple[int, int] | None,
+    allocate: Allocate,
 ) -> ScanRecord:
     try:
-        return reader.read(position, fields, columns=columns)
+        return reader.read(position, fields, columns=columns, allocate=allocate)
     except OSError as error:
         scan = reader.scans.scan_id[position]
         wanted = [name for name, value in vars(fields).items() if value is True]
@@ -287,6 +316,7 @@ class BatchStream:
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="pass2d-stream")
         self._ahead = cursor
         self._is_closing = threading.Event()
+        self._local = threading.local()
 
     def __iter__(self) -> Iterator[RawBatch | None]:
         return self
@@ -336,11 +366,15 @@ class BatchStream:
             slot.in_use_until.synchronize()
         if not len(batch.positions):
             return None
+        # What is decoded lives until it is collated, in this very thread.
+        arena: Arena = self._local.__dict__.setdefault("arena", Arena())
+        arena.restart()
+        load = partial(load_scan, self._reader, self._plan, epoch=batch.epoch, allocate=arena)
         scans = []
         for position in batch.positions:
             if self._is_closing.is_set():
                 return None  # nobody asks for it any more
-            scans.append(load_scan(self._reader, self._plan, int(position), epoch=batch.epoch))
+            scans.append(load(int(position)))
         return collate(
             scans,
             with_images=self._plan.size_hw is not None,
