@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -41,3 +42,10 @@ def test_events_that_cannot_be_written_are_one_clear_error(
         journal.close()
     assert "Traceback" not in capfd.readouterr().err
     assert threading.excepthook is hook
+
+
+def test_a_folder_whose_name_is_no_utf8_is_one_clear_error(tmp_path: Path) -> None:
+    folder = RunFolder(root=tmp_path / os.fsdecode(b"caf\xe9"))
+    folder.root.mkdir()
+    with pytest.raises(ConfigError, match=r"log\.tensorboard=false"):
+        Journal(folder, Silent(), step=0, tensorboard=True)

@@ -98,6 +98,11 @@ class Journal:
             yield
         except OSError as error:
             raise ConfigError(f"{self._events}: cannot be written: {error.strerror}") from error
+        except UnicodeError as error:  # a name that is no UTF-8, or a locale that cannot read it
+            raise ConfigError(
+                f"{self._events}: TensorBoard cannot write below a folder of that name: set "
+                "log.tensorboard=false, or a UTF-8 locale (LC_ALL=C.UTF-8)"
+            ) from error
 
 
 def _finite_or_null(value: Any) -> Any:
