@@ -101,6 +101,15 @@ def test_a_split_named_twice_comes_once_and_a_wrong_one_is_refused(
         run(data, tiny_recipe("validation.split=vall"), run_root=tmp_path / "wrong")
 
 
+def test_a_mix_without_instance_ids_is_said(tmp_path: Path) -> None:
+    info = replace(sample_info(), layout="nuscenes")
+    write_sample_cache(tmp_path / "cache", n_scans=1, sequences=("00",), n_points=50, info=info)
+    heard = Heard()
+    recipe = tiny_recipe("augment.mix=true", "epochs=1")
+    run(tmp_path / "cache", recipe, run_root=tmp_path / "run", progress=heard)
+    assert "augment.mix changes nothing: nuScenes' labels hold no instance ids" in heard.all()
+
+
 def test_a_resumed_run_no_longer_needs_the_file_of_the_2d_weights(
     data: Path, tmp_path: Path
 ) -> None:

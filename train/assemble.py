@@ -92,6 +92,8 @@ def assemble(
             f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
             "does not tell how the network does on scans that it has not seen"
         )
+    if recipe.augment.mix and reader.info.layout == "nuscenes":
+        progress.say("warning: augment.mix changes nothing: nuScenes' labels hold no instance ids")
     hashes_exist = bool((reader.scans.voxels[positions] > 0).all())
     plan = StreamPlan(
         positions=positions,
