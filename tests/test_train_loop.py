@@ -276,6 +276,25 @@ def test_resuming_with_other_settings_or_data_is_refused(
             run(other, tiny_recipe(), run_root=root, resume=True)
 
 
+def test_without_a_state_only_the_run_that_had_none_begins_anew(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    checkpoints = root / "checkpoints"
+    for name in ("last", "previous"):
+        (checkpoints / f"{name}.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"neither last\.safetensors nor previous.*start_from"
+    ):
+        run(data, tiny_recipe(), run_root=root, resume=True)
+    (checkpoints / "best.safetensors").unlink()
+    heard = Heard()
+    run(data, tiny_recipe(), run_root=root, resume=True, progress=heard)
+    assert "it starts anew" in heard.all()
+    assert_same_tensors(final_state(whole), final_state(root))
+
+
 def test_resume_anyway_counts_epochs_of_the_new_scans(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:

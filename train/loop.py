@@ -12,15 +12,14 @@ from cache.progress import Progress, Silent
 from cache.reader import CacheReader
 from train.assemble import Job, assemble
 from train.card import Card
-from train.checkpoint import Checkpoint, network_tensors, save_checkpoint
-from train.finetune import start_from_checkpoint
+from train.checkpoint import network_tensors, save_checkpoint
 from train.folder import RunFolder, newest_state, open_folder, save_state, write_text
 from train.input_statistics import input_statistics
 from train.journal import Journal
 from train.recipe import Recipe, to_toml
-from train.resume import require_same_run
+from train.resume import first_state, require_no_state_yet
 from train.schedule import is_out_of_patience
-from train.state import RunState, base_card, fresh_state, restore_state, state_card, state_tensors
+from train.state import RunState, base_card, state_card, state_tensors
 from train.step import optimizer_step, require_finite
 from train.stop import StopRequest, stop_requests
 from train.stream import BatchStream
@@ -108,32 +107,15 @@ def _prepared(
     """All that comes before the first step."""
     stored = newest_state(folder, progress) if resume else None
     if resume and stored is None:
+        require_no_state_yet(folder)
         progress.say("the run ended before its first checkpoint: it starts anew")
     job = assemble(reader, recipe, team, progress, is_resumed=stored is not None)
     card = base_card(job)
-    state = _first_state(job, stored, folder, card, progress=progress)
+    state = first_state(job, stored, folder, card, progress=progress)
     if team.is_first:
         # An override is for once: else the file, taken as a recipe, would override for ever.
         write_text(folder.settings, to_toml(replace(recipe, resume_anyway=False)))
     return _Loop(job, state, folder=folder, card=card, stop=stop, progress=progress)
-
-
-def _first_state(
-    job: Job, stored: Checkpoint | None, folder: RunFolder, card: Card, *, progress: Progress
-) -> RunState:
-    """Where the run begins: fresh, from another checkpoint's weights, or where it stopped."""
-    if stored is not None:
-        require_same_run(job, stored.card, folder)
-        state = restore_state(job, stored)
-        epoch, place = divmod(state.cursor, job.n_scans)
-        progress.say(f"resuming after {epoch} epochs and {place} of {job.n_scans} scans")
-        before, now = stored.card.provenance.get("world_size"), str(job.team.world)
-        if before != now:
-            progress.say(f"{before} processes before, {now} now: batches and steps are others")
-        return state
-    if job.recipe.start_from:
-        start_from_checkpoint(job.network, Path(job.recipe.start_from), card, progress)
-    return fresh_state(job)
 
 
 class _Loop:

@@ -1,17 +1,21 @@
-"""Which runs may go on: same data, same settings, or a person says so."""
+"""Where a run begins, and which may go on: same data, same settings, or a person says so."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from cache.errors import ConfigError
+from cache.errors import CheckpointError, ConfigError
+from cache.progress import Progress
 from cache.schema import DatasetInfo
 from train.assemble import Job
 from train.card import Card
+from train.checkpoint import Checkpoint
+from train.finetune import start_from_checkpoint
 from train.folder import RunFolder
 from train.recipe import Recipe, load_recipe
 from train.settings import to_plain
-from train.state import base_card
+from train.state import RunState, base_card, fresh_state, restore_state
 
 _FREE = (
     "name",
@@ -24,6 +28,29 @@ _FREE = (
     "log.",
 )
 """Settings that do not change what is computed."""
+
+
+def first_state(
+    job: Job, stored: Checkpoint | None, folder: RunFolder, card: Card, *, progress: Progress
+) -> RunState:
+    """Where the run begins: fresh, from another checkpoint's weights, or where it stopped.
+
+    Raises:
+        ConfigError: as `require_same_run`.
+        CheckpointError: the state or the other checkpoint does not fit.
+    """
+    if stored is not None:
+        require_same_run(job, stored.card, folder)
+        state = restore_state(job, stored)
+        epoch, place = divmod(state.cursor, job.n_scans)
+        progress.say(f"resuming after {epoch} epochs and {place} of {job.n_scans} scans")
+        before, now = stored.card.provenance.get("world_size"), str(job.team.world)
+        if before != now:
+            progress.say(f"{before} processes before, {now} now: batches and steps are others")
+        return state
+    if job.recipe.start_from:
+        start_from_checkpoint(job.network, Path(job.recipe.start_from), card, progress)
+    return fresh_state(job)
 
 
 def require_same_run(job: Job, card: Card, folder: RunFolder) -> None:
@@ -57,6 +84,20 @@ def require_same_run(job: Job, card: Card, folder: RunFolder) -> None:
         "the cache and the settings of that run (its settings.toml is a recipe), start a new run "
         "from its weights (start_from), or override with resume_anyway=true."
     )
+
+
+def require_no_state_yet(folder: RunFolder) -> None:
+    """Let a run without a state begin anew only if it was killed before its first one.
+
+    Raises:
+        CheckpointError: there was a state once.
+    """
+    if folder.best.exists():
+        raise CheckpointError(
+            f"{folder.last.parent}: neither {folder.last.name} nor {folder.previous.name} is "
+            f"there, so the run cannot go on. A new run may start from the weights of "
+            f"{folder.best.name} (start_from)."
+        )
 
 
 def data_differences(before: DatasetInfo, now: DatasetInfo) -> list[str]:
