@@ -1,7 +1,7 @@
 """The typed batch that networks take and the typed result that they return.
 
 Scans of a batch lie end to end with offsets: no padding, no list of tensors, no dict. Every object
-is frozen; `to` and `pin_memory` return new ones.
+is frozen; `to` returns a new one.
 """
 
 from __future__ import annotations
@@ -33,10 +33,6 @@ class TensorRecord:
     def to(self: T, device: torch.device | str, *, non_blocking: bool = False) -> T:
         """The same record on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self: T) -> T:
-        """The same record in page-locked memory."""
-        return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self: T, function: Callable[[Tensor], Tensor]) -> T:
         def convert(value: Any) -> Any:

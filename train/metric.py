@@ -16,28 +16,6 @@ from cache.schema import DatasetInfo
 ProtocolName = Literal["official", "seed"]
 
 
-class ConfusionMatrix:
-    """Counts points by (label, prediction), exactly, on a device; can be merged."""
-
-    counts: Tensor
-    """(C, C) int64: rows are labels, columns are predictions; 0 is ignored, or no prediction."""
-
-    def __init__(self, n_classes: int, device: torch.device) -> None:
-        self.counts = torch.zeros((n_classes, n_classes), dtype=torch.int64, device=device)
-
-    def update(self, labels: Tensor, predictions: Tensor) -> None:
-        """Count points; both (N,) training ids of any integer type."""
-        self.counts += count_pairs(labels, predictions, n_classes=len(self.counts))[0]
-
-    def merge(self, other: ConfusionMatrix) -> None:
-        """Add what another matrix counted, wherever it lies."""
-        self.counts += other.counts.to(self.counts.device)
-
-    def numpy(self) -> NDArray[np.int64]:
-        """The counts on the CPU."""
-        return self.counts.cpu().numpy()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """What a protocol reads from a confusion matrix."""
