@@ -51,9 +51,9 @@ class Console:
             from rich.progress import BarColumn, Progress, TextColumn
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[news]}"),
+                TextColumn("{task.fields[news]}", markup=False),
             )
             self._bars = Progress(*columns, console=RichConsole(stderr=True), transient=True)
             self._bars.start()

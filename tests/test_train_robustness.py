@@ -12,6 +12,7 @@ import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
 from nuscenes_files import NuscenesFolder
+from rich.console import Console
 from stub_network import StubNetwork, by_place
 from typer.testing import CliRunner
 
@@ -26,7 +27,7 @@ from train.checkpoint import build_from_card
 from train.metric import official_scores
 from train.robustness.folders import find_corrupted, set_name
 from train.robustness.published import robust_folders
-from train.robustness.report import remarks, report_json, summary_csv
+from train.robustness.report import remarks, report_json, report_tables, summary_csv
 from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES, robust_scores
 
 RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)
@@ -172,6 +173,11 @@ def test_fog_of_another_set_is_not_compared_with_robo3ds_baseline(stubbed, tmp_p
     assert report.scores.mrr == pytest.approx((fog + cutout) / 2 / clean)
     assert not report_json(report)["is_complete"]
     assert remarks(report)[0].startswith("no mCE")
+    (tmp_path / "set" / "cutout").rename(tmp_path / "set" / "[bold]cut")
+    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(*report_tables(report))
+    assert "[bold]cut" in screen.file.getvalue()
     fog_alone = robust_folders(stubbed[1], tmp_path / "set" / "fog", tmp_path / "out")
     assert fog_alone.set_name == "SemanticKITTI-C (Yan et al.)"
 

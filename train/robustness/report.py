@@ -16,7 +16,7 @@ from rich.text import Text
 from cache.files import replace_file
 from corruptions.registry import COLLECTION
 from train.metric import Scores
-from train.robustness.robo3d import CORRUPTIONS
+from train.robustness.robo3d import CORRUPTIONS, SEVERITIES
 from train.robustness.run import RobustReport, SetResult
 
 SUMMARY_FILE = "summary.csv"
@@ -130,13 +130,15 @@ def report_tables(report: RobustReport) -> tuple[Table | Text, ...]:
     )
     headers = ("corruption", "severity", "mIoU official", "mIoU seed", "accuracy official",
                "accuracy seed", "baseline mIoU", "scans")  # fmt: skip
-    for header in headers:
-        table.add_column(header, justify="left" if header in headers[:2] else "right")
+    table.add_column(headers[0], min_width=max(map(len, CORRUPTIONS)))
+    table.add_column(headers[1], min_width=max(map(len, SEVERITIES)))
+    for header in headers[2:]:
+        table.add_column(header, justify="right")
     for row in rows(report):
         is_whole = row["severity"] in ("", "mean")
         known = report.baseline.get(row["corruption"]) if is_whole else None
         table.add_row(
-            row["corruption"],
+            Text(row["corruption"]),  # a folder's name may look like markup
             row["severity"],
             f"{row['miou_official']:.1%}",
             f"{row['miou_seed']:.1%}",
