@@ -72,7 +72,8 @@ class PartialFiles:
         """Whether to read a file by ranges."""
         if path in self._whole:
             return False
-        if (self.reads_all and share > DENSE_SHARE) or os.path.exists(path):  # noqa: PTH110
+        is_dense = self.reads_all and share > DENSE_SHARE
+        if is_dense or not self._mirror.store.gives_ranges or os.path.exists(path):  # noqa: PTH110
             self._whole.add(path)
             return False
         self._in_parts.add(path)

@@ -337,6 +337,21 @@ def test_a_crop_of_one_scan_fetches_its_chunks_and_no_other_byte(
         assert [size for _, size in fetched] == [span.length]
 
 
+def test_a_server_without_ranges_is_asked_for_each_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = wide_cache(tmp_path, monkeypatch)
+    fetched = counted(monkeypatch)
+    memory = type(fsspec.filesystem("memory"))
+    real = memory.cat_file
+    monkeypatch.setattr(memory, "cat_file", lambda self, path, **more: real(self, path))
+    with CacheReader.open(root) as reader, CacheReader.open("memory://wide") as remote:
+        assert_same(reader, remote)
+    names = [name for name, _ in fetched]
+    others = [name for name in names if name != names[0]]  # the first answer tells
+    assert len(others) == len(set(others)) > 5
+
+
 def test_files_that_are_read_much_become_whole_and_nothing_is_fetched_thrice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
