@@ -76,9 +76,16 @@ class RayRunner:
         except RayTaskError as error:
             return TaskFailure(task=task, error=_cause(error))
         except RayError as error:
-            # The worker died more often than it is tried again: out of memory, or a lost node.
-            return TaskFailure(task=task, error=error)
+            return TaskFailure(task=task, error=self._lost(error))
         return result
+
+    def _lost(self, error: Exception) -> OSError:
+        """The worker died more often than it is tried again: out of memory, or a lost node."""
+        kind = " ".join(str(error).split())[:120] or type(error).__name__
+        return OSError(
+            f"its worker was lost in each of {self._max_retries + 1} attempts (killed, perhaps for "
+            f"lack of memory; Ray: {kind}). Run again with fewer --workers."
+        )
 
     def cancel(self) -> None:
         """Stop what is in flight; attempts that are cut off are never visible."""
