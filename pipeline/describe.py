@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cache.progress import format_bytes, format_seconds
-from pipeline.plan import FOLLOWS, NEW, PreparePlan
+from pipeline.plan import PreparePlan
 from pipeline.problem import Problem
+from pipeline.reasons import FOLLOWS, NEW
 from pipeline.summary import PrepareSummary
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,13 @@ from cache.manifest import Manifest, current_number, load_manifest, require_vers
 from cache.rows import ScanSources, ShardHeader, load_row
 from cache.schema import DatasetInfo
 from pipeline.jobs import ShardJob, camera_header, lidar_header, voxel_header
+from pipeline.reasons import FOLLOWS, NEW, difference, earlier_shards
 from pipeline.source import ScanSource
 from pipeline.source_index import SourceIndex
 
 _BYTES_PER_SCAN = {"lidar": 1_900_000, "camera": 700_000, "voxel": 550_000}
 _SECONDS_PER_SCAN = {"lidar": 0.02, "camera": 0.02, "voxel": 0.015}
 """CPU, of 120k-point scans; used until this cache has its own figures."""
-
-NEW = "new"
-FOLLOWS = "lidar runs again"
-"""Reasons that go without saying when `prepare` runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,22 +101,6 @@ def plan_prepare(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Earlier:
-    """A shard of the current generation."""
-
-    key: str
-    code_version: int
-    profile: str
-    parameters: Any
-    input_key: str
-    inputs: str
-    """JSON; parsed only where it differs."""
-    failed: frozenset[str]
-    bytes_per_scan: float
-    seconds_per_scan: float
-
-
 class _Planner:
     def __init__(
         self,
@@ -139,7 +119,7 @@ class _Planner:
         self._committed = (
             {stage: _committed(layout, stage) for stage in STAGES} if far is None else far.committed
         )
-        self._earlier = {} if manifest is None else _earlier(manifest)
+        self._earlier = {} if manifest is None else earlier_shards(manifest)
         self._sequence_of = {} if manifest is None else _sequences(manifest)
         self._index = SourceIndex()
         if manifest is not None:
@@ -243,7 +223,7 @@ class _Planner:
 
     def _reason(self, header: ShardHeader, job: ShardJob) -> str:
         earlier = self._earlier.get((header.stage, job.shard))
-        return NEW if earlier is None else _difference(earlier, header)
+        return NEW if earlier is None else difference(earlier, header)
 
     def _task(self, stage: str, job: ShardJob, reason: str) -> PlannedTask:
         similar = [e for (s, _), e in self._earlier.items() if s == stage][:100]
@@ -262,55 +242,6 @@ class _Planner:
             nbytes=round(per_scan[0] * len(job.scans)),
             seconds=per_scan[1] * len(job.scans),
         )
-
-
-def _difference(earlier: _Earlier, header: ShardHeader) -> str:
-    """Why a shard of the last generation does not serve, in words."""
-    wanted = json.loads(json.dumps(header.parameters))
-    names = {*wanted, *earlier.parameters}
-    changed = [
-        _change(n, earlier.parameters.get(n), wanted.get(n))
-        for n in sorted(names)
-        if wanted.get(n) != earlier.parameters.get(n)
-    ]
-    facts = (
-        (earlier.key == header.key, "the shard or its commit record is missing"),
-        (
-            earlier.code_version != header.code_version,
-            f"code version {earlier.code_version} -> {header.code_version}",
-        ),
-        (earlier.profile != header.profile, f"profile {earlier.profile} -> {header.profile}"),
-        (bool(changed), ", ".join(changed)),
-        (
-            header.stage != "lidar" and earlier.input_key != header.inputs.get("lidar"),
-            "lidar changed",
-        ),
-    )
-    return next((text for holds, text in facts if holds), "") or _scan_difference(
-        json.loads(earlier.inputs), json.loads(json.dumps(header.inputs))
-    )
-
-
-def _change(name: str, before: Any, now: Any) -> str:
-    """A parameter's two values, if they are short."""
-    values = f"{json.dumps(before)} -> {json.dumps(now)}"
-    return f"{name} {values}" if len(values) < 40 else f"{name} changed"
-
-
-def _scan_difference(earlier: Any, wanted: Any) -> str:
-    """Which scans came, went or have other files or numbers, from the inputs of two keys."""
-    before, now = ({scan[0]: scan for scan in inputs["scans"]} for inputs in (earlier, wanted))
-    facts = (
-        ("added", [i for i in now if i not in before]),
-        ("removed", [i for i in before if i not in now]),
-        ("changed", [i for i in now if i in before and now[i] != before[i]]),
-    )
-    words = [f"{what} {_first_of(ids)}" for what, ids in facts if ids]
-    return f"scans {', '.join(words)}" if words else "order of scans changed"
-
-
-def _first_of(ids: Sequence[str]) -> str:
-    return ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
 
 
 def _all_known(sources: Sequence[ScanSources | None]) -> list[ScanSources] | None:
@@ -332,23 +263,6 @@ def _names(layout: Layout, folder: str, pattern: Any) -> set[str]:
     if not place.is_dir():
         return set()
     return {entry.name.split(".")[0] for entry in place.iterdir() if pattern.fullmatch(entry.name)}
-
-
-def _earlier(manifest: Manifest) -> dict[tuple[str, int], _Earlier]:
-    return {
-        (row["stage"], row["shard"]): _Earlier(
-            key=row["key"],
-            code_version=row["code_version"],
-            profile=row["profile"],
-            parameters=json.loads(row["parameters"]),
-            input_key=row["input_key"],
-            inputs=row["inputs"],
-            failed=frozenset(scan["scan_id"] for scan in json.loads(row["failed"])["scans"]),
-            bytes_per_scan=row["bytes"] / max(1, row["scans"]),
-            seconds_per_scan=row["seconds"] / max(1, row["scans"]),
-        )
-        for row in manifest.tables.shards.to_pylist()
-    }
 
 
 def _sequences(manifest: Manifest) -> dict[int, str]:

@@ -96,7 +96,7 @@ def test_s3_gives_what_the_folder_gives(
     }.items():
         monkeypatch.setenv(name, value)
     fs = fsspec.filesystem("s3", skip_instance_cache=True)
-    fs.mkdir("bucket")
+    fs.makedirs("bucket", exist_ok=True)
     fs.put(str(local) + "/", "bucket/some/prefix/", recursive=True)
     with (
         CacheReader.open("s3://bucket/some/prefix") as remote,
