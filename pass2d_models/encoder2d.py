@@ -6,6 +6,7 @@ pixels. That is a look-up at (row // k, col // k) in the small map, so nothing i
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,6 +17,9 @@ from cache.errors import CheckpointError, ShapeError
 STRIDES = (2, 4, 4, 4)
 """Image pixels per pixel of each decoder's map, for the scales 2, 4, 8 and 16."""
 SIDE_MULTIPLE = 16
+_LOWEST_HALF_PX = 48
+"""Lower pictures are computed in float32 on a CPU: with bfloat16 oneDNN leaves parts of the weight
+gradient of a 7x7 layer unwritten where the map has fewer than three rows (seen with torch 2.11)."""
 
 
 def check_images(images: Tensor) -> None:
@@ -79,6 +83,12 @@ class Encoder2D(nn.Module):
         Returns:
             Four maps (I, H_c, H / k, W / k) with k of `STRIDES`.
         """
+        is_bad = images.device.type == "cpu" and images.shape[2] < _LOWEST_HALF_PX
+        full_precision = torch.autocast("cpu", enabled=False) if is_bad else nullcontext()
+        with full_precision:
+            return self._maps(images)
+
+    def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
         net = self.backbone
         x = images.contiguous(memory_format=torch.channels_last)
         x = net.maxpool(net.relu(net.bn1(net.conv1(x))))

@@ -60,10 +60,10 @@ def made_up_batch(*scans: torch.Tensor, seen_per_scan: int = 50) -> PointBatch:
         offsets=offsets,
         labels=torch.randint(N_CLASSES, (n,), generator=generator),
         images=ImageBatch(
-            images=torch.randn(len(scans), 3, 32, 48, generator=generator),
+            images=torch.randn(len(scans), 3, 48, 48, generator=generator),
             image_index=torch.arange(len(scans)).repeat_interleave(seen_per_scan),
             pixel_rc=torch.stack(
-                [torch.randint(32, (n_seen,)), torch.randint(48, (n_seen,))], dim=1
+                [torch.randint(48, (n_seen,)), torch.randint(48, (n_seen,))], dim=1
             ),
             point_index=starts + within,
         ),
@@ -369,3 +369,20 @@ def test_forward_and_losses_never_wait_for_the_gpu() -> None:
         compute_loss(network(prepared), prepared, config=LossConfig()).total.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("height", "is_exact"), [(16, True), (32, True), (48, False)])
+def test_low_pictures_are_computed_in_full_precision_on_a_cpu(height: int, is_exact: bool) -> None:
+    """In bfloat16 the gradients of their smallest maps, of one or two rows, would be garbage."""
+    torch.manual_seed(0)
+    encoder = Encoder2D(8)
+    images = torch.randn(1, 3, height, 48)
+    gradients = []
+    for is_half in (False, True):
+        encoder.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half):
+            maps = encoder(images)
+        sum(feature_map.float().square().sum() for feature_map in maps).backward()
+        gradients.append(encoder.decoders[3][0].weight.grad.clone())
+    assert torch.isfinite(gradients[1]).all()
+    assert torch.equal(*gradients) == is_exact
