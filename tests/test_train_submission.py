@@ -307,6 +307,11 @@ def test_a_gap_in_the_frames_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_split_that_nobody_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--split 'tset': .* has train, val, test"):
+        verify_submission(zipped(tmp_path / "s.zip", entries()), [RULES], split="tset")
+
+
 def test_instance_ids_in_the_high_half_are_legal(tmp_path: Path) -> None:
     content = {**entries(), FIRST: np.array([40 | 7 << 16], "<u4").tobytes()}
     assert verify_submission(zipped(tmp_path / "s.zip", content), [RULES]).is_sound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -121,3 +121,19 @@ def parse_entry(name: str) -> EntryName | None:
     if match := _NUSCENES_ENTRY.fullmatch(name):
         return EntryName(kind="nuscenes", group=match[1], scan=match[2])
     return None
+
+
+def no_predictions(foreign: Sequence[str]) -> str:
+    """What a zip without prediction files looks like instead."""
+    for name in foreign:
+        inner = name.split("/", 1)[-1]
+        if parse_entry(inner) is not None:
+            return (
+                f"everything lies below {name.split('/', 1)[0]}/: zip what is in that folder, "
+                "not the folder"
+            )
+    shown = ", ".join(foreign[:3]) or "nothing"
+    return (
+        f"no prediction files (found {shown}); expected sequences/NN/predictions/NNNNNN.label "
+        "or lidarseg/SPLIT/TOKEN_lidarseg.bin"
+    )

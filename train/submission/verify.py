@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DataError
+from cache.errors import ConfigError, DataError
 from cache.progress import Progress, Silent
 from train.submission.benchmark import (
     DESCRIPTION_FILE,
     META_KEYS,
     Benchmark,
     EntryName,
+    no_predictions,
     parse_entry,
 )
 from train.submission.contents import check_predictions, count_points, read_text
@@ -68,6 +69,7 @@ def verify_submission(
 
     Raises:
         DataError: No such file, or no readable zip.
+        ConfigError: SemanticKITTI has no such split.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -153,7 +155,7 @@ class _Check:
             elif not info.is_dir():
                 foreign.append(info.filename)
         if not kinds:
-            self._problem(_no_predictions(foreign))
+            self._problem(no_predictions(foreign))
             return None
         kind = kinds.most_common(1)[0][0]
         foreign += [name for name, (_, entry) in self._files.items() if entry.kind != kind]
@@ -179,13 +181,17 @@ class _Check:
                 if entry.group != self._split:
                     self._problem(f"{name}: another split than {self._split}")
             return
+        if self._split not in benchmark.splits:
+            raise ConfigError(
+                f"--split {self._split!r}: {benchmark.info.name} has {', '.join(benchmark.splits)}"
+            )
         if any(info.filename == DESCRIPTION_FILE for info in self._infos):
             self._text(DESCRIPTION_FILE)
         self._require_folders()
         by_sequence = Counter(entry.group for _, entry in self._files.values())
-        wanted = benchmark.splits.get(self._split, ())
+        wanted = benchmark.splits[self._split]
         for sequence in sorted(by_sequence):
-            if wanted and sequence not in wanted:
+            if sequence not in wanted:
                 self._problem(
                     f"sequences/{sequence}: is not of split {self._split} "
                     f"({wanted[0]} to {wanted[-1]})"
@@ -280,19 +286,3 @@ class _Check:
         line = f"{self._path.name}: {text}"
         # Names in a zip are anybody's: no line breaks, nothing that a terminal would obey.
         self._problems.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
-
-
-def _no_predictions(foreign: Sequence[str]) -> str:
-    """Say what it looks like instead."""
-    for name in foreign:
-        inner = name.split("/", 1)[-1]
-        if parse_entry(inner) is not None:
-            return (
-                f"everything lies below {name.split('/', 1)[0]}/: zip what is in that folder, "
-                "not the folder"
-            )
-    shown = ", ".join(foreign[:3]) or "nothing"
-    return (
-        f"no prediction files (found {shown}); expected sequences/NN/predictions/NNNNNN.label "
-        "or lidarseg/SPLIT/TOKEN_lidarseg.bin"
-    )
