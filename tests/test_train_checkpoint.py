@@ -133,6 +133,11 @@ def test_a_newer_format_says_update(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_checkpoint(path)
 
 
+def test_a_folder_is_told_which_of_its_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a folder.*checkpoints/best\.safetensors"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"gone\.safetensors: no such checkpoint"):
         load_checkpoint(tmp_path / "gone.safetensors")

@@ -213,6 +213,11 @@ def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -
 
 
 def _read_header(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path}: a folder, where a checkpoint file is expected; of a run it is "
+            "checkpoints/best.safetensors in its folder"
+        )
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:

@@ -28,7 +28,7 @@ def report_tables(report: EvalReport) -> tuple[Table | Text, ...]:
         _table("scores", *score_rows(report)),
         _table("IoU per class in percent", *class_rows(report), colors=_colors(report)),
         _table("by range (official, classes that occur there)", *range_rows(report)),
-        _table("scans (official, classes that occur there)", *scan_rows(report)),
+        _table("scans, the worst first (official, classes that occur there)", *scan_rows(report)),
         *(Text(line) for line in remarks(report)),
     )
 
@@ -79,7 +79,9 @@ def write_html(report: EvalReport, path: Path) -> None:
         section("Scores", table(*score_rows(report)), notes(remarks(report))),
         section("IoU per class in percent", table(header, named)),
         section("By range (official, classes that occur there)", table(*range_rows(report))),
-        section("Scans (official, classes that occur there)", table(*scan_rows(report))),
+        section(
+            "Scans, the worst first (official, classes that occur there)", table(*scan_rows(report))
+        ),
         section("Confusion", picture(png.getvalue(), alt="Which class is taken for which")),
     ]
     title = f"pass2d: {report.info.name} {report.split}"
