@@ -13,10 +13,34 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import ConfigError
 from cache.progress import Progress
+from train.assemble import Job
 from train.folder import RunFolder, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+def introduction(job: Job, folder: RunFolder, cursor: int) -> list[str]:
+    """The lines with which a run tells what it is; ``cursor``: scans seen before."""
+    trained, shipped = (job.network.n_parameters(inference_only=b) for b in (False, True))
+    lines = [
+        f"{job.recipe.name}: {job.network.kind} with {shipped / 1e6:.2f} M parameters "
+        f"({trained / 1e6:.2f} M while training) on {job.team.device}"
+        + (f" and {job.team.world - 1} more" if job.team.world > 1 else "")
+        + f"; {job.n_scans} training and {len(job.val_positions)} validation scans; "
+        f"run folder {folder.root}"
+    ]
+    source = getattr(job.network, "image_weights_from", None)
+    # What another run's checkpoint gave, and what not, is said where it is read.
+    is_fresh = cursor == 0 and not job.recipe.start_from
+    if source is not None and job.network.needs_images and is_fresh:
+        lines.append(
+            f"the 2D branch starts from {source}"
+            if source
+            else "the 2D branch starts from random values; ImageNet weights of ResNet-34 help "
+            "(network.settings.image_weights names a file)"
+        )
+    return lines
 
 
 class Journal:

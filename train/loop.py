@@ -15,7 +15,7 @@ from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
 from train.folder import RunFolder, newest_state, open_folder, save_state, write_text
 from train.input_statistics import input_statistics
-from train.journal import Journal
+from train.journal import Journal, introduction
 from train.recipe import Recipe, to_toml
 from train.resume import first_state, require_no_state_yet
 from train.schedule import is_out_of_patience
@@ -159,7 +159,8 @@ class _Loop:
     def run(self) -> TrainResult:
         """Train to the end, or until someone asks to stop."""
         try:
-            self._introduce()
+            for line in introduction(self._job, self._folder, self._state.cursor):
+                self._progress.say(line)
             stopped_by = self._epochs()
             if not self._state.validated:
                 self._export_last()
@@ -271,25 +272,6 @@ class _Loop:
             self._announced_epoch = epoch
             title = f"train, epoch {epoch + 1}/{job.recipe.epochs}"
             self._progress.start(title, total=job.n_scans - place, unit="scans")
-
-    def _introduce(self) -> None:
-        job = self._job
-        trained, shipped = (job.network.n_parameters(inference_only=b) for b in (False, True))
-        self._progress.say(
-            f"{job.recipe.name}: {job.network.kind} with {shipped / 1e6:.2f} M parameters "
-            f"({trained / 1e6:.2f} M while training) on {job.team.device}"
-            + (f" and {job.team.world - 1} more" if job.team.world > 1 else "")
-            + f"; {job.n_scans} training and {len(job.val_positions)} validation scans; "
-            f"run folder {self._folder.root}"
-        )
-        source = getattr(job.network, "image_weights_from", None)
-        if source is not None and job.network.needs_images and not self._state.cursor:
-            self._progress.say(
-                f"the 2D branch starts from {source}"
-                if source
-                else "the 2D branch starts from random values; ImageNet weights of ResNet-34 help "
-                "(network.settings.image_weights names a file)"
-            )
 
     def _result(self, stopped_by: str) -> TrainResult:
         job, state = self._job, self._state
