@@ -151,7 +151,7 @@ def test_a_missing_scan_is_an_error_here_not_on_the_server(stubbed, scans, tmp_p
     assert not summary.is_complete
     assert "server will refuse it" in " ".join(summary.notes)
     problems = verify_submission(out, [rules]).problems
-    assert problems == ("s.zip: sequences/12: 3 prediction files, expected 4",)
+    assert problems == ("s.zip: sequences/12: 3 prediction files, expected 4; missing: 000003",)
 
 
 def test_a_missing_sequence_is_named(stubbed, scans, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def without(name: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (without(LAST), "sequences/12: 2 prediction files, expected 3"),
+        (without(LAST), "sequences/12: 2 prediction files, expected 3; missing: 000002"),
         (without("sequences/11/"), "sequences/11/: no entry for the folder itself"),
         ({**entries(), FIRST: b"\0" * 42}, f"{FIRST}: 42 bytes, expected 4 per point"),
         ({**entries(), FIRST: b""}, f"{FIRST}: 0 bytes, expected 4 per point"),
@@ -303,7 +303,8 @@ def test_a_gap_in_the_frames_is_named(tmp_path: Path) -> None:
     content = {**without(FIRST), "sequences/11/predictions/000003.label": b"\x28\0\0\0"}
     report = verify_submission(zipped(tmp_path / "s.zip", content), [RULES])
     assert report.problems == (
-        "s.zip: sequences/11: 3 files, but the last is 000003.label: frames are missing",
+        "s.zip: sequences/11: 3 prediction files, expected 3; missing: 000000; "
+        "no such scan: 000003",
     )
 
 
@@ -525,7 +526,8 @@ def test_command_checks_zips_and_says_what_it_needs(scans, tmp_path: Path) -> No
     assert result.exit_code == 1  # two sequences of eleven, three scans each
     report = json.loads(result.stdout)
     assert report["benchmark"] == "semantickitti"
-    assert "s.zip: sequences/11: 3 prediction files, expected 921" in report["problems"]
+    wanted = "3 prediction files, expected 921; missing: 000003, 000004, 000005 and 915 more"
+    assert f"s.zip: sequences/11: {wanted}" in report["problems"]
     result = runner.invoke(app, ["submit", "--verify", str(path), "--allow-partial"])
     assert result.exit_code == 0
     assert "sound" in result.output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,23 +198,20 @@ class _Check:
                 )
         if self._allow_partial:
             return
-        for sequence in wanted:
-            found, official = by_sequence[sequence], benchmark.scan_counts.get(sequence)
-            if official is not None and found != official:
-                self._problem(
-                    f"sequences/{sequence}: {found} prediction files, expected {official}"
-                )
-        self._require_numbering(by_sequence)
+        for sequence in sorted({*wanted, *by_sequence}):
+            self._require_frames(sequence, benchmark.scan_counts.get(sequence))
 
-    def _require_numbering(self, by_sequence: Mapping[str, int]) -> None:
-        """Frames count from 0 without gaps, as the scans do."""
-        for sequence, count in by_sequence.items():
-            last = max(int(e.scan) for _, e in self._files.values() if e.group == sequence)
-            if last != count - 1:
-                self._problem(
-                    f"sequences/{sequence}: {count} files, but the last is {last:06d}.label: "
-                    "frames are missing"
-                )
+    def _require_frames(self, sequence: str, official: int | None) -> None:
+        """Frames count from 0 without gaps, as the scans do, and to the official number."""
+        frames = {int(entry.scan) for _, entry in self._files.values() if entry.group == sequence}
+        whole = set(range(max(frames, default=-1) + 1 if official is None else official))
+        wrong = [("missing", whole - frames), ("no such scan", frames - whole)]
+        details = "".join(f"; {what}: {_some_frames(which)}" for what, which in wrong if which)
+        if details:
+            self._problem(
+                f"sequences/{sequence}: {len(frames)} prediction files, expected {len(whole)}"
+                f"{details}"
+            )
 
     def _require_folders(self) -> None:
         """The server looks for the folders themselves, not only for what lies in them."""
@@ -286,3 +283,8 @@ class _Check:
         line = f"{self._path.name}: {text}"
         # Names in a zip are anybody's: no line breaks, nothing that a terminal would obey.
         self._problems.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+
+
+def _some_frames(frames: Collection[int]) -> str:
+    named = ", ".join(f"{frame:06d}" for frame in sorted(frames)[:3])
+    return named + (f" and {len(frames) - 3:,} more" if len(frames) > 3 else "")
