@@ -49,10 +49,8 @@ def dataset_root(cache_root: Path, dataset: str | None) -> Path:
         # The clean one is meant, even if it is its dataset.json that was lost.
         return clean if corruption and (clean / "manifest").is_dir() else root
     except CacheError:
-        wanted = cache_root if dataset is None else cache_root / dataset
-        found = [wanted] if (wanted / "manifest").is_dir() else list(cache_root.glob("*/manifest"))
-        if dataset is None and len(found) == 1:
-            return found[0].parent if found[0].name == "manifest" else found[0]
-        if dataset is not None and (wanted / "manifest").is_dir():
-            return wanted
+        folders = [cache_root / dataset] if dataset else [cache_root, *cache_root.glob("*")]
+        found = [f for f in folders if (f / "manifest").is_dir() and corruption_of(f) is None]
+        if len(found) == 1:
+            return found[0]
         raise

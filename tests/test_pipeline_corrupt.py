@@ -313,10 +313,12 @@ def test_the_clean_data_set_is_meant_where_there_is_one(tmp_path: Path) -> None:
         CacheReader.open(tmp_path)
 
 
-def test_the_clean_data_set_is_repaired_though_a_corrupted_one_alone_is_whole(
-    tmp_path: Path,
+@pytest.mark.parametrize("corrupted", [["fog-heavy"], ["fog-heavy", "fog-light"]])
+def test_the_clean_data_set_is_repaired_though_corrupted_ones_alone_are_whole(
+    tmp_path: Path, corrupted: list[str]
 ) -> None:
-    write_sample_cache(tmp_path, n_scans=1, info=corrupted_info("semkitti-fog-heavy"))
+    for name in corrupted:
+        write_sample_cache(tmp_path, n_scans=1, info=corrupted_info(f"semkitti-{name}"))
     write_sample_cache(tmp_path, n_scans=1)
     text = (tmp_path / "semkitti/dataset.json").read_bytes()
     (tmp_path / "semkitti/dataset.json").unlink()
