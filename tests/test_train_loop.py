@@ -30,6 +30,7 @@ from cache.schema import DatasetInfo
 from pass2d_models.network import Segmentation
 from train.assemble import assemble
 from train.checkpoint import load_checkpoint, network_from_checkpoint
+from train.folder import RunFolder, only_run_in
 from train.loop import run
 from train.losses import LossTerms
 from train.recipe import NetworkChoice, Recipe, load_recipe
@@ -274,6 +275,19 @@ def test_resuming_with_other_settings_or_data_is_refused(
         write_sample_cache(other, n_scans=3, sequences=("00", "01", "08"), n_points=300, **options)
         with pytest.raises(ConfigError, match=f"{message}.*resume_anyway=true"):
             run(other, tiny_recipe(), run_root=root, resume=True)
+
+
+def test_two_runs_never_work_in_one_folder(data: Path, whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    heard = Heard()
+    with (
+        only_run_in(RunFolder(root=root), Team(device=torch.device("cpu"))),
+        pytest.raises(ConfigError, match="another run is at work in this folder"),
+    ):
+        run(data, tiny_recipe(), run_root=root, resume=True, progress=heard)
+    assert heard.lines == []
+    assert run(data, tiny_recipe(), run_root=root, resume=True).is_complete
 
 
 def test_without_a_state_only_the_run_that_had_none_begins_anew(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,14 +81,39 @@ def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
         )
     try:
         folder.last.parent.mkdir(parents=True, exist_ok=True)
-        if team.is_first:
-            for pattern in (".*.tmp", ".tmp*"):  # the second are safetensors' own
-                for left_by_a_kill in folder.last.parent.glob(pattern):
-                    left_by_a_kill.unlink()
     except OSError as error:
         raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
     team.wait()
     return folder
+
+
+@contextmanager
+def only_run_in(folder: RunFolder, team: Team) -> Iterator[None]:
+    """Keep a second run out of a folder meanwhile; the end of the process, too, gives it free.
+
+    Raises:
+        ConfigError: another run is at work there.
+    """
+    if not team.is_first:
+        yield
+        return
+    descriptor = os.open(folder.root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder.root}: another run is at work in this folder. Wait until it has ended, "
+                "or choose another folder."
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        for pattern in (".*.tmp", ".tmp*"):  # the second are safetensors' own
+            for left_by_a_kill in folder.last.parent.glob(pattern):
+                left_by_a_kill.unlink()
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

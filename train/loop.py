@@ -13,7 +13,14 @@ from cache.reader import CacheReader
 from train.assemble import Job, assemble
 from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
-from train.folder import RunFolder, newest_state, open_folder, save_state, write_text
+from train.folder import (
+    RunFolder,
+    newest_state,
+    only_run_in,
+    open_folder,
+    save_state,
+    write_text,
+)
 from train.input_statistics import input_statistics
 from train.journal import Journal, introduction
 from train.recipe import Recipe, to_toml
@@ -87,11 +94,12 @@ def run(
     ):
         heard = progress if progress is not None and team.is_first else Silent()
         folder = open_folder(run_root, resume=resume, team=team)
-        with stop.raising():  # so far nothing would be lost
-            loop = _prepared(
-                reader, recipe, team, folder=folder, stop=stop, progress=heard, resume=resume
-            )
-        return loop.run()
+        with only_run_in(folder, team):
+            with stop.raising():  # so far nothing would be lost
+                loop = _prepared(
+                    reader, recipe, team, folder=folder, stop=stop, progress=heard, resume=resume
+                )
+            return loop.run()
 
 
 def _prepared(
