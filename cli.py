@@ -136,10 +136,15 @@ def _has_threads_in_the_way(code: int) -> bool:
     """Whether destroying the interpreter could abort the process, or take a minute.
 
     After Ctrl-C threads may still wait for a store that does not answer, and those of Ray crash;
-    gloo's when they let go of a last tensor just then (github.com/pytorch/pytorch/pull/179291).
+    gloo's when they let go of a last tensor just then (github.com/pytorch/pytorch/pull/179291);
+    Rerun's wait for a file that cannot be written.
     """
     is_one_of_many = os.environ.get("WORLD_SIZE", "1") != "1"
-    return code in (INTERRUPTED, TERMINATED) or ("torch" in sys.modules and is_one_of_many)
+    return (
+        code in (INTERRUPTED, TERMINATED)
+        or (code != 0 and "rerun" in sys.modules)
+        or ("torch" in sys.modules and is_one_of_many)
+    )
 
 
 def _leave_at_once(code: int) -> None:

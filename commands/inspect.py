@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -112,5 +113,7 @@ def _datasets(place: str, dataset: str | None) -> list[str | None]:
         return [dataset]
     folders = dataset_folders(Path(place))
     if not folders and (found := sorted(Path(place).glob("checkpoints/*.safetensors"))):
-        raise CacheError(f"{place}: a run's folder, no cache. Try: pass2d inspect {found[0]}")
+        raise CacheError(
+            f"{place}: a run's folder, no cache. Try: pass2d inspect {quote(str(found[0]))}"
+        )
     return [folder.name for folder in folders] if len(folders) > 1 else [None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from cli import app
 from train.viewing.recording import recording
 from train.viewing.scan import ViewItem, ViewScan, ViewSet, one_sequence, with_prediction
 
+PROJECT = str(Path(__file__).resolve().parents[1])
 SET = ViewSet(title="x", table=sample_info().labels, signal_name="remission", n_cameras=1, items=())
 
 
@@ -137,6 +139,28 @@ def test_file_that_is_not_completed_leaves_nothing(tmp_path: Path) -> None:
         recording(SET, [item(0)], tmp_path / "no" / "x.rrd"),
     ):
         pass
+
+
+def test_full_disk_is_one_line_and_no_hang(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    write_sample_cache(tmp_path / "cache", n_scans=3, sequences=("08",), n_points=3000)
+    code = (
+        "import resource, signal, sys, cli, train.viewing.recording as recording\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a full disk\n"
+        "recording.FLUSH_S = recording.FOOTER_S = 0.2\n"
+        "sys.argv[1:] = ['view', '--cache', 'cache', '--save', 'x.rrd', '--scans', ':']\n"
+        "cli.main()"
+    )
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {PROJECT!r})\n{code}"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {tmp_path / 'x.rrd'}: the recording could not be written")
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["cache"]
 
 
 def test_window_without_a_display_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

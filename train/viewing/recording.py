@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ COLORINGS = ("ground_truth", "prediction", "error", "confidence", "signal", "hei
 """Names of the entities below ``world/`` and below each camera."""
 RADIUS_M = 0.04
 JPEG_QUALITY = 90
+FLUSH_S = 5.0
+"""After so long without a byte more Rerun's writer has given up: a full disk ends it silently."""
+FOOTER_S = 60.0
+"""What is left to write when all scans are in the file."""
 NEEDS_NOTHING = "--html FILE and --png FOLDER need nothing more"
 
 
@@ -73,8 +78,8 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
             aside.touch()  # Rerun would only warn that it cannot write
             stream.save(aside)
             yield log
-            stream.flush()
-            stream.disconnect()
+            _flush(stream, aside)
+            _disconnect(rr, stream, patience_s=FOOTER_S)
             _require_whole(rr, aside)
     except OSError as error:
         raise DataError(
@@ -82,7 +87,7 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
             "Does its folder exist, is it writable, is the disk full?"
         ) from error
     finally:
-        stream.disconnect()
+        _disconnect(rr, stream, patience_s=FLUSH_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +228,34 @@ def _require_display() -> None:
             "no display for Rerun's window here: --save FILE.rrd writes a recording to open "
             f"elsewhere; {NEEDS_NOTHING}"
         )
+
+
+def _flush(stream: Any, path: Path) -> None:
+    """Wait until all is in the file: for ever, but not when Rerun's writer has given up.
+
+    Raises:
+        OSError: It has: nothing more comes.
+    """
+    before = -1
+    while (size := path.stat().st_size) > before:
+        before = size
+        try:
+            stream.flush(timeout_sec=FLUSH_S)
+        except TypeError:  # an older Rerun
+            stream.flush()
+        except RuntimeError:
+            continue
+        return
+    raise OSError(None, "Rerun stopped writing")
+
+
+def _disconnect(rr: ModuleType, stream: Any, *, patience_s: float) -> None:
+    """Close the file; a writer that has given up would be waited for without end."""
+    closing = threading.Thread(target=stream.disconnect, daemon=True)
+    closing.start()
+    closing.join(patience_s)
+    if closing.is_alive():
+        rr.unregister_shutdown()  # it would wait, too
 
 
 def _require_whole(rr: ModuleType, path: Path) -> None:
