@@ -135,10 +135,11 @@ def test_a_state_that_a_kill_kept_from_its_name_is_the_newest(
     (checkpoints / "last.safetensors").rename(checkpoints / "next.safetensors")
     (checkpoints / "previous.safetensors").write_bytes(b"")
     (checkpoints / ".tmpAb3dE6").write_bytes(b"what safetensors had begun")
+    (root / ".settings.toml.1-1.tmp").write_text("epochs")
     heard = Heard()
     run(data, tiny_recipe(), run_root=root, resume=True, progress=heard)
     assert "resuming after 2 epochs" in heard.all()
-    assert not list(checkpoints.glob(".*"))
+    assert not list(root.rglob(".*"))
 
 
 def run_until_killed(data: Path, run_root: Path, place: str, count: int) -> None:

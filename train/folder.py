@@ -108,8 +108,8 @@ def only_run_in(folder: RunFolder, team: Team) -> Iterator[None]:
             ) from error
         except OSError:
             pass  # a file system without locks
-        for pattern in (".*.tmp", ".tmp*"):  # the second are safetensors' own
-            for left_by_a_kill in folder.last.parent.glob(pattern):
+        for pattern in (".*.tmp", "checkpoints/.*.tmp", "checkpoints/.tmp*"):  # safetensors' last
+            for left_by_a_kill in folder.root.glob(pattern):
                 left_by_a_kill.unlink()
         yield
     finally:
