@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -170,6 +171,31 @@ def test_window_without_a_display_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(ConfigError, match="--save"), recording(SET, [item(0)], None):
         pass
+
+
+@pytest.mark.parametrize("failing", ["spawn", "flush"])
+def test_window_that_does_not_open_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    rr = pytest.importorskip("rerun")
+
+    class Stream(rr.RecordingStream):
+        def spawn(self) -> None:
+            if failing == "spawn":
+                raise RuntimeError("no\nviewer")
+
+        def flush(self) -> None:
+            raise RuntimeError("no\nviewer")
+
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.setattr(rr, "RecordingStream", Stream)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    with (
+        pytest.raises(ConfigError, match=r"\(no viewer\)\. --save"),
+        recording(SET, [item(0)], None),
+    ):
+        pass
+    assert str(Path(sys.executable).parent) in os.environ["PATH"].split(os.pathsep)
 
 
 def test_without_rerun_one_line_names_the_command_and_what_needs_nothing(

@@ -69,9 +69,15 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
     log = Recording(rr, stream, of, is_one_sequence=is_one)
     if save is None:
         _require_display()
-        stream.spawn()
+        # The viewer lies beside the Python that runs, whether that is on the PATH or not.
+        os.environ["PATH"] = (
+            f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        )
+        with _viewer_errors():
+            stream.spawn()
         yield log
-        stream.flush()
+        with _viewer_errors():
+            stream.flush()
         return
     try:
         with whole_file(save) as aside:
@@ -228,6 +234,18 @@ def _require_display() -> None:
             "no display for Rerun's window here: --save FILE.rrd writes a recording to open "
             f"elsewhere; {NEEDS_NOTHING}"
         )
+
+
+@contextmanager
+def _viewer_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"Rerun's viewer does not start or was closed ({reason}). --save FILE.rrd writes a "
+            f"recording; {NEEDS_NOTHING}."
+        ) from error
 
 
 def _flush(stream: Any, path: Path) -> None:
