@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,8 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("epochs", "expected KEY=VALUE"),
         ("optimizer.learning_rate=nan", "learning_rate: expected a finite number, got nan"),
         ("optimizer.betas=[0.9, 1.5]", "betas must be at least 0 and below 1, got [0.9, 1.5]"),
+        ("start_from=caf\udce9", r"start_from: expected text without control characters"),
+        ("name=a\rb", "expected text without control characters, got 'a\\\\rb'"),
         ("seed=99999999999999999999", "seed must lie in 0..9223372036854775807"),
         ("torch_threads=1000000", "torch_threads must lie in 0..1024"),
         ("network.settings.hidden=big", "'hidden' must be a whole number, got 'big'"),
@@ -201,6 +204,13 @@ def test_a_file_named_like_a_recipe_may_change_it(tmp_path: Path) -> None:
     path.write_text('extends = "baseline.toml"\n')
     with pytest.raises(ConfigError, match="extends itself"):
         load_recipe(str(path))
+
+
+def test_a_recipe_file_may_have_a_mark_or_a_name_of_any_bytes(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.toml")
+    path.write_bytes(b'\xef\xbb\xbfextends = "baseline"\n')
+    recipe = load_recipe(str(path))
+    assert recipe == replace(load_recipe("baseline"), name="caf?")
 
 
 def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:

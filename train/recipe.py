@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from train.schedule import ScheduleConfig
 from train.settings import NONE_WORD, from_plain, require_known, to_plain
 from train.stream import StreamConfig
 
+_NO_TEXT = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+"""Control characters, and bytes of a file name that are no UTF-8."""
 _LARGEST_SEED = 2**63 - 1
 """Of torch, and of TOML."""
 _MOST_THREADS = 1024
@@ -155,12 +158,12 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: no such recipe, an unknown key (the nearest is proposed), a wrong value.
     """
     table = read_table(name_or_path)
-    table.setdefault("name", Path(name_or_path).stem)
+    table.setdefault("name", Path(name_or_path).stem.encode(errors="replace").decode())
     require_known_keys(table, Recipe, where=str(name_or_path))
     for override in overrides:
         _apply(table, override)
     recipe = from_plain(Recipe, table, where=str(name_or_path))
-    _require_finite(to_plain(recipe), where=str(name_or_path))
+    _require_writable(to_plain(recipe), where=str(name_or_path))
     network_settings(recipe)
     return recipe
 
@@ -221,23 +224,25 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     if isinstance(value, list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     return repr(value)
 
 
-def _require_finite(value: Any, *, where: str) -> None:
-    """Refuse NaN and infinity, which TOML can write: no setting works with them."""
+def _require_writable(value: Any, *, where: str) -> None:
+    """Refuse NaN and infinity, with which no setting works, and text that no file can hold."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _require_finite(item, where=f"{where}.{key}")
+            _require_writable(item, where=f"{where}.{key}")
     elif isinstance(value, list):
         for item in value:
-            _require_finite(item, where=where)
+            _require_writable(item, where=where)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: expected a finite number, got {value}")
+    elif isinstance(value, str) and _NO_TEXT.search(value):
+        raise ConfigError(f"{where}: expected text without control characters, got {value!r}")
 
 
 def _apply(table: dict[str, Any], override: str) -> None:

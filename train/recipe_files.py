@@ -39,7 +39,7 @@ def read_table(name_or_path: str, *, below: tuple[Path, ...] = ()) -> dict[str, 
     if path.resolve() in (other.resolve() for other in below):
         raise ConfigError(f"{path}: {EXTENDS} itself by way of {below[-1]}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: the recipe cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
