@@ -49,8 +49,8 @@ def doctor_command(
 
     console = Console()
     with clear_errors(console):
-        if full and place is None:
-            raise ConfigError("--full reads every byte of a cache: name it with --cache")
+        if place is None and (full or dataset is not None):
+            raise ConfigError("--full and --dataset are about a cache: name it with --cache")
         found = examine(place, dataset=dataset, full=full, start_ray=start_ray, progress=console)
         console.close()
         worst = [name for name in ("broken", "warning") if any(f.state == name for f in found)]

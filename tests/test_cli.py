@@ -169,6 +169,7 @@ def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> 
         (("predict", "missing", "--checkpoint", "run/checkpoints/best.safetensors"), "missing"),
         (("predict", "empty", "--checkpoint", "run/checkpoints/best.safetensors"), "empty"),
         (("import", "file", "--out", "x.safetensors"), "file"),
+        (("doctor", "--dataset", "semkitti"), "--cache"),
     ],
 )
 def test_bad_input_gets_one_line(
