@@ -275,9 +275,7 @@ def bench_command(
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
-    scans: Annotated[
-        int, typer.Option("--limit", "--scans", help="At most so many scans.", min=1)
-    ] = 64,
+    scans: Annotated[int, typer.Option("--limit", help="At most so many scans.", min=1)] = 64,
     rounds: Annotated[int, typer.Option(help="How often each is read.", min=2)] = 5,
     as_json: JsonOption = False,
 ) -> None:

@@ -440,7 +440,7 @@ def test_options_set_the_local_cache(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASS2D_LOCAL_CACHE_GB", "1")  # restores both in the end
-    words = ["cache", "bench", "--cache", url, "--scans", "1", "--rounds", "2"]
+    words = ["cache", "bench", "--cache", url, "--limit", "1", "--rounds", "2"]
     place = tmp_path / "elsewhere"
     done = CliRunner().invoke(app, [*words, "--local-cache", str(place)])
     assert done.exit_code == 0, done.output

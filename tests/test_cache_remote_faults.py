@@ -118,7 +118,7 @@ def test_what_never_passes_is_one_line_that_names_place_and_remedy(
     proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASS2D_STORE_ATTEMPTS", "4")
-    bench = ["cache", "bench", "--scans", "1", "--rounds", "2", "--cache"]
+    bench = ["cache", "bench", "--limit", "1", "--rounds", "2", "--cache"]
 
     def error(url: str) -> str:
         result = CliRunner().invoke(app, [*bench, url])
