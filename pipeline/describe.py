@@ -116,7 +116,9 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
         lines.append(f"failed:    {scan_ids[0]}{more}: {reason}")
     if summary.failed:
         listed = f"{summary.dataset_root}/failed.jsonl"
-        lines.append(f"{len(summary.failed)} scans failed; see {listed}, mend them and run again")
+        lines.append(
+            f"{_count(len(summary.failed), 'scan')} failed; see {listed}, mend them and run again"
+        )
     return lines
 
 

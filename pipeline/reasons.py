@@ -91,7 +91,8 @@ def _scan_difference(earlier: Any, wanted: Any) -> str:
         ("changed", [i for i in now if i in before and now[i] != before[i]]),
     )
     words = [f"{what} {_first_of(ids)}" for what, ids in facts if ids]
-    return f"scans {', '.join(words)}" if words else "order of scans changed"
+    noun = "pictures or calibration of scans" if "lidar" in wanted else "scans"
+    return f"{noun} {', '.join(words)}" if words else "order of scans changed"
 
 
 def _first_of(ids: Sequence[str]) -> str:

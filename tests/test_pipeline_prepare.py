@@ -255,6 +255,13 @@ def test_new_calibration_redoes_camera_only(raw: Path, tmp_path: Path) -> None:
     calib.write_text(calib.read_text().replace("P0: 100", "P0: 12345"))
     assert run(raw, out).written_shards == 0
     assert status(out).is_current
+    calib.rename(calib.with_suffix(".bak"))
+    assert status(out).vanished == (str(calib),)
+    assert _reasons(list_semkitti(raw), out) == {
+        "camera 0: pictures or calibration of scans changed 00/000000 and 1 more",
+        "camera 1: pictures or calibration of scans changed 00/000002",
+    }
+    calib.with_suffix(".bak").rename(calib)
     assert plan(list_semkitti(raw), out, INLINE).tasks == ()
 
 
