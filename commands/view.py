@@ -110,6 +110,8 @@ def view_command(
         ) as found:
             from train.viewing.scan import choose_items, one_sequence
 
+            for note in found.notes:
+                console.say(note)
             label = labeller(found, checkpoint=checkpoint, predictions=predictions, device=device)
             default = RECORDED if is_recorded else SHOWN
             items = choose_items(found.items, scan=scan, scans=scans, default=default)

@@ -117,6 +117,7 @@ def _raw_scans(
         signal_name=found.info.signal_name,
         n_cameras=found.info.n_cameras,
         items=items,
+        notes=found.notes,
     )
 
 

@@ -13,6 +13,7 @@ from pipeline.datasets.limit import SPLITS
 from pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
 from pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pipeline.datasets.semkitti_files import POINTS, SequenceFiles, find_sequences, list_files
+from pipeline.problem import ProblemError
 from pipeline.source import ScanSource
 from pipeline.stages.calibration import image_from_lidar_matrix
 
@@ -23,6 +24,8 @@ class RawScans:
 
     info: DatasetInfo
     scans: tuple[ScanSource, ...]
+    notes: tuple[str, ...] = ()
+    """What is missing or damaged, one line per fact."""
 
 
 def list_raw(
@@ -53,13 +56,13 @@ def list_raw(
         return _one_sequence(root, splits=splits, sequences=sequences)
     if any(root.glob("v1.0-*/scene.json")) or (root / "scene.json").is_file():
         listing = list_nuscenes(root, splits=splits, scenes=sequences, stored_hw=None)
-        return RawScans(info=listing.info, scans=listing.scans)
+        return RawScans(info=listing.info, scans=listing.scans, notes=listing.notes)
     try:
         find_sequences(root)
     except DataError:
         return None
     listing = list_semkitti(root, splits=splits, sequences=sequences)
-    return RawScans(info=listing.info, scans=listing.scans)
+    return RawScans(info=listing.info, scans=listing.scans, notes=listing.notes)
 
 
 def read_raw(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
@@ -96,7 +99,11 @@ def _one_sequence(
     split = table.split_of(files.sequence) or "test"
     if split not in splits or files.sequence not in (sequences or [files.sequence]):
         return RawScans(info=table.info, scans=())
-    matrix = _calibration(files)
+    notes: tuple[str, ...] = ()
+    try:
+        matrix = _calibration(files)
+    except ProblemError as error:
+        matrix, notes = None, (f"no pictures: {error.problem}",)
     scans = tuple(
         ScanSource(
             scan_id=f"{files.sequence}/{frame:06d}",
@@ -111,7 +118,7 @@ def _one_sequence(
         )
         for frame, points in files.points.items()
     )
-    return RawScans(info=table.info, scans=scans)
+    return RawScans(info=table.info, scans=scans, notes=notes)
 
 
 def _calibration(files: SequenceFiles) -> tuple[float, ...] | None:

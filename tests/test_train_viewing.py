@@ -126,6 +126,16 @@ def test_raw_folder_is_known_by_what_lies_in_it(tmp_path: Path, place: str) -> N
     assert names == [f"08_000002_{kind}.png" for kind in ("above", "range", "camera")]
 
 
+@pytest.mark.parametrize("place", [".", "sequences/08"])
+def test_damaged_calibration_costs_the_pictures_and_is_said(tmp_path: Path, place: str) -> None:
+    folder = write_sequence(tmp_path, "08")
+    (folder / "calib.txt").write_text("P2: 1 2\n")
+    result = view(tmp_path / place, "--scan", "8/2", "--png", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert str(folder / "calib.txt") in result.stderr
+    assert {path.stem.split("_")[-1] for path in (tmp_path / "out").iterdir()} == {"above", "range"}
+
+
 def test_plain_folder_of_bin_files_needs_nothing_else(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.bin").write_bytes(scan_points(200).tobytes())

@@ -90,6 +90,8 @@ class ViewSet:
     n_cameras: int
     """Pictures that a scan may have."""
     items: tuple[ViewItem, ...]
+    notes: tuple[str, ...] = ()
+    """What is missing or damaged, for people."""
 
 
 def view_scan(record: ScanRecord, *, frame_index: int, time_s: float | None) -> ViewScan:
