@@ -148,18 +148,33 @@ def connected(config: PrepareConfig) -> Iterator[bool]:
                 _start(config, common)
         except (OSError, RuntimeError, ValueError) as error:
             _end(mark)
-            where = config.ray_address or "a local Ray"
-            raise CacheError(
-                f"cannot connect to {where} ({' '.join(str(error).split())}). Check --ray-address, "
-                "or use --workers 0 to run without Ray."
-            ) from error
+            raise _no_connection(config, error) from error
         except BaseException:  # Ctrl-C while it starts
             _end(mark)
             raise
     try:
         yield config.ray_address is None
+    except ConnectionError as error:
+        raise CacheError(
+            f"{config.ray_address or 'the local Ray'}: the connection was lost ({_line(error)}). "
+            "Run again, it goes on from here."
+        ) from error
     finally:
         _end(mark)
+
+
+def _no_connection(config: PrepareConfig, error: Exception) -> CacheError:
+    token = ""
+    if config.ray_address is not None and "RAY_AUTH_MODE" not in os.environ:
+        token = "; RAY_AUTH_MODE=token if it asks for a token, as by `ray start`"
+    return CacheError(
+        f"cannot connect to {config.ray_address or 'a local Ray'} ({_line(error)}). Check "
+        f"--ray-address{token}; or use --workers 0 to run without Ray."
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _start(config: PrepareConfig, common: dict[str, Any]) -> None:
@@ -191,6 +206,8 @@ def _end(mark: bytes) -> None:
 
 def _require_answer(address: str) -> None:
     """Ray itself tries for minutes before it says that nobody, or somebody else, listens."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
     if ":" not in address:  # a word such as "auto", for which Ray looks on this machine
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -61,7 +61,7 @@ class Web(socketserver.StreamRequestHandler):
         self.wfile.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-def test_an_address_where_no_ray_answers_is_one_error() -> None:
+def test_an_address_where_no_ray_answers_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.ray_runner import connected
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Web) as server:
@@ -76,7 +76,8 @@ def test_an_address_where_no_ray_answers_is_one_error() -> None:
             ):
                 pass
         server.shutdown()
-    for address in (f"127.0.0.1:{port}", "host:port", ":6379", "[::1]:1"):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    for address in (f"127.0.0.1:{port}", "host:port", ":6379", "[::1]:1", "auto"):
         with (
             pytest.raises(CacheError, match=r"cannot connect to .* Check --ray-address"),
             connected(PrepareConfig(ray_address=address)),
