@@ -182,8 +182,7 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
 
 def _load_table(path: Path) -> pa.Table:
     try:
-        with path.open("rb") as file:  # Arrow takes no path whose bytes are not UTF-8
-            return pq.read_table(file, memory_map=False, partitioning=None)
+        return pq.read_table(_arrow_file(path), memory_map=False, partitioning=None)
     except FileNotFoundError as error:
         raise CacheError(
             f"{path}: missing, although CURRENT names it. Run `pass2d cache repair`."
@@ -192,6 +191,18 @@ def _load_table(path: Path) -> pa.Table:
         raise CacheError(
             f"{path}: damaged ({str(error).splitlines()[0]}). Run `pass2d cache repair`."
         ) from error
+
+
+def _arrow_file(path: Path) -> pa.BufferReader:
+    """A file's bytes in Arrow's own memory.
+
+    Arrow takes no path whose bytes are not UTF-8. And its threads keep what they read from for a
+    while: letting go of a Python object while Python ends aborts the process.
+    """
+    data = path.read_bytes()
+    buffer = pa.allocate_buffer(len(data))
+    memoryview(buffer).cast("B")[:] = data
+    return pa.BufferReader(buffer)
 
 
 def encode_tables(info: DatasetInfo, tables: Tables) -> dict[str, bytes]:

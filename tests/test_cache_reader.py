@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from cache_samples import made_up_scan, made_up_view, sample_info, write_sample_cache
@@ -334,6 +336,25 @@ def test_open_says_what_is_wrong(tmp_path: Path) -> None:
         assert reader.info == sample_info()
     with pytest.raises(CacheError, match="no data set 'third'"):
         CacheReader.open(tmp_path, dataset="third")
+
+
+def test_arrows_threads_are_given_no_python_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that they let go of while Python ends took the process down with SIGABRT."""
+    write_sample_cache(tmp_path, n_scans=1)
+    given: list[pa.NativeFile] = []
+    read_table = pq.read_table
+
+    def watched(source: object, **options: object) -> pa.Table:
+        assert type(source) is pa.BufferReader
+        given.append(source)
+        return read_table(source, **options)
+
+    monkeypatch.setattr(pq, "read_table", watched)
+    with CacheReader.open(tmp_path) as reader:
+        assert len(reader.scans.n) > 0
+    assert given
 
 
 def test_damage_names_file_field_and_scan(tmp_path: Path) -> None:
