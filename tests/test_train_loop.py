@@ -329,6 +329,29 @@ def test_resume_anyway_counts_epochs_of_the_new_scans(
         run(data, load_recipe(str(root / "settings.toml")), run_root=root, resume=True)
 
 
+def test_resume_anyway_may_switch_an_average_on(data: Path, whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    recipe = tiny_recipe("epochs=3", "average.kind=ema", "resume_anyway=true")
+    assert run(data, recipe, run_root=root, resume=True).is_complete
+    state = load_checkpoint(root / "checkpoints" / "last.safetensors")
+    steps_per_epoch = 3
+    assert state.card.run["average_count"] == steps_per_epoch
+
+
+def test_a_network_in_place_of_a_state_is_passed_over(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(whole, root)
+    checkpoints = root / "checkpoints"
+    shutil.copy(checkpoints / "best.safetensors", checkpoints / "last.safetensors")
+    heard = Heard()
+    run(data, tiny_recipe(), run_root=root, resume=True, progress=heard)
+    assert "last.safetensors: holds a network for inference" in heard.all()
+    assert_same_tensors(final_state(whole), final_state(root))
+
+
 def test_resuming_a_network_of_other_sizes_says_which(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -156,6 +156,11 @@ def newest_state(folder: RunFolder, progress: Progress) -> Checkpoint | None:
             continue
         try:
             state = load_checkpoint(path)
+            if state.card.holds != "training":
+                raise CheckpointError(
+                    f"{path}: holds a network for inference, not the state of a run. A new run may "
+                    "start from its weights (start_from)."
+                )
         except CheckpointError as error:
             damaged.append(error)
             progress.say(f"warning: {error}")

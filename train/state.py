@@ -114,8 +114,9 @@ def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
     state = fresh_state(job)
     load_optimizer_tensors(state.optimizer, job.network, checkpoint.part(OPTIMIZER))
     run: dict[str, Any] = dict(checkpoint.card.run)
-    if state.average is not None:
-        state.average.load(checkpoint.part(AVERAGE), count=run["average_count"])
+    mean = checkpoint.part(AVERAGE)
+    if state.average is not None and mean:  # none: resumed anyway with what was off before
+        state.average.load(mean, count=run["average_count"])
     if state.scaler is not None and "scaler" in run:
         state.scaler.load_state_dict(run["scaler"])
     state.totals = {name: t.to(device) for name, t in checkpoint.part(TOTALS).items()}
