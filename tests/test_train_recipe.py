@@ -137,7 +137,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("epochs=0", "epochs must be at least 1"),
         ("augment.crop_hw=[100, 480]", "multiples of 16"),
         ("augment.crop_hw=[320]", "expected 2 values"),
-        ("augment.mode=lattice augment.mix=true", "expected one of"),
+        ("augment.mode=lattice; augment.mix=true", "mix changes the voxels"),
         ("optimizer=3", "expected a table"),
         ("epochs.x=3", "is a value, not a table"),
         ("epochs", "expected KEY=VALUE"),
@@ -145,6 +145,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.betas=[0.9, 1.5]", "betas must be at least 0 and below 1, got [0.9, 1.5]"),
         ("start_from=caf\udce9", r"start_from: expected text without control characters"),
         ("name=a\rb", "expected text without control characters, got 'a\\\\rb'"),
+        ("schedule.kind=plateau; validation.every_epochs=0", "follows the validations"),
         ("seed=99999999999999999999", "seed must lie in 0..9223372036854775807"),
         ("torch_threads=1000000", "torch_threads must lie in 0..1024"),
         ("network.settings.hidden=big", "'hidden' must be a whole number, got 'big'"),
@@ -154,7 +155,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
 )
 def test_a_wrong_setting_is_one_clear_error(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
-        load_recipe("2dpass-small", [override])
+        load_recipe("2dpass-small", override.split("; "))
 
 
 def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path) -> None:

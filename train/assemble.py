@@ -140,8 +140,10 @@ def training_positions(
     usable = selected[reader.scans.has_label[selected] & (reader.scans.n[selected] > 0)]
     if not len(usable):
         found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
+        only = recipe.data.sequences
+        of = "" if only is None else f" of the sequences {', '.join(only)}"
         raise ConfigError(
-            f"{reader.root}: no labelled scan in split {', '.join(recipe.data.train_splits)}; "
+            f"{reader.root}: no labelled scan{of} in split {', '.join(recipe.data.train_splits)}; "
             f"splits with labels: {', '.join(found) or 'none'}. Choose with data.train_splits."
         )
     if len(usable) < len(selected):

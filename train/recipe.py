@@ -145,6 +145,11 @@ class Recipe:
             raise ValueError(
                 f"torch_threads must lie in 0..{_MOST_THREADS}, got {self.torch_threads}"
             )
+        if self.schedule.kind == "plateau" and self.validation.every_epochs == 0:
+            raise ValueError(
+                "schedule.kind = 'plateau' follows the validations, but validation.every_epochs = "
+                "0 means none"
+            )
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
