@@ -73,14 +73,19 @@ def robust_command(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a checkpoint on a corruption set: mIoU per corruption, mCE and mRR."""
-    from train.robustness.cached import robust_cache
-    from train.robustness.published import robust_folders
-    from train.robustness.report import report_json, report_tables, write_summary
-    from train.team import choose_device
-    from train.tta import parse_votes
-
     console = Console()
     with clear_errors(console):
+        from train.robustness.cached import robust_cache
+        from train.robustness.published import robust_folders
+        from train.robustness.report import report_json, report_tables, write_summary
+        from train.team import choose_device
+        from train.tta import parse_votes
+
+        if (root is None) == (cache_root is None):
+            raise ConfigError(
+                "robust: give --root FOLDER (a published set) or --cache CACHE (pass2d-C), one of "
+                "the two."
+            )
         common: dict[str, Any] = {
             "dataset": dataset,
             "corruptions": words(corruptions),
@@ -90,11 +95,6 @@ def robust_command(
             "device": choose_device(device),
             "progress": console,
         }
-        if (root is None) == (cache_root is None):
-            raise ConfigError(
-                "robust: give --root FOLDER (a published set) or --cache CACHE (pass2d-C), one of "
-                "the two."
-            )
         if cache_root is not None:
             if clean is not None:
                 raise ConfigError("--clean belongs to --root: the cache has its clean data set.")
