@@ -116,6 +116,7 @@ def _raw_scans(
         table=found.info.labels,
         signal_name=found.info.signal_name,
         n_cameras=found.info.n_cameras,
+        layout=found.info.layout,
         items=items,
         notes=found.notes,
     )

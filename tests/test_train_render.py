@@ -11,7 +11,7 @@ from PIL import Image
 from cache.errors import DataError, ShapeError
 from cache.schema import LabelTable
 from train.legend import BACKGROUND_RGB, IGNORED_RGB, label_colors
-from train.render import birds_eye, on_picture, range_image, save_png
+from train.render import birds_eye, facing_ahead, on_picture, range_image, save_png
 from train.render_confusion import (
     CELL_PX,
     LEFT_PX,
@@ -35,6 +35,14 @@ def column_vectors(*points: tuple[float, float, float]) -> np.ndarray:
 
 def labels(*ids: int) -> np.ndarray:
     return np.array(ids, np.uint8)
+
+
+def test_ahead_of_a_nuscenes_lidar_is_up() -> None:
+    xyz = column_vectors((0, 40, 0), (-25, 0, 0))  # 40 m ahead, 25 m to the left
+    picture = birds_eye(facing_ahead(xyz, "nuscenes"), labels(1, 2), TABLE, size_px=1000)
+    plain = birds_eye(column_vectors((40, 0, 0), (0, 25, 0)), labels(1, 2), TABLE, size_px=1000)
+    np.testing.assert_array_equal(picture, plain)
+    assert facing_ahead(xyz, "semantickitti") is xyz
 
 
 def test_ignored_points_are_grey_not_the_tables_black() -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,21 @@ def test_browser_shows_ground_truth_in_3d(page: Path, tmp_path: Path) -> None:
         for c in TABLE.colors_rgb[1:]
     ]
     assert columns == sorted(columns, reverse=True)
+
+
+def test_nuscenes_is_seen_from_behind_too(tmp_path: Path) -> None:
+    kitti = scan()
+    x, y, z = kitti.xyz
+    turned = replace(kitti, xyz=np.stack([-y, x, z]))  # x to the right, y ahead
+    write_view_page([turned], tmp_path / "n.html", replace(SET, layout="nuscenes"))
+    write_view_page([kitti], tmp_path / "k.html", SET)
+    seen = [
+        look(tmp_path / name, tmp_path, address="color=truth&gl=off")
+        for name in ("n.html", "k.html")
+    ]
+    assert all(shown.console == () for shown in seen)
+    differ = (seen[0].pixels[50:480, :690] != seen[1].pixels[50:480, :690]).any(axis=2)
+    assert differ.mean() < 0.01  # but for the last bit of cos and sin
 
 
 def test_address_switches_the_colour(page: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from train.eval_report import write_confusion
 from train.evaluate import NO_VOTES
 from train.legend import ERRORS, outcomes
 from train.raw_scan import raw_scan
-from train.render import birds_eye, on_picture, range_image, save_png
+from train.render import birds_eye, facing_ahead, on_picture, range_image, save_png
 from train.segmenter import Segmenter
 from train.tta import VotePlan
 
@@ -87,7 +87,7 @@ def scan_pictures(
     table = segmenter.card.info.labels
     points, truth = raw_scan(record)
     predicted = segmenter(points).labels
-    xyz = points[:, :3].T
+    xyz = facing_ahead(points[:, :3].T, segmenter.card.info.layout)
     pictures = [
         ("prediction", birds_eye(xyz, predicted, table, title=f"{title}: prediction")),
         ("range", range_image(xyz, predicted, table, title=f"{title}: prediction")),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cache.errors import ConfigError
 from cache.schema import DatasetInfo
 from train.legend import label_colors
-from train.render import birds_eye, range_image
+from train.render import birds_eye, facing_ahead, range_image
 
 FORMATS = {"label": ".label", "npy": ".npy", "ply": ".ply", "bin": "_lidarseg.bin"}
 """Format to what follows the input's name without its suffix."""
@@ -124,6 +124,7 @@ def _npy(array: NDArray[np.generic]) -> bytes:
 
 def _png(draw: Callable[..., object], scan: LabelledScan, info: DatasetInfo) -> bytes:
     buffer = io.BytesIO()
-    picture = draw(scan.xyz, scan.labels, info.labels, title=scan.name)
+    xyz = facing_ahead(scan.xyz, info.layout)
+    picture = draw(xyz, scan.labels, info.labels, title=scan.name)
     picture.save(buffer, format="PNG")  # type: ignore[attr-defined]  # a Pillow image
     return buffer.getvalue()

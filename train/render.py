@@ -31,6 +31,16 @@ LARGEST_GAP_ROWS = 4
 """Rows without a return that a range image closes: few or unevenly spaced beams leave them."""
 
 
+def facing_ahead(xyz: NDArray[np.float32], layout: str) -> NDArray[np.float32]:
+    """(3, N) a scan turned so that x looks ahead and y to the left, as pictures want it.
+
+    Args:
+        xyz: (3, N) lidar frame.
+        layout: Of its data set: the lidar of nuScenes has x to the right and y ahead.
+    """
+    return np.stack([xyz[1], -xyz[0], xyz[2]]) if layout == "nuscenes" else xyz
+
+
 def birds_eye(
     xyz: NDArray[np.float32],
     labels: NDArray[np.uint8],
@@ -43,7 +53,7 @@ def birds_eye(
     """Draw a scan seen from above: ahead is up, higher points cover lower ones.
 
     Args:
-        xyz: (3, N) metres, lidar frame; points with a NaN are left out.
+        xyz: (3, N) metres, x ahead (``facing_ahead``); points with a NaN are left out.
         labels: (N,) training ids.
         table: Names and colours of the classes.
         half_width_m: The picture shows x and y from minus this to this.

@@ -50,6 +50,7 @@ def cached_scans(
         table=reader.info.labels,
         signal_name=reader.info.signal_name,
         n_cameras=reader.info.n_cameras,
+        layout=reader.info.layout,
         items=tuple(items),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from html import escape
@@ -77,6 +78,7 @@ def _write(file: TextIO, scans: Iterable[ViewScan], of: ViewSet) -> None:
         "classes": _table_json(of.table),
         "errors": _table_json(ERRORS),
         "ramp": ramp(np.arange(256) / 255).tolist(),
+        "ahead": math.pi / 2 if of.layout == "nuscenes" else 0.0,  # from x towards y
         "ground": float(np.median(grounds)) if grounds else 0.0,
         "scans": about,
     }

@@ -13,7 +13,7 @@ from PIL import Image
 from cache.errors import DataError
 from cache.schema import LabelTable
 from train.legend import BACKGROUND_RGB, ERRORS
-from train.render import birds_eye, on_picture, range_image, save_png
+from train.render import birds_eye, facing_ahead, on_picture, range_image, save_png
 from train.viewing.colors import Scale, binned, robust_scale
 from train.viewing.scan import ViewCamera, ViewScan, ViewSet
 
@@ -49,28 +49,26 @@ def panels_of(scan: ViewScan, table: LabelTable, *, signal_name: str) -> tuple[P
     return tuple(panels)
 
 
-def write_panels(
-    scan: ViewScan, folder: Path, table: LabelTable, *, signal_name: str
-) -> tuple[Path, ...]:
+def write_panels(scan: ViewScan, folder: Path, of: ViewSet) -> tuple[Path, ...]:
     """Write ``NAME_above.png``, ``NAME_range.png`` and one ``NAME_camera.png`` per camera.
 
     Args:
         scan: What to draw.
         folder: Must exist; files of the same names are replaced.
-        table: Names and colours of the classes.
-        signal_name: What the fourth channel is called.
+        of: Names and colours of the classes, the signal's name, the layout.
 
     Raises:
         DataError: They cannot be written there.
     """
-    panels = panels_of(scan, table, signal_name=signal_name)
+    panels = panels_of(scan, of.table, signal_name=of.signal_name)
     stem = scan.name.replace("/", "_")
 
     def title(panel: Panel) -> str:
         return f"{scan.name}: {panel.title}"
 
-    above = [birds_eye(scan.xyz, p.labels, p.table, title=title(p)) for p in panels]
-    ranges = [range_image(scan.xyz, p.labels, p.table, title=title(p)) for p in panels]
+    xyz = facing_ahead(scan.xyz, of.layout)
+    above = [birds_eye(xyz, p.labels, p.table, title=title(p)) for p in panels]
+    ranges = [range_image(xyz, p.labels, p.table, title=title(p)) for p in panels]
     pictures = {"above": _grid(above), "range": _stack(ranges)}
     for number, camera in enumerate(scan.cameras):
         views = [_on_camera(scan, camera, p, title(p)) for p in panels]
@@ -137,5 +135,5 @@ def drawn(
     except OSError as error:
         raise DataError(f"{folder}: no pictures can be written there: {error.strerror}") from error
     for scan in scans:
-        written += write_panels(scan, folder, of.table, signal_name=of.signal_name)
+        written += write_panels(scan, folder, of)
         yield scan

@@ -38,7 +38,12 @@ def point_files(inputs: Path, info: DatasetInfo, *, columns: int | None) -> View
         for place, file in enumerate(files)
     )
     return ViewSet(
-        title=str(inputs), table=info.labels, signal_name=info.signal_name, n_cameras=0, items=items
+        title=str(inputs),
+        table=info.labels,
+        signal_name=info.signal_name,
+        n_cameras=0,
+        layout=info.layout,
+        items=items,
     )
 
 

@@ -90,6 +90,8 @@ class ViewSet:
     n_cameras: int
     """Pictures that a scan may have."""
     items: tuple[ViewItem, ...]
+    layout: str = "semantickitti"
+    """Of the data set, which decides where ahead is; see `train.render.facing_ahead`."""
     notes: tuple[str, ...] = ()
     """What is missing or damaged, for people."""
 

@@ -5,8 +5,10 @@
   const meta = JSON.parse($("meta").textContent);
   const TYPES = { i2: Int16Array, u2: Uint16Array, u1: Uint8Array, i4: Int32Array };
   const state = { scan: 0, color: "", camera: 0, size: 1, dots: true, hidden: {} };
-  const START = { az: Math.PI, el: 0.62, dist: 42, x: 6, y: 0, z: -1 };
-  const TOP = { az: Math.PI, el: 1.5533, dist: 95, x: 0, y: 0, z: 0 };
+  const ahead = meta.ahead, turned = (x, y) =>
+    [x * Math.cos(ahead) - y * Math.sin(ahead), x * Math.sin(ahead) + y * Math.cos(ahead)];
+  const START = { az: Math.PI + ahead, el: 0.62, dist: 42, x: turned(6, 0)[0], y: turned(6, 0)[1], z: -1 };
+  const TOP = { az: Math.PI + ahead, el: 1.5533, dist: 95, x: 0, y: 0, z: 0 };
   const eye = { ...START };
   const loaded = new Map();
   let dirty = true;
@@ -92,7 +94,8 @@
         }
       }
     }
-    const tip = [1.6, 0, meta.ground], l = [-0.8, 0.8, meta.ground], q = [-0.8, -0.8, meta.ground];
+    const [tip, l, q] = [[1.6, 0], [-0.8, 0.8], [-0.8, -0.8]]
+      .map((p) => [...turned(...p), meta.ground]);
     out.push(...tip, ...l, ...l, ...q, ...q, ...tip);
     return new Float32Array(out);
   })();
