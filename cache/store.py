@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +54,8 @@ class RemoteStore:
         self._fs, path = _filesystem(self.url, self.config)
         self._path = path.rstrip("/")
         # Else s3fs asks for the size first, to split what is large.
-        self._in_one_request = {"max_concurrency": 1} if _is_s3(self.url) else {}
+        parameters = signature(getattr(self._fs, "_cat_file", self._fs.cat_file)).parameters
+        self._in_one_request = {"max_concurrency": 1} if "max_concurrency" in parameters else {}
 
     def below(self, name: str) -> RemoteStore:
         """The store of a folder of this one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -159,8 +158,3 @@ def folder_bytes(root: Path) -> dict[str, bytes]:
         for path in sorted(root.glob("*/*.zarr/**/*"))
         if path.is_file()
     }
-
-
-def without_s3_environment() -> dict[str, str]:
-    """This process's environment without anything about S3."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}

@@ -15,6 +15,7 @@ import pytest
 from cache_samples import sample_info, without_fsync, write_sample_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remote_samples import s3_environment, s3_server
 from typer.testing import CliRunner
 
 from cache.errors import CacheError, ConfigError
@@ -51,18 +52,6 @@ def url(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     fs.store.clear()
 
 
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    pytest.importorskip("moto")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 def assert_same(one: CacheReader, other: CacheReader) -> None:
     assert one.fingerprint == other.fingerprint
     for position in range(len(one.scans)):
@@ -85,16 +74,15 @@ def test_memory_gives_what_the_folder_gives(url: str, local: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_s3_gives_what_the_folder_gives(
-    s3_endpoint: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "PASS2D_LOCAL_CACHE": str(tmp_path / "disk"),
-    }.items():
-        monkeypatch.setenv(name, value)
+    with s3_server() as endpoint:
+        for name, value in s3_environment(endpoint, tmp_path / "disk").items():
+            monkeypatch.setenv(name, value)
+        _assert_s3_gives_what_the_folder_gives(local)
+
+
+def _assert_s3_gives_what_the_folder_gives(local: Path) -> None:
     fs = fsspec.filesystem("s3", skip_instance_cache=True)
     fs.makedirs("bucket", exist_ok=True)
     fs.put(str(local) + "/", "bucket/some/prefix/", recursive=True)
