@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,7 @@ from commands.options import (
 from commands.view_inputs import Label, labeller, open_scans
 
 if TYPE_CHECKING:
-    from train.viewing.scan import ViewItem, ViewScan
+    from train.viewing.scan import ViewItem, ViewScan, ViewSet
 
 SHOWN, RECORDED = 1, 100
 """Scans that are taken when none is named: of pictures and page, of a recording."""
@@ -125,23 +125,10 @@ def view_command(
                     f"{len(items)} scans on one page: it will be large, about 2 MB for each"
                 )
             stream = _loaded(items, label, console)
-            written: list[Path] = []
-            if png is not None:
-                from train.viewing.panels import drawn
-
-                stream = drawn(stream, png, found, written)
-            with ExitStack() as stack:
-                if is_recorded:
-                    from train.viewing.recording import recording
-
-                    log = stack.enter_context(recording(found, items, save))
-                    stream = log.passing(stream)
-                if html is not None:
-                    from train.viewing.page import write_view_page
-
-                    written += write_view_page(stream, html, found)
-                for _ in stream:
-                    pass
+            if is_recorded:
+                stream = _recorded(stream, found, items, save)
+            with closing(stream):  # if a picture fails, the recording is given up
+                written = _write(stream, found, png=png, html=html)
             written += [save] if save is not None else []
         console.close()
         _report(written, [item.name for item in items], as_json=as_json)
@@ -149,13 +136,41 @@ def view_command(
 
 def _loaded(
     items: tuple[ViewItem, ...], label: Label | None, progress: Progress
-) -> Iterator[ViewScan]:
+) -> Generator[ViewScan]:
     """Load and label one scan after the other."""
     progress.start("view", total=len(items), unit="scans")
     for item in items:
         scan = item.load()
         yield scan if label is None else label(item, scan)
         progress.advance()
+
+
+def _recorded(
+    stream: Iterator[ViewScan], found: ViewSet, items: tuple[ViewItem, ...], save: Path | None
+) -> Generator[ViewScan]:
+    """Log the scans in Rerun as they pass by."""
+    from train.viewing.recording import recording
+
+    with recording(found, items, save) as log:
+        yield from log.passing(stream)
+
+
+def _write(
+    stream: Iterator[ViewScan], found: ViewSet, *, png: Path | None, html: Path | None
+) -> list[Path]:
+    """Draw all scans; returns the pictures and the page."""
+    written: list[Path] = []
+    if png is not None:
+        from train.viewing.panels import drawn
+
+        stream = drawn(stream, png, found, written)
+    if html is not None:
+        from train.viewing.page import write_view_page
+
+        written += write_view_page(stream, html, found)
+    for _ in stream:  # where no page takes them
+        pass
+    return written
 
 
 def _report(written: list[Path], names: list[str], *, as_json: bool) -> None:

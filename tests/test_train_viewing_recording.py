@@ -142,6 +142,18 @@ def test_file_that_is_not_completed_leaves_nothing(tmp_path: Path) -> None:
         pass
 
 
+def test_recording_is_given_up_when_the_page_fails(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    write_sample_cache(tmp_path / "cache", n_scans=2, sequences=("08",), n_points=100)
+    (tmp_path / "x.rrd").write_bytes(b"old")
+    words = ["--scans", ":", "--html", str(tmp_path), "--save", str(tmp_path / "x.rrd")]
+    result = CliRunner().invoke(app, ["view", "--cache", str(tmp_path / "cache"), *words])
+    assert result.exit_code == 1
+    assert "the page could not be written" in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "x.rrd"]
+    assert (tmp_path / "x.rrd").read_bytes() == b"old"
+
+
 def test_full_disk_is_one_line_and_no_hang(tmp_path: Path) -> None:
     pytest.importorskip("rerun")
     write_sample_cache(tmp_path / "cache", n_scans=3, sequences=("08",), n_points=3000)
