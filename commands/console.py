@@ -141,8 +141,13 @@ MENDABLE = {
     errno.EIO: "the disk reports a fault: check it",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EEXIST: "something of that name is already there",
+    errno.ENOMEM: "free some memory",
 }
 """What to do about an error of the operating system; others are bugs and show their traceback."""
+MEMORY_HINT = (
+    "Work on less at once (train: a smaller batch_size with accumulate; predict: --batch-size; "
+    "fewer processes or workers), or give it more memory."
+)
 
 
 @contextmanager
@@ -165,12 +170,24 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
             raise
         where = f"{error.filename}: " if error.filename else ""
         _stop(console, f"error: {where}{error.strerror}: {MENDABLE[error.errno]}", 1, error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        found = str(error).rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
+        found = found or "nothing is left"
+        _stop(console, f"error: out of memory: {found}. {MEMORY_HINT}", 1, error)
     except KeyboardInterrupt as error:
         code = TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED
         _stop(console, "interrupted: what was finished is kept", code, error)
     finally:
         if console is not None:
             console.close()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of Python, of a GPU, of torch on a CPU; none of their modules is loaded for the question."""
+    is_named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or is_named or "DefaultCPUAllocator" in str(error)
 
 
 def _stop(console: Console | None, text: str, code: int, cause: BaseException) -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import typer
 from typer.testing import CliRunner, Result
 
 from cli import app
+from commands.console import clear_errors
 
 HEAVY = ("numpy", "torch", "ray", "zarr", "spconv", "torchvision", "matplotlib", "scipy", "pyarrow")
 SMALL_NETWORK = ("--set", "network.settings.hidden=8", "--set", "epochs=1", "--set", "batch_size=1")
@@ -179,6 +182,29 @@ def test_bad_input_gets_one_line(
     (world / "file").write_text("not what you want")
     monkeypatch.chdir(world)
     assert said in refusal(*words)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"),
+        RuntimeError("[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        MemoryError(),
+    ],
+)
+def test_want_of_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, clear_errors():
+        raise error
+    assert ended.value.exit_code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory: ")
+    assert "enforce" not in line
+    assert "batch_size" in line
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a bug"), clear_errors():
+        raise RuntimeError("a bug")
 
 
 def test_closed_outputs_are_no_error(world: Path) -> None:
