@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -44,6 +45,8 @@ def canonical_url(text: str) -> str:
     Raises:
         ConfigError: it names no place.
     """
+    with contextlib.suppress(UnicodeError):  # words of the command line in a locale like C
+        text = text.encode("utf-8", "surrogateescape").decode()
     protocol, mark, rest = re.split(r"(://|::)", text, maxsplit=1)
     protocol = protocol.lower()
     if protocol in ("file", "local"):
