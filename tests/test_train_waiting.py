@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,10 +33,17 @@ class ReadsWhenAsked:
         pass
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> SimpleNamespace:
-        return SimpleNamespace(result=lambda: function(*arguments))
+        return SimpleNamespace(result=functools.cache(lambda: function(*arguments)))
 
     def shutdown(self, **_: object) -> None:
         pass
+
+
+def wait_for(futures: Sequence[SimpleNamespace], _timeout: float = 0) -> SimpleNamespace:
+    """As `concurrent.futures.wait`."""
+    for future in futures:
+        future.result()
+    return SimpleNamespace(not_done=())
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,7 @@ def train_with_read_time(
         return step(*arguments)
 
     monkeypatch.setattr(train.stream, "ThreadPoolExecutor", ReadsWhenAsked)
+    monkeypatch.setattr(train.stream, "wait", wait_for)
     monkeypatch.setattr(train.stream, "time", clock)
     monkeypatch.setattr(train.window, "time", clock)
     monkeypatch.setattr(train.stream, "load_scan", slow_load)
