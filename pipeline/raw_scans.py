@@ -11,7 +11,7 @@ from cache.schema import DatasetInfo, ScanRecord
 from pipeline.compose import camera_arrays, lidar_arrays, read_file
 from pipeline.datasets.limit import SPLITS
 from pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
-from pipeline.datasets.semkitti import list_semkitti, semkitti_table
+from pipeline.datasets.semkitti import list_semkitti, scan_sources, semkitti_table
 from pipeline.datasets.semkitti_files import POINTS, SequenceFiles, find_sequences, list_files
 from pipeline.problem import ProblemError
 from pipeline.source import ScanSource
@@ -104,20 +104,7 @@ def _one_sequence(
         matrix = _calibration(files)
     except ProblemError as error:
         matrix, notes = None, (f"no pictures: {error.problem}",)
-    scans = tuple(
-        ScanSource(
-            scan_id=f"{files.sequence}/{frame:06d}",
-            split=split,
-            sequence=files.sequence,
-            frame_index=frame,
-            token="",
-            points=points,
-            labels=files.labels.get(frame),
-            images=(files.images.get(frame),),
-            image_from_lidar=None if matrix is None else (matrix,),
-        )
-        for frame, points in files.points.items()
-    )
+    scans = tuple(scan_sources(files, matrix, split=split))
     return RawScans(info=table.info, scans=scans, notes=notes)
 
 

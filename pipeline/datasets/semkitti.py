@@ -168,6 +168,13 @@ def _require_scans(root: Path, files: Sequence[SequenceFiles], *, is_each: bool)
 def _scans(files: SequenceFiles, matrix: tuple[float, ...] | None) -> list[ScanSource]:
     split = semkitti_table().split_of(files.sequence)
     assert split is not None  # choose_sequences took them from the table
+    return scan_sources(files, matrix, split=split)
+
+
+def scan_sources(
+    files: SequenceFiles, matrix: tuple[float, ...] | None, *, split: str
+) -> list[ScanSource]:
+    """The scans of a sequence; without a matrix, image_from_lidar, they have no usable picture."""
     return [
         ScanSource(
             scan_id=f"{files.sequence}/{frame:06d}",
