@@ -6,6 +6,7 @@ Nothing heavy is imported here before a command needs it: `--help` answers at on
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import sys
 from itertools import pairwise
@@ -109,6 +110,7 @@ app.command("doctor")(doctor_command)
 def main() -> None:
     """Entry point of the `pass2d` script."""
     _open_closed_outputs()
+    _show_any_text()
     # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
@@ -130,6 +132,13 @@ def _open_closed_outputs() -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, descriptor)
             setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8"))
+
+
+def _show_any_text() -> None:
+    """Print names that are no Unicode, and any character where the locale lacks it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _has_threads_in_the_way(code: int) -> bool:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 
+from cache.text import one_line
+
 
 class Pass2DError(Exception):
     """Base of all errors whose message alone tells the user what happened and what to do.
 
     The message names the file (or option), what was found, what was expected and the remedy. The
-    command line prints it in one line and exits with code 1.
+    command line prints it in one line and exits with code 1. Whatever a file brought into it, it
+    is one line of bounded length.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class DataError(Pass2DError):

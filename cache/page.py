@@ -6,14 +6,16 @@ Here because the reports of `pipeline` and of `train` both need it and may share
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as html_escape
 from pathlib import Path
 
 from cache.errors import DataError
 from cache.files import whole_file
+from cache.text import printable
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --soft: #667085; --line: #e3e6eb; --paper: #fff;
@@ -57,6 +59,20 @@ class Cell:
     """Of a swatch before the text."""
     bar: float | None = None
     """0..1: length of a bar before the text."""
+
+
+def escape(text: str) -> str:
+    """Text as HTML, in or between tags: the one way in for strings from files."""
+    return html_escape(printable(text))
+
+
+def script_json(value: object) -> str:
+    """JSON that may stand in a script element: nothing in it ends or hides what follows.
+
+    A browser reads "<!--" and "<script" in there as the start of something else.
+    """
+    text = json.dumps(value, allow_nan=False)  # ASCII: U+2028 and lone surrogates are escaped
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def page(title: str, subtitle: str, sections: Sequence[str]) -> str:

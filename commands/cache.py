@@ -12,7 +12,7 @@ from cache.errors import CacheError, ConfigError
 from cache.place import dataset_place
 from cache.progress import format_bytes
 from commands.cache_place import placed
-from commands.console import Console, clear_errors, print_json, sigterm_as_ctrl_c
+from commands.console import Console, clear_errors, print_json, print_line, sigterm_as_ctrl_c
 from commands.options import (
     DatasetOption,
     JsonOption,
@@ -67,9 +67,9 @@ def verify_command(
             print_json(asdict(report))
         else:
             for damage in report.damages:
-                typer.echo(f"damage: {damage}")
+                print_line(f"damage: {damage}")
             for note in report.notes:
-                typer.echo(f"note: {note}")
+                print_line(f"note: {note}")
             typer.echo(
                 f"{report.scans:,} scans, {report.shards:,} shards, {report.files:,} files, "
                 f"{format_bytes(report.nbytes)} read, {report.rebuilt} shards made again: "
@@ -105,9 +105,9 @@ def repair_command(
             print_json(asdict(report))
         else:
             for line in report.repaired:
-                typer.echo(f"repaired: {line}")
+                print_line(f"repaired: {line}")
             for line in report.unrepaired:
-                typer.echo(f"not repaired: {line}")
+                print_line(f"not repaired: {line}")
             if report.before.is_sound:
                 typer.echo("nothing is damaged")
         if report.unrepaired:
@@ -147,7 +147,7 @@ def gc_command(
         for path in report.removed:
             typer.echo(f"{verb}: {path}")
         for line in report.kept:
-            typer.echo(f"kept: {line}")
+            print_line(f"kept: {line}")
         typer.echo(f"{verb} {len(report.removed)} things, {format_bytes(report.nbytes)}")
 
 
@@ -245,7 +245,8 @@ def plan_command(
         if as_json:
             print_json(plan_json(planned))
         else:
-            typer.echo("\n".join(plan_lines(planned)))
+            for line in plan_lines(planned):
+                print_line(line)
 
 
 def _planned_on(

@@ -21,6 +21,7 @@ import typer
 
 from cache.errors import ConfigError, Pass2DError, SaidElsewhereError
 from cache.progress import format_bytes, format_seconds
+from cache.text import one_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
@@ -77,6 +78,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
+        text = one_line(text)
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -194,7 +196,7 @@ def _stop(console: Console | None, text: str, code: int, cause: BaseException) -
     if console is not None:
         console.close()
     if text:
-        typer.echo(" ".join(text.split("\n")), err=True)
+        typer.echo(one_line(text), err=True)
     raise typer.Exit(code) from cause
 
 
@@ -204,12 +206,27 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def print_rich(*renderables: object) -> None:
-    """Print tables: as wide as the terminal, 120 columns on a pipe."""
-    from rich.console import Console as RichConsole
+    """Print tables: as wide as the terminal, 120 columns on a pipe.
 
-    screen = RichConsole(width=None if sys.stdout.isatty() else 120)
+    What files bring into them is text: no markup, no commands to the terminal.
+    """
+    from rich.console import Console as RichConsole
+    from rich.segment import Segment, Segments
+
+    screen = RichConsole(
+        width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False
+    )
     for renderable in renderables:
-        screen.print(renderable)
+        parts = (
+            part if part.control else Segment(printable(part.text), part.style)
+            for part in screen.render(renderable)  # type: ignore[arg-type]  # anything rich shows
+        )
+        screen.print(Segments(parts), end="")
+
+
+def print_line(text: str) -> None:
+    """Print one line of a result whose words may come from files."""
+    typer.echo(one_line(text))
 
 
 def words(text: str | None) -> tuple[str, ...] | None:

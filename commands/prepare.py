@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cache.place import dataset_place
-from commands.console import Console, clear_errors, print_json, sigterm_as_ctrl_c, words
+from cache.text import one_line
+from commands.console import (
+    Console,
+    clear_errors,
+    print_json,
+    print_line,
+    sigterm_as_ctrl_c,
+    words,
+)
 from commands.options import JsonOption, LocalCacheOption, LocalCacheSizeOption, any_place
 from commands.synth import synth_command
 
@@ -184,7 +192,7 @@ def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
         print_json(problems_json(problems))
     else:
         for problem in problems:
-            typer.echo(f"{problem.severity}: {problem}")
+            print_line(f"{problem.severity}: {problem}")
         notes = len(problems) - len(faults)
         typer.echo(
             f"{len(faults)} files to mend, {notes} notes" if problems else "no problems found"
@@ -224,15 +232,16 @@ def _prepare(
             for li, place in zip(listings, places, strict=True)
         }
         documents = [{"dataset": name, **plan_json(planned)} for name, planned in plans.items()]
+        headings = {name: [f"{name}:"] if variants else [] for name in plans}
         texts = [
-            "\n".join([f"{name}:", *plan_lines(planned)] if variants else plan_lines(planned))
+            "\n".join(map(one_line, [*headings[name], *plan_lines(planned)]))
             for name, planned in plans.items()
         ]
     else:
         summaries = prepare_all(listings, cache_root, config, console)
         console.close()
         documents = [summary_json(summary) for summary in summaries]
-        texts = ["\n".join(summary_lines(summary)) for summary in summaries]
+        texts = ["\n".join(map(one_line, summary_lines(summary))) for summary in summaries]
     if as_json:
         print_json({"datasets": documents} if variants else documents[0])
     else:

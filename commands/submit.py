@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cache.errors import ConfigError
-from commands.console import Console, clear_errors, plain, print_json
+from commands.console import Console, clear_errors, plain, print_json, print_line
 from commands.options import (
     DatasetOption,
     DeviceOption,
@@ -165,11 +165,11 @@ def _show_report(report: VerifyReport, *, as_json: bool) -> None:
         print_json({key: plain(value) for key, value in asdict(report).items()})
     else:
         for problem in report.problems[:SHOWN_PROBLEMS]:
-            typer.echo(f"problem: {problem}")
+            print_line(f"problem: {problem}")
         if len(report.problems) > SHOWN_PROBLEMS:
             typer.echo(f"{len(report.problems) - SHOWN_PROBLEMS} more problems (all: --json)")
         for note in report.notes:
-            typer.echo(f"note: {note}")
+            print_line(f"note: {note}")
         verdict = "sound" if report.is_sound else f"{len(report.problems)} problems"
         typer.echo(
             f"{report.path}: {report.benchmark or 'no'} submission, split {report.split}, "

@@ -146,6 +146,33 @@ def test_scan_without_points_makes_a_page(tmp_path: Path) -> None:
     assert (shown["n"], shown["facts"]) == (0, "0 points, 2018-07-24 03:28:47 UTC")
 
 
+HOSTILE = ("unlabeled", "a<!--<script>b", "</script><b>&amp;", "\u2028'\"\\udcff", "x" * 5000)
+"""Names of classes: the first made a browser take the rest of the page for a comment."""
+
+
+def test_names_from_data_never_leave_their_script_element(tmp_path: Path) -> None:
+    path = tmp_path / "h.html"
+    of = replace(SET, title=HOSTILE[1], table=replace(TABLE, names=HOSTILE))
+    write_view_page([scan(name=HOSTILE[1]), scan(name=HOSTILE[2])], path, of)
+    text = part(path, "meta")
+    assert "<" not in text
+    meta = json.loads(text)
+    assert meta["classes"]["names"] == list(HOSTILE)
+    assert [about["name"] for about in meta["scans"]] == list(HOSTILE[1:3])
+    write_view_page([scan(), scan()], tmp_path / "plain.html", SET)
+    assert path.read_text().count("<") == (tmp_path / "plain.html").read_text().count("<")
+
+
+def test_browser_shows_hostile_names_as_text(tmp_path: Path) -> None:
+    of = replace(SET, title=HOSTILE[1], table=replace(TABLE, names=HOSTILE))
+    write_view_page([scan(name=HOSTILE[1]), scan(name=HOSTILE[2])], tmp_path / "h.html", of)
+    shown = look(tmp_path / "h.html", tmp_path, address="color=truth&gl=off")
+    assert shown.console == ()
+    assert shown.body["points"] == "6000"
+    assert min(shown.count(color) for color in TABLE.colors_rgb[1:]) > 400
+    assert "a&lt;!--&lt;script&gt;b" in shown.text.split('id="name"')[1][:60]
+
+
 def test_browser_shows_ground_truth_in_3d(page: Path, tmp_path: Path) -> None:
     shown = look(page, tmp_path, address="color=truth&gl=on")
     assert shown.console == ()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cache.schema import LabelTable
+from cache.text import shown
 
 BACKGROUND_RGB = (16, 17, 21)
 TEXT_RGB = (226, 228, 233)
@@ -53,7 +54,7 @@ def legend_column(labels: NDArray[np.uint8], table: LabelTable, *, height: int) 
     for place, (name, color, share) in enumerate(entries):
         top = LINE_PX // 2 + place * LINE_PX
         _swatch(draw, 12, top, color)
-        draw.text((34, top + 8), name, fill=TEXT_RGB, font=font(13), anchor="lm")
+        draw.text((34, top + 8), drawn(name, longest=18), fill=TEXT_RGB, font=font(13), anchor="lm")
         draw.text((198, top + 8), share, fill=IGNORED_RGB, font=font(12), anchor="rm")
     return legend
 
@@ -69,8 +70,15 @@ def legend_rows(labels: NDArray[np.uint8], table: LabelTable, *, width: int) -> 
     for place, (name, color, _) in enumerate(entries):
         left, top = place % per_row * column_px + 10, place // per_row * LINE_PX + 7
         _swatch(draw, left, top, color)
-        draw.text((left + 22, top + 8), name, fill=TEXT_RGB, font=font(13), anchor="lm")
+        draw.text(
+            (left + 22, top + 8), drawn(name, longest=18), fill=TEXT_RGB, font=font(13), anchor="lm"
+        )
     return legend
+
+
+def drawn(text: str, *, longest: int) -> str:
+    """A name as a picture has room for it; fonts know neither line breaks nor lone surrogates."""
+    return shown(text, longest=longest)
 
 
 def font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -19,6 +19,7 @@ from train.legend import (
     BACKGROUND_RGB,
     FAINT_RGB,
     TEXT_RGB,
+    drawn,
     font,
     label_colors,
     legend_column,
@@ -271,4 +272,6 @@ def _title_px(title: str) -> int:
 
 def _write_title(page: Image.Image, title: str) -> None:
     if title:
-        ImageDraw.Draw(page).text((14, 17), title, fill=TEXT_RGB, font=font(15), anchor="lm")
+        ImageDraw.Draw(page).text(
+            (14, 17), drawn(title, longest=120), fill=TEXT_RGB, font=font(15), anchor="lm"
+        )

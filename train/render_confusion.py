@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cache.errors import ShapeError
-from train.legend import BACKGROUND_RGB, FAINT_RGB, IGNORED_RGB, TEXT_RGB, font
+from train.legend import BACKGROUND_RGB, FAINT_RGB, IGNORED_RGB, TEXT_RGB, drawn, font
 
 CELL_PX = 36
 LEFT_PX = 150
 TOP_PX = 190
 RIGHT_PX = 120
 BOTTOM_PX = 44
+NAME_CHARS = 20
 RIGHT_RGB = (38, 134, 98)
 WRONG_RGB = (196, 78, 60)
 
@@ -51,12 +52,18 @@ def confusion_picture(
         for column, value in enumerate(values):
             _draw_cell(draw, row, column, value, is_right=row == column)
         y = TOP_PX + row * CELL_PX + CELL_PX // 2
-        draw.text((LEFT_PX - 8, y), names[row + 1], fill=TEXT_RGB, font=font(13), anchor="rm")
+        name = drawn(names[row + 1], longest=NAME_CHARS)
+        draw.text((LEFT_PX - 8, y), name, fill=TEXT_RGB, font=font(13), anchor="rm")
         draw.text((width - 12, y), f"{points[row]:,}", fill=IGNORED_RGB, font=font(12), anchor="rm")
     for column, training_id in enumerate(columns):
         name = names[training_id] if training_id else "no prediction"
-        _draw_upright(picture, LEFT_PX + column * CELL_PX + CELL_PX // 2, TOP_PX - 8, name)
-    draw.text((14, 18), title, fill=TEXT_RGB, font=font(15), anchor="lm")
+        _draw_upright(
+            picture,
+            LEFT_PX + column * CELL_PX + CELL_PX // 2,
+            TOP_PX - 8,
+            drawn(name, longest=NAME_CHARS),
+        )
+    draw.text((14, 18), drawn(title, longest=120), fill=TEXT_RGB, font=font(15), anchor="lm")
     draw.text((width - 12, TOP_PX - 12), "points", fill=IGNORED_RGB, font=font(12), anchor="rm")
     note = "rows: label, columns: prediction, numbers: percent of the label's points"
     draw.text((14, picture.height - 20), note, fill=IGNORED_RGB, font=font(12), anchor="lm")

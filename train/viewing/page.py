@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +16,7 @@ from PIL import Image
 
 from cache.errors import DataError
 from cache.files import whole_file
+from cache.page import escape, script_json
 from cache.schema import LabelTable
 from train.legend import ERRORS, label_colors
 from train.viewing.colors import ramp, robust_scale
@@ -82,7 +81,7 @@ def _write(file: TextIO, scans: Iterable[ViewScan], of: ViewSet) -> None:
         "ground": float(np.median(grounds)) if grounds else 0.0,
         "scans": about,
     }
-    file.write(_data("meta", json.dumps(meta, allow_nan=False).replace("</", "<\\/")))
+    file.write(_data("meta", script_json(meta)))
     file.write(f"<script>{script}</script></body></html>\n")
 
 

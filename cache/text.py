@@ -1,0 +1,73 @@
+"""Text from files inside messages: readable, on one line, never long, no control characters."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+
+_LONGEST_NAME, _LONGEST_WORD, _LONGEST_LINE = 60, 120, 2000
+_GAP = "..."
+_BREAKS = re.compile(r"\s*[\r\n]\s*")
+_LONG_WORDS = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")
+
+
+class _Repr(reprlib.Repr):
+    """Like `repr`, of bounded length and depth whatever the value is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 10 * _LONGEST_NAME
+
+    def repr_int(self, x: int, level: int) -> str:
+        is_short = x.bit_length() <= 4 * self.maxlong  # Python refuses to write longer ones
+        return super().repr_int(x, level) if is_short else f"an integer of {x.bit_length():,} bits"
+
+
+_REPR = _Repr()
+
+
+def shown(value: object, *, longest: int = _LONGEST_NAME) -> str:
+    """A name or value out of a file, as a message may hold it: the one home of that rule.
+
+    Args:
+        value: A string stands without quotes; anything else as `repr` has it.
+        longest: Characters that may be left; the middle is what goes.
+
+    Returns:
+        One line without control characters.
+    """
+    text = value if isinstance(value, str) else _REPR.repr(value)
+    return _cut(_escaped(_cut(text, 4 * longest)), longest)
+
+
+def quoted(value: object, *, longest: int = _LONGEST_NAME) -> str:
+    """As `shown`, a string in quotes."""
+    return f"'{shown(value, longest=longest)}'" if isinstance(value, str) else shown(value)
+
+
+def one_line(text: str) -> str:
+    """A whole message on one line, its words and itself cut to a length that people read."""
+    line = _escaped(_BREAKS.sub(" ", _cut(text.strip(), 20 * _LONGEST_LINE)))
+    line = _LONG_WORDS.sub(lambda found: _cut(found[0], _LONGEST_WORD), line)
+    return _cut(line, _LONGEST_LINE)
+
+
+def printable(text: str) -> str:
+    """Text of several lines without what a terminal would take for a command."""
+    return "\n".join(_escaped(line) for line in text.split("\n"))
+
+
+def _cut(text: str, longest: int) -> str:
+    """Without its middle: a message's file and remedy, a name's beginning and end are left."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 4
+    return text[: longest - tail - len(_GAP)] + _GAP + text[len(text) - tail :]
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
