@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tracemalloc
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nuscenes_files import NuscenesFolder
 
 from cache.errors import DataError
+from cache.progress import Silent
 from pipeline.compose import lidar_arrays
 from pipeline.datasets import json_table
-from pipeline.datasets.json_table import read_rows
-from pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
+from pipeline.datasets.json_table import ANY, read_rows
+from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
 
 ROWS = [
     {"token": f"{i:032x}", "size": i, "text": 'a "b" ]},[{ \u00fc' * (i % 3)} for i in range(60)
@@ -22,7 +27,7 @@ ROWS = [
 
 
 def read(file: Path, *columns: str, **options) -> list[tuple]:
-    return list(read_rows(file, columns, **options))
+    return list(read_rows(file, dict.fromkeys(columns, ANY), **options))
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def test_rows_are_those_of_the_whole_table_whatever_the_chunk(
     file = tmp_path / "t.json"
     file.write_text(json.dumps(ROWS, indent=indent, ensure_ascii=False), encoding="utf-8")
     expected = [(row["text"], row["size"], None) for row in ROWS]
-    assert read(file, "text", "size", optional=("other",)) == expected
+    assert read(file, "text", "size", optional={"other": ANY}) == expected
     seen: list[int] = []
     read(file, "size", advance=seen.append)
     assert sum(seen) == len(file.read_text())
@@ -60,7 +65,7 @@ def test_reading_holds_a_small_part_of_a_table(
     file = tmp_path / "t.json"
     file.write_text(json.dumps(ROWS * 200))
     tracemalloc.start()
-    n_rows = sum(1 for _ in read_rows(file, ("token",)))
+    n_rows = sum(1 for _ in read_rows(file, {"token": ANY}))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert n_rows == 12_000
@@ -102,6 +107,149 @@ def test_a_table_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_bytes(b"[\xff\xfe")
     with pytest.raises(DataError, match="no text"):
         read(tmp_path / "t.json", "token")
+
+
+# values of the wrong type
+
+DEEP: object = json.loads("[" * 400 + "]" * 400)
+NO_TEXT = [None, 5, 0.5, True, [], ["a"], {"a": 1}, DEEP, "", "a\0b", "\ud800", "x" * 5000, "a\nb"]
+NO_NUMBER = [None, "5", True, [], {}, -1, 0.5, float("nan"), float("inf"), 10**400, 1 << 63]
+NO_NUMBERS = [None, "x", 5, [], [1], [[1, 0, 0, 0]], {"0": 1}, DEEP, ["1"] * 4, [True] * 4]
+NO_NUMBERS += [[float("nan")] * 4, [10**400] * 4, [1e300] * 4, [1e300] * 3, [None] * 3, [1] * 40]
+NO_MATRIX = [[[1, 0, 0]] * 2, [[1, 0]] * 3, [1] * 9, [[1, 0, "0"]] * 3, [[10**400] * 3] * 3]
+WRONG = {
+    ("scene", "token"): NO_TEXT,
+    ("scene", "name"): NO_TEXT,
+    ("sample", "token"): NO_TEXT,
+    ("sample", "timestamp"): NO_NUMBER,
+    ("sample", "scene_token"): NO_TEXT,
+    ("sensor", "token"): NO_TEXT,
+    ("sensor", "channel"): NO_TEXT,
+    ("calibrated_sensor", "token"): NO_TEXT,
+    ("calibrated_sensor", "sensor_token"): NO_TEXT,
+    ("calibrated_sensor", "rotation"): NO_NUMBERS,
+    ("calibrated_sensor", "translation"): NO_NUMBERS,
+    ("calibrated_sensor", "camera_intrinsic"): [*NO_NUMBERS, *NO_MATRIX],
+    ("sample_data", "token"): NO_TEXT,
+    ("sample_data", "sample_token"): NO_TEXT,
+    ("sample_data", "ego_pose_token"): NO_TEXT,
+    ("sample_data", "calibrated_sensor_token"): NO_TEXT,
+    ("sample_data", "timestamp"): NO_NUMBER,
+    ("sample_data", "is_key_frame"): [None, 0, 1, "true", [], {}, 0.5],
+    ("sample_data", "filename"): [*NO_TEXT, "/etc/passwd", "../up.bin", "a/../../b"],
+    ("sample_data", "height"): [*NO_NUMBER[1:], 1 << 17],
+    ("sample_data", "width"): [*NO_NUMBER[1:], 1 << 17],
+    ("sample_data", "prev"): [x for x in NO_TEXT if x not in (None, "")],
+    ("ego_pose", "token"): NO_TEXT,
+    ("ego_pose", "rotation"): NO_NUMBERS,
+    ("ego_pose", "translation"): NO_NUMBERS,
+    ("category", "name"): NO_TEXT,
+    ("category", "index"): [*NO_NUMBER, 256],
+    ("lidarseg", "sample_data_token"): NO_TEXT,
+    ("lidarseg", "filename"): [*NO_TEXT, "/dev/zero"],
+}
+"""Table and column to values that it must not have."""
+
+
+def refusal(folder: NuscenesFolder) -> str:
+    """What `prepare` and `--check` say of a folder: the same."""
+    with pytest.raises(DataError) as caught:
+        list_nuscenes(folder.root, sweeps=2)
+    with pytest.raises(DataError) as checked:
+        check_nuscenes(folder.root, sweeps=2, progress=Silent())
+    assert str(checked.value) == str(caught.value)
+    return str(caught.value)
+
+
+def rewritten(folder: NuscenesFolder, table: str, rows: list) -> None:
+    file = folder.root / folder.version / f"{table}.json"
+    file.write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize(("table", "column"), WRONG, ids=lambda name: name)
+def test_a_value_of_the_wrong_type_is_one_error_with_table_row_and_column(
+    folder: NuscenesFolder, table: str, column: str
+) -> None:
+    folder.sweeps = 2
+    folder.write()
+    rows = folder.tables[table]
+    place = len(rows) - 1
+    for value in WRONG[table, column]:
+        rewritten(folder, table, [*rows[:-1], {**rows[place], column: value}])
+        said = refusal(folder)
+        assert said.startswith(f"{folder.root / folder.version / table}.json: "), said
+        assert f"{column} is " in said or f"has {column} " in said, said
+        assert "row " in said or str(rows[place].get("name")) in said or column == "name", said
+        assert len(said) < 600
+        assert said.isprintable()
+
+
+@pytest.mark.parametrize(("table", "column"), [key for key in WRONG if key[1] != "height"])
+def test_a_row_without_a_column_or_with_more_of_them(
+    folder: NuscenesFolder, table: str, column: str
+) -> None:
+    folder.write()
+    rows = [{**row, "unknown": [{}]} for row in folder.tables[table]]
+    rewritten(folder, table, rows)
+    assert len(list_nuscenes(folder.root).scans) == 4
+    del rows[-1][column]
+    rewritten(folder, table, rows)
+    if column not in ("width", "prev"):
+        assert column in refusal(folder)
+
+
+@pytest.mark.parametrize("table", sorted({table for table, _ in WRONG}))
+def test_a_row_that_is_there_twice_is_refused(folder: NuscenesFolder, table: str) -> None:
+    folder.write()
+    rows = folder.tables[table]
+    rewritten(folder, table, [*rows, rows[-1]])
+    said = refusal(folder)
+    assert said.startswith(f"{folder.root / folder.version / table}.json: ")
+    assert "twice" in said or "stands for two" in said
+
+
+def test_two_key_frames_of_one_camera_are_refused(folder: NuscenesFolder) -> None:
+    folder.write()
+    rows = folder.tables["sample_data"]
+    rewritten(folder, "sample_data", [*rows, {**rows[-1], "token": "another"}])
+    assert "a key frame of CAM_FRONT_LEFT for sample" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 200_000, "row 0: lists or objects within each other"),
+        ('[{"token": "a", "name": ' + '{"a":' * 100_000, "row 0: lists or objects within"),
+        ('[{"token": "a", "name": "b"}, {"token": ' + "9" * 5000 + "}]", "row 1: a number"),
+        ('[{"token": "' + "a" * 9_000_000 + '", "name": "b"}]', "row 0: "),
+        ('[{"token": "' + "a" * 3_000_000 + '", "name": "b"}]', "row 0: token is 'aaa"),
+        ('[{"token": NaN, "name": "b"}]', "row 0: token is nan"),
+        ("[[]]", "row 0 is []"),
+        ("[null]", "row 0 is None"),
+        ("{}", "expected a list"),
+    ],
+)
+def test_no_nesting_and_no_length_is_too_much(folder: NuscenesFolder, text: str, said: str) -> None:
+    folder.write()
+    (folder.root / folder.version / "scene.json").write_text(text)
+    assert said in refusal(folder)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_any_json_in_any_place_is_an_error_or_read(data: st.DataObject) -> None:
+    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    values = st.recursive(
+        scalars, lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(max_size=5), x)
+    )
+    with TemporaryDirectory() as place:
+        folder = NuscenesFolder(Path(place) / "n", samples=1, n=1)
+        table = data.draw(st.sampled_from(sorted(folder.tables)))
+        row = data.draw(st.sampled_from(folder.tables[table]))
+        row[data.draw(st.sampled_from(sorted(row)))] = data.draw(values)
+        folder.write()
+        with contextlib.suppress(DataError):
+            list_nuscenes(folder.root, sweeps=1)
 
 
 # labels by name

@@ -4,48 +4,77 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from cache.errors import DataError
+from cache.text import quoted, shown
 
 CHUNK_CHARS = 1 << 22
 _MAX_ROW_CHARS = 1 << 20
 """A row has a few hundred characters; what does not end within this many is damaged."""
 _BETWEEN = re.compile(r"[\s,]*")
 _AGAIN = "The file is truncated or damaged: unpack it from the download again."
+_LONGEST_TEXT = 1000
+"""A token has 32 characters, a file's name some 90."""
+
+
+class Kind(NamedTuple):
+    """What a column's values must be."""
+
+    words: str
+    """For messages, e.g. "a token"."""
+    accepts: Callable[[Any], bool]
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string that may be a key or a file's name: printable, of sensible length."""
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT and value.isprintable()
+
+
+TOKEN = Kind("a token", is_text)
+TEXT = Kind("a text", is_text)
+YES_NO = Kind("true or false", lambda value: isinstance(value, bool))
+ANY = Kind("anything", lambda _value: True)
+"""Looked at later, where only the rows that are kept must be right."""
 
 
 def read_rows(
     file: Path,
-    columns: Sequence[str],
+    columns: Mapping[str, Kind],
     *,
-    optional: Sequence[str] = (),
+    optional: Mapping[str, Kind] | None = None,
     advance: Callable[[int], None] = lambda _nbytes: None,
 ) -> Iterator[tuple[Any, ...]]:
     """Read a table that is a JSON list of objects, without ever holding the whole of it.
 
     Args:
         file: the table.
-        columns: keys that every row must have.
-        optional: keys whose value is None where a row lacks them.
+        columns: keys that every row must have, and what their values must be.
+        optional: keys whose value may be null, and is None where a row lacks them.
         advance: hears of bytes read.
 
     Yields:
         Per row the values of ``columns``, then of ``optional``.
 
     Raises:
-        DataError: missing, no list of objects, truncated, or a row without one of the columns.
+        DataError: missing, no list of objects, truncated, or a row without one of the columns or
+            with a value of another kind: names the row and the column.
     """
+    optional = optional or {}
     try:
         with file.open(encoding="utf-8-sig") as stream:
             for number, row in enumerate(_objects(stream, file, advance)):
-                try:
-                    values = [row[name] for name in columns]
-                except (KeyError, TypeError):
-                    raise _lacking(file, number, row, columns) from None
-                yield (*values, *(row.get(name) for name in optional))
+                if not isinstance(row, dict) or not columns.keys() <= row.keys():
+                    raise _lacking(file, number, row, columns)
+                for name, kind in columns.items():
+                    if not kind.accepts(row[name]):
+                        raise _of_another_kind(file, number, name, row[name], kind)
+                for name, kind in optional.items():
+                    if row.get(name) is not None and not kind.accepts(row[name]):
+                        raise _of_another_kind(file, number, name, row[name], kind)
+                yield (*(row[name] for name in columns), *(row.get(name) for name in optional))
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read ({(error.strerror or str(error)).lower()}). Expected a table "
@@ -69,7 +98,7 @@ def _objects(stream: TextIO, file: Path, advance: Callable[[int], None]) -> Iter
     text = more().lstrip()
     if not text.startswith("["):
         raise DataError(f"{file}: found {text[:20]!r}, expected a list '[...]' of rows. {_AGAIN}")
-    place = 1
+    place, number = 1, 0
     while True:
         place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # matches nothing too
         if place == len(text):
@@ -83,18 +112,39 @@ def _objects(stream: TextIO, file: Path, advance: Callable[[int], None]) -> Iter
             rest = stream.read(CHUNK_CHARS) if len(text) - place <= _MAX_ROW_CHARS else ""
             if not rest:
                 found = text[error.pos : error.pos + 20]
-                raise DataError(f"{file}: no JSON at {found!r} ({error.msg}). {_AGAIN}") from error
+                raise DataError(
+                    f"{file}: row {number}: no JSON at {found!r} ({error.msg}). {_AGAIN}"
+                ) from error
             advance(len(rest))
             text, place = text[place:] + rest, 0
             continue
+        except RecursionError as error:
+            raise DataError(
+                f"{file}: row {number}: lists or objects within each other, too deep to read; "
+                f"expected a row of nuScenes. {_AGAIN}"
+            ) from error
+        except ValueError as error:  # a whole number of more digits than Python converts
+            raise DataError(
+                f"{file}: row {number}: a number that cannot be read ({error}). {_AGAIN}"
+            ) from error
         yield row
+        number += 1
 
 
-def _lacking(file: Path, number: int, row: Any, columns: Sequence[str]) -> DataError:
+def _lacking(file: Path, number: int, row: Any, columns: Mapping[str, Kind]) -> DataError:
     if not isinstance(row, dict):
-        return DataError(f"{file}: row {number} is {row!r}, expected an object {{...}}. {_AGAIN}")
+        return DataError(
+            f"{file}: row {number} is {shown(row)}, expected an object {{...}}. {_AGAIN}"
+        )
     missing = ", ".join(name for name in columns if name not in row)
+    found = ", ".join(shown(name) for name in list(row)[:20])
     return DataError(
-        f"{file}: row {number} has no {missing}; found {', '.join(row) or 'nothing'}. "
+        f"{file}: row {number} has no {missing}; found {found or 'nothing'}. "
         "Is it the table of another version, or of another data set?"
+    )
+
+
+def _of_another_kind(file: Path, number: int, name: str, value: Any, kind: Kind) -> DataError:
+    return DataError(
+        f"{file}: row {number}: {name} is {quoted(value)}, expected {kind.words}. {_AGAIN}"
     )

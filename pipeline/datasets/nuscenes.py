@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -40,6 +41,7 @@ from pipeline.stages.ego_motion import (
 STORED_HW = (240, 400)
 """Height and width at which the published networks saw the pictures."""
 MAX_SWEEPS = 10
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @functools.cache
@@ -322,6 +324,22 @@ class _Lister:
     def _listed(self, folder: Path) -> frozenset[str]:
         # Names only, once per folder: 240,000 questions one by one take minutes on a network disk.
         if folder not in self._names:
-            names = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208
-            self._names[folder] = frozenset(names)
+            self._names[folder] = frozenset(_names(folder))
         return self._names[folder]
+
+
+def _names(folder: Path) -> Sequence[str]:
+    """What lies in a folder; nothing where there is no such folder.
+
+    Raises:
+        DataError: it may not be read, or the disk fails.
+    """
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except OSError as error:
+        if error.errno in _NO_FOLDER:
+            return ()
+        raise DataError(
+            f"{folder}: cannot be read ({(error.strerror or str(error)).lower()}). Change its "
+            "permissions, or check the disk."
+        ) from error

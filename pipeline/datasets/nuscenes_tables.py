@@ -7,19 +7,26 @@ Of a table only the rows of the scenes that were asked for are kept, so that the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache.errors import DataError
 from cache.progress import Progress
-from pipeline.datasets.json_table import read_rows
+from cache.text import quoted, shown
+from pipeline.datasets.json_table import ANY, TEXT, TOKEN, YES_NO, Kind, is_text, read_rows
 from pipeline.problem import Problem, ProblemError
 from pipeline.stages.ego_motion import Pose
 
 LIDAR = "LIDAR_TOP"
 _MIB = 1 << 20
+_LARGEST_SIDE = 1 << 16
+"""Pixels; larger pictures have no 16 bit pixels."""
+_LATEST = 1 << 62
+"""Of time stamps; those of nuScenes are microseconds since 1970."""
+_FARTHEST = 1e9
+"""Of coordinates, focal lengths and parts of a quaternion: beyond it float64 products overflow."""
 
 
 class Scene(NamedTuple):
@@ -112,7 +119,11 @@ class TableReader:
         self._progress = progress
 
     def rows(
-        self, name: str, columns: Sequence[str], *, optional: Sequence[str] = ()
+        self,
+        name: str,
+        columns: Mapping[str, Kind],
+        *,
+        optional: Mapping[str, Kind] | None = None,
     ) -> Iterator[tuple[Any, ...]]:
         """The rows of one table; a progress phase of its own when it is large."""
         file = self.file(name)
@@ -142,8 +153,18 @@ class TableReader:
 
 
 def read_scenes(reader: TableReader) -> list[Scene]:
-    """All scenes of the version, by name."""
-    scenes = [Scene(*row) for row in reader.rows("scene", ("token", "name"))]
+    """All scenes of the version, by name.
+
+    Raises:
+        DataError: the table is damaged, or two scenes have one token or name.
+    """
+    file = reader.file("scene")
+    tokens, names = _Once(file, "token"), _Once(file, "name")
+    scenes = []
+    for token, name in reader.rows("scene", {"token": TOKEN, "name": TEXT}):
+        tokens.add(token)
+        names.add(name)
+        scenes.append(Scene(token, name))
     return sorted(scenes, key=lambda scene: scene.name)
 
 
@@ -155,23 +176,25 @@ def read_label_ids(reader: TableReader) -> dict[str, int] | None:
 
     Raises:
         DataError: some rows have an index and others have not, one is no number 0..255, or two
-            names have the same.
+            rows have the same index or name.
     """
     if not reader.has("category"):
         return None
-    rows = list(reader.rows("category", ("name",), optional=("index",)))
+    rows = list(reader.rows("category", {"name": TEXT}, optional={"index": ANY}))
     if all(index is None for _, index in rows):
         return None
     file = reader.file("category")
+    names = _Once(file, "name")
     ids: dict[str, int] = {}
     for name, index in rows:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= 255:
             raise DataError(
-                f"{file}: {name} has index {index!r}, expected a number 0..255. "
+                f"{file}: {shown(name)} has index {quoted(index)}, expected a number 0..255. "
                 "Unpack the tables of nuScenes-lidarseg again."
             )
         if index in ids.values():
             raise DataError(f"{file}: index {index} stands for two names. Unpack it again.")
+        names.add(name)
         ids[name] = index
     return ids
 
@@ -201,9 +224,7 @@ def read_tables(
     used = {row.ego_pose_token for row in (*data.values(), *lidar.values())}
     labels = None
     if reader.has("lidarseg"):
-        kept = {row.token for row in data.values()}
-        rows = reader.rows("lidarseg", ("sample_data_token", "filename"))
-        labels = {token: filename for token, filename in rows if token in kept}
+        labels = _label_files(reader, {row.token for row in data.values()})
     return Tables(
         folder=reader.folder,
         samples=samples,
@@ -215,12 +236,49 @@ def read_tables(
     )
 
 
+class _Once:
+    """Refuses a value of a key that comes twice: which row holds would be chance."""
+
+    def __init__(self, file: Path, column: str) -> None:
+        self._file, self._column = file, column
+        self._seen: set[Any] = set()
+
+    def add(self, value: Any, what: str = "") -> None:
+        """Remember one.
+
+        Raises:
+            DataError: it is there already.
+        """
+        if value in self._seen:
+            named = what or f"{self._column} {shown(value)}"
+            raise DataError(
+                f"{self._file}: {named} is there twice, expected one row for each. Are two "
+                "versions mixed? Unpack the table again."
+            )
+        self._seen.add(value)
+
+
+def _label_files(reader: TableReader, kept: Collection[str]) -> dict[str, str]:
+    file = reader.file("lidarseg")
+    once = _Once(file, "sample_data_token")
+    labels: dict[str, str] = {}
+    for token, filename in reader.rows("lidarseg", {"sample_data_token": TOKEN, "filename": ANY}):
+        if token in kept:
+            once.add(token)
+            labels[token] = _below_root(filename, f"{file}: row of {token}")
+    return labels
+
+
 def _samples(reader: TableReader, scene_tokens: Collection[str]) -> dict[str, list[Sample]]:
+    file = reader.file("sample")
+    once = _Once(file, "token")
     samples: dict[str, list[Sample]] = {token: [] for token in scene_tokens}
-    for token, timestamp, scene in reader.rows("sample", ("token", "timestamp", "scene_token")):
+    columns = {"token": TOKEN, "timestamp": ANY, "scene_token": TOKEN}
+    for token, timestamp, scene in reader.rows("sample", columns):
         if scene in samples:
-            where = f"{reader.file('sample')}: row {token}"
-            samples[scene].append(Sample(token, _whole(timestamp, "timestamp", where)))
+            once.add(token)
+            time_us = _whole(timestamp, "timestamp", f"{file}: row {token}", most=_LATEST)
+            samples[scene].append(Sample(token, time_us))
     for of_scene in samples.values():
         of_scene.sort(key=lambda sample: (sample.timestamp_us, sample.token))
     return samples
@@ -230,8 +288,20 @@ def _calibrations(
     reader: TableReader, channels: Collection[str]
 ) -> tuple[dict[str, Calibration], dict[str, str]]:
     """Calibrations by token, and the channel of each; those of other sensors are left out."""
-    sensors = dict(reader.rows("sensor", ("token", "channel")))
-    columns = ("token", "sensor_token", "rotation", "translation", "camera_intrinsic")
+    once = _Once(reader.file("sensor"), "token")
+    sensors: dict[str, str] = {}
+    for token, channel in reader.rows("sensor", {"token": TOKEN, "channel": TEXT}):
+        once.add(token)
+        sensors[token] = channel
+    file = reader.file("calibrated_sensor")
+    once = _Once(file, "token")
+    columns = {
+        "token": TOKEN,
+        "sensor_token": TOKEN,
+        "rotation": ANY,
+        "translation": ANY,
+        "camera_intrinsic": ANY,
+    }
     calibrations: dict[str, Calibration] = {}
     channel_of: dict[str, str] = {}
     for token, sensor, rotation, translation, intrinsics in reader.rows(
@@ -240,7 +310,8 @@ def _calibrations(
         channel = sensors.get(sensor)
         if channel is None or channel not in channels:
             continue
-        where = f"{reader.file('calibrated_sensor')}: row {token} ({channel})"
+        once.add(token)
+        where = f"{file}: row {token} ({channel})"
         channel_of[token] = channel
         calibrations[token] = Calibration(
             ego_from_sensor=_pose(rotation, translation, where),
@@ -252,30 +323,45 @@ def _calibrations(
 def _sensor_data(
     reader: TableReader, samples: Collection[str], channel_of: dict[str, str], *, sweeps: bool
 ) -> tuple[dict[tuple[str, str], SensorData], dict[str, SensorData]]:
-    columns = (
-        "token",
-        "sample_token",
-        "ego_pose_token",
-        "calibrated_sensor_token",
-        "timestamp",
-        "is_key_frame",
-        "filename",
-    )
+    columns = {
+        "token": TOKEN,
+        "sample_token": TOKEN,
+        "ego_pose_token": TOKEN,
+        "calibrated_sensor_token": TOKEN,
+        "timestamp": ANY,
+        "is_key_frame": YES_NO,
+        "filename": ANY,
+    }
+    optional = {"height": ANY, "width": ANY, "prev": ANY}
+    file = reader.file("sample_data")
+    tokens, frames = _Once(file, "token"), _Once(file, "key frame")
     data: dict[tuple[str, str], SensorData] = {}
     lidar: dict[str, SensorData] = {}
-    for row in reader.rows("sample_data", columns, optional=("height", "width", "prev")):
+    for row in reader.rows("sample_data", columns, optional=optional):
         token, sample, ego, calibration, timestamp, is_key, filename, height, width, prev = row
         channel = channel_of.get(calibration)
         is_sweep = sweeps and channel == LIDAR
         if channel is None or sample not in samples or not (is_key or is_sweep):
             continue
-        where = f"{reader.file('sample_data')}: row {token}"
-        hw = (_whole(height or 0, "height", where), _whole(width or 0, "width", where))
-        time_us = _whole(timestamp, "timestamp", where)
-        if not isinstance(filename, str) or not filename:
-            raise DataError(f"{where}: filename is {filename!r}. Unpack the table again.")
-        kept = SensorData(token, ego, calibration, time_us, filename, hw, prev or "")
+        where = f"{file}: row {token}"
+        tokens.add(token)
+        hw = (
+            _whole(0 if height is None else height, "height", where, most=_LARGEST_SIDE),
+            _whole(0 if width is None else width, "width", where, most=_LARGEST_SIDE),
+        )
+        if prev not in (None, "") and not is_text(prev):
+            raise _wrong(where, "prev", prev, "a token or nothing")
+        kept = SensorData(
+            token=token,
+            ego_pose_token=ego,
+            calibration_token=calibration,
+            timestamp_us=_whole(timestamp, "timestamp", where, most=_LATEST),
+            filename=_below_root(filename, where),
+            hw=hw,
+            prev=prev or "",
+        )
         if is_key:
+            frames.add((sample, channel), f"a key frame of {channel} for sample {sample}")
             data[sample, channel] = kept
         if is_sweep:
             lidar[token] = kept
@@ -283,34 +369,50 @@ def _sensor_data(
 
 
 def _ego_poses(reader: TableReader, tokens: Collection[str]) -> dict[str, Pose]:
-    return {
-        token: _pose(rotation, translation, f"{reader.file('ego_pose')}: row {token}")
-        for token, rotation, translation in reader.rows(
-            "ego_pose", ("token", "rotation", "translation")
-        )
-        if token in tokens
-    }
+    file = reader.file("ego_pose")
+    once = _Once(file, "token")
+    poses: dict[str, Pose] = {}
+    columns = {"token": TOKEN, "rotation": ANY, "translation": ANY}
+    for token, rotation, translation in reader.rows("ego_pose", columns):
+        if token in tokens:
+            once.add(token)
+            poses[token] = _pose(rotation, translation, f"{file}: row {token}")
+    return poses
 
 
 def _pose(rotation: Any, translation: Any, where: str) -> Pose:
     w, x, y, z = _numbers(rotation, 4, "rotation", where)
-    if not any((w, x, y, z)):
-        raise DataError(f"{where}: rotation {rotation} is no quaternion. Unpack the table again.")
+    if math.hypot(w, x, y, z) < 1e-6:
+        raise DataError(
+            f"{where}: rotation {shown(rotation)} is no quaternion. Unpack the table again."
+        )
     a, b, c = _numbers(translation, 3, "translation", where)
     return Pose(rotation_wxyz=(w, x, y, z), translation_m=(a, b, c))
 
 
 def _intrinsics(rows: Any, where: str) -> tuple[float, ...]:
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        rows = [[]]
+    is_square = (
+        isinstance(rows, list)
+        and len(rows) == 3
+        and all(isinstance(row, list) and len(row) == 3 for row in rows)
+    )
+    if not is_square:
+        raise _wrong(where, "camera_intrinsic", rows, "3 rows of 3 numbers")
     return _numbers([v for row in rows for v in row], 9, "camera_intrinsic", where)
 
 
-def _whole(value: Any, name: str, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise DataError(
-            f"{where}: {name} is {value!r}, expected a whole number. Unpack the table again."
-        )
+def _below_root(filename: Any, where: str) -> str:
+    """A file's name as the tables have it: relative, without a step upwards."""
+    if not is_text(filename):
+        raise _wrong(where, "filename", filename, "the name of a file")
+    if filename.startswith("/") or ".." in filename.split("/"):
+        raise _wrong(where, "filename", filename, "a file below the data set's root")
+    return str(filename)
+
+
+def _whole(value: Any, name: str, where: str, *, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise _wrong(where, name, value, f"a whole number 0..{most}")
     return value
 
 
@@ -318,11 +420,15 @@ def _numbers(values: Any, count: int, name: str, where: str) -> tuple[float, ...
     is_good = (
         isinstance(values, list)
         and len(values) == count
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        and all(-_FARTHEST <= v <= _FARTHEST for v in values)  # NaN and infinity are not
     )
     if not is_good:
-        raise DataError(
-            f"{where}: {name} is {values!r}, expected {count} finite numbers. "
-            "Unpack the table again."
-        )
+        raise _wrong(where, name, values, f"{count} finite numbers")
     return tuple(float(v) for v in values)
+
+
+def _wrong(where: str, name: str, value: Any, expected: str) -> DataError:
+    return DataError(
+        f"{where}: {name} is {quoted(value)}, expected {expected}. Unpack the table again."
+    )
