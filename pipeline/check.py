@@ -108,7 +108,9 @@ def _check_labels(
     points: NDArray[np.float32] | None,
     problems: list[Problem],
 ) -> None:
-    raw_labels = _attempt(file, lambda: read_raw_labels(file, info), problems)
+    n_points = None if points is None else len(points)
+    read = partial(read_raw_labels, file, info, n_points=n_points)
+    raw_labels = _attempt(file, read, problems)
     if raw_labels is None:
         return
     if points is not None:

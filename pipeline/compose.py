@@ -18,6 +18,7 @@ from pipeline.source import ScanSource
 from pipeline.stages.corrupt import CorruptedPoints, corrupt_points
 from pipeline.stages.counts import count_labels, count_ranges
 from pipeline.stages.images import decode_rgb, resize_bilinear
+from pipeline.stages.label_types import require_label_type
 from pipeline.stages.labels import instance_ids, map_labels
 from pipeline.stages.projection import (
     pixels_after_resize,
@@ -172,10 +173,21 @@ def read_points(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
     return points
 
 
-def read_raw_labels(file: Path, info: DatasetInfo) -> NDArray[np.uint32]:
-    """Read a label file as it is, (R,)."""
+def read_raw_labels(
+    file: Path, info: DatasetInfo, *, n_points: int | None = None
+) -> NDArray[np.uint32]:
+    """Read a label file as it is, (R,).
+
+    Raises:
+        ProblemError: it is missing, truncated, or seems to be of another type; where the number of
+            the scan's points is known, sizes of other types are known, too.
+    """
+    data = read_file(file)
     label_bytes = 4 if info.layout == "semantickitti" else 1
-    return decode_raw_labels(read_file(file), label_bytes=label_bytes, file=file)
+    require_label_type(
+        data, n_points=n_points, label_bytes=label_bytes, table=info.labels, file=file
+    )
+    return decode_raw_labels(data, label_bytes=label_bytes, file=file)
 
 
 def read_file(file: Path) -> bytes:
@@ -231,7 +243,7 @@ def _labels_of(
     """(R,) training ids and instance ids of a scan's own points; None without a label file."""
     if scan.labels is None:
         return None, None
-    raw_labels = read_raw_labels(scan.labels, info)
+    raw_labels = read_raw_labels(scan.labels, info, n_points=n_points)
     require_same_length(
         n_points=n_points,
         n_labels=len(raw_labels),
