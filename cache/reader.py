@@ -29,6 +29,11 @@ from cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
 from cache.schema import SCALES, CameraView, CorruptionInfo, ScanRecord, VoxelLevel
 from cache.shard_table import ShardInfo, ShardTable
 
+_PREPARE_FIRST = (
+    "Run `pass2d prepare semkitti` (or nuscenes) first, or give --cache FOLDER, the one that it "
+    "wrote."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
@@ -348,7 +353,7 @@ def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
         CacheError: there is none, or several and ``dataset`` does not choose.
     """
     if not cache_root.is_dir():
-        raise CacheError(f"{cache_root}: no such folder. Give --cache what `pass2d prepare` made.")
+        raise CacheError(f"{cache_root}: no such folder. {_PREPARE_FIRST}")
     if (cache_root / DATASET_FILE).is_file() and dataset in (None, cache_root.name):
         return cache_root
     found = sorted(path.parent for path in cache_root.glob(f"*/{DATASET_FILE}"))
@@ -367,8 +372,7 @@ def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
             if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
                 raise CacheError(f"{folder}: may not be read. Change its permissions.")
         raise CacheError(
-            f"{cache_root}: no prepared data set (no */{DATASET_FILE}). Run `pass2d prepare` "
-            "first, or give --cache the folder that it wrote."
+            f"{cache_root}: no prepared data set (no */{DATASET_FILE}). {_PREPARE_FIRST}"
         )
     clean = [p for p in found if corruption_of(p) is None] if len(found) > 1 else found
     if len(clean) != 1:

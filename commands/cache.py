@@ -14,6 +14,7 @@ from cache.progress import format_bytes
 from commands.cache_place import placed
 from commands.console import Console, clear_errors, print_json, print_line, sigterm_as_ctrl_c
 from commands.options import (
+    DEFAULT_CACHE,
     DatasetOption,
     JsonOption,
     LocalCacheOption,
@@ -33,7 +34,7 @@ cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and de
 
 @cache_app.command("verify")
 def verify_command(
-    cache_root: ReadCacheOption,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -85,7 +86,7 @@ def verify_command(
 
 @cache_app.command("repair")
 def repair_command(
-    cache_root: ReadCacheOption,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -116,7 +117,7 @@ def repair_command(
 
 @cache_app.command("gc")
 def gc_command(
-    cache_root: ReadCacheOption,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -153,7 +154,7 @@ def gc_command(
 
 @cache_app.command("status")
 def status_command(
-    cache_root: ReadCacheOption,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -214,8 +215,14 @@ def _advice(report: StatusReport) -> str:
 
 @cache_app.command("plan")
 def plan_command(
-    cache_root: ReadCacheOption,
-    root: Annotated[Path, typer.Option(help="Root of the raw data set.", resolve_path=True)],
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Root of the raw data set; looked for as by `prepare` if left out.",
+            resolve_path=True,
+        ),
+    ] = None,
     dataset: DatasetOption = None,
     profile: Annotated[
         str | None, typer.Option(help="speed or size; the cache's own if left out.")
@@ -237,6 +244,8 @@ def plan_command(
     with clear_errors(console):
         if profile is not None:
             PrepareConfig(profile=profile)
+        if root is None:
+            root = _usual_root(cache_root, dataset, console)
         where, manifest = _planned_on(cache_root, dataset, root)
         listing = list_again(root, manifest, version=version, progress=console)
         config = PrepareConfig(profile=profile or profile_of(manifest))
@@ -247,6 +256,18 @@ def plan_command(
         else:
             for line in plan_lines(planned):
                 print_line(line)
+
+
+def _usual_root(cache_root: str, dataset: str | None, console: Console) -> Path:
+    """Where the raw files of the cache's data set lie, for a user who does not say."""
+    from cache.layout import Layout
+    from cache.manifest import load_manifest
+    from pipeline.relist import find_raw
+
+    with placed(cache_root, dataset, with_records=False) as place:
+        found = find_raw(load_manifest(Layout(root=place.root)).info)
+    console.say(f"root: {found.root} ({found.reason})")
+    return found.root
 
 
 def _planned_on(
@@ -272,7 +293,7 @@ def _planned_on(
 
 @cache_app.command("bench")
 def bench_command(
-    cache_root: ReadCacheOption,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,

@@ -11,7 +11,9 @@ from cache.errors import ConfigError
 from cache.progress import Silent
 from commands.console import Console, clear_errors, print_json, print_rich, words
 from commands.many import start_processes
+from commands.newest import chosen_network
 from commands.options import (
+    DEFAULT_CACHE,
     CheckpointOption,
     DatasetOption,
     DeviceOption,
@@ -28,8 +30,8 @@ from commands.options import (
 
 def eval_command(
     context: typer.Context,
-    cache_root: ReadCacheOption,
-    checkpoint: CheckpointOption,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    checkpoint: CheckpointOption = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 08.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many scans.", min=1)] = None,
@@ -54,7 +56,7 @@ def eval_command(
     from train.eval_pictures import write_pictures
     from train.eval_report import report_json, report_tables, write_html
     from train.evaluate import evaluate
-    from train.team import is_follower, joined_team
+    from train.team import is_follower, joined_team, of_first
     from train.tta import parse_votes
 
     console = Console()
@@ -62,8 +64,10 @@ def eval_command(
         plan, rule = parse_votes(votes), outside_rule(outside)
         _require_places(html, pictures)
     with clear_errors(console), joined_team(device, progress=console) as team:
+        # Of the first one's choice: a run may end between two looks.
+        network = of_first(chosen_network(checkpoint, console) if team.is_first else None, team)
         report = evaluate(
-            checkpoint,
+            network,
             cache_root,
             split=split,
             dataset=dataset,

@@ -12,6 +12,7 @@ from cache.errors import CacheError, ConfigError
 from cache.place import is_url
 from commands.console import clear_errors, print_json, print_rich
 from commands.options import (
+    DEFAULT_CACHE,
     DatasetOption,
     JsonOption,
     LocalCacheOption,
@@ -24,7 +25,7 @@ def inspect_command(
     argument: Annotated[
         str | None,
         typer.Argument(
-            help="Cache folder or its URL, or a .safetensors checkpoint.",
+            help="Cache folder or its URL, or a .safetensors checkpoint; ./cache if left out.",
             parser=any_place,
             metavar="CACHE|URL|CHECKPOINT",
         ),
@@ -45,9 +46,9 @@ def inspect_command(
 ) -> None:
     """Show what a cache holds: splits, sequences, bytes per field, settings, a scan; or a card."""
     with clear_errors():
-        place = argument or option
-        if place is None or (argument and option):
+        if argument and option:
             raise ConfigError("give one cache or checkpoint: pass2d inspect cache/")
+        place = argument or option or any_place(DEFAULT_CACHE)
         if not is_url(place) and Path(place).is_file():
             if scan is not None or dataset is not None:
                 raise ConfigError(f"{place}: --scan and --dataset are for caches, not for a file")

@@ -11,9 +11,13 @@ import typer
 from cache.errors import ConfigError
 from cache.place import absolute_place, is_url
 
+DEFAULT_CACHE = "cache"
+"""--cache, where it is left out: the folder that `prepare` writes."""
+
 
 def local_place(text: str | Path) -> Path:
     """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
+    _require_word("--cache", str(text))
     if is_url(str(text)):
         typer.echo(
             f"error: --cache {text}: this command reads a local folder only. "
@@ -26,6 +30,7 @@ def local_place(text: str | Path) -> Path:
 
 def run_place(text: str) -> Path:
     """Read --run: a local folder; a URL is refused, not taken for a path."""
+    _require_word("--run", text)
     if is_url(text):
         typer.echo(f"error: --run {text}: a run lies on a local disk. Choose a folder.", err=True)
         raise typer.Exit(1)
@@ -34,6 +39,7 @@ def run_place(text: str) -> Path:
 
 def any_place(text: str | Path) -> str:
     """Read --cache where a URL will do, too: a path is made absolute."""
+    _require_word("--cache", str(text))
     try:
         return absolute_place(str(text))
     except ConfigError as error:
@@ -41,11 +47,18 @@ def any_place(text: str | Path) -> str:
         raise typer.Exit(1) from error
 
 
+def _require_word(option: str, text: str) -> None:
+    """Refuse what an unset variable leaves: "" would be the current folder."""
+    if not text.strip():
+        typer.echo(f"error: {option} is empty: give a folder, or leave the option out.", err=True)
+        raise typer.Exit(1)
+
+
 ReadCacheOption = Annotated[
     str,
     typer.Option(
         "--cache",
-        help="Cache folder, or the URL of one, e.g. s3://bucket/prefix.",
+        help="Cache folder (./cache if left out), or the URL of one, e.g. s3://bucket/prefix.",
         parser=any_place,
         metavar="PATH|URL",
     ),
@@ -103,7 +116,12 @@ NprocOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 CheckpointOption = Annotated[
-    Path, typer.Option("--checkpoint", help="A .safetensors checkpoint.", resolve_path=True)
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="A .safetensors checkpoint. If left out: the best network of the newest run in runs/.",
+        resolve_path=True,
+    ),
 ]
 
 

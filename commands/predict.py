@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commands.console import Console, clear_errors, print_json, words
+from commands.newest import chosen_network
 from commands.options import (
     CheckpointOption,
     DeviceOption,
@@ -32,7 +33,7 @@ def predict_command(
             metavar="FILE|FOLDER|-",
         ),
     ],
-    checkpoint: CheckpointOption,
+    checkpoint: CheckpointOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.", resolve_path=True)] = Path(
         "predictions"
     ),
@@ -111,7 +112,7 @@ def predict_command(
 
         summary = predict(
             Stream() if is_stream else Path(inputs).resolve(),
-            checkpoint,
+            chosen_network(checkpoint, console),
             out,
             votes=parse_votes(votes),
             outside=outside_rule(outside),

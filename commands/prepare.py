@@ -17,13 +17,20 @@ from commands.console import (
     sigterm_as_ctrl_c,
     words,
 )
-from commands.options import JsonOption, LocalCacheOption, LocalCacheSizeOption, any_place
+from commands.options import (
+    DEFAULT_CACHE,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    any_place,
+)
 from commands.synth import synth_command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from corruptions.registry import Variant
+    from pipeline.datasets.roots import FoundRoot
     from pipeline.options import PrepareConfig
     from pipeline.problem import Problem
     from pipeline.source import SourceListing
@@ -36,7 +43,8 @@ LimitOption = Annotated[int | None, typer.Option(help="At most so many scans.", 
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        help="Ray workers, one per CPU if left out; 0: no Ray. With --ray-address: tasks at a time."
+        help="Ray workers; 0: no Ray. If left out: one per CPU where that is faster, else no Ray. "
+        "With --ray-address: tasks at a time."
     ),
 ]
 RayAddressOption = Annotated[
@@ -61,9 +69,13 @@ PlanOption = Annotated[
 @prepare_app.command("semkitti")
 def semkitti_command(
     root: Annotated[
-        Path,
-        typer.Option(help="SemanticKITTI, its dataset/ or its sequences/.", resolve_path=True),
-    ],
+        Path | None,
+        typer.Option(
+            help="SemanticKITTI, its dataset/ or its sequences/. If left out: PASS2D_SEMKITTI, "
+            "else a usual place such as dataset/SemanticKITTI.",
+            resolve_path=True,
+        ),
+    ] = None,
     cache_root: Annotated[
         str,
         typer.Option(
@@ -72,7 +84,7 @@ def semkitti_command(
             parser=any_place,
             metavar="PATH|URL",
         ),
-    ] = "cache",
+    ] = DEFAULT_CACHE,
     splits: SplitsOption = "train,val,test",
     sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 00,08.")] = None,
     limit: LimitOption = None,
@@ -87,31 +99,36 @@ def semkitti_command(
     as_json: JsonOption = False,
 ) -> None:
     """Prepare SemanticKITTI: projections, labels, pictures, voxel hashes, counts."""
-    from pipeline.datasets.semkitti import check_semkitti, list_semkitti
+    from pipeline.datasets.semkitti import check_semkitti, find_semkitti, list_semkitti
     from pipeline.options import PrepareConfig
 
     console = Console()
     with clear_errors(console), sigterm_as_ctrl_c():
         chosen_splits, chosen = words(splits) or (), words(sequences)
         variants = _variants(corrupt)
+        config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
+        place = root or _found(find_semkitti, console)
         if check:
             found = check_semkitti(
-                root, splits=chosen_splits, sequences=chosen, limit=limit, progress=console
+                place, splits=chosen_splits, sequences=chosen, limit=limit, progress=console
             )
             console.close()
             _show_problems(found, as_json=as_json)
             return
-        config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
-        listing = list_semkitti(root, splits=chosen_splits, sequences=chosen, limit=limit)
+        listing = list_semkitti(place, splits=chosen_splits, sequences=chosen, limit=limit)
         _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
 
 
 @prepare_app.command("nuscenes")
 def nuscenes_command(
     root: Annotated[
-        Path,
-        typer.Option(help="Holds v1.0-*/, samples/ and lidarseg/.", resolve_path=True),
-    ],
+        Path | None,
+        typer.Option(
+            help="Holds v1.0-*/, samples/ and lidarseg/. If left out: PASS2D_NUSCENES, else a "
+            "usual place such as dataset/nuscenes.",
+            resolve_path=True,
+        ),
+    ] = None,
     version: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +143,7 @@ def nuscenes_command(
             parser=any_place,
             metavar="PATH|URL",
         ),
-    ] = "cache",
+    ] = DEFAULT_CACHE,
     splits: SplitsOption = "train,val,test",
     scenes: Annotated[
         str | None, typer.Option("--scenes", "--sequences", help="Only these: scene-0061,103.")
@@ -149,16 +166,18 @@ def nuscenes_command(
     as_json: JsonOption = False,
 ) -> None:
     """Prepare nuScenes-lidarseg: six cameras per scan, labels, voxel hashes, counts."""
-    from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes
+    from pipeline.datasets.nuscenes import check_nuscenes, find_nuscenes, list_nuscenes
     from pipeline.options import PrepareConfig, image_size_hw
 
     console = Console()
     with clear_errors(console), sigterm_as_ctrl_c():
         chosen_splits, chosen = words(splits) or (), words(scenes)
         variants = _variants(corrupt)
+        config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
+        place = root or _found(find_nuscenes, console)
         if check:
             found = check_nuscenes(
-                root,
+                place,
                 version=version,
                 splits=chosen_splits,
                 scenes=chosen,
@@ -169,9 +188,8 @@ def nuscenes_command(
             console.close()
             _show_problems(found, as_json=as_json)
             return
-        config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
         listing = list_nuscenes(
-            root,
+            place,
             version=version,
             splits=chosen_splits,
             scenes=chosen,
@@ -181,6 +199,13 @@ def nuscenes_command(
             progress=console,
         )
         _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
+
+
+def _found(find: Callable[[], FoundRoot], console: Console) -> Path:
+    """The root where none is given; said before the work."""
+    found = find()
+    console.say(f"root: {found.root} ({found.reason})")
+    return found.root
 
 
 def _show_problems(problems: list[Problem], *, as_json: bool) -> None:

@@ -9,7 +9,9 @@ import typer
 
 from cache.errors import ConfigError
 from commands.console import Console, clear_errors, print_json, print_rich, words
+from commands.newest import chosen_network
 from commands.options import (
+    DEFAULT_CACHE,
     CheckpointOption,
     DatasetOption,
     DeviceOption,
@@ -25,7 +27,7 @@ from commands.options import (
 
 
 def robust_command(
-    checkpoint: CheckpointOption,
+    checkpoint: CheckpointOption = None,
     root: Annotated[
         Path | None,
         typer.Option(
@@ -37,7 +39,8 @@ def robust_command(
         Path | None,
         typer.Option(
             "--cache",
-            help="Cache with the data sets of `prepare --corrupt` (pass2d-C) beside the clean one.",
+            help="Cache with the data sets of `prepare --corrupt` (pass2d-C) beside the clean one; "
+            "./cache if left out, and --root is, too.",
             parser=local_place,
             metavar="PATH",
         ),
@@ -81,7 +84,7 @@ def robust_command(
         from train.team import choose_device
         from train.tta import parse_votes
 
-        if (root is None) == (cache_root is None):
+        if root is not None and cache_root is not None:
             raise ConfigError(
                 "robust: give --root FOLDER (a published set) or --cache CACHE (pass2d-C), one of "
                 "the two."
@@ -95,15 +98,17 @@ def robust_command(
             "device": choose_device(device),
             "progress": console,
         }
-        if cache_root is not None:
+        if root is None:
             if clean is not None:
                 raise ConfigError("--clean belongs to --root: the cache has its clean data set.")
-            report = robust_cache(checkpoint, cache_root, out, split=split or "val", **common)
+            network = chosen_network(checkpoint, console)
+            place = cache_root or local_place(DEFAULT_CACHE)
+            report = robust_cache(network, place, out, split=split or "val", **common)
         else:
-            assert root is not None
             if split is not None:
                 raise ConfigError("--split belongs to --cache: the published sets are of val.")
-            report = robust_folders(checkpoint, root, out, clean=clean, **common)
+            network = chosen_network(checkpoint, console)
+            report = robust_folders(network, root, out, clean=clean, **common)
         path = write_summary(report, out)
         console.say(f"summary: {path}")
         console.close()

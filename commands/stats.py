@@ -9,6 +9,7 @@ import typer
 
 from commands.console import clear_errors, print_json, print_rich
 from commands.options import (
+    DEFAULT_CACHE,
     DatasetOption,
     JsonOption,
     LocalCacheOption,
@@ -18,7 +19,7 @@ from commands.options import (
 
 
 def stats_command(
-    cache_root: ReadCacheOption,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache.errors import ConfigError
 from commands.console import Console, clear_errors, plain, print_json, print_line
+from commands.newest import chosen_network
 from commands.options import (
+    DEFAULT_CACHE,
+    CheckpointOption,
     DatasetOption,
     DeviceOption,
     JsonOption,
@@ -31,15 +33,12 @@ SHOWN_PROBLEMS = 30
 
 
 def submit_command(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", help="A .safetensors checkpoint.", resolve_path=True),
-    ] = None,
+    checkpoint: CheckpointOption = None,
     cache_root: Annotated[
         str | None,
         typer.Option(
             "--cache",
-            help="Cache folder, or the URL of one.",
+            help="Cache folder, or the URL of one; ./cache if left out.",
             parser=any_place,
             metavar="PATH|URL",
         ),
@@ -92,16 +91,14 @@ def submit_command(
             console.close()
             _show_report(report, as_json=as_json)
             return
-        if checkpoint is None or cache_root is None:
-            raise ConfigError("give --checkpoint and --cache, or --verify FILE to check a zip")
         from train.submission.benchmark import parse_meta
         from train.submission.submit import SubmitConfig, submit
         from train.team import choose_device
         from train.tta import parse_votes
 
         summary = submit(
-            checkpoint,
-            cache_root,
+            chosen_network(checkpoint, console),
+            cache_root or any_place(DEFAULT_CACHE),
             out,
             benchmarks=_benchmarks(),
             config=SubmitConfig(

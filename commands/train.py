@@ -12,6 +12,7 @@ import typer
 from commands.console import Console, clear_errors, plain, print_json, print_rich
 from commands.many import start_processes
 from commands.options import (
+    DEFAULT_CACHE,
     DatasetOption,
     JsonOption,
     LocalCacheOption,
@@ -48,13 +49,17 @@ def _recipe_names() -> list[str]:
 
 def train_command(
     context: typer.Context,
-    cache_root: ReadCacheOption,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
     run_root: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--run", help="Folder of this run, on a local disk.", parser=run_place, metavar="FOLDER"
+            "--run",
+            help="Folder of this run, on a local disk. If left out: a new one, "
+            "runs/RECIPE-DATE-TIME.",
+            parser=run_place,
+            metavar="FOLDER",
         ),
-    ],
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -80,7 +85,14 @@ def train_command(
     baseline_only: Annotated[
         bool, typer.Option("--baseline-only", help="Train the 3D network alone, without pictures.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --run, or with the newest of these settings in runs/; "
+            "begin if there is none.",
+        ),
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(help="Seed of weights, order and augmentation.")
     ] = None,

@@ -13,6 +13,8 @@ from cache.errors import ConfigError
 from cache.progress import Progress, format_bytes
 from commands.console import Console, clear_errors, print_json, words
 from commands.options import (
+    DEFAULT_CACHE,
+    CheckpointOption,
     DatasetOption,
     DeviceOption,
     JsonOption,
@@ -20,7 +22,7 @@ from commands.options import (
     LocalCacheSizeOption,
     any_place,
 )
-from commands.view_inputs import Label, labeller, open_scans
+from commands.view_inputs import Label, labeller, newest_labeller, open_scans
 
 if TYPE_CHECKING:
     from train.viewing.scan import ViewItem, ViewScan, ViewSet
@@ -42,7 +44,10 @@ def view_command(
     place: Annotated[
         str | None,
         typer.Option(
-            "--cache", help="Cache folder or its URL.", parser=any_place, metavar="PATH|URL"
+            "--cache",
+            help="Cache folder or its URL; ./cache if nothing is named.",
+            parser=any_place,
+            metavar="PATH|URL",
         ),
     ] = None,
     dataset: DatasetOption = None,
@@ -62,9 +67,11 @@ def view_command(
         Path | None,
         typer.Option(help="Folder of .label files from predict or submit.", resolve_path=True),
     ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Predict with this checkpoint.", resolve_path=True)
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    no_checkpoint: Annotated[
+        bool,
+        typer.Option("--no-checkpoint", help="Predict nothing, though a run has a network."),
+    ] = False,
     png: Annotated[
         Path | None, typer.Option(help="Folder: write pictures of each scan.", resolve_path=True)
     ] = None,
@@ -92,6 +99,8 @@ def view_command(
     with clear_errors(console):
         if scan is not None and scans is not None:
             raise ConfigError("--scan and --scans: choose one")
+        if checkpoint is not None and no_checkpoint:
+            raise ConfigError("--checkpoint and --no-checkpoint: choose one")
         if save is not None and save.suffix != ".rrd":
             raise ConfigError(f"--save {save}: Rerun opens only files whose names end in .rrd")
         is_recorded = save is not None or (png is None and html is None)
@@ -99,6 +108,8 @@ def view_command(
             from train.viewing.recording import rerun_package
 
             rerun_package()  # before any scan is read
+        if place is None and raw is None:
+            place = any_place(DEFAULT_CACHE)
         with open_scans(
             place,
             raw,
@@ -112,7 +123,12 @@ def view_command(
 
             for note in found.notes:
                 console.say(note)
-            label = labeller(found, checkpoint=checkpoint, predictions=predictions, device=device)
+            if checkpoint is None and predictions is None and not no_checkpoint:
+                label = newest_labeller(found, device=device, say=console.say)
+            else:
+                label = labeller(
+                    found, checkpoint=checkpoint, predictions=predictions, device=device
+                )
             default = RECORDED if is_recorded else SHOWN
             items = choose_items(found.items, scan=scan, scans=scans, default=default)
             if is_recorded and scans is None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.errors import ConfigError
+from cache.errors import ConfigError, Pass2DError
 
 if TYPE_CHECKING:
     from cache.reader import CacheReader
@@ -78,6 +78,24 @@ def labeller(
 
         return PredictionFolder(predictions, scans.table).add
     return None
+
+
+def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) -> Label | None:
+    """What predicts with the best network of the newest run; where that cannot be, says why."""
+    from train.runs import RUNS, newest_network, shown
+
+    without = "no prediction is shown"
+    network = newest_network()
+    if network is None:
+        say(f"{without}: no run below {RUNS}/ has a network yet, and --checkpoint is left out")
+        return None
+    try:
+        label = labeller(scans, checkpoint=network.path, predictions=None, device=device)
+    except (Pass2DError, ImportError) as error:  # nobody asked for this one
+        say(f"{without}: {error}")
+        return None
+    say(f"prediction: {shown(network.path)} ({network.reason}; --no-checkpoint: without)")
+    return label
 
 
 def _raw_scans(

@@ -16,8 +16,8 @@ class PrepareConfig:
     """How `prepare` works. Only `profile` and `shard_scans` have a say in the bytes."""
 
     workers: int | None = None
-    """Ray workers; None: one per CPU; 0: in this process, without Ray. With `ray_address`: so many
-    tasks at a time; None: as many as the cluster takes."""
+    """Ray workers; 0: in this process, without Ray; None: as workers.py decides by the work. With
+    `ray_address`: so many tasks at a time; None: as many as the cluster takes."""
     ray_address: str | None = None
     """Join this cluster ("auto", "host:port", "ray://..."); None starts a local one, whatever
     RAY_ADDRESS says."""

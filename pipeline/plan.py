@@ -19,7 +19,7 @@ from pipeline.source_index import SourceIndex
 
 _BYTES_PER_SCAN = {"lidar": 1_900_000, "camera": 700_000, "voxel": 550_000}
 _SECONDS_PER_SCAN = {"lidar": 0.02, "camera": 0.02, "voxel": 0.015}
-"""CPU, of 120k-point scans; used until this cache has its own figures."""
+"""CPU, of 120k-point scans, `camera` per picture; used until this cache has its own figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +228,9 @@ class _Planner:
     def _task(self, stage: str, job: ShardJob, reason: str) -> PlannedTask:
         similar = [e for (s, _), e in self._earlier.items() if s == stage][:100]
         per_scan = (float(_BYTES_PER_SCAN[stage]), _SECONDS_PER_SCAN[stage])
+        if stage == "camera":
+            pictures = sum(image is not None for scan in job.scans for image in scan.images)
+            per_scan = (per_scan[0], per_scan[1] * pictures / len(job.scans))
         if similar:
             per_scan = (
                 sum(e.bytes_per_scan for e in similar) / len(similar),

@@ -24,6 +24,7 @@ from pipeline.runners import InlineRunner, Runner, TaskFailure
 from pipeline.source import SourceListing
 from pipeline.summary import PrepareSummary, StageSeconds, all_failures, summarize
 from pipeline.tasks import StageTask, TaskContext, TaskResult
+from pipeline.workers import decided
 
 __all__ = ["PrepareConfig", "PrepareSummary", "plan", "prepare", "prepare_all"]
 
@@ -48,7 +49,7 @@ def prepare(
     Args:
         listing: of a reader in `pipeline/datasets/`.
         dataset_root: e.g. cache/semkitti, made when missing; or a URL, s3://bucket/semkitti.
-        config: workers, profile, shard size.
+        config: workers, profile, shard size. Workers that are left out: Ray where it pays.
         progress: hears of scans done and of what went wrong.
 
     Returns:
@@ -67,6 +68,7 @@ def prepare(
             progress.say(line)
         place.describe(listing.info)
         work = _Work(todo, progress)
+        config = decided(config, [todo], progress)
         if todo.tasks:
             with _runner(place.context(listing.info, config.profile), config) as runner:
                 work.run(runner)
@@ -105,22 +107,25 @@ def prepare_all(
     Raises:
         CacheError: as `prepare`; the data sets before are whole then.
     """
-    work = partial(_prepare_each, listings, cache_root, config, progress)
+    work = partial(_prepare_each, listings, cache_root, progress=progress)
     places = [dataset_place(str(cache_root), listing.info.name) for listing in listings]
     if config.workers == 0 or len(listings) == 1:
-        return work()
-    if not any(plan(li, place, config).tasks for li, place in zip(listings, places, strict=True)):
-        return work()
+        return work(config)
+    plans = [plan(li, place, config) for li, place in zip(listings, places, strict=True)]
+    config = decided(config, plans, progress)
+    if config.workers == 0 or not any(planned.tasks for planned in plans):
+        return work(config)
     from pipeline.ray_runner import connected
 
     with connected(config):
-        return work()
+        return work(config)
 
 
 def _prepare_each(
     listings: Sequence[SourceListing],
     cache_root: Path | str,
     config: PrepareConfig,
+    *,
     progress: Progress,
 ) -> tuple[PrepareSummary, ...]:
     summaries = []

@@ -8,15 +8,26 @@ from pathlib import Path
 from cache.errors import CacheError
 from cache.manifest import Manifest
 from cache.progress import Progress
+from cache.schema import DatasetInfo
 from pipeline.corrupted import corrupted_listings, variant_of
-from pipeline.datasets.nuscenes import STORED_HW, list_nuscenes
-from pipeline.datasets.semkitti import list_semkitti, semkitti_table
+from pipeline.datasets.nuscenes import STORED_HW, find_nuscenes, list_nuscenes
+from pipeline.datasets.roots import FoundRoot
+from pipeline.datasets.semkitti import find_semkitti, list_semkitti, semkitti_table
 from pipeline.source import SourceListing
 
 
 def is_nuscenes(root: Path) -> bool:
     """Whether a raw data set has the devkit's tables."""
     return any(root.glob("v1.0-*/"))
+
+
+def find_raw(info: DatasetInfo) -> FoundRoot:
+    """Where the raw files of a cache's data set lie for a user who does not say.
+
+    Raises:
+        ConfigError: as `find_root`.
+    """
+    return find_semkitti() if info.layout == semkitti_table().info.layout else find_nuscenes()
 
 
 def list_again(

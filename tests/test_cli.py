@@ -166,7 +166,6 @@ def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> 
         (("train", "--cache", "cache", "--run", "r", "--set", "epoch=3"), "epochs"),
         (("train", "--cache", "cache", "--run", "r", "--set", "epochs=many"), "epochs"),
         (("train", "--cache", "cache", "--run", "run"), "--resume"),
-        (("train", "--cache", "cache", "--run", "r", "--resume"), "resume"),
         (("eval", "--cache", "cache", "--checkpoint", "missing"), "missing"),
         (("eval", "--cache", "cache", "--checkpoint", "file"), "file"),
         (("predict", "missing", "--checkpoint", "run/checkpoints/best.safetensors"), "missing"),

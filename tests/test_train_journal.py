@@ -12,8 +12,8 @@ import pytest
 
 from cache.errors import ConfigError
 from cache.progress import Silent
-from train.folder import RunFolder
 from train.journal import Journal
+from train.runs import RunFolder
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:

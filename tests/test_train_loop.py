@@ -30,10 +30,11 @@ from cache.schema import DatasetInfo
 from pass2d_models.network import Segmentation
 from train.assemble import assemble
 from train.checkpoint import load_checkpoint, network_from_checkpoint
-from train.folder import RunFolder, only_run_in
+from train.folder import only_run_in
 from train.loop import run
 from train.losses import LossTerms
 from train.recipe import NetworkChoice, Recipe, load_recipe
+from train.runs import RunFolder
 from train.state import fresh_state
 from train.step import optimizer_step
 from train.stream import BatchStream

@@ -126,7 +126,6 @@ def test_one_line_says_what_is_wrong(stubbed, cache_root: Path, tmp_path: Path) 
     lonely.mkdir()
     (lonely / "semkitti").symlink_to(cache_root / "semkitti")
     for words, said in (
-        ([], "give --root FOLDER (a published set) or --cache CACHE"),
         (["--cache", cache_root, "--root", cache_root], "one of the two"),
         (["--cache", cache_root, "--clean", cache_root], "--clean belongs to --root"),
         (["--root", cache_root, "--split", "val"], "--split belongs to --cache"),

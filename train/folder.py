@@ -5,8 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -16,53 +15,8 @@ from cache.files import whole_file
 from cache.progress import Progress
 from train.card import Card
 from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from train.runs import RunFolder, run_folders, shown
 from train.team import Team
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFolder:
-    """Where the files of a run lie."""
-
-    root: Path
-
-    @property
-    def settings(self) -> Path:
-        """The complete recipe, as a recipe file."""
-        return self.root / "settings.toml"
-
-    @property
-    def metrics(self) -> Path:
-        """A JSON object per line."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def last(self) -> Path:
-        """The newest state; resuming starts here."""
-        return self.root / "checkpoints" / "last.safetensors"
-
-    @property
-    def previous(self) -> Path:
-        """The state before, should the newest be damaged."""
-        return self.root / "checkpoints" / "previous.safetensors"
-
-    @property
-    def coming(self) -> Path:
-        """A whole state that has not become the newest yet: there only after a kill."""
-        return self.root / "checkpoints" / "next.safetensors"
-
-    @property
-    def best(self) -> Path:
-        """The best network so far, for inference."""
-        return self.root / "checkpoints" / "best.safetensors"
-
-    def ranked(self, epoch: int) -> Path:
-        """One of the best networks, by epoch."""
-        return self.root / "checkpoints" / f"epoch-{epoch:04d}.safetensors"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Event files."""
-        return self.root / "tensorboard"
 
 
 def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
@@ -74,7 +28,9 @@ def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
     folder = RunFolder(root=root)
     team.wait()  # nobody looks before all are here, and nobody writes before all have looked
     if resume and not folder.settings.is_file():
-        raise ConfigError(f"{root}: no run to resume here (no {folder.settings.name})")
+        inner = ", ".join(shown(run.root) for run in run_folders(root)[:3])
+        hint = f". Runs below it: {inner}. Name one with --run" if inner else ""
+        raise ConfigError(f"{root}: no run to resume here (no {folder.settings.name}){hint}")
     if not resume and folder.settings.exists():
         raise ConfigError(
             f"{root}: holds a run already. Continue it with --resume, or choose another folder."
@@ -85,6 +41,19 @@ def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
         raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
     team.wait()
     return folder
+
+
+@contextmanager
+def left_unmade(folder: RunFolder, team: Team) -> Iterator[None]:
+    """Take a folder that was made for this run away again if the run does not begin."""
+    try:
+        yield
+    except BaseException:
+        if team.is_first and not folder.settings.exists():
+            with suppress(OSError):  # not empty
+                folder.last.parent.rmdir()
+                folder.root.rmdir()
+        raise
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import ConfigError
 from cache.progress import Progress
 from train.assemble import Job
-from train.folder import RunFolder, write_text
+from train.folder import write_text
+from train.runs import RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

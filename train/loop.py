@@ -14,7 +14,7 @@ from train.assemble import Job, assemble
 from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
 from train.folder import (
-    RunFolder,
+    left_unmade,
     newest_state,
     only_run_in,
     open_folder,
@@ -25,12 +25,14 @@ from train.input_statistics import input_statistics
 from train.journal import Journal, introduction
 from train.recipe import Recipe, to_toml
 from train.resume import first_state, require_no_state_yet
+from train.run_choice import RunChoice, choose_run
+from train.runs import RunFolder
 from train.schedule import is_out_of_patience
 from train.state import RunState, base_card, state_card, state_tensors
 from train.step import optimizer_step, require_finite
 from train.stop import StopRequest, stop_requests
 from train.stream import BatchStream
-from train.team import Team, agree, joined_team, share_buffers
+from train.team import Team, agree, joined_team, of_first, share_buffers
 from train.validate import averaged, is_due, refresh_average, validate
 from train.window import LogWindow
 
@@ -62,7 +64,7 @@ def run(
     cache_root: Path | str,
     recipe: Recipe,
     *,
-    run_root: Path,
+    run_root: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     dataset: str | None = None,
@@ -72,8 +74,9 @@ def run(
     Args:
         cache_root: what `pass2d prepare` wrote.
         recipe: all settings.
-        run_root: folder of this run; made if it does not exist.
-        resume: go on with the run in that folder.
+        run_root: folder of this run, made if it does not exist; None: a new one below ``runs/``.
+        resume: go on with the run in that folder, or with the newest of these settings below
+            ``runs/``; begin where there is none.
         progress: is told of every scan and every line of the log.
         dataset: which data set, if the cache holds several.
 
@@ -93,11 +96,24 @@ def run(
         stop_requests() as stop,
     ):
         heard = progress if progress is not None and team.is_first else Silent()
-        folder = open_folder(run_root, resume=resume, team=team)
-        with only_run_in(folder, team):
+        choice: RunChoice | None = None
+        if team.is_first:
+            choice = choose_run(run_root, recipe, reader.fingerprint, resume=resume, progress=heard)
+        choice = of_first(choice, team)
+        folder = open_folder(choice.root, resume=choice.is_resumed, team=team)
+        with (
+            left_unmade(folder, team) if choice.is_new else nullcontext(),
+            only_run_in(folder, team),
+        ):
             with stop.raising():  # so far nothing would be lost
                 loop = _prepared(
-                    reader, recipe, team, folder=folder, stop=stop, progress=heard, resume=resume
+                    reader,
+                    recipe,
+                    team,
+                    folder=folder,
+                    stop=stop,
+                    progress=heard,
+                    resume=choice.is_resumed,
                 )
             return loop.run()
 

@@ -12,8 +12,8 @@ from train.assemble import Job
 from train.card import Card
 from train.checkpoint import Checkpoint
 from train.finetune import start_from_checkpoint
-from train.folder import RunFolder
 from train.recipe import Recipe, load_recipe
+from train.runs import RunFolder
 from train.settings import to_plain
 from train.state import RunState, base_card, fresh_state, restore_state
 

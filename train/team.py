@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -17,6 +18,8 @@ from cache.errors import ConfigError, SaidElsewhereError
 from cache.progress import Progress, Silent
 from train.launch import LOST_CODE, is_launched
 from train.vigil import LostProcessError, Vigil
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(minutes=60)
 """How long a process that lives may keep the others waiting: a validation may take that long."""
@@ -231,6 +234,16 @@ def agree(value: bool, team: Team) -> bool:
     with collective():
         distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
     return bool(flag)
+
+
+def of_first(value: T | None, team: Team) -> T:
+    """The first process's value, for all; what the others give does not count."""
+    shared = [value]
+    if team.world > 1:
+        with collective():
+            distributed.broadcast_object_list(shared, src=0)
+    assert shared[0] is not None
+    return shared[0]
 
 
 def gather_names(names: list[str]) -> list[list[str]]:

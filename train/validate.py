@@ -13,9 +13,9 @@ from train.card import Card
 from train.checkpoint import network_tensors, save_checkpoint
 from train.eval_counts import EvalCounts
 from train.evaluate import evaluate_network
-from train.folder import RunFolder
 from train.journal import Journal
 from train.metric import Scores
+from train.runs import RunFolder
 from train.state import RunState
 from train.step import choose_sharers, forward
 from train.stop import StopRequest

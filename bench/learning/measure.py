@@ -21,10 +21,11 @@ from train.batch import point_batch
 from train.collate import collate, heap
 from train.draw import AugmentConfig
 from train.evaluate import evaluate
-from train.folder import RunFolder, newest_state, write_text
+from train.folder import newest_state, write_text
 from train.loop import run
 from train.metric import count_pairs, official_scores
 from train.recipe import to_toml
+from train.runs import RunFolder
 from train.state import restore_state
 from train.stream import StreamPlan, load_scan
 from train.team import Team

@@ -18,7 +18,12 @@ from pipeline.check import check_scans
 from pipeline.datasets.limit import SPLITS, first_of_each_split
 from pipeline.datasets.nuscenes_labels import info_by_name
 from pipeline.datasets.nuscenes_missing import LABELS, POINTS, SWEEPS, Missing
-from pipeline.datasets.nuscenes_scenes import choose_scenes, choose_version, notes_on_scenes
+from pipeline.datasets.nuscenes_scenes import (
+    choose_scenes,
+    choose_version,
+    locate_tables,
+    notes_on_scenes,
+)
 from pipeline.datasets.nuscenes_tables import (
     LIDAR,
     Sample,
@@ -30,6 +35,7 @@ from pipeline.datasets.nuscenes_tables import (
     read_scenes,
     read_tables,
 )
+from pipeline.datasets.roots import FoundRoot, find_root
 from pipeline.datasets.table import DatasetTable, load_table
 from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource, SourceListing, SweepSource
@@ -48,6 +54,15 @@ _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 def nuscenes_table() -> DatasetTable:
     """The table of ``nuscenes.toml``: labels, colours, volume, scenes of each split, cameras."""
     return load_table(Path(__file__).with_suffix(".toml"))
+
+
+def find_nuscenes() -> FoundRoot:
+    """Where the data set lies for a user who does not say.
+
+    Raises:
+        ConfigError: as `find_root`.
+    """
+    return find_root(nuscenes_table(), locate_tables, sign="v1.0-*/scene.json")
 
 
 def list_nuscenes(

@@ -56,6 +56,14 @@ def choose_version(root: Path, version: str | None) -> tuple[Path, str]:
     return root, version
 
 
+def locate_tables(root: Path) -> Path | None:
+    """The data set's root, links resolved, for it or its folder of tables; None for others."""
+    if root.name in VERSIONS and (root / "scene.json").is_file():
+        root = root.parent
+    there = any((root / name / "scene.json").is_file() for name in VERSIONS)
+    return root.resolve() if there else None
+
+
 def choose_scenes(
     known: Sequence[Scene],
     table: DatasetTable,

@@ -12,7 +12,14 @@ from cache.rows import FailedScan
 from pipeline.check import check_scans
 from pipeline.compose import read_file
 from pipeline.datasets.limit import SPLITS, first_of_each_split
-from pipeline.datasets.semkitti_files import POINTS, SequenceFiles, find_sequences, list_files
+from pipeline.datasets.roots import FoundRoot, find_root
+from pipeline.datasets.semkitti_files import (
+    POINTS,
+    SequenceFiles,
+    find_sequences,
+    list_files,
+    locate_sequences,
+)
 from pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missing_problems
 from pipeline.datasets.table import DatasetTable, load_table
 from pipeline.problem import Problem, ProblemError
@@ -24,6 +31,15 @@ from pipeline.stages.calibration import image_from_lidar_matrix
 def semkitti_table() -> DatasetTable:
     """The table of ``semkitti.toml``: labels, colours, volume, splits, published counts."""
     return load_table(Path(__file__).with_suffix(".toml"))
+
+
+def find_semkitti() -> FoundRoot:
+    """Where the data set lies for a user who does not say.
+
+    Raises:
+        ConfigError: as `find_root`.
+    """
+    return find_root(semkitti_table(), locate_sequences, sign="sequences/NN/velodyne")
 
 
 def list_semkitti(

@@ -61,6 +61,16 @@ def find_sequences(root: Path) -> dict[str, Path]:
     raise DataError(f"{root}: {_nothing_found(root)} Expected a folder with {_LAYOUT}.")
 
 
+def locate_sequences(root: Path) -> Path | None:
+    """The folder of sequences that a root stands for, links resolved; None if it has no scans."""
+    try:
+        found = find_sequences(root)
+    except (DataError, OSError):
+        return None
+    folder = next((path for path in found.values() if (path / POINTS).is_dir()), None)
+    return None if folder is None else folder.parent.resolve()
+
+
 def list_files(sequence: str, folder: Path) -> SequenceFiles:
     """List one sequence's files; everything that is no frame is passed over."""
     names = set(_names(folder))

@@ -30,6 +30,8 @@ class DatasetTable:
     """(C,) points per training id in the training split as published; zeros where not."""
     cameras: tuple[str, ...]
     """Names of the cameras in the order of the cache; empty where there is only one."""
+    usual_roots: tuple[str, ...] = ()
+    """Paths below the current folder where the data set usually lies, the likeliest first."""
 
     def split_of(self, sequence: str) -> str | None:
         """The split that a sequence belongs to; None when the table does not know it."""
@@ -85,6 +87,7 @@ def _table(raw: Mapping[str, Any]) -> DatasetTable:
         scan_counts=dict(raw.get("scan_counts", {})),
         published_points=tuple(entry.get("points", 0) for entry in raw["classes"]),
         cameras=cameras,
+        usual_roots=tuple(raw.get("usual_roots", ())),
     )
 
 

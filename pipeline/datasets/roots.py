@@ -1,0 +1,118 @@
+"""Where a raw data set lies when nobody says: an environment variable, else the usual places."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cache.errors import ConfigError
+from cache.place import is_url
+from pipeline.datasets.table import DatasetTable
+
+Locate = Callable[[Path], Path | None]
+"""Where the data itself lies for a root (links resolved); None where that is no root of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRoot:
+    """The root of a raw data set that was looked for."""
+
+    root: Path
+    reason: str
+    """Why this one, for a person."""
+
+
+def find_root(
+    table: DatasetTable,
+    locate: Locate,
+    *,
+    sign: str,
+    environment: Mapping[str, str] = os.environ,
+    here: Path | None = None,
+) -> FoundRoot:
+    """Find a raw data set for which no root is given.
+
+    Args:
+        table: names the data set and its usual places.
+        locate: whether a folder is a root of it.
+        sign: what such a folder holds, for the message.
+        environment: the variable PASS2D_NAME goes before all places.
+        here: the folder below which they are; the current one when None.
+
+    Raises:
+        ConfigError: the variable points nowhere, or no place holds the data set.
+    """
+    variable = f"PASS2D_{table.info.name.upper()}"
+    if (value := environment.get(variable)) is not None:
+        return FoundRoot(root=_named_root(variable, value), reason=f"from {variable}")
+    here = Path.cwd() if here is None else here
+    there = list(dict.fromkeys(_folders(here, table.usual_roots)))
+    found: dict[Path, Path] = {}  # of two ways to the same data the first one counts
+    for folder in there:
+        if (data := locate(folder)) is not None:
+            found.setdefault(data, folder)
+    if not found:
+        raise ConfigError(_nowhere(table, variable, sign, here, there))
+    root, *others = found.values()
+    also = ", ".join(_shown(folder, here) for folder in others)
+    choice = f"the first usual place that holds it; also {also}: --root chooses"
+    return FoundRoot(
+        root=root.resolve(), reason=choice if others else "found below the current folder"
+    )
+
+
+def _named_root(variable: str, value: str) -> Path:
+    remedy = "Set it to the data set's folder, unset it, or give --root."
+    if not value.strip():
+        raise ConfigError(f"{variable} is set, but empty. {remedy}")
+    if is_url(value):
+        raise ConfigError(f"{variable}={value}: expected a folder on a local disk. {remedy}")
+    root = Path(value).expanduser()
+    if not root.is_dir():
+        kind = "that is a file" if root.exists() else "there is no such folder"
+        raise ConfigError(f"{variable}={value}: {kind}. {remedy}")
+    return root.resolve()
+
+
+def _folders(here: Path, places: tuple[str, ...]) -> Iterator[Path]:
+    """The folders of those paths that exist, in their order."""
+    for place in places:
+        found = [here]
+        for part in PurePosixPath(place).parts:
+            found = [folder / name for folder in found for name in _alike(folder, part)]
+        yield from (folder for folder in found if folder.is_dir())
+
+
+def _alike(folder: Path, wanted: str) -> list[str]:
+    """Names in a folder that differ from the wanted one at most in case, "-" and "_"."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(folder)  # noqa: PTH208  names only
+    return sorted(name for name in names if _plain(name) == _plain(wanted))
+
+
+def _plain(name: str) -> str:
+    return re.sub("[-_ ]", "", name).casefold()
+
+
+def _nowhere(table: DatasetTable, variable: str, sign: str, here: Path, there: list[Path]) -> str:
+    name = table.info.name
+    places = ", ".join("itself" if place == "." else place for place in table.usual_roots)
+    text = (
+        f"no --root is given, {variable} is not set, and no usual place below {here} holds {name} "
+        f"({sign}); looked in {places}, whatever the case."
+    )
+    if empty := [_shown(folder, here) for folder in there if folder != here]:
+        text += f" There, but without it: {', '.join(empty)}."
+    return (
+        f"{text} Type --root FOLDER (pass2d prepare {name} --root FOLDER), or first export "
+        f"{variable}=FOLDER"
+    )
+
+
+def _shown(folder: Path, here: Path) -> str:
+    return "the current folder" if folder == here else str(folder.relative_to(here))

@@ -1,0 +1,111 @@
+"""Ray starts where it is faster than this process, and only there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cache_samples import without_fsync
+from pipeline_files import shards, write_sequence
+from test_pipeline_prepare import Heard
+
+from corruptions.registry import parse_variants
+from pipeline import ray_runner, workers
+from pipeline.corrupted import corrupted_listings
+from pipeline.datasets.semkitti import list_semkitti
+from pipeline.options import PrepareConfig
+from pipeline.plan import PlannedTask, PreparePlan
+from pipeline.prepare import prepare_all
+from pipeline.workers import RAY_START_SECONDS, decided
+
+
+def plan_of(*shards_s: tuple[float, float, float]) -> PreparePlan:
+    """Shards of 10 scans with these seconds of lidar, camera, voxel."""
+    tasks = [
+        PlannedTask(
+            stage=stage, shard=shard, sequence="00", scans=10, reason="", nbytes=0, seconds=seconds
+        )
+        for shard, stages in enumerate(shards_s)
+        for stage, seconds in zip(("lidar", "camera", "voxel"), stages, strict=True)
+    ]
+    return PreparePlan(jobs=(), tasks=tuple(tasks), keys={}, dropped=())
+
+
+@pytest.fixture
+def cpus(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _pid: set(range(4)))
+    return 4
+
+
+def test_ray_starts_where_the_time_that_it_saves_is_longer_than_its_start(cpus: int) -> None:
+    even = RAY_START_SECONDS / (1 - 1 / cpus)  # S = start + S / n
+    for seconds, chosen in ((even - 1, 0), (even + 1, cpus)):
+        heard = Heard()
+        plan = plan_of(*[(seconds / 300, seconds / 300, seconds / 300)] * 100)
+        assert decided(PrepareConfig(), [plan], heard).workers == chosen
+        (line,) = heard.said
+        assert line.startswith("1,000 scans, about ")
+        assert "--workers" in line
+
+
+def test_one_shard_gains_nothing_from_many_workers(cpus: int) -> None:
+    # lidar 30 s, then camera and voxel at once: 40 s + start; inline 45 s
+    assert decided(PrepareConfig(), [plan_of((30, 10, 5))], Heard()).workers == 0
+    two = plan_of((30, 10, 5), (30, 10, 5))
+    assert decided(PrepareConfig(), [two], Heard()).workers == cpus
+
+
+def test_one_cpu_never_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _pid: {3})
+    assert decided(PrepareConfig(), [plan_of(*[(9, 9, 9)] * 1000)], Heard()).workers == 0
+
+
+@pytest.mark.usefixtures("cpus")
+def test_what_was_asked_for_is_obeyed_in_silence() -> None:
+    heard = Heard()
+    for config in (PrepareConfig(workers=3), PrepareConfig(ray_address="auto")):
+        assert decided(config, [plan_of((0, 0, 0))], heard) == config
+    assert decided(PrepareConfig(), [plan_of()], heard) == PrepareConfig()  # nothing to do
+    assert heard.said == []
+
+
+def test_the_whole_amount_counts(cpus: int) -> None:
+    small = plan_of(*[(1, 1, 1)] * 2)
+    assert decided(PrepareConfig(), [small], Heard()).workers == 0
+    assert decided(PrepareConfig(), [small] * 9, Heard()).workers == cpus
+
+
+class NoRayError(Exception):
+    pass
+
+
+def test_a_handful_of_scans_starts_no_ray_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object) -> None:
+        raise NoRayError
+
+    monkeypatch.setattr(ray_runner, "connected", start)
+    write_sequence(tmp_path / "raw", "08", (0, 1, 2, 3))
+    clean = list_semkitti(tmp_path / "raw")
+    listings = [clean, *corrupted_listings(clean, parse_variants("fog:heavy"))]
+    heard = Heard()
+    with without_fsync():
+        config = PrepareConfig(shard_scans=2)
+        prepare_all(listings, tmp_path / "left_out", config, heard)
+        prepare_all(listings, tmp_path / "none", replace(config, workers=0), Heard())
+        assert [line for line in heard.said if "Ray" in line] == [
+            "8 scans, about 0.4 s of work: done in this process, Ray would take longer "
+            "(--workers N starts it)"
+        ]
+        for name in ("semkitti", "semkitti-fog-heavy"):
+            made = shards(tmp_path / "left_out" / name)
+            assert made
+            assert made == shards(tmp_path / "none" / name)
+        with pytest.raises(NoRayError):
+            prepare_all(listings, tmp_path / "asked", replace(config, workers=1), Heard())
+        monkeypatch.setattr(workers, "RAY_START_SECONDS", 0.0)
+        monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _pid: set(range(4)))
+        with pytest.raises(NoRayError):
+            prepare_all(listings, tmp_path / "worth", config, Heard())
