@@ -57,3 +57,7 @@ class ShapeError(Pass2DError, ValueError):
     def __reduce__(self) -> tuple[partial[ShapeError], tuple[()]]:
         # Exceptions pickle as type(*args), which lacks the keywords; Ray sends errors pickled.
         return self._rebuild, ()
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came, as from a batch system whose time is up: all ends as after Ctrl-C."""

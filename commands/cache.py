@@ -12,7 +12,7 @@ from cache.errors import CacheError, ConfigError
 from cache.place import dataset_place
 from cache.progress import format_bytes
 from commands.cache_place import placed
-from commands.console import Console, clear_errors, print_json, print_line, sigterm_as_ctrl_c
+from commands.console import Console, clear_errors, print_json, print_line
 from commands.options import (
     DEFAULT_CACHE,
     DatasetOption,
@@ -49,7 +49,7 @@ def verify_command(
     from pipeline.rebuild_shards import rebuild_and_compare
 
     console = Console()
-    with clear_errors(console), sigterm_as_ctrl_c():
+    with clear_errors(console):
         if not 0 <= rebuild_percent <= 100:
             raise ConfigError(f"--rebuild must be 0 to 100 percent, got {rebuild_percent:g}")
         with placed(cache_root, dataset) as place:
@@ -96,7 +96,7 @@ def repair_command(
     from pipeline.repair import repair
 
     console = Console()
-    with clear_errors(console), sigterm_as_ctrl_c():
+    with clear_errors(console):
         with placed(cache_root, dataset) as place:
             report = repair(place.root, console, presence=place.presence)
             if place.staged is not None:
@@ -131,7 +131,7 @@ def gc_command(
     """Remove what no kept generation refers to."""
     from cache.gc import collect_garbage
 
-    with clear_errors(), sigterm_as_ctrl_c():
+    with clear_errors():
         with placed(cache_root, dataset, with_records=False) as place:
             if place.staged is not None:
                 report = place.staged.collect_garbage(

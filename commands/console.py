@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ import typer
 from cache.errors import ConfigError, Pass2DError, SaidElsewhereError
 from cache.progress import format_bytes, format_seconds
 from cache.text import one_line, printable
+from commands.signals import SIGNALS
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
@@ -44,6 +43,7 @@ class Console:
 
     def start(self, title: str, *, total: int, unit: str) -> None:
         """Begin a phase; the last one is closed. ``total`` 0: nobody knows how many."""
+        SIGNALS.raise_swallowed()
         self.close()
         self._title, self._unit, self._total, self._done, self._nbytes = title, unit, total, 0, 0
         self._started = self._last_line = time.monotonic()
@@ -62,6 +62,7 @@ class Console:
 
     def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
         """Count work that is done."""
+        SIGNALS.raise_swallowed()
         self._done += count
         self._nbytes += nbytes
         now = time.monotonic()
@@ -106,31 +107,6 @@ class Console:
         typer.echo(text, err=True)
 
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes after Ctrl-C and SIGTERM."""
-
-
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM came, as from a batch system whose time is up."""
-
-
-@contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end the body as Ctrl-C does: nothing half-made is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: object) -> None:
-        raise TerminatedError
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 MENDABLE = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "free some space or choose another folder",
@@ -154,12 +130,13 @@ MEMORY_HINT = (
 
 @contextmanager
 def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 1; Ctrl-C into exit code 130.
+    """Turn what a user can mend into one line and exit code 1; a signal into its own exit code.
 
     Silent where another process meets the very same error, and says so.
     """
     try:
-        yield
+        with SIGNALS.deciding(before=console.close if console is not None else lambda: None):
+            yield
     except SaidElsewhereError as error:
         raise typer.Exit(error.code) from error
     except Pass2DError as error:
@@ -178,9 +155,6 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
         found = str(error).rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
         found = found or "nothing is left"
         _stop(console, f"error: out of memory: {found}. {MEMORY_HINT}", 1, error)
-    except KeyboardInterrupt as error:
-        code = TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED
-        _stop(console, "interrupted: what was finished is kept", code, error)
     finally:
         if console is not None:
             console.close()

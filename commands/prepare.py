@@ -14,7 +14,6 @@ from commands.console import (
     clear_errors,
     print_json,
     print_line,
-    sigterm_as_ctrl_c,
     words,
 )
 from commands.options import (
@@ -103,7 +102,7 @@ def semkitti_command(
     from pipeline.options import PrepareConfig
 
     console = Console()
-    with clear_errors(console), sigterm_as_ctrl_c():
+    with clear_errors(console):
         chosen_splits, chosen = words(splits) or (), words(sequences)
         variants = _variants(corrupt)
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
@@ -170,7 +169,7 @@ def nuscenes_command(
     from pipeline.options import PrepareConfig, image_size_hw
 
     console = Console()
-    with clear_errors(console), sigterm_as_ctrl_c():
+    with clear_errors(console):
         chosen_splits, chosen = words(splits) or (), words(scenes)
         variants = _variants(corrupt)
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)

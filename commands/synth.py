@@ -11,7 +11,7 @@ import typer
 
 from cache.errors import ConfigError
 from cache.progress import format_bytes
-from commands.console import Console, clear_errors, print_json, sigterm_as_ctrl_c, words
+from commands.console import Console, clear_errors, print_json, words
 from commands.options import JsonOption
 
 
@@ -47,7 +47,7 @@ def synth_command(
 ) -> None:
     """Make a ray-cast street world with labels, in the layout of SemanticKITTI or nuScenes."""
     console = Console()
-    with clear_errors(console), sigterm_as_ctrl_c():
+    with clear_errors(console):
         chosen = {"scans": scans, "workers": _default_workers() if workers is None else workers}
         changes: dict[str, Any] = {k: value for k, value in chosen.items() if value is not None}
         names = words(sequences)

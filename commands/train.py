@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ from commands.options import (
     ReadCacheOption,
     run_place,
 )
+from commands.signals import EXIT_CODES
 
 if TYPE_CHECKING:
     from train.loop import TrainResult
@@ -129,8 +131,8 @@ def train_command(
         console.close()
         if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
             _say_result(result, as_json=as_json)
-        if result.stopped_by in SIGNALS:
-            raise typer.Exit(SIGNALS[result.stopped_by])
+        if result.stopped_by in signal.Signals.__members__:
+            raise typer.Exit(EXIT_CODES[signal.Signals[result.stopped_by]])
 
 
 def _say_result(result: TrainResult, *, as_json: bool) -> None:
@@ -140,9 +142,5 @@ def _say_result(result: TrainResult, *, as_json: bool) -> None:
     score = "" if result.best_miou is None else f", best val mIoU {result.best_miou:.1%}"
     typer.echo(f"{result.epochs} epochs, {result.steps} steps{score}")
     typer.echo(f"best: {result.best}\nlast: {result.last}")
-    if result.stopped_by in SIGNALS:
+    if result.stopped_by in signal.Signals.__members__:
         typer.echo("stopped early and saved; the same command with --resume goes on")
-
-
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
-"""Exit codes of a run that a signal ended."""

@@ -78,7 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = f"import sys, cli; sys.exit(', '.join({{*{HEAVY}}} & {{*sys.modules}}) or 0)"
+    code = f"import sys, commands.app; sys.exit(', '.join({{*{HEAVY}}} & {{*sys.modules}}) or 0)"
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
 
 

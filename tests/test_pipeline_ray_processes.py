@@ -11,12 +11,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-import typer
 
 from cache.errors import CacheError, ConfigError
-from commands.console import clear_errors, sigterm_as_ctrl_c
 from pipeline.options import PrepareConfig
-from pipeline.ray_processes import end_marked, marking, own_sigterm, uninterrupted
+from pipeline.ray_processes import end_marked, marking, uninterrupted
 
 SLEEP = "import time; print(flush=True); time.sleep(600)"
 ORPHAN = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}])"
@@ -85,23 +83,3 @@ def test_an_address_where_no_ray_answers_is_one_error(monkeypatch: pytest.Monkey
             pass
     with pytest.raises(ConfigError, match="--ray-address is empty"):
         PrepareConfig(ray_address=" ")
-
-
-def test_sigterm_ends_as_ctrl_c_does_also_while_ray_starts(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-
-    def start_ray() -> None:  # as Ray does: a handler of its own, which exits
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
-
-    for moment in ("while it starts", "when it runs"):
-        with pytest.raises(typer.Exit) as ended, clear_errors(), sigterm_as_ctrl_c():  # noqa: PT012
-            with own_sigterm():
-                start_ray()
-                if moment == "while it starts":
-                    signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
-        assert ended.value.exit_code == 143
-        assert capsys.readouterr().err == "interrupted: what was finished is kept\n"
-        assert signal.getsignal(signal.SIGTERM) is before

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 _ECHO_S = 1.0
 """A second signal so soon is the first one's echo: torchrun hands on what a terminal sends to all
@@ -15,25 +16,35 @@ processes anyway."""
 
 
 class StopRequest:
-    """Whether someone asked the run to end."""
+    """Whether someone asked the run to end.
 
-    def __init__(self) -> None:
+    Args:
+        before: what took the signals before, by number; a signal that ends all is handed on to it.
+    """
+
+    def __init__(self, before: dict[signal.Signals, Any] | None = None) -> None:
         self.signal_name = ""
+        self._before = before or {}
         self._first_s = 0.0
+        self._leaves_block = False
         self.raises = False
         """Set while nothing would be lost by stopping at once: the next signal raises."""
 
     def __bool__(self) -> bool:
         return bool(self.signal_name)
 
-    def receive(self, number: int, _frame: FrameType | None = None) -> None:
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
         """Take a signal."""
         is_second = bool(self.signal_name) and time.monotonic() - self._first_s > _ECHO_S
         if not self.signal_name:
             self._first_s = time.monotonic()
         self.signal_name = signal.Signals(number).name
-        if is_second or self.raises:
-            raise KeyboardInterrupt
+        if not (is_second or self.raises):
+            return
+        before = self._before.get(signal.Signals(number))
+        if callable(before) and not self._leaves_block:
+            before(number, frame)
+        raise KeyboardInterrupt
 
     @contextmanager
     def raising(self) -> Iterator[None]:
@@ -47,21 +58,26 @@ class StopRequest:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Within, a signal raises, and leaving the block early is all that it does."""
-        with suppress(KeyboardInterrupt), self.raising():
-            yield
+        self._leaves_block = True
+        try:
+            with suppress(KeyboardInterrupt), self.raising():
+                yield
+        finally:
+            self._leaves_block = False
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
     """Catch SIGINT and SIGTERM meanwhile; outside the main thread nothing can be caught."""
-    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield StopRequest()
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, request.receive) for number in numbers]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    request = StopRequest(before)
+    for number in before:
+        signal.signal(number, request.receive)
     try:
         yield request
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)

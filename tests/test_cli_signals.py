@@ -1,0 +1,154 @@
+"""Ctrl-C and SIGTERM: 130 and 143 and one line in every command, whatever libraries make of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache.errors import CacheError, TerminatedError
+from cache.layout import CURRENT_FILE, DATASET_FILE
+from commands import signals
+from commands.console import Console, clear_errors
+from commands.signals import Signals
+
+PROJECT = Path(__file__).resolve().parents[1]
+LINE = "interrupted: what was finished is kept\n"
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.fixture
+def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Signals, list[int]]]:
+    """Takes this process's signals, and the codes with which it would have left at once."""
+    left: list[int] = []
+    taken = Signals(leave=left.append)
+    for module in ("commands.signals", "commands.console"):
+        monkeypatch.setattr(f"{module}.SIGNALS", taken)
+    before = {number: signal.signal(number, taken.receive) for number, _ in CODES}
+    yield taken, left
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def start(code: str, *words: object) -> subprocess.Popen[str]:
+    program = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); {code}"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_reader(fifo: Path, process: subprocess.Popen[str]) -> int:
+    """Open a fifo as soon as the process reads from it."""
+    while process.poll() is None:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads yet
+                raise
+        time.sleep(0.01)
+    pytest.fail(f"it has ended: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_ends_a_command_that_waits(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    data = tmp_path / "semkitti"
+    data.mkdir()
+    (data / DATASET_FILE).touch()
+    os.mkfifo(data / CURRENT_FILE)
+    with start("import cli; cli.main()", "cache", "verify", "--cache", tmp_path) as process:
+        opened = wait_for_reader(data / CURRENT_FILE, process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+        os.close(opened)
+    assert (process.returncode, said) == (code, LINE)
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_what_a_library_makes_of_it_does_not_count(
+    caught: tuple[Signals, list[int]],
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
+) -> None:
+    with pytest.raises(SystemExit) as ended, clear_errors(Console()):  # noqa: PT012
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as error:
+            raise CacheError("damaged") from error
+    assert (ended.value.code, capsys.readouterr().err) == (code, LINE)
+
+
+def test_a_swallowed_signal_ends_the_command_where_it_goes_on(
+    caught: tuple[Signals, list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console()
+    done = []
+    with pytest.raises(SystemExit) as ended, clear_errors(console):  # noqa: PT012
+        for item in range(3):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except TerminatedError:
+                done.append(item)
+            console.advance()
+    assert (done, ended.value.code, capsys.readouterr().err) == ([0], 143, LINE)
+
+
+def test_also_one_that_was_swallowed_to_the_end(caught: tuple[Signals, list[int]]) -> None:
+    with pytest.raises(SystemExit) as ended, caught[0].deciding():  # noqa: PT012
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise SystemExit(0) from None
+    assert ended.value.code == 130
+
+
+def test_the_second_ends_at_once_but_not_the_first_ones_echo(
+    caught: tuple[Signals, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10.0, 10.1, 11.0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
+    _, left = caught
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+    assert left == []
+    signal.raise_signal(signal.SIGINT)
+    assert left == [130]
+
+
+def test_the_second_ends_a_process_that_is_stuck_in_a_library() -> None:
+    code = (
+        "import ctypes, commands.signals as s; s._ECHO_S = 0; s.SIGNALS.catch(); "
+        "lock = ctypes.create_string_buffer(256); take = ctypes.CDLL(None).pthread_mutex_lock; "
+        "take(lock); print('stuck', file=sys.stderr, flush=True); take(lock)"
+    )
+    with start(code) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "stuck\n"
+        while process.poll() is None:  # each is heard on its own
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+        assert (process.returncode, process.stderr.read()) == (143, LINE)
+
+
+def test_a_command_that_ended_just_then_keeps_quiet(caught: tuple[Signals, list[int]]) -> None:
+    taken, left = caught
+    taken.over()
+    signal.raise_signal(signal.SIGTERM)
+    assert left == [143]
