@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cache.cloud_statistics import ChannelStatistics
 from cache.errors import CheckpointError
 from cache.schema import DatasetInfo, GridConfig, LabelTable
-from train.card import Card, ChannelStatistics
+from train.card import Card
 from train.checkpoint import load_checkpoint, read_card, save_checkpoint
 
 INFO = DatasetInfo(

@@ -10,14 +10,14 @@ import pytest
 from cache_samples import sample_info
 from numpy.typing import NDArray
 
+from cache.cloud_statistics import scan_statistics
 from cache.errors import ConfigError
+from cache.ground import find_ground
 from pipeline.synth.config import preset
 from pipeline.synth.frame import render_frame
 from train.card import Card
 from train.input_check import InputCheck, InputWarning, WarningLog
-from train.input_statistics import scan_statistics
 from train.points.columns import PointColumns
-from train.points.ground import find_ground
 from train.points.mapping import (
     UNITS_M,
     InputMapping,

@@ -21,10 +21,10 @@ from test_cli import PROJECT, pass2d, spawn
 from test_train_predict import CPU, card, inside, results, some_points, write_bin
 from train_samples import Heard
 
+from cache.cloud_statistics import scan_statistics
 from cache.errors import ConfigError, DataError
 from train import segmenter as segmenter_module
 from train.checkpoint import build_from_card, network_tensors, save_checkpoint
-from train.input_statistics import scan_statistics
 from train.predict import Outputs, Stream, predict
 from train.predict_lines import arriving_lines
 from train.segmenter import Segmenter

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cache.cloud_statistics import ChannelStatistics
 from cache.schema import DatasetInfo
 
 CARD_VERSION = 1
@@ -22,16 +23,6 @@ class Preprocessing:
     """Of pictures scaled to 0..1: ImageNet's."""
     image_std_rgb: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Of pictures scaled to 0..1: ImageNet's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChannelStatistics:
-    """How one input channel was distributed over the training scans."""
-
-    mean: float
-    std: float
-    percentiles: tuple[float, ...]
-    """1, 5, 25, 50, 75, 95, 99 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +44,6 @@ class Card:
     """Where it comes from: recipe, cache fingerprint, seed, versions; an import: file, hash."""
     input_statistics: dict[str, ChannelStatistics] | None = None
     """Per channel ("range", "z", "signal", "points_per_scan", "ground_z"), see
-    `train.input_statistics`: to warn of a sensor that differs. Older files lack some or all."""
+    `cache.cloud_statistics`: to warn of a sensor that differs. Older files lack some or all."""
     run: dict[str, object] = field(default_factory=dict)
     """State of a run that is no tensor (train/state.py); empty for inference."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cache.cloud_statistics import input_statistics
 from cache.progress import Progress, Silent
 from cache.reader import CacheReader
 from train.assemble import Job, assemble
@@ -21,7 +22,6 @@ from train.folder import (
     save_state,
     write_text,
 )
-from train.input_statistics import input_statistics
 from train.journal import Journal, introduction
 from train.recipe import Recipe, to_toml
 from train.resume import first_state, require_no_state_yet

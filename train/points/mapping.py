@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import ConfigError, DataError
+from cache.ground import find_ground, some_rows
 from train.points.columns import PointColumns
-from train.points.ground import find_ground, some_rows
 
 UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048}
 ROLES = ("x", "y", "z", "signal")

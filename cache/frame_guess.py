@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.points.ground import Ground, find_ground
+from cache.ground import Ground, find_ground
 
 UNITS = {"ft": 0.3048, "cm": 0.01, "mm": 0.001, "1000": 1000.0}
 """--unit to metres; "1000": kilometres."""

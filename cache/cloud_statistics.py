@@ -1,20 +1,30 @@
-"""How a network's input was distributed, for its card: to warn of a sensor that differs."""
+"""How the points of scans are distributed: in a network's card, to warn of another sensor."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.ground import find_ground, some_rows
 from cache.reader import CacheReader, Fields
 from cache.schema import ScanRecord
-from train.card import ChannelStatistics
-from train.points.ground import find_ground, some_rows
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _SAMPLE_SCANS = 16
 """Enough for percentiles: they vary little between scans of one sensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelStatistics:
+    """How one input channel was distributed over the training scans."""
+
+    mean: float
+    std: float
+    percentiles: tuple[float, ...]
+    """1, 5, 25, 50, 75, 95, 99 %."""
 
 
 def input_statistics(
@@ -32,7 +42,7 @@ def input_statistics(
     few = min(_SAMPLE_SCANS, len(positions))
     chosen = positions[np.linspace(0, len(positions) - 1, few).round().astype(np.int64)]
     fields = Fields(label=False, outside=True)
-    return scan_statistics([_raw_points(reader.read(int(place), fields)) for place in chosen])
+    return scan_statistics([raw_points(reader.read(int(place), fields)) for place in chosen])
 
 
 def scan_statistics(scans: Sequence[NDArray[np.float32]]) -> dict[str, ChannelStatistics]:
@@ -68,8 +78,8 @@ def channel_statistics(values: NDArray[np.generic]) -> ChannelStatistics:
     )
 
 
-def _raw_points(record: ScanRecord) -> NDArray[np.float32]:
-    """(4, N) of the raw file, those inside the volume first."""
+def raw_points(record: ScanRecord) -> NDArray[np.float32]:
+    """(4, N) x, y, z, signal of the raw file, those inside the volume first; no added sweeps."""
     parts = [(record.xyz, record.signal, record.time)]
     if record.outside_xyz is not None and record.outside_signal is not None:
         parts.append((record.outside_xyz, record.outside_signal, record.outside_time))
