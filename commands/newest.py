@@ -17,7 +17,7 @@ def chosen_network(checkpoint: Path | None, console: Console) -> Path:
     Raises:
         ConfigError: none was named, and no run has one.
     """
-    from train.runs import RUNS, newest_network, run_folders, shown
+    from train.runs import RUNS, as_typed, newest_network, run_folders
 
     if checkpoint is not None:
         return checkpoint
@@ -29,5 +29,5 @@ def chosen_network(checkpoint: Path | None, console: Console) -> Path:
             f"--checkpoint is left out, and below {RUNS.resolve()} {there}. Train one (pass2d "
             "train), or give --checkpoint FILE.safetensors"
         )
-    console.say(f"checkpoint: {shown(found.path)} ({found.reason})")
+    console.say(f"checkpoint: {as_typed(found.path)} ({found.reason})")
     return found.path

@@ -17,14 +17,9 @@ DEFAULT_CACHE = "cache"
 
 def local_place(text: str | Path) -> Path:
     """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
-    _require_word("--cache", str(text))
+    _require_word("--cache", text)
     if is_url(str(text)):
-        typer.echo(
-            f"error: --cache {text}: this command reads a local folder only. "
-            "Copy the cache to one.",
-            err=True,
-        )
-        raise typer.Exit(1)
+        raise _refused(f"--cache {text}: this command reads a local folder only. Copy it to one.")
     return Path(text).resolve()
 
 
@@ -32,33 +27,37 @@ def run_place(text: str) -> Path:
     """Read --run: a local folder; a URL is refused, not taken for a path."""
     _require_word("--run", text)
     if is_url(text):
-        typer.echo(f"error: --run {text}: a run lies on a local disk. Choose a folder.", err=True)
-        raise typer.Exit(1)
+        raise _refused(f"--run {text}: a run lies on a local disk. Choose a folder.")
     return Path(text).resolve()
 
 
 def any_place(text: str | Path) -> str:
     """Read --cache where a URL will do, too: a path is made absolute."""
-    _require_word("--cache", str(text))
+    _require_word("--cache", text)
     try:
         return absolute_place(str(text))
     except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+        raise _refused(str(error)) from error
 
 
-def _require_word(option: str, text: str) -> None:
+def _require_word(option: str, text: str | Path) -> None:
     """Refuse what an unset variable leaves: "" would be the current folder."""
-    if not text.strip():
-        typer.echo(f"error: {option} is empty: give a folder, or leave the option out.", err=True)
-        raise typer.Exit(1)
+    if not str(text).strip():
+        raise _refused(f"{option} is empty: give a folder, or leave the option out.")
+
+
+def _refused(text: str) -> typer.Exit:
+    """Say what is wrong with an option, unless its words are still being completed."""
+    if "_PASS2D_COMPLETE" not in os.environ:
+        typer.echo(f"error: {text}", err=True)
+    return typer.Exit(1)
 
 
 ReadCacheOption = Annotated[
     str,
     typer.Option(
         "--cache",
-        help="Cache folder (./cache if left out), or the URL of one, e.g. s3://bucket/prefix.",
+        help="Cache folder, or the URL of one, e.g. s3://bucket/prefix.",
         parser=any_place,
         metavar="PATH|URL",
     ),

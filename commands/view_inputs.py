@@ -82,7 +82,7 @@ def labeller(
 
 def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) -> Label | None:
     """What predicts with the best network of the newest run; where that cannot be, says why."""
-    from train.runs import RUNS, newest_network, shown
+    from train.runs import RUNS, as_typed, newest_network
 
     without = "no prediction is shown"
     network = newest_network()
@@ -94,7 +94,7 @@ def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) 
     except (Pass2DError, ImportError) as error:  # nobody asked for this one
         say(f"{without}: {error}")
         return None
-    say(f"prediction: {shown(network.path)} ({network.reason}; --no-checkpoint: without)")
+    say(f"prediction: {as_typed(network.path)} ({network.reason}; --no-checkpoint: without)")
     return label
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cache_samples import write_sample_cache
 from pipeline_files import scan_points
+from team_samples import in_processes
 from train_samples import tiny_recipe
 from typer.testing import CliRunner, Result
 
@@ -20,6 +21,7 @@ from cli import app
 from train.recipe import to_toml
 from train.run_choice import choose_run, holds_nothing
 from train.runs import RunFolder, new_run_folder, newest_network, run_folders
+from train.team import Team, of_first
 
 NAME = r"tiny-\d{8}-\d{6}(-\d+)?"
 
@@ -307,3 +309,14 @@ def test_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="--run"):
         new_run_folder("tiny", runs=tmp_path / "file" / "runs")
+
+
+def _folder(team: Team, given: dict) -> str:
+    own = new_run_folder("tiny", runs=Path(given["runs"])) if team.is_first else None
+    return str(of_first(own, team))
+
+
+def test_processes_agree_on_one_folder(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    folders = in_processes(2, _folder, {"runs": str(runs)}, tmp_path)
+    assert folders == [str(folder) for folder in runs.iterdir()] * 2

@@ -15,7 +15,7 @@ from cache.files import whole_file
 from cache.progress import Progress
 from train.card import Card
 from train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from train.runs import RunFolder, run_folders, shown
+from train.runs import RunFolder, as_typed, run_folders
 from train.team import Team
 
 
@@ -28,7 +28,7 @@ def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
     folder = RunFolder(root=root)
     team.wait()  # nobody looks before all are here, and nobody writes before all have looked
     if resume and not folder.settings.is_file():
-        inner = ", ".join(shown(run.root) for run in run_folders(root)[:3])
+        inner = ", ".join(as_typed(run.root) for run in run_folders(root)[:3])
         hint = f". Runs below it: {inner}. Name one with --run" if inner else ""
         raise ConfigError(f"{root}: no run to resume here (no {folder.settings.name}){hint}")
     if not resume and folder.settings.exists():

@@ -10,7 +10,7 @@ from cache.progress import Progress
 from train.checkpoint import read_card
 from train.recipe import Recipe, load_recipe
 from train.resume import settings_differences
-from train.runs import RUNS, RunFolder, new_run_folder, run_folders, shown
+from train.runs import RUNS, RunFolder, as_typed, new_run_folder, run_folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +49,17 @@ def choose_run(
     """
     if named is not None:
         if resume and holds_nothing(named):
-            progress.say(f"{shown(named)}: no run to resume yet, so it begins")
+            progress.say(f"{as_typed(named)}: no run to resume yet, so it begins")
             return RunChoice(root=named, is_resumed=False)
         return RunChoice(root=named, is_resumed=resume)
     if resume:
         found, note = newest_alike(recipe, fingerprint, runs=runs)
         if found is not None:
-            progress.say(f"run: {shown(found.root.resolve())}, the newest one of these settings")
+            progress.say(f"run: {as_typed(found.root.resolve())}, the newest one of these settings")
             return RunChoice(root=found.root.resolve(), is_resumed=True)
         progress.say(f"no run to resume below {runs}/, so a new one begins{note}")
     root = new_run_folder(recipe.name, runs=runs)
-    progress.say(f"run: {shown(root)}")
+    progress.say(f"run: {as_typed(root)}")
     return RunChoice(root=root, is_resumed=False, is_new=True)
 
 
@@ -83,7 +83,7 @@ def newest_alike(
         try:
             before = load_recipe(str(folder.settings))
         except ConfigError as error:
-            note = note or f" ({shown(folder.root.resolve())} is passed over: {error})"
+            note = note or f" ({as_typed(folder.root.resolve())} is passed over: {error})"
             continue
         differences = settings_differences(before, recipe)
         remedy = "--recipe {}/settings.toml --resume goes on with it"
@@ -93,7 +93,7 @@ def newest_alike(
         if not differences or (recipe.resume_anyway and before.name == recipe.name):
             return folder, ""
         if before.name == recipe.name and not note:
-            where = shown(folder.root.resolve())
+            where = as_typed(folder.root.resolve())
             note = f" ({where} differs: {'; '.join(differences[:3])}; {remedy.format(where)})"
     return None, note
 

@@ -114,13 +114,13 @@ def newest_network(runs: Path = RUNS) -> FoundNetwork | None:
         if folder.best.is_file():
             reason = "the best network of the newest run"
             if younger:
-                reason += f" that has one: {shown(younger[0].root)} has none yet"
+                reason += f" that has one: {as_typed(younger[0].root)} has none yet"
             return FoundNetwork(path=folder.best.resolve(), reason=reason)
         younger.append(folder)
     return None
 
 
-def shown(path: Path) -> str:
+def as_typed(path: Path) -> str:
     """A path as a person would type it here."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
@@ -129,9 +129,9 @@ def shown(path: Path) -> str:
 def _runs_below(folder: Path, depth: int) -> Iterator[RunFolder]:
     """Runs in a folder's folders; a run holds no others."""
     with suppress(OSError):  # none there, or none of ours
-        for child in sorted(folder.iterdir()):
+        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
             run = RunFolder(root=child)
             if run.settings.is_file():
                 yield run
-            elif depth > 1 and child.is_dir():
+            elif depth > 1:
                 yield from _runs_below(child, depth - 1)

@@ -58,11 +58,11 @@ def find_root(
     if not found:
         raise ConfigError(_nowhere(table, variable, sign, here, there))
     root, *others = found.values()
-    also = ", ".join(_shown(folder, here) for folder in others)
-    choice = f"the first usual place that holds it; also {also}: --root chooses"
-    return FoundRoot(
-        root=root.resolve(), reason=choice if others else "found below the current folder"
-    )
+    reason = "this folder holds it" if root == here else "found below the current folder"
+    if others:
+        also = ", ".join(_shown(folder, here) for folder in others)
+        reason = f"the first usual place that holds it; also {also}: --root chooses"
+    return FoundRoot(root=root.resolve(), reason=reason)
 
 
 def _named_root(variable: str, value: str) -> Path:
