@@ -87,6 +87,8 @@ def test_variable_goes_before_all_places(here: Path) -> None:
         ("", "empty"),
         (" ", "empty"),
         ("s3://b/x", "local"),
+        ("~nobody-of-that-name/x", "no such folder"),
+        ("x" * 5000, "name too long"),
     ],
 )
 def test_variable_that_points_nowhere_is_an_error_beside_data(
@@ -117,14 +119,17 @@ def test_folders_of_the_name_without_the_data_are_passed_over_and_named(here: Pa
     (here / "dataset" / "SemanticKitti" / "sequences").mkdir(parents=True)
     (here / "kitti" / "training" / "velodyne").mkdir(parents=True)
     (here / "data" / "semkitti" / "sequences" / "00").mkdir(parents=True)
+    (here / "semkitti").symlink_to("/unmounted")
+    (here / "datasets").touch()
     with pytest.raises(ConfigError) as refused:
         semkitti(here)
     said = str(refused.value)
-    assert "without it: dataset/SemanticKitti, data/semkitti, kitti, dataset, data." in said
+    listed = "semkitti (a link to nothing), data/semkitti, kitti, dataset, data, datasets (a file)."
+    assert f"without it: dataset/SemanticKitti, {listed}" in said
     assert "pass2d prepare semkitti --root FOLDER" in said
     assert "PASS2D_SEMKITTI" in said
-    write_sequence(here / "datasets" / "semantickitti", "08", (0,))
-    assert semkitti(here).root == here / "datasets" / "semantickitti"
+    write_sequence(here / "data" / "semantickitti", "08", (0,))
+    assert semkitti(here).root == here / "data" / "semantickitti"
 
 
 def test_prepare_runs_as_typed_and_says_the_root(here: Path) -> None:

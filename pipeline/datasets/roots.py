@@ -50,10 +50,10 @@ def find_root(
     if (value := environment.get(variable)) is not None:
         return FoundRoot(root=_named_root(variable, value), reason=f"from {variable}")
     here = Path.cwd() if here is None else here
-    there = list(dict.fromkeys(_folders(here, table.usual_roots)))
+    there = list(dict.fromkeys(_entries(here, table.usual_roots)))
     found: dict[Path, Path] = {}  # of two ways to the same data the first one counts
     for folder in there:
-        if (data := locate(folder)) is not None:
+        if _other_than_folder(folder) is None and (data := locate(folder)) is not None:
             found.setdefault(data, folder)
     if not found:
         raise ConfigError(_nowhere(table, variable, sign, here, there))
@@ -71,20 +71,19 @@ def _named_root(variable: str, value: str) -> Path:
         raise ConfigError(f"{variable} is set, but empty. {remedy}")
     if is_url(value):
         raise ConfigError(f"{variable}={value}: expected a folder on a local disk. {remedy}")
-    root = Path(value).expanduser()
-    if not root.is_dir():
-        kind = "that is a file" if root.exists() else "there is no such folder"
-        raise ConfigError(f"{variable}={value}: {kind}. {remedy}")
+    root = Path(os.path.expanduser(value))  # noqa: PTH111  of no known user it stays as it is
+    if (what := _other_than_folder(root)) is not None:
+        raise ConfigError(f"{variable}={value}: {what}. {remedy}")
     return root.resolve()
 
 
-def _folders(here: Path, places: tuple[str, ...]) -> Iterator[Path]:
-    """The folders of those paths that exist, in their order."""
+def _entries(here: Path, places: tuple[str, ...]) -> Iterator[Path]:
+    """What is there of those paths, in their order."""
     for place in places:
         found = [here]
         for part in PurePosixPath(place).parts:
             found = [folder / name for folder in found for name in _alike(folder, part)]
-        yield from (folder for folder in found if folder.is_dir())
+        yield from found
 
 
 def _alike(folder: Path, wanted: str) -> list[str]:
@@ -106,12 +105,31 @@ def _nowhere(table: DatasetTable, variable: str, sign: str, here: Path, there: l
         f"no --root is given, {variable} is not set, and no usual place below {here} holds {name} "
         f"({sign}); looked in {places}, whatever the case."
     )
-    if empty := [_shown(folder, here) for folder in there if folder != here]:
+    if empty := [_shown(path, here) + _state(path) for path in there if path != here]:
         text += f" There, but without it: {', '.join(empty)}."
     return (
         f"{text} Type --root FOLDER (pass2d prepare {name} --root FOLDER), or first export "
         f"{variable}=FOLDER"
     )
+
+
+def _state(path: Path) -> str:
+    what = _other_than_folder(path)
+    if what is None and not os.access(path, os.R_OK | os.X_OK):
+        what = "may not be read"
+    return "" if what is None else f" ({what})"
+
+
+def _other_than_folder(path: Path) -> str | None:
+    """What is there instead of a folder; None for a folder."""
+    try:
+        if path.is_dir():
+            return None
+        if path.exists():
+            return "a file"
+        return "a link to nothing" if path.is_symlink() else "there is no such folder"
+    except OSError as error:  # no permission, or a name that is too long
+        return (error.strerror or type(error).__name__).lower()
 
 
 def _shown(folder: Path, here: Path) -> str:
