@@ -120,6 +120,8 @@ MENDABLE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EEXIST: "something of that name is already there",
     errno.ENOMEM: "free some memory",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "links point at each other: check the path",
 }
 """What to do about an error of the operating system; others are bugs and show their traceback."""
 MEMORY_HINT = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +22,8 @@ def local_place(text: str | Path) -> Path:
     _require_word("--cache", text)
     if is_url(str(text)):
         raise _refused(f"--cache {text}: this command reads a local folder only. Copy it to one.")
-    return Path(text).resolve()
+    with _resolving("--cache", text):
+        return Path(text).resolve()
 
 
 def run_place(text: str) -> Path:
@@ -28,16 +31,27 @@ def run_place(text: str) -> Path:
     _require_word("--run", text)
     if is_url(text):
         raise _refused(f"--run {text}: a run lies on a local disk. Choose a folder.")
-    return Path(text).resolve()
+    with _resolving("--run", text):
+        return Path(text).resolve()
 
 
 def any_place(text: str | Path) -> str:
     """Read --cache where a URL will do, too: a path is made absolute."""
     _require_word("--cache", text)
-    try:
+    with _resolving("--cache", text):
         return absolute_place(str(text))
+
+
+@contextmanager
+def _resolving(option: str, text: str | Path) -> Iterator[None]:
+    """While a place is made absolute: what is wrong with it is one line."""
+    try:
+        yield
     except ConfigError as error:
         raise _refused(str(error)) from error
+    except (OSError, RuntimeError) as error:  # no current folder any more; links in a circle
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise _refused(f"{option} {text}: {reason}. Give the whole path of a folder.") from error
 
 
 def _require_word(option: str, text: str | Path) -> None:

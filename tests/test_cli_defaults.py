@@ -124,6 +124,25 @@ def test_empty_words_are_not_the_current_folder(here: Path, option: str) -> None
     assert f"{option} is empty" in refusal("train", option, "")
 
 
+@pytest.mark.parametrize("option", ["--cache", "--run"])
+def test_places_that_cannot_be_are_one_line(here: Path, option: str) -> None:
+    (here / "a").symlink_to("b")
+    (here / "b").symlink_to("a")
+    for place in ("x" * 300, "a"):
+        assert place[:50] in refusal("train", "--recipe", "tiny.toml", option, place)
+
+
+def test_current_folder_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for words in (("stats",), ("train",), ("prepare", "semkitti", "--root", tmp_path)):
+        assert refusal(*words).startswith("error: --cache cache: No such file")
+
+
 def test_networks_are_the_newest_runs(here: Path, trained: Path) -> None:
     (here / "runs").symlink_to(trained.parent)
     scan_points().tofile(here / "some.bin")
