@@ -113,6 +113,7 @@ def train_command(
 ) -> None:
     """Train a network from a prepared cache."""
     start_processes(context, nproc)
+    from cache.progress import Silent
     from train.loop import run
     from train.recipe import load_recipe, without_images
     from train.team import is_follower
@@ -121,7 +122,8 @@ def train_command(
     with clear_errors(console, is_silent=is_follower()):
         short = {"augment.mode": augment, "seed": seed, "device": device}
         changes = [f"{key}={value}" for key, value in short.items() if value is not None]
-        chosen = load_recipe(recipe, [*(overrides or []), *changes])
+        voice = Silent() if is_follower() else console
+        chosen = load_recipe(recipe, [*(overrides or []), *changes], progress=voice)
         if baseline_only:
             chosen = without_images(chosen)
     with clear_errors(console):

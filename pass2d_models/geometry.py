@@ -58,7 +58,13 @@ class Geometry(TensorRecord):
 
 
 def build_geometry(
-    points: Tensor, *, levels: tuple[Level, ...], grid: Grid, n_scans: int, head_level: int
+    points: Tensor,
+    *,
+    levels: tuple[Level, ...],
+    grid: Grid,
+    n_scans: int,
+    head_level: int,
+    weights: Tensor | None = None,
 ) -> Geometry:
     """Derive all links from the levels.
 
@@ -68,6 +74,7 @@ def build_geometry(
         grid: The volume.
         n_scans: B.
         head_level: First level whose features the head sees.
+        weights: (N,) float32, how often each point counts, as the levels do; None: once.
     """
     first = levels[0]
     point_offsets = first.offsets.index_select(0, first.voxel_offsets)
@@ -80,7 +87,12 @@ def build_geometry(
         n_scans=n_scans,
         points=points.index_select(0, first.order),
         point_voxel=point_voxel,
-        point_mean=mean_link(point_voxel, order=None, offsets=point_offsets),
+        point_mean=mean_link(
+            point_voxel,
+            order=None,
+            offsets=point_offsets,
+            weight=None if weights is None else weights.index_select(0, first.order),
+        ),
         corner=_corner(first, grid),
         levels=tuple(_level_geometry(level, n_scans=n_scans) for level in levels),
         links=tuple(_scale_link(levels[t], levels[t + 1]) for t in range(len(levels) - 1)),

@@ -62,6 +62,7 @@ def build_levels(
     grid: Grid,
     scales: tuple[int, ...],
     voxels: tuple[ScaleVoxels, ...] = (),
+    weights: Tensor | None = None,
 ) -> tuple[Level, ...]:
     """Voxelise a batch at several scales.
 
@@ -71,6 +72,7 @@ def build_levels(
         grid: The volume; points may lie outside of it.
         scales: Strictly increasing.
         voxels: Known voxels of these very points at all of the scales, whose cells then serve.
+        weights: (N,) points that each row counts for; None: one each.
 
     Raises:
         ShapeError: The scans do not fit the CPU's 32-bit voxel index.
@@ -81,7 +83,7 @@ def build_levels(
     bounds = torch.stack(extremes, dim=1).tolist()  # where the GPU is waited for
     n_scans = len(offsets) - 1
     batch = batch_index(offsets, n=len(points)).to(torch.int32)
-    count = torch.ones(len(points), dtype=torch.int64, device=points.device)
+    count = None if weights is None else weights.to(torch.int64)
     levels = []
     for t in range(len(scales)):
         origin, shape = _frame(plan, bounds, level=t, n_scans=n_scans, device=points.device)
@@ -210,7 +212,7 @@ def _level(
     runs: Runs,
     roots: Tensor,
     batch: Tensor,
-    count: Tensor,
+    count: Tensor | None,
     *,
     plan: CellPlan,
     t: int,
@@ -225,7 +227,7 @@ def _level(
     x, y, z = (cell.index_select(0, one) for cell in scale_cells(roots, plan=plan, level=t))
     scan = batch.index_select(0, one)
     coords = torch.stack([scan, z - origin[2], y - origin[1], x - origin[0]], dim=1)
-    if t == 0:
+    if count is None:
         total = runs.offsets[1:] - runs.offsets[:-1]
     else:
         total = torch.zeros(len(first), dtype=torch.int64, device=count.device)

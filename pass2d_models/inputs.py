@@ -101,6 +101,9 @@ class PointBatch(TensorRecord):
     """(B + 1,) int64, on the CPU or the device: scan b owns rows offsets[b]:offsets[b + 1]."""
     labels: Tensor | None = None
     """(N,) int64 training ids; 0 is ignored. None in prediction."""
+    weights: Tensor | None = None
+    """(N,) float32 whole numbers: points that a row stands for, as if it were there so often; None:
+    one each. Point dropout makes dropped points copies of their scan's first one."""
     images: ImageBatch | None = None
     """Pictures, for networks with a 2D branch; None without."""
     voxels: tuple[ScaleVoxels, ...] = ()

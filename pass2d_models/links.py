@@ -82,18 +82,26 @@ class _Product(torch.autograd.Function):
         return grad, None, None, None, None, None, None, None
 
 
-def mean_link(segment: Tensor, *, order: Tensor | None, offsets: Tensor) -> Link:
+def mean_link(
+    segment: Tensor, *, order: Tensor | None, offsets: Tensor, weight: Tensor | None = None
+) -> Link:
     """Mean of the rows of each segment.
 
     Args:
         segment: (R,) int64 segment of each row.
         order: (R,) int64 rows sorted by segment; None: they are sorted already.
         offsets: (S + 1,) int64 segment s owns order[offsets[s]:offsets[s + 1]].
+        weight: (R,) float32, how often each row counts; None: once.
     """
+    total = (offsets[1:] - offsets[:-1]).to(torch.float32)
+    ahead = weight
+    if weight is not None:
+        total = torch.zeros_like(total).scatter_add_(0, segment, weight)
+        ahead = weight if order is None else weight.index_select(0, order)
     return Link(
-        forward=Rows(index=order, offsets=offsets),
-        backward=Rows(index=segment, offsets=None),
-        divisor=(offsets[1:] - offsets[:-1]).to(torch.float32),
+        forward=Rows(index=order, offsets=offsets, weight=ahead),
+        backward=Rows(index=segment, offsets=None, weight=weight),
+        divisor=total,
     )
 
 

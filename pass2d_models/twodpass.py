@@ -109,7 +109,12 @@ class TwoDPass(Network):
             return TwoDPassBatch(row_of_point=nothing, targets=None, geometry=None, image=None)
         offsets = batch.offsets.to(points.device, non_blocking=True)
         levels = build_levels(
-            points, offsets, grid=self.grid, scales=self.scales, voxels=batch.voxels
+            points,
+            offsets,
+            grid=self.grid,
+            scales=self.scales,
+            voxels=batch.voxels,
+            weights=batch.weights,
         )
         head_level = self.scales.index(self.config.block_scales[0])
         counts = self._label_counts(batch, levels)
@@ -122,6 +127,7 @@ class TwoDPass(Network):
                 grid=self.grid,
                 n_scans=len(offsets) - 1,
                 head_level=head_level,
+                weights=batch.weights,
             ),
             image=self._image_input(batch, levels, counts)
             if self.training and batch.images is not None and self.needs_images
@@ -151,9 +157,12 @@ class TwoDPass(Network):
             raise ShapeError(
                 "labels", expected=f"training ids 0..{self.n_classes - 1}", got=f"{low}..{high}"
             )
-        # Points of added sweeps have no label: without a vote, they would outvote those that have.
-        has_vote = batch.points[:, 4] == 0 if self.config.time_channel else None
-        return piece_label_counts(levels, batch.labels, n_classes=self.n_classes, has_vote=has_vote)
+        votes = batch.weights
+        if self.config.time_channel:
+            # Points of added sweeps have no label and would outvote those that have.
+            has_vote = (batch.points[:, 4] == 0).to(torch.float32)
+            votes = has_vote if votes is None else has_vote * votes
+        return piece_label_counts(levels, batch.labels, n_classes=self.n_classes, votes=votes)
 
     def _image_input(
         self, batch: PointBatch, levels: tuple[Level, ...], counts: tuple[Tensor, ...] | None
@@ -165,13 +174,15 @@ class TwoDPass(Network):
         by_level = {t: inverse_of(levels, t, rows=images.point_index) for t in sorted(set(starts))}
         labels = {} if counts is None else {t: voxel_labels(levels[t], counts[t]) for t in by_level}
         rows = {stride: _map_rows(images, stride=stride) for stride in set(STRIDES)}
+        seen = images.point_index
+        count = None if batch.weights is None else batch.weights.index_select(0, seen)
         return ImageInput(
             images=images.images,
             map_rows=tuple(rows[STRIDES[m]] for m in self._block_maps()),
             seen=tuple(by_level[t] for t in starts),
             targets=None
             if batch.labels is None
-            else Targets(label=batch.labels.index_select(0, images.point_index)),
+            else Targets(label=batch.labels.index_select(0, seen), count=count),
             voxel_targets=tuple(Targets(label=labels[t]) for t in starts) if labels else (),
         )
 

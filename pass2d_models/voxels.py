@@ -94,15 +94,25 @@ def _merge(levels: Sequence[ScanLevel], *, scale: int, volume: tuple[int, int, i
 
 
 def piece_label_counts(
-    levels: tuple[Level, ...], labels: Tensor, *, n_classes: int, has_vote: Tensor | None = None
+    levels: tuple[Level, ...], labels: Tensor, *, n_classes: int, votes: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """(P, C) float32 per level: points of each label in each piece; ``has_vote`` (N,): of these."""
+    """Count labels.
+
+    Args:
+        levels: Of the points.
+        labels: (N,) int64.
+        n_classes: C.
+        votes: (N,) float32 whole numbers, how often each point counts; None: once.
+
+    Returns:
+        (P, C) float32 per level: points of each label in each piece.
+    """
     first = levels[0]
     n_pieces = len(first.voxel)
     # float32 counts whole numbers exactly up to 16 million points
     flat = torch.zeros(n_pieces * n_classes, device=labels.device)
-    ones = flat.new_ones(len(labels)) if has_vote is None else has_vote.to(flat.dtype)
-    flat.scatter_add_(0, first.piece * n_classes + labels, ones)
+    votes = flat.new_ones(len(labels)) if votes is None else votes
+    flat.scatter_add_(0, first.piece * n_classes + labels, votes)
     counts = [flat.view(n_pieces, n_classes)]
     for level in levels[1:]:
         counts.append(bag_sum(counts[-1], index=level.order, offsets=level.offsets, weight=None))

@@ -386,3 +386,68 @@ def test_low_pictures_are_computed_in_full_precision_on_a_cpu(height: int, is_ex
         gradients.append(encoder.decoders[3][0].weight.grad.clone())
     assert torch.isfinite(gradients[1]).all()
     assert torch.equal(*gradients) == is_exact
+
+
+def repeated(batch: PointBatch) -> PointBatch:
+    """The batch with each row as often as its weight says, and its pixel with it."""
+    assert batch.weights is not None
+    assert batch.labels is not None
+    assert batch.images is not None
+    times = batch.weights.to(torch.int64)
+    row = torch.arange(len(times)).repeat_interleave(times)
+    start = torch.cumsum(times, 0) - times
+    seen = batch.images.point_index
+    place = torch.arange(len(seen)).repeat_interleave(times[seen])
+    of_place = torch.cat([start[p] + torch.arange(int(times[p])) for p in seen.tolist()])
+    return PointBatch(
+        points=batch.points[row],
+        offsets=torch.tensor([int(times[: int(end)].sum()) for end in batch.offsets]),
+        labels=batch.labels[row],
+        images=replace(
+            batch.images,
+            image_index=batch.images.image_index[place],
+            pixel_rc=batch.images.pixel_rc[place],
+            point_index=of_place,
+        ),
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_weight_gives_the_losses_and_gradients_of_copies(seed: int) -> None:
+    torch.manual_seed(seed)
+    network = small_network(block_scales=[2, 4, 8, 16, 16]).double().train()
+    batch = made_up_batch(made_up_scan(seed), made_up_scan(seed + 9))
+    weights = torch.ones(800)
+    weights[0], weights[400], weights[423] = 70, 41, 3  # first points, and what is mixed in
+    assert batch.images is not None
+    # of the first scan point 0 is seen, twice; of the second it is not
+    batch.images.point_index[:2] = 0
+    batch.images.point_index[50:][batch.images.point_index[50:] == 400] = 401
+    batch = replace(batch, weights=weights)
+    class_weights = torch.linspace(1, 3, N_CLASSES, dtype=torch.float64)
+    results = []
+    for version in (batch, repeated(batch)):
+        network.zero_grad()
+        prepared = network.prepare(version)
+        loss = compute_loss(
+            network(prepared), prepared, config=LossConfig(), class_weights=class_weights
+        )
+        loss.total.backward()
+        gradients = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+        results.append((loss, gradients))
+    (ours, our_gradients), (copies, their_gradients) = results
+    assert ours.parts.keys() == copies.parts.keys()
+    for name, part in copies.parts.items():
+        torch.testing.assert_close(ours.parts[name], part, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.total, copies.total, rtol=1e-9, atol=0)
+    assert our_gradients.keys() == their_gradients.keys()
+    largest = max(float(gradient.abs().max()) for gradient in their_gradients.values())
+    for name, gradient in their_gradients.items():
+        torch.testing.assert_close(
+            our_gradients[name], gradient, rtol=1e-6, atol=1e-8 * largest, msg=name
+        )
+    unweighted = network.prepare(replace(batch, weights=None))
+    plain = compute_loss(
+        network(unweighted), unweighted, config=LossConfig(), class_weights=class_weights
+    )
+    assert not torch.allclose(plain.total, copies.total, rtol=1e-3)

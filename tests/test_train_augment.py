@@ -20,7 +20,9 @@ from train.lattice import CachedHash, leaves_grid, map_cells, scale_voxels
 
 CPU = torch.device("cpu")
 GRID = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
-OFF = AugmentConfig(dropout=0, rotate=False, flip=False, scale=0, translate_m=0, jitter=0, mirror=0)
+OFF = AugmentConfig(
+    dropout_ratio=0, rotate=False, flip=False, scale=0, translate_m=0, jitter=0, mirror=0
+)
 
 
 def only(**settings: object) -> AugmentConfig:
@@ -75,7 +77,7 @@ def load(record: ScanRecord, config: AugmentConfig, *, scan: int, **extra: objec
 def with_partner(scan: LoadedScan, other: ScanRecord, config: AugmentConfig) -> LoadedScan:
     """The scan with the instances of another one mixed in."""
     draw = draw_scan(config, seed=0, epoch=0, scan=scan.position + 50, grid=GRID)
-    return replace(scan, partner=instances_of(other, draw), partner_draw=draw)
+    return replace(scan, partner=instances_of(other), partner_draw=draw)
 
 
 def test_rotation_flip_and_factor_are_the_formulas_of_the_paper() -> None:
@@ -121,7 +123,7 @@ def test_switching_one_augmentation_off_leaves_all_others_as_they_were() -> None
 @pytest.mark.parametrize(
     ("off", "changed"),
     [
-        ({"dropout": 0.0}, {"drop_ratio"}),
+        ({"dropout_ratio": 0.0}, {"drop_ratio"}),
         ({"rotate": False}, {"linear"}),
         ({"flip": False}, {"linear"}),
         ({"scale": 0.0}, {"linear"}),
@@ -174,46 +176,6 @@ def test_mode_none_changes_nothing() -> None:
         assert draw.crop_share == 0.5
 
 
-def test_a_dropped_point_becomes_point_0_of_its_scan() -> None:
-    starts, counts = (0, 900, 1000, 2000), (900, 80, 1000)
-    is_dropped = augment.dropped_points(
-        starts, drop_counts=counts, ratios=(0.2, 1.0, 0.0), seeds=(5, 6, 7), device=CPU
-    )
-    assert 100 < int(is_dropped[:900].sum()) < 260
-    assert is_dropped[900:980].all()
-    assert not is_dropped[980:].any()
-    alone = augment.dropped_points(
-        (0, 900), drop_counts=(900,), ratios=(0.2,), seeds=(5,), device=CPU
-    )
-    assert torch.equal(alone, is_dropped[:900])
-    row = torch.arange(2000)
-    source = row.clone()
-    augment.overwrite_dropped(source, is_dropped, starts)
-    assert torch.all(source[:900][is_dropped[:900]] == 0)
-    assert torch.all(source[900:980] == 900)
-    kept = ~is_dropped
-    assert torch.equal(source[kept], row[kept])
-    points = torch.stack([row, -row], 1).to(torch.float32)
-    copied = points.clone()
-    augment.overwrite_dropped(copied, is_dropped, starts)
-    assert torch.equal(copied, points[source])
-
-
-def test_the_ratio_of_dropped_points_is_the_drawn_one() -> None:
-    n = 100_000
-    for ratio in (0.03, 0.2):
-        is_dropped = augment.dropped_points(
-            (0, n), drop_counts=(n,), ratios=(ratio,), seeds=(1,), device=CPU
-        )
-        assert float(is_dropped.to(torch.float64).mean()) == pytest.approx(ratio, rel=0.05)
-
-
-def test_a_scan_without_points_loses_none() -> None:
-    values = torch.tensor([7, 8, 9])
-    augment.overwrite_dropped(values, torch.tensor([True, False, True]), (0, 0, 3))
-    assert values.tolist() == [7, 8, 7]
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -221,14 +183,14 @@ def test_a_scan_without_points_loses_none() -> None:
         only(crop_hw=None),
         only(mirror=1.0),
         only(rotate=True, flip=True, scale=0.05, translate_m=0.1),
-        only(dropout=0.5),
-        only(dropout=0.2, rotate=True, flip=True, mirror=0.5, crop_hw=(32, 64)),
-        only(dropout=0.9, mirror=0.5),
+        only(dropout_ratio=0.5),
+        only(dropout_ratio=0.2, rotate=True, flip=True, mirror=0.5, crop_hw=(32, 64)),
+        only(dropout_ratio=0.9, mirror=0.5),
         only(rotate=True),
         only(flip=True),
         only(scale=0.05),
         only(translate_m=0.1),
-        only(mix=True, mirror=0.5, dropout=0.2),
+        only(mix=True, mirror=0.5, dropout_ratio=0.2),
         AugmentConfig(mode="lattice", jitter=0, crop_hw=(48, 32)),
         AugmentConfig(mode="none", crop_hw=(32, 160)),
     ],
@@ -255,7 +217,8 @@ def test_pixels_still_point_at_the_same_object(config: AugmentConfig) -> None:
     for scan, start in enumerate(raw.scan_starts[:-1]):
         mine = seen.image_index == scan
         number = batch.points[seen.point_index[mine], 3].to(torch.int64)
-        assert torch.equal(number, seen.point_index[mine] - start)
+        if not any(draw.drop_ratio for draw in raw.draws):
+            assert torch.equal(number, seen.point_index[mine] - start)
         origin = torch.from_numpy(scans[scan].record.xyz)[:2, number].to(torch.int64)
         assert torch.equal(colour[mine, 0], origin[0])
         assert torch.equal(colour[mine, 1], origin[1])
@@ -295,10 +258,10 @@ def test_points_move_by_the_map_of_their_segment() -> None:
 
 def test_mix_appends_the_instances_of_the_second_scan_with_their_own_map() -> None:
     rng = np.random.default_rng(4)
-    config = AugmentConfig(dropout=0, mix=True)
+    config = AugmentConfig(dropout_ratio=0, mix=True)
     record, other = (coordinate_scan(rng, hw=(70, 203)) for _ in range(2))
     partner_draw = draw_scan(config, seed=0, epoch=0, scan=9, grid=GRID)
-    partner = instances_of(other, partner_draw)
+    partner = instances_of(other)
     assert other.instance is not None
     rows = np.flatnonzero(other.instance)
     np.testing.assert_array_equal(partner.raw_index, rows)
@@ -313,16 +276,31 @@ def test_mix_appends_the_instances_of_the_second_scan_with_their_own_map() -> No
     assert batch.offsets.tolist() == [0, record.n + len(rows)]
 
 
-def test_a_dropped_instance_point_of_the_second_scan_follows_point_0() -> None:
+def test_instance_points_of_the_second_scan_are_cut_out_first_then_dropped_among_themselves() -> (
+    None
+):
     rng = np.random.default_rng(5)
-    record = coordinate_scan(rng, hw=(70, 203))
-    draw = draw_scan(AugmentConfig(dropout=0.9), seed=0, epoch=0, scan=1, grid=GRID)
-    assert record.instance is not None
-    for first_instance in (0, 8):
-        record.instance[0] = first_instance
-        mixed = instances_of(record, draw)
-        copies = int((mixed.raw_index == 0).sum())
-        assert (copies > 20) == (first_instance != 0)
+    config = only(mix=True, dropout_ratio=0.9)
+    record, other = (coordinate_scan(rng, hw=(70, 203)) for _ in range(2))
+    assert other.instance is not None
+    other.instance[:3] = (0, 0, 1)  # point 0 is no instance's: no copy of it may come
+    rows = np.flatnonzero(other.instance)
+    scan = with_partner(load(record, config, scan=0), other, config)
+    assert scan.partner_draw is not None
+    assert scan.partner_draw.drop_ratio > 0.1
+    raw = collate([scan], with_images=False, size_hw=(0, 0), allocate=heap)
+    batch = point_batch(raw, config=config, grid=GRID, device=CPU)
+    assert batch.weights is not None
+    own_stop = raw.segment_starts[1]
+    mixed = batch.points[own_stop:, 3].to(torch.int64).numpy()
+    weights = batch.weights[own_stop:].numpy()
+    # As many as the scan has instance points, those that are missing as copies of the first.
+    assert weights.sum() == len(rows)
+    assert batch.weights[:own_stop].sum() == record.n
+    assert mixed[0] == rows[0] == 2
+    assert weights[0] == 1 + len(rows) - len(mixed)
+    assert np.all(weights[1:] == 1)
+    assert set(mixed) < set(rows)
 
 
 def test_jitter_is_torchvisions_in_the_drawn_order() -> None:

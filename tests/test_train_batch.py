@@ -57,7 +57,7 @@ def test_cached_hashes_give_the_logits_of_recomputed_ones(
 
 def test_a_scan_augments_the_same_in_any_batch(tmp_path: Path) -> None:
     write_sample_cache(tmp_path, n_scans=3, sequences=("00",))
-    config = AugmentConfig(crop_hw=(32, 96), dropout=0.5)
+    config = AugmentConfig(crop_hw=(32, 96), dropout_ratio=0.5)
     with CacheReader.open(tmp_path) as reader:
         plan = StreamPlan(
             positions=reader.select(split="train"),

@@ -45,7 +45,7 @@ def cache_root(root: Path) -> Path:
 
 
 def test_time_goes_with_its_point_into_a_batch(cache_root: Path) -> None:
-    augment = AugmentConfig(jitter=0, dropout=0)
+    augment = AugmentConfig(jitter=0, dropout_ratio=0)
     with CacheReader.open(cache_root) as reader:
         plan = StreamPlan(
             positions=np.arange(4), batch_size=2, seed=0, augment=augment, size_hw=None

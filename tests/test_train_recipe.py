@@ -72,7 +72,8 @@ def test_each_recipe_holds_the_published_settings(name: str) -> None:
     assert recipe.data.class_weights == "auto"  # SemanticKITTI yes, nuScenes no
     augment = recipe.augment
     assert (augment.mode, augment.mix, augment.cameras) == ("full", mix, "one")
-    assert (augment.dropout, augment.scale, augment.translate_m) == (0.2, 0.05, 0.1)
+    assert (augment.dropout, augment.dropout_ratio) == ("copy", 0.2)
+    assert (augment.scale, augment.translate_m) == (0.05, 0.1)
     assert (augment.rotate, augment.flip) == (True, True)
     assert (augment.jitter, augment.mirror, augment.resize_hw) == (0.4, 0.5, None)
     kind, settings = network_settings(recipe)

@@ -18,6 +18,7 @@ from cache.reader import CacheReader, Fields
 from cache.schema import ScanRecord
 from train.batch import RawBatch
 from train.draw import AugmentConfig
+from train.dropout import kept_points
 from train.stream import (
     BatchStream,
     StreamConfig,
@@ -179,13 +180,22 @@ def test_a_batch_holds_what_the_cache_holds(reader: CacheReader) -> None:
 
 def test_points_outside_the_volume_stand_where_the_raw_file_has_them(reader: CacheReader) -> None:
     plan = plan_for(reader, with_outside=True, size_hw=None, batch_size=1)
-    (batch,) = take(reader, plan, 1, threads=1)
+    still = replace(plan, augment=replace(SMALL, dropout_ratio=0))
+    (batch,) = take(reader, still, 1, threads=1)
     record = reader.read(batch["positions"][0], Fields(label=True, outside=True))
     assert record.outside_xyz is not None
     assert batch["scan_starts"] == (0, record.n_raw)
     outside = np.setdiff1d(np.arange(record.n_raw), record.raw_index)
     assert len(outside) > 0
     xyz, labels = batch["channels"][:3].numpy(), batch["labels"].numpy()
+    # Of all raw points some are dropped: the others keep their order, the first one counts for all.
+    (dropping,) = take(reader, plan, 1, threads=1)
+    (draw,) = dropping["draws"]
+    kept = kept_points(record.n_raw, ratio=draw.drop_ratio, seed=draw.point_seed, kind="copy")
+    assert kept.copies > 10
+    assert np.array_equal(dropping["channels"][:3].numpy(), xyz[:, kept.rows])
+    assert np.array_equal(dropping["labels"].numpy(), labels[kept.rows])
+    assert dropping["repeated"] == ((0, 1 + kept.copies),)
     assert np.array_equal(xyz[:, outside], record.outside_xyz)
     assert np.array_equal(xyz[:, record.raw_index], record.xyz)
     assert np.array_equal(labels[outside], record.outside_label)

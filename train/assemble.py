@@ -94,6 +94,8 @@ def assemble(
         )
     if recipe.augment.mix and reader.info.layout == "nuscenes":
         progress.say("warning: augment.mix changes nothing: nuScenes' labels hold no instance ids")
+    elif recipe.augment.mix and len(positions) == 1:
+        progress.say("warning: augment.mix changes nothing: there is no second training scan")
     hashes_exist = bool((reader.scans.voxels[positions] > 0).all())
     plan = StreamPlan(
         positions=positions,

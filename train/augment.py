@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch on its device (SPEC, sections 2.3 to 2.5); chance is in draw.py."""
+"""Augmentation of a whole batch on its device (SPEC, 2.4 and 2.5); chance is in draw.py."""
 
 from __future__ import annotations
 
@@ -29,34 +29,25 @@ class Pictures(NamedTuple):
     """(M, 2) int64 row, column."""
 
 
-def dropped_points(
-    scan_starts: Sequence[int],
-    *,
-    drop_counts: Sequence[int],
-    ratios: Sequence[float],
-    seeds: Sequence[int],
-    device: torch.device,
-) -> Tensor:
-    """Decide which points are dropped.
+def point_weights(
+    repeated: Sequence[tuple[int, int]], n: int, *, device: torch.device
+) -> Tensor | None:
+    """How many points each row stands for; never waits for the device.
 
     Args:
-        scan_starts: (B + 1,) rows where scans begin, then N.
-        drop_counts: (B,) points of the scan itself, its first ones; only they are dropped.
-        ratios: (B,) probability per scan.
-        seeds: (B,) of the generators, so that a scan's points do not depend on its neighbours.
-        device: where the answer shall lie.
+        repeated: rows, and the points that each stands for; all others stand for one.
+        n: rows.
+        device: where the weights shall lie.
 
     Returns:
-        (N,) bool.
+        (N,) float32; None: one each.
     """
-    is_dropped = torch.zeros(scan_starts[-1], dtype=torch.bool, device=device)
-    generator = torch.Generator(device)
-    for start, count, ratio, seed in zip(scan_starts[:-1], drop_counts, ratios, seeds, strict=True):
-        if ratio > 0:
-            generator.manual_seed(seed)
-            chance = torch.rand(count, generator=generator, device=device)
-            is_dropped[start : start + count] = chance < ratio
-    return is_dropped
+    if not repeated:
+        return None
+    rows, counts = zip(*repeated, strict=True)
+    return torch.ones(n, device=device).index_copy_(
+        0, host_values(rows, device), host_values(counts, device, dtype=torch.float32)
+    )
 
 
 def move_points(
@@ -83,23 +74,6 @@ def move_points(
     for column, channel in enumerate((*moved, *channels[3:])):  # faster than .t().contiguous()
         points[:, column] = channel
     return points
-
-
-def overwrite_dropped(values: Tensor, is_dropped: Tensor, scan_starts: Sequence[int]) -> None:
-    """Make each dropped point a copy of point 0 of its scan, in place.
-
-    As published: N stays, and only the voxel of point 0 gains points.
-
-    Args:
-        values: (N,) or (N, K) of the points.
-        is_dropped: (N,) bool.
-        scan_starts: (B + 1,) rows where scans begin, then N.
-    """
-    columns = (values,) if values.dim() == 1 else values.unbind(1)
-    for start, stop in pairwise(scan_starts):
-        if start < stop:
-            for column in columns:
-                column[start:stop].masked_fill_(is_dropped[start:stop], column[start].clone())
 
 
 def float_pictures(images: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ class RawBatch(TensorRecord):
     """(B + 1,) first row of each scan, then N."""
     segment_starts: tuple[int, ...]
     """(G + 1,) first row of what moves together: a scan, or what was mixed into it; then N."""
-    own_counts: tuple[int, ...]
-    """(B,) points of the scan itself; those mixed in follow."""
+    repeated: tuple[tuple[int, int], ...]
+    """Rows that stand for dropped points too, and for how many points, themselves included."""
     linear: Tensor
     """(G, 3, 3) float32."""
     shift_m: Tensor
@@ -95,23 +95,12 @@ def point_batch(
         raw.channels, raw.segment_starts, linear=raw.linear, shift_m=raw.shift_m
     )
     labels = None if raw.labels is None else raw.labels.to(torch.int64)  # a new tensor
-    is_dropped: Tensor | None = None
-    if any(draw.drop_ratio > 0 for draw in raw.draws):
-        is_dropped = augment.dropped_points(
-            raw.scan_starts,
-            drop_counts=raw.own_counts,
-            ratios=[draw.drop_ratio for draw in raw.draws],
-            seeds=[draw.point_seed for draw in raw.draws],
-            device=device,
-        )
-        augment.overwrite_dropped(points, is_dropped, raw.scan_starts)
-        if labels is not None:
-            augment.overwrite_dropped(labels, is_dropped, raw.scan_starts)
     return PointBatch(
         points=points,
         offsets=torch.tensor(raw.scan_starts),
         labels=labels,
-        images=_image_batch(raw, config=config, is_dropped=is_dropped),
+        weights=augment.point_weights(raw.repeated, len(points), device=device),
+        images=_image_batch(raw, config=config),
         voxels=_voxels(raw, config=config, grid=grid),
     )
 
@@ -129,9 +118,7 @@ def _voxels(raw: RawBatch, *, config: AugmentConfig, grid: GridConfig) -> tuple[
     )
 
 
-def _image_batch(
-    raw: RawBatch, *, config: AugmentConfig, is_dropped: Tensor | None
-) -> ImageBatch | None:
+def _image_batch(raw: RawBatch, *, config: AugmentConfig) -> ImageBatch | None:
     if raw.images is None:
         return None
     assert raw.image_index is not None
@@ -139,10 +126,6 @@ def _image_batch(
     assert raw.point_index is not None
     index, point = raw.image_index.to(torch.int64), raw.point_index.to(torch.int64)
     pixel_rc = raw.pixel_rc.t().to(torch.int64)
-    if is_dropped is not None:
-        # A dropped point lies where point 0 is: its own pixel shows something else.
-        stays = torch.nonzero(~is_dropped[point])[:, 0]
-        index, point, pixel_rc = index[stays], point[stays], pixel_rc[stays]
     pictures = augment.Pictures(augment.float_pictures(raw.images), index, pixel_rc)
     if len(raw.image_scan):
         draws = [raw.draws[scan] for scan in raw.image_scan]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from cache.schema import CameraView, ScanRecord
 from train.batch import Crop, LoadedScan, RawBatch
 from train.draw import AugmentConfig, ScanDraw
+from train.dropout import DropoutKind, KeptPoints, kept_points
 from train.lattice import CachedHash
 
 Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
@@ -55,18 +57,20 @@ def place_crop(size_hw: tuple[int, int], *, image_hw: tuple[int, int], share: fl
     )
 
 
-def instances_of(record: ScanRecord, draw: ScanDraw) -> ScanRecord:
-    """The points of a second scan that the mix augmentation appends: those with an instance id.
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What moves together: a scan, or what is mixed into one."""
 
-    Its own dropout comes first: a dropped point is a copy of point 0, instance id included.
-    """
+    record: ScanRecord
+    draw: ScanDraw
+    kept: KeptPoints
+
+
+def instances_of(record: ScanRecord) -> ScanRecord:
+    """The points of a second scan that the mix augmentation appends: those with an instance id."""
     assert record.instance is not None
     assert record.label is not None
-    chance = np.random.default_rng(draw.point_seed)
-    source = np.arange(record.n)
-    if record.n:
-        source[chance.random(record.n) < draw.drop_ratio] = 0
-    rows = source[record.instance[source] != 0]
+    rows = np.flatnonzero(record.instance)
     return ScanRecord(
         scan_id=record.scan_id,
         n_raw=record.n_raw,
@@ -80,27 +84,46 @@ def instances_of(record: ScanRecord, draw: ScanDraw) -> ScanRecord:
 
 
 def collate(
-    scans: Sequence[LoadedScan], *, with_images: bool, size_hw: tuple[int, int], allocate: Allocate
+    scans: Sequence[LoadedScan],
+    *,
+    with_images: bool,
+    size_hw: tuple[int, int],
+    allocate: Allocate,
+    dropout: DropoutKind = "copy",
 ) -> RawBatch:
-    """Lay scans end to end.
+    """Lay scans end to end, without the points that are dropped.
+
+    What is mixed in drops its points among themselves.
 
     Args:
         scans: in the order of the batch.
         with_images: whether the network takes pictures.
         size_hw: of the cropped pictures.
         allocate: where the arrays go, e.g. pinned memory that is used again.
+        dropout: what becomes of dropped points.
     """
-    parts = [part for scan in scans for part in _parts(scan)]
-    segment_starts = _starts([count_points(record) for record, _ in parts])
-    scan_starts = _starts([sum(count_points(r) for r, _ in _parts(scan)) for scan in scans])
+    by_scan = [_parts(scan, dropout) for scan in scans]
+    parts = [part for of_scan in by_scan for part in of_scan]
+    segment_starts = _starts([part.kept.count for part in parts])
+    scan_starts = _starts([sum(part.kept.count for part in of_scan) for of_scan in by_scan])
     total = segment_starts[-1]
-    has_time = any(record.time is not None for record, _ in parts)
+    has_time = any(part.record.time is not None for part in parts)
     channels = allocate("channels", (5 if has_time else 4, total), torch.float32)
-    has_labels = all(record.label is not None for record, _ in parts)
+    has_labels = all(part.record.label is not None for part in parts)
     labels = allocate("labels", (total,), torch.uint8) if has_labels else None
-    for (record, _), start in zip(parts, segment_starts, strict=False):
-        _fill_points(record, channels.numpy(), None if labels is None else labels.numpy(), start)
-    images, seen, image_scan = _collate_images(scans, scan_starts, with_images, size_hw, allocate)
+    for part, start, stop in zip(parts, segment_starts[:-1], segment_starts[1:], strict=True):
+        rows = slice(start, stop)
+        _fill_kept(
+            part, channels.numpy()[:, rows], labels if labels is None else labels.numpy()[rows]
+        )
+    kept = [of_scan[0].kept for of_scan in by_scan]
+    images, seen, image_scan = _collate_images(
+        scans if with_images else None,
+        kept=kept,
+        scan_starts=scan_starts,
+        size_hw=size_hw,
+        allocate=allocate,
+    )
     return RawBatch(
         positions=tuple(scan.position for scan in scans),
         draws=tuple(scan.draw for scan in scans),
@@ -108,9 +131,13 @@ def collate(
         labels=labels,
         scan_starts=scan_starts,
         segment_starts=segment_starts,
-        own_counts=tuple(count_points(scan.record) for scan in scans),
-        linear=torch.tensor([draw.linear for _, draw in parts], dtype=torch.float32),
-        shift_m=torch.tensor([draw.shift_m for _, draw in parts], dtype=torch.float32),
+        repeated=tuple(
+            (start, 1 + part.kept.copies)
+            for part, start in zip(parts, segment_starts[:-1], strict=True)
+            if part.kept.copies
+        ),
+        linear=torch.tensor([part.draw.linear for part in parts], dtype=torch.float32),
+        shift_m=torch.tensor([part.draw.shift_m for part in parts], dtype=torch.float32),
         images=images,
         image_scan=image_scan,
         image_index=seen[0],
@@ -126,33 +153,62 @@ def count_points(record: ScanRecord) -> int:
     return record.n + outside
 
 
-def _parts(scan: LoadedScan) -> list[tuple[ScanRecord, ScanDraw]]:
-    own = [(scan.record, scan.draw)]
+def _parts(scan: LoadedScan, dropout: DropoutKind) -> list[_Part]:
+    records = [(scan.record, scan.draw)]
     if scan.partner is not None and scan.partner_draw is not None:
-        own.append((scan.partner, scan.partner_draw))
-    return own
+        records.append((scan.partner, scan.partner_draw))
+    return [
+        _Part(
+            record=record,
+            draw=draw,
+            kept=kept_points(
+                count_points(record), ratio=draw.drop_ratio, seed=draw.point_seed, kind=dropout
+            ),
+        )
+        for record, draw in records
+    ]
 
 
 def _starts(counts: Sequence[int]) -> tuple[int, ...]:
     return (0, *np.cumsum(counts).tolist())
 
 
-def _fill_points(
-    record: ScanRecord,
-    channels: NDArray[np.float32],
-    labels: NDArray[np.uint8] | None,
-    start: int,
+def _fill_kept(
+    part: _Part, channels: NDArray[np.float32], labels: NDArray[np.uint8] | None
 ) -> None:
-    """Kept points alone, or all of the raw file in its order.
+    """Fill (4 or 5, K) channels and (K,) labels with the points that stay."""
+    record, rows = part.record, part.kept.rows
+    if rows is None:
+        _fill_points(record, channels, labels)
+        return
+    every: list[NDArray[np.float32]] = [*record.xyz, record.signal]
+    label = record.label
+    if record.time is not None:
+        every.append(record.time)
+    if record.outside_xyz is not None:
+        whole = np.empty((len(channels), part.kept.n), np.float32)
+        label = None if labels is None else np.empty(part.kept.n, np.uint8)
+        _fill_points(record, whole, label)
+        every = list(whole)
+    for source, target in zip(every, channels, strict=True):
+        np.take(source, rows, out=target, mode="clip")
+    if labels is not None and label is not None:
+        np.take(label, rows, out=labels, mode="clip")
+
+
+def _fill_points(
+    record: ScanRecord, channels: NDArray[np.float32], labels: NDArray[np.uint8] | None
+) -> None:
+    """Points in the volume alone, or all of the raw file in its order.
 
     Networks that take all ask for neither pixels nor hashes, but for a voxel's first point.
     """
-    inside: slice | NDArray[np.int64] = slice(start, start + record.n)
+    inside: slice | NDArray[np.int32] = slice(None)
     if record.outside_xyz is not None and record.outside_signal is not None:
         is_outside = np.ones(count_points(record), np.bool_)
         is_outside[record.raw_index] = False
-        outside = start + np.flatnonzero(is_outside)
-        inside = start + record.raw_index.astype(np.int64)
+        outside = np.flatnonzero(is_outside)
+        inside = record.raw_index
         channels[:3, outside] = record.outside_xyz
         channels[3, outside] = record.outside_signal
         if record.outside_time is not None:
@@ -168,14 +224,15 @@ def _fill_points(
 
 
 def _collate_images(
-    scans: Sequence[LoadedScan],
+    scans: Sequence[LoadedScan] | None,
+    *,
+    kept: Sequence[KeptPoints],
     scan_starts: Sequence[int],
-    with_images: bool,
     size_hw: tuple[int, int],
     allocate: Allocate,
 ) -> tuple[Tensor | None, tuple[Tensor | None, Tensor | None, Tensor | None], tuple[int, ...]]:
     """Pictures, (image_index, pixel_rc, point_index), and the scan of each picture."""
-    if not with_images:
+    if scans is None:
         return None, (None, None, None), ()
     views: list[tuple[int, CameraView, Crop]] = [
         (index, view, scan.crop)
@@ -184,7 +241,7 @@ def _collate_images(
         if scan.crop is not None and view.image is not None
     ]
     images = allocate("images", (len(views), *size_hw, 3), torch.uint8)
-    inside = [visible_in_crop(view, crop) for _, view, crop in views]
+    inside = [visible_in_crop(view, crop, kept[scan]) for scan, view, crop in views]
     starts = _starts([len(rows) for rows, _ in inside])
     image_index = allocate("image_index", (starts[-1],), torch.int32)
     pixel_rc = allocate("pixel_rc", (2, starts[-1]), torch.int32)
@@ -199,19 +256,29 @@ def _collate_images(
     return images, (image_index, pixel_rc, point_index), tuple(scan for scan, _, _ in views)
 
 
-def visible_in_crop(view: CameraView, crop: Crop) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The points that the crop still shows: (M',) rows of the scan, (2, M') pixels in the crop."""
+def visible_in_crop(
+    view: CameraView, crop: Crop, kept: KeptPoints
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """What the crop still shows of the points that stay.
+
+    A dropped point's own pixel shows nothing of it: it lies where point 0 does.
+
+    Returns:
+        (M',) places among the points that stay, (2, M') pixels in the crop.
+    """
     pixel_rc = view.pixel_rc.astype(np.int32)
     pixel_rc[0] -= crop.top
     pixel_rc[1] -= crop.left
-    stays = (pixel_rc[0] >= 0) & (pixel_rc[1] >= 0) & (pixel_rc[1] < crop.width)
-    return view.point_index[stays], pixel_rc[:, stays]
+    place = kept.places(view.point_index)
+    stays = (pixel_rc[0] >= 0) & (pixel_rc[1] >= 0) & (pixel_rc[1] < crop.width) & (place >= 0)
+    return place[stays], pixel_rc[:, stays]
 
 
 def _collate_hashes(
     scans: Sequence[LoadedScan], total: int, allocate: Allocate
 ) -> tuple[CachedHash, ...]:
     hashes = []
+    assert not scans[0].record.voxels or total == sum(count_points(s.record) for s in scans)
     for index, level in enumerate(scans[0].record.voxels):
         levels = [scan.record.voxels[index] for scan in scans]
         starts = _starts([item.coord.shape[1] for item in levels])

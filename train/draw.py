@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cache.schema import GridConfig
 from corruptions.registry import CORRUPTIONS, SEVERITIES, CorruptionName, SeverityName, Variant
+from train.dropout import DropoutKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,12 @@ class AugmentConfig:
     """"full": as published, scans are voxelised anew; "noise": some scans are corrupted first (fog,
     lost beams, ...), then as "full"; "lattice": the symmetries of the grid, for which the cached
     hashes stay exact, and the picture's augmentation; "none": nothing at all."""
-    dropout: float = 0.2
-    """A scan's ratio of dropped points is uniform in 0..this. Mode full."""
+    dropout: DropoutKind = "copy"
+    """What becomes of a dropped point: "copy", as published: a copy of the scan's first one, which
+    every mean and every loss counts, that of the picture too where the first point is seen;
+    "remove": it is gone. Modes full and noise."""
+    dropout_ratio: float = 0.2
+    """A scan's ratio of dropped points is uniform in 0..this. Modes full and noise."""
     rotate: bool = True
     """About z, by any angle. Mode full."""
     flip: bool = True
@@ -58,7 +63,7 @@ class AugmentConfig:
     """And how severe, from these. Mode noise."""
 
     def __post_init__(self) -> None:
-        for name in ("dropout", "scale", "jitter"):
+        for name in ("dropout_ratio", "scale", "jitter"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
         for name in ("mirror", "noise_probability"):
@@ -93,7 +98,7 @@ class ScanDraw:
 
     drop_ratio: float
     point_seed: int
-    """Seeds the generator that decides point by point."""
+    """Seeds the generator that decides point by point which are dropped."""
     linear: tuple[tuple[float, float, float], ...]
     """(3, 3): points are rows, xyz_after = xyz @ linear + shift."""
     shift_m: tuple[float, float, float]
@@ -172,7 +177,7 @@ def draw_scan(
     factors = (1 + jitter * config.jitter).tolist()
     is_plain = config.mode == "none"
     return ScanDraw(
-        drop_ratio=drop_ratio * config.dropout if is_full else 0.0,
+        drop_ratio=drop_ratio * config.dropout_ratio if is_full else 0.0,
         point_seed=point_seed,
         linear=tuple((x, y, z) for x, y, z in linear.tolist()),
         shift_m=(shift_m[0], shift_m[1], shift_m[2]),

@@ -104,7 +104,8 @@ def _distillation(
     ):
         voxel_ce, voxel_lovasz = segmentation_losses(block.voxel_logits, voxels, class_weights)
         fused_ce, fused_lovasz = segmentation_losses(block.fused_logits, seen, class_weights)
-        xm = fused_divergence(block.voxel_logits_seen, block.fused_logits) * is_labelled
+        divergence = fused_divergence(block.voxel_logits_seen, block.fused_logits, seen.count)
+        xm = divergence * is_labelled
         total = total + (voxel_ce + voxel_lovasz)
         total = total + (fused_ce + fused_lovasz) * (config.lambda_2d / n_blocks)
         total = total + xm * (config.lambda_xm / n_blocks)
@@ -212,17 +213,24 @@ def _descending_order(errors: Tensor) -> Tensor:
     return torch.stack([torch.sort(row, stable=True)[1] for row in bits])
 
 
-def fused_divergence(voxel_logits: Tensor, fused_logits: Tensor) -> Tensor:
+def fused_divergence(
+    voxel_logits: Tensor, fused_logits: Tensor, count: Tensor | None = None
+) -> Tensor:
     """KL divergence of the 3D prediction from the fused one, which gets no gradient.
 
     Args:
         voxel_logits: (M, C).
         fused_logits: (M, C).
+        count: (M,) points that each row stands for; None: one each.
 
     Returns:
         () mean over all M * C elements (not over the M points), as published; 0 when M = 0.
     """
     log_probs = functional.log_softmax(full_precision(voxel_logits), dim=1)
     aim = functional.log_softmax(full_precision(fused_logits).detach(), dim=1)
-    divergence = functional.kl_div(log_probs, aim, reduction="sum", log_target=True)
-    return divergence / max(log_probs.numel(), 1)
+    if count is None:
+        divergence = functional.kl_div(log_probs, aim, reduction="sum", log_target=True)
+        return divergence / max(log_probs.numel(), 1)
+    divergence = functional.kl_div(log_probs, aim, reduction="none", log_target=True).sum(1)
+    weight = count.to(divergence.dtype)
+    return (divergence * weight).sum() / (weight.sum() * log_probs.shape[1]).clamp(min=1)

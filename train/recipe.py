@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import ConfigError
+from cache.progress import Progress, Silent
 from pass2d_models.registry import MODELS, NAMED_CONFIGS
 from train.average import AverageConfig
 from train.draw import AugmentConfig
@@ -18,6 +19,7 @@ from train.losses import LossConfig
 from train.optim import OptimizerConfig
 from train.recipe_files import read_table
 from train.recipe_keys import require_known_keys
+from train.renames import renamed_settings
 from train.schedule import ScheduleConfig
 from train.settings import NONE_WORD, from_plain, require_known, to_plain
 from train.stream import StreamConfig
@@ -68,7 +70,7 @@ class ValidationConfig:
     """0: never. The last epoch is always validated otherwise."""
     limit: int = 0
     """At most so many scans, spread evenly; 0: all."""
-    protocol: Literal["official", "seed"] = "official"
+    protocol: Literal["official", "published"] = "official"
     """Which mIoU decides what is best; both are logged (SPEC, section 8)."""
     patience: int = 50
     """Validations without a better mIoU after which the run ends; 0: never."""
@@ -152,21 +154,25 @@ class Recipe:
             )
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), *, progress: Progress | None = None
+) -> Recipe:
     """Read a recipe.
 
     Args:
         name_or_path: a name of `recipe_files.recipe_names`, or a TOML file.
         overrides: "optimizer.learning_rate=0.1"; values are TOML, bare words are text.
+        progress: is told of old names of settings, which are read all the same.
 
     Raises:
         ConfigError: no such recipe, an unknown key (the nearest is proposed), a wrong value.
     """
-    table = read_table(name_or_path)
+    progress = progress or Silent()
+    table = read_table(name_or_path, progress=progress)
     table.setdefault("name", Path(name_or_path).stem.encode(errors="replace").decode())
     require_known_keys(table, Recipe, where=str(name_or_path))
     for override in overrides:
-        _apply(table, override)
+        _apply(table, override, progress)
     recipe = from_plain(Recipe, table, where=str(name_or_path))
     _require_writable(to_plain(recipe), where=str(name_or_path))
     network_settings(recipe)
@@ -250,7 +256,7 @@ def _require_writable(value: Any, *, where: str) -> None:
         raise ConfigError(f"{where}: expected text without control characters, got {value!r}")
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
+def _apply(table: dict[str, Any], override: str, progress: Progress) -> None:
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
@@ -259,7 +265,11 @@ def _apply(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word
-    require_known_keys(_nested(parts, value), Recipe, where=f"override {override!r}")
+    nested, notes = renamed_settings(_nested(parts, value))
+    for note in notes:
+        progress.say(f"override {override!r}: {note}")
+    require_known_keys(nested, Recipe, where=f"override {override!r}")
+    parts, value = _path(nested, depth=len(parts))
     for part in parts[:-1]:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
@@ -271,3 +281,12 @@ def _apply(table: dict[str, Any], override: str) -> None:
 def _nested(parts: Sequence[str], value: Any) -> dict[str, Any]:
     """{"a": {"b": value}} for a.b."""
     return {parts[0]: value if len(parts) == 1 else _nested(parts[1:], value)}
+
+
+def _path(nested: Mapping[str, Any], *, depth: int) -> tuple[list[str], Any]:
+    """The reverse of `_nested`."""
+    ((key, inner),) = nested.items()
+    if depth == 1:
+        return [key], inner
+    rest, value = _path(inner, depth=depth - 1)
+    return [key, *rest], value

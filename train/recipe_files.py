@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import ConfigError
+from cache.progress import Progress, Silent
+from train.renames import renamed_settings
 from train.settings import require_known
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -30,8 +32,20 @@ def recipe_summary(name: str) -> str:
     return " ".join(words)
 
 
-def read_table(name_or_path: str, *, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe's table over that of the recipe it extends; ``below`` are those that extend it."""
+def read_table(
+    name_or_path: str, *, below: tuple[Path, ...] = (), progress: Progress | None = None
+) -> dict[str, Any]:
+    """A recipe's table over that of the recipe it extends, under today's names.
+
+    Args:
+        name_or_path: the recipe.
+        below: those that extend it.
+        progress: is told of old names.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    progress = progress or Silent()
     path = Path(name_or_path)
     if path.suffix != ".toml":
         require_known(name_or_path, recipe_names(), where="recipe", what="name")
@@ -44,15 +58,22 @@ def read_table(name_or_path: str, *, below: tuple[Path, ...] = ()) -> dict[str, 
         raise ConfigError(f"{path}: the recipe cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    table, notes = renamed_settings(table)
+    for note in notes:
+        progress.say(f"{path}: {note}")
     base = table.pop(EXTENDS, None)
-    return table if base is None else _merged(_base_table(path, base, below=below), table)
+    if base is None:
+        return table
+    return _merged(_base_table(path, base, below=below, progress=progress), table)
 
 
-def _base_table(path: Path, base: Any, *, below: tuple[Path, ...]) -> dict[str, Any]:
+def _base_table(
+    path: Path, base: Any, *, below: tuple[Path, ...], progress: Progress
+) -> dict[str, Any]:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: {EXTENDS} must name another recipe, got {base!r}")
     name = str(path.parent / base) if base.endswith(".toml") else base
-    table = read_table(name, below=(*below, path))
+    table = read_table(name, below=(*below, path), progress=progress)
     table.pop("name", None)
     return table
 

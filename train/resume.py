@@ -40,7 +40,7 @@ def first_state(
         CheckpointError: the state or the other checkpoint does not fit.
     """
     if stored is not None:
-        require_same_run(job, stored.card, folder)
+        require_same_run(job, stored.card, folder, progress)
         state = restore_state(job, stored)
         epoch, place = divmod(state.cursor, job.n_scans)
         progress.say(f"resuming after {epoch} epochs and {place} of {job.n_scans} scans")
@@ -53,7 +53,7 @@ def first_state(
     return fresh_state(job)
 
 
-def require_same_run(job: Job, card: Card, folder: RunFolder) -> None:
+def require_same_run(job: Job, card: Card, folder: RunFolder, progress: Progress) -> None:
     """Refuse to resume with other data or settings than before, unless ``resume_anyway``.
 
     Raises:
@@ -61,7 +61,7 @@ def require_same_run(job: Job, card: Card, folder: RunFolder) -> None:
     """
     differences = [
         *data_differences(card.info, job.reader.info),
-        *settings_differences(load_recipe(str(folder.settings)), job.recipe),
+        *settings_differences(load_recipe(str(folder.settings), progress=progress), job.recipe),
     ]
     fingerprint = card.provenance.get("cache_fingerprint", "")
     if not differences and fingerprint != job.reader.fingerprint:

@@ -130,18 +130,22 @@ def _windows(shards: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
     return rng.permutation(len(names))[index] // _WINDOW
 
 
-def mix_partner(plan: StreamPlan, position: int, share: float, *, epoch: int) -> int:
-    """The second scan of a mix: any scan of the plan, each equally often.
+def mix_partner(plan: StreamPlan, position: int, share: float, *, epoch: int) -> int | None:
+    """The second scan of a mix: any other scan of the plan, each equally often.
 
-    Where the order shuffles blocks of shards, any of the scan's own block, whose shards are at hand
-    then: else a remote store would have to give a whole shard for each partner.
+    Where the order shuffles blocks of shards, any other of the scan's own block, whose shards are
+    at hand then: else a remote store would have to give a whole shard for each partner.
+
+    Returns:
+        Never the scan itself; None: the plan has no other.
     """
-    if plan.shards is None:
-        return int(plan.positions[int(share * len(plan.positions))])
-    window = _windows(plan.shards, np.random.default_rng([plan.seed, epoch]))
-    own = window[np.flatnonzero(plan.positions == position)[0]]
-    near = plan.positions[window == own]
-    return int(near[int(share * len(near))])
+    others = plan.positions[plan.positions != position]
+    if plan.shards is not None:
+        window = _windows(plan.shards, np.random.default_rng([plan.seed, epoch]))
+        own = window[np.flatnonzero(plan.positions == position)[0]]
+        near = plan.positions[(window == own) & (plan.positions != position)]
+        others = near if len(near) else others
+    return int(others[int(share * len(others))]) if len(others) else None
 
 
 def batch_at(plan: StreamPlan, cursor: int) -> Batch:
@@ -227,6 +231,8 @@ def _load_partner(
     if not plan.augment.mix:
         return None, None
     other = mix_partner(plan, position, draw.partner_share, epoch=epoch)
+    if other is None:
+        return None, None
     partner_draw = draw_scan(
         plan.augment,
         seed=plan.seed + draw.point_seed,  # each scan sees its partner augmented in its own way
@@ -238,7 +244,7 @@ def _load_partner(
     record = read(other, Fields(label=True, instance=True), columns=None)
     if partner_draw.corruption is not None:
         record = _corrupted(record, partner_draw, reader)
-    return instances_of(record, partner_draw), partner_draw
+    return instances_of(record), partner_draw
 
 
 def _corrupted(record: ScanRecord, draw: ScanDraw, reader: CacheReader) -> ScanRecord:
@@ -380,4 +386,5 @@ class BatchStream:
             with_images=self._plan.size_hw is not None,
             size_hw=self._plan.size_hw or (0, 0),
             allocate=slot.allocate,
+            dropout=self._plan.augment.dropout,
         )
