@@ -60,7 +60,7 @@ def measured(cache: Path) -> dict[str, object]:
         "outside_right": n_right / max(1, n_outside),
     }
     for name, counts in (("nearest", nearest), ("ignore", ignored)):
-        official, _ = both_scores(inside, counts, info)
+        official, _ = both_scores(inside, counts, info, sees_outside=False)
         present = (inside + counts)[1:].sum(axis=1) > 0
         result[name] = {
             "miou_of_present_classes": float(official.iou[1:][present].mean()),

@@ -36,7 +36,7 @@ from pipeline.stages.voxels import cell_indices, voxelize
 from train.checkpoint import load_checkpoint, network_from_checkpoint
 from train.import_published import import_checkpoint
 from train.losses import lovasz_softmax
-from train.metric import count_pairs, seed_scores
+from train.metric import count_pairs, published_scores
 from train.published_layout import recognise
 from train.schedule import RunLength, ScheduleConfig, learning_rate
 
@@ -50,7 +50,7 @@ __all__ = [  # what a test file may collect
     "test_nuscenes_points_in_their_cameras",
     "test_points_on_borders_can_be_voxelized",
     "test_published_files_give_the_weights_of_the_rule",
-    "test_seed_protocol",
+    "test_published_protocol",
     "test_semkitti_frame_end_to_end",
     "test_semkitti_projection",
     "test_the_cases_lists_of_tensors_are_recognised",
@@ -140,7 +140,7 @@ def test_cosine_per_epoch_to_the_last_digit() -> None:
                 assert learning_rate(config, fact["base_lr"], step=step, length=length) == value
 
 
-def test_seed_protocol(small_device: str) -> None:
+def test_published_protocol(small_device: str) -> None:
     facts, points = facts_of("iou"), arrays_of("iou")
     assert facts
     for name, fact in facts.items():
@@ -158,7 +158,7 @@ def test_seed_protocol(small_device: str) -> None:
                 )
                 counts += counted[0].cpu().numpy()
             assert counts[1:, 1:].tolist() == expected["confusion_cropped"]
-            scores = seed_scores(counts)
+            scores = published_scores(counts)
             iou = [None if math.isnan(value) else value for value in scores.iou[1:].tolist()]
             assert iou == pytest.approx(expected["iou"], abs=1e-15)
             assert scores.miou == pytest.approx(expected["miou"], abs=1e-15)

@@ -6,14 +6,22 @@ The published scores are in golden_small_checks.py.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from cache_samples import sample_info
 from numpy.typing import NDArray
 
 from cache.errors import ShapeError
-from train.metric import Scores, count_pairs, official_scores, seed_scores
+from train.metric import (
+    Scores,
+    both_scores,
+    count_pairs,
+    official_scores,
+    published_scores,
+)
 
 
 def slow_official(
@@ -62,21 +70,21 @@ def test_official_protocol_equals_a_plain_loop_over_points(seed: int) -> None:
     assert scores.points == int((labels != 0).sum())
 
 
-def test_half_of_the_points_unanswered_is_perfect_only_in_the_seed_protocol() -> None:
+def test_half_of_the_points_unanswered_is_perfect_only_in_the_published_protocol() -> None:
     labels = [1, 1, 2, 2]
     counts = matrix(labels, [1, 0, 2, 0], 3)
-    official, seed = official_scores(counts, absent_counts_zero=True), seed_scores(counts)
-    assert seed.iou[1:].tolist() == [1.0, 1.0]
+    official, published = official_scores(counts, absent_counts_zero=True), published_scores(counts)
+    assert published.iou[1:].tolist() == [1.0, 1.0]
     assert official.iou[1:].tolist() == [0.5, 0.5]
-    assert (seed.miou, official.miou) == (1.0, 0.5)
-    assert (official.points, seed.points) == (4, 2)
+    assert (published.miou, official.miou) == (1.0, 0.5)
+    assert (official.points, published.points) == (4, 2)
     assert official.missed == 2
     assert (official.accuracy, official.accuracy_with_misses) == (1.0, 0.5)
 
 
 def test_points_with_the_ignored_label_count_in_neither_protocol() -> None:
     counts = matrix([0, 0, 1], [1, 2, 1], 3)
-    for scores in (official_scores(counts, absent_counts_zero=True), seed_scores(counts)):
+    for scores in (official_scores(counts, absent_counts_zero=True), published_scores(counts)):
         assert scores.iou[1] == 1.0
         assert scores.points == 1
 
@@ -98,9 +106,42 @@ def test_class_that_is_predicted_but_never_labelled_is_not_absent() -> None:
     assert scores.absent == ()
 
 
+@pytest.mark.parametrize("layout", ["semantickitti", "nuscenes"])
+def test_each_benchmark_counts_classes_without_labels_in_its_own_way(layout: str) -> None:
+    # Class 1 is labelled and half right, 2 predicted but never labelled, 3 neither.
+    counts = matrix([1, 1], [1, 2], 4)
+    info = replace(sample_info(), layout=layout)
+    official, _ = both_scores(counts, np.zeros_like(counts), info, sees_outside=False)
+    assert official.iou[1:3].tolist() == [0.5, 0.0]
+    if layout == "nuscenes":
+        assert math.isnan(official.iou[3])
+        assert official.miou == 0.25
+    else:
+        assert official.iou[3] == 0.0
+        assert official.miou == pytest.approx(0.5 / 3)
+    assert official.absent == (3,)
+
+
+def test_published_accuracy_by_hand() -> None:
+    # Inside: a right one, a wrong one, an ignored one with and one without a prediction. Outside,
+    # where `--outside nearest` gave class 1 to both: one labelled 1 and an ignored one.
+    inside = matrix([1, 2, 0, 0], [1, 1, 2, 0], 3)
+    outside = matrix([1, 0], [1, 1], 3)
+    info = sample_info()
+    official, unseen = both_scores(inside, outside, info, sees_outside=False)
+    assert unseen.accuracy == 3 / 6  # the right one, and both without label and prediction
+    assert (unseen.points, unseen.missed) == (2, 1)
+    assert unseen.iou[1:].tolist() == [0.5, 0.0]
+    assert official.accuracy == official.accuracy_with_misses == 2 / 3
+    _, seen = both_scores(inside, outside, info, sees_outside=True)
+    assert seen.accuracy == 3 / 6  # now the labelled one is right and the ignored one wrong
+    assert (seen.points, seen.missed) == (3, 0)
+    assert seen.iou[1] == 2 / 3
+
+
 def test_nothing_counted_scores_zero_without_a_warning() -> None:
     for scores in (
-        seed_scores(matrix([1, 2], [0, 0], 3)),
+        published_scores(matrix([1, 2], [0, 0], 3)),
         official_scores(np.zeros((3, 3), np.int64), absent_counts_zero=False),
     ):
         assert (scores.miou, scores.accuracy) == (0.0, 0.0)
@@ -128,6 +169,6 @@ def test_wrong_ids_and_lengths_are_refused() -> None:
 
 
 def test_score_fields_are_plain_numbers() -> None:
-    scores = seed_scores(matrix([1, 2], [1, 2], 3))
+    scores = published_scores(matrix([1, 2], [1, 2], 3))
     assert isinstance(scores, Scores)
     assert [type(scores.miou), type(scores.accuracy), type(scores.points)] == [float, float, int]

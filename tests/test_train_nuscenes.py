@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -144,13 +143,12 @@ def test_a_large_picture_is_resized_whole(reader: CacheReader) -> None:
 # evaluation
 
 
-def test_class_that_is_never_labelled_is_left_out_though_it_was_predicted() -> None:
+def test_class_that_is_predicted_but_never_labelled_counts_as_0() -> None:
     counts = np.zeros((4, 4), np.int64)
     counts[1, 1], counts[1, 3], counts[2, 2], counts[2, 1] = 2, 1, 1, 1
-    scores = official_scores(counts, absent_counts_zero=False, needs_label=True)
-    assert scores.iou[1:3].tolist() == [0.5, 0.5]
-    assert math.isnan(scores.iou[3])
-    assert (scores.miou, scores.absent) == (0.5, (3,))
+    scores = official_scores(counts, absent_counts_zero=False)
+    assert scores.iou[1:].tolist() == [0.5, 0.5, 0.0]
+    assert (scores.miou, scores.absent) == (1 / 3, ())
 
 
 def test_nuscenes_forbids_the_answer_0() -> None:
@@ -167,9 +165,9 @@ def test_evaluation_and_prediction_never_answer_0(tmp_path: Path) -> None:
     network = StubNetwork(lambda points: torch.zeros(len(points), dtype=torch.int64))
     with CacheReader.open(tmp_path) as cached:
         counts = evaluate_network(network, cached, cached.select(split="val"))
-        official, seed = counts.scores(info)
+        official, published = counts.scores(info)
     assert official.missed == 0
-    assert official.points > seed.points > 0
+    assert official.points > published.points > 0
     card = Card(architecture="2dpass", settings={}, info=info)
     points = np.random.default_rng(0).uniform(-3, 1, (50, 4)).astype(np.float32)
     labels, sure = Segmenter(network, card)(points)

@@ -168,7 +168,7 @@ def test_fog_of_another_set_is_not_compared_with_robo3ds_baseline(stubbed, tmp_p
         folder = tmp_path / "set" / name
         write_scan(folder / "velodyne/0.bin", folder / "labels/0.label", seed=len(name))
     report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
-    clean, fog, cutout = (r.scores(report.info)[0].miou for r in report.results)
+    clean, fog, cutout = (report.scores_of(r)[0].miou for r in report.results)
     assert report.scores.mce is None
     assert report.scores.mrr == pytest.approx((fog + cutout) / 2 / clean)
     assert not report_json(report)["is_complete"]
@@ -243,7 +243,7 @@ def test_scores_are_those_of_counting_every_point(stubbed, tmp_path: Path) -> No
         expected = official_scores(
             plain_counts(written[result.corruption, result.severity]), absent_counts_zero=True
         )
-        assert result.scores(report.info)[0].miou == pytest.approx(expected.miou)
+        assert report.scores_of(result)[0].miou == pytest.approx(expected.miou)
     data = report_json(report)
     assert data["clean_miou"] == next(
         row["miou_official"] for row in data["results"] if row["corruption"] == "clean"

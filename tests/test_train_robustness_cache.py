@@ -71,14 +71,14 @@ def test_counts_are_those_of_evaluating_each_data_set(
         with CacheReader.open(cache_root, dataset=name) as reader:
             counts = evaluate_network(network, reader, reader.select(split="val"))
             expected = counts.scores(reader.info)[0]
-        scores = result.scores(report.info)[0]
+        scores = report.scores_of(result)[0]
         assert (scores.miou, scores.points) == (expected.miou, expected.points)
         assert result.scans == 3
     # Noise is ignored: crosstalk took 1 % of 300 points from three scans, labelled or not.
     clean, crosstalk = (r.inside + r.outside for r in (report.results[0], report.results[4]))
     assert clean.sum() == crosstalk.sum() == 900
     assert crosstalk[0].sum() >= clean[0].sum()
-    assert report.clean_miou == report.results[0].scores(report.info)[0].miou
+    assert report.clean_miou == report.scores_of(report.results[0])[0].miou
     assert report.scores.corruptions == ("fog", "crosstalk", "incomplete_echo")
     assert report.scores.incomplete == ("crosstalk", "incomplete_echo")
     assert "made by pass2d from published physics" in remarks(report)[0]

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from cache.progress import format_bytes
 from train.card import Card
-from train.checkpoint import read_card
+from train.checkpoint import card_notes, read_card
 from train.settings import to_plain
 
 PERCENTILES = ("1 %", "5 %", "25 %", "50 %", "75 %", "95 %", "99 %")
@@ -46,7 +46,8 @@ def card_tables(path: Path) -> list[Table | Text]:
     table.add_column(overflow="fold")
     for name, text in _facts(card, path):
         table.add_row(Text(name), Text(text))
-    return [table, *([_statistics(card)] if card.input_statistics else [])]
+    notes = [Text(f"{path}: {note}") for note in card_notes(path)]
+    return [table, *([_statistics(card)] if card.input_statistics else []), *notes]
 
 
 def _facts(card: Card, path: Path) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from cache.errors import CheckpointError, ConfigError
 from cache.files import whole_file
 from pass2d_models.inputs import Grid
 from train.card import CARD_VERSION, Card
+from train.renames import renamed_metrics
 from train.settings import from_plain, to_plain
 
 if TYPE_CHECKING:
@@ -250,9 +251,29 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 def _card(path: Path, header: dict[str, Any]) -> Card:
     try:
-        return from_plain(Card, json.loads(header["card"]), where="card")
+        plain, _ = _under_new_names(json.loads(header["card"]))
+        return from_plain(Card, plain, where="card")
     except (ValueError, ConfigError) as error:
         raise _damaged(path, f"its card is unreadable ({error})") from error
+
+
+def card_notes(path: Path) -> list[str]:
+    """A line for a person per old name in a checkpoint's card.
+
+    Raises:
+        CheckpointError: no readable checkpoint.
+    """
+    header = _read_header(path)
+    _card(path, header)
+    return _under_new_names(json.loads(header["card"]))[1]
+
+
+def _under_new_names(card: Any) -> tuple[Any, list[str]]:
+    metrics = card.get("metrics") if isinstance(card, dict) else None
+    if not isinstance(metrics, dict):
+        return card, []
+    renamed, notes = renamed_metrics(metrics)
+    return {**card, "metrics": renamed}, notes
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

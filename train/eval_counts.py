@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.schema import DatasetInfo
-from train.metric import Scores, both_scores, official_scores
+from train.metric import Scores, both_scores, official_scores, without_predictions
 from train.team import Team, gather_over_team, sum_over_team
 
 BAND_EDGES_M = (10.0, 20.0, 30.0, 50.0)
@@ -30,12 +30,15 @@ class EvalCounts:
     scans: dict[int, Tensor]
     """(C, C) int64 of each scan, inside and outside together, by its place among those to count;
     before `reduce` those of this process alone."""
+    sees_outside: bool
+    """Whether the network itself predicts the points outside the volume."""
 
     @classmethod
-    def empty(cls, n_classes: int, device: torch.device) -> Self:
+    def empty(cls, n_classes: int, device: torch.device, *, sees_outside: bool) -> Self:
         """Nothing counted yet."""
         shape = (2, len(BAND_NAMES), n_classes, n_classes)
-        return cls(total=torch.zeros(shape, dtype=torch.int64, device=device), scans={})
+        total = torch.zeros(shape, dtype=torch.int64, device=device)
+        return cls(total=total, scans={}, sees_outside=sees_outside)
 
     def add(self, place: int, scan: Tensor) -> None:
         """Add a scan's (2 x bands, C, C) counts."""
@@ -64,13 +67,13 @@ class EvalCounts:
         return self.total[1].sum(dim=0).cpu().numpy()
 
     def scores(self, info: DatasetInfo) -> tuple[Scores, Scores]:
-        """By the protocols `official` and `seed`."""
-        return both_scores(self.inside(), self.outside(), info)
+        """By the protocols `official` and `published`."""
+        return both_scores(self.inside(), self.outside(), info, sees_outside=self.sees_outside)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanScore:
-    """How one scan came out, by the `official` protocol over the classes that it shows."""
+    """How one scan came out, by `official` over the classes labelled or predicted in it."""
 
     scan_id: str
     miou: float
@@ -87,11 +90,12 @@ class PassResult:
     votes: str
     """E.g. "no votes", "12 random votes"."""
     official: Scores
-    seed: Scores
+    published: Scores
     confusion: NDArray[np.int64]
     """(C, C) as `official` counts: rows are labels, columns predictions."""
     by_range: tuple[Scores, ...]
-    """`official`, one per name of ``BAND_NAMES``; absent classes are left out."""
+    """`official`, one per name of ``BAND_NAMES``; classes that are neither labelled nor predicted
+    there are left out."""
     miou_outside_ignored: float
     """`official` mIoU if the points outside the volume had got no prediction."""
     scans: tuple[ScanScore, ...]
@@ -127,33 +131,37 @@ def pass_result(
 ) -> PassResult:
     """Read everything from the counts of one vote plan; ``scan_ids`` by place."""
     inside, outside = counts.inside(), counts.outside()
-    official, seed = both_scores(inside, outside, info)
-    unanswered = np.zeros_like(outside)
-    unanswered[:, 0] = outside.sum(axis=1)
+    official, published = counts.scores(info)
+    ignored = official_scores(
+        inside + without_predictions(outside), absent_counts_zero=info.layout != "nuscenes"
+    )
     bands = counts.total.sum(dim=0).cpu().numpy()
     singles = [
-        _scan_score(str(scan_ids[place]), part_scores(scan.cpu().numpy(), info))
+        _scan_score(str(scan_ids[place]), part_scores(scan.cpu().numpy()))
         for place, scan in counts.scans.items()
     ]
     return PassResult(
         votes=votes,
         official=official,
-        seed=seed,
+        published=published,
         confusion=inside + outside,
-        by_range=tuple(part_scores(band, info) for band in bands),
-        miou_outside_ignored=both_scores(inside, unanswered, info)[0].miou,
+        by_range=tuple(part_scores(band) for band in bands),
+        miou_outside_ignored=ignored.miou,
         scans=tuple(sorted(singles, key=lambda score: (score.miou, score.scan_id))),
     )
 
 
-def part_scores(counts: NDArray[np.int64], info: DatasetInfo) -> Scores:
-    """`official` for a part of the points: classes that are absent there are left out.
+def part_scores(counts: NDArray[np.int64]) -> Scores:
+    """`official` for a part of the points, by one rule for all data sets.
+
+    A class that is neither labelled nor predicted there is left out, also of SemanticKITTI, which
+    counts it as 0 over a whole split: few classes occur in one scan. One that is predicted but not
+    labelled there is an error and counts as 0.
 
     Args:
         counts: (C, C) rows are labels, columns predictions.
-        info: Of the data set: to nuScenes a class is absent that is predicted but never labelled.
     """
-    return official_scores(counts, absent_counts_zero=False, needs_label=info.layout == "nuscenes")
+    return official_scores(counts, absent_counts_zero=False)
 
 
 def _scan_score(scan_id: str, scores: Scores) -> ScanScore:

@@ -27,8 +27,11 @@ def report_tables(report: EvalReport) -> tuple[Table | Text, ...]:
     return (
         _table("scores", *score_rows(report)),
         _table("IoU per class in percent", *class_rows(report), colors=_colors(report)),
-        _table("by range (official, classes that occur there)", *range_rows(report)),
-        _table("scans, the worst first (official, classes that occur there)", *scan_rows(report)),
+        _table("by range (official, classes labelled or predicted there)", *range_rows(report)),
+        _table(
+            "scans, the worst first (official, classes labelled or predicted there)",
+            *scan_rows(report),
+        ),
         *(Text(line) for line in remarks(report)),
     )
 
@@ -69,7 +72,7 @@ def write_html(report: EvalReport, path: Path) -> None:
     ]
     headline = [
         ("mIoU (official)", _percent(best.official.miou)),
-        ("mIoU (seed)", _percent(best.seed.miou)),
+        ("mIoU (published)", _percent(best.published.miou)),
         ("accuracy (official)", _percent(best.official.accuracy)),
         ("votes", best.votes),
         ("scans", f"{report.scans:,}"),
@@ -78,9 +81,12 @@ def write_html(report: EvalReport, path: Path) -> None:
         tiles(headline),
         section("Scores", table(*score_rows(report)), notes(remarks(report))),
         section("IoU per class in percent", table(header, named)),
-        section("By range (official, classes that occur there)", table(*range_rows(report))),
         section(
-            "Scans, the worst first (official, classes that occur there)", table(*scan_rows(report))
+            "By range (official, classes labelled or predicted there)", table(*range_rows(report))
+        ),
+        section(
+            "Scans, the worst first (official, classes labelled or predicted there)",
+            table(*scan_rows(report)),
         ),
         section("Confusion", picture(png.getvalue(), alt="Which class is taken for which")),
     ]
@@ -111,7 +117,7 @@ def score_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
             f"{scores.missed:,}",
         ]
         for result in report.passes
-        for scores in (result.official, result.seed)
+        for scores in (result.official, result.published)
     ]
     return header, rows
 
@@ -121,8 +127,8 @@ def class_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
     header, columns = ["class", "points"], []
     for result in report.passes:
         suffix = "" if result is report.passes[0] else f", {result.votes}"
-        header += [f"official{suffix}", f"seed{suffix}"]
-        columns += [result.official, result.seed]
+        header += [f"official{suffix}", f"published{suffix}"]
+        columns += [result.official, result.published]
     points = report.best.confusion.sum(axis=1)
     rows = [
         [name, f"{points[c]:,}", *(_iou(float(scores.iou[c])) for scores in columns)]
@@ -163,9 +169,11 @@ def remarks(report: EvalReport) -> tuple[str, ...]:
     lines = [
         f"{report.scans:,} scans of {report.info.name} {report.split} in {report.seconds:.1f} s, "
         f"{report.scans / max(report.seconds, 1e-9):.2f} scans/s.",
-        "official: every labelled point counts, one without a prediction is a miss. seed: as the "
-        "published code, only points in the volume with a prediction other than 0 count.",
-        "accuracy: of the points with a prediction, as the SemanticKITTI tools; misses counted: of "
+        "official: every labelled point counts, one without a prediction is a miss. published: as "
+        "the published code; for mIoU only points with a prediction of the network other than 0 "
+        "count.",
+        "accuracy, official: of the labelled points with a prediction, as the SemanticKITTI tools; "
+        "published: of all raw points, those without label or prediction too. Misses counted: of "
         "all labelled points.",
     ]
     if report.outside == "nearest":
@@ -181,7 +189,7 @@ def remarks(report: EvalReport) -> tuple[str, ...]:
     if absent:
         rule = "counts absent classes as 0" if is_kitti else "leaves absent classes out"
         other = "leaves them out" if is_kitti else "too"
-        lines.append(f"official {rule}, seed {other}: {', '.join(absent)}.")
+        lines.append(f"official {rule}, published {other}: {', '.join(absent)}.")
     if report.scans_without_label:
         lines.append(f"{report.scans_without_label:,} scans without labels were left out.")
     return tuple(lines)
@@ -222,7 +230,7 @@ def _pass_json(result: PassResult, report: EvalReport) -> dict[str, Any]:
     return {
         "votes": result.votes,
         "official": _scores_json(result.official, report),
-        "seed": _scores_json(result.seed, report),
+        "published": _scores_json(result.published, report),
         "miou_outside_ignored": result.miou_outside_ignored,
         "by_range": [
             {"range": name, **_scores_json(scores, report)}

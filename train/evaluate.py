@@ -151,7 +151,9 @@ def count_scans(
     device = next(network.parameters()).device
     rank, world = (0, 1) if team is None else (team.rank, team.world)
     size, n_classes = pass_size(device), reader.info.labels.n_classes
-    counts = tuple(EvalCounts.empty(n_classes, device) for _ in plans)
+    counts = tuple(
+        EvalCounts.empty(n_classes, device, sees_outside=not network.uses_volume) for _ in plans
+    )
     # What goes through the network together is the same for any number of processes, and so are
     # the last digits of the logits.
     planned = planned_passes(reader, positions, uses_volume=network.uses_volume, size=size)

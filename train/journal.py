@@ -15,6 +15,7 @@ from cache.errors import ConfigError
 from cache.progress import Progress
 from train.assemble import Job
 from train.folder import write_text
+from train.renames import renamed_metrics
 from train.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class Journal:
         self._events = folder.tensorboard
         self._excepthook = threading.excepthook
         self._has_advised = False
-        kept = lines_up_to(folder.metrics, step, validated=validated)
+        kept, notes = under_new_names(lines_up_to(folder.metrics, step, validated=validated))
+        for note in notes:
+            progress.say(f"{folder.metrics}: {note}")
         write_text(folder.metrics, "".join(kept))
         self._writer: SummaryWriter | None = None
         if tensorboard:
@@ -169,3 +172,13 @@ def lines_up_to(path: Path, step: int, *, validated: Sequence[int]) -> list[str]
         if record.get("kind") != "val" or record.get("epoch") in validated:
             kept.append(line)
     return kept
+
+
+def under_new_names(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The lines of a metrics file with today's names, and a line for a person per old one."""
+    renamed, said = [], dict[str, None]()
+    for line in lines:
+        record, notes = renamed_metrics(json.loads(line))
+        said |= dict.fromkeys(notes)
+        renamed.append(json.dumps(record, ensure_ascii=False) + "\n" if notes else line)
+    return renamed, list(said)

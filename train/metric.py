@@ -13,7 +13,7 @@ from torch import Tensor
 from cache.errors import ShapeError
 from cache.schema import DatasetInfo
 
-ProtocolName = Literal["official", "seed"]
+ProtocolName = Literal["official", "published"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +26,18 @@ class Scores:
     miou: float
     """Mean over the classes but the ignored one (and those left out); 0 when none remains."""
     accuracy: float
-    """Right ones of the labelled points with a prediction other than 0, as the SemanticKITTI tools
-    print it; 0 when there is none."""
+    """`official`: right ones of the labelled points with a prediction other than 0, as the
+    SemanticKITTI tools print it. `published`: right ones of all raw points, those labelled 0 and
+    those outside the volume too, which are right where label and prediction are both 0. 0 when
+    there is none."""
     accuracy_with_misses: float
     """Right ones of all the labelled points; a point without a prediction is a wrong one."""
     points: int
     """Labelled points that the protocol counts."""
     missed: int
-    """Labelled points whose prediction is 0: misses for `official`, dropped by `seed`."""
+    """Labelled points whose prediction is 0: misses for `official`, out of `published` mIoU."""
     absent: tuple[int, ...]
-    """Classes without a label and without a prediction; nuScenes: without a label."""
+    """Classes without a label and without a prediction."""
 
 
 def count_pairs(
@@ -95,16 +97,15 @@ def allowed_scores(logits: Tensor, info: DatasetInfo) -> Tensor:
     return allowed
 
 
-def official_scores(
-    counts: NDArray[np.int64], *, absent_counts_zero: bool, needs_label: bool = False
-) -> Scores:
+def official_scores(counts: NDArray[np.int64], *, absent_counts_zero: bool) -> Scores:
     """Score as the benchmarks' servers do: every labelled point counts, prediction 0 is a miss.
 
     Args:
         counts: (C, C) rows are labels, columns predictions. Points that got no prediction (those
             outside the volume) belong in column 0.
-        absent_counts_zero: An absent class has IoU 0 (SemanticKITTI) or is left out (nuScenes).
-        needs_label: A class that is predicted but never labelled is absent (nuScenes), not 0.
+        absent_counts_zero: An absent class (neither labelled nor predicted) has IoU 0
+            (SemanticKITTI) or is left out (nuScenes). One that is predicted but never labelled has
+            IoU 0 in any case.
 
     Source: SPEC, section 8.
     """
@@ -113,19 +114,21 @@ def official_scores(
     false_negative = labelled.sum(axis=1) - right
     false_positive = labelled[:, 1:].sum(axis=0) - right
     iou = _iou(right, false_positive, false_negative)
-    if needs_label:
-        iou[labelled.sum(axis=1) == 0] = np.nan
     absent = np.isnan(iou)
     if absent_counts_zero:
         iou[absent] = 0.0
-    return _scores("official", counts, iou, points=int(counts[1:].sum()), absent=absent)
+    answered = max(1, int(counts[1:, 1:].sum()))
+    accuracy = int(right.sum()) / answered
+    points = int(counts[1:].sum())
+    return _scores("official", counts, iou, accuracy=accuracy, points=points, absent=absent)
 
 
-def seed_scores(counts: NDArray[np.int64]) -> Scores:
-    """Score as the published code does: only points with a prediction other than 0 count.
+def published_scores(counts: NDArray[np.int64]) -> Scores:
+    """Score as the published code does: for mIoU only points with a prediction other than 0 count.
 
     Args:
-        counts: (C, C) rows are labels, columns predictions, of the points inside the volume.
+        counts: (C, C) rows are labels, columns predictions, of all raw points. Those that the
+            network does not see (outside the volume) belong in column 0.
 
     Source: SPEC, sections 8 and 10 (a network that answers 0 on half of the points can reach 1.0).
     """
@@ -133,24 +136,37 @@ def seed_scores(counts: NDArray[np.int64]) -> Scores:
     right = np.diagonal(cropped)
     iou = _iou(right, cropped.sum(axis=0) - right, cropped.sum(axis=1) - right)
     absent = counts[1:].sum(axis=1) + counts[1:, 1:].sum(axis=0) == 0
-    return _scores("seed", counts, iou, points=int(counts[1:, 1:].sum()), absent=absent)
+    accuracy = int(np.diagonal(counts).sum()) / max(1, int(counts.sum()))
+    points = int(cropped.sum())
+    return _scores("published", counts, iou, accuracy=accuracy, points=points, absent=absent)
 
 
 def both_scores(
-    inside: NDArray[np.int64], outside: NDArray[np.int64], info: DatasetInfo
+    inside: NDArray[np.int64],
+    outside: NDArray[np.int64],
+    info: DatasetInfo,
+    *,
+    sees_outside: bool,
 ) -> tuple[Scores, Scores]:
     """Score by both protocols, `official` first.
 
     Args:
         inside: (C, C) of the points inside the volume.
-        outside: (C, C) of the others; `seed` never counts them, as the published code drops them.
+        outside: (C, C) of the others.
         info: Of the data set: its layout says what an absent class counts.
+        sees_outside: Whether the network itself predicts the others. If not, they have no
+            prediction for `published`, whatever `--outside` gave them.
     """
-    is_nuscenes = info.layout == "nuscenes"
-    official = official_scores(
-        inside + outside, absent_counts_zero=not is_nuscenes, needs_label=is_nuscenes
-    )
-    return official, seed_scores(inside)
+    official = official_scores(inside + outside, absent_counts_zero=info.layout != "nuscenes")
+    predicted = outside if sees_outside else without_predictions(outside)
+    return official, published_scores(inside + predicted)
+
+
+def without_predictions(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(C, C) as if no point had got a prediction."""
+    empty = np.zeros_like(counts)
+    empty[:, 0] = counts.sum(axis=1)
+    return empty
 
 
 def _iou(
@@ -167,6 +183,7 @@ def _scores(
     counts: NDArray[np.int64],
     iou: NDArray[np.float64],
     *,
+    accuracy: float,
     points: int,
     absent: NDArray[np.bool_],
 ) -> Scores:
@@ -176,7 +193,7 @@ def _scores(
         protocol=protocol,
         iou=np.concatenate([[np.nan], iou]),
         miou=float(np.nanmean(iou)) if np.isfinite(iou).any() else 0.0,
-        accuracy=right / max(1, answered),
+        accuracy=accuracy,
         accuracy_with_misses=right / max(1, labelled),
         points=points,
         missed=labelled - answered,

@@ -62,10 +62,10 @@ def measured(task: Task, cache_root: Path, root: Path, progress: Progress) -> di
         "steps": trained.steps,
         "train_cpu_s": None if resume else train_cpu_s,
         "scans": report.scans,
-        "miou": {"official": scores.official.miou, "seed": scores.seed.miou},
-        "accuracy": {"official": scores.official.accuracy, "seed": scores.seed.accuracy},
+        "miou": {"official": scores.official.miou, "published": scores.published.miou},
+        "accuracy": {"official": scores.official.accuracy, "published": scores.published.accuracy},
         "iou": {"official": by_name(names, scores.official.iou)}
-        | {"seed": by_name(names, scores.seed.iou)},
+        | {"published": by_name(names, scores.published.iou)},
         "seen": seen_by_camera(task, cache_root, RunFolder(root=folder)),
         "settings": to_toml(task.recipe),
     }

@@ -29,7 +29,7 @@ def values_of(plan: Plan, result: Result) -> dict[str, float]:
     others = [value for name, value in rows.items() if name not in plan.classes.colour]
     means = {
         "mIoU (official)": result["miou"]["official"],
-        "mIoU (seed)": result["miou"]["seed"],
+        "mIoU (published)": result["miou"]["published"],
         "accuracy (official)": result["accuracy"]["official"],
         "mean of the colour classes": float(np.mean(colour)),
         "mean of the others": float(np.mean(others)),

@@ -22,6 +22,7 @@ from train.evaluate import NO_VOTES, default_device, require_same_data
 from train.positions import labelled_positions
 from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
 from train.robustness.run import (
+    PREDICTED,
     RobustReport,
     SetResult,
     evaluate_sets,
@@ -104,7 +105,7 @@ def robust_cache(
         set_name=COLLECTION,
         checkpoint=checkpoint,
         votes=votes,
-        outside=outside if network.uses_volume else "predicted",
+        outside=outside if network.uses_volume else PREDICTED,
         baseline=BASELINE_MIOU[card.info.layout],
         clean_source="the clean data set",
         limit=limit,

@@ -18,7 +18,7 @@ from train.evaluate import NO_VOTES, default_device, require_same_data
 from train.positions import labelled_positions
 from train.robustness.folders import YAN, find_corrupted, set_name
 from train.robustness.robo3d import BASELINE_MIOU, CLEAN
-from train.robustness.run import RobustReport, evaluate_sets, report_of
+from train.robustness.run import PREDICTED, RobustReport, evaluate_sets, report_of
 from train.robustness.scans import (
     ScanSet,
     cached_set,
@@ -118,7 +118,7 @@ def robust_folders(
         set_name=name,
         checkpoint=checkpoint,
         votes=votes,
-        outside=outside if network.uses_volume else "predicted",
+        outside=outside if network.uses_volume else PREDICTED,
         baseline={} if name == YAN else BASELINE_MIOU[card.info.layout],
         clean_source=f"split {CLEAN_SPLIT} of {clean}" if own else "the set's own clean scans",
         limit=limit,

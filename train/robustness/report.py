@@ -28,8 +28,8 @@ COLUMNS = (
     "miou_official",
     "accuracy_official",
     "accuracy_official_misses_counted",
-    "miou_seed",
-    "accuracy_seed",
+    "miou_published",
+    "accuracy_published",
     "points",
 )
 
@@ -54,7 +54,7 @@ def rows(report: RobustReport) -> Iterator[dict[str, Any]]:
 
 
 def _row(report: RobustReport, result: SetResult) -> dict[str, Any]:
-    official, seed = result.scores(report.info)
+    official, published = report.scores_of(result)
     return {
         "set": report.set_name,
         "corruption": result.corruption,
@@ -63,8 +63,8 @@ def _row(report: RobustReport, result: SetResult) -> dict[str, Any]:
         "miou_official": official.miou,
         "accuracy_official": official.accuracy,
         "accuracy_official_misses_counted": official.accuracy_with_misses,
-        "miou_seed": seed.miou,
-        "accuracy_seed": seed.accuracy,
+        "miou_published": published.miou,
+        "accuracy_published": published.accuracy,
         "points": official.points,
     }
 
@@ -107,7 +107,7 @@ def report_json(report: RobustReport) -> dict[str, Any]:
         "outside": report.outside,
         "protocol": "official",
         "results": [
-            {**row, "iou_official": _iou(result.scores(report.info)[0])}
+            {**row, "iou_official": _iou(report.scores_of(result)[0])}
             for result in report.results
             if result.scans
             for row in [_row(report, result)]
@@ -128,8 +128,8 @@ def report_tables(report: RobustReport) -> tuple[Table | Text, ...]:
     table = Table(
         title=f"{report.set_name}: {report.info.name}, {report.votes}", title_style="bold"
     )
-    headers = ("corruption", "severity", "mIoU official", "mIoU seed", "accuracy official",
-               "accuracy seed", "baseline mIoU", "scans")  # fmt: skip
+    headers = ("corruption", "severity", "mIoU official", "mIoU published", "accuracy official",
+               "accuracy published", "baseline mIoU", "scans")  # fmt: skip
     table.add_column(headers[0], min_width=max(map(len, CORRUPTIONS)))
     table.add_column(headers[1], min_width=max(map(len, SEVERITIES)))
     for header in headers[2:]:
@@ -141,9 +141,9 @@ def report_tables(report: RobustReport) -> tuple[Table | Text, ...]:
             Text(row["corruption"]),  # a folder's name may look like markup
             row["severity"],
             f"{row['miou_official']:.1%}",
-            f"{row['miou_seed']:.1%}",
+            f"{row['miou_published']:.1%}",
             f"{row['accuracy_official']:.1%}",
-            f"{row['accuracy_seed']:.1%}",
+            f"{row['accuracy_published']:.1%}",
             "" if known is None else f"{known:.1%}",
             f"{row['scans']:,}",
             style="bold" if is_whole else None,

@@ -31,6 +31,8 @@ from train.tta import VotePlan
 
 RESULTS = "results"
 """Folder of the finished counts, below the folder of the report."""
+PREDICTED = "predicted"
+"""In place of `Outside`, of networks that see the points outside the volume."""
 SAID_FAILURES = 5
 """Of one set, as they come up; the report counts them all."""
 
@@ -50,9 +52,9 @@ class SetResult:
     reused: bool
     """Counted by an earlier run."""
 
-    def scores(self, info: DatasetInfo) -> tuple[Scores, Scores]:
-        """By the protocols `official` and `seed`."""
-        return both_scores(self.inside, self.outside, info)
+    def scores(self, info: DatasetInfo, *, sees_outside: bool) -> tuple[Scores, Scores]:
+        """By the protocols `official` and `published`; see `metric.both_scores`."""
+        return both_scores(self.inside, self.outside, info, sees_outside=sees_outside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,10 @@ class RobustReport:
         """Whether the scores may stand beside Robo3D's: of its own set, all of it."""
         is_theirs = self.set_name != COLLECTION
         return is_theirs and self.scores.is_complete and self.limit is None and not self.failed
+
+    def scores_of(self, result: SetResult) -> tuple[Scores, Scores]:
+        """By the protocols `official` and `published`."""
+        return result.scores(self.info, sees_outside=self.outside == PREDICTED)
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -154,7 +160,7 @@ def report_of(
     miou: dict[str, dict[str, float]] = {}
     for result in results:
         if result.scans:
-            official = result.scores(info)[0].miou
+            official = result.scores(info, sees_outside=outside == PREDICTED)[0].miou
             miou.setdefault(result.corruption, {})[result.severity] = official
     clean = next(iter(miou.pop(CLEAN, {}).values()), None)
     return RobustReport(
