@@ -19,7 +19,7 @@ from cache.errors import ConfigError
 from cache.progress import Silent
 from cli import app
 from train.recipe import to_toml
-from train.run_choice import choose_run, holds_nothing
+from train.run_choice import choose_run, holds_nothing, newest_alike
 from train.runs import RunFolder, new_run_folder, newest_network, run_folders
 from train.team import Team, of_first
 
@@ -252,6 +252,15 @@ def test_resume_takes_the_newest_run_of_these_settings(tmp_path: Path) -> None:
     assert (choice.root, choice.is_resumed, choice.is_new) == (wanted, True, False)
     (line,) = heard.lines
     assert line == f"run: {wanted}, the newest one of these settings"
+
+
+def test_a_fine_tuned_run_is_not_that_from_scratch(tmp_path: Path) -> None:
+    runs, tuned = tmp_path / "runs", tiny_recipe("start_from=x.safetensors")
+    root = make_run(runs / "tuned", to_toml(tuned))
+    found, note = newest_alike(tiny_recipe(), "", runs=runs)
+    assert found is None
+    assert "start_from = '' (was 'x.safetensors')" in note
+    assert newest_alike(tuned, "", runs=runs) == (RunFolder(root=root), "")
 
 
 def test_resume_where_all_runs_differ_begins_and_says_how(tmp_path: Path) -> None:

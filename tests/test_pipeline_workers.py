@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 from cache_samples import without_fsync
+from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
 from test_pipeline_prepare import Heard
 
 from corruptions.registry import parse_variants
 from pipeline import ray_runner, workers
 from pipeline.corrupted import corrupted_listings
+from pipeline.datasets.nuscenes import list_nuscenes
 from pipeline.datasets.semkitti import list_semkitti
 from pipeline.options import PrepareConfig
 from pipeline.plan import PlannedTask, PreparePlan
-from pipeline.prepare import prepare_all
+from pipeline.prepare import plan, prepare_all
 from pipeline.workers import RAY_START_SECONDS, decided
 
 
@@ -42,8 +44,8 @@ def test_ray_starts_where_the_time_that_it_saves_is_longer_than_its_start(cpus: 
     even = RAY_START_SECONDS / (1 - 1 / cpus)  # S = start + S / n
     for seconds, chosen in ((even - 1, 0), (even + 1, cpus)):
         heard = Heard()
-        plan = plan_of(*[(seconds / 300, seconds / 300, seconds / 300)] * 100)
-        assert decided(PrepareConfig(), [plan], heard).workers == chosen
+        todo = plan_of(*[(seconds / 300, seconds / 300, seconds / 300)] * 100)
+        assert decided(PrepareConfig(), [todo], heard).workers == chosen
         (line,) = heard.said
         assert line.startswith("1,000 scans, about ")
         assert "--workers" in line
@@ -74,6 +76,23 @@ def test_the_whole_amount_counts(cpus: int) -> None:
     small = plan_of(*[(1, 1, 1)] * 2)
     assert decided(PrepareConfig(), [small], Heard()).workers == 0
     assert decided(PrepareConfig(), [small] * 9, Heard()).workers == cpus
+
+
+def test_pictures_are_counted_one_by_one(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "kitti", "08", (0, 1))
+    write_sequence(tmp_path / "bare", "08", (0, 1), images=False)
+    NuscenesFolder(tmp_path / "nuscenes").write()
+    listings = {
+        1: list_semkitti(tmp_path / "kitti"),
+        0: list_semkitti(tmp_path / "bare"),
+        6: list_nuscenes(tmp_path / "nuscenes"),
+    }
+    for pictures, listing in listings.items():
+        tasks = plan(listing, tmp_path / "cache", PrepareConfig()).tasks
+        assert tasks
+        for task in tasks:
+            if task.stage == "camera":
+                assert task.seconds == pytest.approx(0.02 * pictures * task.scans)
 
 
 class NoRayError(Exception):

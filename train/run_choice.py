@@ -86,6 +86,8 @@ def newest_alike(
             note = note or f" ({as_typed(folder.root.resolve())} is passed over: {error})"
             continue
         differences = settings_differences(before, recipe)
+        if before.start_from != recipe.start_from:  # free to change once a run has begun
+            differences.append(f"start_from = {recipe.start_from!r} (was {before.start_from!r})")
         remedy = "--recipe {}/settings.toml --resume goes on with it"
         if not differences and _cache_fingerprint(folder) not in (None, fingerprint):
             differences = ["a cache of other scans, labels or stages"]
