@@ -127,6 +127,14 @@ NprocOption = Annotated[
         min=1, help="Processes on this machine, one per GPU; on a CPU as many as it has cores for."
     ),
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="Of numbers in .bin files: float32, float64, float32be or float64be (big endian); "
+        "found out if left out.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 CheckpointOption = Annotated[
     Path | None,

@@ -14,6 +14,7 @@ from commands.newest import chosen_network
 from commands.options import (
     CheckpointOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     OutsideOption,
     VotesOption,
@@ -28,8 +29,8 @@ def predict_command(
     inputs: Annotated[
         str,
         typer.Argument(
-            help="A file of points (.bin, .npy, .pcd, .ply, .las, .laz), a folder of them, or - "
-            "for paths from standard input, one per line.",
+            help="A file of points (.bin, .npy, .npz, .pcd, .ply, .las, .laz, .txt, .csv, .xyz, "
+            "also .gz), a folder of them, or - for paths from standard input, one per line.",
             metavar="FILE|FOLDER|-",
         ),
     ],
@@ -63,8 +64,9 @@ def predict_command(
     ] = False,
     columns: Annotated[
         int | None,
-        typer.Option(help="float32 numbers per point of .bin files; found out if left out."),
+        typer.Option(help="Numbers per point of .bin files; found out if left out."),
     ] = None,
+    dtype: DtypeOption = None,
     columns_map: Annotated[
         str | None,
         typer.Option("--map", help="Columns by name or place: x=X,y=Y,z=Z,signal=intensity."),
@@ -119,6 +121,7 @@ def predict_command(
             outputs=Outputs(formats=words(formats) or (), confidence=confidence, png=png),
             overwrite=overwrite,
             columns=columns,
+            dtype=dtype,
             mapping=InputMapping(
                 columns=parse_columns(columns_map),
                 unit_m=parse_unit(unit),

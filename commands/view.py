@@ -17,6 +17,7 @@ from commands.options import (
     CheckpointOption,
     DatasetOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
@@ -89,8 +90,9 @@ def view_command(
     ] = None,
     columns: Annotated[
         int | None,
-        typer.Option(help="Of plain .bin files: float32 per point; found out if left out.", min=3),
+        typer.Option(help="Of plain .bin files: numbers per point; found out if left out.", min=3),
     ] = None,
+    dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -118,6 +120,7 @@ def view_command(
             sequences=words(sequence),
             layout=layout,
             columns=columns,
+            dtype=dtype,
         ) as found:
             from train.viewing.scan import choose_items, one_sequence
 
@@ -153,10 +156,14 @@ def view_command(
 def _loaded(
     items: tuple[ViewItem, ...], label: Label | None, progress: Progress
 ) -> Generator[ViewScan]:
-    """Load and label one scan after the other."""
+    """Load and label one scan after the other; says once how files were read."""
     progress.start("view", total=len(items), unit="scans")
+    said: set[str] = set()
     for item in items:
         scan = item.load()
+        if scan.note and scan.note not in said:
+            said.add(scan.note)
+            progress.say(f"{item.points or item.name}: {scan.note}")
         yield scan if label is None else label(item, scan)
         progress.advance()
 

@@ -30,6 +30,7 @@ def open_scans(
     sequences: Sequence[str] | None,
     layout: str | None,
     columns: int | None,
+    dtype: str | None,
 ) -> Iterator[ViewSet]:
     """List the scans of a cache, a raw data set, or a folder of point files.
 
@@ -44,13 +45,15 @@ def open_scans(
     if raw is not None:
         if dataset is not None:
             raise ConfigError("--dataset names a data set of --cache, which is not given")
-        yield _raw_scans(raw, split=split, sequences=sequences, layout=layout, columns=columns)
+        yield _raw_scans(
+            raw, split=split, sequences=sequences, layout=layout, columns=columns, dtype=dtype
+        )
         return
     from cache.reader import CacheReader
     from train.viewing.cached import cached_scans
 
     assert place is not None
-    _only_for_point_files(place, layout=layout, columns=columns)
+    _only_for_point_files(place, layout=layout, columns=columns, dtype=dtype)
     with CacheReader.open(place, dataset=dataset) as reader:
         if split is None and sequences is None:
             split = _default_split(reader)
@@ -105,6 +108,7 @@ def _raw_scans(
     sequences: Sequence[str] | None,
     layout: str | None,
     columns: int | None,
+    dtype: str | None,
 ) -> ViewSet:
     from pipeline.raw_scans import info_of_layout, list_raw
     from train.viewing.point_files import point_files
@@ -116,8 +120,8 @@ def _raw_scans(
             raise ConfigError(
                 f"{raw}: point files have no splits and sequences. Choose by --scan or --scans."
             )
-        return point_files(raw, info_of_layout(layout or "semkitti"), columns=columns)
-    _only_for_point_files(raw, layout=layout, columns=columns)
+        return point_files(raw, info_of_layout(layout or "semkitti"), columns=columns, dtype=dtype)
+    _only_for_point_files(raw, layout=layout, columns=columns, dtype=dtype)
     items = tuple(
         ViewItem(
             name=scan.scan_id,
@@ -140,11 +144,13 @@ def _raw_scans(
     )
 
 
-def _only_for_point_files(place: str | Path, *, layout: str | None, columns: int | None) -> None:
-    if layout is not None or columns is not None:
+def _only_for_point_files(
+    place: str | Path, *, layout: str | None, columns: int | None, dtype: str | None
+) -> None:
+    if layout is not None or columns is not None or dtype is not None:
         raise ConfigError(
-            f"{place}: holds a data set, whose classes and columns are known. --layout and "
-            "--columns are for plain point files."
+            f"{place}: holds a data set, whose classes and columns are known. --layout, --columns "
+            "and --dtype are for plain point files."
         )
 
 

@@ -28,8 +28,8 @@ from pipeline.stages.projection import (
 from pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
-    require_columns,
     require_finite,
+    require_layout,
     require_same_length,
 )
 from pipeline.stages.sweeps import add_sweep
@@ -168,9 +168,9 @@ def read_points(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
     Raises:
         ProblemError: it is missing, truncated, or clearly of another number of columns.
     """
-    points = decode_points(read_file(file), columns=info.raw_columns, file=file)
-    require_columns(points, file=file)
-    return points
+    data = read_file(file)
+    require_layout(data, columns=info.raw_columns, file=file)
+    return decode_points(data, columns=info.raw_columns, file=file)
 
 
 def read_raw_labels(

@@ -22,8 +22,8 @@ from pipeline.stages.labels import instance_ids, map_labels, training_lut
 from pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
-    require_columns,
     require_finite,
+    require_layout,
     require_same_length,
 )
 from pipeline.stages.volume import split_volume
@@ -45,32 +45,45 @@ def sensor_points(n: int, columns: int) -> np.ndarray:
     return np.stack([*xyz, signal, ring], axis=1)[:, :columns].astype("<f4")
 
 
-@pytest.mark.parametrize(("is_", "read_as"), [(5, 4), (4, 5)])
-def test_points_of_another_number_of_columns_are_refused(is_: int, read_as: int) -> None:
-    data = sensor_points(4000, is_).tobytes()
-    with pytest.raises(ProblemError, match=f"make sense only with {is_} float32 per point"):
-        require_columns(decode_points(data, columns=read_as, file=FILE), file=FILE)
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f4", ">f8"])
+@pytest.mark.parametrize("is_", [3, 4, 5])
+@pytest.mark.parametrize("expected", [4, 5])
+def test_points_of_another_layout_are_refused(is_: int, expected: int, dtype: str) -> None:
+    data = sensor_points(4000, is_).astype(dtype).tobytes()
+    if (is_, dtype) == (expected, "<f4"):
+        require_layout(data, columns=expected, file=FILE)
+        return
+    word = {"f4": "float32", "f8": "float64"}[dtype[1:]] + "be" * (dtype[0] == ">")
+    with pytest.raises(ProblemError, match=f"make sense only as {is_} {word} per point"):
+        require_layout(data, columns=expected, file=FILE)
 
 
 @pytest.mark.parametrize("columns", [4, 5])
 @pytest.mark.parametrize("n", [0, 20, 4000])
-def test_points_that_are_read_rightly_pass(columns: int, n: int) -> None:
+def test_points_that_fit_or_say_nothing_pass(columns: int, n: int) -> None:
     points = sensor_points(n, columns)
-    require_columns(points, file=FILE)
+    require_layout(points.tobytes(), columns=columns, file=FILE)
     points[::3, 3] = -1  # odd, but no sign of another number of columns
-    require_columns(points, file=FILE)
-    points[:] = 0
-    require_columns(points, file=FILE)
+    require_layout(points.tobytes(), columns=columns, file=FILE)
 
 
-def test_real_scans_have_their_columns(real_semkitti: Path) -> None:
-    for file in real_semkitti.rglob("velodyne/*.bin"):
-        points = decode_points(file.read_bytes(), columns=4, file=file)
-        points = points[: len(points) // 20 * 20]
-        require_columns(points, file=file)
-        five = np.column_stack([points, np.arange(len(points)) // 2000 % 64]).astype("<f4")
-        with pytest.raises(ProblemError, match="make sense only with 5"):
-            require_columns(decode_points(five.tobytes(), columns=4, file=file), file=file)
+def test_numbers_that_are_no_coordinates_are_refused() -> None:
+    for data in (bytes(64_000), b"40.5 1.25 -3.0 0.5\n" * 3000, bytes(range(256)) * 250):
+        with pytest.raises(ProblemError, match="numbers that are no coordinates of points"):
+            require_layout(data, columns=4, file=FILE)
+
+
+def test_real_scans_have_their_columns(shared: Path) -> None:
+    kitti = sorted((shared / "real").glob("*/sequences/*/velodyne/*.bin"))
+    nuscenes = sorted((shared / "real").glob("*/samples/LIDAR_TOP/*.bin"))
+    assert (len(kitti), len(nuscenes)) == (8, 5)
+    for file in (*kitti, *nuscenes):
+        columns = 4 if file in kitti else 5
+        data = file.read_bytes()
+        require_layout(data, columns=columns, file=file)
+        cut = data[: len(data) // 80 * 80]  # fits both
+        with pytest.raises(ProblemError, match=f"make sense only as {columns} float32"):
+            require_layout(cut, columns=9 - columns, file=file)
 
 
 def test_points_are_rows_of_little_endian_float32() -> None:

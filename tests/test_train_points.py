@@ -12,7 +12,6 @@ import pypcd4
 import pytest
 
 from cache.errors import ConfigError, DataError
-from train.points.binary import read_binary
 from train.points.registry import read_columns
 
 FIELDS = ("x", "y", "z", "intensity")
@@ -111,15 +110,30 @@ def test_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("pypcd4", "a.pcd"), ("plyfile", "a.ply"), ("laspy", "a.las")]
+    ("module", "name"), [("lzf", "binary_compressed.pcd"), ("plyfile", "a.ply"), ("laspy", "a.las")]
 )
 def test_missing_package_is_named_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
-    (tmp_path / name).touch()
+    path = tmp_path / name
+    if path.suffix == ".pcd":
+        write_pcd(path, path.stem)
+    else:
+        {".ply": write_ply, ".las": write_las}[path.suffix](path)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"{module}, which is not installed: pip install"):
-        read_columns(tmp_path / name)
+        read_columns(path)
+
+
+def test_package_that_cannot_be_imported_for_any_reason_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise OSError("libfoo.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("train.points.columns.importlib.import_module", broken)
+    with pytest.raises(ConfigError, match=r"plyfile, which cannot be imported \(libfoo"):
+        read_columns(write_ply(tmp_path / "a.ply"))
 
 
 def pcd_header(data: str, n: int, **changes: str) -> bytes:
@@ -170,7 +184,7 @@ def test_headers_of_old_or_odd_writers_are_read(tmp_path: Path) -> None:
     [
         (b"SIZE 4 4 4 4\n", b"", "its header lacks SIZE"),
         (b"TYPE F F F F", b"TYPE F F F", "TYPE F F F: 4 values are expected, one per field"),
-        (b"TYPE F F F F", b"TYPE F F F Q", "Input should be 'F', 'U' or 'I'"),
+        (b"TYPE F F F F", b"TYPE F F F Q", "TYPE Q: F, I or U is expected"),
     ],
 )
 def test_faults_of_a_pcd_header_are_named(
@@ -243,12 +257,3 @@ def test_viewpoint_of_a_pcd_is_not_applied(tmp_path: Path) -> None:
     header = pcd_header("binary", len(POINTS), VIEWPOINT="10 20 30 0 1 0 0")
     (tmp_path / "a.pcd").write_bytes(header + POINTS.astype("<f4").tobytes())
     assert np.array_equal(xyz(tmp_path / "a.pcd"), POINTS[:, :3])
-
-
-def test_numbers_that_look_like_no_points_are_read_as_usual_and_said(tmp_path: Path) -> None:
-    for seed in range(4):  # of 4 and 5 columns, which seem likelier is chance
-        path = tmp_path / f"{seed}.bin"
-        np.random.default_rng(seed).normal(size=4000).astype(np.float32).tofile(path)
-        found = read_binary(path, columns=None, usual=4)
-        assert found.points.shape == (1000, 4)
-        assert "--columns says otherwise" in found.note

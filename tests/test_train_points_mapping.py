@@ -14,7 +14,7 @@ from test_train_predict import CPU, card, some_points
 
 from cache.errors import ConfigError, DataError
 from train.checkpoint import build_from_card, network_tensors, save_checkpoint
-from train.points.binary import read_binary
+from train.points.binary import BinaryOptions
 from train.points.columns import PointColumns
 from train.points.mapping import InputMapping, parse_columns, parse_rotation, parse_unit
 from train.predict import predict
@@ -108,37 +108,6 @@ def test_wrong_scale_is_refused(scale: float) -> None:
         InputMapping(signal_scale=scale)
 
 
-@pytest.mark.parametrize("usual", [4, 5])
-@pytest.mark.parametrize("true", [4, 5])
-def test_size_that_fits_4_and_5_columns_is_read_by_its_distributions(
-    tmp_path: Path, usual: int, true: int
-) -> None:
-    points = np.column_stack([some_points(1000), np.arange(1000) % 32])[:, :true]
-    (tmp_path / "a.bin").write_bytes(points.astype("<f4").tobytes())
-    read = read_binary(tmp_path / "a.bin", columns=None, usual=usual)
-    assert np.array_equal(read.points, points.astype("<f4"))
-    assert bool(read.note) == (true != usual)
-
-
-def test_few_points_of_both_sizes_are_said(tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(some_points(10).tobytes())
-    read = read_binary(tmp_path / "a.bin", columns=None, usual=4)
-    assert (len(read.points), "too few points" in read.note) == (10, True)
-
-
-def test_real_scans_cut_to_sizes_that_fit_both(shared: Path, tmp_path: Path) -> None:
-    kitti = sorted((shared / "real").glob("*/sequences/*/velodyne/*.bin"))
-    nuscenes = sorted((shared / "real").glob("*/samples/LIDAR_TOP/*.bin"))
-    assert (len(kitti), len(nuscenes)) == (8, 5)
-    for file in (*kitti, *nuscenes):
-        true = 4 if file in kitti else 5
-        data = file.read_bytes()
-        (tmp_path / "a.bin").write_bytes(data[: len(data) // 80 * 80])
-        for usual in (4, 5):
-            read = read_binary(tmp_path / "a.bin", columns=None, usual=usual)
-            assert read.points.shape[1] == true, file
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("formats")
@@ -192,8 +161,9 @@ def test_any_points_get_the_same_labels_from_every_format(
     segmenter = Segmenter(StubNetwork(), card())
     expected = segmenter(points)
     for file in write_all_formats(folder, points):
-        columns = 5 if file.stem == "five" else None
-        found, _ = read_columns_of(file, columns=columns, usual=4)
+        columns = 5 if file.stem == "five" else 4
+        binary = BinaryOptions(usual=4, columns=columns, dtype="float32")
+        found, _ = read_columns_of(file, binary)
         read = InputMapping().apply(found, where=str(file))
         assert np.array_equal(read, points.astype(np.float32)), file
         answer = segmenter(read)

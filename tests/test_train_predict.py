@@ -211,7 +211,7 @@ def test_bad_files_are_named_and_do_not_stop_the_others(checkpoint: Path, tmp_pa
     assert results(out) == ["good.label"]
     assert [failed.points.name for failed in summary.failed] == ["cut.bin", "noise.bin"]
     assert "154 bytes is no multiple of 16" in summary.failed[0].reason
-    assert "none of 8 points" in summary.failed[1].reason
+    assert "its numbers are no coordinates" in summary.failed[1].reason
     reasons = [failed.reason for failed in summary.failed]
     assert [line for line in said if not line.startswith("warning: ")] == reasons
 
@@ -227,14 +227,17 @@ def test_points_without_an_answer_are_said_per_file(checkpoint: Path, tmp_path: 
 
 
 def test_size_of_five_columns_is_recognised(checkpoint: Path, tmp_path: Path) -> None:
-    five = np.column_stack([some_points(3), np.zeros(3)])
-    scan = write_bin(tmp_path / "sweep.pcd.bin", five)
-    summary = predict(scan, checkpoint, tmp_path / "wrong", columns=4, device=CPU)
+    for n in (501, 503):
+        five = np.column_stack([some_points(n), np.zeros(n)])
+        write_bin(tmp_path / f"in/{n}.pcd.bin", five)
+    summary = predict(tmp_path / "in", checkpoint, tmp_path / "wrong", columns=4, device=CPU)
     assert "5 columns would fit: --columns 5" in summary.failed[0].reason
-    summary = predict(scan, checkpoint, tmp_path / "out", device=CPU)
-    assert "read as 5 float32 per point" in summary.notes[0]
+    summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
+    said = next(one for one in summary.warnings if one.kind == "columns")
+    assert "501.pcd.bin: read as 5 float32 per point (4 float32 in the training" in said.message
+    assert (said.option, said.scans) == ("--columns 5", 2)  # said once
     assert summary.failed == ()
-    assert (tmp_path / "out/sweep.label").stat().st_size == 12
+    assert (tmp_path / "out/501.label").stat().st_size == 4 * 501
 
 
 def test_results_are_overwritten_only_when_allowed(checkpoint: Path, tmp_path: Path) -> None:
@@ -266,11 +269,11 @@ def test_wrong_inputs_are_clear_errors(checkpoint: Path, tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no file of points.*found: nothing"):
         run(tmp_path / "empty")
-    (tmp_path / "empty/scan.txt").write_bytes(b"")
-    with pytest.raises(DataError, match=r"found: 1 \.txt"):
+    (tmp_path / "empty/scan.doc").write_bytes(b"")
+    with pytest.raises(DataError, match=r"found: 1 \.doc"):
         run(tmp_path / "empty")
     with pytest.raises(DataError, match=r"a file of points is expected: \.bin, \.npy"):
-        run(tmp_path / "empty/scan.txt")
+        run(tmp_path / "empty/scan.doc")
     scan = write_bin(tmp_path / "a.bin", some_points(5))
     for out in ("a.bin", "a.bin/below"):
         with pytest.raises(DataError, match=r"no results can be written there.*another --out"):
@@ -282,7 +285,7 @@ def test_wrong_inputs_are_clear_errors(checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_links_are_followed_and_hidden_files_left_out(checkpoint: Path, tmp_path: Path) -> None:
-    write_bin(tmp_path / "elsewhere/velodyne/0.bin", some_points(5))
+    write_bin(tmp_path / "elsewhere/velodyne/0.bin", some_points(50))
     write_bin(tmp_path / "in/._0.bin", some_points(5))
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere/velodyne")
     (tmp_path / "in/up").symlink_to(tmp_path / "in")

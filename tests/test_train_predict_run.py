@@ -110,8 +110,8 @@ def stream_of(tmp_path: Path, lines: str) -> Stream:
 def test_bad_lines_are_reported_one_by_one(checkpoint: Path, tmp_path: Path) -> None:
     scan = write_bin(tmp_path / "a.bin", some_points(30))
     write_bin(tmp_path / "a.npy", some_points(1))  # no NumPy file, and the same result as a.bin
-    (tmp_path / "other.txt").touch()
-    lines = "a.bin\na.npy\n.\nother.txt\nsub/../a.bin\n\0\n" + "x" * 5000 + ".bin\n"
+    (tmp_path / "other.doc").touch()
+    lines = "a.bin\na.npy\n.\nother.doc\nsub/../a.bin\n\0\n" + "x" * 5000 + ".bin\n"
     stream = stream_of(tmp_path, lines)
     summary = predict(stream, checkpoint, tmp_path / "out", device=CPU)
     assert results(tmp_path / "out") == ["a.label"]
@@ -314,7 +314,7 @@ def test_nuscenes_labels_are_explained_once(tmp_path: Path) -> None:
 def test_tiny_files(checkpoint: Path, tmp_path: Path, n: int) -> None:
     scan = write_bin(tmp_path / "a.bin", np.ones((n, 4)))
     out = tmp_path / "out"
-    summary = predict(scan, checkpoint, out, outputs=ALL_FORMATS, png=True, device=CPU)
+    summary = predict(scan, checkpoint, out, outputs=ALL_FORMATS, png=True, columns=4, device=CPU)
     assert (summary.points, summary.failed) == (n, ())
     assert (out / "a.label").stat().st_size == 4 * n
     assert len(plyfile.PlyData.read(str(out / "a.ply"))["vertex"]) == n

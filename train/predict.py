@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import ConfigError
+from cache.errors import Pass2DError
 from cache.progress import Progress, Silent
 from train.checkpoint import content_digest
 from train.eval_scans import Outside
 from train.evaluate import NO_VOTES
 from train.flow import Pause, flow
 from train.input_check import InputWarning, WarningLog, no_statistics
+from train.points.binary import BinaryOptions
+from train.points.columns import error_words
 from train.points.mapping import InputMapping
 from train.predict_files import find_scans, make_folder, refuse_input_as_result
 from train.predict_folder import ResultFolder
@@ -93,6 +95,7 @@ def predict(
     png: bool = False,
     overwrite: bool = False,
     columns: int | None = None,
+    dtype: str | None = None,
     mapping: InputMapping | None = None,
     batch_size: int | None = None,
     device: torch.device | None = None,
@@ -103,7 +106,7 @@ def predict(
 
     Args:
         inputs: A file of points, or a folder whose files of points (also in sub-folders) are
-            taken: .bin, .npy, .pcd, .ply, .las, .laz. Or a stream of paths: each is labelled as it
+            taken: see `train.points.registry`. Or a stream of paths: each is labelled as it
             arrives, one that cannot be is reported and the next one taken.
         checkpoint: It carries grid, label table, colours and what its training data looked like.
         out: Folder of the results: ``NAME.label`` with a raw id for every raw point, in the same
@@ -116,6 +119,7 @@ def predict(
         png: Draw each scan, whatever ``outputs`` says.
         overwrite: Make results anew that are already there, whoever made them.
         columns: Numbers per point of ``.bin`` files; found out without.
+        dtype: Of their numbers, key of `cache.columns.DTYPES`; found out without.
         mapping: Which column is which, units, place, rotation; x, y, z, signal as they are without.
         batch_size: Scans per pass through the network; what suits the device without.
         device: The GPU if there is one, without.
@@ -132,8 +136,7 @@ def predict(
         CheckpointError: The checkpoint cannot be read.
         ConfigError: Fewer than 3 columns, or a batch size that no pass can have.
     """
-    if columns is not None and columns < 3:
-        raise ConfigError(f"columns must be at least 3 (x, y, z), got {columns}")
+    BinaryOptions(usual=4, columns=columns, dtype=dtype)  # refuse them before anything is made
     outputs = replace(outputs or Outputs(), png=png or (outputs is not None and outputs.png))
     mapping = mapping or InputMapping()
     scans = None if isinstance(inputs, Stream) else find_scans(inputs, out)
@@ -145,6 +148,7 @@ def predict(
         "--votes": str(votes),
         "--outside": outside,
         "--columns": str(columns),
+        "--dtype": str(dtype),
         "columns, units and place": repr(mapping),
         "--format, --confidence, --png": " ".join(outputs.suffixes),
     }
@@ -154,7 +158,8 @@ def predict(
     segmenter = Segmenter.load(
         checkpoint, device=device, votes=votes, outside=outside, batch_size=batch_size
     )
-    reader = ScanReader(segmenter, folder, columns=columns, mapping=mapping)
+    binary = BinaryOptions(usual=segmenter.card.info.raw_columns, columns=columns, dtype=dtype)
+    reader = ScanReader(segmenter, folder, binary=binary, mapping=mapping)
     run = _Run(
         segmenter,
         folder,
@@ -289,12 +294,22 @@ def _segmented(jobs: Iterator[Job | Pause], segmenter: Segmenter) -> Iterator[Jo
 
 def _label(batch: list[Job], segmenter: Segmenter) -> Iterator[Job]:
     good = [(job, job.prepared) for job in batch if job.prepared is not None]
-    results = iter(
-        segmenter.segment(
-            [scan for _, scan in good],
-            names=["" if job.file is None else job.file.name for job, _ in good],
+    try:
+        results = iter(
+            segmenter.segment(
+                [scan for _, scan in good],
+                names=["" if job.file is None else job.file.name for job, _ in good],
+            )
         )
-    )
+    except (Pass2DError, RuntimeError, MemoryError) as error:
+        if len(batch) > 1:  # one of them is to blame
+            for job in batch:
+                yield from _label([job], segmenter)
+            return
+        words = str(error) if isinstance(error, Pass2DError) else error_words(error)
+        failure = f"{batch[0].points}: could not be labelled: {words}"
+        yield replace(batch[0], prepared=None, xyz=None, failure=failure)
+        return
     for job in batch:
         if job.prepared is None:
             yield job

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import DataError
-from train.points.binary import read_binary
+from train.points.binary import SUFFIX, BinaryOptions, read_binary
 from train.points.columns import PointColumns, from_matrix
 from train.points.mapping import InputMapping
-from train.points.registry import READERS, read_columns
+from train.points.packed import PACKED
+from train.points.registry import READERS, point_suffix, read_columns
 
-SUFFIXES = (".bin", *READERS)
-"""What can be read, in lower case."""
+FORMATS = (SUFFIX, *READERS)
+"""What can be read, in lower case; each also packed by gzip."""
+SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", PACKED) for suffix in FORMATS)
+FORMAT_WORDS = f"{', '.join(FORMATS)}, also packed ({PACKED})"
 LONG_SUFFIX = ".pcd.bin"
 """Of nuScenes."""
 
@@ -54,7 +57,7 @@ def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
     """
     if inputs.is_file():
         if not inputs.name.lower().endswith(SUFFIXES):
-            raise DataError(f"{inputs}: a file of points is expected: {', '.join(SUFFIXES)}")
+            raise DataError(f"{inputs}: a file of points is expected: {FORMAT_WORDS}")
         return [_scan_file(inputs, Path(_stem(inputs.name)), out)]
     if not inputs.is_dir():
         raise DataError(f"{inputs}: no such file or folder")
@@ -62,7 +65,7 @@ def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
     if not found:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
         raise DataError(
-            f"{inputs}: no file of points ({', '.join(SUFFIXES)}) in this folder or below it; "
+            f"{inputs}: no file of points ({FORMAT_WORDS}) in this folder or below it; "
             f"found: {seen}"
         )
     scans = [
@@ -88,47 +91,48 @@ def make_folder(out: Path) -> None:
         raise DataError(f"{out}: no results can be written there: no permission.")
 
 
-def read_columns_of(path: Path, *, columns: int | None, usual: int) -> tuple[PointColumns, str]:
+def read_columns_of(path: Path, binary: BinaryOptions) -> tuple[PointColumns, str]:
     """Read a file of points.
 
     Args:
         path: Of a known format.
-        columns: Numbers per point of a ``.bin`` file; None: found out.
-        usual: Those of the checkpoint's data set.
+        binary: What is known of ``.bin`` files.
 
     Returns:
-        Its columns in the order of the file; and what a person should know, or "".
+        Its columns in the order of the file; and the options that would have said how it was read
+        when that is not as usual, or "".
 
     Raises:
         ConfigError: The package that reads the format is not installed.
         DataError: Missing, not readable, or truncated.
     """
-    if path.suffix.lower() == ".bin":
-        points, note = read_binary(path, columns=columns, usual=usual)
-        return from_matrix(path, points), note
-    return read_columns(path), ""
+    if point_suffix(path.name) != SUFFIX:
+        return read_columns(path), ""
+    found = read_binary(path, binary)
+    columns = replace(from_matrix(path, found.points), note=found.note)
+    return columns, "" if found.layout == binary.expected else found.layout.options
 
 
 def read_points(
-    path: Path, mapping: InputMapping, *, columns: int | None, usual: int
-) -> tuple[NDArray[np.float32], list[str]]:
+    path: Path, mapping: InputMapping, binary: BinaryOptions
+) -> tuple[NDArray[np.float32], str]:
     """Read a file of points and bring them into the network's frame and units.
 
     Args:
         path: Of a known format.
         mapping: Which column is which, units, place, rotation.
-        columns: Numbers per point of a ``.bin`` file; None: found out.
-        usual: Those of the checkpoint's data set.
+        binary: What is known of ``.bin`` files.
 
     Returns:
-        (N, 4) x, y, z in metres, signal, in the order of the file; and what a person should know.
+        (N, 4) x, y, z in metres, signal, in the order of the file; and what a person should know,
+        or "".
 
     Raises:
         ConfigError: The package that reads the format is not installed.
         DataError: Missing, not readable, truncated, or a column is missing.
     """
-    found, note = read_columns_of(path, columns=columns, usual=usual)
-    return mapping.apply(found, where=str(path)), [note] if note else []
+    found, _ = read_columns_of(path, binary)
+    return mapping.apply(found, where=str(path)), found.note
 
 
 def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
@@ -154,7 +158,7 @@ def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
     if is_folder:
         raise DataError(f"{line}: a folder; one file per line is expected")
     if not path.name.lower().endswith(SUFFIXES):
-        raise DataError(f"{line}: a file of points is expected: {', '.join(SUFFIXES)}")
+        raise DataError(f"{line}: a file of points is expected: {FORMAT_WORDS}")
     if not is_file:
         raise DataError(f"{line}: no such file")
     below = path.relative_to(base if path.is_relative_to(base) else path.anchor)
@@ -206,7 +210,7 @@ def _walk(folder: Path, *, leave_out: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def _stem(name: str) -> str:
-    for suffix in (LONG_SUFFIX, *SUFFIXES):
+    for suffix in (LONG_SUFFIX, f"{LONG_SUFFIX}{PACKED}", *SUFFIXES):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name

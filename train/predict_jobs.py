@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from cache.errors import DataError, Pass2DError
 from train.flow import Pause
 from train.input_check import InputCheck, InputWarning
+from train.points.binary import BinaryOptions
+from train.points.columns import error_words
 from train.points.mapping import InputMapping
 from train.predict_files import (
     ScanFile,
@@ -80,12 +82,12 @@ class ScanReader:
         segmenter: Segmenter,
         folder: ResultFolder,
         *,
-        columns: int | None,
+        binary: BinaryOptions,
         mapping: InputMapping,
     ) -> None:
         self._segmenter = segmenter
         self._folder = folder
-        self._columns = columns
+        self._binary = binary
         self._mapping = mapping
         self._check = InputCheck(segmenter.card, mapping)
 
@@ -102,17 +104,21 @@ class ScanReader:
         except MemoryError:
             return replace(
                 job,
-                failure=f"{job.points}: by its header more points than fit the memory: damaged? "
-                "Else cut it into parts.",
+                failure=f"{job.points}: more points than fit the memory: cut it into parts.",
             )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other files are labelled
+            return replace(job, failure=f"{job.points}: could not be read: {error_words(error)}")
 
     def _read(self, job: Job) -> Job:
         where = str(job.points)
-        usual = self._segmenter.card.info.raw_columns
-        found, note = read_columns_of(job.points, columns=self._columns, usual=usual)
+        found, layout_options = read_columns_of(job.points, self._binary)
         exact = self._mapping.metres(found, where=where)
         has_signal = self._mapping.has_signal(found)
         warnings = self._check.look(exact, where=where, columns=found.names, has_signal=has_signal)
+        note = f"{where}: {found.note}" if found.note else ""
+        if layout_options:
+            warnings.insert(0, InputWarning(kind="columns", option=layout_options, message=note))
+            note = ""
         with np.errstate(over="ignore", invalid="ignore"):
             points = exact.T.astype(np.float32)
         prepared = self._segmenter.prepare(points)
@@ -120,7 +126,7 @@ class ScanReader:
             advice = " ".join(one.option for one in warnings if one.kind in {"unit", "recenter"})
             failure = (
                 f"{where}: none of {prepared.n} points has coordinates that a lidar could measure "
-                f"(within 1 km): {advice or 'check --unit, --map and, for .bin, --columns'}"
+                f"(within 1 km): {advice or 'check --unit, --map; for .bin --columns, --dtype'}"
             )
             return replace(job, failure=failure, warnings=tuple(warnings))
         return replace(

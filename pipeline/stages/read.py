@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import CLEAR, FEW_POINTS, unlikeness
+from cache.columns import PointLayout, find_layout
 from pipeline.problem import Problem, ProblemError
-
-_NEGATIVE_SHARE = 0.02
-"""Of the fourth column; read wrongly, a tenth or more of it are negative coordinates."""
 
 
 def decode_points(data: bytes, *, columns: int, file: Path) -> NDArray[np.float32]:
@@ -41,35 +38,38 @@ def decode_points(data: bytes, *, columns: int, file: Path) -> NDArray[np.float3
     return np.frombuffer(data, "<f4").reshape(-1, columns)
 
 
-def require_columns(points: NDArray[np.float32], *, file: Path) -> None:
-    """Refuse a file of 5 numbers per point that is read as 4 per point, or the other way round.
-
-    Where there are labels, their count tells; this is for scans without. Only a file whose size
-    fits both is looked at, and only when its signal has negative numbers, as no sensor gives.
+def require_layout(data: bytes, *, columns: int, file: Path) -> None:
+    """Refuse a point file that clearly holds another number of columns, or another type.
 
     Args:
-        points: (N, 4 or 5) as read.
-        file: where they come from, for the message.
+        data: the whole file.
+        columns: numbers per point that the data set's layout has, all float32.
+        file: where the bytes come from, for the message.
 
     Raises:
-        ProblemError: the columns look alike as they are read, and do not with the other number.
+        ProblemError: its numbers make sense only in another layout, or are no coordinates at all.
     """
-    columns = points.shape[1]
-    other = {4: 5, 5: 4}.get(columns)
-    if other is None or points.size % other or len(points) < FEW_POINTS:
+    expected = PointLayout(columns=columns)
+    verdict = find_layout(data, usual=expected)
+    if verdict.layout is None:
+        if not verdict.is_noise:
+            return
+        found = "numbers that are no coordinates of points"
+    elif verdict.layout == expected:
         return
-    if (points[:, 3] < 0).mean() < _NEGATIVE_SHARE:
-        return
-    values = points.reshape(-1)
-    if unlikeness(values, columns) < CLEAR <= unlikeness(values, other):
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"points that make sense only with {other} float32 per point",
-                expected=f"{columns} per point, the fourth the signal",
-                remedy="Is it of another data set? Write the first four (nuScenes: five) columns.",
-            )
+    else:
+        found = f"points that make sense only as {verdict.layout}"
+    raise ProblemError(
+        Problem(
+            file=file,
+            found=found,
+            expected=f"{expected}, the fourth the signal",
+            remedy=(
+                "Is it of another data set, or no point file? Write the first "
+                f"{columns} columns as little-endian float32."
+            ),
         )
+    )
 
 
 def decode_raw_labels(data: bytes, *, label_bytes: int, file: Path) -> NDArray[np.uint32]:

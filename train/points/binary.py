@@ -1,93 +1,174 @@
-"""`.bin`: float32 row by row, with nothing that says how many numbers a point has."""
+"""`.bin`: numbers row by row, with nothing that says how many a point has, and of which type."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import CLEAR, FEW_POINTS, unlikeness
-from cache.errors import DataError
+from cache.columns import (
+    COLUMNS,
+    DTYPES,
+    PointLayout,
+    Verdict,
+    find_layout,
+    makes_sense,
+)
+from cache.errors import ConfigError, DataError
+from train.points.packed import file_bytes
 
-USUAL_COLUMNS = (4, 5)
+SUFFIX = ".bin"
+_ASKED, _AGREEING = 8, 3
+"""Neighbours of a file that says too little: so many are looked at, so many must say the same."""
+_PEEK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryOptions:
+    """What is known of ``.bin`` files before one is opened."""
+
+    usual: int
+    """Numbers per point in the training data, float32."""
+    columns: int | None = None
+    """Numbers per point; None: found out."""
+    dtype: str | None = None
+    """Key of ``DTYPES``; None: found out."""
+
+    def __post_init__(self) -> None:
+        if self.columns is not None and self.columns < 3:
+            raise ConfigError(f"columns must be at least 3 (x, y, z), got {self.columns}")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ConfigError(f"--dtype {self.dtype!r}: one of {', '.join(DTYPES)} is expected")
+
+    @property
+    def expected(self) -> PointLayout:
+        """What is named, the rest as usual."""
+        return PointLayout(columns=self.columns or self.usual, dtype=self.dtype or "float32")
 
 
 class BinaryPoints(NamedTuple):
     """What a file holds."""
 
-    points: NDArray[np.float32]
+    points: NDArray[np.floating]
     """(N, K)."""
+    layout: PointLayout
+    """How it was read."""
     note: str
-    """What a person should know of how it was read; "" for nothing."""
+    """What a person should know of how it was read, without the file's name; "" for nothing."""
 
 
-def read_binary(path: Path, *, columns: int | None, usual: int) -> BinaryPoints:
-    """Read a file of float32, little endian.
+def read_binary(path: Path, options: BinaryOptions) -> BinaryPoints:
+    """Read a file of floats.
 
     Args:
-        path: Of any size; empty is legal.
-        columns: Numbers per point; None: find out.
-        usual: Those of the checkpoint's data set: taken when nothing speaks against it.
+        path: Of any size; empty is legal. ``.gz``: unpacked.
+        options: What is known of it.
 
     Raises:
-        DataError: Not readable, truncated, or of no number of columns that makes sense.
+        DataError: Not readable, truncated, or of a layout that is not clear: the message names
+            --columns and --dtype.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: not readable: {error.strerror}") from error
-    if columns is not None:
-        if len(data) % (4 * columns):
-            raise DataError(_no_multiple(path, data, columns) + _hint(data, columns))
-        return BinaryPoints(np.frombuffer(data, "<f4").reshape(-1, columns), "")
-    fitting = [n for n in dict.fromkeys((usual, *USUAL_COLUMNS)) if len(data) % (4 * n) == 0]
-    if not fitting:
-        raise DataError(_no_multiple(path, data, usual))
-    values = np.frombuffer(data, "<f4")
-    chosen, note = _choose(path, values, fitting, usual)
-    return BinaryPoints(values.reshape(-1, chosen), note)
-
-
-def _choose(
-    path: Path, values: NDArray[np.float32], fitting: list[int], usual: int
-) -> tuple[int, str]:
-    if not len(values):
-        return usual, ""
-    best = fitting[0]
-    if len(values) // max(fitting) >= FEW_POINTS:
-        score = {n: unlikeness(values, n) for n in fitting}
-        best = max(fitting, key=score.__getitem__)
-        if score[best] < CLEAR and usual not in fitting:
-            raise DataError(_no_multiple(path, values.tobytes(), usual))
-        if score[best] < CLEAR:
-            return usual, (
-                f"{path}: no column differs from the others as those of points do: read as {usual} "
-                "float32 per point; --columns says otherwise"
-            )
-        others = [n for n in fitting if n != best and score[n] >= CLEAR]
-        if others:
-            best = usual if usual in fitting else best
-            return best, f"{path}: {fitting} columns would fit; read as {best}: --columns decides"
-    elif len(fitting) > 1:
-        return best, (
-            f"{path}: too few points to tell {fitting[0]} from {fitting[1]} columns: "
-            f"read as {best}; --columns decides"
+    data = file_bytes(path)
+    layout, note = _layout(path, data, options)
+    if len(data) % layout.point_bytes:
+        raise DataError(
+            f"{path}: {len(data)} bytes is no multiple of {layout.point_bytes} ({layout}): "
+            f"truncated, or no point file{_hint(len(data), layout)}"
         )
-    if best != usual:
-        return best, f"{path}: read as {best} float32 per point ({usual} in the training data)"
-    return best, ""
+    points = np.frombuffer(data, layout.numpy_type).reshape(-1, layout.columns)
+    return BinaryPoints(points, layout, note)
 
 
-def _no_multiple(path: Path, data: bytes, columns: int) -> str:
-    return (
-        f"{path}: {len(data)} bytes is no multiple of {4 * columns} "
-        f"({columns} float32 per point), or no other number of columns makes sense: truncated, "
-        "or no point file"
+def _layout(path: Path, data: bytes, options: BinaryOptions) -> tuple[PointLayout, str]:
+    expected = options.expected
+    if not data or (options.columns is not None and options.dtype is not None):
+        return expected, ""
+    if options.columns is not None:
+        return _type_of(data, options.columns), ""
+    verdict = find_layout(data, usual=expected)
+    layout, note = verdict.layout, ""
+    if layout is None or (options.dtype is not None and layout.dtype != options.dtype):
+        layout, note = _from_elsewhere(path, data, verdict, options)
+    if layout != expected:
+        note = f"read as {layout} ({expected.columns} {expected.dtype} in the training data)"
+    return layout, note
+
+
+def _type_of(data: bytes, columns: int) -> PointLayout:
+    """With so many columns: float32, unless only another type makes sense."""
+    layouts = [PointLayout(columns=columns, dtype=dtype) for dtype in DTYPES]
+    if len(data) % layouts[0].point_bytes == 0 and makes_sense(data, layouts[0]):
+        return layouts[0]
+    others = [one for one in layouts[1:] if len(data) % one.point_bytes == 0]
+    sensible = [one for one in others if makes_sense(data, one)]
+    return sensible[0] if len(sensible) == 1 else layouts[0]
+
+
+def _from_elsewhere(
+    path: Path, data: bytes, verdict: Verdict, options: BinaryOptions
+) -> tuple[PointLayout, str]:
+    """What the size or the neighbours of a file say whose numbers say too little.
+
+    Raises:
+        DataError: Nothing.
+    """
+    fitting = [
+        layout
+        for dtype in ([options.dtype] if options.dtype else DTYPES)
+        for layout in (PointLayout(columns=columns, dtype=dtype) for columns in COLUMNS)
+        if len(data) % layout.point_bytes == 0 and makes_sense(data, layout)
+    ]
+    if fitting == [options.expected] and verdict.is_few:
+        return options.expected, ""
+    if not any(len(data) % layout.point_bytes == 0 for layout in _all_layouts(options)):
+        raise DataError(
+            f"{path}: {len(data)} bytes is no multiple of {options.expected.point_bytes} "
+            f"({options.expected}), nor of any other number of columns that is known: truncated, "
+            "or no point file"
+        )
+    theirs = _of_neighbours(path, options) if verdict.is_few else None
+    if theirs in fitting:
+        assert theirs is not None
+        return theirs, f"{verdict.doubt}: read as its neighbours, {theirs}; --columns decides"
+    why = verdict.doubt if fitting or not verdict.is_few else "its numbers are no coordinates"
+    by_size = f"; by its size {' or '.join(map(str, fitting[:4]))}" if verdict.is_few else ""
+    raise DataError(
+        f"{path}: how its numbers make points is not clear: {why}{by_size if fitting else ''}. "
+        f"Name it: --columns {options.usual} or another, --dtype float32 or another"
     )
 
 
-def _hint(data: bytes, columns: int) -> str:
-    fitting = [n for n in USUAL_COLUMNS if n != columns and len(data) % (4 * n) == 0]
-    return f"; {fitting[0]} columns would fit: --columns {fitting[0]}" if fitting else ""
+def _all_layouts(options: BinaryOptions) -> list[PointLayout]:
+    dtypes = [options.dtype] if options.dtype else list(DTYPES)
+    return [PointLayout(columns=n, dtype=dtype) for n in COLUMNS for dtype in dtypes]
+
+
+def _of_neighbours(path: Path, options: BinaryOptions) -> PointLayout | None:
+    """What the files beside it clearly are, if they agree."""
+    try:
+        names = sorted(one.name for one in path.parent.iterdir() if one.suffix == path.suffix)
+    except OSError:
+        return None
+    place = names.index(path.name) if path.name in names else 0
+    near = sorted(range(len(names)), key=lambda i: abs(i - place))[1 : 1 + _ASKED]
+    said = []
+    for i in near:
+        try:
+            other = file_bytes(path.parent / names[i], most=_PEEK_BYTES)
+        except DataError:
+            continue
+        layout = find_layout(other, usual=options.expected).layout
+        said += [] if layout is None else [layout]
+    return said[0] if len(said) >= _AGREEING and len(set(said)) == 1 else None
+
+
+def _hint(n_bytes: int, layout: PointLayout) -> str:
+    """Another number of columns that the size allows."""
+    others = (PointLayout(columns=n, dtype=layout.dtype) for n in (4, 5, *COLUMNS))
+    fitting = next((one for one in others if n_bytes % one.point_bytes == 0), None)
+    if fitting is None:
+        return ""
+    return f"; {fitting.columns} columns would fit: {fitting.options}"

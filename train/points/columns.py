@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import ConfigError, DataError
@@ -24,6 +25,8 @@ class PointColumns:
     """As the file calls them; "0", "1", ... where it gives no names."""
     values: tuple[NDArray[Any], ...]
     """As many as names; each (N,) of a real type."""
+    note: str = ""
+    """What a person should know of how the file was read, without its name; "" for nothing."""
 
     @property
     def n(self) -> int:
@@ -37,23 +40,43 @@ def is_transposed(shape: tuple[int, ...]) -> bool:
 
 
 def from_matrix(path: Path, array: NDArray[Any]) -> PointColumns:
-    """Take the columns of an (N, K) array, K at least 3.
+    """Take the columns of an (N, K) array, or of a range image (H, W, K) or (K, H, W), K from 3 on.
+
+    A range image's points are laid row by row.
 
     Raises:
-        DataError: Another shape, or no numbers.
+        DataError: Another shape, one that can be read in two ways, or no numbers.
     """
     if is_transposed(array.shape):
         raise DataError(
             f"{path}: an array (N, 3 or more) is expected, got {array.shape}: a point per column? "
             "Transpose it."
         )
+    note = ""
+    if array.ndim == 3 and array.dtype.kind in "fiub":
+        array, note = _image_rows(path, array)
     if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiub":
         raise DataError(
-            f"{path}: an array (N, 3 or more) of numbers is expected, "
-            f"got {array.shape} of {array.dtype}"
+            f"{path}: an array (N, 3 or more) or (H, W, 3 or more) of numbers is expected, "
+            f"got {array.shape} of {str(array.dtype)[:60]}"
         )
     names = tuple(str(place) for place in range(array.shape[1]))
-    return PointColumns(names=names, values=tuple(array.T))
+    return PointColumns(names=names, values=tuple(array.T), note=note)
+
+
+def _image_rows(path: Path, array: NDArray[Any]) -> tuple[NDArray[Any], str]:
+    """(H x W, K) of a range image, and what to say of it."""
+    is_last, is_first = (3 <= array.shape[axis] < FEW_ROWS for axis in (2, 0))
+    if is_last == is_first:
+        raise DataError(
+            f"{path}: an array {array.shape} is no range image (H, W, 3 or more) that can be told "
+            "from (3 or more, H, W): write it as (N, 4)"
+        )
+    if is_first:
+        array = np.moveaxis(array, 0, 2)
+    height, width, columns = array.shape
+    note = f"a range image of {height} x {width}: one label per pixel, row by row"
+    return array.reshape(height * width, columns), note
 
 
 def from_structured(path: Path, array: NDArray[Any]) -> PointColumns:
@@ -86,14 +109,25 @@ def reader_package(name: str, path: Path, *, needs: str) -> ModuleType:
     """
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:  # a damaged installation raises anything
+        is_missing = isinstance(error, ModuleNotFoundError)
+        why = "is not installed" if is_missing else f"cannot be imported ({one_line(error)})"
         raise ConfigError(
-            f"{path}: {path.suffix.lower()} files are read with {name}, which is not installed: "
+            f"{path}: such files are read with {name}, which {why}: "
             f"pip install '{needs}' (or pip install 'pass2d[formats]')"
         ) from error
 
 
-def unreadable(path: Path, kind: str, error: Exception) -> DataError:
+def error_words(error: BaseException) -> str:
+    """The kind of an unexpected error and what it says."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of a readable length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def unreadable(path: Path, kind: str, error: BaseException) -> DataError:
     """One line for a file that its reader did not understand."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return DataError(f"{path}: no readable {kind} file: {reason}")
+    return DataError(f"{path}: no readable {kind} file: {one_line(error)}")

@@ -2,86 +2,228 @@
 
 from __future__ import annotations
 
-import io
-import re
-import struct
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import DataError
-from train.points.columns import PointColumns, from_structured, reader_package, unreadable
+from train.points.columns import PointColumns, reader_package
+from train.points.packed import LARGEST_UNPACKED
 
 _PER_FIELD = ("FIELDS", "SIZE", "TYPE", "COUNT")
-_HEADER_LINES, _LONGEST_LINE = 200, 1 << 16
+_HEADER_LINES, _LONGEST_LINE, _MOST_FIELDS = 200, 1 << 16, 1000
 """Comments included; no longer header is looked for in what may be no PCD file at all."""
+_KINDS = {"F": "f", "I": "i", "U": "u"}
+_SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
+_PADDING = "_"
 
 
-def read_pcd(path: Path) -> PointColumns:
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """Of a point."""
+
+    name: str
+    dtype: np.dtype[Any]
+    count: int
+    """Numbers of this type; 0 says nothing, as some drivers write for padding."""
+
+    @property
+    def n_bytes(self) -> int:
+        return self.count * self.dtype.itemsize
+
+    @property
+    def is_kept(self) -> bool:
+        return self.count == 1 and self.name != _PADDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    fields: tuple[_Field, ...]
+    n: int
+    """Points."""
+    data: str
+    """"ascii", "binary" or "binary_compressed"."""
+    length: int
+    """Bytes before the points."""
+
+    @property
+    def point_bytes(self) -> int:
+        return sum(field.n_bytes for field in self.fields)
+
+
+def read_pcd(path: Path, data: bytes) -> PointColumns:
     """Read the columns; organised clouds row by row, as they are stored.
 
-    The header's VIEWPOINT (where the sensor was) is not applied: writers do not agree on whether
-    the points are in its frame already. ``--rotate`` and ``--z-offset`` move points.
+    Fields of several numbers (COUNT above 1) and padding are passed over. The header's VIEWPOINT
+    (where the sensor was) is not applied: writers do not agree on whether the points are in its
+    frame already. ``--rotate`` and ``--z-offset`` move points.
 
     Raises:
-        ConfigError: pypcd4 is not installed.
+        ConfigError: The points are compressed, and the package that unpacks them is not installed.
         DataError: Not such a file, or truncated.
     """
-    pypcd4 = reader_package("pypcd4", path, needs="pypcd4")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # an empty ascii body: counted below
-            cloud = pypcd4.PointCloud.from_fileobj(_in_plain_form(path))
-        array = np.atleast_1d(cloud.pc_data)
-        expected = int(cloud.metadata.points)
-    except TypeError as error:  # pypcd4 takes what its decompressor returns for whole
-        raise DataError(f"{path}: no readable PCD file: the compressed data is damaged") from error
-    except (ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
-        # Pydantic's errors are lines of advice for programmers.
-        text = re.sub(r"(\[type=[^]]*\]|For further information visit \S+)\s*", "", str(error))
-        raise unreadable(path, "PCD", ValueError(text)) from error
-    if len(array) != expected:
-        raise DataError(f"{path}: {len(array)} points, its header says {expected}: truncated?")
-    return from_structured(path, array)
+        header = _header(data)
+    except ValueError as error:
+        raise DataError(f"{path}: no readable PCD file: {error}") from error
+    read = {"ascii": _ascii, "binary": _binary, "binary_compressed": _compressed}[header.data]
+    columns = read(path, header, data[header.length :])
+    return PointColumns(
+        names=tuple(field.name for field in header.fields if field.is_kept),
+        values=tuple(columns),
+    )
 
 
-def _in_plain_form(path: Path) -> io.BytesIO:
-    """The file as pypcd4 takes it: every key once, no comments, one space between numbers."""
-    with path.open("rb") as file:
-        header = _header(file)
-        body = file.read()
-    if header["DATA"] == "ascii":
-        rows = (b" ".join(row.split()) for row in body.split(b"\n"))
-        body = b"\n".join(row for row in rows if row)
-    lines = "".join(f"{key} {value}\n" for key, value in header.items())
-    return io.BytesIO(lines.encode() + body)
-
-
-def _header(file: io.BufferedReader) -> dict[str, str]:
-    """The header's keys in the order of the format, with what older writers leave out.
+def _header(data: bytes) -> _Header:
+    """Read the header, with what older writers leave out.
 
     Raises:
-        ValueError: A key is missing, or the keys do not fit each other.
+        ValueError: A key is missing or no number, or the keys do not fit each other.
     """
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
+    start = 0
     for _ in range(_HEADER_LINES):
-        line = file.readline(_LONGEST_LINE)
-        words = line.decode("utf-8", "replace").split()
+        end = data.find(b"\n", start, start + _LONGEST_LINE)
+        end = len(data) if end < 0 else end + 1
+        words = data[start : min(end, start + _LONGEST_LINE)].decode("utf-8", "replace").split()
+        start = end
         if words and not words[0].startswith("#"):
-            found[words[0].upper()] = " ".join(words[1:])
-        if not line or "DATA" in found:
+            found[words[0].upper()] = words[1:]
+        if "DATA" in found or start >= len(data):
             break
-    n_fields = len(found.get("FIELDS", "").split())
-    found.setdefault("COUNT", " ".join(["1"] * n_fields))
-    found.setdefault("HEIGHT", "1")
-    if "WIDTH" in found:
-        found.setdefault("POINTS", str(int(found["WIDTH"]) * int(found["HEIGHT"])))
-    missing = [key for key in (*_PER_FIELD, "WIDTH", "DATA") if not found.get(key)]
+    names = found.get("FIELDS", found.get("COLUMNS", []))
+    found["FIELDS"] = names
+    found.setdefault("COUNT", ["1"] * len(names))
+    missing = [key for key in ("FIELDS", "SIZE", "TYPE", "DATA") if not found.get(key)]
+    if not any(found.get(key) for key in ("POINTS", "WIDTH")):
+        missing.append("POINTS")
     if missing:
         raise ValueError(f"its header lacks {', '.join(missing)}")
+    if len(names) > _MOST_FIELDS:
+        raise ValueError(f"{len(names)} fields")
     for key in _PER_FIELD:
-        if len(found[key].split()) != n_fields:
-            raise ValueError(f"{key} {found[key]}: {n_fields} values are expected, one per field")
-    keys = (*_PER_FIELD, "WIDTH", "HEIGHT", "POINTS")
-    return {"VERSION": "0.7", **{key: found[key] for key in keys}, "DATA": found["DATA"].lower()}
+        if len(found[key]) != len(names):
+            shown = " ".join(found[key])[:60]
+            raise ValueError(f"{key} {shown}: {len(names)} values are expected, one per field")
+    kind = found["DATA"][0].lower().replace("binaryscompressed", "binary_compressed")  # of some
+    if kind not in {"ascii", "binary", "binary_compressed"}:
+        raise ValueError(f"DATA {kind[:60]}: ascii, binary or binary_compressed is expected")
+    sizes, counts = _whole(found, "SIZE"), _whole(found, "COUNT")
+    fields = tuple(map(_field, names, found["TYPE"], sizes, counts))
+    if "POINTS" in found:
+        n = _whole(found, "POINTS")[0]
+    else:
+        n = _whole(found, "WIDTH")[0] * (_whole(found, "HEIGHT")[0] if "HEIGHT" in found else 1)
+    return _Header(fields=fields, n=n, data=kind, length=start)
+
+
+def _whole(found: dict[str, list[str]], key: str) -> list[int]:
+    """Whole numbers of a key.
+
+    Raises:
+        ValueError: None, or another word.
+    """
+    words = found[key]
+    if not words or not all(word.isdecimal() and len(word) < 16 for word in words):
+        raise ValueError(f"{key} {' '.join(words)[:60]}: whole numbers from 0 on are expected")
+    return [int(word) for word in words]
+
+
+def _field(name: str, kind: str, size: int, count: int) -> _Field:
+    letter = kind.upper()
+    if letter not in _KINDS:
+        raise ValueError(f"TYPE {kind[:20]}: F, I or U is expected")
+    if size not in _SIZES[letter] and name != _PADDING:
+        sizes = ", ".join(map(str, _SIZES[letter]))
+        raise ValueError(
+            f"SIZE {size} of {name[:40]}: one of {sizes} is expected for TYPE {letter}"
+        )
+    dtype = f"<{_KINDS[letter]}{size}" if size in _SIZES[letter] else f"V{size}"
+    return _Field(name=name, dtype=np.dtype(dtype), count=count)
+
+
+def _binary(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
+    header = _with_padding(header, len(body))
+    size = header.point_bytes
+    _require(path, header, len(body) // size if size else 0)
+    table = np.frombuffer(body, np.uint8, count=header.n * size).reshape(header.n, size)
+    columns, place = [], 0
+    for field in header.fields:
+        if field.is_kept:
+            raw = np.ascontiguousarray(table[:, place : place + field.n_bytes])
+            columns.append(raw.view(field.dtype)[:, 0] if header.n else np.zeros(0, field.dtype))
+        place += field.n_bytes
+    return columns
+
+
+def _with_padding(header: _Header, n_bytes: int) -> _Header:
+    """The header with what padding of COUNT 0 takes: nothing, or what the file's size says."""
+    more, rest = divmod(n_bytes - header.n * header.point_bytes, header.n or 1)
+    empty = [field for field in header.fields if field.name == _PADDING and not field.count]
+    if more <= 0 or rest or not empty or more % len(empty):
+        return header
+    each = np.dtype(f"V{more // len(empty)}")
+    if len(empty) > 1 and any(each.itemsize != field.dtype.itemsize for field in empty):
+        return header
+    filled = replace(empty[0], dtype=each, count=1)
+    fields = (filled if any(f is one for one in empty) else f for f in header.fields)
+    return replace(header, fields=tuple(fields))
+
+
+def _compressed(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
+    """Field after field, packed by LZF behind two sizes."""
+    lzf = reader_package("lzf", path, needs="pypcd4")  # which brings it
+    packed, unpacked = (int.from_bytes(body[at : at + 4], "little") for at in (0, 4))
+    wanted = header.n * header.point_bytes
+    if len(body) < 8 + packed or unpacked < wanted or unpacked > LARGEST_UNPACKED:
+        raise DataError(
+            f"{path}: no readable PCD file: the compressed data is damaged: {len(body):,} bytes "
+            f"that claim to be {packed:,} and to hold {unpacked:,}, {header.n:,} points are "
+            f"{wanted:,}: truncated?"
+        )
+    flat = lzf.decompress(body[8 : 8 + packed], unpacked) if wanted else b""
+    if wanted and (flat is None or len(flat) < wanted):
+        raise DataError(f"{path}: no readable PCD file: the compressed data is damaged")
+    columns, place = [], 0
+    for field in header.fields:
+        if field.is_kept:
+            columns.append(np.frombuffer(flat, field.dtype, count=header.n, offset=place))
+        place += header.n * field.n_bytes
+    return columns
+
+
+def _ascii(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
+    lines = [line for line in body.decode("ascii", "replace").splitlines() if line.strip()]
+    _require(path, header, len(lines))
+    wanted = sum(field.count for field in header.fields)
+    table = np.zeros((0, wanted))
+    if header.n:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                table = np.loadtxt(lines[: header.n], np.float64, comments=None, ndmin=2)
+        except ValueError as error:
+            reason = str(error).split(";")[0][:100]
+            raise DataError(f"{path}: no readable PCD file: {reason}") from error
+    if table.shape[1] != wanted:
+        raise DataError(
+            f"{path}: no readable PCD file: {table.shape[1]} numbers per line, "
+            f"its header says {wanted}"
+        )
+    columns, place = [], 0
+    for field in header.fields:
+        if field.is_kept:
+            column = table[:, place]
+            columns.append(column.astype(field.dtype) if field.dtype.kind == "f" else column)
+        place += field.count
+    return columns
+
+
+def _require(path: Path, header: _Header, n: int) -> None:
+    """Refuse fewer points than the header says."""
+    if n < header.n:
+        raise DataError(f"{path}: {n} points, its header says {header.n}: truncated?")

@@ -6,12 +6,13 @@ import io
 from pathlib import Path
 
 from cache.errors import DataError
-from train.points.columns import PointColumns, from_structured, reader_package, unreadable
+from train.points.columns import PointColumns, from_structured, reader_package
 
 _HEADER_LINES, _LONGEST_LINE = 1000, 1 << 16
+_END = b"end_header"
 
 
-def read_ply(path: Path) -> PointColumns:
+def read_ply(path: Path, data: bytes) -> PointColumns:
     """Read the columns of the element "vertex".
 
     Raises:
@@ -19,24 +20,40 @@ def read_ply(path: Path) -> PointColumns:
         DataError: Not such a file, truncated, or without vertices.
     """
     plyfile = reader_package("plyfile", path, needs="plyfile")
-    try:
-        document = plyfile.PlyData.read(_in_ascii(path), mmap=False)
-    except (plyfile.PlyParseError, ValueError, KeyError, IndexError, EOFError) as error:
-        raise unreadable(path, "PLY", error) from error
+    document = plyfile.PlyData.read(io.BytesIO(_only_vertices(path, data)))
     if "vertex" not in document:
         raise DataError(f"{path}: no element 'vertex' in this PLY file")
     return from_structured(path, document["vertex"].data)
 
 
-def _in_ascii(path: Path) -> str | io.BytesIO:
-    """The file as plyfile takes it: comments of other letters lose them."""
+def _only_vertices(path: Path, data: bytes) -> bytes:
+    """The file as plyfile takes it: comments in ASCII, no elements behind the vertices.
+
+    Raises:
+        DataError: It counts more than its bytes can hold.
+    """
+    file = io.BytesIO(data)
     header: list[bytes] = []
-    with path.open("rb") as file:
-        for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
+    element = b""
+    for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
+        words = line.split()
+        if words[:1] == [b"element"]:
+            is_behind = element == b"vertex"
+            element = b"behind" if is_behind or element == b"behind" else b"".join(words[1:2])
+            _require_room(path, words, len(data))
+        if element != b"behind" or words[:1] not in ([b"element"], [b"property"]):
             header.append(line)
-            if line.strip() == b"end_header" or len(header) > _HEADER_LINES:
-                break
-        if b"".join(header).isascii():
-            return str(path)
-        plain = "".join(line.decode("ascii", "replace") for line in header)
-        return io.BytesIO(plain.encode("ascii", "replace") + file.read())
+        if line.strip() == _END or len(header) > _HEADER_LINES:
+            break
+    plain = b"".join(header).decode("latin-1").encode("ascii", "replace")
+    return plain + file.read()
+
+
+def _require_room(path: Path, words: list[bytes], n_bytes: int) -> None:
+    """An element takes a byte at least."""
+    count = words[2] if len(words) == 3 else b""
+    if not count.isdigit() or len(count) > 15 or int(count) > n_bytes:
+        shown = b" ".join(words)[:60].decode("ascii", "replace")
+        raise DataError(
+            f"{path}: no readable PLY file: {shown!r} in a file of {n_bytes:,} bytes: truncated?"
+        )

@@ -5,21 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.errors import DataError
-from train.points.columns import PointColumns
+from cache.errors import DataError, Pass2DError
+from train.points.columns import PointColumns, unreadable
 from train.points.las import read_las
 from train.points.npy import read_npy
+from train.points.npz import read_npz
+from train.points.packed import PACKED, file_bytes
 from train.points.pcd import read_pcd
 from train.points.ply import read_ply
+from train.points.text import read_text
 
-READERS: dict[str, Callable[[Path], PointColumns]] = {
+READERS: dict[str, Callable[[Path, bytes], PointColumns]] = {
     ".npy": read_npy,
+    ".npz": read_npz,
     ".pcd": read_pcd,
     ".ply": read_ply,
     ".las": read_las,
     ".laz": read_las,
+    ".txt": read_text,
+    ".csv": read_text,
+    ".xyz": read_text,
 }
-"""By suffix in lower case; `.bin` has no columns of its own and stays with `predict_files`."""
+"""By suffix in lower case, of a file's path and bytes; `.bin` has no columns of its own and stays
+with `binary`. Each may also be packed: `.csv.gz`."""
+
+
+def point_suffix(name: str) -> str:
+    """The suffix that says the format, in lower case: ".csv" of "a.CSV.gz"."""
+    return Path(name.lower().removesuffix(PACKED)).suffix
 
 
 def read_columns(path: Path) -> PointColumns:
@@ -27,12 +40,21 @@ def read_columns(path: Path) -> PointColumns:
 
     Raises:
         ConfigError: The package that reads the format is not installed; the message names it.
-        DataError: Missing, not readable, of another format, or truncated.
+        DataError: Missing, not readable, of another format, truncated, or more than fits memory.
     """
-    reader = READERS.get(path.suffix.lower())
+    kind = point_suffix(path.name)
+    reader = READERS.get(kind)
     if reader is None:
         raise DataError(f"{path}: one of {', '.join(READERS)} is expected")
+    data = file_bytes(path)
     try:
-        return reader(path)
-    except OSError as error:
-        raise DataError(f"{path}: not readable: {error.strerror or error}") from error
+        return reader(path, data)
+    except (Pass2DError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except MemoryError as error:
+        raise DataError(
+            f"{path}: by its header more points than fit the memory: damaged? Else cut it into "
+            "parts."
+        ) from error
+    except BaseException as error:  # of readers in Rust, panics are no Exception
+        raise unreadable(path, kind, error) from error

@@ -17,7 +17,7 @@ from cache.reader import CacheReader, Fields
 from cache.schema import DatasetInfo, ScanRecord
 from cache.volume import inside_volume
 from train.eval_scans import EvalScan, Outside, eval_scan
-from train.points.binary import read_binary
+from train.points.binary import BinaryOptions, read_binary
 from train.positions import spread
 from train.robustness.folders import CorruptedFolder, CorruptedScan
 from train.robustness.robo3d import CLEAN, NOISE_LABELS
@@ -178,7 +178,7 @@ def read_corrupted(
         DataError: A file cannot be read, or the two do not belong together.
         UnknownLabelError: A raw id that neither the label table nor the set's noise has.
     """
-    points, _ = read_binary(points_file, columns=None, usual=info.raw_columns)
+    points = read_binary(points_file, _layout_by_labels(points_file, labels_file, info)).points
     raw = _read_labels(labels_file, len(points))
     known = table[raw]
     if (known < 0).any():
@@ -205,6 +205,16 @@ def read_corrupted(
         outside_signal=signal[others],
         outside_label=labels[others],
     )
+
+
+def _layout_by_labels(points_file: Path, labels_file: Path, info: DatasetInfo) -> BinaryOptions:
+    """Sets keep 4 or 5 columns: as many as make a point per label."""
+    try:
+        points, labels = points_file.stat().st_size, labels_file.stat().st_size
+    except OSError:
+        return BinaryOptions(usual=info.raw_columns)
+    fitting = [n for n in (info.raw_columns, 4, 5) if points in (n * labels, 4 * n * labels)]
+    return BinaryOptions(usual=info.raw_columns, columns=fitting[0] if fitting else None)
 
 
 def _read_labels(path: Path, n: int) -> NDArray[np.uint32]:

@@ -8,24 +8,29 @@ from pathlib import Path
 import numpy as np
 
 from cache.schema import DatasetInfo
+from train.points.binary import BinaryOptions
 from train.points.mapping import InputMapping
 from train.predict_files import find_scans, read_points
 from train.viewing.scan import ViewItem, ViewScan, ViewSet
 from train.viewing.times import scan_time_s
 
 
-def point_files(inputs: Path, info: DatasetInfo, *, columns: int | None) -> ViewSet:
-    """List a file or folder of points (.bin, .npy, .pcd, .ply, .las, .laz); none has labels.
+def point_files(
+    inputs: Path, info: DatasetInfo, *, columns: int | None, dtype: str | None
+) -> ViewSet:
+    """List a file or folder of points (of every format of `train.points`); none has labels.
 
     Args:
         inputs: File or folder.
         info: Label table and usual columns.
         columns: Numbers per point of ``.bin`` files; found out without.
+        dtype: Of their numbers; found out without.
 
     Raises:
         DataError: No point file there.
     """
     files = find_scans(inputs, Path("unused"))
+    binary = BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype)
     items = tuple(
         ViewItem(
             name=file.name,
@@ -33,7 +38,7 @@ def point_files(inputs: Path, info: DatasetInfo, *, columns: int | None) -> View
             frame_index=place,
             token="",
             points=file.points,
-            load=partial(_load, file.points, file.name, place, info, columns),
+            load=partial(_load, file.points, file.name, place, binary),
         )
         for place, file in enumerate(files)
     )
@@ -47,12 +52,13 @@ def point_files(inputs: Path, info: DatasetInfo, *, columns: int | None) -> View
     )
 
 
-def _load(path: Path, name: str, place: int, info: DatasetInfo, columns: int | None) -> ViewScan:
-    points, _ = read_points(path, InputMapping(), columns=columns, usual=info.raw_columns)
+def _load(path: Path, name: str, place: int, binary: BinaryOptions) -> ViewScan:
+    points, note = read_points(path, InputMapping(), binary)
     return ViewScan(
         name=name,
         frame_index=place,
         time_s=scan_time_s(path, place),
         xyz=np.ascontiguousarray(points[:, :3].T),
         signal=points[:, 3].copy(),
+        note=note,
     )

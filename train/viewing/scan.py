@@ -47,6 +47,8 @@ class ViewScan:
     confidence: NDArray[np.float32] | None = None
     """(N,) 0..1."""
     cameras: tuple[ViewCamera, ...] = ()
+    note: str = ""
+    """How its file was read, where that is not as usual, for people."""
 
     @property
     def n(self) -> int:

@@ -1,0 +1,91 @@
+"""`.bin` files: what is read of them, what is refused and which options settle it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cache_columns import street
+
+from cache.columns import DTYPES, PointLayout
+from cache.errors import ConfigError, DataError
+from train.points.binary import BinaryOptions, read_binary
+
+
+def write(path: Path, points: np.ndarray, dtype: str = "float32") -> Path:
+    path.write_bytes(points.astype(DTYPES[dtype]).tobytes())
+    return path
+
+
+def table(n: int, columns: int) -> np.ndarray:
+    rng = np.random.default_rng(n)
+    more = [np.arange(n) % 32, np.linspace(0, 0.1, n), rng.integers(0, 256, n), np.zeros(n)]
+    return np.column_stack([street(n, 0), *more])[:, :columns]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", range(3, 9))
+@pytest.mark.parametrize("usual", [4, 5])
+def test_every_layout_is_read_as_it_is(
+    tmp_path: Path, columns: int, dtype: str, usual: int
+) -> None:
+    points = table(2000, columns)  # 2,000: every other number of columns fits the size, too
+    read = read_binary(write(tmp_path / "a.bin", points, dtype), BinaryOptions(usual=usual))
+    assert read.layout == PointLayout(columns=columns, dtype=dtype)
+    assert np.array_equal(read.points, points.astype(DTYPES[dtype]))
+    assert bool(read.note) == ((columns, dtype) != (usual, "float32"))
+
+
+def test_a_file_that_was_cut_is_not_read_in_another_way(tmp_path: Path) -> None:
+    data = table(2001, 4).astype("<f4").tobytes()[:32_000]
+    (tmp_path / "a.bin").write_bytes(data[:-12])  # 31,988: no multiple of 16
+    (tmp_path / "b.bin").write_bytes(data[:-20])  # 31,980: of 20, not of 16
+    for name in ("a", "b"):
+        with pytest.raises(
+            DataError, match=r"bytes is no multiple of 16 .4 float32 per point..*trunc"
+        ):
+            read_binary(tmp_path / f"{name}.bin", BinaryOptions(usual=5))
+
+
+def test_few_points_are_confirmed_or_refused(tmp_path: Path) -> None:
+    rows = np.random.default_rng(3).choice(20_000, 48, replace=False)
+    path = write(tmp_path / "a.bin", table(20_000, 4)[rows])
+    assert read_binary(path, BinaryOptions(usual=4)).points.shape == (48, 4)
+    five = write(tmp_path / "b.bin", table(20_000, 5)[rows[:16]])  # 320 bytes: also 20 points of 4
+    with pytest.raises(DataError, match=r"fewer than 64 points say too little.*--columns.*--dtype"):
+        read_binary(five, BinaryOptions(usual=4))
+    assert read_binary(five, BinaryOptions(usual=4, columns=5)).points.shape == (16, 5)
+
+
+def test_few_points_are_read_as_the_files_beside_them_which_is_said(tmp_path: Path) -> None:
+    for place in range(4):
+        write(tmp_path / f"{place}.bin", table(500 + place, 5))
+    few = write(tmp_path / "few.bin", table(20_000, 5)[::1250])
+    read = read_binary(few, BinaryOptions(usual=4))
+    assert read.points.shape == (16, 5)
+    assert "read as 5 float32 per point" in read.note
+    write(tmp_path / "3.bin", table(500, 6))  # now they do not agree
+    with pytest.raises(DataError, match="say too little"):
+        read_binary(few, BinaryOptions(usual=4))
+
+
+def test_an_empty_file_has_no_points(tmp_path: Path) -> None:
+    read = read_binary(write(tmp_path / "a.bin", np.zeros((0, 4))), BinaryOptions(usual=5))
+    assert (read.points.shape, read.note) == ((0, 5), "")
+
+
+def test_what_is_named_is_taken(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=(600, 4))
+    path = write(tmp_path / "a.bin", noise)
+    with pytest.raises(DataError, match="no column differs from the others"):
+        read_binary(path, BinaryOptions(usual=4))
+    for columns in (3, 4, 10):
+        options = BinaryOptions(usual=4, columns=columns, dtype="float32")
+        assert read_binary(path, options).points.shape == (2400 // columns, columns)
+    with pytest.raises(DataError, match=r"no multiple of 36 \(9 float32 per point\)"):
+        read_binary(path, BinaryOptions(usual=4, columns=9, dtype="float32"))
+    doubles = write(tmp_path / "b.bin", table(500, 4), "float64")
+    assert read_binary(doubles, BinaryOptions(usual=4, columns=4)).layout.dtype == "float64"
+    with pytest.raises(ConfigError, match="--dtype 'int': one of float32, float64, float32be"):
+        BinaryOptions(usual=4, dtype="int")

@@ -1,0 +1,166 @@
+"""`.txt`, `.csv`, `.xyz`: a point per line, with or without a line of names."""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import DataError
+from train.points.columns import PointColumns, one_line
+
+COMMENTS = ("#", "//", "%")
+_DELIMITERS = (";", "\t", ",")
+"""In this order: with ; or tabs a comma may stand in a number."""
+_HEAD_LINES = 200
+_LONGEST_SHOWN = 60
+
+
+def read_text(path: Path, data: bytes) -> PointColumns:
+    """Read the columns; numbers are parted by commas, semicolons, tabs or spaces.
+
+    Columns whose first value is no number are left out. A first line of a single whole number is
+    the number of points, as some programs write it.
+
+    Raises:
+        DataError: Not a table of numbers; the line is named.
+    """
+    lines = [(i, line.strip()) for i, line in enumerate(_text(path, data).splitlines(), start=1)]
+    lines = [(i, line) for i, line in lines if line]
+    comment = ""
+    while lines and lines[0][1].startswith(COMMENTS):
+        comment = lines.pop(0)[1].lstrip("#/% ")
+    rows = [(i, line) for i, line in lines if not line.startswith(COMMENTS)]
+    if not rows:
+        raise DataError(f"{path}: no line of numbers in this file")
+    claimed = _point_count(rows)
+    if claimed is not None:
+        rows = rows[1:]
+    names: list[str] = []
+    delimiter = _delimiter(rows[0][1])
+    first = _words(rows[0][1], delimiter)
+    if not any(map(_is_number, first)):
+        names, rows = first, rows[1:]
+        if rows:
+            delimiter = _delimiter(rows[0][1])
+    if not rows:
+        raise DataError(f"{path}: no line of numbers below {_shown(' '.join(names))}")
+    if claimed is not None and claimed != len(rows):
+        raise DataError(f"{path}: {len(rows)} points, its first line says {claimed}: truncated?")
+    words = _words(rows[0][1], delimiter)
+    kept = [place for place, word in enumerate(words) if not word or _is_number(word)]
+    if not names and len(_words(comment, _delimiter(comment))) == len(words):
+        names = _words(comment, _delimiter(comment))
+        names = [] if any(map(_is_number, names)) else names
+    if names and len(names) != len(words):
+        raise DataError(
+            f"{path}, line {rows[0][0]}: {len(words)} values, but {len(names)} names above them"
+        )
+    if len(kept) < 3:
+        raise DataError(
+            f"{path}, line {rows[0][0]}: three numbers or more are expected, "
+            f"got {_shown(rows[0][1])}"
+        )
+    array = _numbers(path, rows, delimiter, n_columns=len(words))[:, kept]
+    chosen = tuple(names[place] for place in kept) if names else _places(len(kept))
+    return PointColumns(names=chosen, values=tuple(array.T))
+
+
+def _text(path: Path, data: bytes) -> str:
+    encoding = "utf-8-sig"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif b"\0" in data[: 1 << 16]:
+        raise DataError(f"{path}: holds bytes that are no text; lines of numbers are expected")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding == "utf-16":
+            raise DataError(f"{path}: no readable text: {one_line(error)}") from error
+        return data.decode("latin-1")  # names and comments of any Western writer; digits are ASCII
+
+
+def _numbers(
+    path: Path, rows: list[tuple[int, str]], delimiter: str | None, *, n_columns: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """(N, K) float64; empty fields are NaN, those that are no number in their first row 0."""
+    keep = [not w or _is_number(w) for w in _words(rows[0][1], delimiter)]
+    if all(keep):  # the plain case, in C
+        try:
+            array = np.loadtxt(
+                [line for _, line in rows], np.float64, comments=None, delimiter=delimiter, ndmin=2
+            )
+        except ValueError:
+            pass  # empty fields, commas in numbers, or a fault, which is found line by line
+        else:
+            return array
+    lines: list[str] = []
+    for place, line in rows:
+        words = _words(line, delimiter)
+        if len(words) != n_columns:
+            raise DataError(
+                f"{path}, line {place}: {n_columns} values are expected as in line {rows[0][0]}, "
+                f"got {_shown(line)}"
+            )
+        lines.append(
+            " ".join(
+                (word.replace(",", ".") or "nan") if is_kept else "0"
+                for word, is_kept in zip(words, keep, strict=True)
+            )
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return np.loadtxt(lines, np.float64, comments=None, ndmin=2)
+    except (ValueError, OverflowError) as error:
+        bad = next(
+            (
+                (place, line)
+                for place, line in rows
+                for word, is_kept in zip(_words(line, delimiter), keep, strict=True)
+                if is_kept and word and not _is_number(word)
+            ),
+            (rows[0][0], one_line(error)),
+        )
+        raise DataError(f"{path}, line {bad[0]}: no numbers: {_shown(bad[1])}") from error
+
+
+def _point_count(rows: list[tuple[int, str]]) -> int | None:
+    """What a first line of one whole number says, if the second has more than one."""
+    if len(rows) > 1 and re.fullmatch(r"\d{1,12}", rows[0][1]) and len(rows[1][1].split()) >= 3:
+        return int(rows[0][1])
+    return None
+
+
+def _delimiter(line: str) -> str | None:
+    """None: spaces."""
+    return next((mark for mark in _DELIMITERS if mark in line), None)
+
+
+def _words(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        words = line.split()
+    elif '"' in line:
+        words = next(csv.reader([line], delimiter=delimiter))
+    else:
+        words = line.removesuffix(delimiter).split(delimiter)
+    return [word.strip().strip('"') for word in words]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _places(n: int) -> tuple[str, ...]:
+    return tuple(str(place) for place in range(n))
+
+
+def _shown(text: str) -> str:
+    return repr(text[:_LONGEST_SHOWN])
