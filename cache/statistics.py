@@ -14,6 +14,8 @@ from cache.schema import DatasetInfo
 
 RANGE_EDGES_M = tuple(range(0, 101, 5))
 """Lower edges of the range histogram's R = 21 bins in metres; the last one is all from 100 m on."""
+LEAST_WITH_CLASS = 1e-4
+"""Share of the points with a class below which labels say nothing. Real sets have 0.4 to 0.99."""
 SPLITS = ("train", "val", "test")
 """The splits in the order of tables."""
 
@@ -110,6 +112,26 @@ class DatasetStatistics:
     info: DatasetInfo
     splits: tuple[SplitStatistics, ...]
     """Those that have scans, in the order train, val, test."""
+
+
+def lacks_classes(class_counts: ArrayLike) -> str | None:
+    """What is wrong with labels of which (nearly) no point has a class; None where that is fine.
+
+    Fewer than one point in 10,000 is nothing to learn from or to score: an error for training and
+    evaluation. (Published sets for weak supervision label one in 1,000 points or 10,000.)
+
+    Args:
+        class_counts: (C,) points per training id, the ignored class first.
+
+    Returns:
+        The fact in a few words.
+    """
+    counts = _checked_counts(class_counts)
+    total, with_class = int(counts.sum()), int(counts[1:].sum())
+    if total and with_class < LEAST_WITH_CLASS * total:
+        few = f"{with_class:,} of" if with_class else "none of"
+        return f"{few} {total:,} labelled points has a class: all others are ignored ones"
+    return None
 
 
 def class_weights(counts: ArrayLike) -> NDArray[np.float32]:

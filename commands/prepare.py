@@ -217,9 +217,13 @@ def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
     else:
         for problem in problems:
             print_line(f"{problem.severity}: {problem}")
-        notes = len(problems) - len(faults)
+        warnings = sum(problem.severity == "warning" for problem in problems)
+        notes = len(problems) - len(faults) - warnings
+        unlikely = f", {warnings} warnings" if warnings else ""
         typer.echo(
-            f"{len(faults)} files to mend, {notes} notes" if problems else "no problems found"
+            f"{len(faults)} files to mend{unlikely}, {notes} notes"
+            if problems
+            else "no problems found"
         )
     if faults:
         raise typer.Exit(1)

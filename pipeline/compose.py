@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
 from corruptions.registry import NEEDS_LABELS, Variant
 from pipeline.corrupted import variant_of
+from pipeline.doubts import picture_doubts, require_in_volume
 from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource
 from pipeline.stages.corrupt import CorruptedPoints, corrupt_points
@@ -21,6 +22,7 @@ from pipeline.stages.images import decode_rgb, resize_bilinear
 from pipeline.stages.label_types import require_label_type
 from pipeline.stages.labels import instance_ids, map_labels
 from pipeline.stages.projection import (
+    VisiblePoints,
     pixels_after_resize,
     project_points,
     project_points_by_depth,
@@ -60,10 +62,12 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
         The scan with its outside points, without cameras and voxels.
 
     Raises:
-        ProblemError: a file is missing, truncated, inconsistent or holds unknown labels.
+        ProblemError: a file is missing, empty, truncated, inconsistent, holds unknown labels or no
+            point in the volume.
     """
     points = read_points(scan.points, info)
     require_finite(points, file=scan.points)
+    require_in_volume(points, info=info, file=scan.points)
     label, instance = _labels_of(scan, len(points), info)
     raw = np.ascontiguousarray(points[:, :4].T)
     variant = variant_of(info)
@@ -214,6 +218,35 @@ def read_file(file: Path) -> bytes:
         ) from error
 
 
+def visible_points(
+    scan: ScanSource, camera: int, xyz: NDArray[np.float32], *, image_hw: tuple[int, int]
+) -> VisiblePoints:
+    """The points (3, N) of a calibrated scan that a camera sees, as its data set has it."""
+    assert scan.image_from_lidar is not None, scan.scan_id
+    project = project_points if scan.camera_model == "kitti" else project_points_by_depth
+    return project(
+        xyz,
+        image_from_lidar=np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4),
+        image_hw=image_hw,
+    )
+
+
+def view_doubts(
+    scan: ScanSource, lidar: ScanRecord, views: Sequence[CameraView | None]
+) -> list[Problem]:
+    """What is unlikely about a scan's pictures, given ``camera_arrays`` of it."""
+    xyz = lidar.xyz if lidar.time is None else lidar.xyz[:, lidar.time == 0]
+    found: list[Problem] = []
+    for camera, view in enumerate(views):
+        if view is None or view.image is None:
+            continue
+        taken_hw = scan.taken_hw[camera] if scan.taken_hw else view.image.shape[:2]
+        if all(taken_hw):
+            n_visible = len(view.point_index)
+            found += picture_doubts(scan, camera, xyz, image_hw=taken_hw, n_visible=n_visible)
+    return found
+
+
 def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
     """Read and decode a picture as it was taken, (H, W, 3).
 
@@ -300,12 +333,7 @@ def _camera_view(scan: ScanSource, camera: int, xyz: NDArray[np.float32]) -> Cam
     assert scan.image_from_lidar is not None, scan.scan_id
     image = read_picture(scan, camera)
     taken_hw = image.shape[:2]
-    project = project_points if scan.camera_model == "kitti" else project_points_by_depth
-    seen = project(
-        xyz,
-        image_from_lidar=np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4),
-        image_hw=taken_hw,
-    )
+    seen = visible_points(scan, camera, xyz, image_hw=taken_hw)
     pixel_rc = seen.pixel_rc
     if scan.stored_hw is not None and scan.stored_hw != taken_hw:
         image = resize_bilinear(image, size_hw=scan.stored_hw)

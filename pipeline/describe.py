@@ -76,16 +76,18 @@ def problems_json(problems: Sequence[Problem]) -> dict[str, object]:
     """The findings of a check, for programs."""
     return {
         "errors": sum(problem.severity == "error" for problem in problems),
-        "problems": [
-            {
-                "file": str(problem.file),
-                "found": problem.found,
-                "expected": problem.expected,
-                "remedy": problem.remedy,
-                "severity": problem.severity,
-            }
-            for problem in problems
-        ],
+        "problems": [problem_json(problem) for problem in problems],
+    }
+
+
+def problem_json(problem: Problem) -> dict[str, object]:
+    """One finding, for programs."""
+    return {
+        "file": str(problem.file),
+        "found": problem.found,
+        "expected": problem.expected,
+        "remedy": problem.remedy,
+        "severity": problem.severity,
     }
 
 
@@ -144,4 +146,7 @@ def summary_json(summary: PrepareSummary) -> dict[str, object]:
             for failed in summary.failed
         ],
         "notes": list(summary.notes),
+        "warnings": [
+            {**problem_json(warned.first), "count": warned.times} for warned in summary.warned
+        ],
     }

@@ -20,6 +20,8 @@ from pipeline.jobs import ShardJob, cut_into_shards
 from pipeline.merge import PublishedShards
 from pipeline.options import PrepareConfig
 from pipeline.plan import PreparePlan
+from pipeline.problem import Warned, merge_warnings
+from pipeline.published_doubts import cache_doubts
 from pipeline.runners import InlineRunner, Runner, TaskFailure
 from pipeline.source import SourceListing
 from pipeline.summary import PrepareSummary, StageSeconds, all_failures, summarize
@@ -75,9 +77,13 @@ def prepare(
         published = place.publish(
             listing.info, PublishedShards(keys=work.keys, changed=work.changed, jobs=todo.jobs)
         )
+        warned = merge_warnings(cache_doubts(published, listing), (*listing.warned, *work.warned))
+        for warning in warned:
+            progress.say(str(warning))
         summary = summarize(
             published,
             listing,
+            warned=warned,
             dataset_root=place.name,
             failed=[*listing.failed, *work.failed],
             seconds=time.perf_counter() - started,
@@ -169,6 +175,7 @@ class _Work:
         self.keys = dict(todo.keys)
         self.changed: set[tuple[str, int]] = set()
         self.failed: list[FailedScan] = []
+        self.warned: tuple[Warned, ...] = ()
         self.written = 0
         self._progress = progress
         self._seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -218,6 +225,7 @@ class _Work:
         self._seconds[result.stage][1] += result.write_seconds
         self.written += result.is_new
         shard.nbytes += result.nbytes if result.is_new else 0
+        self.warned = merge_warnings((), (*self.warned, *result.warned))
         for scan in result.failed:
             self._progress.say(f"{scan.scan_id}: {scan.reason}")
         if not result.key:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cache.errors import DataError, UnknownLabelError
 
-Severity = Literal["error", "note"]
+Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,34 @@ class Problem:
     remedy: str
     """What a person can do about it, one sentence."""
     severity: Severity = "error"
-    """"note": occurs in real data and is legal, e.g. a sequence without pictures."""
+    """"error": the file cannot be used as it is. "warning": it can, but is hardly what it should
+    be, e.g. a signal of another scale. "note": occurs in real data and is legal, e.g. a sequence
+    without pictures."""
+    kind: str = ""
+    """Of a warning: `prepare` says those of one kind once, with their number."""
 
     def __str__(self) -> str:
         return f"{self.file}: found {self.found}, expected {self.expected}. {self.remedy}"
+
+
+class Warned(NamedTuple):
+    """The first warning of a kind and how many there are."""
+
+    first: Problem
+    times: int
+
+    def __str__(self) -> str:
+        more = f" ({self.times:,} times)" if self.times > 1 else ""
+        return f"warning: {self.first}{more}"
+
+
+def merge_warnings(problems: Iterable[Problem], known: Iterable[Warned] = ()) -> tuple[Warned, ...]:
+    """One warning of each kind, in the order in which they came up."""
+    merged: dict[str, Warned] = {}
+    for first, times in (*known, *(Warned(problem, 1) for problem in problems)):
+        earlier = merged.get(first.kind, Warned(first, 0))
+        merged[first.kind] = Warned(earlier.first, earlier.times + times)
+    return tuple(merged.values())
 
 
 class ProblemError(DataError):

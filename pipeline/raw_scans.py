@@ -8,14 +8,18 @@ from pathlib import Path
 
 from cache.errors import DataError
 from cache.schema import DatasetInfo, ScanRecord
-from pipeline.compose import camera_arrays, lidar_arrays, read_file
+from pipeline.compose import camera_arrays, lidar_arrays
 from pipeline.datasets.limit import SPLITS
 from pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
-from pipeline.datasets.semkitti import list_semkitti, scan_sources, semkitti_table
-from pipeline.datasets.semkitti_files import POINTS, SequenceFiles, find_sequences, list_files
+from pipeline.datasets.semkitti import (
+    list_semkitti,
+    read_calibration,
+    scan_sources,
+    semkitti_table,
+)
+from pipeline.datasets.semkitti_files import POINTS, find_sequences, list_files
 from pipeline.problem import ProblemError
 from pipeline.source import ScanSource
-from pipeline.stages.calibration import image_from_lidar_matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +105,8 @@ def _one_sequence(
         return RawScans(info=table.info, scans=())
     notes: tuple[str, ...] = ()
     try:
-        matrix = _calibration(files)
+        matrix = read_calibration(files) if files.images else None
     except ProblemError as error:
         matrix, notes = None, (f"no pictures: {error.problem}",)
     scans = tuple(scan_sources(files, matrix, split=split))
     return RawScans(info=table.info, scans=scans, notes=notes)
-
-
-def _calibration(files: SequenceFiles) -> tuple[float, ...] | None:
-    if not files.images or "calib.txt" not in files.texts:
-        return None
-    text = read_file(files.calib).decode("utf-8-sig", errors="replace")
-    matrix = image_from_lidar_matrix(text, file=files.calib)
-    return tuple(float(number) for number in matrix.ravel())

@@ -8,6 +8,7 @@ from typing import Literal
 
 from cache.rows import FailedScan
 from cache.schema import DatasetInfo
+from pipeline.problem import Warned
 
 CameraModel = Literal["kitti", "nuscenes"]
 """Which points a camera may see: those with x > 0 (KITTI), or those before it (nuScenes)."""
@@ -86,5 +87,7 @@ class SourceListing:
     scans: tuple[ScanSource, ...]
     notes: tuple[str, ...]
     """What is missing but legal, one line per fact, e.g. "sequence 08: no image_2"."""
+    warned: tuple[Warned, ...] = ()
+    """What is unlikely about files that hold for many scans."""
     failed: tuple[FailedScan, ...] = ()
     """Parts of scans that cannot be prepared as a file of the whole sequence is damaged."""

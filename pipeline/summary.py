@@ -14,6 +14,7 @@ from cache.manifest import Manifest
 from cache.rows import FailedScan
 from cache.scan_table import chunk_table, scan_table
 from cache.tables import source_sizes
+from pipeline.problem import Warned
 from pipeline.source import SourceListing
 
 
@@ -62,6 +63,8 @@ class PrepareSummary:
     seconds: float
     """Wall time."""
     notes: tuple[str, ...]
+    warned: tuple[Warned, ...]
+    """What is unlikely about the data that this run prepared, one of a kind."""
 
     @property
     def slowest_stage(self) -> StageSeconds | None:
@@ -75,6 +78,7 @@ def summarize(
     *,
     dataset_root: str,
     failed: Sequence[FailedScan],
+    warned: Sequence[Warned],
     seconds: float,
     stage_seconds: Sequence[StageSeconds],
     written_shards: int,
@@ -87,6 +91,7 @@ def summarize(
         listing: what was asked for.
         dataset_root: for the report.
         failed: failures of this run that no commit record tells.
+        warned: what is unlikely about the data.
         seconds: wall time of the run.
         stage_seconds: CPU time of the run.
         written_shards: shards of this run.
@@ -115,6 +120,7 @@ def summarize(
         stage_seconds=tuple(stage_seconds),
         seconds=seconds,
         notes=listing.notes,
+        warned=tuple(warned),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cache.cloud_statistics import raw_points
 from cache.errors import CacheError, Pass2DError
 from cache.keys import hash_file
 from cache.layout import Layout
@@ -27,8 +28,10 @@ from cache.rows import (
 from cache.schema import CameraView, DatasetInfo, ScanRecord
 from cache.shard_reader import read_points
 from cache.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
-from pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
+from pipeline.compose import camera_arrays, lidar_arrays, scan_counts, view_doubts, voxel_arrays
+from pipeline.doubts import scan_doubts, thorough
 from pipeline.jobs import ShardJob, camera_header, lidar_header, voxel_header
+from pipeline.problem import Problem, Warned, merge_warnings
 from pipeline.source import ScanSource
 
 
@@ -76,6 +79,8 @@ class TaskResult:
     write_seconds: float
     """CPU time of encoding and writing."""
     failed: tuple[FailedScan, ...]
+    warned: tuple[Warned, ...] = ()
+    """What is unlikely about the scans that were prepared; nothing of a shard that was there."""
 
 
 def run_task(context: TaskContext, task: StageTask) -> TaskResult:
@@ -116,6 +121,8 @@ def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
     records: list[ScanRecord] = []
     entries: list[LidarEntry] = []
     failed: list[FailedScan] = []
+    doubts: list[Problem] = []
+    looked_at = thorough(job.scans)
     for scan in job.scans:
         try:
             record = lidar_arrays(scan, context.info)
@@ -123,6 +130,13 @@ def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
             failed.append(FailedScan(scan_id=scan.scan_id, stage="lidar", reason=str(error)))
             continue
         records.append(record)
+        if context.info.corruption is None:  # else its clean data set was looked at
+            doubts += scan_doubts(
+                raw_points(record),
+                info=context.info,
+                file=scan.points,
+                is_thorough=scan.scan_id in looked_at,
+            )
         entries.append(_lidar_entry(scan, record, context.info))
     clock.computed()
     if not records:
@@ -145,7 +159,7 @@ def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
         sources=sources,
         failed=failed,
     )
-    return _result(row, clock, is_new=True)
+    return _result(row, clock, is_new=True, doubts=doubts)
 
 
 def _lidar_entry(scan: ScanSource, record: ScanRecord, info: DatasetInfo) -> LidarEntry:
@@ -177,6 +191,7 @@ def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
         return _result(found, clock, is_new=False)
     pictures: list[tuple[CameraView | None, ...]] = []
     failed: list[FailedScan] = []
+    doubts: list[Problem] = []
     nothing = (None,) * context.info.n_cameras
     has_any = [scan.image_from_lidar is not None and any(scan.images) for scan in scans]
     points = _read_points(context, lidar) if any(has_any) else [None] * len(scans)
@@ -185,6 +200,8 @@ def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
         if is_seen and record is not None:
             try:
                 views = camera_arrays(scan, record) or nothing
+                if context.info.corruption is None:
+                    doubts += view_doubts(scan, record, views)
             except Pass2DError as error:
                 failed.append(FailedScan(scan_id=scan.scan_id, stage="camera", reason=str(error)))
         pictures.append(views)
@@ -200,7 +217,7 @@ def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
         sources=sources,
         failed=failed,
     )
-    return _result(row, clock, is_new=True)
+    return _result(row, clock, is_new=True, doubts=doubts)
 
 
 def _run_voxel(context: TaskContext, task: StageTask) -> TaskResult:
@@ -300,7 +317,9 @@ class _Clock:
         return time.process_time() - self._started - self.compute_seconds
 
 
-def _result(row: ShardRow, clock: _Clock, *, is_new: bool) -> TaskResult:
+def _result(
+    row: ShardRow, clock: _Clock, *, is_new: bool, doubts: Sequence[Problem] = ()
+) -> TaskResult:
     return TaskResult(
         stage=row.header.stage,
         shard=row.shard,
@@ -310,4 +329,5 @@ def _result(row: ShardRow, clock: _Clock, *, is_new: bool) -> TaskResult:
         compute_seconds=clock.compute_seconds,
         write_seconds=clock.write_seconds() if is_new else 0.0,
         failed=row.failed,
+        warned=merge_warnings(doubts),
     )

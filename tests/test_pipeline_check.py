@@ -72,7 +72,8 @@ def test_every_damaged_file_is_named(root: Path) -> None:
     points[10].unlink()
     points[10].symlink_to(root / "nowhere")
     (root / "sequences" / "08" / "calib.txt").write_text(CALIB.replace("P2", "P4"))
-    found = {problem.file: problem for problem in errors(root)}
+    found = {p.file: p for p in check(root) if p.severity != "note"}
+    assert {file for file, p in found.items() if p.severity == "warning"} == {images[7]}
     assert found.keys() == {
         points[0],
         labels[1],
@@ -119,7 +120,8 @@ def test_what_is_legal_is_a_note(root: Path, tmp_path: Path) -> None:
     (folder / "labels" / "000004.label").unlink()
     (folder / "labels" / "000002.label").write_bytes(b"")
     write_sequence(tmp_path, "02", frames=(), images=False, labels=False, texts=False)
-    problems = [p for p in check(root) if p.file.relative_to(root).parts[1] in ("01", "02")]
+    found = check(root)
+    problems = [p for p in found if p.file.relative_to(root).parts[1:2] in (("01",), ("02",))]
     assert {p.severity for p in problems} == {"note"}
     assert {p.file.relative_to(root / "sequences").as_posix() for p in problems} == {
         "01/image_2",
@@ -197,7 +199,7 @@ def test_the_remedy_fits_the_fault(root: Path, monkeypatch: pytest.MonkeyPatch) 
     found = {problem.file: problem for problem in errors(root)}
     assert found[locked].remedy == "Change its permissions."
     calib = root / "sequences" / "08" / "calib.txt"
-    assert found[calib].remedy == "Prepare leaves the pictures out without it."
+    assert found[calib].remedy.startswith("Prepare leaves the pictures out without it.")
 
 
 def test_a_folder_that_cannot_be_read_is_a_problem_and_the_others_are_checked(

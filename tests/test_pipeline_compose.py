@@ -13,6 +13,7 @@ from cache.errors import DataError, UnknownLabelError
 from cache.schema import ScanRecord
 from pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
 from pipeline.datasets.semkitti import list_semkitti
+from pipeline.problem import ProblemError
 from pipeline.source import ScanSource, SourceListing
 
 # Of the raw ids in the README of the real scans: mapped by hand to training ids.
@@ -98,23 +99,33 @@ def write_one(root: Path, points: np.ndarray, *, raw_label: int = 40) -> SourceL
 
 
 @pytest.mark.parametrize(
-    "points",
-    [np.zeros((0, 4)), np.full((6, 4), 80.0), np.tile([[-10.0, 0, 0, 0.5]], (6, 1))],
-    ids=["no points", "none inside", "none visible"],
+    ("points", "said"),
+    [
+        (np.zeros((0, 4)), "an empty file"),
+        (np.full((6, 4), 80.0), "6 points, none of them in the volume"),
+    ],
+    ids=["no points", "none inside"],
 )
-def test_scans_with_nothing_in_them_pass_every_stage(tmp_path: Path, points: np.ndarray) -> None:
+def test_scans_of_which_nothing_would_be_left_are_refused(
+    tmp_path: Path, points: np.ndarray, said: str
+) -> None:
     listing = write_one(tmp_path, points)
+    with pytest.raises(ProblemError, match=said):
+        lidar_arrays(listing.scans[0], listing.info)
+
+
+def test_a_scan_of_which_a_camera_sees_nothing_passes_every_stage(tmp_path: Path) -> None:
+    listing = write_one(tmp_path, np.tile([[-10.0, 0, 0, 0.5]], (6, 1)))
     ((scan, lidar),) = records(listing)
-    inside = 6 if len(points) and points[0, 0] < 0 else 0
-    assert (lidar.n_raw, lidar.n) == (len(points), inside)
+    assert (lidar.n_raw, lidar.n) == (6, 6)
     (view,) = camera_arrays(scan, lidar)
     assert view.pixel_rc.shape == (2, 0)
     assert view.image.shape == (80, 100, 3)
     levels = voxel_arrays(lidar, grid=listing.info.grid)
-    assert [lv.coord.shape for lv in levels] == [(3, min(inside, 1))] * 5
+    assert [lv.coord.shape for lv in levels] == [(3, 1)] * 5
     counts = scan_counts(lidar, listing.info)
-    assert counts.label_histogram[9] == inside
-    assert counts.range_histogram.sum() == len(points)
+    assert counts.label_histogram[9] == 6
+    assert counts.range_histogram.sum() == 6
 
 
 def test_points_at_the_origin_and_duplicates_pass_every_stage(tmp_path: Path) -> None:

@@ -259,7 +259,12 @@ def test_pictures_without_calibration_are_listed_and_said(root: Path) -> None:
     listing = list_semkitti(root, sequences=["00"])
     assert listing.scans[0].images[0] is not None
     assert listing.scans[0].image_from_lidar is None
-    assert listing.notes == ("sequence 00: no calib.txt",)
+    (note,) = listing.notes
+    assert note.startswith("sequence 00: no pictures are prepared: ")
+    assert "calib.txt: found nothing, expected P2 and Tr" in note
+    assert [(f.scan_id, f.stage) for f in listing.failed] == [
+        (scan.scan_id, "camera") for scan in listing.scans
+    ]
 
 
 def test_a_byte_order_mark_before_the_calibration_does_not_matter(root: Path) -> None:

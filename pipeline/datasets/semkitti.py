@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cache.errors import DataError
@@ -24,7 +25,7 @@ from pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missi
 from pipeline.datasets.table import DatasetTable, load_table
 from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource, SourceListing
-from pipeline.stages.calibration import image_from_lidar_matrix
+from pipeline.stages.calibration import image_from_lidar_matrix, require_sensible
 
 
 @functools.cache
@@ -72,7 +73,7 @@ def list_semkitti(
     calibrations = {s.sequence: _calibration(s) for s in files}
     found = [scan for s in files for scan in _scans(s, _matrix(calibrations[s.sequence]))]
     scans = tuple(first_of_each_split(found, limit))
-    facts = [(s.sequence, fact) for s in files for fact in missing_facts(s)]
+    facts = [(s.sequence, fact) for s in files for fact in _facts(s)]
     damaged = {n: c.problem for n, c in calibrations.items() if isinstance(c, ProblemError)}
     return SourceListing(
         info=semkitti_table().info,
@@ -125,9 +126,22 @@ def check_semkitti(
         problems += missing_problems(
             files, published_scans=n_published, is_asked=sequences is not None
         )
-        if isinstance(damage := _attempt_calibration(files), ProblemError):
-            problems.append(damage.problem)
-        scans += _scans(files, None)
+        calibration = _calibration(files)
+        if isinstance(calibration, ProblemError) and "calib.txt" in files.texts:
+            problems.append(calibration.problem)
+        if not files.images:
+            problems += _unused_damage(files)
+        scans += _scans(files, _matrix(calibration))
+    problems += [
+        Problem(
+            file=root,
+            found=note,
+            expected="sequences of the splits that were asked for",
+            remedy="Legal; what is there is prepared.",
+            severity="note",
+        )
+        for note in _notes_on_others(root, chosen, splits, sequences)
+    ]
     return problems + check_scans(first_of_each_split(scans, limit), table.info, progress=progress)
 
 
@@ -210,12 +224,40 @@ def scan_sources(
 
 def _calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemError | None:
     """The sequence's matrix; None without pictures: then nobody asks what calib.txt says."""
-    return _attempt_calibration(files) if files.images else None
+    if not files.images:
+        return None
+    if "calib.txt" in files.texts:
+        return _attempt_calibration(files)
+    return ProblemError(
+        Problem(
+            file=files.calib,
+            found="nothing",
+            expected="P2 and Tr, which put points on the pictures beside it",
+            remedy="Copy it from the KITTI odometry calibration, or remove the pictures.",
+        )
+    )
+
+
+def _facts(files: SequenceFiles) -> list[str]:
+    """What is said of a sequence in one line for all that share it."""
+    damage = [] if files.images else _unused_damage(files)
+    return [
+        *missing_facts(files),
+        *(f"calib.txt is damaged, and not needed: {problem.found}" for problem in damage),
+    ]
+
+
+def _unused_damage(files: SequenceFiles) -> list[Problem]:
+    """What is wrong with a calib.txt that no picture needs."""
+    calibration = _attempt_calibration(files)
+    if not isinstance(calibration, ProblemError):
+        return []
+    return [replace(calibration.problem, severity="note")]
 
 
 def _attempt_calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemError | None:
     try:
-        return _read_calibration(files)
+        return read_calibration(files)
     except ProblemError as error:
         return error
     except OSError as error:  # the disk fails on this file
@@ -232,11 +274,17 @@ def _matrix(calibration: tuple[float, ...] | ProblemError | None) -> tuple[float
     return None if isinstance(calibration, ProblemError) else calibration
 
 
-def _read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
+def read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
+    """The sequence's image_from_lidar, row by row; None without calib.txt.
+
+    Raises:
+        ProblemError: it is damaged, or cannot be a camera's.
+    """
     if "calib.txt" not in files.texts:
         return None
     text = read_file(files.calib).decode("utf-8-sig", errors="replace")
     matrix = image_from_lidar_matrix(text, file=files.calib)
+    require_sensible(text, file=files.calib)
     return tuple(float(number) for number in matrix.ravel())
 
 

@@ -29,6 +29,8 @@ class SequenceFiles:
     """Those of velodyne, labels and image_2 that exist."""
     texts: frozenset[str]
     """Those of calib.txt, poses.txt and times.txt that exist."""
+    passed_over: tuple[Path, ...] = ()
+    """Files of frames that another file is taken for: 0.bin beside 000000.bin."""
 
     @property
     def calib(self) -> Path:
@@ -74,14 +76,16 @@ def locate_sequences(root: Path) -> Path | None:
 def list_files(sequence: str, folder: Path) -> SequenceFiles:
     """List one sequence's files; everything that is no frame is passed over."""
     names = set(_names(folder))
+    found = {name: _frames(folder / name, suffixes) for name, suffixes in _SUFFIXES.items()}
     return SequenceFiles(
         sequence=sequence,
         folder=folder,
-        points=_frames(folder / POINTS, _SUFFIXES[POINTS]),
-        labels=_frames(folder / LABELS, _SUFFIXES[LABELS]),
-        images=_frames(folder / IMAGES, _SUFFIXES[IMAGES]),
+        points=found[POINTS][0],
+        labels=found[LABELS][0],
+        images=found[IMAGES][0],
         folders=frozenset(name for name in _SUFFIXES if (folder / name).is_dir()),
         texts=frozenset(names & {"calib.txt", "poses.txt", "times.txt"}),
+        passed_over=tuple(file for _, others in found.values() for file in others),
     )
 
 
@@ -99,10 +103,14 @@ def frame_ranges(frames: Collection[int], *, max_runs: int | None = 3) -> str:
     return f"{', '.join(shown)}{more} ({len(ordered)} in all)"
 
 
-def _frames(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
-    """Frame number to file. Of two files for one frame the first suffix in lower case wins."""
+def _frames(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], list[Path]]:
+    """Frame number to file, and files that are passed over.
+
+    Of two files for one frame the first suffix in lower case wins.
+    """
     if not folder.is_dir():
-        return {}
+        return {}, []
+    others: list[str] = []
     ranked: dict[int, tuple[tuple[int, bool, str], Path]] = {}
     for name in _names(folder):
         stem, dot, _ = name.rpartition(".")
@@ -111,9 +119,14 @@ def _frames(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
             continue  # foreign: .DS_Store, ._000000.bin, Thumbs.db, 000000.bin.part
         rank = (suffixes.index(suffix.lower()), suffix != suffix.lower(), name)
         frame = int(stem)
-        if frame not in ranked or rank < ranked[frame][0]:
+        if frame not in ranked:
             ranked[frame] = (rank, folder / name)
-    return {frame: ranked[frame][1] for frame in sorted(ranked)}
+        else:
+            best, worse = sorted([ranked[frame], (rank, folder / name)])
+            ranked[frame] = best
+            others.append(worse[1].name)
+    frames = {frame: ranked[frame][1] for frame in sorted(ranked)}
+    return frames, [folder / name for name in sorted(others)]
 
 
 def _names(folder: Path) -> list[str]:

@@ -23,13 +23,19 @@ def missing_facts(files: SequenceFiles) -> list[str]:
     if not points:
         return [f"no {POINTS}: left out"]
     facts = [f"no {name}" for name, frames in _frames_of(files) if not frames]
-    facts += [f"no {name}" for name in _TEXTS if name not in files.texts]
+    # Pictures that need calib.txt are listed as failed without it.
+    needed = {"calib.txt"} if files.images else set()
+    facts += [f"no {name}" for name in _TEXTS if name not in files.texts and name not in needed]
     for folder, frames in _frames_of(files):
         if frames and points - frames.keys():
             facts.append(f"scans without {folder}: {frame_ranges(points - frames.keys())}")
         if frames.keys() - points:
             facts.append(f"{folder} without scan: {frame_ranges(frames.keys() - points)}")
     gaps = set(range(min(points), max(points))) - points
+    if files.passed_over:
+        names = ", ".join(file.name for file in files.passed_over[:3])
+        more = ", ..." if len(files.passed_over) > 3 else ""
+        facts.append(f"second files for a frame, left out: {names}{more}")
     if gaps:
         facts.append(f"gaps in the frame numbers: {frame_ranges(gaps)}")
     return facts
@@ -69,6 +75,10 @@ def missing_problems(
         )
         return [problem]
     problems = [*_missing_folders(files), *_unpaired(files)]
+    problems += [
+        _note(file, "a second file for its frame", "one file for each frame", _SECOND)
+        for file in files.passed_over
+    ]
     n_scans = len(files.points)
     gaps = set(range(min(files.points), max(files.points))) - set(files.points)
     if gaps:
@@ -134,6 +144,7 @@ _USE = {
 _GAPS = "Legal; the scans keep their numbers."
 _PART = "Legal; a part of the data set can be prepared."
 _WITHOUT = "Legal; the scan is prepared without it. Download it if it should be there."
+_SECOND = "Legal; it is left out. Remove it, or the other one."
 _ORPHAN = "Legal; it is left out. Download the scan if it should be there."
 
 

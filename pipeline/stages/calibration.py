@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.problem import Problem, ProblemError
+from pipeline.stages.camera_sense import camera_fault, intrinsics_fault
 
 _REMEDY = "calib.txt comes with the KITTI odometry calibration: copy or download it again."
+_ROTATION_ERROR = 0.02
+"""Largest number of R R^T - I; real files are within 1e-5."""
 
 
 def image_from_lidar_matrix(text: str, *, file: Path) -> NDArray[np.float64]:
@@ -28,8 +31,56 @@ def image_from_lidar_matrix(text: str, *, file: Path) -> NDArray[np.float64]:
     Source: KITTI odometry devkit, readme; SPEC, section 2, step 2.
     """
     image_from_cam0 = _matrix(text, "P2", file)
-    cam0_from_lidar = np.vstack([_matrix(text, "Tr", file), [0.0, 0.0, 0.0, 1.0]])
-    return image_from_cam0 @ cam0_from_lidar
+    return _composed(image_from_cam0, _matrix(text, "Tr", file))
+
+
+def require_sensible(text: str, *, file: Path) -> None:
+    """Refuse a calib.txt that cannot be: what it projects would be noise that trains the 2D branch.
+
+    Args:
+        text: of a calib.txt that ``image_from_lidar_matrix`` reads.
+        file: where the text comes from, for the message.
+
+    Raises:
+        ProblemError: zeros, an identity, a Tr that is no rotation or turned round, a camera that
+            does not look ahead or stands far from the lidar; names the matrix where that is known.
+    """
+    image_from_cam0, cam0_from_lidar = _matrix(text, "P2", file), _matrix(text, "Tr", file)
+    rotation = cam0_from_lidar[:, :3]
+    if not cam0_from_lidar.any() or not image_from_cam0.any():
+        name = "P2" if cam0_from_lidar.any() else "Tr"
+        raise _nonsense(file, f"{name} of zeros", f"the numbers of {name}")
+    is_rotation = np.abs(rotation @ rotation.T - np.eye(3)).max() < _ROTATION_ERROR
+    if not is_rotation or np.linalg.det(rotation) < 0:
+        determinant = np.linalg.det(rotation)
+        raise _nonsense(
+            file,
+            f"a Tr whose first three columns are no rotation (determinant {determinant:.4g})",
+            "a rotation and a translation in metres",
+        )
+    fault = camera_fault(_composed(image_from_cam0, cam0_from_lidar))
+    if fault is None:
+        return
+    lidar_from_cam0 = np.column_stack([rotation.T, -rotation.T @ cam0_from_lidar[:, 3]])
+    if p2_fault := intrinsics_fault(image_from_cam0[:, :3]):
+        raise _nonsense(file, f"P2 of {p2_fault}", "focal lengths and the middle in pixels")
+    if camera_fault(_composed(image_from_cam0, lidar_from_cam0)) is None:
+        found = f"a Tr that is turned round ({fault}): lidar from camera"
+        raise _nonsense(file, found, "camera from lidar, the inverse")
+    if np.abs(rotation - np.eye(3)).max() < _ROTATION_ERROR:
+        found = f"a Tr without its rotation ({fault})"
+        raise _nonsense(file, found, "the lidar's x ahead becomes the camera's z")
+    raise _nonsense(file, f"P2 and Tr that make {fault}", "a camera that looks ahead, in pixels")
+
+
+def _composed(
+    image_from_cam0: NDArray[np.float64], cam0_from_lidar: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return image_from_cam0 @ np.vstack([cam0_from_lidar, [0.0, 0.0, 0.0, 1.0]])
+
+
+def _nonsense(file: Path, found: str, expected: str) -> ProblemError:
+    return ProblemError(Problem(file=file, found=found, expected=expected, remedy=_REMEDY))
 
 
 def _matrix(text: str, name: str, file: Path) -> NDArray[np.float64]:

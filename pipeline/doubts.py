@@ -1,0 +1,176 @@
+"""What is unlikely about scans and calibrations that can be read: said as warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.likeness import differences, is_plainly_alike, of_dataset
+from cache.schema import DatasetInfo, GridConfig
+from cache.volume import inside_volume
+from pipeline.problem import Problem, ProblemError
+from pipeline.source import ScanSource
+from pipeline.stages.camera_sense import AHEAD, camera_doubts
+
+THOROUGH_EVERY = 64
+"""Of a sequence's scans one in so many is compared by its ground too, which takes as long as
+preparing it; the others by unit, place, axis and signal."""
+_AGAIN = "The file is damaged: copy or download it again."
+_LEAST_INSIDE = 0.1
+"""Share of the points in the volume; real scans have 0.93 to 0.99, of Ouster on a robot 0.8."""
+
+
+def require_in_volume(points: NDArray[np.float32], *, info: DatasetInfo, file: Path) -> None:
+    """Refuse a scan of which nothing would be left.
+
+    Args:
+        points: (R, 4 or more) of the raw file, finite.
+        info: volume and layout of the data set.
+        file: where they come from, for the message.
+
+    Raises:
+        ProblemError: it is empty, or no point lies in the volume: with what the points look like.
+    """
+    if not len(points):
+        raise ProblemError(
+            Problem(file=file, found="an empty file", expected="points", remedy=_AGAIN)
+        )
+    if inside_volume(np.ascontiguousarray(points[:, :3].T), grid=info.grid).any():
+        return
+    found = differences(points[:, :4].T, of_dataset(info))
+    why = "; ".join(str(one) for one in found if one.kind in {"unit", "recenter", "rotate"})
+    raise ProblemError(
+        Problem(
+            file=file,
+            found=f"{len(points):,} points, none of them in the volume",
+            expected=f"metres in the sensor's frame, {volume_words(info.grid)}",
+            remedy=f"{why[:1].upper()}{why[1:]}." if why else "Is it a scan of a lidar on a road?",
+        )
+    )
+
+
+def volume_words(grid: GridConfig) -> str:
+    """The volume for messages."""
+    axes = zip("xyz", grid.low, grid.high, strict=True)
+    return ", ".join(f"{axis} {low:g}..{high:g}" for axis, low, high in axes)
+
+
+def scan_doubts(
+    points: NDArray[np.float32], *, info: DatasetInfo, file: Path, is_thorough: bool
+) -> list[Problem]:
+    """Hold a scan against what files of its data set promise.
+
+    Args:
+        points: (4, R) of the raw file, without added sweeps.
+        info: layout, volume and signal of the data set.
+        file: where they come from, for the message.
+        is_thorough: look at the ground, too: whether the scan is upside down.
+
+    Returns:
+        Warnings: another scale of the signal, another unit, frame or vertical axis, hardly a point
+        in the volume.
+    """
+    expected = of_dataset(info)
+    found = []
+    if is_thorough or not is_plainly_alike(points, expected):
+        found = [
+            Problem(
+                file=file,
+                found=f"a scan that differs: {one.what}",
+                expected=f"metres in the sensor's frame, a signal of 0..{expected.full_scale:.0f}",
+                remedy=f"{one.remedy[0].upper()}{one.remedy[1:]}, or train and predict on such "
+                "scans alone.",
+                severity="warning",
+                kind=one.kind,
+            )
+            for one in differences(points, expected)
+        ]
+    inside = float(inside_volume(np.ascontiguousarray(points[:3]), grid=info.grid).mean())
+    if inside < _LEAST_INSIDE:
+        found.append(
+            Problem(
+                file=file,
+                found=f"{inside:.1%} of the points in the volume",
+                expected=f"most of them in {volume_words(info.grid)}",
+                remedy="Is the sensor at the origin, and are the numbers metres?",
+                severity="warning",
+                kind="volume",
+            )
+        )
+    return found
+
+
+def picture_doubts(
+    scan: ScanSource,
+    camera: int,
+    xyz: NDArray[np.float32],
+    *,
+    image_hw: tuple[int, int],
+    n_visible: int,
+) -> list[Problem]:
+    """Hold a picture against its calibration and the scan.
+
+    Args:
+        scan: calibrated.
+        camera: which of its cameras; there is a picture of it.
+        xyz: (3, N) the scan's points in the volume.
+        image_hw: height and width of the picture as taken.
+        n_visible: points of ``xyz`` in the picture.
+    """
+    file = scan.images[camera]
+    assert scan.image_from_lidar is not None, scan.scan_id
+    assert file is not None, scan.scan_id
+    return [
+        Problem(
+            file=file,
+            found=doubt.found,
+            expected=doubt.expected,
+            remedy=doubt.remedy,
+            severity="warning",
+            kind=f"{doubt.kind} {camera}",
+        )
+        for doubt in camera_doubts(
+            np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4),
+            image_hw=image_hw,
+            xyz=xyz,
+            n_visible=n_visible,
+            ahead=AHEAD if scan.camera_model == "kitti" else None,
+        )
+    ]
+
+
+def thorough(scans: Iterable[ScanSource]) -> set[str]:
+    """Ids of the scans that are compared by their ground, too: each sequence's first, ..."""
+    seen: dict[str, int] = {}
+    chosen = set()
+    for scan in scans:
+        place = seen.get(scan.sequence, 0)
+        seen[scan.sequence] = place + 1
+        if place % THOROUGH_EVERY == 0:
+            chosen.add(scan.scan_id)
+    return chosen
+
+
+def odd_sizes(
+    pictures: Sequence[tuple[Path, tuple[int, int]]],
+) -> Iterator[Problem]:
+    """Pictures of another size than most of their sequence and camera.
+
+    Args:
+        pictures: file, height and width of those of one sequence and camera; at least one.
+    """
+    common, _ = Counter(size for _, size in pictures).most_common(1)[0]
+    for file, (height, width) in pictures:
+        if (height, width) != common:
+            yield Problem(
+                file=file,
+                found=f"a picture of {width}x{height} pixels",
+                expected=f"{common[1]}x{common[0]}, as most pictures of the sequence",
+                remedy="Is it of another sequence or camera? One calib.txt fits one size only.",
+                severity="warning",
+                kind="odd size",
+            )
