@@ -49,8 +49,14 @@ def real_semkitti(shared: Path) -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--fault-rounds 20`: the fault tests repeat that often (flips, kills, failing writes)."""
+    """`--fault-rounds 20`: the fault tests repeat that often (flips, kills, failing writes).
+
+    `--harm-cases 1000 --harm-seed 7`: so many damaged inputs, others than those of seed 0.
+    """
     parser.addoption("--fault-rounds", type=int, default=1, help="repeat fault tests this often")
+    parser.addoption("--harm-cases", type=int, default=186, help="damaged inputs that are tried")
+    parser.addoption("--harm-seed", type=int, default=0, help="chooses which")
+    parser.addoption("--harm-case", type=int, help="only this one")
 
 
 @pytest.fixture

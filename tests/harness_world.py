@@ -1,0 +1,215 @@
+"""The tiny inputs of the harness, and every command on them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import laspy
+import numpy as np
+import plyfile
+import pypcd4
+import torch
+from cache_samples import without_fsync
+from harness import FREE, RAW, SEALED, Command, Input
+from nuscenes_files import NuscenesFolder
+from pipeline_files import scan_points, write_sequence
+from train_samples import TINY
+from typer.testing import CliRunner
+
+from cli import app
+
+SET = tuple(word for setting in TINY for word in ("--set", setting))
+BEST = "run/checkpoints/best.safetensors"
+N = 300
+"""Points of a scan."""
+
+
+def make_world(world: Path) -> None:
+    """Raw data sets, caches, a run, point files, a corruption set, a zip, a published file."""
+    world.mkdir()
+    with contextlib.chdir(world), without_fsync():
+        for sequence, frames in (("00", (0, 1)), ("08", (0, 1)), ("11", (0,))):
+            write_sequence(Path("kitti"), sequence, frames, n=N, labels=sequence != "11")
+        NuscenesFolder(root=Path("nuscenes"), samples=1, n=N).write()
+        Path("innocent").mkdir()
+        Path("innocent/precious.txt").write_text("of somebody else")
+        _pass2d("prepare semkitti --root kitti --cache cache --workers 0")
+        _pass2d("prepare nuscenes --root nuscenes --cache ncache --workers 0")
+        _pass2d("prepare semkitti --root kitti --cache rcache --workers 0 --corrupt fog:heavy")
+        Path("recipe.toml").write_text(
+            'extends = "2dpass-small"\nepochs = 1\nbatch_size = 2\nseed = 3\ndevice = "cpu"\n'
+            "torch_threads = 1\n[network.settings]\nhidden = 4\nblock_scales = [2, 4]\n"
+            'image_branch = false\n[augment]\ncrop_hw = [32, 96]\nmode = "none"\n'
+            "[log]\nsave_steps = 1\ntensorboard = false\n"
+        )
+        _pass2d("train --cache cache --recipe recipe.toml --run run")
+        _write_points(Path("points"))
+        shutil.copytree("kitti/sequences/08/velodyne", "corrupted/fog/light/velodyne")
+        shutil.copytree("kitti/sequences/08/labels", "corrupted/fog/light/labels")
+        _pass2d(f"submit --cache cache --checkpoint {BEST} --out s.zip --allow-partial")
+        _pass2d(f"predict kitti/sequences/08/velodyne --checkpoint {BEST} --out labels")
+        _write_published(Path("published.ckpt"))
+
+
+def _pass2d(line: str, *more: str) -> None:
+    result = CliRunner().invoke(app, [*line.split(), *more])
+    assert result.exit_code == 0, (line, result.output, result.exception)
+
+
+def _write_points(folder: Path) -> None:
+    """The same scan in every format."""
+    folder.mkdir()
+    points = scan_points(N, seed=4)
+    points.tofile(folder / "a.bin")
+    np.save(folder / "b.npy", points)
+    names = ("x", "y", "z", "intensity")
+    for kind in ("ascii", "binary", "binary_compressed"):
+        cloud = pypcd4.PointCloud.from_points(points, names, (np.float32,) * 4)
+        cloud.save(folder / f"c_{kind}.pcd", encoding=pypcd4.Encoding(kind))
+    rows = np.rec.fromarrays(points.T, names=",".join(names))
+    for name, is_text in (("d.ply", False), ("e.ply", True)):
+        element = plyfile.PlyElement.describe(rows, "vertex")
+        plyfile.PlyData([element], text=is_text).write(str(folder / name))
+    header = laspy.LasHeader(point_format=3, version="1.2")
+    header.scales = np.full(3, 1e-3)
+    content = laspy.LasData(header)
+    content.x, content.y, content.z = points[:, :3].T.astype(float)
+    content.intensity = (points[:, 3] * 255).astype(np.uint16)
+    content.write(str(folder / "f.las"))
+    content.write(str(folder / "g.laz"))
+
+
+def _write_published(path: Path) -> None:
+    from test_train_import_published import published_state, save, small
+
+    network = small("spvcnn", n_classes=20, width_factor=0.125)
+    save(path, published_state(network))
+    assert torch.load(path, weights_only=False)
+
+
+CACHE = (
+    Input(glob="cache/**/*.parquet", kind=SEALED),
+    Input(glob="cache/**/*.json", kind=SEALED),
+    Input(glob="cache/**/CURRENT", kind=SEALED),
+    Input(glob="cache/**/*", kind=SEALED),
+)
+CHECKPOINT = Input(glob="run/checkpoints/best.safetensors", kind=FREE)
+KITTI = (
+    Input(glob="kitti/sequences/*/velodyne/*", kind=RAW),
+    Input(glob="kitti/sequences/*/labels/*", kind=RAW),
+    Input(glob="kitti/sequences/*/image_2/*", kind=RAW),
+    Input(glob="kitti/sequences/*/calib.txt", kind=RAW),
+    Input(glob="kitti/sequences/*/[pt]*.txt", kind=FREE),
+)
+NUSCENES = (
+    Input(glob="nuscenes/v1.0-mini/*.json", kind=RAW),
+    Input(glob="nuscenes/samples/LIDAR_TOP/*", kind=RAW),
+    Input(glob="nuscenes/samples/CAM*/*", kind=RAW),
+    Input(glob="nuscenes/lidarseg/*/*", kind=RAW),
+)
+POINTS = (Input(glob="points/*", kind=RAW),)
+
+
+def _command(
+    line: str, inputs: tuple[Input, ...], *, writes: str = "", then: str = "", code: int = 0
+) -> Command:
+    words = line.split()
+    tops = {i.glob.split("/")[0] for i in inputs} | {w.split("/")[0] for w in words}
+    known = (
+        *("kitti", "nuscenes", "cache", "ncache", "rcache", "run", "points", "corrupted"),
+        *("labels", "s.zip", "published.ckpt", "recipe.toml"),
+    )
+    return Command(
+        name=line,
+        words=tuple(words),
+        needs=tuple(top for top in known if top in tops),
+        inputs=inputs,
+        writes=tuple(writes.split()),
+        then=tuple(then.split()),
+        code=code,
+    )
+
+
+_NEW = "--cache out --workers 0 --json"
+COMMANDS = (
+    _command(f"prepare semkitti --root kitti {_NEW}", KITTI, writes="out"),
+    _command(f"prepare nuscenes --root nuscenes {_NEW}", NUSCENES, writes="out"),
+    _command("prepare semkitti --root kitti --check --json", KITTI),
+    _command("prepare nuscenes --root nuscenes --check --json", NUSCENES),
+    _command(
+        "prepare semkitti --root kitti --cache cache --plan --json",
+        (*KITTI, Input(glob="cache/**/*", kind=FREE)),
+    ),
+    _command(
+        "prepare semkitti --root kitti --cache cache --workers 0 --json",
+        (Input(glob="cache/*/*", kind=FREE), Input(glob="cache/**/*", kind=FREE)),
+        writes="cache",
+    ),
+    _command("stats --cache cache --json --html page.html", CACHE, writes="page.html"),
+    _command("inspect cache --json", CACHE),
+    _command("inspect cache --scan 08/000001 --json", CACHE),
+    _command(f"inspect {BEST} --json", (CHECKPOINT,)),
+    _command(
+        "train --cache cache --recipe recipe.toml --run new --json",
+        (*CACHE, Input(glob="recipe.toml", kind=FREE)),
+        writes="new",
+    ),
+    _command(
+        "train --cache cache --recipe recipe.toml --run run --resume --json",
+        (Input(glob="run/**/*", kind=FREE),),
+        writes="run",
+    ),
+    _command(f"eval --cache cache --checkpoint {BEST} --json", (*CACHE, CHECKPOINT)),
+    _command(
+        f"predict points --checkpoint {BEST} --out out --json",
+        (*POINTS, *POINTS, *POINTS, CHECKPOINT),
+        writes="out",
+    ),
+    _command("view --cache cache --png out --scans : --json", CACHE, writes="out"),
+    _command("view kitti --html out.html --scans : --json", KITTI, writes="out.html"),
+    _command("view nuscenes --png out --json", NUSCENES, writes="out"),
+    _command("view points --html out.html --scans : --json", POINTS, writes="out.html"),
+    _command(
+        "view kitti --sequence 08 --predictions labels --png out --scans : --json",
+        (Input(glob="labels/*", kind=RAW),),
+        writes="out",
+    ),
+    _command(
+        f"submit --cache cache --checkpoint {BEST} --out out.zip --allow-partial --json",
+        (*CACHE, CHECKPOINT),
+        writes="out.zip out.zip.parts",
+    ),
+    _command("submit --verify s.zip --json", (Input(glob="s.zip", kind=FREE),), code=1),
+    _command(
+        f"robust --root corrupted --clean cache --checkpoint {BEST} --out out --json",
+        (Input(glob="corrupted/**/*", kind=RAW), *CACHE[:2], CHECKPOINT),
+        writes="out",
+    ),
+    _command(
+        f"robust --cache rcache --checkpoint {BEST} --out out --json",
+        (Input(glob="rcache/**/*", kind=SEALED),),
+        writes="out",
+    ),
+    _command(
+        "import published.ckpt --out new.safetensors --json",
+        (Input(glob="published.ckpt", kind=FREE),),
+        writes="new.safetensors new.safetensors.json",
+    ),
+    _command("cache verify --cache cache --json", CACHE),
+    _command(
+        "cache repair --cache cache --json",
+        (*CACHE, *CACHE),
+        writes="cache",
+        then="cache verify --cache cache",
+    ),
+    _command("cache gc --cache cache --json", CACHE),
+    _command("cache status --cache cache --json", CACHE),
+    _command("cache status --cache cache --hash --json", KITTI + CACHE),
+    _command(
+        "cache plan --cache cache --root kitti --json",
+        (*KITTI, Input(glob="cache/**/*", kind=FREE)),
+    ),
+    _command("doctor --cache cache --full --json", CACHE),
+)
