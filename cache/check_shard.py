@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cache.codec import CRC_BYTES, crc32c
 from cache.damage import Damage, Kind
 from cache.errors import CacheError
+from cache.files import read_whole
 from cache.keys import hash_bytes
 from cache.layout import KEY_DIGITS, Layout
 from cache.rebuild import describe_shard, expected_key, without_paths
@@ -80,7 +81,7 @@ class ShardChecker:
         path = self._folder / file.name
         field = _field_of(file.name)
         try:
-            data = path.read_bytes()
+            data = read_whole(path)
         except OSError as error:
             text = f"cannot read ({error.strerror})"
             self._add("unreadable", file.name, text, field=field, scan_ids=self._hit(field, b""))

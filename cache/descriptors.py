@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from cache.files import open_file
+
 _MOST_OPEN = 256
 
 
@@ -105,4 +107,4 @@ def _limit() -> int:
 
 
 def _open_file(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return open_file(path)

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import threading
 import time
 import uuid
@@ -55,6 +56,32 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         place = Path(error.filename) if isinstance(error.filename, str) else path
         raise write_failure(place, error) from error
+
+
+def open_file(path: Path | str) -> int:
+    """Open a regular file for reading: a pipe would be waited for, a device never ends.
+
+    Raises:
+        OSError: it cannot be opened, or is something else; the reason is in ``strerror``.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(fd).st_mode
+    if stat.S_ISREG(kind):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "It is a pipe, a socket or a device, no file", str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """All bytes of a regular file; the home of reading what a user hands over.
+
+    Raises:
+        OSError: as of `open_file`.
+    """
+    with os.fdopen(open_file(path), "rb") as file:
+        return file.read()
 
 
 def write_file(path: Path, parts: Iterable[bytes]) -> tuple[int, str]:

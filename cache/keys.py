@@ -8,6 +8,7 @@ from typing import Any
 
 import xxhash
 
+from cache.files import open_file
 from cache.jsonio import dumps
 from cache.schema import FORMAT_VERSION
 
@@ -46,7 +47,7 @@ def hash_file(path: Path) -> tuple[int, int, str]:
     """Size in bytes, modification time in ns and xxh3_128 of a file, read once in blocks."""
     digest = xxhash.xxh3_128()
     nbytes = 0
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(open_file(path), "rb", buffering=0) as file:
         mtime_ns = os.fstat(file.fileno()).st_mtime_ns
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)

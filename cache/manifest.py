@@ -18,6 +18,7 @@ from cache.fields import FIELDS, STAGES, stage_fields
 from cache.files import (
     attempt_folder,
     lock_file,
+    read_whole,
     replace_file,
     sync,
     sync_tree,
@@ -99,7 +100,7 @@ def write_dataset_file(layout: Layout, info: DatasetInfo) -> None:
     data = describe_dataset(info)
     path = layout.dataset_file
     if path.is_file():
-        found = path.read_bytes()
+        found = read_whole(path)
         parse_dataset(found, where=str(path))
         if found == data:
             return
@@ -113,7 +114,7 @@ def require_version(layout: Layout) -> None:
         CacheError: dataset.json is of another version, or damaged. A missing one says nothing.
     """
     try:
-        data = layout.dataset_file.read_bytes()
+        data = read_whole(layout.dataset_file)
     except FileNotFoundError:
         return
     parse_dataset(data, where=str(layout.dataset_file))
@@ -126,7 +127,7 @@ def current_number(layout: Layout) -> int | None:
         CacheError: CURRENT holds something else than a generation's name.
     """
     try:
-        text = layout.current_file.read_text("utf-8", errors="replace")
+        text = read_whole(layout.current_file).decode(errors="replace")
     except FileNotFoundError:
         return None
     match = GENERATION.fullmatch(text.strip())
@@ -199,7 +200,7 @@ def _arrow_file(path: Path) -> pa.BufferReader:
     Arrow takes no path whose bytes are not UTF-8. And its threads keep what they read from for a
     while: letting go of a Python object while Python ends aborts the process.
     """
-    data = path.read_bytes()
+    data = read_whole(path)
     buffer = pa.allocate_buffer(len(data))
     memoryview(buffer).cast("B")[:] = data
     return pa.BufferReader(buffer)
@@ -255,7 +256,7 @@ def set_current(layout: Layout, number: int) -> None:
 
 def _same_generation(folder: Path, files: dict[str, bytes]) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        return all((folder / name).read_bytes() == data for name, data in files.items())
+        return all(read_whole(folder / name) == data for name, data in files.items())
     return False
 
 

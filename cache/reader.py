@@ -18,6 +18,7 @@ from cache.chunks import Allocate, ChunkReader, StoredChunk
 from cache.descriptors import DescriptorPool
 from cache.errors import CacheError
 from cache.fields import FIELDS
+from cache.files import read_whole
 from cache.jsonio import dumps
 from cache.keys import hash_bytes
 from cache.layout import DATASET_FILE, Layout
@@ -392,7 +393,7 @@ def corruption_of(dataset_root: Path) -> CorruptionInfo | None:
 
 def _dataset_bytes(layout: Layout) -> bytes:
     try:
-        return layout.dataset_file.read_bytes()
+        return read_whole(layout.dataset_file)
     except OSError as error:
         raise CacheError(
             f"{layout.dataset_file}: cannot read ({error.strerror}). Run `pass2d cache repair`."

@@ -12,6 +12,7 @@ import numpy as np
 from cache.codec import CRC_BYTES
 from cache.errors import CacheError
 from cache.fields import FIELDS, STAGES
+from cache.files import read_whole
 from cache.jsonio import from_json, loads
 from cache.keys import hash_bytes, stage_key
 from cache.layout import ROW_FILE, SHARD_FOLDER, Layout
@@ -108,14 +109,14 @@ def current_rows(layout: Layout) -> dict[int, dict[str, ShardRow]]:
 
 
 def _row_by_name(layout: Layout, stage: str, path: Path) -> ShardRow | None:
-    row = decode_row(path.read_bytes(), where=str(path))
+    row = decode_row(read_whole(path), where=str(path))
     is_there = layout.shard(stage, row.shard, row.header.key).is_dir()
     return load_row(layout, stage, row.shard, row.header.key) if is_there else None
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except OSError as error:
         raise CacheError(
             f"{path}: cannot read ({error.strerror}). Run `pass2d cache repair`."

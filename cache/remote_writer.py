@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from cache.errors import CacheError
 from cache.fields import STAGES
-from cache.files import attempt_folder, replace_file, writing
+from cache.files import attempt_folder, read_whole, replace_file, writing
 from cache.layout import (
     CURRENT_FILE,
     DATASET_FILE,
@@ -106,7 +106,7 @@ class Workspace:
         Raises:
             CacheError: the store does not take it.
         """
-        record = self.layout.row(stage, shard, key).read_bytes()
+        record = read_whole(self.layout.row(stage, shard, key))
         name = f"rows/{stage}/{shard_name(shard, key)}.json"
         found = self._found.get((stage, shard, key))
         if found is not None:

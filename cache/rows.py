@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import CacheError
-from cache.files import replace_file
+from cache.files import read_whole, replace_file
 from cache.jsonio import from_json, seal, unseal
 from cache.layout import Layout
 from cache.schema import FORMAT_VERSION
@@ -211,7 +211,7 @@ def load_row(layout: Layout, stage: str, shard: int, key: str) -> ShardRow | Non
     """Read a commit record; None when there is none."""
     path = layout.row(stage, shard, key)
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
     except FileNotFoundError:
         return None
     row = decode_row(data, where=str(path))

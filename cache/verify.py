@@ -13,6 +13,7 @@ from cache.damage import NOWHERE, Damage, Kind, Place, VerifyReport, damaged_at
 from cache.errors import CacheError
 from cache.failures import read_failures, recorded_failures
 from cache.fields import STAGES
+from cache.files import read_whole
 from cache.jsonio import unseal
 from cache.keys import hash_bytes
 from cache.layout import (
@@ -117,7 +118,7 @@ class _Verifier:
     def _read(self, path: Path, place: Place = NOWHERE) -> bytes | None:
         """A file's bytes; None if it cannot be read, which is noted as damage."""
         try:
-            data = path.read_bytes()
+            data = read_whole(path)
         except OSError as error:
             is_missing = isinstance(error, FileNotFoundError)
             text = "missing" if is_missing else f"cannot read ({error.strerror})"

@@ -123,7 +123,7 @@ MENDABLE = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "links point at each other: check the path",
 }
-"""What to do about an error of the operating system; others are bugs and show their traceback."""
+"""What to do about an error of the operating system, if anything special is."""
 MEMORY_HINT = (
     "Work on less at once (train: a smaller batch_size with accumulate; predict: --batch-size; "
     "fewer processes or workers), or give it more memory."
@@ -147,10 +147,11 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except OSError as error:
-        if error.errno not in MENDABLE:
+        if error.errno not in MENDABLE and not (error.errno and error.filename):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _stop(console, f"error: {where}{error.strerror}: {MENDABLE[error.errno]}", 1, error)
+        remedy = MENDABLE.get(error.errno or 0, "check this path and its disk")
+        _stop(console, f"error: {where}{error.strerror}: {remedy}", 1, error)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.files import read_whole
 from cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
 from corruptions.registry import NEEDS_LABELS, Variant
 from pipeline.corrupted import variant_of
@@ -194,16 +196,26 @@ def read_raw_labels(
     return decode_raw_labels(data, label_bytes=label_bytes, file=file)
 
 
+_NO_FILE = frozenset(
+    {
+        *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM),
+        *(errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG),
+    }
+)
+
+
 def read_file(file: Path) -> bytes:
     """Read a whole file of the raw data set.
 
     Raises:
-        ProblemError: it is missing, a folder or not readable. Other failures of the disk or the
-            network stay an OSError: they may pass, and the runner tries again.
+        ProblemError: it is missing, a folder, a pipe or not readable. Other failures of the disk
+            or the network stay an OSError: they may pass, and the runner tries again.
     """
     try:
-        return file.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        return read_whole(file)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
         raise ProblemError(
             Problem(
                 file=file,

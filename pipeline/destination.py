@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cache.errors import CacheError
 from cache.failures import read_failures
-from cache.files import lock_file, remove_abandoned, replace_file, writing
+from cache.files import lock_file, read_whole, remove_abandoned, replace_file, writing
 from cache.layout import FAILED_FILE, Layout, shard_name
 from cache.manifest import Manifest, load_manifest, publishing, write_dataset_file
 from cache.place import is_url
@@ -108,7 +108,7 @@ class LocalFolder:
 
     def _failed_bytes(self) -> bytes:
         try:
-            return self._layout.failed_file.read_bytes()
+            return read_whole(self._layout.failed_file)
         except OSError:
             return b""
 

@@ -12,7 +12,7 @@ from cache.damage import Damage, VerifyReport
 from cache.errors import CacheError
 from cache.failures import encode_failures, read_failures, recorded_failures
 from cache.fields import STAGES
-from cache.files import lock_file, replace_file, writing
+from cache.files import lock_file, read_whole, replace_file, writing
 from cache.layout import CURRENT_FILE, DATASET_FILE, FAILED_FILE, Layout, shard_name
 from cache.manifest import (
     Manifest,
@@ -131,7 +131,7 @@ class _Mender:
                 "--cache: it keeps all shards and makes those files again."
             )
         path = self._layout.dataset_file
-        return parse_dataset(path.read_bytes(), where=str(path))
+        return parse_dataset(read_whole(path), where=str(path))
 
     def _sound_generations(self) -> list[int]:
         bad = {
@@ -167,7 +167,7 @@ class _Mender:
     def _record(self, name: str) -> ShardRow | None:
         path = self._layout.root / "rows" / f"{name}.json"
         try:
-            return decode_row(path.read_bytes(), where=str(path))
+            return decode_row(read_whole(path), where=str(path))
         except (CacheError, OSError):
             return None  # the manifest knows the same
 
@@ -234,7 +234,7 @@ class _Mender:
         path = self._layout.failed_file
         failed = set()
         with contextlib.suppress(OSError):
-            failed.update(read_failures(path.read_bytes())[0])
+            failed.update(read_failures(read_whole(path))[0])
         self._move_away(path)
         shards = load_manifest(self._layout).tables.shards
         failed.update(scan for _, scan in recorded_failures(shards))

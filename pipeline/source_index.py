@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
+from cache.files import read_whole
 from cache.layout import Layout
 from cache.rows import ScanSources, SourceFile, decode_row
 from pipeline.source import ScanSource
@@ -42,7 +43,7 @@ class SourceIndex:
         for stage, name in names:
             path = layout.root / "rows" / stage / f"{name}.json"
             try:
-                row = decode_row(path.read_bytes(), where=str(path))
+                row = decode_row(read_whole(path), where=str(path))
             except (CacheError, OSError):
                 continue  # its shard counts as not done; `verify` is the place to report it
             for scan in row.sources:

@@ -95,7 +95,7 @@ CACHE = (
     Input(glob="cache/**/CURRENT", kind=SEALED),
     Input(glob="cache/**/*", kind=SEALED),
 )
-CHECKPOINT = Input(glob="run/checkpoints/best.safetensors", kind=FREE)
+CHECKPOINT = Input(glob="run/checkpoints/best.safetensors", kind=SEALED)
 KITTI = (
     Input(glob="kitti/sequences/*/velodyne/*", kind=RAW),
     Input(glob="kitti/sequences/*/labels/*", kind=RAW),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.files import whole_file
+from cache.files import read_whole, whole_file
 
 
 def test_file_is_the_old_one_or_the_whole_new_one_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -41,3 +41,15 @@ def test_folder_and_pipe_are_not_replaced(tmp_path: Path) -> None:
 def test_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "no" / "result") as aside:
         aside.write_text("x")
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_whole(tmp_path / "file") == b"abc"
+    for path, said in ((tmp_path / "pipe", "pipe"), (Path("/dev/zero"), "device")):
+        with pytest.raises(OSError, match=said) as refused:
+            read_whole(path)
+        assert refused.value.filename == str(path)
+    with pytest.raises(IsADirectoryError):
+        read_whole(tmp_path)

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from harness import Case, Harness
 from harness_world import COMMANDS, make_world

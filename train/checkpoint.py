@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cache.errors import CheckpointError, ConfigError
-from cache.files import whole_file
+from cache.files import read_whole, whole_file
 from pass2d_models.inputs import Grid
 from train.card import CARD_VERSION, Card
 from train.renames import renamed_metrics
@@ -142,7 +142,7 @@ def write_card_file(path: Path) -> None:
 def is_card_file(path: Path) -> bool:
     """Whether a file is such a copy, and may so be replaced by a newer one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_whole(path))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == CARD_FORMAT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import CheckpointError, ConfigError
+from cache.files import open_file
 from cache.schema import DatasetInfo
 from pass2d_models.inputs import Grid
 from pass2d_models.network import Network
@@ -266,7 +268,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with os.fdopen(open_file(path), "rb") as file:
         while chunk := file.read(_HASH_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import DataError
-from cache.files import whole_file
+from cache.files import read_whole, whole_file
 from train.predict_files import ScanFile
 
 RECORD = Path(".pass2d") / "predict.jsonl"
@@ -106,7 +106,7 @@ class ResultFolder:
 
     def _read(self) -> None:
         try:
-            lines = self._record.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = read_whole(self._record).decode(errors="replace").splitlines()
         except FileNotFoundError:
             return
         except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import ConfigError
+from cache.files import read_whole
 from cache.progress import Progress, Silent
 from train.renames import renamed_settings
 from train.settings import require_known
@@ -53,7 +54,7 @@ def read_table(
     if path.resolve() in (other.resolve() for other in below):
         raise ConfigError(f"{path}: {EXTENDS} itself by way of {below[-1]}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = tomllib.loads(read_whole(path).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: the recipe cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

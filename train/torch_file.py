@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import CheckpointError
+from cache.files import open_file
 from train.safe_unpickler import TensorRef, read_pickle
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -110,7 +112,7 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open("rb"))
+            file = stack.enter_context(os.fdopen(open_file(path), "rb"))
             if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
                 archive = stack.enter_context(zipfile.ZipFile(file))
                 opened = _open_zip(path, archive)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from cache.errors import DataError
+from cache.files import open_file
 from cache.text import quoted, shown
 
 CHUNK_CHARS = 1 << 22
@@ -64,7 +66,7 @@ def read_rows(
     """
     optional = optional or {}
     try:
-        with file.open(encoding="utf-8-sig") as stream:
+        with os.fdopen(open_file(file), encoding="utf-8-sig") as stream:
             for number, row in enumerate(_objects(stream, file, advance)):
                 if not isinstance(row, dict) or not columns.keys() <= row.keys():
                     raise _lacking(file, number, row, columns)

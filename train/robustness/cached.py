@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cache.errors import CacheError, ConfigError
+from cache.files import read_whole
 from cache.keys import hash_file
 from cache.layout import DATASET_FILE, Layout
 from cache.manifest import parse_dataset
@@ -156,7 +157,7 @@ def _chosen(
 def _description(root: Path) -> CorruptionInfo | None:
     layout = Layout(root=root)
     try:
-        data = layout.dataset_file.read_bytes()
+        data = read_whole(layout.dataset_file)
     except OSError as error:
         raise CacheError(
             f"{layout.dataset_file}: cannot read ({error.strerror}). Run `pass2d cache repair`."

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import Pass2DError
-from cache.files import replace_file, writing
+from cache.files import read_whole, replace_file, writing
 from cache.jsonio import dumps
 from cache.keys import hash_bytes
 from cache.progress import Progress
@@ -269,7 +269,7 @@ def _keep(path: Path, key: str, result: SetResult, *, scratch: Path) -> None:
 def _load(path: Path, key: str, chosen: ScanSet, n_classes: int) -> SetResult | None:
     """Counts of an earlier run; None when there are none, of another job, or damaged."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_whole(path))
         if value["key"] != key:
             return None
         inside, outside = (np.array(value[side], np.int64) for side in ("inside", "outside"))

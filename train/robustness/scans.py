@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import DataError, UnknownLabelError
+from cache.files import read_whole
 from cache.keys import hash_bytes
 from cache.layout import Layout
 from cache.manifest import load_manifest
@@ -220,7 +221,7 @@ def _layout_by_labels(points_file: Path, labels_file: Path, info: DatasetInfo) -
 def _read_labels(path: Path, n: int) -> NDArray[np.uint32]:
     """(N,) raw ids: uint32 with an instance id in the high half, or uint8 as nuScenes has them."""
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
     except OSError as error:
         raise DataError(f"{path}: the labels cannot be read: {error.strerror}") from error
     if len(data) == 4 * n:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import DataError
+from cache.files import read_whole
 from train.submission.benchmark import Benchmark
 
 MAX_POINTS = 20_000_000
@@ -43,7 +44,7 @@ def read_description(path: Path) -> bytes:
         DataError: No such file, not a text, or too long.
     """
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
         data.decode("utf-8")
     except OSError as error:
         raise DataError(f"{path}: the description cannot be read: {error.strerror}") from error

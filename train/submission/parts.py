@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError
-from cache.files import replace_file, writing
+from cache.files import read_whole, replace_file, writing
 
 JOB_FILE = "job.json"
 
@@ -42,7 +42,7 @@ class Parts:
         is_other = False
         with writing(self.folder):
             if self.folder.is_dir():
-                is_same = job_file.is_file() and job_file.read_bytes() == self._job
+                is_same = job_file.is_file() and read_whole(job_file) == self._job
                 if not is_same:
                     is_other = any(self.folder.glob("*.z"))
                     self._clear()
@@ -75,7 +75,7 @@ class Parts:
     def read(self, place: int, *, n: int) -> NDArray[np.uint8] | None:
         """A scan's training ids; None when it is not finished, or damaged."""
         try:
-            data = zlib.decompress(self._path(place).read_bytes())
+            data = zlib.decompress(read_whole(self._path(place)))
         except (FileNotFoundError, zlib.error):
             return None
         return np.frombuffer(data, np.uint8) if len(data) == n else None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.files import read_whole
 from cache.layout import FAILED_FILE, Layout
 from cache.manifest import load_manifest
 from cache.reader import CacheReader
@@ -79,7 +80,7 @@ def _failed(reader: CacheReader, positions: Sequence[int]) -> list[str]:
         return []
     sequences = {str(reader.scans.sequence[p]) for p in positions}
     problems = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in read_whole(path).decode(errors="replace").splitlines():
         try:
             scan_id = str(json.loads(line)["scan_id"])
         except (ValueError, KeyError, TypeError):
@@ -115,7 +116,7 @@ def _unprepared_samples(
     for folder in folders:
         for file in sorted(folder.parent.parent.glob("v1.0-*/scene.json")):
             try:
-                rows = json.loads(file.read_bytes())
+                rows = json.loads(read_whole(file))
                 official.update((str(row["name"]), int(row["nbr_samples"])) for row in rows)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # `prepare` reads the tables and says what is wrong with them

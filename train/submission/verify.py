@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import ConfigError, DataError
+from cache.files import open_file
 from cache.progress import Progress, Silent
 from train.submission.benchmark import (
     DESCRIPTION_FILE,
@@ -72,7 +74,7 @@ def verify_submission(
         ConfigError: SemanticKITTI has no such split.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with os.fdopen(open_file(path), "rb") as file, zipfile.ZipFile(file) as archive:
             check = _Check(
                 path,
                 archive,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import DataError
+from cache.files import read_whole
 from cache.schema import LabelTable
 from train.viewing.scan import ViewItem, ViewScan, with_prediction
 
@@ -78,7 +80,7 @@ class PredictionFolder:
             return None
         dtype = np.dtype("<u4") if path.suffix == ".label" else np.dtype("u1")
         try:
-            data = path.read_bytes()
+            data = read_whole(path)
         except OSError as error:
             raise DataError(f"{path}: not readable: {error.strerror}") from error
         if len(data) % dtype.itemsize:
@@ -131,7 +133,7 @@ def _confidence(labels: Path) -> NDArray[np.float32] | None:
     if not path.is_file():
         return None
     try:
-        values = np.load(path, allow_pickle=False)
+        values = np.load(BytesIO(read_whole(path)), allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no readable .npy file: {error}") from error
     return np.asarray(values, np.float32).ravel()

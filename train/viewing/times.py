@@ -6,6 +6,8 @@ import functools
 import re
 from pathlib import Path
 
+from cache.files import read_whole
+
 _MICROSECONDS = re.compile(r"__LIDAR_TOP__(\d{16})\.")
 
 
@@ -30,6 +32,6 @@ def scan_time_s(points: Path | None, frame_index: int) -> float | None:
 @functools.lru_cache(maxsize=32)
 def _times(path: Path) -> tuple[float, ...]:
     try:
-        return tuple(float(word) for word in path.read_text().split())
+        return tuple(float(word) for word in read_whole(path).split())
     except (OSError, ValueError):
         return ()
