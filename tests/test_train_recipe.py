@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 from typer.testing import CliRunner
 
 from cache.errors import ConfigError
 from cli import app
+from train.optim import build_optimizer
 from train.recipe import Recipe, load_recipe, network_settings, to_toml, without_images
 from train.recipe_files import recipe_names
+from train.schedule import RunLength, learning_rate, warmup_steps
 
 
 def test_every_recipe_loads_and_comes_back_from_its_own_toml(tmp_path: Path) -> None:
@@ -39,29 +43,31 @@ def test_every_recipe_loads_and_comes_back_from_its_own_toml(tmp_path: Path) -> 
 
 LARGE_SCALES = [2, 4, 8, 16, 16, 16]
 PUBLISHED = {
-    # name: network, Lovasz weight, schedule, mix, crop
-    "2dpass-small": (([2, 4, 8, 16], 64, True), 0.1, "cosine-step", False, (320, 480)),
-    "baseline": (([2, 4, 8, 16], 64, False), 0.1, "cosine-step", False, (320, 480)),
-    "2dpass-large": ((LARGE_SCALES, 256, True), 1.0, "cosine-epoch", True, (320, 480)),
-    "2dpass-nuscenes-128": ((LARGE_SCALES, 128, True), 1.0, "cosine-epoch", False, None),
-    "baseline-nuscenes": ((LARGE_SCALES, 128, False), 1.0, "cosine-epoch", False, None),
-    "2dpass-nuscenes-256": ((LARGE_SCALES, 256, True), 1.0, "cosine-epoch", False, None),
-    "minkowskinet": ("minkowskinet", 1.0, "cosine-step", False, None),
-    "spvcnn": ("spvcnn", 1.0, "cosine-step", False, None),
-    "minkowskinet-nuscenes": ("minkowskinet", 1.0, "cosine-epoch", False, None),
-    "spvcnn-nuscenes": ("spvcnn", 1.0, "cosine-epoch", False, None),
+    # name: epochs, scans per batch and device, network, Lovasz weight, schedule, mix, crop
+    "2dpass-small": (64, 8, ([2, 4, 8, 16], 64, True), 0.1, "cosine-step", False, (320, 480)),
+    "baseline": (64, 8, ([2, 4, 8, 16], 64, False), 0.1, "cosine-step", False, (320, 480)),
+    "2dpass-large": (64, 4, (LARGE_SCALES, 256, True), 1.0, "cosine-epoch", True, (320, 480)),
+    "2dpass-nuscenes-128": (80, 8, (LARGE_SCALES, 128, True), 1.0, "cosine-epoch", False, None),
+    "baseline-nuscenes": (80, 8, (LARGE_SCALES, 128, False), 1.0, "cosine-epoch", False, None),
+    "2dpass-nuscenes-256": (80, 8, (LARGE_SCALES, 256, True), 1.0, "cosine-epoch", False, None),
+    "minkowskinet": (64, 8, "minkowskinet", 1.0, "cosine-step", False, None),
+    "spvcnn": (64, 8, "spvcnn", 1.0, "cosine-step", False, None),
+    "minkowskinet-nuscenes": (80, 32, "minkowskinet", 1.0, "cosine-epoch", False, None),
+    "spvcnn-nuscenes": (80, 32, "spvcnn", 1.0, "cosine-epoch", False, None),
 }
 """SPEC, sections 2, 4, 6 and 7."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_each_recipe_holds_the_published_settings(name: str) -> None:
-    network, lambda_lovasz, schedule, mix, crop_hw = PUBLISHED[name]
+    epochs, batch_size, network, lambda_lovasz, schedule, mix, crop_hw = PUBLISHED[name]
     recipe = load_recipe(name)
     sgd = recipe.optimizer
     assert (sgd.kind, sgd.learning_rate, sgd.momentum, sgd.nesterov) == ("sgd", 0.24, 0.9, True)
     assert (sgd.weight_decay, sgd.clip_norm) == (1e-4, 1)
-    assert (recipe.epochs, recipe.batch_size, recipe.accumulate) == (64, 8, 1)
+    assert (recipe.epochs, recipe.batch_size, recipe.accumulate) == (epochs, batch_size, 1)
+    assert recipe.average.kind == "none"
+    assert recipe.precision == "float32"
     assert recipe.validation.patience == 50
     plan = recipe.schedule
     assert (plan.kind, plan.warmup_steps) == (schedule, -1)
@@ -69,6 +75,23 @@ def test_each_recipe_holds_the_published_settings(name: str) -> None:
     weights = recipe.loss
     assert weights.lambda_lovasz == lambda_lovasz
     assert (weights.lambda_2d, weights.lambda_xm) == (1, 0.05)
+    # The rate: zero at the end, or the floor 4 epochs before it, from which it rises again.
+    length = RunLength(epochs=epochs, steps_per_epoch=100)
+    rates = [learning_rate(plan, 0.24, step=100 * epoch, length=length) for epoch in range(epochs)]
+    assert rates[0] == 0.24
+    if schedule == "cosine-step":
+        last = learning_rate(plan, 0.24, step=100 * epochs - 1, length=length)
+        assert last == pytest.approx(0.24 * (math.pi / (100 * epochs)) ** 2 / 4, rel=1e-6)
+        pair = replace(length, world=2)
+        assert warmup_steps(plan, world=1) == 0
+        assert [warmup_steps(plan, world=n) for n in (2, 3, 4, 8)] == [500, 333, 250, 125]
+        assert learning_rate(plan, 0.24, step=249, length=pair) == pytest.approx(0.12)
+    else:
+        assert rates[epochs - 4] == pytest.approx(1e-5)
+        assert rates.index(min(rates)) == epochs - 4
+        middle = (epochs - 4) // 2
+        assert rates[middle] == pytest.approx((0.24 + 1e-5) / 2)
+        assert learning_rate(plan, 0.24, step=100 * middle + 99, length=length) == rates[middle]
     assert recipe.data.class_weights == "auto"  # SemanticKITTI yes, nuScenes no
     augment = recipe.augment
     assert (augment.mode, augment.mix, augment.cameras) == ("full", mix, "one")
@@ -84,6 +107,33 @@ def test_each_recipe_holds_the_published_settings(name: str) -> None:
     assert kind == "2dpass"
     got = (settings["block_scales"], settings["hidden"], settings["image_branch"])
     assert got == network
+
+
+def test_every_recipe_for_a_published_network_is_in_the_table() -> None:
+    assert set(recipe_names()) - set(PUBLISHED) == {"demo", "overfit"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "decay"),
+    [
+        ([], 1e-4),
+        (["optimizer.kind=adam"], 0.0),
+        (["optimizer.kind=adam", "optimizer.weight_decay=0.01"], 0.01),
+        (["optimizer.weight_decay=0"], 0.0),
+        (["optimizer.kind=adam", "optimizer.weight_decay=none"], 0.0),
+    ],
+)
+def test_weight_decay_is_that_of_sgd_and_none_with_adam_unless_it_is_set(
+    tmp_path: Path, overrides: list[str], decay: float
+) -> None:
+    recipe = load_recipe("baseline", overrides)
+    assert recipe.optimizer.weight_decay == decay
+    path = tmp_path / "settings.toml"
+    path.write_text(to_toml(recipe))
+    assert f"weight_decay = {decay}\n" in path.read_text()  # runs of before, too, say the number
+    assert load_recipe(str(path)).optimizer == recipe.optimizer
+    group = build_optimizer(nn.Linear(2, 2), recipe.optimizer).param_groups[0]
+    assert group["weight_decay"] == decay
 
 
 def test_the_small_recipe_is_every_default() -> None:
