@@ -363,13 +363,15 @@ def test_resuming_a_network_of_other_sizes_says_which(
         run(data, recipe, run_root=root, resume=True)
 
 
-def test_a_run_is_never_overwritten_and_never_resumed_from_nothing(
+def test_a_run_is_never_overwritten_and_never_resumed_without_its_settings(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"holds a run already.*--resume"):
         run(data, tiny_recipe(), run_root=whole)
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "settings.toml").unlink()
     with pytest.raises(ConfigError, match="no run to resume"):
-        run(data, tiny_recipe(), run_root=tmp_path / "absent", resume=True)
+        run(data, tiny_recipe(), run_root=tmp_path / "run", resume=True)
 
 
 def test_the_run_folder_holds_settings_metrics_and_an_inference_network(whole: Path) -> None:
