@@ -61,7 +61,7 @@ def test_few_points_are_confirmed_or_refused(tmp_path: Path) -> None:
 def test_few_points_are_read_as_the_files_beside_them_which_is_said(tmp_path: Path) -> None:
     for place in range(4):
         write(tmp_path / f"{place}.bin", table(500 + place, 5))
-    few = write(tmp_path / "few.bin", table(20_000, 5)[::1250])
+    few = write(tmp_path / "few.bin", table(20_000, 5)[::1251])
     read = read_binary(few, BinaryOptions(usual=4))
     assert read.points.shape == (16, 5)
     assert "read as 5 float32 per point" in read.note
