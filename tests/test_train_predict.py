@@ -164,7 +164,8 @@ def test_empty_scan_has_empty_answers() -> None:
 
 
 def test_scan_wholly_outside_the_volume_is_labelled_0() -> None:
-    labels, _ = segmenter()(np.full((4, 4), 60.0))
+    with pytest.warns(UserWarning, match="no point lies in the network's volume"):
+        labels, _ = segmenter()(np.full((4, 4), 60.0))
     assert labels.tolist() == [0, 0, 0, 0]
 
 

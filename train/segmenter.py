@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self, get_args, overload
+from typing import Any, NamedTuple, Self, TypeGuard, get_args, overload
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cache.errors import ConfigError, ShapeError
+from cache.likeness import differences
 from cache.volume import inside_volume
 from pass2d_models.network import Network
 from train.card import Card
@@ -21,6 +22,7 @@ from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
 from train.evaluate import NO_VOTES
 from train.infer import PassSize, nearest_index, pass_size, vote_logits
+from train.input_check import expectation
 from train.metric import allowed_scores
 from train.points.columns import is_transposed
 from train.team import choose_device
@@ -33,6 +35,8 @@ LARGEST_PASS = 500_000
 the whole scene as a sensor would: memory stays bounded, and every point has its own answer."""
 TREE_POINTS = 1_000_000
 """Among more, the nearest point is looked for in a random share of these."""
+COMPARED_SCANS = 10
+"""Scans of a caller whose signal and unit are compared with the training data's."""
 LARGEST_BATCH = 32
 """More scans of a large grid have more cells than spconv counts."""
 
@@ -102,6 +106,9 @@ class Segmenter:
         self.pass_size = _pass_size(self._device, batch_size)
         """How much goes through the network at once."""
         self._raw_ids = np.array(card.info.labels.training_to_raw, np.uint32)
+        self._expected = expectation(card)
+        self._warned: set[str] = set()
+        self._compared = 0
 
     @classmethod
     def load(
@@ -153,19 +160,26 @@ class Segmenter:
         Args:
             points: (N, 4 or more) x, y, z in metres in the lidar frame and the signal that the
                 network was trained with, of any real type; further columns are not used. N may be
-                0. (N, 3): the signal is taken as 0, with a warning. Or a list of such arrays.
+                0. (N, 3): the signal is taken as 0, with a warning. Or a list of such arrays; a
+                tensor may lie on any device.
 
         Returns:
             Labels (training ids) and confidences; a list of them for a list of scans. ``raw_ids``
             turns labels into the data set's own numbers.
 
+        Warns:
+            UserWarning: Once each: the signal or the unit seems to be of another scale than the
+                training data's; no point of a scan lies in the network's volume.
+
         Raises:
-            ShapeError: Not such an array.
+            ShapeError: Not such an array; of a list its place is named.
         """
-        if isinstance(points, (list, tuple)) and all(np.ndim(scan) == 2 for scan in points):
-            scans = [self.prepare(scan) for scan in points]
+        if _are_scans(points):
+            scans = [
+                self._prepared(scan, name=f"points[{place}]") for place, scan in enumerate(points)
+            ]
             return self.segment(scans, names=[str(place) for place in range(len(scans))])
-        return self.segment([self.prepare(points)], names=[""])[0]
+        return self.segment([self._prepared(points, name="points")], names=[""])[0]
 
     def raw_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint32]:
         """The numbers that the data set's files use for training ids."""
@@ -177,7 +191,32 @@ class Segmenter:
         Raises:
             ShapeError: Not (N, 3 or more).
         """
-        array = _four_columns(points)
+        return self._cut(_four_columns(points, name="points"))
+
+    def _prepared(self, points: ArrayLike, *, name: str) -> PreparedPoints:
+        """Prepare a scan that no command has compared with the training data, and say so."""
+        array = _four_columns(points, name=name)
+        scan = self._cut(array)
+        if scan.n and not len(scan.rows):
+            self._warn(
+                "volume",
+                f"{name}: no point lies in the network's volume: all are labelled 0. Metres in "
+                "the lidar's frame are expected",
+            )
+        if self._compared < COMPARED_SCANS and scan.n:
+            self._compared += 1
+            exact = array[:, :4].T.astype(np.float64)
+            for found in differences(exact, self._expected, has_signal=bool(array[:, 3].any())):
+                if found.kind in {"signal", "unit"}:
+                    self._warn(found.kind, f"{name}: {found.what}: {found.remedy}")
+        return scan
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, stacklevel=4)
+
+    def _cut(self, array: NDArray[np.float32]) -> PreparedPoints:
         xyz = array[:, :3].T
         with np.errstate(invalid="ignore"):
             is_plausible = (np.abs(xyz) <= FARTHEST_M).all(axis=0)
@@ -255,23 +294,53 @@ Answer = tuple[NDArray[np.uint8], NDArray[np.float32]]
 """(K,) labels and confidences of the points that the network saw."""
 
 
-def _four_columns(points: ArrayLike) -> NDArray[np.float32]:
-    if isinstance(points, Tensor):
-        points = points.detach().cpu().numpy()
-    given = np.asarray(points)
+def _are_scans(points: object) -> TypeGuard[list[ArrayLike] | tuple[ArrayLike, ...]]:
+    """Whether this is a list of scans, not one scan as a list of rows."""
+    if not isinstance(points, (list, tuple)):
+        return False
+    return not points or any(_n_axes(scan) >= 2 for scan in points)
+
+
+def _n_axes(scan: object) -> int:
+    try:
+        return np.ndim(scan)  # type: ignore[arg-type]  # of anything; also of tensors
+    except (ValueError, TypeError):  # rows of different lengths
+        return 2
+
+
+def _as_numpy(points: object) -> NDArray[Any]:
+    """Any real numbers as an array.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: They are none.
+    """
+    if not isinstance(points, Tensor):
+        return np.asarray(points)
+    tensor = points.detach().to("cpu").resolve_neg()
+    if tensor.is_floating_point() and tensor.dtype != torch.float64:
+        tensor = tensor.float()  # NumPy knows no bfloat16
+    return tensor.numpy()
+
+
+def _four_columns(points: ArrayLike, *, name: str) -> NDArray[np.float32]:
+    try:
+        given = _as_numpy(points)
+    except (ValueError, TypeError, RuntimeError) as error:
+        what = f"{type(points).__name__}: {' '.join(str(error).split())[:120]}"
+        raise ShapeError(name, expected="(N, 4) real numbers", got=what) from error
     if given.dtype.kind not in "fiub":
-        raise ShapeError("points", expected="(N, 4) real numbers", got=f"{given.dtype}")
+        raise ShapeError(name, expected="(N, 4) real numbers", got=f"{str(given.dtype)[:60]}")
     with np.errstate(over="ignore", invalid="ignore"):
         array = given.astype(np.float32, copy=False)
     if is_transposed(array.shape):
-        raise ShapeError("points", expected="(N, 4), a point per row", got=array.shape)
+        raise ShapeError(name, expected="(N, 4), a point per row", got=array.shape)
     if array.ndim != 2 or array.shape[1] < 3:
-        raise ShapeError("points", expected="(N, 4): x, y, z, signal", got=array.shape)
+        raise ShapeError(name, expected="(N, 4): x, y, z, signal", got=array.shape)
     if array.shape[1] == 3:
         warnings.warn(
             "points are (N, 3): the signal (4th column) is taken as 0; the network was trained "
             "with one",
-            stacklevel=4,
+            stacklevel=5,
         )
         array = np.pad(array, ((0, 0), (0, 1)))
     return array
