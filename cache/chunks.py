@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from cache.codec import CRC_BYTES, crc32c, decode_into
 from cache.descriptors import DescriptorPool
 from cache.errors import CacheError
+from cache.files import read_failure
 from cache.shard_table import ArrayLayout
 
 _UINT8 = np.dtype(np.uint8)
 _REMEDIES = {
     errno.ENOENT: "Run `pass2d cache repair`.",
-    errno.EACCES: "Change its permissions.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n).",
     errno.EIO: "The disk reports a fault: check it, then run `pass2d cache verify`.",
 }
@@ -126,6 +127,8 @@ class ChunkReader:
             finally:
                 self._pool.release(entry, array.path)
         except OSError as error:
+            if isinstance(error, PermissionError):
+                raise read_failure(array.path, error) from error
             remedy = _REMEDIES.get(error.errno or 0, "Run `pass2d cache verify`.")
             raise CacheError(
                 f"{array.path}: cannot read {name} ({error.strerror}). {remedy}"
@@ -156,7 +159,7 @@ class ChunkReader:
                 )
         try:
             decode_into(packed, out)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, struct.error) as error:
             raise CacheError(
                 f"{array.path}: {name} does not decompress ({error}). Run `pass2d cache repair`."
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import google_crc32c
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 blosc.use_threads = False
 
 CRC_BYTES = 4
+_SIZE = struct.Struct("<I")
+"""Of a Blosc frame's content, at byte 4 of its header."""
 _SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 
 
@@ -48,4 +51,8 @@ def decode_into(data: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
     Raises:
         RuntimeError, ValueError: the bytes are no Blosc frame of ``out``'s size.
     """
+    if (
+        _SIZE.unpack_from(data.data, 4)[0] != out.nbytes
+    ):  # of a smaller frame the rest would be garbage
+        raise ValueError(f"a frame of another size than {out.nbytes} bytes")
     blosc.decompress(data, out)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import threading
@@ -28,7 +29,37 @@ _FATAL = {
     errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
     errno.EEXIST: "a file is in the way: choose another folder",
+    errno.ELOOP: "it is a link, and nothing is written through links: remove it",
 }
+_ATTEMPT = re.compile(r".+-[0-9a-f]{32}")
+"""Names that pass2d gives in `.tmp`; nothing else there is ever deleted."""
+
+
+NO_PERMISSION = "no permission to read it. Change its permissions, or ask its owner"
+
+
+def read_failure(
+    path: Path | str, error: OSError, *, remedy: str = "Run `pass2d cache repair`"
+) -> CacheError:
+    """The error to raise for a file that is there and cannot be read."""
+    if isinstance(error, PermissionError):
+        return CacheError(f"{error.filename or path}: {NO_PERMISSION}.")
+    return CacheError(f"{path}: cannot read ({error.strerror}). {remedy}.")
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CacheError: it cannot be read: no permission, a folder in its place, a fault of the disk.
+    """
+    try:
+        return read_whole(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise read_failure(path, error) from error
 
 
 class TransientWriteError(CacheError, OSError):
@@ -44,6 +75,22 @@ def write_failure(path: Path, error: OSError) -> CacheError:
         f"{path}: cannot write ({error.strerror}), also when tried again. Check the disk and run "
         "the command again, it goes on from here."
     )
+
+
+def require_no_link(*folders: Path) -> None:
+    """Refuse folders inside a data set that are links: what lies behind them is not ours.
+
+    The data set's own folder, and those above it, may be links (to a larger disk).
+
+    Raises:
+        CacheError: names the link.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise CacheError(
+                f"{folder}: a link, where pass2d has a folder of its own. It neither writes nor "
+                "deletes behind links inside a data set: remove the link (what it leads to stays)."
+            )
 
 
 @contextlib.contextmanager
@@ -131,6 +178,7 @@ def sync_tree(folder: Path) -> None:
 
 def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
     """Write a file aside in ``scratch`` and put it in place of ``path`` in one step."""
+    require_no_link(scratch)
     with writing(path):
         scratch.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +223,7 @@ def attempt_folder(scratch: Path, name: str) -> Iterator[Path]:
 
     It stays locked while its owner lives, so that others can tell it from what a killed run left.
     """
+    require_no_link(scratch)
     path = scratch / f"{name}-{uuid.uuid4().hex}"
     path.mkdir(parents=True)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -195,14 +244,15 @@ def remove_abandoned(scratch: Path, *, min_age_s: float = 0.0) -> int:
     """
     removed = 0
     newest_s = time.time() - min_age_s
-    if not scratch.is_dir():
-        return 0
-    for path in sorted(scratch.iterdir()):
-        if path.suffix == ".lock":
+    for path in attempts(scratch):
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
             continue
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            # Never through a link, and without waiting for who writes to a pipe.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(path, flags)
+        except OSError:
             continue
         try:
             is_old = min_age_s <= 0 or os.fstat(fd).st_mtime <= newest_s
@@ -215,6 +265,18 @@ def remove_abandoned(scratch: Path, *, min_age_s: float = 0.0) -> int:
         finally:
             os.close(fd)
     return removed
+
+
+def attempts(scratch: Path) -> list[Path]:
+    """What pass2d made in a data set's `.tmp`, locks left out, sorted.
+
+    Raises:
+        CacheError: `.tmp` is a link.
+    """
+    require_no_link(scratch)
+    if not scratch.is_dir():
+        return []
+    return sorted(path for path in scratch.iterdir() if _ATTEMPT.fullmatch(path.name))
 
 
 def try_lock(fd: int, *, exclusive: bool) -> bool:
@@ -232,9 +294,10 @@ def try_lock(fd: int, *, exclusive: bool) -> bool:
 @contextlib.contextmanager
 def lock_file(path: Path, *, exclusive: bool, wait: bool) -> Iterator[bool]:
     """Hold ``path`` locked; yields whether the lock was got (always, when waiting)."""
+    require_no_link(path.parent)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         if wait:
             # Without lock support two drivers may both publish: the later one wins, none is harmed.

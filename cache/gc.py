@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cache.errors import CacheError
 from cache.fields import STAGES
-from cache.files import lock_file, try_lock, writing
+from cache.files import attempts, lock_file, require_no_link, try_lock, writing
 from cache.layout import ROW_FILE, SHARD_FOLDER, Layout, shard_name
 from cache.manifest import (
     current_number,
@@ -57,6 +57,7 @@ def collect_garbage(
         CacheError: `prepare` is running, or the cache is damaged: `repair` comes first.
     """
     layout = Layout(root=dataset_root)
+    require_no_link(*layout.folders)
     require_version(layout)
     current = current_number(layout)
     if current is None and not layout.dataset_file.is_file():
@@ -154,7 +155,7 @@ class _Collector:
 
     def _scratch(self) -> Iterable[Path]:
         # No driver runs (the lock is ours), so every attempt is of a dead one.
-        return [path for path in _children(self._layout.scratch) if path.suffix != ".lock"]
+        return attempts(self._layout.scratch)
 
 
 def _children(folder: Path) -> list[Path]:

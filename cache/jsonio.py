@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import types
 from collections.abc import Mapping
@@ -62,18 +63,25 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
     value = loads(data, where=where)
     if isinstance(value, dict):
         content = {name: item for name, item in value.items() if name != "xxh3"}
-        if seal(content) == data:
-            return content
+        # Values that cannot be written (half a surrogate pair) were not written by `seal`.
+        with contextlib.suppress(ValueError, RecursionError):
+            if seal(content) == data:
+                return content
     raise CacheError(f"{where}: checksum differs. Run `pass2d cache repair`.")
 
 
-def loads(data: bytes, *, where: str) -> Any:
-    """Parse JSON; ``where`` names the file in the error."""
+def loads(data: bytes | str, *, where: str) -> Any:
+    """Parse JSON; ``where`` names the file in the error.
+
+    Raises:
+        CacheError: no JSON, or lists in lists (in lists ...) deeper than Python goes.
+    """
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise CacheError(
-            f"{where}: not JSON ({error}). The file is damaged: run `pass2d cache repair`."
+            f"{where}: not JSON ({reason}). The file is damaged: run `pass2d cache repair`."
         ) from error
 
 
@@ -85,9 +93,10 @@ def from_json(kind: type[T], value: Any, *, where: str) -> T:
     """
     try:
         result: T = _build(kind, value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CacheError(
-            f"{where}: does not describe a {kind.__name__} ({type(error).__name__}: {error}). "
+            f"{where}: does not describe a {kind.__name__} ({type(error).__name__}: "
+            f"{error!s:.200}). "
             "The file is damaged: run `pass2d cache repair`."
         ) from error
     return result
@@ -105,7 +114,8 @@ def _build(kind: Any, value: Any) -> Any:
         return _build_generic(kind, value)
     if kind is float and type(value) is int:
         return float(value)
-    if kind is not Any and not isinstance(value, kind):
+    is_other = kind is not Any and not isinstance(value, kind)
+    if is_other or (kind is int and isinstance(value, bool)):
         raise TypeError(f"expected {kind.__name__}, found {value!r:.60}")
     return value
 

@@ -8,15 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import CacheError
+from cache.fields import STAGES
 
 DATASET_FILE = "dataset.json"
 CURRENT_FILE = "CURRENT"
 FAILED_FILE = "failed.jsonl"
-GENERATION = re.compile(r"gen-(\d{6,})")
-SHARD_FOLDER = re.compile(r"(\d{6,})-([0-9a-f]{12})\.zarr")
-ROW_FILE = re.compile(r"(\d{6,})-([0-9a-f]{12})\.json")
+SCANS_FILE, SHARDS_FILE, HASHES_FILE = "scans.parquet", "shards.parquet", "hashes.json"
+GROUP_FILE = "zarr.json"
+_NUMBER = "([0-9]{6}|[1-9][0-9]{6,8})"  # 000007, 1000000: each number has one spelling
+GENERATION = re.compile(f"gen-{_NUMBER}")
+SHARD_FOLDER = re.compile(rf"{_NUMBER}-([0-9a-f]{{12}})\.zarr")
+ROW_FILE = re.compile(rf"{_NUMBER}-([0-9a-f]{{12}})\.json")
+MEMBER = re.compile(r"zarr\.json|[a-z][a-z0-9_]{0,39}/(?:zarr\.json|c(?:/0){1,6})")
+"""A file of a shard, from its folder on. Arrays of a later format have names of this form, too."""
+HASH = re.compile("[0-9a-f]{32}")
+"""A key or an xxh3_128."""
+DATASET = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""The folder of a data set in a store, or as another one names it."""
 KEY_DIGITS = 12
 """Hex digits of a key in names; the whole key stands inside the files."""
+MOST_SHARDS = 10**9
+"""Numbers of shards are below."""
 
 _BLOCKS = 1000  # shards per sequence: 64,000 scans, ten times the longest KITTI drive
 _NAMED_BASE = 10_000
@@ -53,6 +65,19 @@ class Layout:
         """Attempts and locks; never read."""
         return self.root / ".tmp"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those that are made, and emptied, directly below the root; none of them is a link."""
+        below = (self.root / stage for stage in STAGES)
+        rows = self.root / "rows"
+        return (
+            self.scratch,
+            self.manifest,
+            *below,
+            rows,
+            *(rows / stage for stage in STAGES),
+        )
+
     def generation(self, number: int) -> Path:
         """Folder of one generation."""
         return self.manifest / f"gen-{number:06d}"
@@ -69,6 +94,58 @@ class Layout:
 def shard_name(shard: int, key: str) -> str:
     """E.g. "008003-0123456789ab"."""
     return f"{shard:06d}-{key[:KEY_DIGITS]}"
+
+
+def is_format_name(name: str) -> bool:
+    """Whether the format has a file of this name, relative to the data set's folder.
+
+    Every name that comes from outside (a listing of a store, a table, a record) passes here, or
+    one of the patterns above, before it becomes a part of a path or URL. They are exact: there is
+    no other spelling, no case, no "..", no link to somewhere else.
+    """
+    if len(name) > _LONGEST_NAME:
+        return False
+    first, _, rest = name.partition("/")
+    if not rest:
+        return name in (DATASET_FILE, CURRENT_FILE, FAILED_FILE)
+    second, _, rest = rest.partition("/")
+    if first == "manifest":
+        is_table = rest in (SCANS_FILE, SHARDS_FILE, HASHES_FILE)
+        return is_table and GENERATION.fullmatch(second) is not None
+    if first == "rows":
+        return second in STAGES and ROW_FILE.fullmatch(rest) is not None
+    is_shard = first in STAGES and SHARD_FOLDER.fullmatch(second) is not None
+    return is_shard and MEMBER.fullmatch(rest) is not None
+
+
+_LONGEST_NAME = 120
+
+
+def require_member(name: str, *, where: str) -> None:
+    """Refuse what cannot be a file of a shard.
+
+    Raises:
+        CacheError: names what was found; ``where`` says in which file.
+    """
+    if MEMBER.fullmatch(name) is None:
+        raise _no_name(name, "a file of a shard such as xyz/c/0/0/0", where)
+
+
+def require_dataset_name(name: str, *, where: str) -> None:
+    """Refuse what cannot be the folder of a data set.
+
+    Raises:
+        CacheError: names what was found; ``where`` says in which file or option.
+    """
+    if DATASET.fullmatch(name) is None:
+        raise _no_name(name, "the name of a data set such as semkitti", where)
+
+
+def _no_name(name: str, expected: str, where: str) -> CacheError:
+    return CacheError(
+        f"{where}: found the name {name[:60]!r}, expected {expected}. Nothing of that name is "
+        "read or written. Did `pass2d prepare` make this cache?"
+    )
 
 
 def shard_number(sequence: str, block: int) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cache.errors import CacheError
+from cache.fields import STAGES
+from cache.layout import DATASET, SHARD_FOLDER
 from cache.remote_config import RemoteConfig
 
 PART = ".part"
@@ -102,10 +105,24 @@ def _free_bytes(folder: Path, otherwise: int) -> int:
 
 def _held(folder: Path) -> Iterator[tuple[int, int, str]]:
     """(last use, bytes, path) of every shard file here, of all data sets."""
-    for stage in folder.glob("*/*/*/"):  # <hash of the URL>/<data set>/<stage>
-        for shard in _entries(stage):
-            if shard.name.endswith(".zarr"):
-                yield from _files(shard.path)
+    for place in _folders(folder, _HASHED):  # <hash of the URL>/<data set>/<stage>
+        for dataset in _folders(place, DATASET):
+            for stage in _folders(dataset, _STAGE):
+                for shard in _folders(stage, SHARD_FOLDER):
+                    yield from _files(shard)
+
+
+def _folders(folder: str | Path, pattern: re.Pattern[str]) -> list[str]:
+    """Folders of such names, no links: what else lies here is not ours to remove."""
+    return [
+        entry.path
+        for entry in _entries(folder)
+        if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+    ]
+
+
+_HASHED = re.compile("[0-9a-f]{16}")
+_STAGE = re.compile("|".join(STAGES))
 
 
 def _files(folder: str) -> Iterator[tuple[int, int, str]]:
@@ -113,6 +130,8 @@ def _files(folder: str) -> Iterator[tuple[int, int, str]]:
         try:
             if entry.is_dir(follow_symlinks=False):
                 yield from _files(entry.path)
+                continue
+            if entry.is_symlink():
                 continue
             stat = entry.stat(follow_symlinks=False)
         except FileNotFoundError:  # evicted by another process

@@ -9,30 +9,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from cache.check_manifest import check_info, check_tables
 from cache.errors import CacheError
 from cache.fields import FIELDS, STAGES, stage_fields
 from cache.files import (
     attempt_folder,
     lock_file,
+    read_failure,
+    read_file,
     read_whole,
     replace_file,
+    require_no_link,
     sync,
     sync_tree,
     try_lock,
     write_file,
     writing,
 )
-from cache.jsonio import dumps, from_json, loads, seal, to_json
+from cache.jsonio import dumps, from_json, loads, seal, to_json, unseal
 from cache.keys import hash_bytes
-from cache.layout import GENERATION, Layout
+from cache.layout import GENERATION, HASH, HASHES_FILE, SCANS_FILE, SHARDS_FILE, Layout
 from cache.schema import FORMAT_VERSION, DatasetInfo
 from cache.tables import SHARD_SCHEMA, Tables, with_chunk_columns
 
-SCANS_FILE, SHARDS_FILE, HASHES_FILE = "scans.parquet", "shards.parquet", "hashes.json"
 _METADATA = b"pass2d"
 
 
@@ -77,22 +81,24 @@ def parse_dataset(data: bytes, *, where: str) -> DatasetInfo:
     """
     value = loads(data, where=where)
     version = value.get("format_version") if isinstance(value, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise CacheError(
             f"{where}: no format_version, so this is not a pass2d cache, or a damaged one. "
             "Give --cache a folder that `pass2d prepare` made."
         )
     if version > FORMAT_VERSION:
         raise CacheError(
-            f"{where}: format version {version}, this pass2d reads {FORMAT_VERSION}. "
+            f"{where}: format version {version!s:.20}, this pass2d reads {FORMAT_VERSION}. "
             "A newer pass2d wrote it: upgrade, or prepare into another --cache."
         )
     if version < FORMAT_VERSION:
         raise CacheError(
-            f"{where}: format version {version}, this pass2d reads {FORMAT_VERSION}. "
+            f"{where}: format version {version!s:.20}, this pass2d reads {FORMAT_VERSION}. "
             "An older pass2d wrote it: prepare again into a new --cache."
         )
-    return from_json(DatasetInfo, value.get("info"), where=where)
+    info = from_json(DatasetInfo, value.get("info"), where=where)
+    check_info(info, where=where)
+    return info
 
 
 def write_dataset_file(layout: Layout, info: DatasetInfo) -> None:
@@ -100,7 +106,7 @@ def write_dataset_file(layout: Layout, info: DatasetInfo) -> None:
     data = describe_dataset(info)
     path = layout.dataset_file
     if path.is_file():
-        found = read_whole(path)
+        found = read_file(path)
         parse_dataset(found, where=str(path))
         if found == data:
             return
@@ -114,29 +120,39 @@ def require_version(layout: Layout) -> None:
         CacheError: dataset.json is of another version, or damaged. A missing one says nothing.
     """
     try:
-        data = read_whole(layout.dataset_file)
+        data = read_file(layout.dataset_file)
     except FileNotFoundError:
         return
     parse_dataset(data, where=str(layout.dataset_file))
+
+
+def parse_current(data: bytes, *, where: str) -> int:
+    """The number in CURRENT, which holds "gen-000007", a line end and nothing else.
+
+    Raises:
+        CacheError: it holds something else.
+    """
+    text = data.decode("utf-8", errors="replace")
+    match = GENERATION.fullmatch(text.removesuffix("\n"))
+    if match is None:
+        raise CacheError(
+            f"{where}: found {text[:40]!r}, expected the name of a generation such "
+            "as gen-000001. The file is damaged: run `pass2d cache repair`."
+        )
+    return int(match[1])
 
 
 def current_number(layout: Layout) -> int | None:
     """Number of the current generation; None before the first one.
 
     Raises:
-        CacheError: CURRENT holds something else than a generation's name.
+        CacheError: CURRENT cannot be read, or holds something else than a generation's name.
     """
     try:
-        text = read_whole(layout.current_file).decode(errors="replace")
+        data = read_file(layout.current_file)
     except FileNotFoundError:
         return None
-    match = GENERATION.fullmatch(text.strip())
-    if match is None:
-        raise CacheError(
-            f"{layout.current_file}: found {text[:40]!r}, expected the name of a generation such "
-            "as gen-000001. The file is damaged: run `pass2d cache repair`."
-        )
-    return int(match[1])
+    return parse_current(data, where=str(layout.current_file))
 
 
 def generation_numbers(layout: Layout) -> list[int]:
@@ -150,8 +166,10 @@ def generation_numbers(layout: Layout) -> list[int]:
 def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
     """Load a generation, the current one by default.
 
+    Its tables are compared with their hashes, then with each other.
+
     Raises:
-        CacheError: there is none, or it is damaged.
+        CacheError: there is none, it is damaged, or it contradicts itself.
     """
     if number is None:
         number = current_number(layout)
@@ -161,8 +179,9 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
             "`pass2d prepare` has not ended yet: run it again, it goes on where it stopped."
         )
     folder = layout.generation(number)
-    scans = _load_table(folder / SCANS_FILE)
-    shards = _load_table(folder / SHARDS_FILE)
+    hashes = _hashes(folder)
+    scans = _load_table(folder / SCANS_FILE, hashes.get(SCANS_FILE))
+    shards = _load_table(folder / SHARDS_FILE, hashes.get(SHARDS_FILE))
     metadata = (scans.schema.metadata or {}).get(_METADATA)
     if metadata is None:
         raise CacheError(f"{folder / SCANS_FILE}: no description. Run `pass2d cache repair`.")
@@ -171,36 +190,81 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
         # Parquet renames the items of lists: back to the names that `build_tables` gives.
         tables = Tables(
             scans=with_chunk_columns(scans, n_cameras=info.n_cameras),
-            shards=shards.cast(SHARD_SCHEMA),
+            shards=shards.select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA),
         )
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, KeyError) as error:
         raise CacheError(
-            f"{folder}: other columns than expected ({str(error).splitlines()[0]}). "
+            f"{folder}: other columns than expected ({_first_line(error)}). "
             "Run `pass2d cache repair`."
         ) from error
+    check_tables(tables, info, where=str(folder))
     return Manifest(number=number, info=info, tables=tables)
 
 
-def _load_table(path: Path) -> pa.Table:
+def parse_hashes(data: bytes, *, where: str) -> dict[str, str]:
+    """The hashes of a generation's two tables, by the names of their files.
+
+    Raises:
+        CacheError: a byte differs, or it names other files.
+    """
+    files: Any = unseal(data, where=where).get("files")
+    is_sound = isinstance(files, dict) and files.keys() == {SCANS_FILE, SHARDS_FILE}
+    if not is_sound or not all(isinstance(h, str) and HASH.fullmatch(h) for h in files.values()):
+        raise CacheError(
+            f"{where}: expected the hashes of {SCANS_FILE} and {SHARDS_FILE} and nothing else. "
+            "Run `pass2d cache repair`."
+        )
+    return dict(files)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """What the tables must be; nothing where nobody wrote it down (`verify` says so)."""
+    path = folder / HASHES_FILE
     try:
-        return pq.read_table(_arrow_file(path), memory_map=False, partitioning=None)
+        return parse_hashes(read_file(path), where=str(path))
+    except FileNotFoundError:
+        return {}
+
+
+def _load_table(path: Path, xxh3: str | None) -> pa.Table:
+    try:
+        file = _arrow_file(path, xxh3)
+        rows = pq.read_metadata(file).num_rows
+        if rows > _MOST_ROWS:
+            raise CacheError(f"{path}: {rows:,} rows, expected at most {_MOST_ROWS:,}.")
+        file.seek(0)
+        return pq.read_table(file, memory_map=False, partitioning=None)
     except FileNotFoundError as error:
         raise CacheError(
             f"{path}: missing, although CURRENT names it. Run `pass2d cache repair`."
         ) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        if isinstance(error, PermissionError):
+            raise read_failure(path, error) from error
         raise CacheError(
-            f"{path}: damaged ({str(error).splitlines()[0]}). Run `pass2d cache repair`."
+            f"{path}: damaged ({_first_line(error)}). Run `pass2d cache repair`."
         ) from error
 
 
-def _arrow_file(path: Path) -> pa.BufferReader:
-    """A file's bytes in Arrow's own memory.
+_MOST_ROWS = 10_000_000
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _arrow_file(path: Path, xxh3: str | None) -> pa.BufferReader:
+    """A file's bytes in Arrow's own memory, if they have this hash.
 
     Arrow takes no path whose bytes are not UTF-8. And its threads keep what they read from for a
     while: letting go of a Python object while Python ends aborts the process.
     """
     data = read_whole(path)
+    if xxh3 is not None and hash_bytes(data) != xxh3:
+        raise CacheError(
+            f"{path}: {len(data)} bytes that are not as written (xxh3 differs). "
+            "Run `pass2d cache repair`."
+        )
     buffer = pa.allocate_buffer(len(data))
     memoryview(buffer).cast("B")[:] = data
     return pa.BufferReader(buffer)
@@ -231,6 +295,7 @@ def publish_generation(layout: Layout, info: DatasetInfo, tables: Tables) -> int
     Returns:
         The number of the current generation.
     """
+    require_no_link(layout.manifest)
     write_dataset_file(layout, info)
     files = encode_tables(info, tables)
     current = current_number(layout)

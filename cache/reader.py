@@ -18,7 +18,7 @@ from cache.chunks import Allocate, ChunkReader, StoredChunk
 from cache.descriptors import DescriptorPool
 from cache.errors import CacheError
 from cache.fields import FIELDS
-from cache.files import read_whole
+from cache.files import NO_PERMISSION, read_failure, read_file
 from cache.jsonio import dumps
 from cache.keys import hash_bytes
 from cache.layout import DATASET_FILE, Layout
@@ -64,7 +64,7 @@ class CacheReader:
         self.generation = manifest.number
         self.info = manifest.info
         self.scans: ScanTable = scan_table(manifest.tables.scans)
-        self._shards = ShardTable(layout.root, manifest.tables.shards)
+        self._shards = ShardTable(layout, manifest.tables.shards, self.scans)
         self._chunks: dict[str, ChunkTable] = {
             name: chunk_table(manifest.tables.scans, name) for name in FIELDS
         }
@@ -353,10 +353,19 @@ def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
     Raises:
         CacheError: there is none, or several and ``dataset`` does not choose.
     """
+    try:
+        return _find_dataset(cache_root, dataset)
+    except OSError as error:
+        raise read_failure(cache_root, error, remedy="Check --cache") from error
+
+
+def _find_dataset(cache_root: Path, dataset: str | None) -> Path:
     if not cache_root.is_dir():
         raise CacheError(f"{cache_root}: no such folder. {_PREPARE_FIRST}")
     if (cache_root / DATASET_FILE).is_file() and dataset in (None, cache_root.name):
         return cache_root
+    if not os.access(cache_root, os.R_OK | os.X_OK):
+        raise CacheError(f"{cache_root}: {NO_PERMISSION}.")
     found = sorted(path.parent for path in cache_root.glob(f"*/{DATASET_FILE}"))
     names = [path.name for path in found]
     if dataset is not None:
@@ -371,7 +380,7 @@ def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
     if not found:
         for folder in cache_root.iterdir():
             if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-                raise CacheError(f"{folder}: may not be read. Change its permissions.")
+                raise CacheError(f"{folder}: {NO_PERMISSION}.")
         raise CacheError(
             f"{cache_root}: no prepared data set (no */{DATASET_FILE}). {_PREPARE_FIRST}"
         )
@@ -393,8 +402,6 @@ def corruption_of(dataset_root: Path) -> CorruptionInfo | None:
 
 def _dataset_bytes(layout: Layout) -> bytes:
     try:
-        return read_whole(layout.dataset_file)
-    except OSError as error:
-        raise CacheError(
-            f"{layout.dataset_file}: cannot read ({error.strerror}). Run `pass2d cache repair`."
-        ) from error
+        return read_file(layout.dataset_file)
+    except FileNotFoundError as error:
+        raise read_failure(layout.dataset_file, error) from error

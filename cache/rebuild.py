@@ -12,10 +12,10 @@ import numpy as np
 from cache.codec import CRC_BYTES
 from cache.errors import CacheError
 from cache.fields import FIELDS, STAGES
-from cache.files import read_whole
+from cache.files import read_failure, read_file
 from cache.jsonio import from_json, loads
 from cache.keys import hash_bytes, stage_key
-from cache.layout import ROW_FILE, SHARD_FOLDER, Layout
+from cache.layout import GROUP_FILE, ROW_FILE, SHARD_FOLDER, Layout
 from cache.rows import (
     ABSENT,
     ChunkRef,
@@ -31,7 +31,7 @@ from cache.rows import (
     load_row,
 )
 from cache.schema import FORMAT_VERSION
-from cache.shard import GROUP_FILE, parse_index
+from cache.shard import parse_index
 
 _REASON = "left out when the shard was made; prepare again to see why"
 
@@ -45,6 +45,16 @@ def describe_shard(folder: Path) -> ShardRow:
     Raises:
         CacheError: the shard is damaged or of another format version.
     """
+    try:
+        return _describe_shard(folder)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"{folder / GROUP_FILE}: does not describe a shard ({type(error).__name__}: "
+            f"{error!s:.100}). Run `pass2d cache repair`."
+        ) from error
+
+
+def _describe_shard(folder: Path) -> ShardRow:
     match = SHARD_FOLDER.fullmatch(folder.name)
     if match is None:
         raise CacheError(f"{folder}: no name of a shard, expected 000003-0123456789ab.zarr.")
@@ -53,7 +63,7 @@ def describe_shard(folder: Path) -> ShardRow:
     attributes = metadata["attributes"]
     if attributes.get("format_version") != FORMAT_VERSION:
         raise CacheError(
-            f"{group}: format version {attributes.get('format_version')!r}, this pass2d reads "
+            f"{group}: format version {attributes.get('format_version')!r:.20}, this pass2d reads "
             f"{FORMAT_VERSION}. Another pass2d wrote it: prepare again into a new --cache."
         )
     header = ShardHeader(**{name: attributes[name] for name in ShardHeader.__dataclass_fields__})
@@ -103,24 +113,22 @@ def current_rows(layout: Layout) -> dict[int, dict[str, ShardRow]]:
             lidar = found.get(row.shard, {}).get("lidar")
             if stage == "lidar":
                 found[row.shard] = {"lidar": row}
-            elif lidar is not None and row.header.inputs["lidar"] == lidar.header.key:
+            elif lidar is not None and row.header.inputs.get("lidar") == lidar.header.key:
                 found[row.shard][stage] = row
     return found
 
 
 def _row_by_name(layout: Layout, stage: str, path: Path) -> ShardRow | None:
-    row = decode_row(read_whole(path), where=str(path))
+    row = decode_row(_read(path), where=str(path))
     is_there = layout.shard(stage, row.shard, row.header.key).is_dir()
     return load_row(layout, stage, row.shard, row.header.key) if is_there else None
 
 
 def _read(path: Path) -> bytes:
     try:
-        return read_whole(path)
-    except OSError as error:
-        raise CacheError(
-            f"{path}: cannot read ({error.strerror}). Run `pass2d cache repair`."
-        ) from error
+        return read_file(path)
+    except FileNotFoundError as error:
+        raise read_failure(path, error) from error
 
 
 def _files(folder: Path) -> tuple[FileHash, ...]:

@@ -18,12 +18,25 @@ from pathlib import Path
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from cache.errors import CacheError
-from cache.files import attempt_folder, remove_abandoned, replace_file, sync_tree, writing
-from cache.jsonio import unseal
+from cache.files import (
+    attempt_folder,
+    remove_abandoned,
+    replace_file,
+    require_no_link,
+    sync_tree,
+    writing,
+)
 from cache.keys import hash_bytes, hash_descriptor
-from cache.layout import CURRENT_FILE, DATASET_FILE, GENERATION, Layout
+from cache.layout import (
+    CURRENT_FILE,
+    DATASET,
+    DATASET_FILE,
+    HASHES_FILE,
+    Layout,
+    require_dataset_name,
+)
 from cache.local_space import PART, LocalSpace
-from cache.manifest import HASHES_FILE, parse_dataset
+from cache.manifest import parse_current, parse_dataset, parse_hashes
 from cache.remote_config import RemoteConfig
 from cache.rows import FileHash
 from cache.store import RemoteStore
@@ -38,12 +51,14 @@ class RemoteMirror:
         self.url = store.url
         self.space = LocalSpace(store.config)
         place = store.config.folder / hash_bytes(self.url.encode())[:16]
-        self.layout = Layout(root=place / self.url.split("/")[-1])
+        name = self.url.split("/")[-1]
+        self.layout = Layout(root=place / (name if DATASET.fullmatch(name) else "data"))
         self._files: dict[str, tuple[int, str]] = {}
         self._busy: dict[str, threading.Lock] = {}
         self._in_parts: set[str] = set()
         self._sound: dict[str, tuple[int, int, int]] = {}
         self._lock = threading.Lock()
+        require_no_link(place, self.layout.root, *self.layout.folders)
         try:
             self.layout.scratch.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -90,7 +105,7 @@ class RemoteMirror:
             if file.nbytes <= self.space.limit_bytes:
                 with writing(target):
                     self.space.make_room(file.nbytes, str(target))
-                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self._make_folder(target)
                     (source / file.name).replace(target)
 
     def open_file(self, path: str) -> int:
@@ -102,11 +117,12 @@ class RemoteMirror:
         name = str(Path(path).relative_to(self.layout.root))
         if name not in self._files:
             raise CacheError(f"{self.url}/{name}: not listed in the manifest.")
+        self._require_own(Path(path))
         while True:
             if path in self._in_parts and not os.path.exists(path):  # noqa: PTH110
                 return self._open_parts(path)
             with contextlib.suppress(FileNotFoundError):
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
                     if self._is_sound(path, fd, *self._files[name]):
                         os.utime(fd)  # least recently used is by time of last opening
@@ -152,8 +168,8 @@ class RemoteMirror:
     def _open_parts(self, path: str) -> int:
         sparse = Path(path + PART)
         with writing(sparse):
-            sparse.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(sparse, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._make_folder(sparse)
+            fd = os.open(sparse, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             if os.fstat(fd).st_size != self.size_of(path):
                 os.truncate(fd, self.size_of(path))
             os.utime(fd)
@@ -191,8 +207,22 @@ class RemoteMirror:
                 aside = attempt / "file"
                 self.store.fetch(name, aside, nbytes=nbytes, xxh3=xxh3)
                 sync_tree(attempt)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(target)
                 aside.replace(target)
+
+    def _make_folder(self, target: Path) -> None:
+        """Make the folder of a file below the root."""
+        self._require_own(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+    def _require_own(self, target: Path) -> None:
+        """Refuse links on the way from the root to a file.
+
+        Raises:
+            CacheError: names the link.
+        """
+        depth = len(target.relative_to(self.layout.root).parts)
+        require_no_link(*target.parents[: depth - 1])
 
     def fetch_manifest(self) -> int | None:
         """Bring dataset.json, CURRENT and, unless it is here, the generation up to date.
@@ -215,28 +245,26 @@ class RemoteMirror:
             replace_file(self.layout.dataset_file, description, scratch=self.layout.scratch)
         if current is None:
             return None
-        text = current.decode("utf-8", "replace").strip()
-        match = GENERATION.fullmatch(text)
-        if match is None:
-            raise CacheError(f"{self.url}/CURRENT: found {text[:40]!r}, expected e.g. gen-000001.")
-        self._fetch_generation(text)
-        replace_file(self.layout.current_file, f"{text}\n".encode(), scratch=self.layout.scratch)
-        return int(match[1])
+        number = parse_current(current, where=f"{self.url}/{CURRENT_FILE}")
+        self._fetch_generation(self.layout.generation(number).name)
+        replace_file(self.layout.current_file, current, scratch=self.layout.scratch)
+        return number
 
     def _fetch_generation(self, text: str) -> None:
         folder = self.layout.manifest / text
         sealed = self.store.read(f"manifest/{text}/{HASHES_FILE}")
         if _holds(folder / HASHES_FILE, sealed):
             return
-        hashes = unseal(sealed, where=f"{self.url}/manifest/{text}/{HASHES_FILE}")
+        hashes = parse_hashes(sealed, where=f"{self.url}/manifest/{text}/{HASHES_FILE}")
         with writing(folder), attempt_folder(self.layout.scratch, "generation") as attempt:
             (attempt / HASHES_FILE).write_bytes(sealed)
-            for name, xxh3 in hashes["files"].items():
+            for name, xxh3 in hashes.items():
                 data = self.store.read(f"manifest/{text}/{name}", xxh3=xxh3)
                 (attempt / name).write_bytes(data)
             sync_tree(attempt)
+            require_no_link(folder.parent)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            if folder.exists():  # of an earlier data set at the same address
+            if folder.exists() or folder.is_symlink():  # of an earlier data set at the same address
                 with contextlib.suppress(FileNotFoundError):
                     folder.rename(self.layout.scratch / f"old-{text}-{uuid.uuid4().hex}")
             with contextlib.suppress(FileExistsError):
@@ -249,10 +277,12 @@ def find_store(url: str, dataset: str | None, config: RemoteConfig | None = None
     Raises:
         CacheError: there is none, or several and ``dataset`` does not choose.
     """
+    if dataset is not None:
+        require_dataset_name(dataset, where="--dataset")
     store = RemoteStore(url, config)
     if dataset in (None, store.url.rsplit("/", 1)[-1]) and store.exists(DATASET_FILE):
         return store
-    names = [dataset] if dataset else store.names()
+    names = [dataset] if dataset else [n for n in store.names() if DATASET.fullmatch(n)]
     found = [name for name in names if store.exists(f"{name}/{DATASET_FILE}")]
     if len(found) > 1:
         clean = [name for name in found if not _is_corrupted(store, name)]

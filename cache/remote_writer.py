@@ -21,13 +21,13 @@ from cache.layout import (
     CURRENT_FILE,
     DATASET_FILE,
     FAILED_FILE,
-    GENERATION,
+    HASHES_FILE,
     ROW_FILE,
     SHARD_FOLDER,
     Layout,
     shard_name,
 )
-from cache.manifest import HASHES_FILE, describe_dataset, encode_tables, parse_dataset
+from cache.manifest import describe_dataset, encode_tables, parse_current, parse_dataset
 from cache.remote import RemoteMirror
 from cache.remote_config import RemoteConfig
 from cache.rows import ShardRow, decode_row, load_row
@@ -232,10 +232,13 @@ def _hashes_name(number: int) -> str:
 
 
 def current_generation(store: RemoteStore) -> int | None:
-    """The number that CURRENT names now; None without one."""
+    """The number that CURRENT names now; None without one.
+
+    Raises:
+        CacheError: it names no generation.
+    """
     data = store.find(CURRENT_FILE)
-    match = None if data is None else GENERATION.fullmatch(data.decode("utf-8", "replace").strip())
-    return None if match is None else int(match[1])
+    return None if data is None else parse_current(data, where=f"{store.url}/{CURRENT_FILE}")
 
 
 @contextmanager

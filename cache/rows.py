@@ -6,14 +6,15 @@ the paths of sources it can be made again from the shard alone (`cache/rebuild.p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import CacheError
-from cache.files import read_whole, replace_file
+from cache.fields import STAGES
+from cache.files import read_file, replace_file, require_no_link
 from cache.jsonio import from_json, seal, unseal
-from cache.layout import Layout
+from cache.layout import HASH, MEMBER, MOST_SHARDS, Layout
 from cache.schema import FORMAT_VERSION
 
 
@@ -195,15 +196,53 @@ def decode_row(data: bytes, *, where: str) -> ShardRow:
     value = unseal(data, where=where)
     if value.get("format_version") != FORMAT_VERSION:
         raise CacheError(
-            f"{where}: format version {value.get('format_version')!r}, this pass2d reads "
+            f"{where}: format version {value.get('format_version')!r:.20}, this pass2d reads "
             f"{FORMAT_VERSION}. Another pass2d wrote it: prepare again into a new --cache."
         )
-    return from_json(ShardRow, value.get("row"), where=where)
+    row = from_json(ShardRow, value.get("row"), where=where)
+    for wrong in _faults(row):
+        raise CacheError(f"{where}: {wrong[:200]}. Run `pass2d cache repair`.")
+    return row
+
+
+def _faults(row: ShardRow) -> Iterator[str]:
+    """What no record says, although its checksum is right: names that lead elsewhere first."""
+    header = row.header
+    if header.stage not in STAGES or not 0 <= row.shard < MOST_SHARDS:
+        yield f"found shard {row.shard!s:.20} of {header.stage[:40]!r}"
+    if HASH.fullmatch(header.key) is None:
+        yield f"found the key {header.key[:40]!r}, expected 32 hex digits"
+    if not isinstance(header.parameters, dict) or not isinstance(header.inputs, dict):
+        yield "parameters and inputs must be objects"
+    names = [file.name for file in row.files]
+    for name in names:
+        if MEMBER.fullmatch(name) is None:
+            yield f"found the name {name[:60]!r}, expected a file of a shard such as xyz/c/0/0/0"
+    if len(set(names)) < len(names):
+        yield "a file occurs twice"
+    if any(HASH.fullmatch(file.xxh3) is None or not _fits(file.nbytes) for file in row.files):
+        yield "a file without a size or hash"
+    scans = len(row.entries.scan_ids())
+    for field in row.fields:
+        refs = [ref for chunks in field.chunks for ref in chunks]
+        if len(field.chunks) != scans:
+            yield f"{field.name[:40]}: chunks of {len(field.chunks)} scans, there are {scans}"
+        if not all(map(_is_place, refs)) or not all(map(_fits, field.chunk)):
+            yield f"{field.name[:40]}: a chunk where no file has one"
+
+
+def _fits(number: int) -> bool:
+    return 0 <= number < 2**62
+
+
+def _is_place(ref: ChunkRef) -> bool:
+    return ref == ABSENT or (_fits(ref.offset) and 20 <= ref.length < 2**31 and ref.crc < 2**32)
 
 
 def commit_row(layout: Layout, row: ShardRow) -> None:
     """Publish a commit record: from now on the shard counts as done."""
     path = layout.row(row.header.stage, row.shard, row.header.key)
+    require_no_link(path.parent.parent, path.parent)
     replace_file(path, encode_row(row), scratch=layout.scratch)
 
 
@@ -211,7 +250,7 @@ def load_row(layout: Layout, stage: str, shard: int, key: str) -> ShardRow | Non
     """Read a commit record; None when there is none."""
     path = layout.row(stage, shard, key)
     try:
-        data = read_whole(path)
+        data = read_file(path)
     except FileNotFoundError:
         return None
     row = decode_row(data, where=str(path))

@@ -20,12 +20,12 @@ from cache.codec import CRC_BYTES, Codec, crc32c
 from cache.errors import CacheError
 from cache.files import write_file
 from cache.jsonio import dumps
+from cache.layout import GROUP_FILE
 from cache.rows import ABSENT, ChunkRef, FieldChunks, FileHash
 
 _NO_CHUNK = (1 << 64) - 1  # Zarr's sharding codec: offset and length of a chunk that is not stored
 INDEX_ENTRY_BYTES = 16
 """Of one inner chunk: offset and length."""
-GROUP_FILE = "zarr.json"
 
 
 @dataclass(frozen=True, kw_only=True)

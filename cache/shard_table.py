@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+
+from cache.errors import CacheError
+from cache.fields import FIELDS, STRIP_COLUMNS, FieldSpec
+from cache.jsonio import loads
+from cache.layout import Layout
+
+if TYPE_CHECKING:
+    from cache.scan_table import ScanTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +47,12 @@ class ShardInfo:
 class ShardTable:
     """Shards by container and number; each is parsed when it is first asked for."""
 
-    def __init__(self, root: Path, shards: pa.Table) -> None:
-        self._root = root
+    def __init__(self, layout: Layout, shards: pa.Table, scans: ScanTable) -> None:
+        self._layout = layout
+        self._scans = scans
         stages, numbers = shards["stage"].to_pylist(), shards["shard"].to_pylist()
         self._place = {(s, n): i for i, (s, n) in enumerate(zip(stages, numbers, strict=True))}
-        self._columns = {
-            name: shards[name].to_pylist() for name in ("key", "path", "arrays", "encodings")
-        }
+        self._columns = {name: shards[name].to_pylist() for name in ("key", "arrays", "encodings")}
         self._parsed: dict[tuple[str, int], ShardInfo] = {}
 
     def __len__(self) -> int:
@@ -54,7 +63,11 @@ class ShardTable:
         return sorted((s, n, self._columns["key"][i]) for (s, n), i in self._place.items())
 
     def get(self, stage: str, shard: int) -> ShardInfo | None:
-        """One shard; None when its container has none of that number."""
+        """One shard; None when its container has none of that number.
+
+        Raises:
+            CacheError: its arrays are others than its scans need.
+        """
         found = self._parsed.get((stage, shard))
         if found is None and (stage, shard) in self._place:
             # Two threads may parse the same shard; the results are equal and one of them stays.
@@ -63,21 +76,80 @@ class ShardTable:
 
     def _parse(self, stage: str, shard: int) -> ShardInfo:
         place = self._place[stage, shard]
-        folder = self._root / self._columns["path"][place]
-        arrays = {
-            name: ArrayLayout(
-                path=f"{folder}/{name}/c/" + "/".join("0" * len(value["chunk"])),
-                dtype=np.dtype(value["dtype"]),
-                chunk=tuple(value["chunk"]),
-            )
-            for name, value in json.loads(self._columns["arrays"][place]).items()
-        }
-        encodings = json.loads(self._columns["encodings"][place])
+        key = self._columns["key"][place]
+        folder = self._layout.shard(stage, shard, key)
+        arrays = loads(self._columns["arrays"][place], where=f"{folder}: column arrays")
+        encodings = loads(self._columns["encodings"][place], where=f"{folder}: column encodings")
+        try:
+            divisor = encodings.get("intensity_divisor", 0)
+            known = {name: value for name, value in arrays.items() if name in FIELDS}
+            for name, value in known.items():
+                self._check(FIELDS[name], value, shard, divisor=divisor)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CacheError(
+                f"{folder}: what the manifest says of its arrays cannot be ({error!s:.200}). "
+                "Run `pass2d cache verify`, or prepare again into a new --cache."
+            ) from error
         return ShardInfo(
             stage=stage,
             shard=shard,
-            key=self._columns["key"][place],
+            key=key,
             folder=folder,
-            arrays=arrays,
-            signal_divisor=encodings.get("intensity_divisor", 0),
+            arrays={
+                name: ArrayLayout(
+                    path=f"{folder}/{name}/c/" + "/".join("0" * len(value["chunk"])),
+                    dtype=np.dtype(value["dtype"]),
+                    chunk=tuple(value["chunk"]),
+                )
+                for name, value in known.items()
+            },
+            signal_divisor=divisor,
         )
+
+    def _check(
+        self, spec: FieldSpec, array: Mapping[str, Any], shard: int, *, divisor: object
+    ) -> None:
+        """Refuse an array of another type, or of a shape that the shard's scans do not fit in."""
+        chunk, dtype = array["chunk"], array["dtype"]
+        is_signal = spec.name.endswith("intensity")
+        dtypes = (spec.dtypes[0 if divisor else 1],) if is_signal else spec.dtypes
+        if type(divisor) is not int or not 0 <= divisor <= _MOST_BYTES or dtype not in dtypes:
+            raise ValueError(f"{spec.name}: type {dtype!s:.20}, divisor {divisor!s:.20}")
+        least = self._least_chunk(spec, shard)
+        if (
+            len(chunk) != len(least)
+            or any(type(size) is not int for size in chunk)
+            or any(
+                size != want if is_fixed else size < want
+                for size, (want, is_fixed) in zip(chunk, least, strict=True)
+            )
+            or math.prod(chunk) * np.dtype(dtype).itemsize > _MOST_BYTES
+        ):
+            sizes = [want for want, _ in least]
+            raise ValueError(f"{spec.name}: chunks of {chunk!s:.80}, the scans need {sizes}")
+
+    def _least_chunk(self, spec: FieldSpec, shard: int) -> list[tuple[int, bool]]:
+        """Per axis of an inner chunk the size that the shard's scans need; and if it is exact."""
+        scans = self._scans
+        rows = slice(*np.searchsorted(scans.shard, [shard, shard + 1]).tolist())
+        cameras = scans.camera_m.shape[1]
+        if spec.name == "image":
+            height, width = scans.camera_hw[rows].reshape(-1, 2).max(axis=0, initial=0).tolist()
+            strip = (width, False) if cameras > 1 else (STRIP_COLUMNS, True)
+            tail = [(height, False), strip, (3, True)]
+        else:
+            if spec.is_per_camera:
+                length = scans.camera_m[rows].max(initial=1)
+            elif spec.name in ("coord", "vlabel"):
+                length = scans.voxels[rows].sum(axis=1).max(initial=1)
+            elif spec.name.startswith("outside"):
+                length = (scans.n_raw[rows] - scans.n[rows]).max(initial=1)
+            else:
+                length = scans.n[rows].max(initial=1)
+            tail = [*([(spec.rows, True)] if spec.rows else []), (int(length), False)]
+        camera = [(1, True)] if cameras > 1 and spec.is_per_camera else []
+        return [(1, True), *camera, *tail]
+
+
+_MOST_BYTES = 2**31 - 17
+"""Of a chunk: what Blosc takes."""

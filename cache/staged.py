@@ -16,9 +16,18 @@ from pathlib import Path
 from cache.errors import CacheError
 from cache.files import attempt_folder, writing
 from cache.gc import GcReport, collect_garbage
-from cache.layout import CURRENT_FILE, DATASET_FILE, FAILED_FILE, GENERATION, Layout
+from cache.layout import (
+    CURRENT_FILE,
+    DATASET,
+    DATASET_FILE,
+    FAILED_FILE,
+    GENERATION,
+    Layout,
+    is_format_name,
+    require_dataset_name,
+)
+from cache.manifest import parse_current
 from cache.remote import RemoteMirror, find_store
-from cache.remote_writer import current_generation
 from cache.store import RemoteStore, StoredObject
 
 YOUNG_S = 86_400.0
@@ -34,7 +43,9 @@ class StagedDataset:
     layout: Layout
     store: RemoteStore
     objects: dict[str, StoredObject]
-    """All objects when it was opened, by name."""
+    """All objects of the format when it was opened, by name."""
+    strangers: tuple[str, ...]
+    """Names of other objects there; they are left alone."""
     orphans: tuple[str, ...]
     """Generations after CURRENT, e.g. "manifest/gen-000008": of a driver that runs or was killed;
     they are not in the folder."""
@@ -148,32 +159,44 @@ def staged(
     """
     store = _store(url, dataset)
     mirror = RemoteMirror(store)
-    objects = store.objects()
+    found = store.objects()
+    objects = {name: entry for name, entry in found.items() if is_format_name(name)}
     with (
         writing(mirror.layout.root),
         attempt_folder(mirror.layout.scratch, "staged") as folder,
     ):
         layout = Layout(root=folder / mirror.layout.root.name)
         layout.scratch.mkdir(parents=True)
-        found = StagedDataset(
+        dataset_here = StagedDataset(
             layout=layout,
             store=store,
             objects=objects,
-            orphans=_orphans(objects, current_generation(store)),
+            strangers=tuple(sorted(found.keys() - objects.keys())),
+            orphans=_orphans(objects, _current(store)),
             states={},
         )
-        found.stage(with_records=with_records)
-        yield found
+        dataset_here.stage(with_records=with_records)
+        yield dataset_here
+
+
+def _current(store: RemoteStore) -> int | None:
+    """What CURRENT names; None where it is damaged, which `verify` finds."""
+    data = store.find(CURRENT_FILE)
+    with contextlib.suppress(CacheError):
+        return None if data is None else parse_current(data, where=CURRENT_FILE)
+    return None
 
 
 def _store(url: str, dataset: str | None) -> RemoteStore:
     """The data set's store, even if its dataset.json is what was lost."""
+    if dataset is not None:
+        require_dataset_name(dataset, where="--dataset")
     try:
         return find_store(url, dataset)
     except CacheError:
         store = RemoteStore(url)
         own = url.rstrip("/").rsplit("/", 1)[-1]
-        names = store.names()
+        names = [name for name in store.names() if DATASET.fullmatch(name)]
         if dataset in (None, own) and "manifest" in names:
             return store
         found = [n for n in ([dataset] if dataset else names) if store.names(f"{n}/manifest")]

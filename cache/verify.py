@@ -14,28 +14,28 @@ from cache.errors import CacheError
 from cache.failures import read_failures, recorded_failures
 from cache.fields import STAGES
 from cache.files import read_whole
-from cache.jsonio import unseal
 from cache.keys import hash_bytes
 from cache.layout import (
     CURRENT_FILE,
     DATASET_FILE,
     FAILED_FILE,
     GENERATION,
+    HASHES_FILE,
     ROW_FILE,
+    SCANS_FILE,
     SHARD_FOLDER,
+    SHARDS_FILE,
     Layout,
     shard_name,
 )
 from cache.manifest import (
-    HASHES_FILE,
-    SCANS_FILE,
-    SHARDS_FILE,
     Manifest,
     current_number,
     describe_dataset,
     generation_numbers,
     load_manifest,
     parse_dataset,
+    parse_hashes,
 )
 from cache.progress import Progress
 from cache.rows import ShardRow, decode_row
@@ -96,6 +96,9 @@ class _Verifier:
 
     def run(self, rebuild: Rebuild | None, share: float, seed: int) -> VerifyReport:
         """All checks, from the top of the folder down."""
+        for folder in self._layout.folders:
+            if folder.is_symlink():
+                self._changed(folder, "a link, where pass2d has a folder of its own")
         info_bytes = self._check_dataset_file()
         manifest = self._check_generations(info_bytes)
         self._check_failed_file(manifest)
@@ -170,7 +173,7 @@ class _Verifier:
         if data is None:
             return False
         try:
-            hashes = unseal(data, where=HASHES_FILE)["files"]
+            hashes = parse_hashes(data, where=HASHES_FILE)
         except CacheError:
             self._changed(folder / HASHES_FILE, "is not as it was written")
             return False

@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from cache.encode import ArrayPlan, Views, camera_arrays, lidar_arrays, voxel_arrays
-from cache.files import attempt_folder, sync, sync_tree, write_file, writing
-from cache.layout import Layout, shard_name
+from cache.files import (
+    attempt_folder,
+    require_no_link,
+    sync,
+    sync_tree,
+    write_file,
+    writing,
+)
+from cache.layout import GROUP_FILE, Layout, shard_name
 from cache.rows import (
     CameraEntry,
     Entries,
@@ -30,7 +37,7 @@ from cache.rows import (
     commit_row,
 )
 from cache.schema import FORMAT_VERSION, ScanRecord, VoxelLevel
-from cache.shard import GROUP_FILE, ArrayWriter, group_metadata
+from cache.shard import ArrayWriter, group_metadata
 
 
 def write_lidar_shard(
@@ -165,6 +172,7 @@ def write_shard(layout: Layout, content: ShardContent, *, shard: int) -> ShardRo
     started = time.perf_counter()
     header = content.header
     final = layout.shard(header.stage, shard, header.key)
+    require_no_link(*layout.folders)
     with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         name = f"{header.stage}-{shard_name(shard, header.key)}"
@@ -207,9 +215,9 @@ def _publish(attempt: Path, final: Path, files: Sequence[FileHash], *, scratch: 
     try:
         attempt.rename(final)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not final.is_symlink():
             raise
-        if not has_files(final, files):
+        if final.is_symlink() or not has_files(final, files):
             # Not what any attempt publishes: something tore it. Readers keep their open files.
             final.rename(scratch / f"damaged-{final.name}-{uuid.uuid4().hex}")
             attempt.rename(final)

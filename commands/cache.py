@@ -45,6 +45,7 @@ def verify_command(
     as_json: JsonOption = False,
 ) -> None:
     """Check every byte; name shard, field and scan of any damage. Writes nothing."""
+    from cache.damage import Damage
     from cache.verify import verify
     from pipeline.rebuild_shards import rebuild_and_compare
 
@@ -61,8 +62,11 @@ def verify_command(
                 presence=place.presence,
             )
             orphans = () if place.staged is None else place.staged.orphans
+            strangers = () if place.staged is None else place.staged.strangers
         more = tuple(f"{name}: of an unfinished run; `gc` removes it" for name in orphans)
-        report = replace(report, notes=(*report.notes, *more))
+        text = "is no part of a prepared data set"
+        others = (Damage(kind="extra", path=name, text=text) for name in strangers)
+        report = replace(report, notes=(*report.notes, *more), damages=(*report.damages, *others))
         console.close()
         if as_json:
             print_json(asdict(report))
@@ -101,6 +105,11 @@ def repair_command(
             report = repair(place.root, console, presence=place.presence)
             if place.staged is not None:
                 place.staged.send_back()
+                others = (
+                    f"{name}: not of pass2d; if it is yours, move it away"
+                    for name in place.staged.strangers
+                )
+                report = replace(report, unrepaired=(*report.unrepaired, *others))
         console.close()
         if as_json:
             print_json(asdict(report))
@@ -109,7 +118,7 @@ def repair_command(
                 print_line(f"repaired: {line}")
             for line in report.unrepaired:
                 print_line(f"not repaired: {line}")
-            if report.before.is_sound:
+            if report.before.is_sound and not report.unrepaired:
                 typer.echo("nothing is damaged")
         if report.unrepaired:
             raise typer.Exit(1)

@@ -40,8 +40,11 @@ def placed(cache_root: str, dataset: str | None, *, with_records: bool = True) -
 
 def dataset_root(cache_root: Path, dataset: str | None) -> Path:
     """The data set's folder, even if its dataset.json is what was lost."""
+    from cache.layout import require_dataset_name
     from cache.reader import corruption_of, find_dataset
 
+    if dataset is not None and Path(dataset).name != dataset:
+        require_dataset_name(dataset, where="--dataset")
     try:
         root = find_dataset(cache_root, dataset)
         corruption = None if dataset or root == cache_root else corruption_of(root)

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from cache.errors import CacheError
 from cache.failures import read_failures
-from cache.files import lock_file, read_whole, remove_abandoned, replace_file, writing
-from cache.layout import FAILED_FILE, Layout, shard_name
+from cache.files import lock_file, read_whole, remove_abandoned, replace_file, require_no_link, writing
+from cache.layout import CURRENT_FILE, FAILED_FILE, Layout, shard_name
 from cache.manifest import Manifest, load_manifest, publishing, write_dataset_file
 from cache.place import is_url
 from cache.remote import RemoteMirror
@@ -69,6 +69,7 @@ class LocalFolder:
         layout = self._layout
         with writing(layout.root):
             layout.root.mkdir(parents=True, exist_ok=True)
+            _require_own(layout)
         lock = layout.scratch / "prepare.lock"
         with lock_file(lock, exclusive=True, wait=False) as is_alone:
             if is_alone:  # else another driver is at work, whose files may look abandoned
@@ -111,6 +112,29 @@ class LocalFolder:
             return read_whole(self._layout.failed_file)
         except OSError:
             return b""
+
+
+def _require_own(layout: Layout) -> None:
+    """Refuse a data set's folder whose parts, or which itself, lead to somebody else's files.
+
+    A link to a larger disk is fine: to an empty folder, or to a data set that was moved there.
+    """
+    require_no_link(*layout.folders)
+    if layout.root.is_symlink() and not layout.dataset_file.is_file():
+        ours = {
+            CURRENT_FILE,
+            FAILED_FILE,
+            *(f.relative_to(layout.root).parts[0] for f in layout.folders),
+        }
+        others = sorted(
+            p.name for p in layout.root.iterdir() if p.name not in {*ours, "lost+found"}
+        )
+        if others:
+            raise CacheError(
+                f"{layout.root}: a link to a folder that is no prepared data set but holds "
+                f"{', '.join(others[:3])}. Let it lead to an empty folder, or choose another "
+                "--cache."
+            )
 
 
 class RemoteFolder:

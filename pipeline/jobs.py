@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cache.check_manifest import wrong_scan_names
 from cache.errors import CacheError
 from cache.fields import CODEC_VERSIONS, STRIP_COLUMNS
 from cache.keys import stage_key
@@ -43,6 +44,9 @@ def cut_into_shards(scans: Sequence[ScanSource], *, shard_scans: int) -> tuple[S
     """
     for scan in scans[:1]:  # the others lie beside it, under names that the readers know
         _require_text(scan.points)
+    wrong = wrong_scan_names(scans)
+    if wrong is not None:
+        raise CacheError(f"a scan cannot be named so: {wrong}. Rename the sequence or scene.")
     ordered = sorted(scans, key=lambda scan: (scan.sequence, scan.frame_index, scan.scan_id))
     jobs = [
         ShardJob(shard=shard_number(sequence, block), sequence=sequence, scans=part)

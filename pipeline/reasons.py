@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cache.errors import CacheError
+from cache.jsonio import loads
 from cache.manifest import Manifest
 from cache.rows import ShardHeader
 
@@ -72,7 +74,7 @@ def difference(earlier: EarlierShard, header: ShardHeader) -> str:
         ),
     )
     return next((text for holds, text in facts if holds), "") or _scan_difference(
-        json.loads(earlier.inputs), json.loads(json.dumps(header.inputs))
+        loads(earlier.inputs, where="column inputs"), json.loads(json.dumps(header.inputs))
     )
 
 
@@ -84,7 +86,11 @@ def _change(name: str, before: Any, now: Any) -> str:
 
 def _scan_difference(earlier: Any, wanted: Any) -> str:
     """Which scans came, went or have other files or numbers, from the inputs of two keys."""
-    before, now = ({scan[0]: scan for scan in inputs["scans"]} for inputs in (earlier, wanted))
+    try:
+        before = {scan[0]: scan for scan in earlier["scans"]}
+    except (IndexError, KeyError, TypeError) as error:
+        raise CacheError("column inputs of shards.parquet: no scans. Prepare again.") from error
+    now = {scan[0]: scan for scan in wanted["scans"]}
     facts = (
         ("added", [i for i in now if i not in before]),
         ("removed", [i for i in before if i not in now]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
+from cache.jsonio import loads
 from cache.layout import Layout
 from cache.manifest import Manifest, load_manifest
 from cache.rows import ScanSources, ShardHeader, ShardRow, SourceFile, load_row
@@ -31,11 +32,17 @@ def make_shard(
         CacheError: a source file's path is not known.
         OSError: a source file cannot be read.
     """
-    job = ShardJob(
-        shard=shard, sequence=header.inputs.get("sequence", ""), scans=_scans(header, files)
-    )
-    if header.stage == "lidar":  # an older generation may have been prepared with other sweeps
-        info = replace(info, sweeps=header.parameters["sweeps"])
+    try:
+        job = ShardJob(
+            shard=shard, sequence=header.inputs.get("sequence", ""), scans=_scans(header, files)
+        )
+        if header.stage == "lidar":  # an older generation may have been prepared with other sweeps
+            info = replace(info, sweeps=header.parameters["sweeps"])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"{header.stage} {shard}: its parameters and inputs are not those of a shard "
+            f"({type(error).__name__}: {error!s:.100}). Run `pass2d prepare` again."
+        ) from error
     context = TaskContext(dataset_root=layout.root, info=info, profile=header.profile)
     lidar_key = header.inputs.get("lidar", "")
     return run_task(context, StageTask(stage=header.stage, job=job, lidar_key=lidar_key))
@@ -151,7 +158,7 @@ def header_of(manifest: Manifest, stage: str, shard: int, key: str) -> ShardHead
                 code_version=row["code_version"],
                 profile=row["profile"],
                 parameters=json.loads(row["parameters"]),
-                inputs=json.loads(row["inputs"]),
+                inputs=loads(row["inputs"], where=f"{row['path']}: column inputs"),
             )
     return None
 

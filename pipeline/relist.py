@@ -78,6 +78,13 @@ def _stored_hw(manifest: Manifest | None) -> tuple[int, int] | None:
     stages, texts = (manifest.tables.shards[n].to_pylist() for n in ("stage", "parameters"))
     for stage, text in zip(stages, texts, strict=True):
         if stage == "camera":
-            stored = json.loads(text)["stored_hw"]
-            return None if stored is None else (stored[0], stored[1])
+            stored = json.loads(text).get("stored_hw")
+            if stored is None:
+                return None
+            if not isinstance(stored, list) or [type(size) for size in stored] != [int, int]:
+                raise CacheError(
+                    f"shards.parquet: stored_hw is {stored!r:.40}, expected height and width. "
+                    "Prepare again into a new --cache."
+                )
+            return (stored[0], stored[1])
     return STORED_HW

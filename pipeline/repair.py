@@ -12,7 +12,7 @@ from cache.damage import Damage, VerifyReport
 from cache.errors import CacheError
 from cache.failures import encode_failures, read_failures, recorded_failures
 from cache.fields import STAGES
-from cache.files import lock_file, read_whole, replace_file, writing
+from cache.files import lock_file, read_failure, read_file, read_whole, replace_file, require_no_link, writing
 from cache.layout import CURRENT_FILE, DATASET_FILE, FAILED_FILE, Layout, shard_name
 from cache.manifest import (
     Manifest,
@@ -67,6 +67,7 @@ def repair(
         CacheError: `prepare` is running, nothing is left to start from, or writing fails.
     """
     layout = Layout(root=dataset_root)
+    require_no_link(*layout.folders)
     before = verify(dataset_root, progress, presence=presence)
     if before.is_sound:
         return RepairReport(repaired=(), unrepaired=(), before=before)
@@ -131,7 +132,10 @@ class _Mender:
                 "--cache: it keeps all shards and makes those files again."
             )
         path = self._layout.dataset_file
-        return parse_dataset(read_whole(path), where=str(path))
+        try:
+            return parse_dataset(read_file(path), where=str(path))
+        except FileNotFoundError as error:
+            raise read_failure(path, error) from error
 
     def _sound_generations(self) -> list[int]:
         bad = {

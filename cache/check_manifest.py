@@ -1,0 +1,457 @@
+"""Refuses a manifest that contradicts itself, before anything is concluded from it.
+
+A generation's hashes find what was damaged; here is what somebody may have written so: names that
+lead elsewhere, columns of other lengths, counts that disagree, numbers that no scan can have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from cache.errors import CacheError
+from cache.fields import FIELDS, STAGES, STRIP_COLUMNS, chunks_per_scan
+from cache.jsonio import from_json, loads
+from cache.layout import (
+    DATASET,
+    HASH,
+    MEMBER,
+    MOST_SHARDS,
+    SCANS_FILE,
+    SHARDS_FILE,
+    shard_name,
+)
+from cache.rows import FailedScan, ScanSources
+from cache.schema import SCALES, DatasetInfo
+from cache.statistics import RANGE_EDGES_M
+from cache.tables import Tables, is_listed
+
+MOST_POINTS = 2**31 - 1
+"""Of a scan: `raw_index` is int32."""
+_MOST_PIXELS = 65_535
+"""Of a picture's side: `pixel` is uint16."""
+_MOST_CAMERAS = 64
+_MOST_BYTES = 2**62
+_LEAST_CHUNK = 20
+"""Bytes of a Blosc header and a crc."""
+_SAFE = r"[^\pC/\\]{1,120}"
+_IS_NAME, _IS_SCAN_ID = f"^{_SAFE}$", f"^{_SAFE}(/{_SAFE})?$"
+_IS_UPWARD = r"(^|/)\.{1,2}(/|$)"
+
+
+def check_info(info: DatasetInfo, *, where: str) -> None:
+    """Refuse a description that no data set has.
+
+    Raises:
+        CacheError: says what.
+    """
+    for wrong in _info_faults(info):
+        raise CacheError(f"{where}: {wrong}. Run `pass2d cache repair`, or prepare again.")
+
+
+def _info_faults(info: DatasetInfo) -> Iterator[str]:
+    labels, grid = info.labels, info.grid
+    if not 1 <= labels.n_classes <= 256:
+        yield f"{labels.n_classes} classes, expected 1 to 256"
+    if not len(labels.training_to_raw) == len(labels.colors_rgb) == labels.n_classes:
+        yield "names, colours and raw ids are not equally many"
+    raw_ids = [*labels.raw_to_training, *labels.training_to_raw]
+    if not all(0 <= raw_id < 2**16 for raw_id in raw_ids):
+        yield f"a raw label outside 0..{2**16 - 1}"
+    if not all(0 <= c < labels.n_classes for c in labels.raw_to_training.values()):
+        yield "a raw label stands for a class that does not exist"
+    if not all(0 <= value <= 255 for color in labels.colors_rgb for value in color):
+        yield "a colour outside 0..255"
+    is_finite = all(map(math.isfinite, (*grid.low, *grid.high)))
+    if not is_finite or not all(lo < hi for lo, hi in zip(grid.low, grid.high, strict=True)):
+        yield f"the volume {grid.low} to {grid.high} is none"
+    if not all(0 < size < 2**15 for size in grid.shape):
+        yield f"a grid of {grid.shape!s:.60} cells; `coord` holds up to {2**15 - 1}"
+    if not 1 <= info.n_cameras <= _MOST_CAMERAS:
+        yield f"{info.n_cameras!s:.20} cameras, expected 1 to {_MOST_CAMERAS}"
+    if not 3 <= info.raw_columns <= 64 or not 0 <= info.sweeps <= 1000:
+        yield f"{info.raw_columns!s:.20} columns and {info.sweeps!s:.20} sweeps"
+    for name in (info.name, *([info.corruption.clean] if info.corruption else [])):
+        if DATASET.fullmatch(name) is None:
+            yield f"found {name[:60]!r}, expected the name of a data set such as semkitti"
+
+
+def check_tables(tables: Tables, info: DatasetInfo, *, where: str) -> None:
+    """Refuse tables that no run of `prepare` writes. Costs a few ms per 10,000 scans.
+
+    Raises:
+        CacheError: names table, column and the first scan or shard that is wrong.
+    """
+    for name, table, faults in (
+        (SHARDS_FILE, tables.shards, _shard_faults(tables.shards)),
+        (SCANS_FILE, tables.scans, _scan_faults(tables.scans, info)),
+        (SCANS_FILE, tables.scans, _disagreements(tables)),
+    ):
+        try:
+            table.validate(full=True)  # among others: text is UTF-8
+            wrong = next(faults, None)
+        except (pa.ArrowException, CacheError) as error:
+            wrong = str(error).splitlines()[0]
+        if wrong is not None:
+            raise _wrong(f"{where}/{name}", wrong)
+
+
+def _wrong(where: str, what: str) -> CacheError:
+    return CacheError(
+        f"{where}: {what[:300]}. No `prepare` writes this: run `pass2d cache verify`, or prepare "
+        "again into a new --cache."
+    )
+
+
+def wrong_scan_names(scans: Sequence[NamedScan]) -> str | None:
+    """What is wrong with the names of scans, which become names of files elsewhere; None: nothing.
+
+    A scan id is one name or two with a slash between, the others are one each; none is "..".
+    """
+    names = ("scan_id", "sequence", "split", "token")
+    columns = {n: pa.array([getattr(scan, n) for scan in scans], pa.string()) for n in names}
+    return next(_name_faults(pa.table(columns)), None)
+
+
+class NamedScan(Protocol):
+    """What listings and tables call a scan."""
+
+    @property
+    def scan_id(self) -> str:
+        """E.g. "08/000123"."""
+
+    @property
+    def sequence(self) -> str:
+        """E.g. "08"."""
+
+    @property
+    def split(self) -> str:
+        """E.g. "val"."""
+
+    @property
+    def token(self) -> str:
+        """May be empty."""
+
+
+def _name_faults(scans: pa.Table) -> Iterator[str]:
+    for name, pattern in (
+        ("scan_id", _IS_SCAN_ID),
+        ("sequence", _IS_NAME),
+        ("split", _IS_NAME),
+        ("token", f"^({_SAFE})?$"),
+    ):
+        column = scans[name].combine_chunks()
+        if not column.null_count and _is_plain(column, is_id=name == "scan_id"):
+            continue
+        kinds = column.unique()
+        wrong = pc.or_(
+            pc.invert(pc.match_substring_regex(kinds, pattern)),
+            pc.match_substring_regex(kinds, _IS_UPWARD),
+        )
+        bad = pc.or_(column.is_null(), pc.is_in(column, value_set=kinds.filter(wrong)))
+        if pc.any(bad).as_py():
+            place = pc.index(bad, value=True).as_py()
+            found = column[place].as_py()
+            yield f"column {name}, row {place}: found {found!r:.70}, expected a plain name"
+
+
+def _is_plain(column: pa.Array, *, is_id: bool) -> bool:
+    """Whether all names are letters, digits, "_" and "-", an id two with a slash between.
+
+    That is so of nearly all, and told in a hundredth of the time of the patterns.
+    """
+    _, offsets, data = column.buffers()
+    if data is None:
+        return False
+    ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1]
+    text = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+    lengths = np.diff(ends)
+    if not _PLAIN[text].all() or lengths.min(initial=1) < 1 or lengths.max(initial=1) > 120:
+        return False
+    slashes = np.flatnonzero(text == ord("/")) + ends[0]
+    rows = np.searchsorted(ends, slashes, side="right") - 1
+    is_between = (slashes > ends[rows]) & (slashes < ends[rows + 1] - 1)
+    is_single = len(np.unique(rows)) == len(rows)
+    return len(slashes) == 0 or (is_id and is_single and bool(is_between.all()))
+
+
+_PLAIN = np.zeros(256, bool)
+_PLAIN[list(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-/")] = True
+
+
+def _shard_faults(shards: pa.Table) -> Iterator[str]:
+    for name in shards.column_names:
+        if shards[name].null_count and name not in ("writer", "seconds"):
+            yield f"column {name} has empty entries"
+            return
+    names = ("stage", "shard", "key", "path", "scans", "bytes")
+    seen = set()
+    for stage, shard, key, path, scans, nbytes in zip(
+        *(shards[name].to_pylist() for name in names), strict=True
+    ):
+        if stage not in STAGES or not 0 <= shard < MOST_SHARDS or HASH.fullmatch(key) is None:
+            yield f"found shard {shard} of {stage[:40]!r} with key {key[:40]!r}"
+            return
+        expected = f"{stage}/{shard_name(shard, key)}.zarr"
+        if path != expected:
+            yield f"column path: found {path[:80]!r}, expected {expected!r}"
+            return
+        if (stage, shard) in seen:
+            yield f"shard {shard} of {stage} occurs twice"
+        seen.add((stage, shard))
+        if not 0 <= scans <= MOST_POINTS or not 0 <= nbytes < _MOST_BYTES:
+            yield f"{path}: {scans} scans, {nbytes} bytes"
+    yield from _file_faults(shards)
+    yield from _text_faults(shards)
+
+
+def _text_faults(shards: pa.Table) -> Iterator[str]:
+    """Columns of JSON, each different text once; `inputs` is parsed where it is needed."""
+    for name in ("parameters", "encodings", "failed"):
+        for text in shards[name].unique().to_pylist():
+            value = loads(text, where=f"column {name}")
+            if not isinstance(value, dict):
+                yield f"column {name}: found {text[:60]!r}, expected an object"
+            elif name == "failed":
+                from_json(Failures, value, where=f"column {name}")
+            elif type(divisor := value.get("intensity_divisor", 0)) is not int:
+                yield f"column {name}: intensity_divisor {divisor!r:.20}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """What the column `failed` holds of a shard."""
+
+    scans: tuple[FailedScan, ...]
+    sources: tuple[ScanSources, ...]
+
+
+def _file_faults(shards: pa.Table) -> Iterator[str]:
+    lists = _flat(shards, ("file_name", "file_bytes", "file_xxh3"))
+    if lists is None:
+        yield "columns file_name, file_bytes and file_xxh3 are not equally long"
+        return
+    starts, (names, sizes, hashes) = lists
+    for name in names.unique().to_pylist():
+        if MEMBER.fullmatch(name) is None:
+            yield f"column file_name: found {name[:80]!r}, expected e.g. 'xyz/c/0/0/0'"
+    for xxh3 in hashes.to_pylist():
+        if HASH.fullmatch(xxh3) is None:
+            yield f"column file_xxh3: found {xxh3[:40]!r}, expected 32 hex digits"
+            return
+    nbytes = sizes.to_numpy()
+    if (nbytes < 0).any() or (nbytes >= _MOST_BYTES // 1024).any():
+        yield "column file_bytes: a size below 0, or one that no disk has"
+        return
+    sums = np.concatenate([[0], np.cumsum(nbytes)])[starts]
+    if (np.diff(sums) != shards["bytes"].to_numpy()).any():
+        yield "columns bytes and file_bytes disagree"
+
+
+def _flat(
+    table: pa.Table, names: tuple[str, ...]
+) -> tuple[NDArray[np.int64], list[pa.Array]] | None:
+    """Where each row begins in list columns, and their values; None if the columns disagree."""
+    columns = [table[name].combine_chunks() for name in names]
+    if any(column.null_count for column in columns):
+        return None
+    starts = [
+        np.concatenate([[0], np.cumsum(pc.list_value_length(column).to_numpy())]).astype(np.int64)
+        for column in columns
+    ]
+    values = [column.flatten() for column in columns]
+    if any(value.null_count for value in values):
+        return None
+    if not all(np.array_equal(starts[0], other) for other in starts):
+        return None
+    return starts[0], values
+
+
+def _scan_faults(scans: pa.Table, info: DatasetInfo) -> Iterator[str]:
+    for name in ("frame_index", "shard", "row", "n_raw", "n", "has_label"):
+        if scans[name].null_count:
+            yield f"column {name} has empty entries"
+            return
+    yield from _name_faults(scans)
+    n_raw, n = scans["n_raw"].to_numpy(), scans["n"].to_numpy()
+    if ((n < 0) | (n > n_raw) | (n_raw > MOST_POINTS)).any():
+        yield f"columns n and n_raw: expected 0 <= n <= n_raw <= {MOST_POINTS}"
+        return
+    if (scans["frame_index"].to_numpy() < 0).any():
+        yield "column frame_index: a number below 0"
+    yield from _count_faults(scans, info, n=n, n_raw=n_raw)
+    yield from _source_faults(scans)
+
+
+def _rows(scans: pa.Table, name: str, width: int) -> NDArray[np.int64] | None:
+    """(S, width) of a list column; None when a row is empty or of another length."""
+    found = _flat(scans, (name,))
+    if found is None or (np.diff(found[0]) != width).any():
+        return None
+    return found[1][0].to_numpy(zero_copy_only=False).reshape(len(scans), width)
+
+
+def _count_faults(
+    scans: pa.Table, info: DatasetInfo, *, n: NDArray[np.int64], n_raw: NDArray[np.int64]
+) -> Iterator[str]:
+    widths = {
+        "label_histogram": info.labels.n_classes,
+        "range_histogram": len(RANGE_EDGES_M),
+        "m": info.n_cameras,
+        "image_height": info.n_cameras,
+        "image_width": info.n_cameras,
+        "voxels": len(SCALES),
+    }
+    most = {
+        "label_histogram": n[:, None],
+        "range_histogram": n_raw[:, None],
+        "m": n[:, None],
+        "voxels": n[:, None],
+    }
+    values: dict[str, NDArray[np.int64]] = {}
+    for name, count in widths.items():
+        rows = _rows(scans, name, count)
+        if rows is None:
+            yield f"column {name}: expected {count} numbers per scan"
+            return
+        if ((rows < 0) | (rows > most.get(name, _MOST_PIXELS))).any():
+            yield f"column {name}: a number below 0, or more than the scan has"
+            return
+        values[name] = rows
+    height, width = values["image_height"], values["image_width"]
+    if ((height > 0) != (width > 0)).any() or ((values["m"] > 0) & (height == 0)).any():
+        yield "columns m, image_height and image_width disagree"
+        return
+    matrices = scans["image_from_lidar"].combine_chunks().drop_null()
+    lengths = pc.list_value_length(matrices).to_numpy(zero_copy_only=False)
+    numbers = matrices.flatten()
+    if (lengths != 12 * info.n_cameras).any() or numbers.null_count:
+        yield f"column image_from_lidar: expected {12 * info.n_cameras} numbers, or none"
+    yield from _chunk_faults(scans, info, m=values["m"], width=width, voxels=values["voxels"])
+
+
+def _chunk_faults(
+    scans: pa.Table,
+    info: DatasetInfo,
+    *,
+    m: NDArray[np.int64],
+    width: NDArray[np.int64],
+    voxels: NDArray[np.int64],
+) -> Iterator[str]:
+    stored: dict[str, NDArray[np.bool_]] = {}
+    for name in FIELDS:
+        columns = tuple(f"{name}_{part}" for part in ("offset", "length", "crc"))
+        if is_listed(name, info.n_cameras):
+            lists = _flat(scans, columns)
+            if lists is None:
+                yield f"columns {', '.join(columns)} are not equally long"
+                return
+            starts, arrays = lists
+        else:
+            arrays = [scans[column].combine_chunks() for column in columns]
+            nulls = [array.is_null() for array in arrays]
+            if not nulls[0].equals(nulls[1]) or not nulls[0].equals(nulls[2]):
+                yield f"columns {', '.join(columns)} are not filled alike"
+                return
+            arrays = [array.fill_null(0) for array in arrays]
+            starts = np.arange(len(scans) + 1)
+        offset, length = (array.to_numpy(zero_copy_only=False) for array in arrays[:2])
+        is_stored = length != 0
+        if (offset < 0).any() or (offset >= _MOST_BYTES).any():
+            yield f"column {name}_offset: a place that no file has"
+            return
+        if (is_stored & ((length < _LEAST_CHUNK) | (length > MOST_POINTS))).any():
+            yield f"column {name}_length: {_LEAST_CHUNK} to {MOST_POINTS} bytes are possible"
+            return
+        counts = np.concatenate([[0], np.cumsum(is_stored)])
+        stored[name] = np.diff(counts[starts])
+        if name == "image" and info.n_cameras == 1:
+            yield from _strip_faults(starts, offset, length, width[:, 0])
+        elif is_listed(name, info.n_cameras):
+            wrong = ~np.isin(np.diff(starts), (0, info.n_cameras))
+            if wrong.any():
+                yield f"column {name}_offset: expected one entry per camera"
+    has_label = scans["has_label"].to_numpy(zero_copy_only=False)
+    n_seen = (m > 0).sum(axis=1)
+    wanted = {
+        "label": has_label,
+        "image": (width > 0).any(axis=1),
+        "point_index": n_seen,
+        "pixel": n_seen,
+        "coord": voxels.any(axis=1),
+        "inverse": voxels.any(axis=1),
+        "vlabel": voxels.any(axis=1) & has_label,
+    }
+    for name, least in wanted.items():
+        if (stored[name] < least).any():
+            place = int(np.argmax(stored[name] < least))
+            yield f"row {place}: {name} is not stored, although the scan has it"
+
+
+def _strip_faults(
+    starts: NDArray[np.int64],
+    offset: NDArray[np.int64],
+    length: NDArray[np.int64],
+    width: NDArray[np.int64],
+) -> Iterator[str]:
+    """A picture's strips lie end to end in the file: columns of it are read at once."""
+    per_scan = chunks_per_scan
+    needed = np.array([per_scan("image", n_cameras=1, width=int(w)) for w in np.unique(width)])
+    needed = needed[np.searchsorted(np.unique(width), width)]
+    if (np.diff(starts) < needed).any():
+        yield f"column image_offset: fewer strips of {STRIP_COLUMNS} columns than the picture has"
+        return
+    place = np.arange(len(offset)) - np.repeat(starts[:-1], np.diff(starts))
+    is_used = place < np.repeat(needed, np.diff(starts))
+    if (length[is_used] == 0).any():
+        yield "column image_length: a strip of the picture is not stored"
+    follows = is_used[1:] & (place[1:] > 0)
+    if (offset[1:] != offset[:-1] + length[:-1])[follows].any():
+        yield "column image_offset: the strips of a picture do not follow each other"
+
+
+def _source_faults(scans: pa.Table) -> Iterator[str]:
+    parts = ("role", "path", "bytes", "mtime_ns", "xxh3")
+    lists = _flat(scans, tuple(f"source_{part}" for part in parts))
+    if lists is None:
+        yield "the source_ columns are not equally long"
+
+
+def _disagreements(tables: Tables) -> Iterator[str]:
+    """Every scan lies in a listed shard, and every shard has its scans: rows 0, 1, ..., K - 1."""
+    shard, row = (tables.scans[name].to_numpy() for name in ("shard", "row"))
+    if (np.diff(shard) < 0).any():
+        yield "scans.parquet is not sorted by shard"
+        return
+    numbers, first, counts = np.unique(shard, return_index=True, return_counts=True)
+    if (row != np.arange(len(row)) - np.repeat(first, counts)).any():
+        yield "the rows of a shard's scans are not 0, 1, 2, ..."
+        return
+    has = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    listed = [tables.shards[name].to_pylist() for name in ("stage", "shard", "scans")]
+    numbers_of: dict[str, set[int]] = {stage: set() for stage in STAGES}
+    for stage, number, scans in zip(*listed, strict=True):
+        if has.get(number, 0) != scans:
+            yield f"shard {number} of {stage}: {scans} scans, but {has.get(number, 0)} are listed"
+            return
+        numbers_of[stage].add(number)
+    for stage, column in (("lidar", None), ("camera", "image_width"), ("voxel", "voxels")):
+        needed = set(has)
+        if column is not None:
+            values = tables.scans[column].combine_chunks().flatten().to_numpy()
+            needed = set(
+                shard[
+                    values.reshape(len(shard), max(1, len(values) // max(1, len(shard)))).any(
+                        axis=1
+                    )
+                ].tolist()
+            )
+        if missing := needed - numbers_of[stage]:
+            yield f"scans of shard {min(missing)}, but no `{stage}` shard of that number"
