@@ -21,7 +21,7 @@ from cache.fields import FIELDS
 from cache.files import NO_PERMISSION, read_failure, read_file
 from cache.jsonio import dumps
 from cache.keys import hash_bytes
-from cache.layout import DATASET_FILE, Layout
+from cache.layout import DATASET_FILE, Layout, require_dataset_name
 from cache.manifest import load_manifest, open_generation, parse_dataset
 from cache.place import is_url
 from cache.ranges import PartialFiles, wanted_chunks
@@ -369,6 +369,8 @@ def _find_dataset(cache_root: Path, dataset: str | None) -> Path:
     found = sorted(path.parent for path in cache_root.glob(f"*/{DATASET_FILE}"))
     names = [path.name for path in found]
     if dataset is not None:
+        if len(dataset) > 100:
+            require_dataset_name(dataset, where="--dataset")
         if dataset not in names:
             near = difflib.get_close_matches(dataset, names, n=1)
             listed = f"did you mean {near[0]!r}? P" if near else "p"

@@ -43,7 +43,7 @@ def dataset_root(cache_root: Path, dataset: str | None) -> Path:
     from cache.layout import require_dataset_name
     from cache.reader import corruption_of, find_dataset
 
-    if dataset is not None and Path(dataset).name != dataset:
+    if dataset is not None and (Path(dataset).name != dataset or len(dataset) > 100):
         require_dataset_name(dataset, where="--dataset")
     try:
         root = find_dataset(cache_root, dataset)

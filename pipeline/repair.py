@@ -116,8 +116,12 @@ class _Mender:
 
     def _remove_extra(self, damage: Damage) -> None:
         if damage.stage or damage.path.startswith("manifest/gen-"):
-            self._move_away(self._layout.root / damage.path)
-            self.repaired.append(f"{damage.path}: removed")
+            try:
+                self._move_away(self._layout.root / damage.path)
+            except CacheError as error:
+                self.unrepaired.append(f"{damage.path}: {error}")
+            else:
+                self.repaired.append(f"{damage.path}: removed")
         else:
             self.unrepaired.append(f"{damage.path}: not of pass2d; if it is yours, move it away")
 
@@ -253,6 +257,7 @@ class _Mender:
         """Out of sight in one step; `gc` and the next `prepare` delete it. Returns where it is."""
         if not (path.exists() or path.is_symlink()):
             return None
+        require_no_link(*path.parents[: len(path.relative_to(self._layout.root).parts) - 1])
         aside = self._layout.scratch / f"damaged-{path.name}-{uuid.uuid4().hex}"
         with writing(path):
             path.rename(aside)

@@ -104,7 +104,7 @@ def test_no_damage_of_a_small_file_goes_unseen_or_ends_in_a_traceback(
 ) -> None:
     rng = random.Random(fault_rounds)
     sound = everything(out)
-    hits = 0
+    told: list[str] = []
     files = small_files(out)
     read = [p for p in files if p.parent == out or "manifest" in p.parts]
     for path in read * (4 * fault_rounds) + rng.sample(files, 8 * min(4, fault_rounds)):
@@ -114,10 +114,10 @@ def test_no_damage_of_a_small_file_goes_unseen_or_ends_in_a_traceback(
         try:
             assert everything(out) == sound, (path, damage)
         except Pass2DError as error:
-            hits += 1
-            assert "\n" not in str(error)
+            told.append(str(error))
         path.write_bytes(was)
-    assert hits > 0
+    assert told
+    assert not [text for text in told if "\n" in text]
     assert everything(out) == sound
 
 
@@ -141,8 +141,7 @@ def test_damaged_records_and_metadata_are_mended_or_named(out: Path, fault_round
         try:
             assert verify(out, Silent()).is_sound == is_same
         except CacheError as error:
-            text = str(error)  # of another format version
-            assert path.name in text and "version" in text  # noqa: PT017, PT018
+            assert "format version" in str(error)  # noqa: PT017
         path.write_bytes(was)
 
 
@@ -258,7 +257,7 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize("name", CONTRADICTIONS)
 def test_a_manifest_that_contradicts_itself_is_one_error(out: Path, name: str) -> None:
     rewritten(out, CONTRADICTIONS[name])
-    with pytest.raises(CacheError, match=r"gen-000001|camera/.*: image") as caught:
+    with pytest.raises(CacheError, match=r"gen-000001|camera/.*image: ") as caught:
         CacheReader.open(out).read(0, ALL)
     assert len(str(caught.value)) < 700
     assert "\n" not in str(caught.value)

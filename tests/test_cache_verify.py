@@ -386,7 +386,8 @@ def test_gc_removes_what_nothing_refers_to(made: tuple[Path, Path]) -> None:
     )
     both = files(out)
     assert len(both) > 2 * len(old) - 10
-    (out / ".tmp/lidar-000001-abc-123").mkdir()
+    (out / f".tmp/lidar-000001-0123456789ab-{'0' * 32}").mkdir()
+    (out / ".tmp/thesis").mkdir()  # somebody's own
     promised = collect_garbage(out, dry_run=True)
     assert files(out) == both
     report = collect_garbage(out)
@@ -399,6 +400,7 @@ def test_gc_removes_what_nothing_refers_to(made: tuple[Path, Path]) -> None:
         if n.startswith(("manifest/gen-000002", "rows")) and (n not in old or "manifest" in n)
     ]
     assert not list((out / ".tmp").glob("lidar*"))
+    assert (out / ".tmp/thesis").is_dir()
     assert found(out).is_sound
     with CacheReader.open(out) as reader:
         reader.read(0, ALL)
