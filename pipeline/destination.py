@@ -9,7 +9,14 @@ from typing import Protocol
 
 from cache.errors import CacheError
 from cache.failures import read_failures
-from cache.files import lock_file, read_whole, remove_abandoned, replace_file, require_no_link, writing
+from cache.files import (
+    lock_file,
+    read_whole,
+    remove_abandoned,
+    replace_file,
+    require_no_link,
+    writing,
+)
 from cache.layout import CURRENT_FILE, FAILED_FILE, Layout, shard_name
 from cache.manifest import Manifest, load_manifest, publishing, write_dataset_file
 from cache.place import is_url

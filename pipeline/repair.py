@@ -12,7 +12,15 @@ from cache.damage import Damage, VerifyReport
 from cache.errors import CacheError
 from cache.failures import encode_failures, read_failures, recorded_failures
 from cache.fields import STAGES
-from cache.files import lock_file, read_failure, read_file, read_whole, replace_file, require_no_link, writing
+from cache.files import (
+    lock_file,
+    read_failure,
+    read_file,
+    read_whole,
+    replace_file,
+    require_no_link,
+    writing,
+)
 from cache.layout import CURRENT_FILE, DATASET_FILE, FAILED_FILE, Layout, shard_name
 from cache.manifest import (
     Manifest,

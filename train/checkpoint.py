@@ -8,6 +8,7 @@ finds damage.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cache.errors import CheckpointError, ConfigError
-from cache.files import read_whole, whole_file
+from cache.check_manifest import check_info
+from cache.errors import CacheError, CheckpointError, ConfigError
+from cache.files import NO_PERMISSION, open_file, read_whole, whole_file
 from pass2d_models.inputs import Grid
 from train.card import CARD_VERSION, Card
 from train.renames import renamed_metrics
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 NETWORK = "network."
 CARD_FORMAT = "pass2d checkpoint card"
+_UNREADABLE = (
+    *(OSError, SafetensorError),
+    *(AttributeError, KeyError, RuntimeError, TypeError, ValueError),  # types that torch lacks
+)
 HEADER_KEY = "pass2d"  # one key only: safetensors writes several in random order
 
 
@@ -89,9 +95,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (OSError, SafetensorError) as error:
+        digest = _digest(header["card"], tensors)
+    except _UNREADABLE as error:
         raise _damaged(path, str(error)) from error
-    if _digest(header["card"], tensors) != header["xxh3"]:
+    if digest != header["xxh3"]:
         raise _damaged(path, "its content does not match its checksum")
     return Checkpoint(card=_card(path, header), tensors=tensors)
 
@@ -143,7 +150,7 @@ def is_card_file(path: Path) -> bool:
     """Whether a file is such a copy, and may so be replaced by a newer one."""
     try:
         content = json.loads(read_whole(path))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("format") == CARD_FORMAT
 
@@ -199,9 +206,9 @@ def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -
     needed = network.inference_state()
     missing = sorted(name for name in needed if name not in stored)
     misshapen = sorted(
-        f"{name} is {tuple(stored[name].shape)}, expected {tuple(tensor.shape)}"
+        f"{name} is {_kind(stored[name])}, expected {_kind(tensor)}"
         for name, tensor in needed.items()
-        if name in stored and stored[name].shape != tensor.shape
+        if name in stored and _kind(stored[name]) != _kind(tensor)
     )
     if missing or misshapen:
         raise CheckpointError(
@@ -213,21 +220,21 @@ def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -
     network.load_state_dict({name: stored[name] for name in needed}, strict=False)
 
 
+def _kind(tensor: Tensor) -> str:
+    """Shape, and the type where that is another than a float of some width."""
+    name = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
+    return f"{tuple(tensor.shape)}{name}"
+
+
 def _read_header(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path}: a folder, where a checkpoint file is expected; of a run it is "
-            "checkpoints/best.safetensors in its folder"
-        )
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+    _require_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+    except _UNREADABLE as error:
         if path.suffix != ".safetensors":
             raise CheckpointError(
-                f"{path}: this is no pass2d checkpoint ({error}). One of the published code "
+                f"{path}: this is no pass2d checkpoint ({error!s:.200}). One of the published code "
                 "is turned into one by: pass2d import CHECKPOINT --out FILE.safetensors"
             ) from error
         raise _damaged(path, str(error)) from error
@@ -236,25 +243,63 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"{path}: a safetensors file, but without pass2d's card in its header"
         )
     try:
-        header: dict[str, Any] = json.loads(metadata[HEADER_KEY])
-        version = int(header["version"])
-        header["card"], header["xxh3"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"its header is unreadable ({error})") from error
+        header: dict[str, Any] = _loads(metadata[HEADER_KEY])
+        version, card, xxh3 = header["version"], header["card"], header["xxh3"]
+        if type(version) is not int or not isinstance(card, str) or not isinstance(xxh3, str):
+            raise TypeError("expected a version, a card and a hash")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, f"its header is unreadable ({error!s:.200})") from error
     if version != CARD_VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint format {version}, this pass2d reads {CARD_VERSION}: "
+            f"{path}: checkpoint format {version!s:.20}, this pass2d reads {CARD_VERSION}: "
             + ("update pass2d" if version > CARD_VERSION else "write it again with this version")
         )
     return header
 
 
+def _require_file(path: Path) -> None:
+    """Say what is at the path, if no file that can be read; safetensors calls all of it missing."""
+    try:
+        os.close(open_file(path))
+        return
+    except (FileNotFoundError, NotADirectoryError):
+        text = "no such checkpoint file"
+    except IsADirectoryError:
+        text = (
+            "a folder, where a checkpoint file is expected; of a run it is "
+            "checkpoints/best.safetensors in its folder"
+        )
+    except PermissionError:
+        text = NO_PERMISSION
+    except OSError as error:
+        text = f"cannot be read ({error.strerror})"
+    raise CheckpointError(f"{path}: {text}")
+
+
+def _loads(text: str) -> Any:
+    """JSON in which no key occurs twice: readers would not agree on what it says.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            raise ValueError("a key occurs twice")
+        return table
+
+    return json.loads(text, object_pairs_hook=once)
+
+
 def _card(path: Path, header: dict[str, Any]) -> Card:
     try:
-        plain, _ = _under_new_names(json.loads(header["card"]))
-        return from_plain(Card, plain, where="card")
-    except (ValueError, ConfigError) as error:
-        raise _damaged(path, f"its card is unreadable ({error})") from error
+        plain, _ = _under_new_names(_loads(header["card"]))
+        card = from_plain(Card, plain, where="card")
+        check_info(card.info, where="card.info")
+    except (ValueError, RecursionError, CacheError, ConfigError) as error:
+        raise _damaged(path, f"its card is unreadable ({error!s:.300})") from error
+    return card
 
 
 def card_notes(path: Path) -> list[str]:
@@ -278,7 +323,7 @@ def _under_new_names(card: Any) -> tuple[Any, list[str]]:
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: truncated or damaged: {reason}. Copy it again, or use an older checkpoint."
+        f"{path}: truncated or damaged: {reason[:300]}. Copy it again, or use an older checkpoint."
     )
 
 

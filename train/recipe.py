@@ -259,12 +259,15 @@ def _require_writable(value: Any, *, where: str) -> None:
 def _apply(table: dict[str, Any], override: str, progress: Progress) -> None:
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
+    override = override if len(override) <= 80 else f"{override[:77]}..."
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r}: expected KEY=VALUE, e.g. optimizer.kind=adam")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a number of thousands of digits is no number either
         value = text.strip()  # a bare word
+    if len(parts) > _MOST_PARTS:
+        raise ConfigError(f"override {override!r}: no setting has so many parts")
     nested, notes = renamed_settings(_nested(parts, value))
     for note in notes:
         progress.say(f"override {override!r}: {note}")
@@ -276,6 +279,9 @@ def _apply(table: dict[str, Any], override: str, progress: Progress) -> None:
             raise ConfigError(f"override {override!r}: {part!r} is a value, not a table")
         table = inner
     table[parts[-1]] = value
+
+
+_MOST_PARTS = 8
 
 
 def _nested(parts: Sequence[str], value: Any) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import ConfigError
-from cache.files import read_whole
+from cache.files import NO_PERMISSION, read_whole
 from cache.progress import Progress, Silent
 from train.renames import renamed_settings
 from train.settings import require_known
 
 RECIPES = Path(__file__).parent / "recipes"
+_LONGEST_NAME = 1000
 EXTENDS = "extends"
 """Key of a recipe file that names the recipe whose settings it changes."""
 
@@ -55,10 +56,13 @@ def read_table(
         raise ConfigError(f"{path}: {EXTENDS} itself by way of {below[-1]}")
     try:
         table = tomllib.loads(read_whole(path).decode("utf-8-sig"))
+    except PermissionError as error:
+        raise ConfigError(f"{path}: {NO_PERMISSION}.") from error
     except OSError as error:
         raise ConfigError(f"{path}: the recipe cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    except (ValueError, RecursionError) as error:  # no TOML, no text, a number without end
+        reason = "nested too deeply" if isinstance(error, RecursionError) else f"{error!s:.200}"
+        raise ConfigError(f"{path}: not a TOML file: {reason}") from error
     table, notes = renamed_settings(table)
     for note in notes:
         progress.say(f"{path}: {note}")
@@ -72,7 +76,11 @@ def _base_table(
     path: Path, base: Any, *, below: tuple[Path, ...], progress: Progress
 ) -> dict[str, Any]:
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: {EXTENDS} must name another recipe, got {base!r}")
+        raise ConfigError(
+            f"{path}: {EXTENDS} must name another recipe, got a {type(base).__name__}"
+        )
+    if len(base) > _LONGEST_NAME or "\0" in base:
+        raise ConfigError(f"{path}: {EXTENDS} must name another recipe, got {base[:60]!r}")
     name = str(path.parent / base) if base.endswith(".toml") else base
     table = read_table(name, below=(*below, path), progress=progress)
     table.pop("name", None)

@@ -33,7 +33,10 @@ def _check(table: Mapping[str, Any], kind: type, where: str, *, paths: Sequence[
     known = field_types(kind)
     for key, value in table.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}; {_proposal(key, list(known), paths)}")
+            short = key[:60]
+            raise ConfigError(
+                f"{where}: unknown key {short!r}; {_proposal(short, list(known), paths)}"
+            )
         if is_dataclass(known[key]) and isinstance(value, Mapping):
             _check(value, known[key], f"{where}.{key}", paths=paths)
 

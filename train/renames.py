@@ -28,7 +28,8 @@ def renamed_settings(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     augment, validation = renamed.get("augment"), renamed.get("validation")
     if isinstance(augment, Mapping):
         ratio = augment.get("dropout")
-        if isinstance(ratio, (int, float)) and not isinstance(ratio, bool):
+        is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+        if is_number and abs(ratio) < 1e9:  # others are refused under the name that they have
             rest = {key: value for key, value in augment.items() if key != "dropout"}
             renamed["augment"] = {"dropout_ratio": ratio, **rest}
             notes.append(

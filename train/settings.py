@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -46,10 +47,10 @@ def require_known(key: str, known: Sequence[str], *, where: str, what: str = "ke
     """Refuse a key (or ``what`` it is) that is not in the list, and propose the nearest one."""
     if key in known:
         return
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
     names = ", ".join(sorted(set(known)))
     remedy = f"did you mean {near[0]!r}?" if near else f"known {what}s: {names}"
-    raise ConfigError(f"{where}: unknown {what} {key!r}; {remedy}")
+    raise ConfigError(f"{where}: unknown {what} {_shown(key)}; {remedy}")
 
 
 def field_types(kind: type) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected a table of settings, got {value!r}")
+        raise ConfigError(f"{where}: expected a table of settings, got {_shown(value)}")
     known = field_types(kind)
     for key in value:
         require_known(str(key), list(known), where=where)
@@ -96,10 +97,11 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
 def _choice(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if value in choices:
         return value
-    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+    word = value if isinstance(value, str) and len(value) < 100 else ""
+    near = difflib.get_close_matches(word, [str(c) for c in choices], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"{where}: expected one of {', '.join(map(repr, choices))}, got {value!r}{hint}"
+        f"{where}: expected one of {', '.join(map(repr, choices))}, got {_shown(value)}{hint}"
     )
 
 
@@ -115,14 +117,14 @@ def _optional(kind: Any, value: Any, where: str) -> Any:
 
 def _tuple(members: tuple[Any, ...], value: Any, where: str) -> Any:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigError(f"{where}: expected a list, got {value!r}")
+        raise ConfigError(f"{where}: expected a list, got {_shown(value)}")
     if len(members) == 2 and members[1] is Ellipsis:
         kinds: tuple[Any, ...] = (members[0],) * len(value)
     else:
         kinds = members
     if len(kinds) != len(value):
         raise ConfigError(
-            f"{where}: expected {len(kinds)} values, got {len(value)}: {list(value)!r}"
+            f"{where}: expected {len(kinds)} values, got {len(value)}: {_shown(list(value))}"
         )
     return tuple(
         _convert(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
@@ -131,21 +133,63 @@ def _tuple(members: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _dict(members: tuple[Any, ...], value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected a table, got {value!r}")
+        raise ConfigError(f"{where}: expected a table, got {_shown(value)}")
     key_kind, value_kind = members
     # JSON and TOML have string keys only: the label table's integer keys arrive as text.
     return {
-        (int(key) if key_kind is int else key): _convert(value_kind, item, f"{where}.{key}")
+        (_whole(key, where) if key_kind is int else key): _convert(
+            value_kind, item, f"{where}.{_name(key)}"
+        )
         for key, item in value.items()
     }
 
 
+def _whole(key: str, where: str) -> int:
+    if re.fullmatch("-?[0-9]{1,18}", key) is None:
+        raise ConfigError(f"{where}: expected whole numbers as keys, got {_shown(key)}")
+    return int(key)
+
+
+def _name(key: object) -> str:
+    """A key at a length that can be read."""
+    return str(key)[:60]
+
+
 def _scalar(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, int) and abs(value) > 2**100:
+        raise ConfigError(f"{where}: a whole number of more than 30 digits")
     if kind is object or kind is Any:
-        return value
+        return _any(value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
-    raise ConfigError(f"{where}: expected {names.get(kind, kind)}, got {value!r}")
+    raise ConfigError(f"{where}: expected {names.get(kind, kind)}, got {_shown(value)}")
+
+
+def _any(value: Any, where: str, depth: int = 0) -> Any:
+    """A value whose type another owner checks: what JSON can hold, not nested without end."""
+    if depth > _DEEPEST:
+        raise ConfigError(f"{where}: nested more than {_DEEPEST} deep")
+    if isinstance(value, Mapping):
+        return {str(key): _any(item, where, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_any(item, where, depth + 1) for item in value)
+    if value is None or isinstance(value, (bool, float, str)):
+        return value
+    if isinstance(value, int):
+        return _scalar(int, value, where)
+    raise ConfigError(f"{where}: expected a number, text, a list or a table, got {_shown(value)}")
+
+
+_DEEPEST = 16
+
+
+def _shown(value: Any) -> str:
+    """A wrong value at a length that can be read; one that is nested without end, too."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."

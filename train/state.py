@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,7 +114,7 @@ def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
     _load_network(job, checkpoint)
     state = fresh_state(job)
     load_optimizer_tensors(state.optimizer, job.network, checkpoint.part(OPTIMIZER))
-    run: dict[str, Any] = dict(checkpoint.card.run)
+    run = _checked_run(checkpoint.card.run)
     mean = checkpoint.part(AVERAGE)
     if state.average is not None and mean:  # none: resumed anyway with what was off before
         state.average.load(mean, count=run["average_count"])
@@ -126,6 +127,29 @@ def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
     state.cursor = epoch * job.n_scans + min(place, job.n_scans)  # a changed cache has other scans
     state.validated, state.val_miou = list(run["validated"]), list(run["val_miou"])
     return state
+
+
+def _checked_run(stored: Mapping[str, object]) -> dict[str, Any]:
+    """The state that is no tensor, if it is one.
+
+    Raises:
+        CheckpointError: something is missing or of another type.
+    """
+    run = dict(stored)
+    wanted = {"cursor": int, "n_scans": int, "validated": list, "val_miou": list}
+    wrong = [name for name, kind in wanted.items() if type(run.get(name)) is not kind]
+    cursor, n_scans, count = (run.get(n, 0) for n in ("cursor", "n_scans", "average_count"))
+    if not wrong:
+        numbers = [*run["validated"], *run["val_miou"], count]
+        is_sound = all(type(number) in (int, float) for number in numbers)
+        if not is_sound or cursor < 0 or n_scans < 1:
+            wrong = ["a number"]
+    if wrong:
+        raise CheckpointError(
+            f"the state to resume has no {', '.join(wrong)}: its card is not of a run of pass2d. "
+            "Use an older checkpoint, or start a new run from its weights (start_from)."
+        )
+    return run
 
 
 def _load_network(job: Job, checkpoint: Checkpoint) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import CheckpointError
-from cache.files import open_file
+from cache.files import NO_PERMISSION, open_file
 from train.safe_unpickler import TensorRef, read_pickle
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -121,6 +121,8 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
                 opened = _open_legacy(path, memoryview(whole))
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such checkpoint file") from None
+        except PermissionError:
+            raise CheckpointError(f"{path}: {NO_PERMISSION}") from None
         except _UNREADABLE as error:
             raise _damaged(path, error) from error
         yield opened
