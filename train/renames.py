@@ -29,7 +29,7 @@ def renamed_settings(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     if isinstance(augment, Mapping):
         ratio = augment.get("dropout")
         is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-        if is_number and abs(ratio) < 1e9:  # others are refused under the name that they have
+        if is_number and -1e9 < ratio < 1e9:  # type: ignore[operator]  # else: refused as it is
             rest = {key: value for key, value in augment.items() if key != "dropout"}
             renamed["augment"] = {"dropout_ratio": ratio, **rest}
             notes.append(

@@ -135,7 +135,7 @@ def _checked_run(stored: Mapping[str, object]) -> dict[str, Any]:
     Raises:
         CheckpointError: something is missing or of another type.
     """
-    run = dict(stored)
+    run: dict[str, Any] = dict(stored)
     wanted = {"cursor": int, "n_scans": int, "validated": list, "val_miou": list}
     wrong = [name for name, kind in wanted.items() if type(run.get(name)) is not kind]
     cursor, n_scans, count = (run.get(n, 0) for n in ("cursor", "n_scans", "average_count"))
