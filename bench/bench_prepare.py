@@ -135,9 +135,9 @@ def run(listing: SourceListing, folder: Path, workers: int) -> Run:
         return _prepare(listing, folder, config)
     import ray
 
-    from pipeline.ray_runner import connected
-
-    with connected(config):
+    # In this process, so that its object store can be asked; `prepare` joins it.
+    ray.init(address="local", num_cpus=workers, include_dashboard=False)
+    try:
         few = [replace(s, frame_index=64 * i) for i, s in enumerate(listing.scans[: 4 * workers])]
         warm_up = replace(listing, scans=tuple(few))
         prepare(warm_up, folder / "warm", replace(config, shard_scans=1), Silent())
@@ -150,6 +150,8 @@ def run(listing: SourceListing, folder: Path, workers: int) -> Run:
             stored_objects=objects_after - objects,
             stored_bytes=nbytes_after - nbytes,
         )
+    finally:
+        ray.shutdown()
 
 
 def _prepare(listing: SourceListing, folder: Path, config: PrepareConfig) -> Run:

@@ -72,7 +72,8 @@ def prepare(
         work = _Work(todo, progress)
         config = decided(config, [todo], progress)
         if todo.tasks:
-            with _runner(place.context(listing.info, config.profile), config) as runner:
+            context = place.context(listing.info, config.profile)
+            with _runner(context, config, progress) as runner:
                 work.run(runner)
         published = place.publish(
             listing.info, PublishedShards(keys=work.keys, changed=work.changed, jobs=todo.jobs)
@@ -144,19 +145,14 @@ def _prepare_each(
 
 
 @contextlib.contextmanager
-def _runner(context: TaskContext, config: PrepareConfig) -> Iterator[Runner]:
+def _runner(context: TaskContext, config: PrepareConfig, progress: Progress) -> Iterator[Runner]:
     if config.workers == 0:
         yield InlineRunner(context, max_retries=config.max_retries)
         return
     from pipeline.ray_runner import RayRunner, connected
 
-    with connected(config) as is_ours:
-        runner = RayRunner(context, config)
-        try:
-            yield runner
-        finally:
-            if not is_ours:  # else it ends now, and its tasks with it
-                runner.cancel()
+    with connected(config) as session:
+        yield RayRunner(session, context, say=progress.say)
 
 
 @dataclass

@@ -1,207 +1,291 @@
-"""Tasks in Ray workers: one CPU each, retried when a worker dies, no data through Ray."""
+"""Tasks in Ray workers: one CPU each, retried when a worker dies, no data through Ray.
+
+Whatever happens to Ray, the run goes on: it waits for the driver (`ray_driver.py`) a limited time,
+and does the rest in this process where a Ray of its own is lost.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
+import queue
 import socket
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cache.errors import CacheError
 from pipeline.options import PrepareConfig
-from pipeline.ray_processes import end_marked, marking, own_sigterm, uninterrupted
-from pipeline.runners import TaskFailure
-from pipeline.tasks import StageTask, TaskContext, TaskResult, run_task
+from pipeline.ray_driver import (
+    Alive,
+    Done,
+    Imported,
+    Lost,
+    NumberedTask,
+    Order,
+    Started,
+    Stop,
+)
+from pipeline.ray_processes import RayProcesses, ray_folder
+from pipeline.runners import InlineRunner, TaskFailure
+from pipeline.tasks import StageTask, TaskContext, TaskResult
 
-if TYPE_CHECKING:
-    from ray import ObjectRef
-
-CODE_ROOT = Path(__file__).resolve().parents[1]
-_WORKER_BYTES = 400 << 20
 _CONNECT_SECONDS = 10.0
+_IMPORT_S = 180.0
+"""A first import from a cold network disk takes a minute."""
+_START_S = 90.0
+_SILENT_S = 60.0
+"""A driver that runs says something every few seconds."""
+_LEAVE_S = 10.0
+"""So long it may take to cancel tasks on a cluster that is not ours."""
 _SETTINGS = b"\x04"
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
 """Ray speaks gRPC, whose first frame either way is HTTP/2's SETTINGS, type 4 (RFC 9113, 3.4)."""
-_OBJECT_STORE_BYTES = 80 << 20
-"""Results are a few hundred bytes and travel inline; Ray asks for 75 MB at least."""
+
+
+class RayLostError(Exception):
+    """Ray did not start, or it is gone; the message says why."""
+
+
+class RaySession:
+    """A Ray that this run is connected to.
+
+    Args:
+        config: workers, or the address of a cluster.
+
+    Raises:
+        CacheError: there is no connection.
+    """
+
+    def __init__(self, config: PrepareConfig) -> None:
+        self.config = config
+        self.is_ours = config.ray_address is None
+        self.log: Path | None = None
+        """What a Ray of ours said last, once it is lost."""
+        self.is_told = False
+        """Whether somebody has told the user of the loss."""
+        self._patience_s = _IMPORT_S
+        self._is_closing = False
+        self._lost = ""
+        self._ended = threading.Event()
+        self._heard: queue.SimpleQueue[object] = queue.SimpleQueue()
+        folder = ray_folder()
+        self._processes = RayProcesses(folder)
+        threading.Thread(target=self._listen, name="pass2d-ray", daemon=True).start()
+        try:
+            self.send(Order(config=config, folder=str(folder)))
+            self.cpus = self._started().cpus
+        except BaseException as error:  # Ctrl-C while it starts, too
+            self.close()
+            if isinstance(error, RayLostError):
+                raise no_connection(config, str(error), self.log) from error
+            raise
+
+    def send(self, message: object) -> None:
+        """Tell the driver.
+
+        Raises:
+            RayLostError: it is gone.
+        """
+        try:
+            self._processes.channel.send(message)
+        except OSError as error:
+            self._ended.wait()  # it may have given a reason
+            raise RayLostError(self._lost) from error
+
+    def next_message(self) -> object:
+        """Wait for the driver's next word.
+
+        Raises:
+            RayLostError: there will be none; nothing of a Ray of ours is left.
+        """
+        message = self._heard.get()
+        while isinstance(message, Alive):
+            message = self._heard.get()
+        if isinstance(message, Lost):
+            self._heard.put(message)  # for whoever asks again
+            raise RayLostError(message.reason)
+        return message
+
+    def close(self) -> None:
+        """Leave Ray; one of ours ends."""
+        self._is_closing = True
+        if not self.is_ours and not self._ended.is_set():
+            with contextlib.suppress(RayLostError):
+                self.send(Stop())
+                self._ended.wait(_LEAVE_S)
+        self._processes.end()
+
+    def _started(self) -> Started:
+        while not isinstance(message := self.next_message(), Started):
+            pass
+        return message
+
+    def _listen(self) -> None:
+        """A thread: takes the driver's words until it ends, gives up or keeps silent too long."""
+        try:
+            while not self._lost:
+                if not self._processes.channel.poll(self._patience_s):
+                    self._lost = f"no sign of life for {self._patience_s:.0f} s"
+                    break
+                message = self._processes.channel.recv()
+                if isinstance(message, Lost):
+                    self._lost = message.reason
+                    break
+                if isinstance(message, Imported | Started):
+                    self._patience_s = _SILENT_S if isinstance(message, Started) else _START_S
+                self._heard.put(message)
+        except (EOFError, OSError):
+            self._lost = "its driver has ended"
+        if self.is_ours and not self._is_closing:
+            self.log = self._processes.keep_log()
+        self._processes.end()
+        self._processes.channel.close()
+        self._heard.put(Lost(reason=self._lost))
+        self._ended.set()
+
+
+def no_connection(config: PrepareConfig, reason: str, log: Path | None = None) -> CacheError:
+    """The error of a Ray that does not start, or of a cluster that does not answer."""
+    if config.ray_address is None:
+        where = "" if log is None else f" Ray's own words: {log}"
+        return CacheError(f"Ray does not start ({reason}). Use --workers 0 to work without.{where}")
+    token = ""
+    if "RAY_AUTH_MODE" not in os.environ:
+        token = "; RAY_AUTH_MODE=token if it asks for a token, as by `ray start`"
+    return CacheError(
+        f"cannot connect to {config.ray_address} ({reason}). Check --ray-address{token}; or use "
+        "--workers 0 to run without Ray."
+    )
 
 
 class RayRunner:
-    """Submits tasks to the Ray that this process is connected to."""
+    """Sends tasks to Ray, and runs them in this process where a Ray of ours is lost.
 
-    def __init__(self, context: TaskContext, config: PrepareConfig) -> None:
-        import ray
+    Args:
+        session: of `connected`.
+        context: of all tasks.
+        say: is told that Ray is lost.
+    """
 
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        self.window = 2 * max(1, int(sum(node.get("CPU", 0) for node in alive)))
+    def __init__(
+        self, session: RaySession, context: TaskContext, *, say: Callable[[str], None]
+    ) -> None:
+        config = session.config
+        self.window = 2 * session.cpus
         if config.ray_address is not None and config.workers is not None:
             self.window = config.workers
-        self._context = ray.put(context)
-        self._task = ray.remote(run_task)
-        self._max_retries = config.max_retries
-        # A task that asks for more than any node has would wait for ever.
-        self._memory_limit = int(0.9 * max(node.get("memory", 0.0) for node in alive))
-        self._flying: dict[ObjectRef[Any], StageTask] = {}
+        self._session, self._say = session, say
+        self._flying: dict[int, StageTask] = {}
+        self._count = 0
+        self._inline = InlineRunner(context, max_retries=config.max_retries)
+        self._is_inline = False
+        self._send(context)
 
     def submit(self, task: StageTask) -> None:
         """Start a task."""
-        memory = min(peak_bytes(task), self._memory_limit)
-        remote = self._task.options(
-            num_cpus=1,
-            memory=memory,
-            max_retries=self._max_retries,
-            retry_exceptions=[OSError],
-            scheduling_strategy="SPREAD",
-        )
-        self._flying[remote.remote(self._context, task)] = task
+        self._count += 1
+        self._flying[self._count] = task
+        if self._is_inline:
+            self._inline.submit(task)
+        else:
+            self._send(NumberedTask(number=self._count, task=task))
 
     def next_done(self) -> TaskResult | TaskFailure:
         """Wait for any task to end.
 
         Raises:
-            CacheError: of the task.
+            CacheError: of the task; or a cluster that is not ours is lost.
         """
-        import ray
-        from ray.exceptions import RayError, RayTaskError
+        if not self._is_inline:
+            try:
+                message = self._session.next_message()
+            except RayLostError as error:
+                self._go_on_inline(error)
+            else:
+                assert isinstance(message, Done)
+                return self._outcome(message)
+        return self._inline.next_done()
 
-        done, _ = ray.wait(list(self._flying), num_returns=1)
-        task = self._flying.pop(done[0])
+    def _outcome(self, done: Done) -> TaskResult | TaskFailure:
+        task = self._flying.pop(done.number)
+        if isinstance(done.outcome, CacheError):
+            raise done.outcome
+        if isinstance(done.outcome, BaseException):
+            return TaskFailure(task=task, error=done.outcome)
+        return done.outcome
+
+    def _send(self, message: object) -> None:
         try:
-            result: TaskResult = ray.get(done[0])
-        except CacheError as error:
-            raise CacheError(_own_message(error)) from error
-        except RayTaskError as error:
-            return TaskFailure(task=task, error=_cause(error))
-        except RayError as error:
-            return TaskFailure(task=task, error=self._lost(error))
-        return result
+            self._session.send(message)
+        except RayLostError as error:
+            self._go_on_inline(error)
 
-    def _lost(self, error: Exception) -> OSError:
-        """The worker died more often than it is tried again: out of memory, or a lost node."""
-        kind = " ".join(str(error).split())[:120] or type(error).__name__
-        return OSError(
-            f"its worker was lost in each of {self._max_retries + 1} attempts (killed, perhaps for "
-            f"lack of memory; Ray: {kind}). Run again with fewer --workers."
-        )
+    def _go_on_inline(self, error: RayLostError) -> None:
+        """Tasks that were cut off left nothing that is visible: they run again.
 
-    def cancel(self) -> None:
-        """Stop what is in flight; attempts that are cut off are never visible."""
-        import ray
-
-        for reference in self._flying:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.cancel(reference, force=True)
-
-
-def _cause(error: Any) -> BaseException:
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error
+        Raises:
+            CacheError: it is a cluster that is not ours: its workers may still be at work.
+        """
+        log = "" if self._session.log is None else f" Ray's own words: {self._session.log}"
+        if not self._session.is_ours:
+            raise CacheError(
+                f"{self._session.config.ray_address}: the connection was lost ({error}). Run "
+                f"again, it goes on from here.{log}"
+            ) from error
+        if not self._session.is_told:
+            self._session.is_told = True
+            self._say(
+                f"Ray is lost ({error}): the rest is done without it, as by --workers 0.{log}"
+            )
+        self._is_inline = True
+        self.window = 1
+        for task in self._flying.values():
+            self._inline.submit(task)
 
 
-def _own_message(error: CacheError) -> str:
-    # Ray's copy of a task's error carries the worker's traceback as its text.
-    return str(getattr(error, "cause", error))
-
-
-def peak_bytes(task: StageTask) -> int:
-    """Memory of a task: its shard's arrays, their padded copy and what is decoded from."""
-    files = [path for scan in task.job.scans for path in _files(task, scan)]
-    sizes = []
-    for path in files:
-        with contextlib.suppress(OSError):
-            sizes.append(path.stat().st_size)
-    # Lidar: raw, kept and encoded points; camera: PNG holds about 60 % of the pixels' bytes.
-    return _WORKER_BYTES + 3 * sum(sizes)
-
-
-def _files(task: StageTask, scan: Any) -> list[Path]:
-    if task.stage == "camera":
-        return [path for path in scan.images if path is not None]
-    return [scan.points]
+_session: ContextVar[RaySession | None] = ContextVar("_session", default=None)
 
 
 @contextlib.contextmanager
-def connected(config: PrepareConfig) -> Iterator[bool]:
-    """Connect to Ray: the given cluster, the one this process has already, or a new local one.
+def connected(config: PrepareConfig) -> Iterator[RaySession]:
+    """Connect to Ray: the given cluster, or a new local one; within another such block, its Ray.
 
-    Yields whether it is a local one that ends with this context.
+    A process that is connected to a Ray already has its tasks done there.
+
+    Raises:
+        CacheError: there is no connection.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield False
+    outer = _session.get()
+    if outer is not None:
+        yield outer
         return
-    # Its news (authentication mode, ports) would stand between our own lines.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    common: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": False,
-    }
-    with marking() as mark:
+    if config.ray_address is not None:
         try:
-            with own_sigterm():
-                _start(config, common)
-        except (OSError, RuntimeError, ValueError) as error:
-            _end(mark)
-            raise _no_connection(config, error) from error
-        except BaseException:  # Ctrl-C while it starts
-            _end(mark)
-            raise
-    try:
-        yield config.ray_address is None
-    except ConnectionError as error:
-        raise CacheError(
-            f"{config.ray_address or 'the local Ray'}: the connection was lost ({_line(error)}). "
-            "Run again, it goes on from here."
-        ) from error
-    finally:
-        _end(mark)
-
-
-def _no_connection(config: PrepareConfig, error: Exception) -> CacheError:
-    token = ""
-    if config.ray_address is not None and "RAY_AUTH_MODE" not in os.environ:
-        token = "; RAY_AUTH_MODE=token if it asks for a token, as by `ray start`"
-    return CacheError(
-        f"cannot connect to {config.ray_address or 'a local Ray'} ({_line(error)}). Check "
-        f"--ray-address{token}; or use --workers 0 to run without Ray."
-    )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _start(config: PrepareConfig, common: dict[str, Any]) -> None:
-    import ray
-
-    # Workers search the driver's folder first: a data folder ./cache or a file ./train.py there
-    # would hide our packages.
-    with contextlib.chdir(CODE_ROOT):
-        if config.ray_address is not None:
             _require_answer(config.ray_address)
-            ray.init(address=config.ray_address, **common)
-        else:
-            ray.init(
-                address="local",  # else Ray joins the cluster that RAY_ADDRESS names
-                num_cpus=config.workers or len(os.sched_getaffinity(0)),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **common,
-            )
+        except (OSError, ValueError) as error:
+            raise no_connection(config, str(error)) from error
+    elif (address := _own_address()) is not None:
+        config = replace(config, ray_address=address, workers=None)
+    session = RaySession(config)
+    token = _session.set(session)
+    try:
+        yield session
+    finally:
+        _session.reset(token)
+        session.close()
 
 
-def _end(mark: bytes) -> None:
+def _own_address() -> str | None:
+    """Of the Ray that this process is connected to."""
+    if "ray" not in sys.modules:
+        return None
     import ray
 
-    with uninterrupted():
-        ray.shutdown()
-        end_marked(mark)
+    return ray.get_runtime_context().gcs_address if ray.is_initialized() else None
 
 
 def _require_answer(address: str) -> None:

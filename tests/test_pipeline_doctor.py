@@ -17,6 +17,7 @@ import torch
 from cache_samples import write_sample_cache
 from typer.testing import CliRunner
 
+from cache.errors import CacheError
 from cache.progress import Silent
 from cli import app
 from pipeline.doctor import libraries, machine, process
@@ -179,10 +180,14 @@ def test_gpu_that_torch_cannot_use_is_broken_and_no_gpu_a_warning(
 
 
 def test_ray_is_started_only_when_asked() -> None:
-    ask = answers(ray={"version": "2.50"}, ray_start=Answer(values=None, failure="no answer"))
-    assert libraries.ray_findings(start=False, ask=ask)[0].state == "ok"
-    (finding,) = libraries.ray_findings(start=True, ask=ask)
+    def fail() -> None:
+        raise CacheError("Ray does not start (no memory)")
+
+    ask = answers(ray={"version": "2.50"})
+    assert libraries.ray_findings(start=False, ask=ask, start_ray=fail)[0].state == "ok"
+    (finding,) = libraries.ray_findings(start=True, ask=ask, start_ray=fail)
     assert finding.state == "broken"
+    assert "no memory" in finding.found
     assert "--workers 0" in finding.remedy
 
 

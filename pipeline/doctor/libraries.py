@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cache.errors import CacheError
 from cache.progress import format_bytes
 from pipeline.doctor.finding import Finding
 from pipeline.doctor.process import Answer, ask
@@ -175,7 +176,22 @@ def scatter_findings(devices: list[str], ask: Ask = ask) -> list[Finding]:
     return findings
 
 
-def ray_findings(*, start: bool, ask: Ask = ask) -> list[Finding]:
+def start_ray() -> None:
+    """Start Ray as `prepare` does, run a task, and end it.
+
+    Raises:
+        CacheError: it does not start; the message names a file of its own words.
+    """
+    from pipeline.options import PrepareConfig
+    from pipeline.ray_runner import connected
+
+    with connected(PrepareConfig(workers=1)):
+        pass
+
+
+def ray_findings(
+    *, start: bool, ask: Ask = ask, start_ray: Callable[[], None] = start_ray
+) -> list[Finding]:
     """Ray's import and, if asked for, a start."""
     answer = ask("ray", timeout_s=PROBE_S)
     remedy = "`pass2d prepare --workers 0` works without Ray. "
@@ -186,15 +202,16 @@ def ray_findings(*, start: bool, ask: Ask = ask) -> list[Finding]:
     version = answer.values["version"]
     if not start:
         return [Finding(name="Ray", state="ok", found=f"{version} (not started: --ray does)")]
-    answer = ask("ray-start", timeout_s=PROBE_S)
-    if answer.values is None or answer.values["answer"] != 3:
+    try:
+        start_ray()
+    except CacheError as error:
         return [
             Finding(
                 name="Ray",
                 state="broken",
-                found=f"{version} does not start: {answer.failure or 'wrong answer'}",
-                remedy=remedy + "Look at memory and /dev/shm below, at a proxy that catches "
-                "localhost, and at /tmp/ray/session_latest/logs.",
+                found=f"{version}: {error}",
+                remedy=remedy + "Look at memory and /dev/shm below, and at a proxy that catches "
+                "localhost.",
             )
         ]
     return [Finding(name="Ray", state="ok", found=f"{version}: started, ran a task, stopped")]

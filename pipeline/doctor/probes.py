@@ -1,6 +1,6 @@
 """Questions to libraries that may crash: run as a script, in a process of its own.
 
-    python -P probes.py torch | spconv DEVICE | scatter DEVICE | ray | ray-start
+    python -P probes.py torch | spconv DEVICE | scatter DEVICE | ray
 
 The answer is one line of JSON, the last on stdout. Nothing of pass2d is imported here, so that a
 broken library cannot be mistaken for a broken pass2d.
@@ -92,33 +92,11 @@ def probe_ray() -> dict[str, Any]:
     return {"version": ray.__version__}
 
 
-def probe_ray_start() -> dict[str, Any]:
-    """A Ray of one CPU on this machine that runs one task."""
-    import ray
-
-    ray.init(
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=80 << 20,
-        _system_config={"enable_worker_prestart": False},
-    )
-
-    def largest(numbers: list[int]) -> int:
-        return max(numbers)
-
-    remote: Any = ray.remote(largest)
-    result = ray.get(remote.remote([1, 3, 2]), timeout=60)
-    ray.shutdown()
-    return {"answer": result}
-
-
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {
     "torch": probe_torch,
     "spconv": probe_spconv,
     "scatter": probe_scatter,
     "ray": probe_ray,
-    "ray-start": probe_ray_start,
 }
 
 if __name__ == "__main__":
