@@ -227,6 +227,7 @@ def test_fewer_gpus_than_processes_is_one_clear_error(monkeypatch: pytest.Monkey
     with pytest.raises(Exception, match="4 processes are to run here, but torch sees 2 GPUs"):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     assert choose_device("auto") == torch.device("cuda", 1)
 
 

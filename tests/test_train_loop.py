@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -390,6 +391,19 @@ def test_the_run_folder_holds_settings_metrics_and_an_inference_network(whole: P
     assert card.input_statistics is not None
     assert card.input_statistics["range"].mean > 10
     assert card.info.labels.names[1] == "road"
+
+
+def test_a_broken_tensorboard_is_one_error_and_leaves_no_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorboard.py").write_text("raise TypeError('Descriptors cannot be created')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if "tensorboard" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    root = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"Descriptors.*Set log\.tensorboard=false"):
+        run(data, tiny_recipe("log.tensorboard=true"), run_root=root)
+    assert not root.exists()
 
 
 def test_tensorboard_events_are_written(data: Path, tmp_path: Path) -> None:

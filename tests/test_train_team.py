@@ -78,10 +78,30 @@ def test_a_run_resumes_with_another_number_of_processes(data: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_an_unknown_device_is_one_clear_error() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="use auto, cpu, cuda"):
-        choose_device("gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="torch sees 0 GPUs"):
-            choose_device("cuda:3")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpu", "mps", "xpu", "meta", "vulkan", "nonsense", "", "CUDA", "cuda:", "cuda:-1"),
+        *("cuda:01", "cuda:1.0", "cuda:99999999999999999999", "cpu:3", "cuda:0 ", "mps:0"),
+    ],
+)
+def test_a_device_on_which_nothing_runs_is_one_clear_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cpu and cuda only\. Use auto, cpu, cuda"):
+        choose_device(name)
+
+
+def test_a_gpu_that_is_chosen_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    for wanted in ("cuda:1", "cuda", torch.device("cuda", 1), "auto", "cpu"):
+        choose_device(wanted)
+    assert current == [1, 0, 1, 0]
+    for name in ("cuda:2", "cuda:256", "cuda:99"):  # torch itself takes cuda:256 for cuda:0
+        with pytest.raises(ConfigError, match="torch sees 2 GPUs, the last is cuda:1"):
+            choose_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch sees 0 GPUs"):
+        choose_device("cuda:1")
+    assert choose_device("auto") == choose_device("cpu:0") == torch.device("cpu")

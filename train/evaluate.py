@@ -25,7 +25,7 @@ from train.infer import CachedVotes, pass_size, vote_logits
 from train.lattice import scan_hashes
 from train.metric import allowed_scores, count_pairs
 from train.positions import labelled_positions, spread
-from train.team import Team
+from train.team import Team, choose_device
 from train.tta import VotePlan
 
 NO_VOTES = VotePlan()
@@ -65,7 +65,7 @@ def evaluate(
         ConfigError: No labelled scan is selected, or the checkpoint is of other classes or another
             grid than the cache.
     """
-    team = team or Team(device=default_device())
+    team = team or Team(device=choose_device("auto"))
     progress = progress or Silent()
     network, card = network_from_checkpoint(checkpoint, team.device)
     plans = (NO_VOTES,) if votes.kind == "none" else (NO_VOTES, votes)
@@ -218,11 +218,6 @@ def _count_batch(
         for place, scan, scan_logits in zip(places, batch, logits, strict=True):
             allowed = allowed_scores(scan_logits, info)
             count.add(place, _count_scan(scan, allowed, info.labels.n_classes))
-
-
-def default_device() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def require_same_data(card: Card, info: DatasetInfo, *, checkpoint: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +132,11 @@ def _chunks(
         yield chunk
 
 
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Within, the device is this thread's current one, on which spconv's kernels are launched."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def _forward(
     network: Network, scans: Sequence[Tensor], chunk: Sequence[Pass], hashes: CachedVotes | None
 ) -> tuple[Tensor, ...]:
@@ -143,7 +149,8 @@ def _forward(
             offsets=torch.tensor(starts),
             voxels=() if hashes is None else hashes.voxels(chunk, starts),
         )
-        return network(network.prepare(batch)).logits.float().split(lengths)
+        with _current(batch.points.device):
+            return network(network.prepare(batch)).logits.float().split(lengths)
     except torch.cuda.OutOfMemoryError:
         if len(chunk) == 1:
             raise

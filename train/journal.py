@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import ConfigError
 from cache.progress import Progress
+from cache.text import one_line
 from train.assemble import Job
 from train.folder import write_text
 from train.renames import renamed_metrics
@@ -43,6 +44,23 @@ def introduction(job: Job, folder: RunFolder, cursor: int) -> list[str]:
             "(network.settings.image_weights names a file)"
         )
     return lines
+
+
+def require_tensorboard() -> None:
+    """Import TensorBoard, before anything is made that needs it.
+
+    Raises:
+        ConfigError: it is missing, or broken in whatever way.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401  # a second to import
+    except Exception as error:  # a protobuf of another version raises TypeError
+        reason = one_line(f"{type(error).__name__}: {error}")[:200]
+        raise ConfigError(
+            f"TensorBoard cannot be imported ({reason}). Set log.tensorboard=false to train "
+            "without its files (metrics.jsonl has the same numbers), or install it again: "
+            "pip install --force-reinstall tensorboard"
+        ) from error
 
 
 class Journal:
@@ -76,7 +94,7 @@ class Journal:
         write_text(folder.metrics, "".join(kept))
         self._writer: SummaryWriter | None = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # a second to import
+            from torch.utils.tensorboard import SummaryWriter
 
             threading.excepthook = partial(_print_other_errors, self._excepthook)
             with self._writing_events():

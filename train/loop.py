@@ -22,7 +22,7 @@ from train.folder import (
     save_state,
     write_text,
 )
-from train.journal import Journal, introduction
+from train.journal import Journal, introduction, require_tensorboard
 from train.recipe import Recipe, to_toml
 from train.resume import first_state, require_no_state_yet
 from train.run_choice import RunChoice, choose_run
@@ -96,6 +96,8 @@ def run(
         stop_requests() as stop,
     ):
         heard = progress if progress is not None and team.is_first else Silent()
+        if team.is_first and recipe.log.tensorboard:
+            require_tensorboard()
         choice: RunChoice | None = None
         if team.is_first:
             choice = choose_run(run_root, recipe, reader.fingerprint, resume=resume, progress=heard)
@@ -136,9 +138,6 @@ def _prepared(
     job = assemble(reader, recipe, team, progress, is_resumed=stored is not None)
     card = base_card(job)
     state = first_state(job, stored, folder, card, progress=progress)
-    if team.is_first:
-        # An override is for once: else the file, taken as a recipe, would override for ever.
-        write_text(folder.settings, to_toml(replace(recipe, resume_anyway=False)))
     return _Loop(job, state, folder=folder, card=card, stop=stop, progress=progress)
 
 
@@ -183,6 +182,10 @@ class _Loop:
     def run(self) -> TrainResult:
         """Train to the end, or until someone asks to stop."""
         try:
+            if self._job.team.is_first:  # not before all is there: a folder with it holds a run
+                # Overrides are for once: else the file, taken as a recipe, would override for ever.
+                recipe = replace(self._job.recipe, resume_anyway=False)
+                write_text(self._folder.settings, to_toml(recipe))
             for line in introduction(self._job, self._folder, self._state.cursor):
                 self._progress.say(line)
             stopped_by = self._epochs()

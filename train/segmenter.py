@@ -124,7 +124,7 @@ class Segmenter:
 
         Args:
             path: An inference export or a training state.
-            device: The GPU if there is one, without.
+            device: The GPU if there is one, without. A GPU becomes this thread's current one.
             votes: Test-time augmentation: how many votes, "lattice", or a plan, see `train.tta`.
             outside: Whether points outside the volume take the nearest predicted point's label
                 ("nearest") or stay without ("ignore").
@@ -135,8 +135,7 @@ class Segmenter:
             ConfigError: No such device, votes or ``outside``, or a batch size that is not 1 to
                 ``LARGEST_BATCH``.
         """
-        target = device if isinstance(device, torch.device) else choose_device(device or "auto")
-        network, card = network_from_checkpoint(Path(path), target)
+        network, card = network_from_checkpoint(Path(path), choose_device(device or "auto"))
         return cls(network, card, votes=votes, outside=outside, batch_size=batch_size)
 
     @property

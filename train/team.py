@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,39 +50,57 @@ class Team:
                 distributed.barrier()
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that a recipe names; "auto" is the process's GPU if there is one.
+def choose_device(wanted: str | torch.device) -> torch.device:
+    """Make a device that somebody names the current one, on which spconv's kernels are launched.
+
+    Args:
+        wanted: "cpu", "cuda", "cuda:1"; "auto" is the process's GPU if there is one.
 
     Raises:
-        ConfigError: the name is unknown, there is no such device, or too few for the processes.
+        ConfigError: the name is unknown, the networks do not run there, there is no such device,
+            or too few for the processes.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    n_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    name = str(wanted)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is unknown: use auto, cpu, cuda or cuda:N") from error
-    if device.type != "cuda":
-        return device
+    # Not read by torch, which takes cuda:256 for cuda:0.
+    match = re.fullmatch(r"cpu(?::0)?|cuda(?::(0|[1-9][0-9]{0,8}))?", name)
+    if match is None:
+        raise ConfigError(
+            f"device {name!r}: the networks run on cpu and cuda only. Use auto, cpu, cuda or cuda:N"
+        )
+    if name.startswith("cpu"):
+        return torch.device("cpu")
+    index = _gpu_index(name, None if match[1] is None else int(match[1]))
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _gpu_index(name: str, index: int | None) -> int:
+    """Of the GPU that a device's name means to this process."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    n_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if n_local > 1 and device.index is not None:
+    if n_local > 1 and index is not None:
         raise ConfigError(
             f"device {name!r} is one GPU, but {n_local} processes run here: use device=cuda, with "
             "which each takes its own"
         )
-    if n_gpus == 0 or (device.index or 0) >= n_gpus:
+    if n_gpus == 0:
         raise ConfigError(
-            f"device {name!r}: torch sees {n_gpus} GPUs. "
-            "Use device=cpu, or install a driver that fits torch's CUDA."
+            f"device {name!r}: torch sees 0 GPUs. Use device=cpu, or install a driver that fits "
+            "torch's CUDA."
+        )
+    if (index or 0) >= n_gpus:
+        raise ConfigError(
+            f"device {name!r}: torch sees {n_gpus} GPUs, the last is cuda:{n_gpus - 1}."
         )
     if n_local > n_gpus:
         raise ConfigError(
             f"{n_local} processes are to run here, but torch sees {n_gpus} GPUs: start at most one "
             "per GPU (--nproc; torchrun: --nproc-per-node), or use device=cpu"
         )
-    return torch.device("cuda", local if device.index is None else device.index)
+    return local if index is None else index
 
 
 def is_follower() -> bool:
@@ -115,17 +134,12 @@ def joined_team(
         SaidElsewhereError: another process has failed and says why.
     """
     if not is_one_of_many():
-        device = choose_device(device_name)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        yield Team(device=device)
+        yield Team(device=choose_device(device_name))
         return
     try:
         device = choose_device(device_name)
     except ConfigError as error:
         raise (SaidElsewhereError(1) if is_follower() else error) from error
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     say = progress.say if progress is not None else Silent().say
     store, vigil, rank, world = _meet(say, lost_after_s)
     has_failed = False

@@ -15,6 +15,7 @@ from pipeline.doctor.libraries import (
     ray_findings,
     scatter_findings,
     spconv_findings,
+    tensorboard_findings,
     torch_findings,
 )
 from pipeline.doctor.machine import (
@@ -75,6 +76,7 @@ def examine(
         ("torch", torch_check),
     ]
     after: list[tuple[str, Check]] = [
+        ("TensorBoard", partial(tensorboard_findings, ask)),
         ("Ray", partial(ray_findings, start=start_ray, ask=ask)),
         ("optional packages", optional_findings),
         ("cores", core_findings),

@@ -176,6 +176,22 @@ def scatter_findings(devices: list[str], ask: Ask = ask) -> list[Finding]:
     return findings
 
 
+def tensorboard_findings(ask: Ask = ask) -> list[Finding]:
+    """TensorBoard's import, which a protobuf of another version breaks."""
+    answer = ask("tensorboard", timeout_s=PROBE_S)
+    if answer.values is None:
+        return [
+            Finding(
+                name="TensorBoard",
+                state="warning",
+                found=answer.failure,
+                remedy="pip install --force-reinstall tensorboard, or train without its files: "
+                "--set log.tensorboard=false",
+            )
+        ]
+    return [Finding(name="TensorBoard", state="ok", found=answer.values["version"])]
+
+
 def start_ray() -> None:
     """Start Ray as `prepare` does, run a task, and end it.
 

@@ -1,6 +1,6 @@
 """Questions to libraries that may crash: run as a script, in a process of its own.
 
-    python -P probes.py torch | spconv DEVICE | scatter DEVICE | ray
+    python -P probes.py torch | spconv DEVICE | scatter DEVICE | tensorboard | ray
 
 The answer is one line of JSON, the last on stdout. Nothing of pass2d is imported here, so that a
 broken library cannot be mistaken for a broken pass2d.
@@ -51,7 +51,10 @@ def probe_spconv(device: str) -> dict[str, Any]:
     from spconv.core import ConvAlgo
 
     torch.manual_seed(0)
-    algo = ConvAlgo.MaskImplicitGemm if device.startswith("cuda") else ConvAlgo.Native
+    algo = ConvAlgo.Native
+    if device.startswith("cuda"):
+        algo = ConvAlgo.MaskImplicitGemm
+        torch.cuda.set_device(device)  # spconv launches its kernels there, wherever tensors are
     layer = sp.SubMConv3d(4, 8, 3, bias=False, algo=algo).to(device)
     voxels = torch.unique(torch.randint(0, 16, (400, 3)), dim=0).int()
     indices = torch.cat([torch.zeros(len(voxels), 1, dtype=torch.int32), voxels], 1).to(device)
@@ -79,10 +82,21 @@ def probe_scatter(device: str) -> dict[str, Any]:
     import torch
     import torch_scatter
 
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     values = torch.arange(6.0, device=device)[:, None]
     offsets = torch.tensor([0, 2, 6], device=device)
     sums = torch_scatter.segment_csr(values, offsets, reduce="sum")
     return {"version": torch_scatter.__version__, "sums": sums[:, 0].tolist()}
+
+
+def probe_tensorboard() -> dict[str, Any]:
+    """Only the import, as the training loop does it."""
+    from importlib.metadata import version
+
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+
+    return {"version": version("tensorboard")}
 
 
 def probe_ray() -> dict[str, Any]:
@@ -96,6 +110,7 @@ PROBES: dict[str, Callable[..., dict[str, Any]]] = {
     "torch": probe_torch,
     "spconv": probe_spconv,
     "scatter": probe_scatter,
+    "tensorboard": probe_tensorboard,
     "ray": probe_ray,
 }
 

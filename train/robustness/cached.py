@@ -19,7 +19,7 @@ from cache.schema import CorruptionInfo
 from corruptions.registry import COLLECTION
 from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
-from train.evaluate import NO_VOTES, default_device, require_same_data
+from train.evaluate import NO_VOTES, require_same_data
 from train.positions import labelled_positions
 from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
 from train.robustness.run import (
@@ -30,6 +30,7 @@ from train.robustness.run import (
     report_of,
 )
 from train.robustness.scans import cached_set, corruption_words
+from train.team import choose_device
 from train.tta import VotePlan
 
 
@@ -69,7 +70,7 @@ def robust_cache(
     progress = progress or Silent()
     clean = find_dataset(cache_root, dataset)
     spoilt = _chosen(corrupted_datasets(clean), corruptions, clean)
-    network, card = network_from_checkpoint(checkpoint, device or default_device())
+    network, card = network_from_checkpoint(checkpoint, device or choose_device("auto"))
     job = {
         "checkpoint": hash_file(checkpoint),
         "votes": [str(votes), votes.seed],

@@ -14,7 +14,7 @@ from cache.progress import Progress, Silent
 from cache.reader import CacheReader
 from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
-from train.evaluate import NO_VOTES, default_device, require_same_data
+from train.evaluate import NO_VOTES, require_same_data
 from train.positions import labelled_positions
 from train.robustness.folders import YAN, find_corrupted, set_name
 from train.robustness.robo3d import BASELINE_MIOU, CLEAN
@@ -26,6 +26,7 @@ from train.robustness.scans import (
     folder_sets,
     require_sets,
 )
+from train.team import choose_device
 from train.tta import VotePlan
 
 CLEAN_SPLIT = "val"
@@ -67,7 +68,7 @@ def robust_folders(
     """
     progress = progress or Silent()
     folders = find_corrupted(root)
-    network, card = network_from_checkpoint(checkpoint, device or default_device())
+    network, card = network_from_checkpoint(checkpoint, device or choose_device("auto"))
     job = {
         "checkpoint": hash_file(checkpoint),
         "votes": [str(votes), votes.seed],

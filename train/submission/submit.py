@@ -18,7 +18,7 @@ from cache.reader import CacheReader
 from pass2d_models.network import Network
 from train.checkpoint import network_from_checkpoint
 from train.eval_scans import Outside
-from train.evaluate import NO_VOTES, default_device, require_same_data
+from train.evaluate import NO_VOTES, require_same_data
 from train.submission.archive import write_archive, written_aside
 from train.submission.benchmark import DESCRIPTION_FILE, Benchmark, parse_meta, submission_json
 from train.submission.contents import read_description
@@ -26,6 +26,7 @@ from train.submission.parts import Parts, busy
 from train.submission.predictions import predicted_scans
 from train.submission.scans import SubmittedScans, own_points, require_complete
 from train.submission.verify import VerifyReport, verify_submission
+from train.team import choose_device
 from train.tta import VotePlan
 
 
@@ -99,7 +100,7 @@ def submit(
     if out.exists() and not config.overwrite:
         raise DataError(f"{out} is already there. Choose another --out, or allow --overwrite.")
     description = None if config.description is None else read_description(config.description)
-    device = device or default_device()
+    device = device or choose_device("auto")
     network, card = network_from_checkpoint(checkpoint, device)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
         require_same_data(card, reader.info, checkpoint=checkpoint)

@@ -8,7 +8,6 @@ from pathlib import Path
 from cache.errors import CheckpointError
 from cache.schema import LabelTable
 from train.segmenter import Segmenter
-from train.team import choose_device
 from train.viewing.scan import ViewItem, ViewScan, with_prediction
 
 
@@ -25,7 +24,7 @@ def checkpoint_labels(
     Raises:
         CheckpointError: Not readable, or trained on other classes.
     """
-    segmenter = Segmenter.load(checkpoint, device=choose_device(device))
+    segmenter = Segmenter.load(checkpoint, device=device)
     if segmenter.names != table.names:
         raise CheckpointError(
             f"{checkpoint}: trained on other classes ({', '.join(segmenter.names[1:5])}, ...) than "
