@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cache.cloud_statistics import ChannelStatistics
 from cache.errors import CheckpointError
 from cache.schema import DatasetInfo, GridConfig, LabelTable
 from train.card import Card
+from train.card_report import card_tables
 from train.checkpoint import load_checkpoint, read_card, save_checkpoint
 
 INFO = DatasetInfo(
@@ -63,6 +65,18 @@ def test_tensors_and_card_come_back_exactly(tmp_path: Path) -> None:
         assert back.tensors[name].dtype == tensor.dtype
         assert torch.equal(back.tensors[name], tensor), name
     assert set(back.part("rng.")) == {"state"}
+
+
+def test_folder_whose_name_is_not_utf_8_is_as_good_as_any(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"latin \xe9")
+    folder.mkdir()
+    save_checkpoint(folder / "c.safetensors", some_tensors(), CARD)
+    assert (
+        load_checkpoint(folder / "c.safetensors").card
+        == CARD
+        == read_card(folder / "c.safetensors")
+    )
+    assert len(card_tables(folder / "c.safetensors")) == 2
 
 
 def test_others_may_read_it_as_the_umask_says(tmp_path: Path) -> None:

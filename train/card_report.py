@@ -7,11 +7,10 @@ from typing import Any
 
 from rich.table import Table
 from rich.text import Text
-from safetensors import safe_open
 
 from cache.progress import format_bytes
 from train.card import Card
-from train.checkpoint import card_notes, read_card
+from train.checkpoint import card_notes, open_tensors, read_card
 from train.settings import to_plain
 
 PERCENTILES = ("1 %", "5 %", "25 %", "50 %", "75 %", "95 %", "99 %")
@@ -89,7 +88,7 @@ def _statistics(card: Card) -> Table:
 def _tensor_groups(path: Path) -> list[tuple[str, int, int]]:
     """Name, tensors and numbers of each group ("network", "optimizer", ...)."""
     counts: dict[str, list[int]] = {}
-    with safe_open(path, framework="pt", device="cpu") as file:
+    with open_tensors(path) as file:
         for name in file.keys():  # noqa: SIM118  # it is no dict
             size = 1
             for length in file.get_slice(name).get_shape():

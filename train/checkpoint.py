@@ -7,9 +7,10 @@ finds damage.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     header = _read_header(path)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with open_tensors(path) as file:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         digest = _digest(header["card"], tensors)
     except _UNREADABLE as error:
@@ -101,6 +102,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if digest != header["xxh3"]:
         raise _damaged(path, "its content does not match its checksum")
     return Checkpoint(card=_card(path, header), tensors=tensors)
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open the tensors of a checkpoint, also below a folder whose name is not UTF-8.
+
+    Raises:
+        OSError: no regular file.
+        SafetensorError: none of that format.
+    """
+    descriptor = open_file(path)
+    try:
+        # The library takes no other names than UTF-8: it gets the kernel's own of the open file.
+        own = f"/proc/self/fd/{descriptor}"
+        with safe_open(own, framework="pt", device="cpu") as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def read_card(path: Path) -> Card:
@@ -229,7 +248,7 @@ def _kind(tensor: Tensor) -> str:
 def _read_header(path: Path) -> dict[str, Any]:
     _require_file(path)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
     except _UNREADABLE as error:
         if path.suffix != ".safetensors":
