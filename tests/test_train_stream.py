@@ -7,15 +7,18 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from cache_samples import write_sample_cache
+from train_samples import Heard, tiny_recipe
 
 from cache.errors import CacheError
 from cache.reader import CacheReader, Fields
 from cache.schema import ScanRecord
+from train.assemble import assemble
 from train.batch import RawBatch
 from train.draw import AugmentConfig
 from train.dropout import kept_points
@@ -26,8 +29,11 @@ from train.stream import (
     batch_at,
     epoch_order,
     load_scan,
+    mix_partner,
 )
+from train.team import Team
 
+ALONE = Team(device=torch.device("cpu"))
 SMALL = AugmentConfig(crop_hw=(32, 96))
 
 
@@ -200,6 +206,41 @@ def test_points_outside_the_volume_stand_where_the_raw_file_has_them(reader: Cac
     assert np.array_equal(xyz[:, record.raw_index], record.xyz)
     assert np.array_equal(labels[outside], record.outside_label)
     assert np.array_equal(labels[record.raw_index], record.label)
+
+
+def test_a_scan_is_never_mixed_with_itself_and_with_each_other_equally_often(
+    reader: CacheReader,
+) -> None:
+    mixing = AugmentConfig(mix=True)
+    positions = np.array([3, 4, 8, 9, 20])
+    plan = plan_for(reader, positions=positions, augment=mixing)
+    shares = (np.arange(400) + 0.5) / 400
+    for position in positions.tolist():
+        found = [mix_partner(plan, position, share, epoch=0) for share in shares.tolist()]
+        others = [other for other in positions.tolist() if other != position]
+        assert {other: found.count(other) for other in others} == dict.fromkeys(others, 100)
+    # A remote store: a scan alone in its block of shards takes any other.
+    shards = np.array([0, 1, 2, 3, 4]) * 10
+    blocks = plan_for(reader, positions=positions, augment=mixing, shards=shards)
+    with mock.patch("train.stream._WINDOW", 1):
+        assert {mix_partner(blocks, 8, share, epoch=0) for share in shares.tolist()} == {
+            3,
+            4,
+            9,
+            20,
+        }
+    assert mix_partner(plan_for(reader, positions=positions[:1]), 3, 0.5, epoch=0) is None
+
+
+def test_a_single_scan_is_mixed_with_nothing(reader: CacheReader) -> None:
+    one = reader.select(split="train")[:1]
+    plan = plan_for(reader, positions=one, augment=replace(SMALL, mix=True), batch_size=1)
+    assert load_scan(reader, plan, int(one[0]), epoch=0).partner is None
+    (batch,) = take(reader, plan, 1, threads=1)
+    assert len(batch["segment_starts"]) == 2
+    heard = Heard()
+    assemble(reader, tiny_recipe("augment.mix=true", "data.limit=1"), ALONE, heard)
+    assert "augment.mix changes nothing: there is no second training scan" in heard.all()
 
 
 def test_stale_hashes_are_refused(reader: CacheReader) -> None:
