@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.ground import find_ground, some_rows
+from cache.nowhere import is_measured
 from cache.reader import CacheReader, Fields
 from cache.schema import ScanRecord
 
@@ -82,7 +83,15 @@ def raw_points(record: ScanRecord) -> NDArray[np.float32]:
     """(4, N) x, y, z, signal of the raw file, those inside the volume first; no added sweeps."""
     parts = [(record.xyz, record.signal, record.time)]
     if record.outside_xyz is not None and record.outside_signal is not None:
-        parts.append((record.outside_xyz, record.outside_signal, record.outside_time))
+        there = is_measured(record.outside_xyz)
+        time = record.outside_time
+        parts.append(
+            (
+                record.outside_xyz[:, there],
+                record.outside_signal[there],
+                None if time is None else time[there],
+            )
+        )
     own = [
         np.vstack([xyz, signal])[:, slice(None) if time is None else time == 0]
         for xyz, signal, time in parts

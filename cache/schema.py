@@ -87,6 +87,8 @@ class DatasetInfo:
     """Past lidar sweeps that were added to each scan, at most; their points have no label."""
     corruption: CorruptionInfo | None = field(default=None, metadata=OMITTED_IF_NONE)
     """None: the scans as they were measured."""
+    drops_invalid: bool | None = field(default=None, metadata=OMITTED_IF_NONE)
+    """True: rows of NaN or infinity were dropped: they lie at ``cache.nowhere.NOWHERE``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,14 @@ CorruptOption = Annotated[
         "in 3 severities."
     ),
 ]
+DropInvalidOption = Annotated[
+    bool,
+    typer.Option(
+        "--drop-invalid",
+        help="Drop points of NaN or infinity, as organised clouds have; without, such a file is "
+        "an error.",
+    ),
+]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="Read all files, name every faulty one, write nothing.")
 ]
@@ -92,6 +101,7 @@ def semkitti_command(
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     profile: ProfileOption = "speed",
+    drop_invalid: DropInvalidOption = False,
     corrupt: CorruptOption = None,
     check: CheckOption = False,
     plan: PlanOption = False,
@@ -109,12 +119,18 @@ def semkitti_command(
         place = root or _found(find_semkitti, console)
         if check:
             found = check_semkitti(
-                place, splits=chosen_splits, sequences=chosen, limit=limit, progress=console
+                place,
+                splits=chosen_splits,
+                sequences=chosen,
+                limit=limit,
+                drop_invalid=drop_invalid,
+                progress=console,
             )
             console.close()
             _show_problems(found, as_json=as_json)
             return
         listing = list_semkitti(place, splits=chosen_splits, sequences=chosen, limit=limit)
+        listing = _dropping(listing) if drop_invalid else listing
         _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
 
 
@@ -159,6 +175,7 @@ def nuscenes_command(
     workers: WorkersOption = None,
     ray_address: RayAddressOption = None,
     profile: ProfileOption = "speed",
+    drop_invalid: DropInvalidOption = False,
     corrupt: CorruptOption = None,
     check: CheckOption = False,
     plan: PlanOption = False,
@@ -182,6 +199,7 @@ def nuscenes_command(
                 scenes=chosen,
                 limit=limit,
                 sweeps=sweeps,
+                drop_invalid=drop_invalid,
                 progress=console,
             )
             console.close()
@@ -197,7 +215,13 @@ def nuscenes_command(
             sweeps=sweeps,
             progress=console,
         )
+        listing = _dropping(listing) if drop_invalid else listing
         _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
+
+
+def _dropping(listing: SourceListing) -> SourceListing:
+    """The listing whose points of NaN are dropped."""
+    return replace(listing, info=replace(listing.info, drops_invalid=True))
 
 
 def _found(find: Callable[[], FoundRoot], console: Console) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError
+from cache.nowhere import is_measured
 from cache.progress import Progress
 from cache.schema import DatasetInfo
 from cache.statistics import lacks_classes
@@ -25,7 +26,7 @@ from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource
 from pipeline.stages.counts import count_labels
 from pipeline.stages.labels import map_labels
-from pipeline.stages.read import require_finite, require_same_length
+from pipeline.stages.read import drop_invalid, require_finite, require_same_length
 from pipeline.stages.volume import split_volume
 
 _AGAIN = "The file is damaged: copy or download it again."
@@ -127,17 +128,20 @@ def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True)
     xyz = None
     if points is not None:
         before = len(problems)
+        if info.drops_invalid:
+            points, _ = drop_invalid(points)
         _attempt(scan.points, lambda: require_finite(points, file=scan.points), problems)
         if len(problems) == before:
             in_volume = partial(require_in_volume, points, info=info, file=scan.points)
             _attempt(scan.points, in_volume, problems)
         if len(problems) == before:
             raw = np.ascontiguousarray(points[:, :4].T)
+            raw = raw.compress(is_measured(raw), axis=1) if info.drops_invalid else raw
             problems += scan_doubts(raw, info=info, file=scan.points, is_thorough=is_thorough)
             xyz = raw[:3].take(split_volume(raw[:3], grid=info.grid).inside, axis=1)
     for sweep in scan.sweeps:
         more = _attempt(sweep.points, partial(read_points, sweep.points, info), problems)
-        if more is not None:
+        if more is not None and not info.drops_invalid:
             _attempt(sweep.points, partial(require_finite, more, file=sweep.points), problems)
     class_counts = None
     if scan.labels is not None:

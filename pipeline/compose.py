@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.files import read_whole
+from cache.nowhere import is_measured
 from cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
 from corruptions.registry import NEEDS_LABELS, Variant
 from pipeline.corrupted import variant_of
@@ -32,6 +33,7 @@ from pipeline.stages.projection import (
 from pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
+    drop_invalid,
     require_finite,
     require_layout,
     require_same_length,
@@ -68,9 +70,11 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
             point in the volume.
     """
     points = read_points(scan.points, info)
+    label, instance = _labels_of(scan, len(points), info)
+    if info.drops_invalid:
+        points, label, instance = _without_invalid(points, label, instance, info)
     require_finite(points, file=scan.points)
     require_in_volume(points, info=info, file=scan.points)
-    label, instance = _labels_of(scan, len(points), info)
     raw = np.ascontiguousarray(points[:, :4].T)
     variant = variant_of(info)
     if variant is not None:
@@ -158,7 +162,8 @@ def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
     """
     ranges = count_ranges(lidar.xyz)
     if lidar.outside_xyz is not None:
-        ranges = ranges + count_ranges(lidar.outside_xyz)
+        there = is_measured(lidar.outside_xyz)
+        ranges = ranges + count_ranges(lidar.outside_xyz[:, there])
     label = lidar.label
     if label is not None and lidar.time is not None:
         label = label[lidar.time == 0]
@@ -299,6 +304,29 @@ def _labels_of(
     return label, instance_ids(raw_labels)
 
 
+def _without_invalid(
+    points: NDArray[np.float32],
+    label: NDArray[np.uint8] | None,
+    instance: NDArray[np.uint32] | None,
+    info: DatasetInfo,
+) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.uint32] | None]:
+    """Points with finite numbers; of rows that have none the label is ignored.
+
+    A corrupted scan has rows of its own: there they leave.
+    """
+    points, is_invalid = drop_invalid(points)
+    if not is_invalid.any():
+        return points, label, instance
+    if info.corruption is not None:
+        points = points[~is_invalid]
+        label = None if label is None else label[~is_invalid]
+        instance = None if instance is None else instance[~is_invalid]
+    elif label is not None and instance is not None:
+        label, instance = label.copy(), instance.copy()
+        label[is_invalid], instance[is_invalid] = 0, 0
+    return points, label, instance
+
+
 def _corrupted(
     scan: ScanSource,
     points: NDArray[np.float32],
@@ -332,6 +360,8 @@ def _with_sweeps(
     parts, times = [raw], [np.zeros(raw.shape[1], np.float32)]
     for place, sweep in enumerate(scan.sweeps, start=1):
         points = read_points(sweep.points, info)
+        if info.drops_invalid:
+            points = points[np.isfinite(points).all(axis=1)]
         require_finite(points, file=sweep.points)
         if variant is not None and variant.name not in NEEDS_LABELS:
             points = _corrupted(scan, points, info, variant, part=place).points.T

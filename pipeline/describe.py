@@ -94,11 +94,13 @@ def problem_json(problem: Problem) -> dict[str, object]:
 def summary_lines(summary: PrepareSummary) -> list[str]:
     """What a run of `prepare` did, for people."""
     slowest = summary.slowest_stage
+    dropped = summary.dropped_points
+    without = f"; {dropped:,} of no finite numbers dropped" if dropped else ""
     lines = [
         f"cache:     {summary.dataset_root} (generation {summary.generation})",
         f"scans:     {summary.scans:,} ({summary.scans_without_image:,} without image, "
         f"{summary.scans_without_label:,} without labels)",
-        f"points:    {summary.points:,} ({summary.kept_points:,} in the volume)",
+        f"points:    {summary.points:,} ({summary.kept_points:,} in the volume){without}",
         f"size:      {format_bytes(summary.total_bytes)} "
         f"from {format_bytes(summary.source_bytes)} of source files",
         "fields:    "
@@ -132,6 +134,7 @@ def summary_json(summary: PrepareSummary) -> dict[str, object]:
         "scans": summary.scans,
         "points": summary.points,
         "kept_points": summary.kept_points,
+        "dropped_points": summary.dropped_points,
         "field_bytes": summary.field_bytes,
         "total_bytes": summary.total_bytes,
         "source_bytes": summary.source_bytes,

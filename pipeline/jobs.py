@@ -92,6 +92,8 @@ def lidar_header(
         "n_classes": info.labels.n_classes,
         "sweeps": info.sweeps,
     }
+    if info.drops_invalid:
+        parameters["drops_invalid"] = True
     variant = variant_of(info)
     if variant is not None:
         parameters["corruption"] = corruption_table(info.layout).parameters(variant)

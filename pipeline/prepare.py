@@ -85,6 +85,7 @@ def prepare(
             published,
             listing,
             warned=warned,
+            dropped_points=work.dropped,
             dataset_root=place.name,
             failed=[*listing.failed, *work.failed],
             seconds=time.perf_counter() - started,
@@ -173,6 +174,7 @@ class _Work:
         self.failed: list[FailedScan] = []
         self.warned: tuple[Warned, ...] = ()
         self.written = 0
+        self.dropped = 0
         self._progress = progress
         self._seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         jobs = {job.shard: job for job in todo.jobs}
@@ -220,6 +222,7 @@ class _Work:
         self._seconds[result.stage][0] += result.compute_seconds
         self._seconds[result.stage][1] += result.write_seconds
         self.written += result.is_new
+        self.dropped += result.dropped
         shard.nbytes += result.nbytes if result.is_new else 0
         self.warned = merge_warnings((), (*self.warned, *result.warned))
         for scan in result.failed:

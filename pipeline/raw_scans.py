@@ -72,10 +72,12 @@ def list_raw(
 def read_raw(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     """Read one scan with its points outside the volume and its pictures.
 
+    Rows of no finite numbers lie at ``cache.nowhere.NOWHERE``.
+
     Raises:
         ProblemError: A file is missing, truncated, or holds unknown labels.
     """
-    record = lidar_arrays(scan, info)
+    record = lidar_arrays(scan, replace(info, drops_invalid=True))
     views = camera_arrays(scan, record)
     return replace(record, cameras=tuple(view for view in views if view is not None))
 

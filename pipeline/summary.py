@@ -65,6 +65,8 @@ class PrepareSummary:
     notes: tuple[str, ...]
     warned: tuple[Warned, ...]
     """What is unlikely about the data that this run prepared, one of a kind."""
+    dropped_points: int = 0
+    """Of no finite numbers, in the scans that this run prepared."""
 
     @property
     def slowest_stage(self) -> StageSeconds | None:
@@ -79,6 +81,7 @@ def summarize(
     dataset_root: str,
     failed: Sequence[FailedScan],
     warned: Sequence[Warned],
+    dropped_points: int = 0,
     seconds: float,
     stage_seconds: Sequence[StageSeconds],
     written_shards: int,
@@ -92,6 +95,7 @@ def summarize(
         dataset_root: for the report.
         failed: failures of this run that no commit record tells.
         warned: what is unlikely about the data.
+        dropped_points: of no finite numbers, in this run.
         seconds: wall time of the run.
         stage_seconds: CPU time of the run.
         written_shards: shards of this run.
@@ -121,6 +125,7 @@ def summarize(
         seconds=seconds,
         notes=listing.notes,
         warned=tuple(warned),
+        dropped_points=dropped_points,
     )
 
 

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from cache.cloud_statistics import raw_points
 from cache.errors import CacheError, Pass2DError
 from cache.keys import hash_file
 from cache.layout import Layout
+from cache.nowhere import is_measured
 from cache.remote_writer import RemoteTarget, Workspace
 from cache.rows import (
     FailedScan,
@@ -81,6 +84,8 @@ class TaskResult:
     failed: tuple[FailedScan, ...]
     warned: tuple[Warned, ...] = ()
     """What is unlikely about the scans that were prepared; nothing of a shard that was there."""
+    dropped: int = 0
+    """Points of no finite numbers in those scans."""
 
 
 def run_task(context: TaskContext, task: StageTask) -> TaskResult:
@@ -159,7 +164,13 @@ def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
         sources=sources,
         failed=failed,
     )
-    return _result(row, clock, is_new=True, doubts=doubts)
+    dropped = sum(map(_dropped_points, records)) if context.info.drops_invalid else 0
+    return replace(_result(row, clock, is_new=True, doubts=doubts), dropped=dropped)
+
+
+def _dropped_points(record: ScanRecord) -> int:
+    assert record.outside_xyz is not None
+    return int(np.count_nonzero(~is_measured(record.outside_xyz)))
 
 
 def _lidar_entry(scan: ScanSource, record: ScanRecord, info: DatasetInfo) -> LidarEntry:

@@ -120,6 +120,7 @@ def check_nuscenes(
     scenes: Sequence[str] | None = None,
     limit: int | None = None,
     sweeps: int = 0,
+    drop_invalid: bool = False,
     progress: Progress,
 ) -> list[Problem]:
     """Look at every file of a nuScenes folder and write nothing.
@@ -131,6 +132,7 @@ def check_nuscenes(
         scenes: only these; all that exist when None.
         limit: read at most this many scans.
         sweeps: past sweeps that are wanted, and read too.
+        drop_invalid: whether points of NaN are to be dropped, and so are no fault.
         progress: large tables; scans read and their bytes.
 
     Returns:
@@ -153,7 +155,8 @@ def check_nuscenes(
         except ProblemError as error:
             broken.setdefault(str(error.problem), error.problem)
     problems = [*broken.values(), *lister.missing.problems()]
-    return problems + check_scans(chosen, found.info, progress=progress)
+    info = replace(found.info, drops_invalid=drop_invalid or None)
+    return problems + check_scans(chosen, info, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)

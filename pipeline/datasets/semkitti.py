@@ -97,6 +97,7 @@ def check_semkitti(
     splits: Sequence[str] = SPLITS,
     sequences: Sequence[str] | None = None,
     limit: int | None = None,
+    drop_invalid: bool = False,
     progress: Progress,
 ) -> list[Problem]:
     """Look at every file of a SemanticKITTI folder and write nothing.
@@ -106,6 +107,7 @@ def check_semkitti(
         splits: any of "train", "val", "test".
         sequences: only these; all that exist when None.
         limit: read at most this many scans.
+        drop_invalid: whether points of NaN are to be dropped, and so are no fault.
         progress: scans read and their bytes.
 
     Returns:
@@ -142,7 +144,8 @@ def check_semkitti(
         )
         for note in _notes_on_others(root, chosen, splits, sequences)
     ]
-    return problems + check_scans(first_of_each_split(scans, limit), table.info, progress=progress)
+    info = replace(table.info, drops_invalid=drop_invalid or None)
+    return problems + check_scans(first_of_each_split(scans, limit), info, progress=progress)
 
 
 def _readable(chosen: dict[str, Path], problems: list[Problem]) -> Iterator[SequenceFiles]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.columns import PointLayout, find_layout
+from cache.nowhere import NOWHERE
 from pipeline.problem import Problem, ProblemError
 
 
@@ -120,6 +121,8 @@ def require_same_length(
 def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
     """Refuse NaN and infinity: one such point would make every loss of its batch NaN.
 
+    Organised clouds have them in every row of a beam that saw nothing; ``drop_invalid`` takes them.
+
     Args:
         points: (N, 4 or more) x, y, z, signal and what else the file has.
         file: where the points come from, for the message.
@@ -135,6 +138,26 @@ def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
                 file=file,
                 found=f"{len(rows)} of {len(points)} points with NaN or infinity, first {rows[0]}",
                 expected="finite numbers",
-                remedy="No real scan has such points, the file is damaged: download it again.",
+                remedy=(
+                    "--drop-invalid drops them (organised clouds have such rows); else the file "
+                    "is damaged: download it again."
+                ),
             )
         )
+
+
+def drop_invalid(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Put points with NaN or infinity where no volume is: they stay rows of the raw file.
+
+    Args:
+        points: (N, 4 or more) x, y, z, signal and what else the file has.
+
+    Returns:
+        The points, such rows at ``NOWHERE`` and 0 behind it; (N,) which rows those are.
+    """
+    is_invalid: NDArray[np.bool_] = np.asarray(~np.isfinite(points).all(axis=1))
+    if is_invalid.any():
+        points = points.copy()
+        points[is_invalid] = 0
+        points[is_invalid, :3] = NOWHERE
+    return points, is_invalid

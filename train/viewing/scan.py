@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import DataError
+from cache.nowhere import is_measured
 from cache.schema import LabelTable, ScanRecord
 from train.legend import outcomes
 from train.raw_scan import raw_scan
@@ -109,6 +110,7 @@ def view_scan(record: ScanRecord, *, frame_index: int, time_s: float | None) -> 
     points, truth = raw_scan(record)
     # Points of added sweeps lie behind the scan's own and have neither labels nor pixels.
     n = len(points) if record.time is None else _own_points(record)
+    points[~is_measured(points.T), :3] = np.nan
     return ViewScan(
         name=record.scan_id,
         frame_index=frame_index,

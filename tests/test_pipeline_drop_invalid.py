@@ -1,0 +1,119 @@
+"""Points of NaN in a raw data set: named, or dropped so that everything still fits the raw file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cache_samples import without_fsync
+from pipeline_files import scan_points, write_sequence
+from typer.testing import CliRunner
+
+from cache.cloud_statistics import raw_points
+from cache.nowhere import NOWHERE, is_measured
+from cache.progress import Silent
+from cache.reader import CacheReader, Fields
+from cli import app
+from pipeline.datasets.semkitti import check_semkitti, list_semkitti
+from pipeline.describe import summary_lines
+from pipeline.prepare import PrepareConfig, prepare
+from pipeline.raw_scans import list_raw, read_raw
+from train.raw_scan import raw_scan
+from train.viewing.scan import view_scan
+
+INLINE = PrepareConfig(workers=0)
+BAD = [3, 7, 8, 40]
+
+
+@pytest.fixture(autouse=True)
+def _fast_disk() -> Iterator[None]:
+    with without_fsync():
+        yield
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Two scans of 50 points, the first with four rows of NaN and infinity."""
+    root = tmp_path / "raw"
+    file = write_sequence(root, "00", (0, 1)) / "velodyne/000000.bin"
+    points = np.fromfile(file, "<f4").reshape(-1, 4)
+    points[BAD] = [[np.nan] * 4, [np.inf, 0, 0, 0], [1, 2, 3, np.nan], [np.nan, np.nan, 1, 0]]
+    points.tofile(file)
+    return root
+
+
+def dropping(root: Path) -> object:
+    listing = list_semkitti(root)
+    return replace(listing, info=replace(listing.info, drops_invalid=True))
+
+
+def test_without_the_option_the_file_is_named_with_it(raw: Path, tmp_path: Path) -> None:
+    summary = prepare(list_semkitti(raw), tmp_path / "out", INLINE, Silent())
+    (failed,) = summary.failed
+    assert "000000.bin: found 4 of 50 points with NaN or infinity, first 3" in failed.reason
+    assert "--drop-invalid drops them" in failed.reason
+    found = [str(one) for one in check_semkitti(raw, progress=Silent()) if one.severity == "error"]
+    assert any("NaN or infinity" in line and "--drop-invalid" in line for line in found)
+    kept = check_semkitti(raw, drop_invalid=True, progress=Silent())
+    assert not [one for one in kept if "NaN" in str(one)]
+
+
+def test_dropped_points_leave_all_others_and_the_raw_rows_as_they_are(
+    raw: Path, tmp_path: Path
+) -> None:
+    summary = prepare(dropping(raw), tmp_path / "out", INLINE, Silent())
+    assert (summary.failed, summary.scans, summary.dropped_points) == ((), 2, 4)
+    assert any("4 of no finite numbers dropped" in line for line in summary_lines(summary))
+    labels = np.fromfile(raw / "sequences/00/labels/000000.label", "<u4") & 0xFFFF
+    table = list_semkitti(raw).info.labels.raw_to_training
+    with CacheReader.open(tmp_path / "out") as reader:
+        assert reader.info.drops_invalid
+        record = reader.read(0, Fields(label=True, outside=True))
+    assert record.n_raw == 50
+    assert not set(record.raw_index.tolist()) & set(BAD)
+    points, label = raw_scan(record)
+    good = np.setdiff1d(np.arange(50), BAD)
+    expected = scan_points(50, 0)
+    assert np.array_equal(points[good], expected[good])
+    assert label is not None
+    assert label[good].tolist() == [table[raw_id] for raw_id in labels[good].tolist()]
+    assert np.array_equal(points[BAD], [[*NOWHERE, 0]] * 4)
+    assert label[BAD].tolist() == [0] * 4
+    assert np.isfinite(points).all()
+    assert raw_points(record).shape == (4, 46)  # no statistics count them
+    ranges = np.concatenate([record.xyz, record.outside_xyz], axis=1)
+    assert int(is_measured(ranges).sum()) == 46
+
+
+def test_the_option_changes_no_scan_without_such_points(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    write_sequence(root, "00", (0, 1))
+    records = []
+    for place, listing in enumerate((list_semkitti(root), dropping(root))):
+        prepare(listing, tmp_path / str(place), INLINE, Silent())
+        with CacheReader.open(tmp_path / str(place)) as reader:
+            records.append(reader.read(0, Fields(label=True, outside=True)))
+    plain, dropped = records
+    assert np.array_equal(plain.xyz, dropped.xyz)
+    assert np.array_equal(plain.outside_xyz, dropped.outside_xyz)
+    assert np.array_equal(plain.label, dropped.label)
+
+
+def test_the_command_has_the_option(raw: Path, tmp_path: Path) -> None:
+    words = ["prepare", "semkitti", "--root", str(raw), "--cache", str(tmp_path / "cache")]
+    runner = CliRunner()
+    result = runner.invoke(app, [*words, "--workers", "0", "--drop-invalid"])
+    assert result.exit_code == 0, result.output
+    assert "4 of no finite numbers dropped" in result.output
+    assert runner.invoke(app, [*words, "--workers", "0"]).exit_code == 1  # not taken for granted
+
+
+def test_view_of_the_raw_data_shows_the_others(raw: Path) -> None:
+    found = list_raw(raw)
+    assert found is not None
+    scan = view_scan(read_raw(found.scans[0], found.info), frame_index=0, time_s=None)
+    assert scan.n == 50
+    assert np.flatnonzero(np.isnan(scan.xyz).any(axis=0)).tolist() == BAD
