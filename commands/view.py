@@ -130,7 +130,11 @@ def view_command(
                 label = newest_labeller(found, device=device, say=console.say)
             else:
                 label = labeller(
-                    found, checkpoint=checkpoint, predictions=predictions, device=device
+                    found,
+                    checkpoint=checkpoint,
+                    predictions=predictions,
+                    device=device,
+                    say=console.say,
                 )
             default = RECORDED if is_recorded else SHOWN
             items = choose_items(found.items, scan=scan, scans=scans, default=default)

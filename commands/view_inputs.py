@@ -61,9 +61,16 @@ def open_scans(
 
 
 def labeller(
-    scans: ViewSet, *, checkpoint: Path | None, predictions: Path | None, device: str
+    scans: ViewSet,
+    *,
+    checkpoint: Path | None,
+    predictions: Path | None,
+    device: str,
+    say: Callable[[str], None],
 ) -> Label | None:
     """What adds predictions to scans; None without any.
+
+    How scans differ from a checkpoint's training data is said.
 
     Raises:
         ConfigError: Both were given.
@@ -75,7 +82,7 @@ def labeller(
     if checkpoint is not None:
         from train.viewing.segment import checkpoint_labels
 
-        return checkpoint_labels(checkpoint, scans.table, device=device)
+        return checkpoint_labels(checkpoint, scans.table, device=device, say=say)
     if predictions is not None:
         from train.viewing.predictions import PredictionFolder
 
@@ -93,7 +100,7 @@ def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) 
         say(f"{without}: no run below {RUNS}/ has a network yet, and --checkpoint is left out")
         return None
     try:
-        label = labeller(scans, checkpoint=network.path, predictions=None, device=device)
+        label = labeller(scans, checkpoint=network.path, predictions=None, device=device, say=say)
     except (Pass2DError, ImportError) as error:  # nobody asked for this one
         say(f"{without}: {error}")
         return None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.errors import ConfigError
+from cache.likeness import of_dataset
 from cache.progress import Progress
 from cache.reader import CacheReader
 from cache.statistics import SPLITS, class_weights
@@ -18,6 +19,7 @@ from pass2d_models.inputs import Grid
 from pass2d_models.network import Network
 from pass2d_models.registry import build_network
 from train.collate import common_crop
+from train.data_check import require_usable, say_differences
 from train.positions import spread
 from train.recipe import Recipe, network_settings
 from train.schedule import RunLength
@@ -82,11 +84,16 @@ def assemble(
     """
     reader.expect_all()
     positions = training_positions(reader, recipe, progress)
+    require_usable(reader, positions, split=", ".join(recipe.data.train_splits))
     network = fresh_network(reader, recipe, team, is_resumed=is_resumed)
     size_hw = None
     if network.needs_images:
         size_hw = picture_size(reader, recipe, positions, progress)
     val_positions = validation_positions(reader, recipe, progress)
+    if len(val_positions):
+        require_usable(reader, val_positions, split=recipe.validation.split)
+    if team.is_first:
+        say_differences(reader, positions, of_dataset(reader.info), progress.say)
     if n_both := len(np.intersect1d(positions, val_positions)):
         progress.say(
             f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
@@ -139,7 +146,10 @@ def training_positions(
         for split in recipe.data.train_splits
     ]
     selected = np.unique(np.concatenate(parts))  # a split named twice still comes once
-    usable = selected[reader.scans.has_label[selected] & (reader.scans.n[selected] > 0)]
+    labelled = selected[reader.scans.has_label[selected]]
+    usable = labelled[reader.scans.n[labelled] > 0]
+    if len(labelled) and not len(usable):
+        require_usable(reader, labelled, split=", ".join(recipe.data.train_splits))
     if not len(usable):
         found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
         only = recipe.data.sequences

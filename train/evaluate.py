@@ -19,9 +19,11 @@ from pass2d_models.network import Network
 from train.ahead import computed_ahead
 from train.card import Card
 from train.checkpoint import network_from_checkpoint
+from train.data_check import require_usable, say_differences
 from train.eval_counts import BAND_EDGES_M, EvalCounts, EvalReport, pass_result
 from train.eval_scans import EvalScan, Outside, eval_scan, hashed_scales, planned_passes
 from train.infer import CachedVotes, pass_size, vote_logits
+from train.input_check import expectation
 from train.lattice import scan_hashes
 from train.metric import allowed_scores, count_pairs
 from train.positions import labelled_positions, spread
@@ -62,8 +64,8 @@ def evaluate(
     Raises:
         CheckpointError: It cannot be read.
         CacheError: No such cache, or damaged.
-        ConfigError: No labelled scan is selected, or the checkpoint is of other classes or another
-            grid than the cache.
+        ConfigError: No labelled scan is selected, no point lies in the volume or has a class, or
+            the checkpoint is of other classes or another grid than the cache.
     """
     team = team or Team(device=choose_device("auto"))
     progress = progress or Silent()
@@ -77,6 +79,8 @@ def evaluate(
         positions = positions[spread(len(positions), limit)]
         if skipped:
             progress.say(f"{skipped} scans of {split} have no labels and are left out")
+        require_usable(reader, positions, split=split)
+        say_differences(reader, positions, expectation(card), progress.say)
         start = time.perf_counter()
         counts = count_scans(
             network, reader, positions, plans=plans, outside=outside, team=team, progress=progress

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from cache.errors import CheckpointError
 from cache.schema import LabelTable
+from train.data_check import DifferenceSpeaker
+from train.input_check import expectation
 from train.segmenter import Segmenter
 from train.viewing.scan import ViewItem, ViewScan, with_prediction
 
 
 def checkpoint_labels(
-    checkpoint: Path, table: LabelTable, *, device: str
+    checkpoint: Path, table: LabelTable, *, device: str, say: Callable[[str], None]
 ) -> Callable[[ViewItem, ViewScan], ViewScan]:
     """What labels scans with a checkpoint.
 
@@ -20,6 +22,7 @@ def checkpoint_labels(
         checkpoint: A .safetensors file.
         table: Of the scans; the checkpoint's must be the same.
         device: "auto", "cpu", "cuda".
+        say: Hears of each way in which scans differ from the checkpoint's training data.
 
     Raises:
         CheckpointError: Not readable, or trained on other classes.
@@ -32,7 +35,10 @@ def checkpoint_labels(
             "--layout names the classes."
         )
 
-    def label(_item: ViewItem, scan: ViewScan) -> ViewScan:
+    speaker = DifferenceSpeaker(expectation(segmenter.card), say)
+
+    def label(item: ViewItem, scan: ViewScan) -> ViewScan:
+        speaker.look(scan.points.T, where=item.name)
         answer = segmenter(scan.points)
         return with_prediction(scan, answer.labels, answer.scores)
 
