@@ -133,6 +133,7 @@ def test_segfault_in_spconv_does_not_end_the_other_checks() -> None:
             torch=TORCH,
             spconv_cpu=Answer(values=None, failure="crashed (SIGSEGV)"),
             ray={"version": "2.50"},
+            tensorboard={"version": "2.20"},
         ),
     )
     by_name = {finding.name: finding for finding in found}
@@ -153,6 +154,7 @@ def test_wrong_numbers_are_broken_and_every_device_is_asked() -> None:
             spconv_cpu=fine,
             spconv_cuda0=wrong,
             ray={"version": "2.50"},
+            tensorboard={"version": "2.20"},
         ),
     )
     states = {finding.name: finding.state for finding in found}
@@ -264,7 +266,8 @@ def test_command_answers_in_json_and_by_exit_code(
     cache_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fine = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
-    stub = answers(torch=TORCH, spconv_cpu=fine, ray={"version": "2.50"})
+    others = {name: {"version": "2.50"} for name in ("ray", "tensorboard")}
+    stub = answers(torch=TORCH, spconv_cpu=fine, **others)
     monkeypatch.setattr("pipeline.doctor.examine.ask_process", stub)
     monkeypatch.setitem(examine.__kwdefaults__, "ask", stub)
     words = ["doctor", "--cache", str(cache_root), "--json"]
