@@ -11,6 +11,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from train.team import Team, joined_team
 
@@ -61,3 +63,8 @@ def _join(  # noqa: PLR0917  # as Process passes them
     }
     with mock.patch.dict(os.environ, values), joined_team("cpu") as team:
         torch.save(work(team, given), Path(folder) / f"{rank}.pt")
+
+
+def shallow_resnet(*, weights: None) -> nn.Module:
+    """ResNet-34's kinds of layers and widths, one block in each stage."""
+    return ResNet(BasicBlock, [1, 1, 1, 1])

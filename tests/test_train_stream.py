@@ -147,6 +147,30 @@ def test_another_world_size_takes_up_where_the_last_one_stopped() -> None:
     assert sorted(seen) == list(range(17))
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_see_the_batches_of_one_process_that_accumulates(world: int) -> None:
+    def plan(world: int, rank: int) -> StreamPlan:
+        return StreamPlan(
+            positions=np.arange(17),
+            batch_size=3,
+            seed=1,
+            augment=SMALL,
+            size_hw=None,
+            rank=rank,
+            world=world,
+        )
+
+    def batches(world: int) -> list[list[int]]:
+        cursor, seen = 0, []
+        while cursor < 17:
+            shares = [batch_at(plan(world, rank), cursor) for rank in range(world)]
+            seen += [share.positions.tolist() for share in shares if len(share.positions)]
+            cursor = shares[0].next_cursor
+        return seen
+
+    assert batches(world) == batches(1)
+
+
 def test_order_changes_with_seed_and_epoch_only() -> None:
     positions = np.arange(50)
     first = epoch_order(positions, seed=1, epoch=0)
@@ -373,7 +397,9 @@ def test_a_rank_without_a_scan_in_the_last_batch_gets_none(reader: CacheReader) 
     plan = plan_for(reader, positions=reader.select(split="train")[:4], world=3, rank=2)
     stream = BatchStream(reader, plan, StreamConfig())
     assert plan.batches_per_epoch == 1
-    assert next(stream) is not None
+    assert [len(batch_at(replace(plan, rank=rank), 0).positions) for rank in range(3)] == [2, 2, 0]
+    assert next(stream) is None
+    stream.close()
     plan = replace(plan, batch_size=1)
     stream = BatchStream(reader, plan, StreamConfig())
     assert plan.batches_per_epoch == 2

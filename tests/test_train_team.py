@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from cache_samples import write_sample_cache
+from torch import distributed
 from train_samples import Heard, final_weights, tiny_recipe
 
 from cache.errors import ConfigError
 from train.loop import run
-from train.team import choose_device
+from train.state import fresh_scaler
+from train.team import backend_of, choose_device, collective, require_own_gpus
+from train.vigil import LostProcessError
 
 SCRIPT = """
 import sys
@@ -105,3 +109,89 @@ def test_a_gpu_that_is_chosen_is_the_current_one(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError, match="torch sees 0 GPUs"):
         choose_device("cuda:1")
     assert choose_device("auto") == choose_device("cpu:0") == torch.device("cpu")
+
+
+def see_gpus(monkeypatch: pytest.MonkeyPatch, *, count: int, local: int, n_local: int) -> None:
+    """This process as a launcher starts it, on a machine with GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _index: None)
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(n_local))
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    see_gpus(monkeypatch, count=4, local=2, n_local=4)
+    assert choose_device("auto") == torch.device("cuda", 2)
+    see_gpus(monkeypatch, count=1, local=2, n_local=4)  # shown one each (CUDA_VISIBLE_DEVICES)
+    assert choose_device("cuda") == torch.device("cuda", 0)
+    see_gpus(monkeypatch, count=2, local=1, n_local=4)
+    with pytest.raises(ConfigError, match="4 processes are to run here, but torch sees 2 GPUs"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize("gpus", [["a/1", "a/2", "b/1"], ["a/1", "b/1", "b/1"]])
+def test_processes_that_share_a_gpu_are_all_refused(gpus: list[str]) -> None:
+    store = distributed.HashStore()
+
+    def ask(rank: int) -> str:
+        try:
+            require_own_gpus(store, rank=rank, world=3, identity=gpus[rank])
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(3) as pool:
+        said = list(pool.map(ask, range(3)))
+    is_shared = len(set(gpus)) < len(gpus)
+    assert [text.startswith("2 processes are to run here") for text in said] == [is_shared] * 3
+
+
+def test_a_gpu_is_named_to_nccl_so_that_no_barrier_guesses_it() -> None:
+    assert backend_of(torch.device("cpu")) == {"backend": "gloo"}
+    gpu = torch.device("cuda", 3)
+    assert backend_of(gpu) == {"backend": "nccl", "device_id": gpu}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        distributed.DistBackendError("NCCL error: ncclUnhandledCudaError: Call to CUDA failed"),
+        distributed.DistBackendError("ncclInvalidUsage: Duplicate GPU detected : rank 1, rank 0"),
+        RuntimeError("No backend type associated with device type meta"),
+    ],
+)
+def test_a_fault_of_this_process_is_not_called_a_lost_one(error: RuntimeError) -> None:
+    with pytest.raises(type(error)) as raised, collective():
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/x/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed"),
+        distributed.DistBackendError("NCCL error: ncclRemoteError: a remote process exited"),
+        distributed.DistBackendError("NCCL communicator was aborted on rank 0"),
+        distributed.DistNetworkError("recvValue failed on SocketImpl: Broken pipe"),
+    ],
+)
+def test_a_broken_connection_is_a_lost_process(error: RuntimeError) -> None:
+    with pytest.raises(LostProcessError, match="--resume goes on"), collective():
+        raise error
+
+
+def test_a_loss_scaler_serves_a_process_whose_first_step_has_no_scan() -> None:
+    scaler = fresh_scaler(torch.device("cpu"))
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.full((2,), 2.0**16)  # the others' sum
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scaler.unscale_(optimizer)
+    assert weight.grad.tolist() == [1.0, 1.0]
+    scaler.update()
+    again = fresh_scaler(torch.device("cpu"))
+    again.load_state_dict({**scaler.state_dict(), "scale": 8.0})
+    assert again.get_scale() == 8.0

@@ -127,6 +127,7 @@ def guarded_step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     parameters = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    lay_out(optimizer)
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm > 0 else torch.inf)
     refused = ~torch.isfinite(norm)
     # The attribute by which torch's own GradScaler hands the verdict to a fused optimiser.
@@ -140,6 +141,33 @@ def guarded_step(
     return SkipCounts(
         total=skips.total + refused, in_a_row=(skips.in_a_row + 1) * refused.to(torch.int64)
     )
+
+
+@torch.no_grad()
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give gradients and state their parameters' own order in memory, where they have another.
+
+    Fused kernels walk through the memory of a parameter, its gradient and its state side by side:
+    channels_last weights (the image network's) must not meet a contiguous gradient.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad = laid_out_like(parameter, parameter.grad)
+            state = optimizer.state.get(parameter, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[key] = laid_out_like(parameter, value)
+
+
+def laid_out_like(parameter: Tensor, values: Tensor) -> Tensor:
+    """The values (of the parameter's shape) with the parameter's strides; themselves if they have.
+
+    Parameters are dense, so `torch.empty_like` has exactly their strides.
+    """
+    if values.stride() == parameter.stride():
+        return values
+    return torch.empty_like(parameter, dtype=values.dtype).copy_(values)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:

@@ -50,9 +50,16 @@ def fresh_state(job: Job) -> RunState:
     return RunState(
         optimizer=build_optimizer(job.network, recipe.optimizer),
         average=None if recipe.average.kind == "none" else WeightAverage(job.network),
-        scaler=GradScaler(job.team.device.type) if recipe.precision == "fp16" else None,
+        scaler=fresh_scaler(job.team.device) if recipe.precision == "fp16" else None,
         skips=no_skips(job.team.device),
     )
+
+
+def fresh_scaler(device: torch.device) -> GradScaler:
+    """A loss scaler with its scale laid out: a process's first step may be one without a scan."""
+    scaler = GradScaler(device.type)
+    scaler.scale(torch.zeros((), device=device))
+    return scaler
 
 
 def state_tensors(job: Job, state: RunState) -> dict[str, Tensor]:

@@ -61,7 +61,7 @@ def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
 def choose_sharers(job: Job, *, scans: int) -> None:
     """Of an epoch's last scans some processes may get none: they share no BatchNorm statistics."""
     if job.sharers is not None:
-        job.sharers.choose(min(job.team.world, scans))
+        job.sharers.choose(-(-scans // job.plan.batch_size))
 
 
 def add_to_average(job: Job, state: RunState) -> None:
@@ -90,7 +90,7 @@ def rate_at(job: Job, state: RunState, cursor: int) -> float:
 
 def backward(job: Job, state: RunState, raw: RawBatch, *, share: float) -> None:
     """Add a batch's gradients, weighted with its share, and its losses to the totals."""
-    terms = forward(job, raw, seed=batch_seed(job, raw, state.cursor))
+    terms = forward(job, raw, seed=batch_seed(job, raw, epoch=state.cursor // job.n_scans))
     loss = terms.total * share
     (loss if state.scaler is None else state.scaler.scale(loss)).backward()
     for name, value in {"loss": terms.total.detach(), **terms.parts}.items():
@@ -116,9 +116,12 @@ def forward(job: Job, raw: RawBatch, *, seed: int) -> LossTerms:
     )
 
 
-def batch_seed(job: Job, raw: RawBatch, cursor: int) -> int:
-    """Seed of a batch's dropout layers: a function of the run's seed, the cursor and the scans."""
-    return zlib.crc32(repr((job.recipe.seed, cursor, raw.positions)).encode())
+def batch_seed(job: Job, raw: RawBatch, *, epoch: int) -> int:
+    """Seed of a batch's dropout layers: a function of the run's seed, the epoch and the scans.
+
+    So several processes drop what one does that accumulates the same batches.
+    """
+    return zlib.crc32(repr((job.recipe.seed, epoch, raw.positions)).encode())
 
 
 def add_total(totals: dict[str, Tensor], name: str, value: Tensor, *, share: float) -> None:

@@ -156,7 +156,8 @@ def batch_at(plan: StreamPlan, cursor: int) -> Batch:
     else:
         order = block_order(plan.positions, plan.shards, seed=plan.seed, epoch=epoch)
     joint = order[place : place + plan.joint_size]
-    return Batch(epoch, joint[plan.rank :: plan.world], cursor + len(joint))
+    start = plan.rank * plan.batch_size  # one process that accumulates sees the same batches
+    return Batch(epoch, joint[start : start + plan.batch_size], cursor + len(joint))
 
 
 def load_scan(

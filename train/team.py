@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -18,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from cache.errors import ConfigError, SaidElsewhereError
 from cache.progress import Progress, Silent
 from train.launch import LOST_CODE, is_launched
+from train.optim import laid_out_like
 from train.vigil import LostProcessError, Vigil
 
 T = TypeVar("T")
@@ -26,6 +28,8 @@ _PATIENCE = timedelta(minutes=60)
 """How long a process that lives may keep the others waiting: a validation may take that long."""
 _MEETING = timedelta(minutes=5)
 """How long all processes may take to start."""
+_OWN_FAULT = ("cuda error", "cuda failure", "unhandledcudaerror", "invalidusage", "invalidargument")
+_LOSS = ("gloo", "connection", "socket", "broken pipe", "timed out", "timeout")
 LOST_AFTER_S = 60.0
 """Seconds without a sign of life after which a process counts as lost."""
 
@@ -95,12 +99,43 @@ def _gpu_index(name: str, index: int | None) -> int:
         raise ConfigError(
             f"device {name!r}: torch sees {n_gpus} GPUs, the last is cuda:{n_gpus - 1}."
         )
+    if n_gpus == 1:  # its own, if the launcher shows each process another: `require_own_gpus`
+        return 0
     if n_local > n_gpus:
-        raise ConfigError(
-            f"{n_local} processes are to run here, but torch sees {n_gpus} GPUs: start at most one "
-            "per GPU (--nproc; torchrun: --nproc-per-node), or use device=cpu"
-        )
+        raise _too_few(n_local, n_gpus)
     return local if index is None else index
+
+
+def _too_few(n_local: int, n_gpus: int) -> ConfigError:
+    return ConfigError(
+        f"{n_local} processes are to run here, but torch sees {n_gpus} GPUs: start at most one per "
+        "GPU (--nproc; torchrun: --nproc-per-node), or use device=cpu"
+    )
+
+
+def gpu_identity(device: torch.device) -> str:
+    """Which GPU of the world it is, whatever number it has for this process."""
+    found = torch.cuda.get_device_properties(device)
+    return f"{socket.gethostname()}/{getattr(found, 'uuid', device.index)}"
+
+
+def require_own_gpus(store: Store, *, rank: int, world: int, identity: str) -> None:
+    """Refuse processes that share a GPU, all of them alike; each may call its own cuda:0.
+
+    Args:
+        store: connects the processes, which all call this.
+        rank: of this process.
+        world: processes.
+        identity: of this process's GPU.
+
+    Raises:
+        ConfigError: two processes have the same GPU.
+    """
+    store.set(f"pass2d/gpu/{rank}", identity)
+    everybody = [store.get(f"pass2d/gpu/{other}").decode() for other in range(world)]
+    most = max(everybody.count(one) for one in everybody)
+    if most > 1:
+        raise _too_few(most, 1)
 
 
 def is_follower() -> bool:
@@ -144,10 +179,11 @@ def joined_team(
     store, vigil, rank, world = _meet(say, lost_after_s)
     has_failed = False
     try:
+        if device.type == "cuda":
+            require_own_gpus(store, rank=rank, world=world, identity=gpu_identity(device))
         with collective():
-            backend = "nccl" if device.type == "cuda" else "gloo"
             distributed.init_process_group(
-                backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE
+                store=store, rank=rank, world_size=world, timeout=_PATIENCE, **backend_of(device)
             )
         vigil.start()
         team = Team(device=device, rank=rank, world=world)
@@ -196,18 +232,27 @@ def _meet(say: Callable[[str], None], lost_after_s: float) -> tuple[Store, Vigil
     return store, vigil, rank, world
 
 
+def backend_of(device: torch.device) -> dict[str, Any]:
+    """How torch connects processes on such devices; a GPU is named, or a barrier would guess it."""
+    if device.type == "cuda":
+        return {"backend": "nccl", "device_id": device}
+    return {"backend": "gloo"}
+
+
 @contextmanager
 def collective() -> Iterator[None]:
     """Around an operation in which all processes take part.
 
+    What goes wrong in this process alone (its GPU, its memory, a bug) leaves as it came.
+
     Raises:
-        LostProcessError: one of them did not, and never will.
+        LostProcessError: another of them did not take part, and never will.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # what gloo raises is of no class of its own
+    except RuntimeError as error:
+        if not _tells_of_loss(error):
+            raise
         reason = str(error).splitlines()[0].rpartition("] ")[2][:120]
         raise LostProcessError(
             f"the connection to another process broke ({reason}): it was killed, or its machine is "
@@ -216,20 +261,58 @@ def collective() -> Iterator[None]:
         ) from error
 
 
-def sum_gradients(parameters: Sequence[nn.Parameter], team: Team) -> None:
-    """Add up the gradients of all processes, in one message; each has weighted its own before.
+def _tells_of_loss(error: RuntimeError) -> bool:
+    """Whether another process, and not this one, is what failed.
 
-    A process without a gradient for a parameter (no scan left, no picture) adds zeros.
+    NCCL hands on a fault of the own GPU as an error of its own class; what gloo raises is of none.
+    """
+    text = str(error).lower()
+    if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
+        return False
+    if any(sign in text for sign in _OWN_FAULT):
+        return False
+    return isinstance(error, distributed.DistError) or any(sign in text for sign in _LOSS)
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter], team: Team) -> None:
+    """Add up the gradients of all processes; each has weighted its own before.
+
+    A process without a gradient for a parameter (no scan left, no picture) adds zeros. The sums lie
+    in memory as their parameters do, whose own order (channels_last) the messages do not keep.
     """
     if team.world == 1:
         return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    joint = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    with collective():
-        distributed.all_reduce(joint)
-    parts = joint.split([gradient.numel() for gradient in gradients])
+    sizes = [parameter.numel() for parameter in parameters]
+    own = parameters[0].new_zeros(-(-sum(sizes) // team.world) * team.world)
+    for parameter, part in zip(parameters, own[: sum(sizes)].split(sizes), strict=True):
+        if parameter.grad is not None:
+            part.view(parameter.shape).copy_(parameter.grad)
+    parts = sum_by_rank(own, team)[: sum(sizes)].split(sizes)
     for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad = part.view_as(parameter)
+        parameter.grad = laid_out_like(parameter, part.view(parameter.shape))
+
+
+def sum_by_rank(own: Tensor, team: Team) -> Tensor:
+    """(K,) the sum of every process's values, in the order of ranks, with the same bits in all.
+
+    So several processes train, bit for bit, what one does that accumulates the same batches; the
+    order of an all-reduce is its library's own. Each process adds up one share of the values: what
+    travels is as much as with an all-reduce by a ring.
+
+    Args:
+        own: (K,) values of this process; K is a multiple of the number of processes.
+        team: of this process.
+    """
+    received = torch.empty_like(own)
+    with collective():
+        distributed.all_to_all_single(received, own)
+    share, *others = received.view(team.world, -1)
+    for other in others:
+        share += other
+    total = torch.empty_like(own)
+    with collective():
+        distributed.all_gather_into_tensor(total, share)
+    return total
 
 
 def share_buffers(network: nn.Module, team: Team) -> None:
