@@ -128,6 +128,10 @@ MEMORY_HINT = (
     "Work on less at once (train: a smaller batch_size with accumulate; predict: --batch-size; "
     "fewer processes or workers), or give it more memory."
 )
+GPU_HINT = (
+    "`pass2d doctor` tries it, and its driver's log (dmesg: Xid) says more; train goes on with "
+    "--resume."
+)
 
 
 @contextmanager
@@ -153,6 +157,9 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
         remedy = MENDABLE.get(error.errno or 0, "check this path and its disk")
         _stop(console, f"error: {where}{error.strerror}: {remedy}", 1, error)
     except (MemoryError, RuntimeError) as error:
+        if _is_gpu_fault(error):
+            fault = str(error).splitlines()[0]
+            _stop(console, f"error: the GPU failed: {fault}. {GPU_HINT}", 1, error)
         if not _is_out_of_memory(error):
             raise
         found = str(error).rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
@@ -161,6 +168,11 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
     finally:
         if console is not None:
             console.close()
+
+
+def _is_gpu_fault(error: Exception) -> bool:
+    """As torch names it, whose module is not loaded for the question."""
+    return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

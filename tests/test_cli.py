@@ -201,6 +201,15 @@ def test_want_of_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixt
     assert "batch_size" in line
 
 
+def test_a_fault_of_the_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, clear_errors():
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with")
+    assert ended.value.exit_code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the GPU failed: CUDA error: unspecified launch failure. ")
+    assert "pass2d doctor" in line
+
+
 def test_other_errors_keep_their_traceback() -> None:
     with pytest.raises(RuntimeError, match="a bug"), clear_errors():
         raise RuntimeError("a bug")

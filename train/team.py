@@ -179,9 +179,9 @@ def joined_team(
     store, vigil, rank, world = _meet(say, lost_after_s)
     has_failed = False
     try:
-        if device.type == "cuda":
-            require_own_gpus(store, rank=rank, world=world, identity=gpu_identity(device))
         with collective():
+            if device.type == "cuda":
+                require_own_gpus(store, rank=rank, world=world, identity=gpu_identity(device))
             distributed.init_process_group(
                 store=store, rank=rank, world_size=world, timeout=_PATIENCE, **backend_of(device)
             )
