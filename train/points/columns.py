@@ -66,8 +66,10 @@ def from_matrix(path: Path, array: NDArray[Any]) -> PointColumns:
 
 def _image_rows(path: Path, array: NDArray[Any]) -> tuple[NDArray[Any], str]:
     """(H x W, K) of a range image, and what to say of it."""
-    is_last, is_first = (3 <= array.shape[axis] < FEW_ROWS for axis in (2, 0))
-    if is_last == is_first:
+    first, _, last = array.shape
+    is_last = 3 <= last < FEW_ROWS and first != last
+    is_first = 3 <= first < FEW_ROWS <= last
+    if not is_last and not is_first:
         raise DataError(
             f"{path}: an array {array.shape} is no range image (H, W, 3 or more) that can be told "
             "from (3 or more, H, W): write it as (N, 4)"

@@ -130,7 +130,11 @@ def _numbers(
 
 def _point_count(rows: list[tuple[int, str]]) -> int | None:
     """What a first line of one whole number says, if the second has more than one."""
-    if len(rows) > 1 and re.fullmatch(r"\d{1,12}", rows[0][1]) and len(rows[1][1].split()) >= 3:
+    if (
+        len(rows) > 1
+        and re.fullmatch(r"\d{1,12}", rows[0][1])
+        and (len(_words(rows[1][1], _delimiter(rows[1][1]))) >= 3)
+    ):
         return int(rows[0][1])
     return None
 

@@ -43,8 +43,8 @@ def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
             gone += 1
             continue
         n_raw = int(reader.scans.n_raw[position])
-        # 4 or 5 float32 per point; with added sweeps n_raw counts more than this file.
-        if not reader.info.sweeps and nbytes not in (16 * n_raw, 20 * n_raw):
+        # With added sweeps n_raw counts more than this file.
+        if not reader.info.sweeps and nbytes != 4 * reader.info.raw_columns * n_raw:
             problems.append(
                 f"{path}: {nbytes:,} bytes do not hold the {n_raw:,} points that were prepared"
             )

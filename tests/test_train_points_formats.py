@@ -1,0 +1,226 @@
+"""Range images, archives, tables of text, packed files, padded clouds; and files that lie."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_train_points import POINTS, pcd_header, write_las, write_ply
+
+from cache.errors import DataError
+from train.points import packed
+from train.points.registry import read_columns
+
+ROWS = [[1.5, -2, 3, 7], [4, 5, -6.25, 8], [9, 10, 11, 12]]
+
+
+def table(path: Path) -> list[list[float]]:
+    return np.column_stack(read_columns(path).values).tolist()
+
+
+def refused(path: Path, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        read_columns(path)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.xyz", "a.csv.gz"])
+@pytest.mark.parametrize("mark", [",", ";", "\t", " ", ", "])
+@pytest.mark.parametrize("head", ["", "x{}y{}z{}intensity\n", "# a comment\n\n", "3\n"])
+def test_tables_of_text(tmp_path: Path, name: str, mark: str, head: str) -> None:
+    lines = "".join(mark.join(map(str, row)) + "\r\n" for row in ROWS)
+    data = (head.format(mark, mark, mark) + lines).encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert table(tmp_path / name) == ROWS
+    names = ("x", "y", "z", "intensity") if "x" in head else ("0", "1", "2", "3")
+    assert read_columns(tmp_path / name).names == names
+
+
+def test_odd_tables_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("1,5;-2;3;7\n4;5;-6,25;8\n9;10;11;12\n")  # decimal commas
+    assert table(path) == ROWS
+    path.write_bytes('"x","y","z","class"\n1,2,3,car\n4,,6,"a, b"\n'.encode("utf-16"))
+    assert read_columns(path).names == ("x", "y", "z")
+    assert np.array_equal(table(path), [[1, 2, 3], [4, np.nan, 6]], equal_nan=True)
+    path.write_text("//X Y Z i\n1 2 3 4\n")
+    assert read_columns(path).names == ("X", "Y", "Z", "i")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no line of numbers"),
+        (b"# only words\n", "no line of numbers"),
+        (b"1,2,3\n4,5\n", "line 2: 3 values are expected as in line 1"),
+        (b"1,2,3\n4,5,six\n", "line 2: no numbers: '4,5,six'"),
+        (b"1,2\n3,4\n", "line 1: three numbers or more are expected"),
+        (b"5\n1 2 3\n", "1 points, its first line says 5"),
+        (b"x,y,z\n1,2,3,4\n", "4 values, but 3 names"),
+        (b"1,2,3\0\n", "no text"),
+        (b"\xff\xfe1", "no readable text"),
+    ],
+)
+def test_faults_of_text_name_the_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    refused(tmp_path / "a.csv", said)
+
+
+def test_range_images_give_a_point_per_pixel_row_by_row(tmp_path: Path) -> None:
+    image = np.arange(8 * 40 * 4).reshape(8, 40, 4).astype("<f4")
+    for name, array in (("last", image), ("first", np.moveaxis(image, 2, 0)[:, :, :])):
+        np.save(tmp_path / f"{name}.npy", array if name == "last" else np.repeat(array, 4, axis=1))
+    found = read_columns(tmp_path / "last.npy")
+    assert np.array_equal(np.column_stack(found.values), image.reshape(-1, 4))
+    assert found.note == "a range image of 8 x 40: one label per pixel, row by row"
+    assert "32 x 40" in read_columns(tmp_path / "first.npy").note
+    np.save(tmp_path / "b.npy", np.zeros((4, 40, 4)))
+    refused(tmp_path / "b.npy", "no range image .* that can be told")
+
+
+def test_archives(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, POINTS)
+    assert np.array_equal(table(path), POINTS)
+    path.rename(tmp_path / "b.npy")  # of another name
+    assert np.array_equal(table(tmp_path / "b.npy"), POINTS)
+    np.savez(path, labels=np.zeros(60), points=POINTS)
+    assert np.array_equal(table(path), POINTS)
+    np.savez(path, x=POINTS[:, 0], y=POINTS[:, 1], z=POINTS[:, 2], pose=np.eye(4))
+    assert read_columns(path).names == ("x", "y", "z")
+    np.savez(path, a=POINTS, b=POINTS)
+    refused(path, "which array holds the points. It has a, b; one array")
+    np.savez(path, np.array([{}]))
+    refused(path, "holds Python objects")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999999999, 4), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 4, }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2, 4), }",
+        "((((((((((" * 300,
+        "'''",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4), }",
+    ],
+)
+def test_headers_of_arrays_that_lie(tmp_path: Path, header: str) -> None:
+    text = header.encode()
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(16)
+    (tmp_path / "a.npy").write_bytes(data)
+    refused(tmp_path / "a.npy", "NumPy|Python objects")
+
+
+@pytest.mark.parametrize("padded", [0, 4])
+def test_padding_of_count_0(tmp_path: Path, padded: int) -> None:
+    rows = np.zeros(60, [("xyz", "<f4", 3), ("_", "u1", padded), ("i", "<f8"), ("t", "<u4")])
+    rows["xyz"], rows["i"], rows["t"] = POINTS[:, :3], POINTS[:, 3], np.arange(60) + 2**31
+    changes = {
+        "FIELDS": "x y z _ intensity t",
+        "SIZE": "4 4 4 1 8 4",
+        "TYPE": "F F F U F U",
+        "COUNT": "1 1 1 0 1 1",
+        "WIDTH": "20",
+        "HEIGHT": "4",
+    }  # 80 places, 60 points
+    (tmp_path / "a.pcd").write_bytes(pcd_header("binary", 60, **changes) + rows.tobytes())
+    found = read_columns(tmp_path / "a.pcd")
+    assert found.names == ("x", "y", "z", "intensity", "t")
+    assert np.array_equal(np.column_stack(found.values[:4]), POINTS)
+    assert found.values[4].tolist() == (np.arange(60) + 2**31).tolist()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"POINTS": "4000000000"},
+        {"COUNT": "1 1 1 999999999999"},
+        {"COUNT": "1 1 1 -1"},
+        {"SIZE": "4 4 4 3"},
+        {"POINTS": "9" * 5000},
+    ],
+)
+@pytest.mark.parametrize("kind", ["ascii", "binary", "binary_compressed"])
+def test_headers_of_clouds_that_lie(tmp_path: Path, kind: str, changes: dict[str, str]) -> None:
+    (tmp_path / "a.pcd").write_bytes(pcd_header(kind, 60, **changes) + POINTS.tobytes())
+    refused(tmp_path / "a.pcd", "no readable PCD file|its header says|numbers per line")
+
+
+def test_extended_records_of_las_that_never_end_are_passed_over(tmp_path: Path) -> None:
+    import laspy
+
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.scales = np.full(3, 1 / 64)
+    content = laspy.LasData(header)
+    content.x, content.y, content.z = POINTS[:, :3].T.astype(float)
+    content.write(str(tmp_path / "a.las"))
+    data = bytearray((tmp_path / "a.las").read_bytes())
+    data[235:247] = struct.pack("<QI", len(data), 2**32 - 1)
+    (tmp_path / "a.las").write_bytes(data)
+    assert np.array_equal(np.array(table(tmp_path / "a.las"))[:, :3], POINTS[:, :3])
+
+
+@pytest.mark.parametrize(("place", "kind"), [(100, "<I"), (107, "<I"), (96, "<I")])
+def test_headers_of_las_that_lie(tmp_path: Path, place: int, kind: str) -> None:
+    data = bytearray(write_las(tmp_path / "a.las").read_bytes())
+    struct.pack_into(kind, data, place, 2**32 - 1)
+    (tmp_path / "a.las").write_bytes(data)
+    refused(tmp_path / "a.las", "no readable LAS file.*truncated or damaged")
+
+
+def test_ply_that_counts_more_than_it_holds(tmp_path: Path) -> None:
+    data = write_ply(tmp_path / "a.ply").read_bytes()
+    (tmp_path / "a.ply").write_bytes(data.replace(b"vertex 60", b"vertex 99999999999"))
+    refused(tmp_path / "a.ply", "element vertex 99999999999")
+    faces = b"element face 999\nproperty list uchar int vertex_index\nend_header"
+    (tmp_path / "a.ply").write_bytes(data.replace(b"end_header", faces))  # none is there
+    assert np.array_equal(table(tmp_path / "a.ply"), POINTS)
+
+
+def test_packed_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ply(tmp_path / "a.ply")
+    path = tmp_path / "b.ply.gz"
+    path.write_bytes(gzip.compress((tmp_path / "a.ply").read_bytes()))
+    assert np.array_equal(table(path), POINTS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    refused(path, "no readable gzip file")
+    path.write_bytes(b"no gzip")
+    refused(path, "no readable gzip file")
+    monkeypatch.setattr(packed, "LARGEST_UNPACKED", 1 << 20)
+    path.write_bytes(gzip.compress(bytes(1 << 21)))
+    refused(path, "unpacks to more than 1 MiB")
+    np.savez_compressed(tmp_path / "c.npz", np.zeros((1 << 18, 4)))
+    refused(tmp_path / "c.npz", "unpacks to more than 1 MiB")
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    refused(tmp_path / "a.csv", "a pipe; a file of points is expected")
+    (tmp_path / "b.pcd").mkdir()
+    refused(tmp_path / "b.pcd", "a folder; a file of points")
+    (tmp_path / "c.pcd").symlink_to("gone")
+    refused(tmp_path / "c.pcd", "no such file: a link that leads nowhere")
+
+
+def test_whatever_a_reader_raises_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PanicException(BaseException):
+        """Of readers in Rust."""
+
+    write_ply(tmp_path / "a.ply")
+    for error in (PanicException("index\nout of range"), RecursionError("deep"), MemoryError()):
+
+        def fail(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr("plyfile.PlyData.read", fail)
+        refused(tmp_path / "a.ply", "no readable .ply file|more points than fit the memory")
