@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache.errors import ConfigError
 from cache.place import dataset_place
 from cache.text import one_line
 from commands.console import (
@@ -69,6 +70,14 @@ DropInvalidOption = Annotated[
 CheckOption = Annotated[
     bool, typer.Option("--check", help="Read all files, name every faulty one, write nothing.")
 ]
+PngOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--png",
+        help="With --check: folder of one picture per sequence and camera, the points on it.",
+        resolve_path=True,
+    ),
+]
 PlanOption = Annotated[
     bool, typer.Option("--plan", help="Say what would run and why, write nothing.")
 ]
@@ -104,6 +113,7 @@ def semkitti_command(
     drop_invalid: DropInvalidOption = False,
     corrupt: CorruptOption = None,
     check: CheckOption = False,
+    png: PngOption = None,
     plan: PlanOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -115,6 +125,7 @@ def semkitti_command(
     with clear_errors(console):
         chosen_splits, chosen = words(splits) or (), words(sequences)
         variants = _variants(corrupt)
+        _require_check(png, check=check)
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
         place = root or _found(find_semkitti, console)
         if check:
@@ -124,6 +135,7 @@ def semkitti_command(
                 sequences=chosen,
                 limit=limit,
                 drop_invalid=drop_invalid,
+                png=png,
                 progress=console,
             )
             console.close()
@@ -178,6 +190,7 @@ def nuscenes_command(
     drop_invalid: DropInvalidOption = False,
     corrupt: CorruptOption = None,
     check: CheckOption = False,
+    png: PngOption = None,
     plan: PlanOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -189,6 +202,7 @@ def nuscenes_command(
     with clear_errors(console):
         chosen_splits, chosen = words(splits) or (), words(scenes)
         variants = _variants(corrupt)
+        _require_check(png, check=check)
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
         place = root or _found(find_nuscenes, console)
         if check:
@@ -200,6 +214,7 @@ def nuscenes_command(
                 limit=limit,
                 sweeps=sweeps,
                 drop_invalid=drop_invalid,
+                png=png,
                 progress=console,
             )
             console.close()
@@ -229,6 +244,11 @@ def _found(find: Callable[[], FoundRoot], console: Console) -> Path:
     found = find()
     console.say(f"root: {found.root} ({found.reason})")
     return found.root
+
+
+def _require_check(png: Path | None, *, check: bool) -> None:
+    if png is not None and not check:
+        raise ConfigError(f"--png {png}: the pictures belong to --check. Add it.")
 
 
 def _show_problems(problems: list[Problem], *, as_json: bool) -> None:

@@ -37,6 +37,7 @@ from pipeline.datasets.nuscenes_tables import (
 )
 from pipeline.datasets.roots import FoundRoot, find_root
 from pipeline.datasets.table import DatasetTable, load_table
+from pipeline.draw_calibration import draw_calibrations
 from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource, SourceListing, SweepSource
 from pipeline.stages.ego_motion import (
@@ -121,9 +122,10 @@ def check_nuscenes(
     limit: int | None = None,
     sweeps: int = 0,
     drop_invalid: bool = False,
+    png: Path | None = None,
     progress: Progress,
 ) -> list[Problem]:
-    """Look at every file of a nuScenes folder and write nothing.
+    """Look at every file of a nuScenes folder and write nothing but pictures, if asked.
 
     Args:
         root: as for ``list_nuscenes``, likewise the next four.
@@ -133,6 +135,7 @@ def check_nuscenes(
         limit: read at most this many scans.
         sweeps: past sweeps that are wanted, and read too.
         drop_invalid: whether points of NaN are to be dropped, and so are no fault.
+        png: folder of one picture per sequence and camera, with the points on it; None: none.
         progress: large tables; scans read and their bytes.
 
     Returns:
@@ -156,7 +159,11 @@ def check_nuscenes(
             broken.setdefault(str(error.problem), error.problem)
     problems = [*broken.values(), *lister.missing.problems()]
     info = replace(found.info, drops_invalid=drop_invalid or None)
-    return problems + check_scans(chosen, info, progress=progress)
+    problems += check_scans(chosen, info, progress=progress)
+    if png is not None:
+        cameras = nuscenes_table().cameras
+        draw_calibrations(chosen, info, png, problems=problems, cameras=cameras, progress=progress)
+    return problems
 
 
 @dataclass(frozen=True, kw_only=True)

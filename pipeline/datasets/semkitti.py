@@ -23,6 +23,7 @@ from pipeline.datasets.semkitti_files import (
 )
 from pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missing_problems
 from pipeline.datasets.table import DatasetTable, load_table
+from pipeline.draw_calibration import draw_calibrations
 from pipeline.problem import Problem, ProblemError
 from pipeline.source import ScanSource, SourceListing
 from pipeline.stages.calibration import image_from_lidar_matrix, require_sensible
@@ -98,9 +99,10 @@ def check_semkitti(
     sequences: Sequence[str] | None = None,
     limit: int | None = None,
     drop_invalid: bool = False,
+    png: Path | None = None,
     progress: Progress,
 ) -> list[Problem]:
-    """Look at every file of a SemanticKITTI folder and write nothing.
+    """Look at every file of a SemanticKITTI folder and write nothing but pictures, if asked.
 
     Args:
         root: as for ``list_semkitti``, likewise the next three.
@@ -108,6 +110,7 @@ def check_semkitti(
         sequences: only these; all that exist when None.
         limit: read at most this many scans.
         drop_invalid: whether points of NaN are to be dropped, and so are no fault.
+        png: folder of one picture per sequence and camera, with the points on it; None: none.
         progress: scans read and their bytes.
 
     Returns:
@@ -145,7 +148,11 @@ def check_semkitti(
         for note in _notes_on_others(root, chosen, splits, sequences)
     ]
     info = replace(table.info, drops_invalid=drop_invalid or None)
-    return problems + check_scans(first_of_each_split(scans, limit), info, progress=progress)
+    read = first_of_each_split(scans, limit)
+    problems += check_scans(read, info, progress=progress)
+    if png is not None:
+        draw_calibrations(read, info, png, problems=problems, progress=progress)
+    return problems
 
 
 def _readable(chosen: dict[str, Path], problems: list[Problem]) -> Iterator[SequenceFiles]:
