@@ -31,6 +31,8 @@ _FATAL = {
     errno.EEXIST: "a file is in the way: choose another folder",
     errno.ELOOP: "it is a link, and nothing is written through links: remove it",
 }
+COMING = "CURRENT-"
+"""Begins the name of what is about to be renamed to CURRENT."""
 _ATTEMPT = re.compile(r".+-[0-9a-f]{32}")
 """Names that pass2d gives in `.tmp`; nothing else there is ever deleted."""
 
@@ -66,11 +68,17 @@ class TransientWriteError(CacheError, OSError):
     """A write failed in a way that may pass (e.g. EIO): being an OSError, it is tried again."""
 
 
+class NotWritableError(CacheError):
+    """No permission to write, or a disk that is read-only: what only reads may go on."""
+
+
 def write_failure(path: Path, error: OSError) -> CacheError:
     """The error to raise for a failed write: final for a full disk, else worth another try."""
     reason = _FATAL.get(error.errno or 0)
     if reason is not None:
-        return CacheError(f"{path}: cannot write ({error.strerror}): {reason}.")
+        is_refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        kind = NotWritableError if is_refused else CacheError
+        return kind(f"{path}: cannot write ({error.strerror}): {reason}.")
     return TransientWriteError(
         f"{path}: cannot write ({error.strerror}), also when tried again. Check the disk and run "
         "the command again, it goes on from here."
@@ -268,7 +276,7 @@ def remove_abandoned(scratch: Path, *, min_age_s: float = 0.0) -> int:
 
 
 def attempts(scratch: Path) -> list[Path]:
-    """What pass2d made in a data set's `.tmp`, locks left out, sorted.
+    """What pass2d made in a data set's `.tmp`, sorted; without locks and a CURRENT to come.
 
     Raises:
         CacheError: `.tmp` is a link.
@@ -276,7 +284,11 @@ def attempts(scratch: Path) -> list[Path]:
     require_no_link(scratch)
     if not scratch.is_dir():
         return []
-    return sorted(path for path in scratch.iterdir() if _ATTEMPT.fullmatch(path.name))
+    return sorted(
+        path
+        for path in scratch.iterdir()
+        if _ATTEMPT.fullmatch(path.name) and not path.name.startswith(COMING)
+    )
 
 
 def try_lock(fd: int, *, exclusive: bool) -> bool:

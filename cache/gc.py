@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -11,12 +12,13 @@ from pathlib import Path
 
 from cache.errors import CacheError
 from cache.fields import STAGES
-from cache.files import attempts, lock_file, require_no_link, try_lock, writing
+from cache.files import NotWritableError, attempts, lock_file, require_no_link, try_lock, writing
 from cache.layout import ROW_FILE, SHARD_FOLDER, Layout, shard_name
 from cache.manifest import (
     current_number,
     generation_numbers,
     load_manifest,
+    require_newest,
     require_version,
 )
 
@@ -59,10 +61,18 @@ def collect_garbage(
     layout = Layout(root=dataset_root)
     require_no_link(*layout.folders)
     require_version(layout)
+    require_newest(layout)
     current = current_number(layout)
     if current is None and not layout.dataset_file.is_file():
         raise CacheError(f"{dataset_root}: no prepared data set. Check --cache.")
-    with lock_file(layout.scratch / "prepare.lock", exclusive=True, wait=False) as is_alone:
+    with contextlib.ExitStack() as stack:
+        lock = lock_file(layout.scratch / "prepare.lock", exclusive=True, wait=False)
+        try:
+            is_alone = stack.enter_context(lock)
+        except NotWritableError:
+            if not dry_run:
+                raise
+            is_alone = True  # nobody who may write is kept away by this user's lock anyway
         if not is_alone:
             raise CacheError(f"{dataset_root}: `prepare` is running. Wait for it, then collect.")
         collector = _Collector(layout, current, keep, unfinished, young_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +19,7 @@ from cache.check_manifest import check_info, check_tables
 from cache.errors import CacheError
 from cache.fields import FIELDS, STAGES, stage_fields
 from cache.files import (
+    COMING,
     attempt_folder,
     lock_file,
     read_failure,
@@ -307,10 +309,45 @@ def publish_generation(layout: Layout, info: DatasetInfo, tables: Tables) -> int
             for name, data in files.items():
                 write_file(attempt / name, [data])
             sync_tree(attempt)
-            number = _claim(layout, attempt)
+            number, coming = _claim(layout, attempt)
             sync(layout.manifest)
-    set_current(layout, number)
+        coming.replace(layout.current_file)
+        sync(layout.root)
+        for old in coming_files(layout):  # of a run that was killed
+            old.unlink(missing_ok=True)
     return number
+
+
+def coming_files(layout: Layout) -> list[Path]:
+    """What runs are about to rename to CURRENT, or were when they were killed."""
+    return sorted(layout.scratch.glob(f"{COMING}*"))
+
+
+def require_newest(layout: Layout) -> None:
+    """Refuse a CURRENT that names an older generation than the last one that it named.
+
+    One flipped bit can make another name of it. A generation that CURRENT has not named yet, of a
+    run that is at it or was killed, has its CURRENT in `.tmp`.
+
+    Raises:
+        CacheError: there is a newer generation, or CURRENT names none.
+    """
+    while (current := current_number(layout)) is not None:
+        newest = max(generation_numbers(layout), default=0)
+        if newest <= current or any(_names(path, newest) for path in coming_files(layout)):
+            return
+        if current_number(layout) == current:  # else a run has swapped it meanwhile
+            raise CacheError(
+                f"{layout.current_file}: names gen-{current:06d}, but there is gen-{newest:06d}. "
+                "The file is damaged, or somebody changed it: run `pass2d cache repair`."
+            )
+
+
+def _names(path: Path, number: int) -> bool:
+    try:
+        return parse_current(read_file(path), where=str(path)) >= number
+    except (CacheError, FileNotFoundError):
+        return False
 
 
 def set_current(layout: Layout, number: int) -> None:
@@ -325,17 +362,23 @@ def _same_generation(folder: Path, files: dict[str, bytes]) -> bool:
     return False
 
 
-def _claim(layout: Layout, attempt: Path) -> int:
+def _claim(layout: Layout, attempt: Path) -> tuple[int, Path]:
+    """Put a generation in place; its number, and the file that says so and becomes CURRENT."""
     number = max([0, *generation_numbers(layout)]) + 1
     while True:
+        coming = layout.scratch / f"{COMING}{uuid.uuid4().hex}"
         try:
+            write_file(coming, [f"{layout.generation(number).name}\n".encode()])
+            sync(coming)
             attempt.rename(layout.generation(number))
         except OSError as error:
+            with contextlib.suppress(OSError):
+                coming.unlink(missing_ok=True)
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             number += 1
         else:
-            return number
+            return number, coming
 
 
 @contextlib.contextmanager

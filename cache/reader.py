@@ -22,7 +22,7 @@ from cache.files import NO_PERMISSION, read_failure, read_file
 from cache.jsonio import dumps
 from cache.keys import hash_bytes
 from cache.layout import DATASET_FILE, Layout, require_dataset_name
-from cache.manifest import load_manifest, open_generation, parse_dataset
+from cache.manifest import load_manifest, open_generation, parse_dataset, require_newest
 from cache.place import is_url
 from cache.ranges import PartialFiles, wanted_chunks
 from cache.remote import RemoteMirror
@@ -99,7 +99,9 @@ class CacheReader:
         if isinstance(cache_root, str) and is_url(cache_root):
             mirror = RemoteMirror.open(cache_root, dataset)
             return cls(mirror.layout, check=check, mirror=mirror)
-        return cls(Layout(root=find_dataset(Path(cache_root), dataset)), check=check)
+        layout = Layout(root=find_dataset(Path(cache_root), dataset))
+        require_newest(layout)
+        return cls(layout, check=check)
 
     def expect_all(self) -> None:
         """Say that all scans of a shard are read soon: their files are then fetched whole."""

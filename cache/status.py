@@ -11,7 +11,13 @@ from cache.failures import recorded_failures
 from cache.fields import STAGES
 from cache.keys import hash_file
 from cache.layout import Layout, shard_name
-from cache.manifest import Manifest, generation_numbers, load_manifest, require_version
+from cache.manifest import (
+    Manifest,
+    generation_numbers,
+    load_manifest,
+    require_newest,
+    require_version,
+)
 from cache.schema import FORMAT_VERSION
 
 
@@ -76,6 +82,7 @@ def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
     """
     layout = Layout(root=dataset_root)
     require_version(layout)
+    require_newest(layout)
     manifest = load_manifest(layout)
     scans, shards = manifest.tables.scans, manifest.tables.shards
     sources = _Sources(hash_contents=hash_contents)

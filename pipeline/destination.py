@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from cache.errors import CacheError
 from cache.failures import read_failures
 from cache.files import (
+    NotWritableError,
     lock_file,
     read_whole,
     remove_abandoned,
@@ -18,7 +20,13 @@ from cache.files import (
     writing,
 )
 from cache.layout import CURRENT_FILE, FAILED_FILE, Layout, shard_name
-from cache.manifest import Manifest, load_manifest, publishing, write_dataset_file
+from cache.manifest import (
+    Manifest,
+    load_manifest,
+    publishing,
+    require_newest,
+    write_dataset_file,
+)
 from cache.place import is_url
 from cache.remote import RemoteMirror
 from cache.remote_writer import (
@@ -69,6 +77,8 @@ class LocalFolder:
     def __init__(self, dataset_root: Path) -> None:
         self.name = str(dataset_root)
         self._layout = Layout(root=dataset_root)
+        self._refusal: CacheError | None = None
+        """Why nothing can be written here; no harm where nothing has to be."""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -78,18 +88,27 @@ class LocalFolder:
             layout.root.mkdir(parents=True, exist_ok=True)
             _require_own(layout)
         lock = layout.scratch / "prepare.lock"
-        with lock_file(lock, exclusive=True, wait=False) as is_alone:
-            if is_alone:  # else another driver is at work, whose files may look abandoned
-                remove_abandoned(layout.scratch)
-        with lock_file(lock, exclusive=False, wait=True):
+        with contextlib.ExitStack() as stack:
+            try:
+                with lock_file(lock, exclusive=True, wait=False) as is_alone:
+                    if is_alone:  # else another driver is at work, whose files may look abandoned
+                        remove_abandoned(layout.scratch)
+                stack.enter_context(lock_file(lock, exclusive=False, wait=True))
+            except NotWritableError as error:
+                if not layout.current_file.is_file():
+                    raise
+                self._refusal = error
             yield
 
     def context(self, info: DatasetInfo, profile: str) -> TaskContext:
         """The folder."""
+        if self._refusal is not None:
+            raise self._refusal
         return TaskContext(dataset_root=self._layout.root, info=info, profile=profile)
 
     def plan(self, jobs: tuple[ShardJob, ...], info: DatasetInfo, profile: str) -> PreparePlan:
         """Compare with what is there."""
+        require_newest(self._layout)
         return plan_prepare(jobs, self._layout, info=info, profile=profile)
 
     def describe(self, info: DatasetInfo) -> None:
@@ -98,6 +117,11 @@ class LocalFolder:
 
     def publish(self, info: DatasetInfo, shards: PublishedShards) -> Manifest:
         """Make the next generation while no other driver does."""
+        if self._refusal is not None:
+            base = load_manifest(self._layout)
+            if next_tables(base, info, shards, partial(load_rows, self._layout)) is not None:
+                raise self._refusal
+            return base
         with publishing(self._layout):
             return publish(self._layout, info, shards)
 

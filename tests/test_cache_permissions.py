@@ -1,0 +1,161 @@
+"""Files that may not be read, folders that may not be written: said as such, in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cache_samples import write_sample_cache
+from pipeline_files import write_sequence
+
+from cache.errors import CacheError, CheckpointError, ConfigError, Pass2DError
+from cache.gc import collect_garbage
+from cache.layout import HASHES_FILE, SCANS_FILE, SHARDS_FILE, Layout
+from cache.progress import Silent
+from cache.reader import CacheReader, Fields
+from cache.rebuild import current_rows
+from cache.status import status
+from cache.verify import verify
+from pipeline.datasets.semkitti import list_semkitti
+from pipeline.prepare import PrepareConfig, prepare
+from train.checkpoint import load_checkpoint
+from train.recipe import load_recipe
+from train.torch_file import open_torch_file
+
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Permissions hold for everybody but root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that others may enter; pytest's own is private."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def out(place: Path) -> Path:
+    write_sample_cache(place, n_scans=1, sequences=("08",), n_points=40, image_hw=(8, 20))
+    return place / "semkitti"
+
+
+def open_and_read(out: Path) -> None:
+    with CacheReader.open(out) as reader:
+        reader.read(0, Fields(label=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CURRENT", "dataset.json", "lidar", "."),
+        *(f"manifest/gen-000001/{name}" for name in (SCANS_FILE, SHARDS_FILE, HASHES_FILE)),
+    ],
+)
+def test_what_may_not_be_read_is_said_as_such(name: str, out: Path) -> None:
+    path = out / name
+    path.chmod(0)
+    with as_nobody(), pytest.raises(CacheError, match=r"no permission to read it\. Change") as told:
+        open_and_read(out)
+    assert "repair" not in str(told.value)
+
+
+def test_arrays_and_records_without_permission(out: Path) -> None:
+    shard = min((out / "lidar").iterdir())
+    (shard / "xyz/c/0/0/0").chmod(0)
+    with as_nobody(), pytest.raises(CacheError, match=r"0/0/0: no permission to read it"):
+        open_and_read(out)
+    min((out / "rows/lidar").iterdir()).chmod(0)
+    with as_nobody(), pytest.raises(CacheError, match=r"json: no permission to read it"):
+        current_rows(Layout(root=out))
+    with as_nobody():
+        damages = [str(d) for d in verify(out, Silent()).damages]
+    assert any("Permission denied" in text for text in damages)
+
+
+def enter(path: Path) -> None:
+    with open_torch_file(path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["c.safetensors", "c.ckpt", "c.toml"])
+def test_checkpoints_and_recipes_without_permission(name: str, place: Path) -> None:
+    path = place / name
+    path.write_bytes(b"x")
+    path.chmod(0)
+    read = {
+        "c.toml": lambda p: load_recipe(str(p)),
+        "c.ckpt": enter,
+        "c.safetensors": load_checkpoint,
+    }
+    with as_nobody(), pytest.raises(Pass2DError, match=f"{name}: no permission to read it") as told:
+        read[name](path)
+    assert isinstance(told.value, (CheckpointError, ConfigError))
+
+
+def read_only(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def test_a_cache_that_may_only_be_read(place: Path) -> None:
+    write_sequence(place / "raw", "08", (0,))
+    listing = list_semkitti(place / "raw")
+    out = place / "semkitti"
+    config = PrepareConfig(workers=0)
+    first = prepare(listing, out, config, Silent())
+    read_only(place)
+    with as_nobody():
+        again = prepare(listing, out, config, Silent())
+        assert (again.generation, again.written_shards) == (first.generation, 0)
+        assert collect_garbage(out, dry_run=True).removed == ()
+        assert status(out).is_current
+        assert verify(out, Silent()).is_sound
+        open_and_read(out)
+        with pytest.raises(CacheError, match=r"cannot write \(Permission denied\)"):
+            collect_garbage(out)
+        with pytest.raises(CacheError, match=r"cannot write \(Permission denied\)"):
+            prepare(listing, out, PrepareConfig(workers=0, profile="size"), Silent())
+
+
+def test_current_that_names_an_older_generation_is_found(tmp_path: Path) -> None:
+    write_sample_cache(tmp_path, n_scans=1, sequences=("08",), n_points=40, image_hw=(8, 20))
+    write_sample_cache(tmp_path, n_scans=2, sequences=("08",), n_points=40, image_hw=(8, 20))
+    out = tmp_path / "semkitti"
+    assert (out / "CURRENT").read_bytes() == b"gen-000002\n"
+    assert not list((out / ".tmp").glob("CURRENT-*"))
+    (out / "CURRENT").write_bytes(b"gen-000001\n")
+    for read in (open_and_read, status, collect_garbage):
+        with pytest.raises(CacheError, match="names gen-000001, but there is gen-000002"):
+            read(out)
+    # A run that was killed before its last step has left what was to become CURRENT.
+    coming = out / ".tmp" / f"CURRENT-{'0' * 32}"
+    coming.write_bytes(b"gen-000002\n")
+    open_and_read(out)
+    collect_garbage(out)
+    assert coming.exists()
+    open_and_read(out)
+    coming.write_bytes(b"gen-00")  # half written: the generation was not in place then
+    with pytest.raises(CacheError, match="but there is gen-000002"):
+        open_and_read(out)
