@@ -107,7 +107,7 @@ def test_no_damage_of_a_small_file_goes_unseen_or_ends_in_a_traceback(
     told: list[str] = []
     files = small_files(out)
     read = [p for p in files if p.parent == out or "manifest" in p.parts]
-    for path in read * (4 * fault_rounds) + rng.sample(files, 8 * min(4, fault_rounds)):
+    for path in read * (4 * fault_rounds) + rng.choices(files, k=8 * fault_rounds):
         was = path.read_bytes()
         damage = rng.choice([flipped, flipped, flipped, truncated, zeroed])
         path.write_bytes(damage(was, rng))
