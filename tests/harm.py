@@ -143,9 +143,12 @@ def _broken_link(file: Path, choose: random.Random, _: Path) -> None:
 @harm("folder elsewhere")
 def _folder_elsewhere(file: Path, choose: random.Random, innocent: Path) -> None:
     """A link to a folder that nobody may touch, in place of a folder on the way."""
-    folder = file.parent
-    shutil.rmtree(folder)
-    folder.symlink_to(innocent)
+    place = file.parent if file.parent != innocent.parent else file
+    if place == file:
+        file.unlink()
+    else:
+        shutil.rmtree(place)
+    place.symlink_to(innocent)
 
 
 _NUMBER = re.compile(rb"(?<![\w.])-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")

@@ -109,11 +109,17 @@ NUSCENES = (
     Input(glob="nuscenes/samples/CAM*/*", kind=RAW),
     Input(glob="nuscenes/lidarseg/*/*", kind=RAW),
 )
-POINTS = (Input(glob="points/*", kind=RAW),)
+POINTS = (Input(glob="points/*", kind=RAW, may_be_left_out=True),)
 
 
 def _command(
-    line: str, inputs: tuple[Input, ...], *, writes: str = "", then: str = "", code: int = 0
+    line: str,
+    inputs: tuple[Input, ...],
+    *,
+    writes: str = "",
+    then: str = "",
+    code: int = 0,
+    compared: str = "",
 ) -> Command:
     words = line.split()
     tops = {i.glob.split("/")[0] for i in inputs} | {w.split("/")[0] for w in words}
@@ -129,6 +135,7 @@ def _command(
         writes=tuple(writes.split()),
         then=tuple(then.split()),
         code=code,
+        compared=compared,
     )
 
 
@@ -159,7 +166,7 @@ COMMANDS = (
     _command(
         "train --cache cache --recipe recipe.toml --run run --resume --json",
         (Input(glob="run/**/*", kind=FREE),),
-        writes="run",
+        writes="run innocent",  # who links checkpoints/ to another disk wants them there
     ),
     _command(f"eval --cache cache --checkpoint {BEST} --json", (*CACHE, CHECKPOINT)),
     _command(
@@ -211,5 +218,5 @@ COMMANDS = (
         "cache plan --cache cache --root kitti --json",
         (*KITTI, Input(glob="cache/**/*", kind=FREE)),
     ),
-    _command("doctor --cache cache --full --json", CACHE),
+    _command("doctor --cache cache --full --json", CACHE, compared=".state"),
 )

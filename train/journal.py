@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import ConfigError
+from cache.files import read_whole
 from cache.progress import Progress
 from cache.text import one_line
 from train.assemble import Job
@@ -180,7 +181,7 @@ def lines_up_to(path: Path, step: int, *, validated: Sequence[int]) -> list[str]
     if not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in read_whole(path).decode(errors="replace").splitlines(keepends=True):
         try:
             record = json.loads(line)
         except ValueError:
