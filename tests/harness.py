@@ -130,7 +130,7 @@ class Harness:
         touched = _snapshot(self.case, command.writes)
         wrong = _disorder(outcome, file, command.code)
         must_be_said = role.kind == SEALED or (role.kind == RAW and name in STRUCTURAL)
-        must_be_said &= not (role.may_be_left_out and name in ("missing", "folder"))
+        must_be_said &= not (role.may_be_left_out and name in ("missing", "folder", "fifo"))
         if not wrong and outcome.code == command.code and must_be_said:
             said = outcome.out + outcome.err
             is_said = _says(said, file) or (role.kind == RAW and file.parent.name in said)
