@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PROJECT_ROOT
 from PIL import Image
 
 from cache.errors import ConfigError, DataError
 from cache.progress import Silent
 from pipeline.compose import lidar_arrays
 from pipeline.datasets.semkitti import check_semkitti, list_semkitti, semkitti_table
+from pipeline.ray_guard import children, is_running
 from pipeline.stages.projection import project_points
 from pipeline.synth.config import SynthConfig, preset
 from pipeline.synth.frame import camera_model, lidar_pose, render_frame
@@ -203,6 +208,25 @@ def test_interrupt_leaves_no_half_file_and_can_be_continued(tmp_path: Path, monk
     assert not list(tmp_path.rglob("*.aside"))
     assert not (tmp_path / "w/sequences/00/velodyne/000001.bin").exists()
     assert generate(tmp_path / "w", config, Silent()).scans_kept == 1
+
+
+def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli import main; main()"
+    command = [sys.executable, "-c", code, str(PROJECT_ROOT), "prepare", "synth", "--workers", "2"]
+    with subprocess.Popen([*command, "--preset", "full", "--out", str(tmp_path / "w")]) as driver:
+        while not (workers := [pid for pid in children(driver.pid) if _imports_numpy(pid)]):
+            assert driver.poll() is None
+        driver.kill()
+    while any(is_running(pid) for pid in workers):
+        os.sched_yield()
+
+
+def _imports_numpy(pid: int) -> bool:
+    """Whether a worker has come as far as its first scan."""
+    try:
+        return "numpy" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +16,7 @@ import numpy as np
 
 from cache.errors import DataError
 from cache.progress import Progress
+from pipeline.ray_guard import end_with_parent
 from pipeline.synth.config import SynthConfig
 from pipeline.synth.frame import camera_model, lidar_pose, render_frame
 from pipeline.synth.motion import camera_poses
@@ -137,7 +139,7 @@ def run_tasks(
         return
     # Not forked: the caller may run threads, of which a forked child would inherit the locks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         futures = [pool.submit(make, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -151,8 +153,12 @@ def run_tasks(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts() -> None:
-    """Workers finish their scan on Ctrl-C, which reaches them too; the driver decides."""
+def _begin_worker() -> None:
+    """Workers end with the driver, and finish their scan on Ctrl-C, which reaches them too."""
+    end_with_parent()
+    driver = multiprocessing.parent_process()
+    if driver is not None and os.getppid() != driver.pid:  # it was killed before
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
