@@ -135,8 +135,10 @@ def test_points_fall_on_what_they_hit(tmp_path: Path) -> None:
 
 
 def test_the_set_is_whole_and_has_every_kind_of_row(world: Path) -> None:
-    assert check_nuscenes(world, sweeps=2, progress=Silent()) == []
+    problems = check_nuscenes(world, sweeps=2, progress=Silent())
+    assert [(p.severity, p.file) for p in problems] == [("note", world / "v1.0-mini")]
     listing = list_nuscenes(world, sweeps=2)
+    assert (listing.failed, listing.warned) == ((), ())
     assert [(s.sequence, s.split) for s in listing.scans] == [
         ("scene-0061", "train"),
         ("scene-0061", "train"),

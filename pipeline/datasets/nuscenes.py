@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from cache.errors import ConfigError, DataError
 from cache.progress import Progress, Silent
+from cache.rows import FailedScan
 from cache.schema import DatasetInfo
 from pipeline.check import check_scans
 from pipeline.datasets.limit import SPLITS, first_of_each_split
@@ -38,7 +39,7 @@ from pipeline.datasets.nuscenes_tables import (
 from pipeline.datasets.roots import FoundRoot, find_root
 from pipeline.datasets.table import DatasetTable, load_table
 from pipeline.draw_calibration import draw_calibrations
-from pipeline.problem import Problem, ProblemError
+from pipeline.problem import Problem, ProblemError, merge_warnings
 from pipeline.source import ScanSource, SourceListing, SweepSource
 from pipeline.stages.ego_motion import (
     image_from_lidar_through_world,
@@ -48,6 +49,8 @@ from pipeline.stages.ego_motion import (
 STORED_HW = (240, 400)
 """Height and width at which the published networks saw the pictures."""
 MAX_SWEEPS = 10
+_NOTHING = (0.0,) * 12
+_MOST_NOTES = 10
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
@@ -97,7 +100,8 @@ def list_nuscenes(
 
     Raises:
         DataError: wrong folder, version or scene, damaged tables, label names that nuScenes does
-            not have, or no scans at all.
+            not have, or no scans at all. Rows that do not fit together, or cannot be those of a
+            sensor on a vehicle, are listed as failed.
         ConfigError: a number of sweeps that cannot be.
     """
     found = _read(root, version, splits, scenes, sweeps=sweeps, progress=progress or Silent())
@@ -105,11 +109,17 @@ def list_nuscenes(
     listed = (lister.scan(*sample) for sample in found.samples())
     scans = [scan for scan in listed if scan is not None]
     _require_scans(found, scans)
-    chosen = tuple(lister.calibrated(scan) for scan in first_of_each_split(scans, limit))
+    calibrated = [lister.calibrated(scan) for scan in first_of_each_split(scans, limit)]
+    usable = tuple(one.usable() for one in calibrated if one.is_whole)
+    problems = _distinct(calibrated)
+    if not usable:
+        raise DataError(str(problems[0]))
     return SourceListing(
         info=found.info,
-        scans=chosen,
-        notes=(*found.notes, *lister.missing.notes()),
+        scans=usable,
+        notes=(*found.notes, *lister.missing.notes(), *_notes_on_rows(problems)),
+        warned=merge_warnings(p for p in problems if p.severity == "warning"),
+        failed=tuple(failed for one in calibrated for failed in one.failed()),
     )
 
 
@@ -150,14 +160,9 @@ def check_nuscenes(
     listed = (lister.scan(*sample) for sample in found.samples())
     scans = [scan for scan in listed if scan is not None]
     _require_scans(found, scans)
-    chosen = first_of_each_split(scans, limit)
-    broken: dict[str, Problem] = {}
-    for place, scan in enumerate(chosen):
-        try:
-            chosen[place] = lister.calibrated(scan)
-        except ProblemError as error:
-            broken.setdefault(str(error.problem), error.problem)
-    problems = [*broken.values(), *lister.missing.problems()]
+    calibrated = [lister.calibrated(scan) for scan in first_of_each_split(scans, limit)]
+    chosen = [one.scan for one in calibrated]
+    problems = [*_distinct(calibrated), *found.problems(), *lister.missing.problems()]
     info = replace(found.info, drops_invalid=drop_invalid or None)
     problems += check_scans(chosen, info, progress=progress)
     if png is not None:
@@ -186,6 +191,69 @@ class _Found:
             for scene in self.scenes
             for place, sample in enumerate(self.tables.samples[scene.token])
         ]
+
+    def problems(self) -> list[Problem]:
+        """The notes as `--check` has them."""
+        return [
+            Problem(
+                file=self.tables.folder,
+                found=note,
+                expected="all scenes and label names of the version",
+                remedy="Legal; what is there is prepared.",
+                severity="note",
+            )
+            for note in self.notes
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Calibrated:
+    """A scan with its calibration as far as the tables say one."""
+
+    scan: ScanSource
+    """Zeros for the cameras without."""
+    problems: tuple[Problem, ...] = ()
+    """Distinct; warnings, and notes on cameras that have no picture, too."""
+    broken: frozenset[int] = frozenset()
+    """Cameras whose picture is there and cannot be projected."""
+    is_whole: bool = True
+    """Whether the past sweeps that were asked for can be added."""
+
+    def usable(self) -> ScanSource:
+        """The scan without the pictures that cannot be projected."""
+        images = (None if c in self.broken else file for c, file in enumerate(self.scan.images))
+        return replace(self.scan, images=tuple(images))
+
+    def failed(self) -> list[FailedScan]:
+        """That of it which `prepare` cannot do."""
+        reason = "; ".join(str(p) for p in self.problems if p.severity == "error")
+        if not reason:
+            return []
+        stage = "camera" if self.is_whole else "lidar"
+        return [FailedScan(scan_id=self.scan.scan_id, stage=stage, reason=reason)]
+
+
+def _distinct(calibrated: Iterable[_Calibrated]) -> list[Problem]:
+    """One of each; an error where one scan needs what another does not."""
+    found: dict[str, Problem] = {}
+    for problem in (p for one in calibrated for p in one.problems):
+        _keep(found, problem)
+    return list(found.values())
+
+
+def _keep(found: dict[str, Problem], problem: Problem) -> None:
+    if found.setdefault(str(problem), problem).severity == "note":
+        found[str(problem)] = problem
+
+
+def _notes_on_rows(problems: Sequence[Problem]) -> list[str]:
+    """What `prepare` says of rows that cannot be used: the first ones, and how many there are."""
+    notes = [f"not needed: {p}" for p in problems if p.severity == "note"]
+    errors = [f"not prepared: {p}" for p in problems if p.severity == "error"]
+    for lines in (notes, errors):
+        if len(lines) > _MOST_NOTES:
+            lines[_MOST_NOTES:] = [f"... and {len(lines) - _MOST_NOTES} more; see --check"]
+    return [*notes, *errors]
 
 
 def _read(
@@ -276,17 +344,38 @@ class _Lister:
             stored_hw=self._stored_hw,
         )
 
-    def calibrated(self, scan: ScanSource) -> ScanSource:
-        """The scan with its calibration.
-
-        Raises:
-            ProblemError: the tables do not fit together.
-        """
+    def calibrated(self, scan: ScanSource) -> _Calibrated:
+        """The scan with its calibration, and what is wrong with that."""
         lidar, pictures = self._rows[scan.scan_id]
-        return replace(
-            scan,
-            image_from_lidar=self._matrices(lidar, pictures),
-            sweeps=tuple(self._sweeps(scan.sequence, lidar)),
+        problems: dict[str, Problem] = {}
+        broken, is_whole = set(), True
+        matrices: list[tuple[float, ...]] = [_NOTHING] * len(pictures)
+        for camera, (data, file) in enumerate(zip(pictures, scan.images, strict=True)):
+            if data is None:
+                continue
+            try:
+                matrices[camera] = self._matrix(lidar, data)
+                doubt = self._found.tables.direction_doubt(data)
+            except ProblemError as error:
+                doubt = error.problem if file else replace(error.problem, severity="note")
+                broken |= {camera} if file else set()
+            if doubt is not None:
+                _keep(problems, doubt)
+        sweeps: tuple[SweepSource, ...] = ()
+        try:
+            sweeps = tuple(self._sweeps(scan.sequence, lidar))
+        except ProblemError as error:
+            _keep(problems, error.problem)
+            is_whole = False
+        return _Calibrated(
+            scan=replace(
+                scan,
+                image_from_lidar=tuple(matrices) if any(map(any, matrices)) else None,
+                sweeps=sweeps,
+            ),
+            problems=tuple(problems.values()),
+            broken=frozenset(broken),
+            is_whole=is_whole,
         )
 
     def _label_file(self, lidar: SensorData) -> Path:
@@ -306,6 +395,7 @@ class _Lister:
             points = self._existing(SWEEPS, scene, self._found.root / sweep.filename)
             if points is None:
                 continue
+            tables.require_together(lidar, sweep)
             matrix = lidar_from_sweep_through_world(
                 ego_from_lidar=tables.calibration(lidar).ego_from_sensor,
                 world_from_ego_at_scan=tables.world_from_ego(lidar),
@@ -318,16 +408,9 @@ class _Lister:
                 time_s=(lidar.timestamp_us - sweep.timestamp_us) * 1e-6,
             )
 
-    def _matrices(
-        self, lidar: SensorData, pictures: Sequence[SensorData | None]
-    ) -> tuple[tuple[float, ...], ...] | None:
-        if not any(pictures):
-            return None
-        nothing = (0.0,) * 12
-        return tuple(nothing if data is None else self._matrix(lidar, data) for data in pictures)
-
     def _matrix(self, lidar: SensorData, picture: SensorData) -> tuple[float, ...]:
         tables = self._found.tables
+        tables.require_together(lidar, picture)
         camera = tables.calibration(picture)
         matrix = image_from_lidar_through_world(
             ego_from_lidar=tables.calibration(lidar).ego_from_sensor,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,15 @@ from cache.errors import DataError
 from cache.progress import Progress
 from cache.text import quoted, shown
 from pipeline.datasets.json_table import ANY, TEXT, TOKEN, YES_NO, Kind, is_text, read_rows
+from pipeline.datasets.nuscenes_sense import (
+    Fault,
+    direction_fault,
+    jump_fault,
+    mount_fault,
+    picture_fault,
+    pose_fault,
+    zeroed_lidar_fault,
+)
 from pipeline.problem import Problem, ProblemError
 from pipeline.stages.ego_motion import Pose
 
@@ -47,6 +56,7 @@ class SensorData(NamedTuple):
     """One file that a sensor wrote: a row of sample_data."""
 
     token: str
+    channel: str
     ego_pose_token: str
     calibration_token: str
     timestamp_us: int
@@ -78,6 +88,8 @@ class Tables:
     sweeps: dict[str, SensorData]
     """By token: all lidar files, key frames and those between them; empty when not asked for."""
     calibrations: dict[str, Calibration]
+    sensorless: dict[str, str]
+    """Token of the missing row of sensor, by token of the calibration that names it."""
     ego_poses: dict[str, Pose]
     labels: dict[str, str] | None
     """Label file below the root by token of the lidar file; None without the table."""
@@ -86,29 +98,81 @@ class Tables:
         """How the sensor sat that wrote a file.
 
         Raises:
-            ProblemError: the tables do not fit together.
+            ProblemError: the tables do not fit together, or no sensor can sit so.
         """
-        return self._linked(self.calibrations, data.calibration_token, "calibrated_sensor", data)
+        token = data.calibration_token
+        if (sensor := self.sensorless.get(token)) is not None:
+            raise self._no_row("sensor", sensor, f"row {token} of calibrated_sensor.json")
+        if token not in self.calibrations:
+            raise self._no_row("calibrated_sensor", token, f"row {data.token} of sample_data.json")
+        found = self.calibrations[token]
+        fault = mount_fault(found.ego_from_sensor, found.intrinsics)
+        if fault is None and found.intrinsics:
+            fault = picture_fault(found.intrinsics, data.hw)
+        self._require(fault, "calibrated_sensor", token, data)
+        return found
 
     def world_from_ego(self, data: SensorData) -> Pose:
         """Where the vehicle was when a file was written.
 
         Raises:
-            ProblemError: the tables do not fit together.
+            ProblemError: the tables do not fit together, or it is no pose.
         """
-        return self._linked(self.ego_poses, data.ego_pose_token, "ego_pose", data)
+        token = data.ego_pose_token
+        if token not in self.ego_poses:
+            raise self._no_row("ego_pose", token, f"row {data.token} of sample_data.json")
+        found = self.ego_poses[token]
+        self._require(pose_fault(found), "ego_pose", token, data)
+        return found
 
-    def _linked(self, rows: dict[str, Any], token: str, table: str, data: SensorData) -> Any:
-        if token not in rows:
-            raise ProblemError(
-                Problem(
-                    file=self.folder / f"{table}.json",
-                    found=f"no row {token}",
-                    expected=f"one, as row {data.token} of sample_data.json names it",
-                    remedy="Are the tables of one version? Unpack them again.",
-                )
+    def require_together(self, scan: SensorData, other: SensorData) -> None:
+        """Refuse a scan and a picture or sweep whose rows, sensible each, contradict each other.
+
+        Raises:
+            ProblemError: naming the row.
+        """
+        here, there = self.calibration(scan), self.calibration(other)
+        if there.intrinsics:
+            fault = zeroed_lidar_fault(here.ego_from_sensor, there.ego_from_sensor)
+            self._require(fault, "calibrated_sensor", scan.calibration_token, scan)
+        time_s = (scan.timestamp_us - other.timestamp_us) * 1e-6
+        fault = jump_fault(self.world_from_ego(scan), self.world_from_ego(other), time_s=time_s)
+        self._require(fault, "ego_pose", other.ego_pose_token, other)
+
+    def direction_doubt(self, data: SensorData) -> Problem | None:
+        """A warning where a camera of sensible calibration looks the wrong way for its channel."""
+        token = data.calibration_token
+        fault = direction_fault(data.channel, self.calibration(data).ego_from_sensor)
+        if fault is None:
+            return None
+        return replace(
+            self._problem(fault, "calibrated_sensor", token, data),
+            remedy="Are two cameras' rows swapped, or is the rotation of another sensor?",
+            severity="warning",
+            kind=f"direction {data.channel}",
+        )
+
+    def _require(self, fault: Fault | None, table: str, token: str, data: SensorData) -> None:
+        if fault is not None:
+            raise ProblemError(self._problem(fault, table, token, data))
+
+    def _problem(self, fault: Fault, table: str, token: str, data: SensorData) -> Problem:
+        return Problem(
+            file=self.folder / f"{table}.json",
+            found=f"{fault.found} as {fault.field} of row {shown(token)} ({data.channel})",
+            expected=fault.expected,
+            remedy="Mend the row, or unpack the table again.",
+        )
+
+    def _no_row(self, table: str, token: str, named_by: str) -> ProblemError:
+        return ProblemError(
+            Problem(
+                file=self.folder / f"{table}.json",
+                found=f"no row {shown(token)}",
+                expected=f"one, as {named_by} names it",
+                remedy="Are the tables of one version? Unpack them again.",
             )
-        return rows[token]
+        )
 
 
 class TableReader:
@@ -218,9 +282,9 @@ def read_tables(
         DataError: a table is missing or damaged.
     """
     samples = _samples(reader, {scene.token for scene in scenes})
-    calibrations, channel_of = _calibrations(reader, set(channels))
+    found = _calibrations(reader, set(channels))
     wanted = {sample.token for of_scene in samples.values() for sample in of_scene}
-    data, lidar = _sensor_data(reader, wanted, channel_of, sweeps=sweeps)
+    data, lidar = _sensor_data(reader, wanted, found, sweeps=sweeps)
     used = {row.ego_pose_token for row in (*data.values(), *lidar.values())}
     labels = None
     if reader.has("lidarseg"):
@@ -230,7 +294,8 @@ def read_tables(
         samples=samples,
         data=data,
         sweeps=lidar,
-        calibrations=calibrations,
+        calibrations=found.rows,
+        sensorless=found.sensorless,
         ego_poses=_ego_poses(reader, used),
         labels=labels,
     )
@@ -284,10 +349,28 @@ def _samples(reader: TableReader, scene_tokens: Collection[str]) -> dict[str, li
     return samples
 
 
-def _calibrations(
-    reader: TableReader, channels: Collection[str]
-) -> tuple[dict[str, Calibration], dict[str, str]]:
-    """Calibrations by token, and the channel of each; those of other sensors are left out."""
+@dataclass(frozen=True, kw_only=True)
+class _Calibrations:
+    """The rows of the sensors that are kept, by token."""
+
+    channels: Collection[str]
+    rows: dict[str, Calibration]
+    channel_of: dict[str, str]
+    sensorless: dict[str, str]
+    others: set[str]
+    """Those of other sensors."""
+
+    def channel(self, token: str, filename: Any) -> str | None:
+        """Of a file: as its calibration says, or its folder where that row is missing."""
+        if token in self.channel_of:
+            return self.channel_of[token]
+        if token in self.others or not is_text(filename):
+            return None
+        folder = filename.split("/")[-2:-1]
+        return folder[0] if folder and folder[0] in self.channels else None
+
+
+def _calibrations(reader: TableReader, channels: Collection[str]) -> _Calibrations:
     once = _Once(reader.file("sensor"), "token")
     sensors: dict[str, str] = {}
     for token, channel in reader.rows("sensor", {"token": TOKEN, "channel": TEXT}):
@@ -302,26 +385,29 @@ def _calibrations(
         "translation": ANY,
         "camera_intrinsic": ANY,
     }
-    calibrations: dict[str, Calibration] = {}
-    channel_of: dict[str, str] = {}
+    found = _Calibrations(channels=channels, rows={}, channel_of={}, sensorless={}, others=set())
     for token, sensor, rotation, translation, intrinsics in reader.rows(
         "calibrated_sensor", columns
     ):
         channel = sensors.get(sensor)
-        if channel is None or channel not in channels:
+        if channel is None:
+            found.sensorless[token] = sensor
+            continue
+        if channel not in channels:
+            found.others.add(token)
             continue
         once.add(token)
         where = f"{file}: row {token} ({channel})"
-        channel_of[token] = channel
-        calibrations[token] = Calibration(
+        found.channel_of[token] = channel
+        found.rows[token] = Calibration(
             ego_from_sensor=_pose(rotation, translation, where),
             intrinsics=() if channel == LIDAR else _intrinsics(intrinsics, where),
         )
-    return calibrations, channel_of
+    return found
 
 
 def _sensor_data(
-    reader: TableReader, samples: Collection[str], channel_of: dict[str, str], *, sweeps: bool
+    reader: TableReader, samples: Collection[str], calibrations: _Calibrations, *, sweeps: bool
 ) -> tuple[dict[tuple[str, str], SensorData], dict[str, SensorData]]:
     columns = {
         "token": TOKEN,
@@ -339,9 +425,11 @@ def _sensor_data(
     lidar: dict[str, SensorData] = {}
     for row in reader.rows("sample_data", columns, optional=optional):
         token, sample, ego, calibration, timestamp, is_key, filename, height, width, prev = row
-        channel = channel_of.get(calibration)
+        if sample not in samples:
+            continue
+        channel = calibrations.channel(calibration, filename)
         is_sweep = sweeps and channel == LIDAR
-        if channel is None or sample not in samples or not (is_key or is_sweep):
+        if channel is None or not (is_key or is_sweep):
             continue
         where = f"{file}: row {token}"
         tokens.add(token)
@@ -353,6 +441,7 @@ def _sensor_data(
             raise _wrong(where, "prev", prev, "a token or nothing")
         kept = SensorData(
             token=token,
+            channel=channel,
             ego_pose_token=ego,
             calibration_token=calibration,
             timestamp_us=_whole(timestamp, "timestamp", where, most=_LATEST),

@@ -30,6 +30,8 @@ _FOCAL_WIDTHS = (0.2, 4.0)
 """136 to 14 degrees of view."""
 _MIDDLE_OFF = (0.1, 0.15)
 """The principal point from the middle, in widths and heights."""
+_MIDDLE_ELSEWHERE = 0.2
+"""So far off it is the middle of pictures of another size: of half the size it is 0.25."""
 _FEW_SEEN, _MANY_AHEAD = 0.2, 300
 _CONE = 0.3
 """Half the width of the field ahead, per metre: 17 degrees, less than half of any camera's view."""
@@ -88,6 +90,16 @@ def intrinsics_fault(intrinsics: NDArray[np.float64]) -> str | None:
     return None
 
 
+def size_fault(intrinsics: NDArray[np.float64], *, image_hw: tuple[int, int]) -> Doubt | None:
+    """Why (3, 3) intrinsics cannot be those of pictures of a size; None where they can."""
+    height, width = image_hw
+    middle = intrinsics[0, 2] / width, intrinsics[1, 2] / height
+    if max(abs(m - 0.5) for m in middle) > _MIDDLE_ELSEWHERE:
+        return _other_middle(intrinsics, image_hw)
+    low, high = _FOCAL_WIDTHS
+    return None if low <= intrinsics[0, 0] / width <= high else _other_focal(intrinsics, width)
+
+
 def camera_fault(
     image_from_lidar: NDArray[np.float64], *, ahead: tuple[float, float, float] = AHEAD
 ) -> str | None:
@@ -144,27 +156,10 @@ def camera_doubts(
     (height, width), matrix = image_hw, camera.intrinsics
     middle = matrix[0, 2] / width, matrix[1, 2] / height
     if any(abs(m - 0.5) > most for m, most in zip(middle, _MIDDLE_OFF, strict=True)):
-        doubts.append(
-            Doubt(
-                "picture size",
-                f"pictures of {width}x{height} pixels",
-                f"about {2 * matrix[0, 2]:.0f}x{2 * matrix[1, 2]:.0f}, as the calibration's middle "
-                f"({matrix[0, 2]:.0f}, {matrix[1, 2]:.0f}) says",
-                "Were the pictures resized or cropped, or is the calibration of another camera?",
-            )
-        )
+        doubts.append(_other_middle(matrix, image_hw))
     low, high = _FOCAL_WIDTHS
     if not low <= matrix[0, 0] / width <= high:
-        view = 2 * np.degrees(np.arctan(width / 2 / matrix[0, 0]))
-        doubts.append(
-            Doubt(
-                "focal length",
-                f"a focal length of {matrix[0, 0]:.0f} pixels, which is {view:.0f} degrees of view "
-                f"in pictures of {width} pixels",
-                f"{low * width:.0f} to {high * width:.0f} pixels",
-                "Is the calibration for pictures of another size?",
-            )
-        )
+        doubts.append(_other_focal(matrix, width))
     if ahead is not None and (off := _angle_deg(camera.rotation[2], np.array(ahead))) > (
         _SOMEWHAT_OFF_DEG
     ):
@@ -187,6 +182,29 @@ def camera_doubts(
             )
         )
     return doubts
+
+
+def _other_middle(matrix: NDArray[np.float64], image_hw: tuple[int, int]) -> Doubt:
+    height, width = image_hw
+    return Doubt(
+        "picture size",
+        f"pictures of {width}x{height} pixels",
+        f"about {2 * matrix[0, 2]:.0f}x{2 * matrix[1, 2]:.0f}, as the calibration's middle "
+        f"({matrix[0, 2]:.0f}, {matrix[1, 2]:.0f}) says",
+        "Were the pictures resized or cropped, or is the calibration of another camera?",
+    )
+
+
+def _other_focal(matrix: NDArray[np.float64], width: int) -> Doubt:
+    low, high = _FOCAL_WIDTHS
+    view = 2 * np.degrees(np.arctan(width / 2 / matrix[0, 0]))
+    return Doubt(
+        "focal length",
+        f"a focal length of {matrix[0, 0]:.0f} pixels, which is {view:.0f} degrees of view "
+        f"in pictures of {width} pixels",
+        f"{low * width:.0f} to {high * width:.0f} pixels",
+        "Is the calibration for pictures of another size?",
+    )
 
 
 def _count_ahead(xyz: NDArray[np.float32], ahead: NDArray[np.float64]) -> int:

@@ -1,0 +1,342 @@
+"""nuScenes: what `--check` calls a fault `prepare` does not take in silence, and the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cache_samples import without_fsync
+from nuscenes_files import NuscenesFolder, jpeg
+
+from cache.errors import Pass2DError
+from cache.progress import Silent
+from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes
+from pipeline.prepare import PrepareConfig, prepare
+from pipeline.problem import Problem
+
+INLINE = PrepareConfig(workers=0)
+N = 1500
+SCENES = "v1.0-mini: 2 of 10 scenes are in the tables"
+CAMERA = 1
+"""Place of CAM_FRONT among the sensors; that of the lidar is 0."""
+
+
+class Heard(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(autouse=True)
+def _fast_disk() -> Iterator[None]:
+    with without_fsync():
+        yield
+
+
+def street(seed: int) -> bytes:
+    """(N, 5) a flat road with walls around a sensor 1.8 m above it."""
+    rng = np.random.default_rng(seed)
+    away, angle = rng.uniform(3, 40, N), rng.uniform(-np.pi, np.pi, N)
+    z = np.where(rng.random(N) < 0.7, -1.8, rng.uniform(-1.8, 1, N))
+    xyz = away * np.cos(angle), away * np.sin(angle), z
+    return np.column_stack([*xyz, rng.integers(0, 100, N), np.zeros(N)]).astype("<f4").tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> NuscenesFolder:
+    made = NuscenesFolder(tmp_path / "nus", n=N, samples=2, sweeps=1)
+    for seed, name in enumerate(sorted(made.files)):
+        if name.endswith(".pcd.bin"):
+            made.files[name] = street(seed)
+    return made
+
+
+def first(folder: NuscenesFolder, part: str) -> str:
+    return min(name for name in folder.files if part in name)
+
+
+def write(folder: NuscenesFolder, part: str, data: bytes) -> None:
+    folder.files[first(folder, part)] = data
+
+
+def without(folder: NuscenesFolder, part: str) -> None:
+    del folder.files[first(folder, part)]
+
+
+def sensor(folder: NuscenesFolder, place: int, **changed: Any) -> None:
+    folder.tables["calibrated_sensor"][place].update(changed)
+
+
+def pose(folder: NuscenesFolder, place: int, **changed: Any) -> None:
+    folder.tables["ego_pose"][place].update(changed)
+
+
+def no_row(folder: NuscenesFolder, table: str, place: int) -> None:
+    del folder.tables[table][place]
+
+
+def twice(folder: NuscenesFolder, table: str) -> None:
+    folder.tables[table].append(folder.tables[table][-1])
+
+
+def scaled(folder: NuscenesFolder, *factors: float) -> None:
+    for name, data in folder.files.items():
+        if name.endswith(".pcd.bin"):
+            values = np.frombuffer(data, "<f4").reshape(-1, 5) * np.array(factors, "<f4")
+            folder.files[name] = values.tobytes()
+
+
+def empty_scan(folder: NuscenesFolder) -> None:
+    write(folder, "samples/LIDAR_TOP/", b"")
+    row = next(r for r in folder.tables["sample_data"] if first(folder, "LIDAR") == r["filename"])
+    write(folder, row["token"], b"")
+
+
+def matrix(focal: float, right: float, down: float) -> list[list[float]]:
+    return [[focal, 0, right], [0, focal, down], [0, 0, 1]]
+
+
+INTRINSICS = "as camera_intrinsic of row"
+ROTATION, TRANSLATION = "as rotation of row", "as translation of row"
+ERRORS: dict[str, tuple[Callable[[NuscenesFolder], object], str]] = {
+    "no points": (empty_scan, ""),
+    "truncated points": (lambda f: write(f, "samples/LIDAR_TOP/", bytes(19)), "19 bytes"),
+    "millimetres": (lambda f: scaled(f, 1000, 1000, 1000, 1, 1), "none of them in the volume"),
+    "NaN": (lambda f: scaled(f, np.nan, 1, 1, 1, 1), ""),
+    "too few labels": (lambda f: write(f, "lidarseg/", bytes(N - 1)), ""),
+    "int32 labels": (lambda f: write(f, "lidarseg/", bytes(4 * N)), ""),
+    "text labels": (lambda f: write(f, "lidarseg/", b"24\n" * N), ""),
+    "unknown label": (lambda f: write(f, "lidarseg/", bytes([77] * N)), "77"),
+    "no picture in the file": (lambda f: write(f, "samples/CAM_BACK/", b"x"), ""),
+    "picture of another size": (lambda f: write(f, "CAM_BACK/", jpeg(1, (80, 160))), "160x80"),
+    "no points at all": (lambda f: f.drop(lambda n: "samples/LIDAR" in n), "none of the 4"),
+    "no pose row of a scan": (lambda f: no_row(f, "ego_pose", 0), "no row"),
+    "no pose row of a picture": (lambda f: no_row(f, "ego_pose", 1), "no row"),
+    "no calibration of the lidar": (lambda f: no_row(f, "calibrated_sensor", 0), "no row"),
+    "no calibration of a camera": (lambda f: no_row(f, "calibrated_sensor", CAMERA), "no row"),
+    "no sensor": (lambda f: no_row(f, "sensor", CAMERA), "no row"),
+    "a token twice": (lambda f: twice(f, "sample_data"), "twice"),
+    "a pose twice": (lambda f: twice(f, "ego_pose"), "twice"),
+    "a column is missing": (lambda f: f.tables["sample"][0].pop("timestamp"), "timestamp"),
+    "identity intrinsics": (
+        lambda f: sensor(f, CAMERA, camera_intrinsic=np.eye(3).tolist()),
+        f"the identity {INTRINSICS}",
+    ),
+    "zero intrinsics": (
+        lambda f: sensor(f, CAMERA, camera_intrinsic=[[0] * 3] * 3),
+        f"all zeros {INTRINSICS}",
+    ),
+    "NaN intrinsics": (
+        lambda f: sensor(f, CAMERA, camera_intrinsic=[[np.nan] * 3] * 3),
+        "camera_intrinsic is",
+    ),
+    "intrinsics of 3x4": (
+        lambda f: sensor(f, CAMERA, camera_intrinsic=[[1, 0, 0, 0]] * 3),
+        "camera_intrinsic is",
+    ),
+    "transposed intrinsics": (
+        lambda f: sensor(f, CAMERA, camera_intrinsic=np.array(matrix(80, 80, 45)).T.tolist()),
+        INTRINSICS,
+    ),
+    "intrinsics of half the size": (
+        lambda f: sensor(f, CAMERA, camera_intrinsic=matrix(40, 40, 22)),
+        "pictures of 160x90 pixels as camera_intrinsic",
+    ),
+    "focal length of another size": (
+        lambda f: sensor(f, CAMERA, camera_intrinsic=matrix(800, 80, 45)),
+        "a focal length of 800 pixels",
+    ),
+    "quaternion of length 2": (
+        lambda f: sensor(f, CAMERA, rotation=[1, -1, 1, -1]),
+        f"a quaternion of length 2 {ROTATION}",
+    ),
+    "the lidar's quaternion": (
+        lambda f: sensor(f, 0, rotation=[0.5, 0, 0, 0]),
+        f"a quaternion of length 0.5 {ROTATION}",
+    ),
+    "a pose's quaternion": (
+        lambda f: pose(f, 0, rotation=[0.5, 0, 0, 0.5]),
+        f"a quaternion of length 0.7071 {ROTATION}",
+    ),
+    "a camera that is not turned": (
+        lambda f: sensor(f, CAMERA, rotation=[1, 0, 0, 0]),
+        f"a camera whose pictures are turned by 90 degrees {ROTATION}",
+    ),
+    "camera from vehicle": (
+        lambda f: sensor(f, CAMERA, rotation=[0.5, 0.5, -0.5, 0.5]),
+        f"a camera whose pictures are turned by 90 degrees {ROTATION}",
+    ),
+    "a camera nowhere": (
+        lambda f: sensor(f, CAMERA, translation=[0, 0, 0]),
+        f"zeros {TRANSLATION}",
+    ),
+    "a lidar nowhere": (
+        lambda f: sensor(f, 0, translation=[0, 0, 0]),
+        "zeros, with a camera 1.80 m above as translation",
+    ),
+    "a camera in millimetres": (
+        lambda f: sensor(f, CAMERA, translation=[900.0, 0, 1800.0]),
+        "a sensor 2,012 m from the vehicle's origin as translation",
+    ),
+    "a lidar kilometres away": (
+        lambda f: sensor(f, 0, translation=[3000.0, 4000.0, 0]),
+        "a sensor 5,000 m from the vehicle's origin as translation",
+    ),
+    "a pose elsewhere": (
+        lambda f: pose(f, 1, translation=[400.0, 9100.0, 0.0]),
+        f"s away {TRANSLATION}",
+    ),
+}
+NOTES: dict[str, tuple[Callable[[NuscenesFolder], object], str]] = {
+    "no point file": (lambda f: without(f, "samples/LIDAR_TOP/"), "scene-0061"),
+    "no label file": (lambda f: without(f, "lidarseg/"), "scans without labels"),
+    "no picture": (lambda f: without(f, "samples/CAM_BACK/"), "CAM_BACK"),
+    "labels by other numbers": (
+        lambda f: [row.update(index=31 - row["index"]) for row in f.tables["category"]],
+        "labels have other numbers than usual",
+    ),
+    "fewer label names": (lambda f: f.tables["category"].pop(), "labels without a number"),
+    "bad intrinsics that nobody needs": (
+        lambda f: (
+            f.drop(lambda name: "samples/CAM_FRONT/" in name),
+            sensor(f, CAMERA, camera_intrinsic=[[0] * 3] * 3),
+        ),
+        f"all zeros {INTRINSICS}",
+    ),
+}
+WARNINGS: dict[str, tuple[Callable[[NuscenesFolder], object], str]] = {
+    "two cameras swapped": (
+        lambda f: sensor(f, CAMERA, rotation=[0.5, -0.5, -0.5, 0.5]),
+        "a camera that looks 180 degrees away from where CAM_FRONT does",
+    ),
+    "signal 0..1": (lambda f: scaled(f, 1, 1, 1, 0.005, 1), "signal"),
+}
+
+
+def checked(root: Path) -> list[Problem]:
+    """A refusal, too, is one problem."""
+    try:
+        return check_nuscenes(root, progress=Silent())
+    except Pass2DError as error:
+        return [Problem(file=root, found=str(error), expected="", remedy="")]
+
+
+def prepared(root: Path) -> tuple[int, list[str]]:
+    """How `prepare` ends, and what it says."""
+    heard = Heard()
+    try:
+        summary = prepare(list_nuscenes(root), root.parent / "out", INLINE, heard)
+    except Pass2DError as error:
+        return 1, [str(error)]
+    return int(bool(summary.failed)), [*heard.said, *(f.reason for f in summary.failed)]
+
+
+def test_whole_data_raise_no_alarm(folder: NuscenesFolder) -> None:
+    root = folder.write()
+    (note,) = checked(root)
+    assert (note.severity, note.found) == ("note", SCENES)
+    code, said = prepared(root)
+    assert code == 0
+    assert SCENES in said
+    assert not [line for line in said if "warning" in line]
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_is_an_error_of_one_fails_the_other(folder: NuscenesFolder, name: str) -> None:
+    damage, words = ERRORS[name]
+    damage(folder)
+    root = folder.write()
+    found = [problem for problem in checked(root) if problem.severity == "error"]
+    assert any(words in problem.found for problem in found), found
+    code, said = prepared(root)
+    assert code == 1
+    for problem in found:
+        assert any(problem.found in line for line in said), (problem, said)
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_one_notes_the_other_says(folder: NuscenesFolder, name: str) -> None:
+    damage, words = NOTES[name]
+    damage(folder)
+    if "other numbers" in name:
+        labels = [file for file in folder.files if file.startswith("lidarseg/")]
+        folder.files |= {file: bytes(31 - v for v in folder.files[file]) for file in labels}
+    if "fewer" in name:
+        labels = [file for file in folder.files if file.startswith("lidarseg/")]
+        folder.files |= {file: bytes([24] * N) for file in labels}
+    root = folder.write()
+    problems = checked(root)
+    assert {problem.severity for problem in problems} <= {"note", "warning"}
+    assert len([problem for problem in problems if problem.severity == "note"]) >= 2
+    code, said = prepared(root)
+    assert code == 0
+    assert any(words in line for line in said), said
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_what_one_warns_of_the_other_says_once(folder: NuscenesFolder, name: str) -> None:
+    damage, words = WARNINGS[name]
+    damage(folder)
+    root = folder.write()
+    problems = checked(root)
+    assert not [problem for problem in problems if problem.severity == "error"]
+    warnings = [problem for problem in problems if problem.severity == "warning"]
+    assert any(words in str(problem) for problem in warnings), problems
+    code, said = prepared(root)
+    assert code == 0
+    assert sum(words in line for line in said if line.startswith("warning: ")) == 1
+
+
+def test_every_missing_pose_is_named_and_the_other_scans_are_prepared(
+    folder: NuscenesFolder,
+) -> None:
+    lidar = [d for d in folder.tables["sample_data"] if d["filename"].startswith("samples/LIDAR")]
+    gone = [row["ego_pose_token"] for row in lidar[:2]]
+    poses = folder.tables["ego_pose"]
+    folder.tables["ego_pose"] = [row for row in poses if row["token"] not in gone]
+    root = folder.write()
+    found = [problem.found for problem in checked(root) if problem.severity == "error"]
+    assert found == [f"no row {token}" for token in gone]
+    summary = prepare(list_nuscenes(root), root.parent / "out", INLINE, Silent())
+    assert {failed.scan_id for failed in summary.failed} == {row["token"] for row in lidar[:2]}
+    assert summary.scans == 4
+    assert summary.scans_without_image == 2
+
+
+def test_a_scan_whose_sweeps_cannot_be_placed_is_left_out(folder: NuscenesFolder) -> None:
+    sweeps = [d for d in folder.tables["sample_data"] if d["filename"].startswith("sweeps/")]
+    gone = sweeps[0]["ego_pose_token"]
+    poses = folder.tables["ego_pose"]
+    folder.tables["ego_pose"] = [row for row in poses if row["token"] != gone]
+    listing = list_nuscenes(folder.write(), sweeps=1)
+    assert len(listing.scans) == 3
+    (failed,) = listing.failed
+    assert failed.stage == "lidar"
+    assert gone in failed.reason
+
+
+def test_one_bad_camera_leaves_the_other_five(folder: NuscenesFolder) -> None:
+    sensor(folder, CAMERA, camera_intrinsic=[[0] * 3] * 3)
+    listing = list_nuscenes(folder.write())
+    assert {tuple(image is None for image in scan.images) for scan in listing.scans} == {
+        (True, False, False, False, False, False)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "n_scans"), [("nuscenes", 1), ("nuscenes_labelled", 2), ("pandaset_as_nuscenes", 2)]
+)
+def test_real_data_have_no_faults(shared: Path, name: str, n_scans: int) -> None:
+    root = shared / "real" / name
+    assert {problem.severity for problem in checked(root)} == {"note"}
+    listing = list_nuscenes(root)
+    assert len(listing.scans) == n_scans
+    assert not listing.failed
+    assert not listing.warned
