@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -232,3 +234,35 @@ def test_every_damaged_calibration_is_named_by_both(root: Path) -> None:
     assert code == 1
     for sequence in ("00", "08"):
         assert any(f"sequences/{sequence}/calib.txt" in line for line in said)
+
+
+@pytest.mark.parametrize("closed", ["", "velodyne", "labels", "image_2"])
+def test_a_folder_that_cannot_be_read_is_named_by_both_and_the_others_are_done(
+    root: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    close(root / "sequences" / "00" / closed, monkeypatch)
+    (found,) = [problem for problem in checked(root) if problem.severity == "error"]
+    assert (found.file, found.found) == (root / "sequences" / "00" / closed, "permission denied")
+    summary = prepare(list_semkitti(root), root.parent / "out", INLINE, Silent())
+    assert [(f.scan_id, f.reason) for f in summary.failed] == [("00", str(found))]
+    assert summary.scans == 2
+    assert prepared(root)[0] == 1
+
+
+def test_no_folder_that_can_be_read_is_one_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close(root / "sequences" / "00", monkeypatch)
+    with pytest.raises(Pass2DError, match="sequences/00: found permission denied"):
+        list_semkitti(root, sequences=["00"])
+
+
+def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.listdir
+
+    def listdir(path: Path) -> list[str]:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -26,6 +27,7 @@ from cache.errors import ConfigError, DataError
 from train import segmenter as segmenter_module
 from train.checkpoint import build_from_card, network_tensors, save_checkpoint
 from train.predict import Outputs, Stream, predict
+from train.predict_files import find_scans
 from train.predict_lines import arriving_lines
 from train.segmenter import Segmenter
 
@@ -447,3 +449,29 @@ def test_coordinates_in_millimetres_fail_with_the_option(tmp_path: Path) -> None
     summary = predict(scan, path, tmp_path / "out", device=CPU)
     assert summary.failed[0].reason.endswith("(within 1 km): --unit mm")
     assert {w.option for w in summary.warnings} == {"--unit mm", "--signal-scale 0.00392"}
+
+
+def test_a_sub_folder_that_cannot_be_read_is_named_and_the_rest_labelled(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "closed/b"):
+        write_bin(tmp_path / f"in/{name}.bin", some_points(51))
+    closed, real = tmp_path / "in" / "closed", os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
+    assert summary.scans == 1
+    assert (tmp_path / "out" / "a.label").is_file()
+    (failed,) = summary.failed
+    assert failed.points == closed
+    assert failed.reason == f"{closed}: not readable: Permission denied"
+    with pytest.raises(DataError, match="closed: not readable: Permission denied"):
+        find_scans(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in" / "a.bin").unlink()
+    with pytest.raises(DataError, match="closed: not readable: Permission denied"):
+        predict(tmp_path / "in", checkpoint, tmp_path / "none", device=CPU)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,8 @@ def predict(
         on_result: Is told of every scan that is finished.
 
     Returns:
-        What was done. A file that cannot be read does not stop the others: it is in ``failed``.
+        What was done. A file or sub-folder that cannot be read does not stop the others: it is in
+        ``failed``.
 
     Raises:
         DataError: No input, two inputs for one result, a result that is already there and not of
@@ -139,7 +141,14 @@ def predict(
     BinaryOptions(usual=4, columns=columns, dtype=dtype)  # refuse them before anything is made
     outputs = replace(outputs or Outputs(), png=png or (outputs is not None and outputs.png))
     mapping = mapping or InputMapping()
-    scans = None if isinstance(inputs, Stream) else find_scans(inputs, out)
+    closed: list[Job] = []
+    scans = None
+    if not isinstance(inputs, Stream):
+        scans = find_scans(
+            inputs,
+            out,
+            on_closed=lambda place, why: closed.append(Job(points=place, failure=why)),
+        )
     if scans is not None:
         refuse_input_as_result(scans, outputs.suffixes)
     make_folder(out)
@@ -171,9 +180,9 @@ def predict(
     if isinstance(inputs, Stream):
         return run.over(stream_jobs(inputs, out, outputs.suffixes), reader, total=0)
     return run.over(
-        (Job(points=scan.points, file=scan) for scan in scans or ()),
+        chain(closed, (Job(points=scan.points, file=scan) for scan in scans or ())),
         reader,
-        total=len(scans or ()),
+        total=len(closed) + len(scans or ()),
     )
 
 

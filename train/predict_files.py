@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,19 +41,24 @@ class ScanFile:
         return self.target.with_name(f"{self.target.name}{suffix}")
 
 
-def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
+def find_scans(
+    inputs: Path, out: Path, *, on_closed: Callable[[Path, str], None] | None = None
+) -> list[ScanFile]:
     """List the point files of a file or folder (with its sub-folders; links are followed).
 
     Args:
         inputs: One file of a known format, or a folder. Hidden files are left out.
         out: Folder of the results; they lie in it as the inputs lie in theirs. Below ``inputs`` it
             is left out.
+        on_closed: Is told of every sub-folder that cannot be read, and why; the first one is an
+            error without.
 
     Returns:
         In the order of names.
 
     Raises:
-        DataError: Nothing there, no point file, or two that would write the same result.
+        DataError: Nothing there, no point file, a folder that cannot be read, or two files that
+            would write the same result.
     """
     if inputs.is_file():
         if not inputs.name.lower().endswith(SUFFIXES):
@@ -61,7 +66,12 @@ def find_scans(inputs: Path, out: Path) -> list[ScanFile]:
         return [_scan_file(inputs, Path(_stem(inputs.name)), out)]
     if not inputs.is_dir():
         raise DataError(f"{inputs}: no such file or folder")
-    found, others = _walk(inputs, leave_out=out)
+    found, others, closed = _walk(inputs, leave_out=out)
+    if closed and (on_closed is None or not found):
+        raise DataError(closed[0][1])
+    for place, reason in closed:
+        assert on_closed is not None
+        on_closed(place, reason)
     if not found:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
         raise DataError(
@@ -180,16 +190,20 @@ def refuse_input_as_result(scans: Iterable[ScanFile], suffixes: Sequence[str]) -
                 )
 
 
-def _walk(folder: Path, *, leave_out: Path) -> tuple[list[Path], Counter[str]]:
-    """Point files below a folder, and what else there is by suffix."""
+def _walk(
+    folder: Path, *, leave_out: Path
+) -> tuple[list[Path], Counter[str], list[tuple[Path, str]]]:
+    """Point files below a folder, what else there is by suffix, and folders that are closed."""
     found: list[Path] = []
     others: Counter[str] = Counter()
+    closed: list[tuple[Path, str]] = []
     visited: set[str] = set()
     if os.path.realpath(leave_out) != os.path.realpath(folder):
         visited.add(os.path.realpath(leave_out))
 
     def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: not readable: {error.strerror}") from error
+        reason = f"{error.filename}: not readable: {error.strerror}"
+        closed.append((Path(error.filename), reason))
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=fail):
         real = os.path.realpath(place)
@@ -206,7 +220,7 @@ def _walk(folder: Path, *, leave_out: Path) -> tuple[list[Path], Counter[str]]:
                 found.append(path)  # also a link that leads nowhere: it will be named
             else:
                 others[Path(name).suffix or "without suffix"] += 1
-    return found, others
+    return found, others, closed
 
 
 def _stem(name: str) -> str:

@@ -63,13 +63,17 @@ def list_semkitti(
 
     Returns:
         The scans in the order of sequences and frames, and notes on what is missing. Pictures that
-        need a damaged calib.txt are listed as failed; their scans have none.
+        need a damaged calib.txt are listed as failed; their scans have none. So is, by its name, a
+        sequence with a folder that cannot be read.
 
     Raises:
         DataError: wrong folder, a sequence that does not exist, or no scans at all.
     """
     chosen = choose_sequences(root, splits=splits, sequences=sequences)
-    files = [list_files(name, folder) for name, folder in chosen.items()]
+    closed: dict[str, Problem] = {}
+    files = list(_readable(chosen, closed))
+    if closed and not any(s.points for s in files):
+        raise ProblemError(next(iter(closed.values())))
     _require_scans(root, files, is_each=sequences is not None)
     calibrations = {s.sequence: _calibration(s) for s in files}
     found = [scan for s in files for scan in _scans(s, _matrix(calibrations[s.sequence]))]
@@ -83,11 +87,15 @@ def list_semkitti(
             *merge_facts(facts),
             *_notes_on_others(root, chosen, splits, sequences),
             *(f"sequence {name}: no pictures are prepared: {p}" for name, p in damaged.items()),
+            *(f"sequence {name}: not prepared: {p}" for name, p in closed.items()),
         ),
-        failed=tuple(
-            FailedScan(scan_id=s.scan_id, stage="camera", reason=str(damaged[s.sequence]))
-            for s in scans
-            if s.sequence in damaged and any(s.images)
+        failed=(
+            *(
+                FailedScan(scan_id=s.scan_id, stage="camera", reason=str(damaged[s.sequence]))
+                for s in scans
+                if s.sequence in damaged and any(s.images)
+            ),
+            *(FailedScan(scan_id=name, stage="lidar", reason=str(p)) for name, p in closed.items()),
         ),
     )
 
@@ -121,8 +129,9 @@ def check_semkitti(
     """
     table = semkitti_table()
     chosen = choose_sequences(root, splits=splits, sequences=sequences)
-    problems: list[Problem] = []
-    listed = list(_readable(chosen, problems))
+    closed: dict[str, Problem] = {}
+    listed = list(_readable(chosen, closed))
+    problems = list(closed.values())
     if listed or not problems:
         _require_scans(root, listed, is_each=False)
     scans: list[ScanSource] = []
@@ -155,8 +164,8 @@ def check_semkitti(
     return problems
 
 
-def _readable(chosen: dict[str, Path], problems: list[Problem]) -> Iterator[SequenceFiles]:
-    """The files of the sequences whose folders can be read; of the others a problem each."""
+def _readable(chosen: dict[str, Path], closed: dict[str, Problem]) -> Iterator[SequenceFiles]:
+    """The files of the sequences whose folders can be read; to ``closed`` a problem of the rest."""
     for name, folder in chosen.items():
         try:
             yield list_files(name, folder)
@@ -164,13 +173,11 @@ def _readable(chosen: dict[str, Path], problems: list[Problem]) -> Iterator[Sequ
             cause = error.__cause__ if isinstance(error, DataError) else error
             found = getattr(cause, "strerror", None) or str(error)
             where = getattr(cause, "filename", None) or folder
-            problems.append(
-                Problem(
-                    file=Path(where),
-                    found=found.lower(),
-                    expected="a readable folder",
-                    remedy="Change its permissions, or check the disk.",
-                )
+            closed[name] = Problem(
+                file=Path(where),
+                found=found.lower(),
+                expected="a readable folder",
+                remedy="Change its permissions, or check the disk.",
             )
 
 
