@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cache.errors import CacheError
+from cache.errors import CacheError, DataError
 from cache.manifest import Manifest
 from cache.progress import Progress
 from cache.schema import DatasetInfo
@@ -62,6 +62,8 @@ def list_again(
         )
     else:
         listing = list_semkitti(root)
+    if lost := [failed for failed in listing.failed if failed.stage == "lidar"]:
+        raise DataError(lost[0].reason)  # a scan that may be whole in the cache is not gone
     variant = None if info is None else variant_of(info)
     return listing if variant is None else corrupted_listings(listing, (variant,))[0]
 

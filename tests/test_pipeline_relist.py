@@ -62,3 +62,18 @@ def test_nuscenes_with_sweeps_and_another_picture_size(tmp_path: Path) -> None:
     )
     assert wrong.exit_code == 1
     assert "but data set nuscenes is of nuscenes" in wrong.stderr
+
+
+def test_scans_that_cannot_be_listed_are_no_lost_scans(tmp_path: Path) -> None:
+    folder = NuscenesFolder(tmp_path / "nus", samples=2, sweeps=1)
+    root, cache = folder.write(), tmp_path / "cache"
+    pass2d("prepare", "nuscenes", "--root", root, "--cache", cache, "--sweeps", 1, "--workers", 0)
+    sweep = next(d for d in folder.tables["sample_data"] if d["filename"].startswith("sweeps/"))
+    gone = sweep["ego_pose_token"]
+    poses = [row for row in folder.tables["ego_pose"] if row["token"] != gone]
+    (root / "v1.0-mini" / "ego_pose.json").write_text(json.dumps(poses))
+    result = CliRunner().invoke(
+        app, ["cache", "plan", "--root", str(root), "--cache", str(cache), "--dataset", "nuscenes"]
+    )
+    assert result.exit_code == 1
+    assert gone in result.output.replace("\n", "")
