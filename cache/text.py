@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 
-_LONGEST_NAME, _LONGEST_WORD, _LONGEST_LINE = 60, 120, 2000
+_LONGEST_NAME, _LONGEST_WORD, _LONGEST_LINE = 60, 120, 8000
 _GAP = "..."
 _BREAKS = re.compile(r"\s*[\r\n]\s*")
 _LONG_WORDS = re.compile(rf"[^\s/]{{{_LONGEST_WORD + 1},}}")

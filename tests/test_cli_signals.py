@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from cache.errors import CacheError, TerminatedError
-from cache.layout import CURRENT_FILE, DATASET_FILE
 from commands import signals
 from commands.console import Console, clear_errors
 from commands.signals import Signals
@@ -48,32 +45,18 @@ def start(code: str, *words: object) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_reader(fifo: Path, process: subprocess.Popen[str]) -> int:
-    """Open a fifo as soon as the process reads from it."""
-    while process.poll() is None:
-        try:
-            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # nobody reads yet
-                raise
-        time.sleep(0.01)
-    pytest.fail(f"it has ended: {process.communicate()[1]}")
-
-
 @pytest.mark.parametrize(("number", "code"), CODES)
-def test_a_signal_ends_a_command_that_waits(
-    tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    data = tmp_path / "semkitti"
-    data.mkdir()
-    (data / DATASET_FILE).touch()
-    os.mkfifo(data / CURRENT_FILE)
-    with start("import cli; cli.main()", "cache", "verify", "--cache", tmp_path) as process:
-        opened = wait_for_reader(data / CURRENT_FILE, process)
+def test_a_signal_ends_a_command_at_work(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    words = ("prepare", "synth", "--preset", "full", "--workers", "0", "--out", tmp_path / "world")
+    with start("import cli; cli.main()", *words) as process:
+        while not list(tmp_path.rglob("*.bin")):
+            assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(number)
         _, said = process.communicate(timeout=120)
-        os.close(opened)
-    assert (process.returncode, said) == (code, LINE)
+    assert process.returncode == code
+    assert said.endswith(LINE)
+    assert said.count(LINE) == 1
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)

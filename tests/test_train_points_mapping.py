@@ -150,6 +150,7 @@ def write_all_formats(folder: Path, points: np.ndarray) -> list[Path]:
     return files
 
 
+@pytest.mark.filterwarnings("ignore:points. no point lies in the network:UserWarning")
 @settings(max_examples=25, deadline=None)
 @given(n=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), reach=st.sampled_from([1, 64, 4096]))
 def test_any_points_get_the_same_labels_from_every_format(

@@ -146,7 +146,7 @@ def test_options_of_the_segmenter_are_read_as_those_of_the_command(checkpoint: P
     for wrong, said in (
         ({"votes": -1}, "votes must be"),
         ({"outside": "far"}, "outside must be nearest or ignore"),
-        ({"device": "gpu"}, "device 'gpu' is unknown"),
+        ({"device": "gpu"}, "device 'gpu': the networks run on cpu and cuda only"),
     ):
         with pytest.raises(ConfigError, match=said):
             Segmenter.load(checkpoint, **wrong)
