@@ -19,9 +19,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 setup: $(VENV)/installed  ## Create .venv and install pass2d with the tested versions
 	@echo "Installed. Next: source $(VENV)/bin/activate && pass2d --help"
 
-demo: $(VENV)/installed  ## Synthetic world -> cache -> training -> evaluation -> pictures (4 minutes on 2 cores)
+demo: $(VENV)/installed  ## Synthetic world -> cache -> training -> evaluation -> pictures (minutes on 2 cores)
 	rm -rf $(DEMO)
-	$(BIN)/pass2d prepare synth --out $(DEMO)/raw --preset small
+	$(BIN)/pass2d prepare synth --out $(DEMO)/raw --preset small --scans 20 --sequences 00,01,02,03,04,05,06,07,08,09,10,11
 	$(BIN)/pass2d prepare semkitti --root $(DEMO)/raw --cache $(DEMO)/cache
 	$(BIN)/pass2d stats --cache $(DEMO)/cache --html $(DEMO)/stats.html
 	$(BIN)/pass2d train --cache $(DEMO)/cache --recipe demo --run $(DEMO)/run
@@ -34,9 +34,10 @@ demo: $(VENV)/installed  ## Synthetic world -> cache -> training -> evaluation -
 	@echo "learning:     $(BIN)/tensorboard --logdir $(DEMO)/run"
 	@echo "What next, with your own SemanticKITTI:"
 	@echo "  source $(VENV)/bin/activate"
-	@echo "  pass2d prepare semkitti --root /path/to/SemanticKITTI --check"
-	@echo "  pass2d prepare semkitti --root /path/to/SemanticKITTI --cache cache/"
-	@echo "  pass2d train --cache cache/ --recipe 2dpass-small --run runs/first"
+	@echo "  export PASS2D_SEMKITTI=/path/to/SemanticKITTI"
+	@echo "  pass2d prepare semkitti --check"
+	@echo "  pass2d prepare semkitti"
+	@echo "  pass2d train --cache cache/"
 
 lint: $(VENV)/installed  ## Format check, ruff and strict mypy
 	$(BIN)/ruff format --check .
