@@ -47,17 +47,17 @@ from bench.cache_contenders import (
     source_files,
     usual_loader,
 )
-from cache.encode import camera_arrays as encode_camera
-from cache.encode import lidar_arrays as encode_lidar
-from cache.encode import voxel_arrays as encode_voxel
-from cache.keys import hash_file
-from cache.progress import Silent
-from cache.reader import CacheReader
-from cache.shard import ArrayWriter
-from pipeline import compose
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.source import ScanSource, SourceListing
+from pass2d.cache.encode import camera_arrays as encode_camera
+from pass2d.cache.encode import lidar_arrays as encode_lidar
+from pass2d.cache.encode import voxel_arrays as encode_voxel
+from pass2d.cache.keys import hash_file
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.shard import ArrayWriter
+from pass2d.common.progress import Silent
+from pass2d.pipeline import compose
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.source import ScanSource, SourceListing
 
 SLOW = ("zarr-python", "usual loader (source files)", "our stages (source files)")
 COLD_ROUNDS = 5
@@ -152,8 +152,8 @@ def _files(scan: ScanSource) -> list[Path]:
 
 def stream_ratio(reader: CacheReader, rounds: int) -> float:
     """Wall time per scan of a loop over the stream (2 threads) / of the reader alone."""
-    from train.draw import AugmentConfig
-    from train.stream import BatchStream, StreamConfig, StreamPlan
+    from pass2d.train.data.sampling import AugmentConfig
+    from pass2d.train.data.stream import BatchStream, StreamConfig, StreamPlan
 
     plan = StreamPlan(
         positions=np.arange(len(reader.scans)),

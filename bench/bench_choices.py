@@ -35,18 +35,18 @@ import numpy as np
 import torch
 
 from bench.sample_root import sample_root
-from cache.codec import CRC_BYTES, Codec, decode_into
-from cache.encode import camera_arrays as encode_camera
-from cache.encode import lidar_arrays as encode_lidar
-from cache.encode import voxel_arrays as encode_voxel
-from cache.fields import FIELDS
-from cache.schema import SCALES, VoxelLevel
-from pass2d_models.geometry import build_geometry
-from pass2d_models.hierarchy import build_levels
-from pass2d_models.inputs import Grid, ScaleVoxels
-from pass2d_models.voxels import ScanLevel, voxels_from_levels
-from pipeline import compose
-from pipeline.datasets.semkitti import list_semkitti, semkitti_table
+from pass2d.cache.codec import CRC_BYTES, Codec, decode_into
+from pass2d.cache.encode import camera_arrays as encode_camera
+from pass2d.cache.encode import lidar_arrays as encode_lidar
+from pass2d.cache.encode import voxel_arrays as encode_voxel
+from pass2d.cache.fields import FIELDS
+from pass2d.cache.schema import SCALES, VoxelLevel
+from pass2d.models.inputs import Grid, ScaleVoxels
+from pass2d.models.twodpass.geometry import build_geometry
+from pass2d.models.twodpass.hierarchy import build_levels
+from pass2d.models.twodpass.voxels import ScanLevel, voxels_from_levels
+from pass2d.pipeline import compose
+from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 
 SPEED = Codec(cname="lz4", clevel=5, shuffle="shuffle")
 SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")

@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.many_scans import ManyScans, write_many
-from cache.layout import _BLOCKS
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
+from pass2d.cache.layout import _BLOCKS
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
 
 PROJECT = Path(__file__).resolve().parents[1]
 SEMANTICKITTI = 43_552
@@ -105,7 +105,7 @@ def make_large(folder: Path) -> Figures:
     sys.path.insert(0, str(PROJECT / "tests"))
     from large_manifest import many_scans, publish_many
 
-    from pipeline.datasets.semkitti import semkitti_table
+    from pass2d.pipeline.datasets.semkitti import semkitti_table
 
     counts = {f"{i:02d}": 1980 for i in range(22)}
     counts["21"] += SEMANTICKITTI - sum(counts.values())

@@ -27,24 +27,24 @@ import torch
 
 from bench.bench_cache import repeated
 from bench.naive_loader import Files, NaiveLoader, voxelized
-from cache.progress import Silent
-from cache.reader import CacheReader
-from pass2d_models.encoder3d import network_scales
-from pass2d_models.hierarchy import build_levels
-from pass2d_models.inputs import PointBatch
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.options import PrepareConfig
-from pipeline.prepare import prepare
-from pipeline.source import SourceListing
-from pipeline.synth.config import preset
-from pipeline.synth.generate import generate
-from train.assemble import Job, assemble
-from train.batch import point_batch
-from train.recipe import load_recipe
-from train.state import RunState, fresh_state
-from train.step import optimizer_step
-from train.stream import BatchStream
-from train.team import Team
+from pass2d.cache.reader import CacheReader
+from pass2d.common.progress import Silent
+from pass2d.models.inputs import PointBatch
+from pass2d.models.twodpass.encoder3d import network_scales
+from pass2d.models.twodpass.hierarchy import build_levels
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import prepare
+from pass2d.pipeline.run.options import PrepareConfig
+from pass2d.pipeline.source import SourceListing
+from pass2d.synth.config import preset
+from pass2d.synth.generate import generate
+from pass2d.train.data.batch import point_batch
+from pass2d.train.data.stream import BatchStream
+from pass2d.train.distributed.process_group import Team
+from pass2d.train.recipes.recipe import load_recipe
+from pass2d.train.run.assemble import Job, assemble
+from pass2d.train.run.state import RunState, fresh_state
+from pass2d.train.run.step import optimizer_step
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "real" / "semantickitti"
 CPU = torch.device("cpu")

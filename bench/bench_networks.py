@@ -24,11 +24,11 @@ import torch
 from plain_twodpass import plain_forward, plain_loss, plain_voxels
 from torch import Tensor
 
-from pass2d_models.inputs import Grid, ImageBatch, PointBatch
-from pass2d_models.registry import build_network
-from pass2d_models.twodpass import TwoDPass
-from pass2d_models.voxels import voxelize
-from train.losses import LossConfig, compute_loss
+from pass2d.models.inputs import Grid, ImageBatch, PointBatch
+from pass2d.models.registry import build_network
+from pass2d.models.twodpass.twodpass import TwoDPass
+from pass2d.models.twodpass.voxels import voxelize
+from pass2d.train.optim.losses import LossConfig, compute_loss
 
 GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
 N_CLASSES = 20

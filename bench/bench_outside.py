@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.sample_root import sample_root
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from train.infer import nearest_index
-from train.metric import both_scores
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.train.inference.logits import nearest_index
+from pass2d.train.inference.metric import both_scores
 
 
 def measured(cache: Path) -> dict[str, object]:

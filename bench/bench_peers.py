@@ -38,12 +38,12 @@ from PIL import Image
 from bench.bench_cache import drop_from_page_cache
 from bench.cache_contenders import repeated
 from bench.many_scans import ManyScans, write_many
-from cache.arena import Arena
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.schema import ScanRecord
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
+from pass2d.cache.arena import Arena
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import ScanRecord
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "real" / "semantickitti"
 FIELDS = Fields(label=True, image=True, pixels=True)

@@ -37,17 +37,17 @@ from typing import Any
 
 from bench.cache_contenders import repeated
 from bench.many_scans import ManyScans, write_many
-from cache.encode import camera_arrays as encode_camera
-from cache.encode import lidar_arrays as encode_lidar
-from cache.encode import voxel_arrays as encode_voxel
-from cache.fields import STAGES
-from cache.keys import hash_file
-from cache.progress import Silent
-from cache.shard import ArrayWriter
-from pipeline import compose
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.source import SourceListing
+from pass2d.cache.encode import camera_arrays as encode_camera
+from pass2d.cache.encode import lidar_arrays as encode_lidar
+from pass2d.cache.encode import voxel_arrays as encode_voxel
+from pass2d.cache.fields import STAGES
+from pass2d.cache.keys import hash_file
+from pass2d.cache.shard import ArrayWriter
+from pass2d.common.progress import Silent
+from pass2d.pipeline import compose
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.source import SourceListing
 
 WRITTEN_SCANS = 24
 SHARD_SCANS = 64

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from bench.plain_sparse_unet import plain_forward
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.registry import build_network
-from pass2d_models.sparse_unet import SparseUNet
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.registry import build_network
+from pass2d.models.sparse_unets.sparse_unet import SparseUNet
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "semantickitti" / "sequences"
 GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))

@@ -20,17 +20,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cache.schema import SCALES, DatasetInfo, ScanRecord
-from corruptions.cloud import Cloud
-from corruptions.registry import CORRUPTIONS, Variant, corrupt, corruption_table, scan_generator
-from pipeline.compose import lidar_arrays, read_file, scan_counts
-from pipeline.datasets.semkitti import list_semkitti, semkitti_table
-from pipeline.stages.images import decode_rgb
-from pipeline.stages.labels import instance_ids, map_labels
-from pipeline.stages.projection import project_points
-from pipeline.stages.read import decode_points, require_finite
-from pipeline.stages.volume import split_volume
-from pipeline.stages.voxels import cells_per_axis, voxelize
+from pass2d.cache.schema import SCALES, DatasetInfo, ScanRecord
+from pass2d.corruptions.cloud import Cloud
+from pass2d.corruptions.registry import (
+    CORRUPTIONS,
+    Variant,
+    corrupt,
+    corruption_table,
+    scan_generator,
+)
+from pass2d.pipeline.compose import lidar_arrays, read_file, scan_counts
+from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
+from pass2d.pipeline.stages.images import decode_rgb
+from pass2d.pipeline.stages.labels import instance_ids, map_labels
+from pass2d.pipeline.stages.projection import project_points
+from pass2d.pipeline.stages.read import decode_points, require_finite
+from pass2d.pipeline.stages.volume import split_volume
+from pass2d.pipeline.stages.voxels import cells_per_axis, voxelize
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "real" / "semantickitti"
 RANDOM = Path("random")

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cache.arena import Arena
-from cache.codec import CRC_BYTES, decode_into
-from cache.fields import FIELDS
-from cache.reader import CacheReader, Fields
-from pipeline import compose
-from pipeline.source import SourceListing
+from pass2d.cache.arena import Arena
+from pass2d.cache.codec import CRC_BYTES, decode_into
+from pass2d.cache.fields import FIELDS
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.pipeline import compose
+from pass2d.pipeline.source import SourceListing
 
 TRAINING = Fields(label=True, image=True, pixels=True)
 CROP_COLUMNS = 480

@@ -11,10 +11,10 @@ from spconv.core import ConvAlgo
 from spconv.pytorch import SparseConv3d, SparseConvTensor, SparseInverseConv3d, SubMConv3d
 from torch import Tensor, nn
 
-from pass2d_models.inputs import PointBatch
-from pass2d_models.sparse_layers import DownConv, NeighbourConv, SparseConv, UpConv
-from pass2d_models.sparse_unet import ConvBlock, ResidualBlock, SparseUNet
-from pass2d_models.spvcnn import SPVCNN
+from pass2d.models.inputs import PointBatch
+from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, SparseConv, UpConv
+from pass2d.models.sparse_unets.sparse_unet import ConvBlock, ResidualBlock, SparseUNet
+from pass2d.models.sparse_unets.spvcnn import SPVCNN
 
 
 def spconv_layer(layer: SparseConv, key: str) -> nn.Module:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pass2d_models.encoder2d import STRIDES
-from pass2d_models.encoder3d import Block, leaky_relu, network_scales
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.sparse import sparse_tensor
-from pass2d_models.twodpass import TwoDPass
-from train.losses import LossConfig
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.sparse import sparse_tensor
+from pass2d.models.twodpass.encoder2d import STRIDES
+from pass2d.models.twodpass.encoder3d import Block, leaky_relu, network_scales
+from pass2d.models.twodpass.twodpass import TwoDPass
+from pass2d.train.optim.losses import LossConfig
 
 IMAGE_SCALES = (2, 4, 8, 16)
 

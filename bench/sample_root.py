@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache.progress import Silent
-from pipeline.synth.config import preset
-from pipeline.synth.generate import generate
+from pass2d.common.progress import Silent
+from pass2d.synth.config import preset
+from pass2d.synth.generate import generate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "real" / "semantickitti"
 

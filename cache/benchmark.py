@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.arena import Arena
-from cache.fields import FIELDS
-from cache.progress import Progress
-from cache.reader import CacheReader, Fields
+from pass2d.cache.arena import Arena
+from pass2d.cache.fields import FIELDS
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.progress import Progress
 
 WAYS: dict[str, Fields] = {
     "points": Fields(label=False),

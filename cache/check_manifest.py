@@ -16,10 +16,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
-from cache.fields import FIELDS, STAGES, STRIP_COLUMNS, chunks_per_scan
-from cache.jsonio import from_json, loads
-from cache.layout import (
+from pass2d.cache.fields import FIELDS, STAGES, STRIP_COLUMNS, chunks_per_scan
+from pass2d.cache.layout import (
     DATASET,
     HASH,
     MEMBER,
@@ -28,10 +26,12 @@ from cache.layout import (
     SHARDS_FILE,
     shard_name,
 )
-from cache.rows import FailedScan, ScanSources
-from cache.schema import SCALES, DatasetInfo
-from cache.statistics import RANGE_EDGES_M
-from cache.tables import Tables, is_listed
+from pass2d.cache.rows import FailedScan, ScanSources
+from pass2d.cache.schema import SCALES, DatasetInfo
+from pass2d.cache.statistics import RANGE_EDGES_M
+from pass2d.cache.tables import Tables, is_listed
+from pass2d.common.errors import CacheError
+from pass2d.common.json import from_json, loads
 
 MOST_POINTS = 2**31 - 1
 """Of a scan: `raw_index` is int32."""

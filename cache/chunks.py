@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.codec import CRC_BYTES, crc32c, decode_into
-from cache.descriptors import DescriptorPool
-from cache.errors import CacheError
-from cache.files import read_failure
-from cache.shard_table import ArrayLayout
+from pass2d.cache.codec import CRC_BYTES, crc32c, decode_into
+from pass2d.cache.descriptors import DescriptorPool
+from pass2d.cache.shard_table import ArrayLayout
+from pass2d.common.errors import CacheError
+from pass2d.common.files import read_failure
 
 _UINT8 = np.dtype(np.uint8)
 _REMEDIES = {

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cache.files import open_file
+from pass2d.common.files import open_file
 
 _MOST_OPEN = 256
 

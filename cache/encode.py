@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.fields import FIELDS, SIGNAL_DIVISORS, STRIP_COLUMNS, FieldSpec, signal_table
-from cache.schema import CameraView, ScanRecord, VoxelLevel
-from cache.shard import ArraySpec
+from pass2d.cache.fields import FIELDS, SIGNAL_DIVISORS, STRIP_COLUMNS, FieldSpec, signal_table
+from pass2d.cache.schema import CameraView, ScanRecord, VoxelLevel
+from pass2d.cache.shard import ArraySpec
 
 Chunk = NDArray[np.generic] | None
 Views = Sequence[CameraView | None]

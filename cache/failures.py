@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from cache.errors import CacheError
-from cache.jsonio import from_json, seal, unseal
-from cache.rows import FailedScan
+from pass2d.cache.rows import FailedScan
+from pass2d.common.errors import CacheError
+from pass2d.common.json import from_json, seal, unseal
 
 
 def encode_failures(failed: Iterable[FailedScan]) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.codec import Codec
+from pass2d.cache.codec import Codec
 
 STAGES = ("lidar", "camera", "voxel")
 """Containers, in the order in which they depend on each other."""

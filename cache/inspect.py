@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from cache.fields import STAGES
-from cache.inspect_sizes import FieldSize, field_sizes
-from cache.layout import Layout
-from cache.manifest import generation_numbers, load_manifest
-from cache.reader import CacheReader
-from cache.scan_table import ScanTable
-from cache.schema import FORMAT_VERSION, SCALES, DatasetInfo
-from cache.statistics import SPLITS
-from cache.tables import source_sizes
+from pass2d.cache.fields import STAGES
+from pass2d.cache.inspect_sizes import FieldSize, field_sizes
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import generation_numbers, load_manifest
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.scan_table import ScanTable
+from pass2d.cache.schema import FORMAT_VERSION, SCALES, DatasetInfo
+from pass2d.cache.statistics import SPLITS
+from pass2d.cache.tables import source_sizes
 
 
 @dataclass(frozen=True, kw_only=True)

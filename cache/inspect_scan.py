@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
-from cache.fields import FIELDS
-from cache.layout import Layout
-from cache.manifest import load_manifest
-from cache.reader import CacheReader, Fields
-from cache.schema import SCALES
+from pass2d.cache.fields import FIELDS
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import load_manifest
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import SCALES
+from pass2d.common.errors import CacheError
 
 
 @dataclass(frozen=True, kw_only=True)

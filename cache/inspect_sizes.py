@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.codec import Codec
-from cache.fields import FIELDS, FieldSpec
-from cache.scan_table import ScanTable
+from pass2d.cache.codec import Codec
+from pass2d.cache.fields import FIELDS, FieldSpec
+from pass2d.cache.scan_table import ScanTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import xxhash
 
-from cache.files import open_file
-from cache.jsonio import dumps
-from cache.schema import FORMAT_VERSION
+from pass2d.cache.schema import FORMAT_VERSION
+from pass2d.common.files import open_file
+from pass2d.common.json import dumps
 
 _BLOCK_BYTES = 1 << 20
 

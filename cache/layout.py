@@ -7,8 +7,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import CacheError
-from cache.fields import STAGES
+from pass2d.cache.fields import STAGES
+from pass2d.common.errors import CacheError
 
 DATASET_FILE = "dataset.json"
 CURRENT_FILE = "CURRENT"

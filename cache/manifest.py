@@ -15,10 +15,14 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from cache.check_manifest import check_info, check_tables
-from cache.errors import CacheError
-from cache.fields import FIELDS, STAGES, stage_fields
-from cache.files import (
+from pass2d.cache.check_manifest import check_info, check_tables
+from pass2d.cache.fields import FIELDS, STAGES, stage_fields
+from pass2d.cache.keys import hash_bytes
+from pass2d.cache.layout import GENERATION, HASH, HASHES_FILE, SCANS_FILE, SHARDS_FILE, Layout
+from pass2d.cache.schema import FORMAT_VERSION, DatasetInfo
+from pass2d.cache.tables import SHARD_SCHEMA, Tables, with_chunk_columns
+from pass2d.common.errors import CacheError
+from pass2d.common.files import (
     COMING,
     attempt_folder,
     lock_file,
@@ -33,11 +37,7 @@ from cache.files import (
     write_file,
     writing,
 )
-from cache.jsonio import dumps, from_json, loads, seal, to_json, unseal
-from cache.keys import hash_bytes
-from cache.layout import GENERATION, HASH, HASHES_FILE, SCANS_FILE, SHARDS_FILE, Layout
-from cache.schema import FORMAT_VERSION, DatasetInfo
-from cache.tables import SHARD_SCHEMA, Tables, with_chunk_columns
+from pass2d.common.json import dumps, from_json, loads, seal, to_json, unseal
 
 _METADATA = b"pass2d"
 

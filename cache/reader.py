@@ -14,21 +14,21 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import Allocate, ChunkReader, StoredChunk
-from cache.descriptors import DescriptorPool
-from cache.errors import CacheError
-from cache.fields import FIELDS
-from cache.files import NO_PERMISSION, read_failure, read_file
-from cache.jsonio import dumps
-from cache.keys import hash_bytes
-from cache.layout import DATASET_FILE, Layout, require_dataset_name
-from cache.manifest import load_manifest, open_generation, parse_dataset, require_newest
-from cache.place import is_url
-from cache.ranges import PartialFiles, wanted_chunks
-from cache.remote import RemoteMirror
-from cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
-from cache.schema import SCALES, CameraView, CorruptionInfo, ScanRecord, VoxelLevel
-from cache.shard_table import ShardInfo, ShardTable
+from pass2d.cache.chunks import Allocate, ChunkReader, StoredChunk
+from pass2d.cache.descriptors import DescriptorPool
+from pass2d.cache.fields import FIELDS
+from pass2d.cache.keys import hash_bytes
+from pass2d.cache.layout import DATASET_FILE, Layout, require_dataset_name
+from pass2d.cache.manifest import load_manifest, open_generation, parse_dataset, require_newest
+from pass2d.cache.place import is_url
+from pass2d.cache.remote.mirror import RemoteMirror
+from pass2d.cache.remote.ranges import PartialFiles, wanted_chunks
+from pass2d.cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
+from pass2d.cache.schema import SCALES, CameraView, CorruptionInfo, ScanRecord, VoxelLevel
+from pass2d.cache.shard_table import ShardInfo, ShardTable
+from pass2d.common.errors import CacheError
+from pass2d.common.files import NO_PERMISSION, read_failure, read_file
+from pass2d.common.json import dumps
 
 _PREPARE_FIRST = (
     "Run `pass2d prepare semkitti` (or nuscenes) first, or give --cache FOLDER, the one that it "

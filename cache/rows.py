@@ -1,7 +1,7 @@
 """Commit records: everything that the manifest knows of one shard, as typed rows.
 
 A record is made once, when a shard is published. Without the ``writer`` and ``seconds`` fields and
-the paths of sources it can be made again from the shard alone (`cache/rebuild.py`).
+the paths of sources it can be made again from the shard alone (`care/records_from_shards.py`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cache.errors import CacheError
-from cache.fields import STAGES
-from cache.files import read_file, replace_file, require_no_link
-from cache.jsonio import from_json, seal, unseal
-from cache.layout import HASH, MEMBER, MOST_SHARDS, Layout
-from cache.schema import FORMAT_VERSION
+from pass2d.cache.fields import STAGES
+from pass2d.cache.layout import HASH, MEMBER, MOST_SHARDS, Layout
+from pass2d.cache.schema import FORMAT_VERSION
+from pass2d.common.errors import CacheError
+from pass2d.common.files import read_file, replace_file, require_no_link
+from pass2d.common.json import from_json, seal, unseal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from cache.chunks import Span
+from pass2d.cache.chunks import Span
 
 
 @dataclass(frozen=True, kw_only=True)

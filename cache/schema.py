@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.jsonio import OMITTED_IF_NONE
+from pass2d.common.json import OMITTED_IF_NONE
 
 FORMAT_VERSION = 1
 SCALES = (1, 2, 4, 8, 16)
@@ -56,7 +56,7 @@ class CorruptionInfo:
     collection: str
     """"pass2d-C": made by pass2d, not one of the published sets."""
     name: str
-    """E.g. "fog"; see `corruptions/`."""
+    """E.g. "fog"; see `pass2d/corruptions/`."""
     severity: str
     """"light", "moderate" or "heavy"."""
     clean: str

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.codec import CRC_BYTES, Codec, crc32c
-from cache.errors import CacheError
-from cache.files import write_file
-from cache.jsonio import dumps
-from cache.layout import GROUP_FILE
-from cache.rows import ABSENT, ChunkRef, FieldChunks, FileHash
+from pass2d.cache.codec import CRC_BYTES, Codec, crc32c
+from pass2d.cache.layout import GROUP_FILE
+from pass2d.cache.rows import ABSENT, ChunkRef, FieldChunks, FileHash
+from pass2d.common.errors import CacheError
+from pass2d.common.files import write_file
+from pass2d.common.json import dumps
 
 _NO_CHUNK = (1 << 64) - 1  # Zarr's sharding codec: offset and length of a chunk that is not stored
 INDEX_ENTRY_BYTES = 16

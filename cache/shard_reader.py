@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import ChunkReader, Span
-from cache.descriptors import DescriptorPool
-from cache.layout import Layout
-from cache.rows import ShardRow
-from cache.schema import ScanRecord
-from cache.shard_table import ArrayLayout
+from pass2d.cache.chunks import ChunkReader, Span
+from pass2d.cache.descriptors import DescriptorPool
+from pass2d.cache.layout import Layout
+from pass2d.cache.rows import ShardRow
+from pass2d.cache.schema import ScanRecord
+from pass2d.cache.shard_table import ArrayLayout
 
 
 class ShardReader:

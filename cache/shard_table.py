@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from cache.errors import CacheError
-from cache.fields import FIELDS, STRIP_COLUMNS, FieldSpec
-from cache.jsonio import loads
-from cache.layout import Layout
+from pass2d.cache.fields import FIELDS, STRIP_COLUMNS, FieldSpec
+from pass2d.cache.layout import Layout
+from pass2d.common.errors import CacheError
+from pass2d.common.json import loads
 
 if TYPE_CHECKING:
-    from cache.scan_table import ScanTable
+    from pass2d.cache.scan_table import ScanTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cache.errors import ShapeError
-from cache.schema import DatasetInfo
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.errors import ShapeError
 
 RANGE_EDGES_M = tuple(range(0, 101, 5))
 """Lower edges of the range histogram's R = 21 bins in metres; the last one is all from 100 m on."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from cache.fields import FIELDS, STAGES
-from cache.jsonio import dumps
-from cache.keys import hash_bytes
-from cache.layout import shard_name
-from cache.rows import ABSENT, ChunkRef, LidarEntry, ShardRow
-from cache.schema import SCALES
+from pass2d.cache.fields import FIELDS, STAGES
+from pass2d.cache.keys import hash_bytes
+from pass2d.cache.layout import shard_name
+from pass2d.cache.rows import ABSENT, ChunkRef, LidarEntry, ShardRow
+from pass2d.cache.schema import SCALES
+from pass2d.common.json import dumps
 
 ShardRows = Mapping[str, ShardRow]
 """The records of one shard by stage; "lidar" is always there."""

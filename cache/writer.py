@@ -12,17 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.encode import ArrayPlan, Views, camera_arrays, lidar_arrays, voxel_arrays
-from cache.files import (
-    attempt_folder,
-    require_no_link,
-    sync,
-    sync_tree,
-    write_file,
-    writing,
-)
-from cache.layout import GROUP_FILE, Layout, shard_name
-from cache.rows import (
+from pass2d.cache.encode import ArrayPlan, Views, camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.cache.layout import GROUP_FILE, Layout, shard_name
+from pass2d.cache.rows import (
     CameraEntry,
     Entries,
     FailedScan,
@@ -36,8 +28,16 @@ from cache.rows import (
     VoxelEntry,
     commit_row,
 )
-from cache.schema import FORMAT_VERSION, ScanRecord, VoxelLevel
-from cache.shard import ArrayWriter, group_metadata
+from pass2d.cache.schema import FORMAT_VERSION, ScanRecord, VoxelLevel
+from pass2d.cache.shard import ArrayWriter, group_metadata
+from pass2d.common.files import (
+    attempt_folder,
+    require_no_link,
+    sync,
+    sync_tree,
+    write_file,
+    writing,
+)
 
 
 def write_lidar_shard(

@@ -10,8 +10,8 @@ from typing import ClassVar, TypeVar, get_type_hints
 
 from torch import Tensor, nn
 
-from cache.errors import ConfigError, ShapeError
-from pass2d_models.inputs import Grid, PointBatch, TensorRecord
+from pass2d.common.errors import ConfigError, ShapeError
+from pass2d.models.inputs import Grid, PointBatch, TensorRecord
 
 C = TypeVar("C", bound="NetworkConfig")
 

@@ -8,12 +8,12 @@ from difflib import get_close_matches
 
 import torch
 
-from cache.errors import ConfigError
-from pass2d_models.inputs import Grid
-from pass2d_models.minkunet import MinkowskiNet
-from pass2d_models.network import Network
-from pass2d_models.spvcnn import SPVCNN
-from pass2d_models.twodpass import TwoDPass
+from pass2d.common.errors import ConfigError
+from pass2d.models.inputs import Grid
+from pass2d.models.network import Network
+from pass2d.models.sparse_unets.minkunet import MinkowskiNet
+from pass2d.models.sparse_unets.spvcnn import SPVCNN
+from pass2d.models.twodpass.twodpass import TwoDPass
 
 MODELS: dict[str, type[Network]] = {
     "2dpass": TwoDPass,

@@ -11,26 +11,26 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.files import read_whole
-from cache.nowhere import is_measured
-from cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
-from corruptions.registry import NEEDS_LABELS, Variant
-from pipeline.corrupted import variant_of
-from pipeline.doubts import picture_doubts, require_in_volume
-from pipeline.problem import Problem, ProblemError
-from pipeline.source import ScanSource
-from pipeline.stages.corrupt import CorruptedPoints, corrupt_points
-from pipeline.stages.counts import count_labels, count_ranges
-from pipeline.stages.images import decode_rgb, resize_bilinear
-from pipeline.stages.label_types import require_label_type
-from pipeline.stages.labels import instance_ids, map_labels
-from pipeline.stages.projection import (
+from pass2d.cache.clouds.nowhere import is_measured
+from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
+from pass2d.common.files import read_whole
+from pass2d.corruptions.registry import NEEDS_LABELS, Variant
+from pass2d.pipeline.corrupted import variant_of
+from pass2d.pipeline.doubts import picture_doubts, require_in_volume
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.source import ScanSource
+from pass2d.pipeline.stages.corrupt import CorruptedPoints, corrupt_points
+from pass2d.pipeline.stages.counts import count_labels, count_ranges
+from pass2d.pipeline.stages.images import decode_rgb, resize_bilinear
+from pass2d.pipeline.stages.label_types import require_label_type
+from pass2d.pipeline.stages.labels import instance_ids, map_labels
+from pass2d.pipeline.stages.projection import (
     VisiblePoints,
     pixels_after_resize,
     project_points,
     project_points_by_depth,
 )
-from pipeline.stages.read import (
+from pass2d.pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
     drop_invalid,
@@ -38,9 +38,9 @@ from pipeline.stages.read import (
     require_layout,
     require_same_length,
 )
-from pipeline.stages.sweeps import add_sweep
-from pipeline.stages.volume import split_volume
-from pipeline.stages.voxels import voxelize
+from pass2d.pipeline.stages.sweeps import add_sweep
+from pass2d.pipeline.stages.volume import split_volume
+from pass2d.pipeline.stages.voxels import voxelize
 
 STAGE_CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1}
 """Part of a stage's key: raise a number when that stage's output changes for the same input."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from cache.errors import ConfigError
-from cache.schema import CorruptionInfo, DatasetInfo
-from corruptions.registry import (
+from pass2d.cache.schema import CorruptionInfo, DatasetInfo
+from pass2d.common.errors import ConfigError
+from pass2d.corruptions.registry import (
     COLLECTION,
     CORRUPTIONS,
     NEEDS_LABELS,
@@ -15,7 +15,7 @@ from corruptions.registry import (
     Variant,
     corruption_table,
 )
-from pipeline.source import SourceListing
+from pass2d.pipeline.source import SourceListing
 
 
 def corrupted_listings(

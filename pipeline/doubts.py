@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.likeness import differences, is_plainly_alike, of_dataset
-from cache.schema import DatasetInfo, GridConfig
-from cache.volume import inside_volume
-from pipeline.problem import Problem, ProblemError
-from pipeline.source import ScanSource
-from pipeline.stages.camera_sense import AHEAD, camera_doubts
+from pass2d.cache.clouds.likeness import differences, is_plainly_alike, of_dataset
+from pass2d.cache.clouds.volume import inside_volume
+from pass2d.cache.schema import DatasetInfo, GridConfig
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.source import ScanSource
+from pass2d.pipeline.stages.camera_sense import AHEAD, camera_doubts
 
 THOROUGH_EVERY = 64
 """Of a sequence's scans one in so many is compared by its ground too, which takes as long as

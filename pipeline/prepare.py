@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cache.failures import encode_failures
-from cache.place import dataset_place, is_url
-from cache.progress import Progress
-from cache.rows import FailedScan
-from pipeline.describe import reason_lines
-from pipeline.destination import LocalFolder, opened, remote_folder
-from pipeline.jobs import ShardJob, cut_into_shards
-from pipeline.merge import PublishedShards
-from pipeline.options import PrepareConfig
-from pipeline.plan import PreparePlan
-from pipeline.problem import Warned, merge_warnings
-from pipeline.published_doubts import cache_doubts
-from pipeline.runners import InlineRunner, Runner, TaskFailure
-from pipeline.source import SourceListing
-from pipeline.summary import PrepareSummary, StageSeconds, all_failures, summarize
-from pipeline.tasks import StageTask, TaskContext, TaskResult
-from pipeline.workers import decided
+from pass2d.cache.failures import encode_failures
+from pass2d.cache.place import dataset_place, is_url
+from pass2d.cache.rows import FailedScan
+from pass2d.common.progress import Progress
+from pass2d.pipeline.datasets.published_doubts import cache_doubts
+from pass2d.pipeline.problem import Warned, merge_warnings
+from pass2d.pipeline.run.describe import reason_lines
+from pass2d.pipeline.run.destination import LocalFolder, opened, remote_folder
+from pass2d.pipeline.run.jobs import ShardJob, cut_into_shards
+from pass2d.pipeline.run.next_generation import PublishedShards
+from pass2d.pipeline.run.options import PrepareConfig
+from pass2d.pipeline.run.plan import PreparePlan
+from pass2d.pipeline.run.runners import InlineRunner, Runner, TaskFailure
+from pass2d.pipeline.run.summary import PrepareSummary, StageSeconds, all_failures, summarize
+from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult
+from pass2d.pipeline.run.workers import decided
+from pass2d.pipeline.source import SourceListing
 
 __all__ = ["PrepareConfig", "PrepareSummary", "plan", "prepare", "prepare_all"]
 
@@ -123,7 +123,7 @@ def prepare_all(
     config = decided(config, plans, progress)
     if config.workers == 0 or not any(planned.tasks for planned in plans):
         return work(config)
-    from pipeline.ray_runner import connected
+    from pass2d.pipeline.run.ray_runner import connected
 
     with connected(config):
         return work(config)
@@ -150,7 +150,7 @@ def _runner(context: TaskContext, config: PrepareConfig, progress: Progress) -> 
     if config.workers == 0:
         yield InlineRunner(context, max_retries=config.max_retries)
         return
-    from pipeline.ray_runner import RayRunner, connected
+    from pass2d.pipeline.run.ray_runner import RayRunner, connected
 
     with connected(config) as session:
         yield RayRunner(session, context, say=progress.say)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cache.errors import DataError, UnknownLabelError
+from pass2d.common.errors import DataError, UnknownLabelError
 
 Severity = Literal["error", "warning", "note"]
 

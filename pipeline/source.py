@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cache.rows import FailedScan
-from cache.schema import DatasetInfo
-from pipeline.problem import Warned
+from pass2d.cache.rows import FailedScan
+from pass2d.cache.schema import DatasetInfo
+from pass2d.pipeline.problem import Warned
 
 CameraModel = Literal["kitti", "nuscenes"]
 """Which points a camera may see: those with x > 0 (KITTI), or those before it (nuScenes)."""

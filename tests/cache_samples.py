@@ -11,11 +11,11 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.keys import stage_key
-from cache.layout import Layout, shard_number
-from cache.manifest import publish_generation, publishing
-from cache.rows import LidarEntry, ScanSources, ShardHeader, ShardRow, SourceFile
-from cache.schema import (
+from pass2d.cache.keys import stage_key
+from pass2d.cache.layout import Layout, shard_number
+from pass2d.cache.manifest import publish_generation, publishing
+from pass2d.cache.rows import LidarEntry, ScanSources, ShardHeader, ShardRow, SourceFile
+from pass2d.cache.schema import (
     SCALES,
     CameraView,
     DatasetInfo,
@@ -24,9 +24,9 @@ from cache.schema import (
     ScanRecord,
     VoxelLevel,
 )
-from cache.statistics import RANGE_EDGES_M
-from cache.tables import build_tables, merge_tables
-from cache.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
+from pass2d.cache.statistics import RANGE_EDGES_M
+from pass2d.cache.tables import build_tables, merge_tables
+from pass2d.cache.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
 
 SPLIT_OF = {"08": "val", "11": "test"}
 

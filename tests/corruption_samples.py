@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from corruptions.cloud import Cloud
-from corruptions.registry import corruption_table
+from pass2d.corruptions.cloud import Cloud
+from pass2d.corruptions.registry import corruption_table
 
 SENSOR = corruption_table("semantickitti").sensor
 ROAD, BUILDING, CAR, BICYCLE = 9, 13, 1, 2

@@ -22,21 +22,21 @@ from conftest import SHARED
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cache.statistics import class_weights
-from pass2d_models.encoder2d import look_up
-from pass2d_models.hierarchy import build_levels
-from pass2d_models.inputs import Grid, ImageBatch, PointBatch
-from pass2d_models.network import Segmentation
-from pass2d_models.published_names import (
+from pass2d.cache.statistics import class_weights
+from pass2d.models.inputs import Grid, ImageBatch, PointBatch
+from pass2d.models.network import Segmentation
+from pass2d.models.registry import build_network
+from pass2d.models.twodpass.encoder2d import look_up
+from pass2d.models.twodpass.hierarchy import build_levels
+from pass2d.models.twodpass.published_names import (
     CLASS_WEIGHT_BUFFERS,
     our_name,
     our_tensor,
     published_name,
     published_tensor,
 )
-from pass2d_models.registry import build_network
-from pass2d_models.twodpass import TwoDPass, TwoDPassBatch
-from train.losses import LossConfig, LossTerms, compute_loss
+from pass2d.models.twodpass.twodpass import TwoDPass, TwoDPassBatch
+from pass2d.train.optim.losses import LossConfig, LossTerms, compute_loss
 
 VARIABLE = "PASS2D_GOLDEN"
 GIVEN = os.environ.get(VARIABLE)

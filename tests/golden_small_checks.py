@@ -16,29 +16,29 @@ import torch
 from golden_cases import FOLDERS, Recording, as_array, load_arrays, named_weight
 from numpy.typing import NDArray
 
-from cache.schema import SCALES, DatasetInfo, GridConfig
-from cache.statistics import class_weights
-from pass2d_models.cells import plan_cells, root_cells, scale_cells
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.published_names import CLASS_WEIGHT_BUFFERS, our_name, our_tensor
-from pass2d_models.registry import build_network
-from pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.datasets.table import load_table
-from pipeline.stages.calibration import image_from_lidar_matrix
-from pipeline.stages.ego_motion import Pose, image_from_lidar_through_world
-from pipeline.stages.projection import (
+from pass2d.cache.schema import SCALES, DatasetInfo, GridConfig
+from pass2d.cache.statistics import class_weights
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.registry import build_network
+from pass2d.models.twodpass.cells import plan_cells, root_cells, scale_cells
+from pass2d.models.twodpass.published_names import CLASS_WEIGHT_BUFFERS, our_name, our_tensor
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.datasets.table import load_table
+from pass2d.pipeline.stages.calibration import image_from_lidar_matrix
+from pass2d.pipeline.stages.ego_motion import Pose, image_from_lidar_through_world
+from pass2d.pipeline.stages.projection import (
     pixels_after_resize,
     project_points,
     project_points_by_depth,
 )
-from pipeline.stages.voxels import cell_indices, voxelize
-from train.checkpoint import load_checkpoint, network_from_checkpoint
-from train.import_published import import_checkpoint
-from train.losses import lovasz_softmax
-from train.metric import count_pairs, published_scores
-from train.published_layout import recognise
-from train.schedule import RunLength, ScheduleConfig, learning_rate
+from pass2d.pipeline.stages.voxels import cell_indices, voxelize
+from pass2d.train.checkpoints.checkpoint import load_checkpoint, network_from_checkpoint
+from pass2d.train.checkpoints.published.importer import import_checkpoint
+from pass2d.train.checkpoints.published.layout import recognise
+from pass2d.train.inference.metric import count_pairs, published_scores
+from pass2d.train.optim.losses import lovasz_softmax
+from pass2d.train.optim.schedule import RunLength, ScheduleConfig, learning_rate
 
 __all__ = [  # what a test file may collect
     "small_device",

@@ -19,14 +19,14 @@ from conftest import SHARED
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cache.statistics import class_weights
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.network import Segmentation
-from pass2d_models.registry import build_network
-from pass2d_models.sparse_unet import PreparedVoxels, SparseUNet
-from pass2d_models.torchsparse_names import from_torchsparse, to_torchsparse
-from pass2d_models.voxel_levels import VoxelLevel
-from train.losses import LossConfig, LossTerms, compute_loss
+from pass2d.cache.statistics import class_weights
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.network import Segmentation
+from pass2d.models.registry import build_network
+from pass2d.models.sparse_unets.sparse_unet import PreparedVoxels, SparseUNet
+from pass2d.models.sparse_unets.torchsparse_names import from_torchsparse, to_torchsparse
+from pass2d.models.sparse_unets.voxel_levels import VoxelLevel
+from pass2d.train.optim.losses import LossConfig, LossTerms, compute_loss
 
 VARIABLE = "PASS2D_GOLDEN_TORCHSPARSE"
 FOLDER = Path(os.environ.get(VARIABLE) or SHARED / "golden_torchsparse")

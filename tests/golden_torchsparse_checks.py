@@ -26,13 +26,13 @@ from golden_torchsparse_cases import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pass2d_models.devoxelize import Cells, Corners
-from pass2d_models.quantize import quantize
-from pass2d_models.sparse_layers import DownConv, NeighbourConv, UpConv
-from pass2d_models.torchsparse_names import from_torchsparse
-from pass2d_models.voxel_keys import KeyPacking, VoxelIndex
-from pass2d_models.voxel_levels import build_levels
-from train.published_layout import recognise
+from pass2d.models.sparse_unets.devoxelize import Cells, Corners
+from pass2d.models.sparse_unets.quantize import quantize
+from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, UpConv
+from pass2d.models.sparse_unets.torchsparse_names import from_torchsparse
+from pass2d.models.sparse_unets.voxel_keys import KeyPacking, VoxelIndex
+from pass2d.models.sparse_unets.voxel_levels import build_levels
+from pass2d.train.checkpoints.published.layout import recognise
 
 __all__ = [  # the tests and their fixtures: what a test file may collect
     "layer_cases",

@@ -28,8 +28,8 @@ from cache_samples import without_fsync
 from harm import HARMS, STRUCTURAL
 from typer.testing import CliRunner
 
-from cli import app
-from pipeline.doctor.finding import Finding
+from pass2d.cli import app
+from pass2d.commands.doctor.finding import Finding
 
 LIMIT_S = 45
 """A command that takes longer on a few hundred points hangs."""
@@ -259,7 +259,7 @@ def _without_probes() -> Iterator[None]:
         "disk_findings": lambda folder: nothing,
         "NO_SPCONV": Finding(name="spconv", state="ok", found="", remedy=""),
     }
-    with mock.patch.multiple("pipeline.doctor.examine", **answers):
+    with mock.patch.multiple("pass2d.commands.doctor.examine", **answers):
         yield
 
 

@@ -17,7 +17,7 @@ from nuscenes_files import NuscenesFolder
 from pipeline_files import scan_points, write_sequence
 from typer.testing import CliRunner
 
-from cli import app
+from pass2d.cli import app
 
 SMALL = "--set epochs=1 --set network.settings.hidden=4 --set network.settings.image_branch=false"
 """What a recipe that lost its lines must not ask of the test."""

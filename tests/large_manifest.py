@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache.fields import FIELDS
-from cache.layout import Layout
-from cache.manifest import publish_generation, publishing
-from cache.rows import (
+from pass2d.cache.fields import FIELDS
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import publish_generation, publishing
+from pass2d.cache.rows import (
     CameraEntry,
     ChunkRef,
     Entries,
@@ -19,18 +19,18 @@ from cache.rows import (
     ViewEntry,
     VoxelEntry,
 )
-from cache.schema import DatasetInfo
-from cache.statistics import RANGE_EDGES_M
-from cache.tables import build_tables, merge_tables
-from pipeline.jobs import (
+from pass2d.cache.schema import DatasetInfo
+from pass2d.cache.statistics import RANGE_EDGES_M
+from pass2d.cache.tables import build_tables, merge_tables
+from pass2d.pipeline.run.jobs import (
     ShardJob,
     camera_header,
     cut_into_shards,
     lidar_header,
     voxel_header,
 )
-from pipeline.source import ScanSource, SourceListing
-from pipeline.tasks import camera_sources, lidar_sources
+from pass2d.pipeline.run.tasks import camera_sources, lidar_sources
+from pass2d.pipeline.source import ScanSource, SourceListing
 
 MATRIX = tuple(float(i) / 7 for i in range(12))
 

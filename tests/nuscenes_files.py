@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.nuscenes import nuscenes_table
+from pass2d.pipeline.datasets.nuscenes import nuscenes_table
 
 CHANNELS = ("LIDAR_TOP", *nuscenes_table().cameras)
 TAKEN_HW = (90, 160)

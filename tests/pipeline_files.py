@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cache.fields import STAGES
+from pass2d.cache.fields import STAGES
 
 CALIB = (
     "P0: 100 0 50 0 0 100 40 0 0 0 1 0\n"

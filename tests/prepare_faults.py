@@ -18,9 +18,9 @@ WRITING_CALLS = ("write", "fsync", "mkdir", "rename", "replace", "open")
 DRIVER = """
 import sys
 from pathlib import Path
-from cache.progress import Silent
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
 
 listing = list_semkitti(Path(sys.argv[1]))
 config = PrepareConfig(workers=int(sys.argv[3]), shard_scans=2)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.network import Network, NetworkConfig, Prepared, Segmentation
 
 Rule = Callable[[Tensor], Tensor]
 """(N, 4) points to (N,) training ids."""

@@ -14,14 +14,16 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from train.team import Team, joined_team
+from pass2d.train.distributed.process_group import Team, joined_team
 
 Work = Callable[[Team, dict[str, Any]], Any]
 """Runs in each process; what it returns is pickled."""
 
 # Each process is a fork of one that has imported all this already.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "train.loop", "train.shared_norm"])
+_CONTEXT.set_forkserver_preload(
+    ["torch", "pass2d.train.loop", "pass2d.train.distributed.sync_norm"]
+)
 
 
 def exit_code(work: Callable[..., None], *given: Any) -> int | None:

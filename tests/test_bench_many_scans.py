@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from bench.many_scans import ManyScans, write_many
-from cache.progress import Silent
-from pipeline.datasets.semkitti import check_semkitti, list_semkitti
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti
 
 CONFIG = ManyScans(scans=7, points=500, image_hw=(16, 64), per_sequence=4)
 

@@ -13,24 +13,24 @@ import pyarrow as pa
 import pytest
 from cache_samples import sample_info, without_fsync, write_sample_cache
 
-from cache.codec import Codec, decode_into
-from cache.errors import CacheError, Pass2DError
-from cache.inspect import summarize_dataset
-from cache.inspect_scan import scan_detail
-from cache.jsonio import dumps, seal
-from cache.keys import hash_bytes
-from cache.layout import Layout
-from cache.manifest import encode_tables, load_manifest, parse_dataset
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.rebuild import describe_shard
-from cache.rows import decode_row, encode_row, load_row
-from cache.statistics import dataset_statistics
-from cache.status import status
-from cache.tables import Tables
-from cache.verify import verify
-from pipeline.repair import repair
-from pipeline.report import report_json
+from pass2d.cache.care.records_from_shards import describe_shard
+from pass2d.cache.care.status import status
+from pass2d.cache.care.verify import verify
+from pass2d.cache.codec import Codec, decode_into
+from pass2d.cache.inspect import summarize_dataset
+from pass2d.cache.inspect_scan import scan_detail
+from pass2d.cache.keys import hash_bytes
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import encode_tables, load_manifest, parse_dataset
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.rows import decode_row, encode_row, load_row
+from pass2d.cache.statistics import dataset_statistics
+from pass2d.cache.tables import Tables
+from pass2d.common.errors import CacheError, Pass2DError
+from pass2d.common.json import dumps, seal
+from pass2d.common.progress import Silent
+from pass2d.pipeline.repair.repair import repair
+from pass2d.reports.statistics import report_json
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 

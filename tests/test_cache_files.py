@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.files import read_whole, whole_file
+from pass2d.common.files import read_whole, whole_file
 
 
 def test_file_is_the_old_one_or_the_whole_new_one_and_nothing_else_is_left(tmp_path: Path) -> None:

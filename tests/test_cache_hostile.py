@@ -16,21 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cache.errors import CacheError
-from cache.files import remove_abandoned
-from cache.gc import collect_garbage
-from cache.jsonio import seal
-from cache.layout import Layout, is_format_name, require_dataset_name, require_member
-from cache.local_space import LocalSpace
-from cache.manifest import load_manifest, parse_current, parse_hashes, publish_generation
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.remote_config import RemoteConfig
-from cache.staged import staged
-from cache.verify import verify
-from cli import app
-from pipeline.destination import LocalFolder
-from pipeline.repair import repair
+from pass2d.cache.care.gc import collect_garbage
+from pass2d.cache.care.verify import verify
+from pass2d.cache.layout import Layout, is_format_name, require_dataset_name, require_member
+from pass2d.cache.manifest import load_manifest, parse_current, parse_hashes, publish_generation
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.remote.config import RemoteConfig
+from pass2d.cache.remote.local_space import LocalSpace
+from pass2d.cache.remote.staged import staged
+from pass2d.cli import app
+from pass2d.common.errors import CacheError
+from pass2d.common.files import remove_abandoned
+from pass2d.common.json import seal
+from pass2d.common.progress import Silent
+from pass2d.pipeline.repair.repair import repair
+from pass2d.pipeline.run.destination import LocalFolder
 
 SHARD = "lidar/008000-0123456789ab.zarr"
 

@@ -13,13 +13,13 @@ import torch
 from cache_samples import sample_info, write_sample_cache
 from typer.testing import CliRunner, Result
 
-from cache.inspect import summarize_dataset
-from cache.inspect_scan import find_scan, scan_detail
-from cache.reader import CacheReader
-from cache.schema import ScanRecord
-from cli import app
-from train.card import Card
-from train.checkpoint import save_checkpoint
+from pass2d.cache.inspect import summarize_dataset
+from pass2d.cache.inspect_scan import find_scan, scan_detail
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.schema import ScanRecord
+from pass2d.cli import app
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import save_checkpoint
 
 Written = tuple[Path, dict[str, ScanRecord]]
 

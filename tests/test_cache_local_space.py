@@ -11,15 +11,15 @@ from typing import Any
 import fsspec
 import pytest
 
-from cache.descriptors import DescriptorPool
-from cache.errors import CacheError, ConfigError
-from cache.keys import hash_bytes
-from cache.local_space import LocalSpace
-from cache.place import absolute_place, canonical_url
-from cache.remote import RemoteMirror, find_store
-from cache.remote_config import RemoteConfig
-from cache.rows import FileHash
-from cache.store import RemoteStore
+from pass2d.cache.descriptors import DescriptorPool
+from pass2d.cache.keys import hash_bytes
+from pass2d.cache.place import absolute_place, canonical_url
+from pass2d.cache.remote.config import RemoteConfig
+from pass2d.cache.remote.local_space import LocalSpace
+from pass2d.cache.remote.mirror import RemoteMirror, find_store
+from pass2d.cache.remote.store import RemoteStore
+from pass2d.cache.rows import FileHash
+from pass2d.common.errors import CacheError, ConfigError
 
 SHARD = "lidar/000000-0123456789ab.zarr"
 
@@ -127,7 +127,7 @@ def test_room_on_the_disk_counts_as_the_bound_does(
     def free(folder: Path, otherwise: int) -> int:
         return (64 << 20) + 2500 - sum(held(tmp_path).values())
 
-    monkeypatch.setattr("cache.local_space._free_bytes", free)
+    monkeypatch.setattr("pass2d.cache.remote.local_space._free_bytes", free)
     mirror.space._credit = 0
     mirror.space.make_room(1200, "c")
     assert len(held(tmp_path)) < 2
@@ -139,9 +139,12 @@ def test_a_small_step_is_taken_without_looking_at_the_disk(
     looks: list[int] = []
     space = LocalSpace(RemoteConfig(folder=tmp_path, limit_bytes=160_000))
     monkeypatch.setattr(
-        "cache.local_space._held", lambda folder: looks.append(1) or iter([(0, 80_000, "x")])
+        "pass2d.cache.remote.local_space._held",
+        lambda folder: looks.append(1) or iter([(0, 80_000, "x")]),
     )
-    monkeypatch.setattr("cache.local_space._free_bytes", lambda folder, otherwise: 1 << 40)
+    monkeypatch.setattr(
+        "pass2d.cache.remote.local_space._free_bytes", lambda folder, otherwise: 1 << 40
+    )
     for _ in range(6):
         space.make_room(1000, "x")
     assert len(looks) == 2  # 79,000 are left after the first: 4,937 without a look

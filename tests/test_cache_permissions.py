@@ -13,19 +13,19 @@ import pytest
 from cache_samples import write_sample_cache
 from pipeline_files import write_sequence
 
-from cache.errors import CacheError, CheckpointError, ConfigError, Pass2DError
-from cache.gc import collect_garbage
-from cache.layout import HASHES_FILE, SCANS_FILE, SHARDS_FILE, Layout
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.rebuild import current_rows
-from cache.status import status
-from cache.verify import verify
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from train.checkpoint import load_checkpoint
-from train.recipe import load_recipe
-from train.torch_file import open_torch_file
+from pass2d.cache.care.gc import collect_garbage
+from pass2d.cache.care.records_from_shards import current_rows
+from pass2d.cache.care.status import status
+from pass2d.cache.care.verify import verify
+from pass2d.cache.layout import HASHES_FILE, SCANS_FILE, SHARDS_FILE, Layout
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.errors import CacheError, CheckpointError, ConfigError, Pass2DError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.train.checkpoints.checkpoint import load_checkpoint
+from pass2d.train.checkpoints.published.torch_file import open_torch_file
+from pass2d.train.recipes.recipe import load_recipe
 
 NOBODY = 65534
 

@@ -16,14 +16,14 @@ import pytest
 import zarr
 from cache_samples import made_up_scan, made_up_view, sample_info, write_sample_cache
 
-from cache.arena import Arena
-from cache.benchmark import measure_reader
-from cache.encode import signal_divisor
-from cache.errors import CacheError
-from cache.fields import FIELDS, SIGNAL_DIVISORS, signal_table
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.schema import SCALES, ScanRecord
+from pass2d.cache.arena import Arena
+from pass2d.cache.benchmark import measure_reader
+from pass2d.cache.encode import signal_divisor
+from pass2d.cache.fields import FIELDS, SIGNAL_DIVISORS, signal_table
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import SCALES, ScanRecord
+from pass2d.common.errors import CacheError
+from pass2d.common.progress import Silent
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 
@@ -134,9 +134,9 @@ def test_column_crop_equals_slice_of_whole_picture(
 def test_pictures_of_different_sizes_share_a_shard(tmp_path: Path) -> None:
     from cache_samples import write_sample_shard
 
-    from cache.layout import Layout
-    from cache.manifest import publish_generation
-    from cache.tables import build_tables, merge_tables
+    from pass2d.cache.layout import Layout
+    from pass2d.cache.manifest import publish_generation
+    from pass2d.cache.tables import build_tables, merge_tables
 
     info, rng = sample_info(), np.random.default_rng(1)
     sizes = [(48, 200), (40, 260), (56, 100)]
@@ -156,10 +156,10 @@ def test_pictures_of_different_sizes_share_a_shard(tmp_path: Path) -> None:
 def test_six_cameras_with_one_missing(tmp_path: Path) -> None:
     from cache_samples import _header, write_sample_shard
 
-    from cache.layout import Layout
-    from cache.manifest import publish_generation
-    from cache.tables import build_tables, merge_tables
-    from cache.writer import write_camera_shard
+    from pass2d.cache.layout import Layout
+    from pass2d.cache.manifest import publish_generation
+    from pass2d.cache.tables import build_tables, merge_tables
+    from pass2d.cache.writer import write_camera_shard
 
     info, rng = sample_info(n_cameras=6), np.random.default_rng(2)
     scan = made_up_scan(rng, scan_id="a", info=info, image_hw=(24, 40))
@@ -192,9 +192,9 @@ def test_six_cameras_with_one_missing(tmp_path: Path) -> None:
 def test_an_empty_scan_and_a_scan_without_visible_points(tmp_path: Path) -> None:
     from cache_samples import plain_voxels, write_sample_shard
 
-    from cache.layout import Layout
-    from cache.manifest import publish_generation
-    from cache.tables import build_tables, merge_tables
+    from pass2d.cache.layout import Layout
+    from pass2d.cache.manifest import publish_generation
+    from pass2d.cache.tables import build_tables, merge_tables
 
     info, rng = sample_info(), np.random.default_rng(3)
     view = made_up_view(rng, 0, (16, 30))

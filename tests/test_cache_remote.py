@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from remote_samples import s3_environment, s3_server
 from typer.testing import CliRunner
 
-from cache.errors import CacheError, ConfigError
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.remote import RemoteMirror
-from cache.remote_config import RemoteConfig
-from cache.store import RemoteStore
-from cli import app
-from pipeline.doctor.cache_check import cache_findings
-from train.stream import block_order
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.remote.config import RemoteConfig
+from pass2d.cache.remote.mirror import RemoteMirror
+from pass2d.cache.remote.store import RemoteStore
+from pass2d.cli import app
+from pass2d.commands.doctor.cache_check import cache_findings
+from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.progress import Silent
+from pass2d.train.data.stream import block_order
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True)
 

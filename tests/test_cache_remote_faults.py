@@ -14,10 +14,10 @@ from cache_samples import without_fsync, write_sample_cache
 from remote_samples import FaultyProxy, Request, s3_environment, s3_server
 from typer.testing import CliRunner
 
-from cache.reader import CacheReader, Fields
-from cli import app
-from train.draw import AugmentConfig
-from train.stream import StreamPlan, block_order, mix_partner
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cli import app
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.stream import StreamPlan, block_order, mix_partner
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -29,7 +29,7 @@ URL = "s3://reading/some/prefix"
 READ_ALL = """
 import sys
 import xxhash
-from cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader, Fields
 
 fields = Fields(label=True, instance=True, image=True, pixels=True, voxels=True)
 digest = xxhash.xxh3_128()
@@ -70,7 +70,7 @@ def proxy(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for name, value in s3_environment(spoiler.endpoint, tmp_path / "disk").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PASS2D_STORE_OPTIONS", f'{{"endpoint_url": "{spoiler.endpoint}"}}')
-    monkeypatch.setattr("cache.store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("pass2d.cache.remote.store.time.sleep", lambda seconds: None)
     yield spoiler
     spoiler.close()
 

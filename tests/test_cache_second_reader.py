@@ -13,12 +13,12 @@ from nuscenes_files import NuscenesFolder
 from pipeline_files import png, scan_points, write_sequence
 from second_reader import SCALES, SecondReader, key_of, read_shard_array, unsealed
 
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.source import SourceListing
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.source import SourceListing
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 PER_POINT = ("xyz", "label", "raw_index", "time", "outside_xyz", "outside_label", "outside_time")

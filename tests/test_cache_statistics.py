@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cache.errors import ShapeError
-from cache.schema import DatasetInfo, GridConfig, LabelTable
-from cache.statistics import (
+from pass2d.cache.schema import DatasetInfo, GridConfig, LabelTable
+from pass2d.cache.statistics import (
     RANGE_EDGES_M,
     absent_classes,
     class_weights,
     dataset_statistics,
 )
+from pass2d.common.errors import ShapeError
 
 N_BINS = len(RANGE_EDGES_M)
 

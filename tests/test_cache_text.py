@@ -9,10 +9,10 @@ import re
 import pytest
 from rich.table import Table
 
-from cache.errors import CacheError
-from cache.page import Cell, escape, notes, page, script_json, section, table
-from cache.text import one_line, quoted, shown
-from commands.console import clear_errors, print_rich
+from pass2d.commands.console import clear_errors, print_rich
+from pass2d.common.errors import CacheError
+from pass2d.common.html import Cell, escape, notes, page, script_json, section, table
+from pass2d.common.text import one_line, quoted, shown
 
 HOSTILE = (
     "a<!--<script>b",

@@ -15,23 +15,23 @@ from cache_samples import sample_info, without_fsync, write_sample_cache
 from pipeline_files import write_sequence
 from typer.testing import CliRunner
 
-from cache.damage import VerifyReport
-from cache.errors import CacheError
-from cache.fields import STAGES
-from cache.files import lock_file
-from cache.gc import collect_garbage
-from cache.jsonio import dumps, seal
-from cache.keys import hash_bytes
-from cache.manifest import describe_dataset
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.status import status
-from cache.verify import verify
-from cli import app
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, plan, prepare
-from pipeline.rebuild_shards import rebuild_and_compare
-from pipeline.repair import repair
+from pass2d.cache.care.damage import VerifyReport
+from pass2d.cache.care.gc import collect_garbage
+from pass2d.cache.care.status import status
+from pass2d.cache.care.verify import verify
+from pass2d.cache.fields import STAGES
+from pass2d.cache.keys import hash_bytes
+from pass2d.cache.manifest import describe_dataset
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cli import app
+from pass2d.common.errors import CacheError
+from pass2d.common.files import lock_file
+from pass2d.common.json import dumps, seal
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, plan, prepare
+from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
+from pass2d.pipeline.repair.repair import repair
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 INLINE = PrepareConfig(workers=0, shard_scans=2)
@@ -211,24 +211,24 @@ def test_rows_that_lie_are_found(made: tuple[Path, Path]) -> None:
 
 def test_values_are_checked_against_each_other(made: tuple[Path, Path]) -> None:
     """A shard that was written wrong, with right checksums everywhere."""
-    from cache.check_shard import ShardChecker
-    from cache.encode import ArrayPlan
-    from cache.layout import Layout
-    from cache.rows import decode_row
-    from cache.shard import ArrayWriter
+    from pass2d.cache.care.check_shard import ShardChecker
+    from pass2d.cache.encode import ArrayPlan
+    from pass2d.cache.layout import Layout
+    from pass2d.cache.rows import decode_row
+    from pass2d.cache.shard import ArrayWriter
 
     _, out = made
     record = next((out / "rows/voxel").glob("000000-*"))
     row = decode_row(record.read_bytes(), where="row")
     folder = out / "voxel" / f"{record.stem}.zarr"
-    from cache.shard_reader import ShardReader
+    from pass2d.cache.shard_reader import ShardReader
 
     reader = ShardReader(Layout(root=out), row)
     values = [reader.chunk("inverse", index)[None] for index in range(2)]
     values[1][0, 2, 3] = 10_000
     shutil.rmtree(folder / "inverse")
-    from cache.fields import FIELDS
-    from cache.shard import ArraySpec
+    from pass2d.cache.fields import FIELDS
+    from pass2d.cache.shard import ArraySpec
 
     spec = ArraySpec(
         name="inverse",
@@ -256,7 +256,7 @@ def test_values_are_checked_against_each_other(made: tuple[Path, Path]) -> None:
 
 
 def test_changed_code_is_found_by_rebuilding(made, monkeypatch) -> None:
-    from pipeline import tasks
+    from pass2d.pipeline.run import tasks
 
     _, out = made
     real = tasks.voxel_arrays
@@ -449,8 +449,12 @@ def test_a_repair_that_was_interrupted(made: tuple[Path, Path], monkeypatch) -> 
     flip(next((out / "voxel").glob("000000-*")) / "coord/c/0/0/0", rng)
     flip(out / "manifest/gen-000001/scans.parquet", rng)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.repair.make_shard", Mock(side_effect=KeyboardInterrupt))
-        patch.setattr("pipeline.repair._Mender._move_back", lambda *_: None)  # as after a SIGKILL
+        patch.setattr(
+            "pass2d.pipeline.repair.repair.make_shard", Mock(side_effect=KeyboardInterrupt)
+        )
+        patch.setattr(
+            "pass2d.pipeline.repair.repair._Mender._move_back", lambda *_: None
+        )  # as after a SIGKILL
         with pytest.raises(KeyboardInterrupt):
             repair(out, Silent())
     assert repair(out, Silent()).unrepaired == ()

@@ -11,14 +11,14 @@ from cache_samples import without_fsync
 from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
 
-from cache.fields import FIELDS, STAGES
-from cache.layout import shard_name
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.schema import ScanRecord
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
+from pass2d.cache.fields import FIELDS, STAGES
+from pass2d.cache.layout import shard_name
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import ScanRecord
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 

@@ -15,8 +15,8 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
-from cli import app
-from commands.console import clear_errors
+from pass2d.cli import app
+from pass2d.commands.console import clear_errors
 
 HEAVY = ("numpy", "torch", "ray", "zarr", "spconv", "torchvision", "matplotlib", "scipy", "pyarrow")
 SMALL_NETWORK = ("--set", "network.settings.hidden=8", "--set", "epochs=1", "--set", "batch_size=1")
@@ -46,7 +46,7 @@ def refusal(*words: object) -> str:
 
 def spawn(*words: object, cwd: Path, stdin: int | None = None) -> subprocess.Popen:
     """The command as its own process, as a shell would start it."""
-    code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import cli; cli.main()"
+    code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from pass2d.cli import main; main()"
     command = [sys.executable, "-c", code, *(str(word) for word in words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=cwd, stdin=stdin, stdout=pipe, stderr=pipe, text=True)

@@ -15,13 +15,13 @@ from team_samples import in_processes
 from train_samples import tiny_recipe
 from typer.testing import CliRunner, Result
 
-from cache.errors import ConfigError
-from cache.progress import Silent
-from cli import app
-from train.recipe import to_toml
-from train.run_choice import choose_run, holds_nothing, newest_alike
-from train.runs import RunFolder, new_run_folder, newest_network, run_folders
-from train.team import Team, of_first
+from pass2d.cli import app
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+from pass2d.train.checkpoints.runs import RunFolder, new_run_folder, newest_network, run_folders
+from pass2d.train.distributed.process_group import Team, of_first
+from pass2d.train.recipes.recipe import to_toml
+from pass2d.train.run.choice import choose_run, holds_nothing, newest_alike
 
 NAME = r"tiny-\d{8}-\d{6}(-\d+)?"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import CacheError, TerminatedError
-from commands import signals
-from commands.console import Console, clear_errors
-from commands.signals import Signals
+from pass2d.commands import signals
+from pass2d.commands.console import Console, clear_errors
+from pass2d.commands.signals import Signals
+from pass2d.common.errors import CacheError, TerminatedError
 
 PROJECT = Path(__file__).resolve().parents[1]
 LINE = "interrupted: what was finished is kept\n"
@@ -26,7 +26,7 @@ def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Signals, list[int]
     """Takes this process's signals, and the codes with which it would have left at once."""
     left: list[int] = []
     taken = Signals(leave=left.append)
-    for module in ("commands.signals", "commands.console"):
+    for module in ("pass2d.commands.signals", "pass2d.commands.console"):
         monkeypatch.setattr(f"{module}.SIGNALS", taken)
     before = {number: signal.signal(number, taken.receive) for number, _ in CODES}
     yield taken, left
@@ -48,7 +48,7 @@ def start(code: str, *words: object) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_signal_ends_a_command_at_work(tmp_path: Path, number: signal.Signals, code: int) -> None:
     words = ("prepare", "synth", "--preset", "full", "--workers", "0", "--out", tmp_path / "world")
-    with start("import cli; cli.main()", *words) as process:
+    with start("from pass2d.cli import main; main()", *words) as process:
         while not list(tmp_path.rglob("*.bin")):
             assert process.poll() is None
             time.sleep(0.01)

@@ -12,8 +12,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cli import app
-from commands.console import Console
+from pass2d.cli import app
+from pass2d.commands.console import Console
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [PROJECT / "Makefile", *PROJECT.glob("*.md"), *PROJECT.glob("[a-z]*/**/*.md")]
@@ -81,7 +81,7 @@ def test_version_is_shown() -> None:
 
 def test_broken_package_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise ImportError('no libblas')")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import cli; cli.main()"
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; from pass2d.cli import main; main()"
     command = [sys.executable, "-c", code, "stats", "--cache", "x"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -91,7 +91,7 @@ def test_broken_package_is_one_line(tmp_path: Path) -> None:
 
 def test_log_of_hours_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("commands.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pass2d.commands.console.time.monotonic", lambda: now[0])
     console, lines = Console(), []
     monkeypatch.setattr(console, "_line", lambda text: lines.append((now[0], text)))
     console.start("train", total=10_000, unit="scans")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from corruption_samples import BICYCLE, CAR, SENSOR, chance, points_at, street, without_labels
 
-from cache.errors import ConfigError, DataError, ShapeError
-from corruptions.beam_missing import BeamMissingSettings, beam_missing
-from corruptions.beams import beams_by_elevation, beams_of
-from corruptions.cloud import Cloud
-from corruptions.cross_sensor import CrossSensorSettings, cross_sensor
-from corruptions.crosstalk import CrosstalkSettings, crosstalk
-from corruptions.incomplete_echo import IncompleteEchoSettings, incomplete_echo
-from corruptions.motion_blur import MotionBlurSettings, motion_blur
-from corruptions.registry import (
+from pass2d.common.errors import ConfigError, DataError, ShapeError
+from pass2d.corruptions.beam_missing import BeamMissingSettings, beam_missing
+from pass2d.corruptions.beams import beams_by_elevation, beams_of
+from pass2d.corruptions.cloud import Cloud
+from pass2d.corruptions.cross_sensor import CrossSensorSettings, cross_sensor
+from pass2d.corruptions.crosstalk import CrosstalkSettings, crosstalk
+from pass2d.corruptions.incomplete_echo import IncompleteEchoSettings, incomplete_echo
+from pass2d.corruptions.motion_blur import MotionBlurSettings, motion_blur
+from pass2d.corruptions.registry import (
     CORRUPTIONS,
     SEVERITIES,
     Variant,

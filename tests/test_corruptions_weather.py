@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from corruption_samples import BUILDING, ROAD, SENSOR, chance, points_at, street, without_labels
 
-from corruptions.cloud import Cloud, Corrupted
-from corruptions.fog import LIGHT_M_S, PULSE_S, FogSettings, fog, soft_response
-from corruptions.ground import fit_ground
-from corruptions.reach import weakest_reflectivity
-from corruptions.registry import Variant, corrupt, corruption_table
-from corruptions.snow import SnowSettings, flakes_in_air, snow
-from corruptions.wet_ground import (
+from pass2d.corruptions.cloud import Cloud, Corrupted
+from pass2d.corruptions.fog import LIGHT_M_S, PULSE_S, FogSettings, fog, soft_response
+from pass2d.corruptions.ground import fit_ground
+from pass2d.corruptions.reach import weakest_reflectivity
+from pass2d.corruptions.registry import Variant, corrupt, corruption_table
+from pass2d.corruptions.snow import SnowSettings, flakes_in_air, snow
+from pass2d.corruptions.wet_ground import (
     WetGroundSettings,
     film_factor,
     fresnel_reflectance,

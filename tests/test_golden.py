@@ -19,13 +19,13 @@ from golden_torchsparse_checks import *  # noqa: F403 - the other two networks' 
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pass2d_models.encoder3d import point_features
-from pass2d_models.geometry import build_geometry
-from pass2d_models.hierarchy import as_scale_voxels
-from pass2d_models.network import Targets
-from pass2d_models.published_names import published_name
-from pass2d_models.voxels import piece_label_counts, voxel_labels
-from train.losses import segmentation_losses
+from pass2d.models.network import Targets
+from pass2d.models.twodpass.encoder3d import point_features
+from pass2d.models.twodpass.geometry import build_geometry
+from pass2d.models.twodpass.hierarchy import as_scale_voxels
+from pass2d.models.twodpass.published_names import published_name
+from pass2d.models.twodpass.voxels import piece_label_counts, voxel_labels
+from pass2d.train.optim.losses import segmentation_losses
 
 CASES = Recording.find_all()
 NO_CASES = [pytest.param(None, id="none", marks=pytest.mark.skip(reason="no case_* folder"))]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pass2d_models import segment
-from pass2d_models.links import Link, lookup_link, mean_link
-from pass2d_models.segment import bag_sum, segment_sum
+from pass2d.models import segment
+from pass2d.models.segment import bag_sum, segment_sum
+from pass2d.models.twodpass.links import Link, lookup_link, mean_link
 
 
 def plain_bag_sum(

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.errors import ShapeError
-from pass2d_models.conv_tables import PairTable
-from pass2d_models.devoxelize import Cells, Corners
-from pass2d_models.quantize import quantize
-from pass2d_models.voxel_keys import KeyPacking, VoxelIndex
-from pass2d_models.voxel_levels import build_levels
+from pass2d.common.errors import ShapeError
+from pass2d.models.sparse_unets.conv_tables import PairTable
+from pass2d.models.sparse_unets.devoxelize import Cells, Corners
+from pass2d.models.sparse_unets.quantize import quantize
+from pass2d.models.sparse_unets.voxel_keys import KeyPacking, VoxelIndex
+from pass2d.models.sparse_unets.voxel_levels import build_levels
 
 FULL_TURN = (3184, 3168, 624)
 """Cells of a SemanticKITTI scan at 0.05 m: more than 2^32 with one sample."""

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import ConfigError, DataError, ShapeError
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.registry import NAMED_CONFIGS, build_network
-from pass2d_models.sparse_unet import PreparedVoxels, SparseUNet
-from pass2d_models.spvcnn import SPVCNN
-from train.losses import LossConfig, compute_loss
+from pass2d.common.errors import ConfigError, DataError, ShapeError
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.registry import NAMED_CONFIGS, build_network
+from pass2d.models.sparse_unets.sparse_unet import PreparedVoxels, SparseUNet
+from pass2d.models.sparse_unets.spvcnn import SPVCNN
+from pass2d.train.optim.losses import LossConfig, compute_loss
 
 KINDS = ("minkowskinet", "spvcnn")
 GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torchvision.models import resnet34
 
-from cache.errors import CheckpointError, ConfigError, DataError, ShapeError
-from pass2d_models.config import TwoDPassConfig
-from pass2d_models.encoder2d import Encoder2D, load_imagenet, look_up, pixel_rows
-from pass2d_models.inputs import Grid, ImageBatch, PointBatch
-from pass2d_models.registry import NAMED_CONFIGS, build_network
-from pass2d_models.twodpass import TwoDPass
-from pass2d_models.voxels import voxelize
-from train.losses import LossConfig, LossTerms, compute_loss
+from pass2d.common.errors import CheckpointError, ConfigError, DataError, ShapeError
+from pass2d.models.inputs import Grid, ImageBatch, PointBatch
+from pass2d.models.registry import NAMED_CONFIGS, build_network
+from pass2d.models.twodpass.config import TwoDPassConfig
+from pass2d.models.twodpass.encoder2d import Encoder2D, load_imagenet, look_up, pixel_rows
+from pass2d.models.twodpass.twodpass import TwoDPass
+from pass2d.models.twodpass.voxels import voxelize
+from pass2d.train.optim.losses import LossConfig, LossTerms, compute_loss
 
 GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
 N_CLASSES = 5

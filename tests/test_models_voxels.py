@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.errors import ShapeError
-from pass2d_models.geometry import Geometry, build_geometry
-from pass2d_models.hierarchy import build_levels, inverse_of, piece_of
-from pass2d_models.inputs import Grid, ScaleVoxels
-from pass2d_models.voxels import (
+from pass2d.common.errors import ShapeError
+from pass2d.models.inputs import Grid, ScaleVoxels
+from pass2d.models.twodpass.geometry import Geometry, build_geometry
+from pass2d.models.twodpass.hierarchy import build_levels, inverse_of, piece_of
+from pass2d.models.twodpass.voxels import (
     ScanLevel,
     piece_label_counts,
     voxel_labels,

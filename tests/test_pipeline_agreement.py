@@ -12,11 +12,11 @@ import pytest
 from cache_samples import without_fsync
 from pipeline_files import CALIB, png, write_sequence
 
-from cache.errors import Pass2DError
-from cache.progress import Silent
-from pipeline.datasets.semkitti import check_semkitti, list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.problem import Problem
+from pass2d.common.errors import Pass2DError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.problem import Problem
 
 INLINE = PrepareConfig(workers=0)
 N = 1500

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from pipeline_files import CALIB, png, write_sequence
 
-from cache.errors import DataError
-from cache.progress import Silent
-from pipeline import compose
-from pipeline.check import check_scan
-from pipeline.datasets.semkitti import check_semkitti, list_semkitti
-from pipeline.problem import Problem
+from pass2d.common.errors import DataError
+from pass2d.common.progress import Silent
+from pass2d.pipeline import compose
+from pass2d.pipeline.datasets.check import check_scan
+from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti
+from pass2d.pipeline.problem import Problem
 
 
 class Counting(Silent):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from pipeline_files import png, scan_points, write_sequence
 
-from cache.errors import DataError, UnknownLabelError
-from cache.schema import ScanRecord
-from pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.problem import ProblemError
-from pipeline.source import ScanSource, SourceListing
+from pass2d.cache.schema import ScanRecord
+from pass2d.common.errors import DataError, UnknownLabelError
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.problem import ProblemError
+from pass2d.pipeline.source import ScanSource, SourceListing
 
 # Of the raw ids in the README of the real scans: mapped by hand to training ids.
 REAL_RAW_COUNTS = {

@@ -20,33 +20,33 @@ from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
 from typer.testing import CliRunner, Result
 
-from cache.errors import CacheError, ConfigError
-from cache.manifest import describe_dataset, parse_dataset
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.rows import ScanSources
-from cache.schema import CorruptionInfo
-from cache.status import status
-from cache.verify import verify
-from cli import app
-from corruptions import registry
-from corruptions.cloud import Cloud
-from corruptions.registry import (
+from pass2d.cache.care.status import status
+from pass2d.cache.care.verify import verify
+from pass2d.cache.manifest import describe_dataset, parse_dataset
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.rows import ScanSources
+from pass2d.cache.schema import CorruptionInfo
+from pass2d.cli import app
+from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.progress import Silent
+from pass2d.corruptions import registry
+from pass2d.corruptions.cloud import Cloud
+from pass2d.corruptions.registry import (
     Variant,
     corrupt,
     corruption_table,
     parse_variants,
     scan_generator,
 )
-from pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
-from pipeline.corrupted import corrupted_listings, variant_of
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.datasets.semkitti import list_semkitti, semkitti_table
-from pipeline.jobs import cut_into_shards, lidar_header
-from pipeline.prepare import PrepareConfig, plan, prepare, prepare_all
-from pipeline.rebuild_shards import rebuild_and_compare
-from pipeline.repair import repair
-from pipeline.stages.labels import map_labels
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.pipeline.corrupted import corrupted_listings, variant_of
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
+from pass2d.pipeline.prepare import PrepareConfig, plan, prepare, prepare_all
+from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
+from pass2d.pipeline.repair.repair import repair
+from pass2d.pipeline.run.jobs import cut_into_shards, lidar_header
+from pass2d.pipeline.stages.labels import map_labels
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 INLINE = PrepareConfig(workers=0, shard_scans=2)
@@ -245,7 +245,7 @@ def test_verify_rebuild_repair_and_status(raw: Path, tmp_path: Path) -> None:
 
 def test_killed_it_goes_on_where_it_was(raw: Path, tmp_path: Path) -> None:
     words = ["prepare", "semkitti", "--root", str(raw), "--workers", "0", "--corrupt", "all:heavy"]
-    code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import cli; cli.main()"
+    code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from pass2d.cli import main; main()"
     command = [sys.executable, "-c", code, *words, "--cache", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -17,14 +17,14 @@ import torch
 from cache_samples import write_sample_cache
 from typer.testing import CliRunner
 
-from cache.errors import CacheError
-from cache.progress import Silent
-from cli import app
-from pipeline.doctor import libraries, machine, process
-from pipeline.doctor.cache_check import cache_findings
-from pipeline.doctor.examine import _run, examine
-from pipeline.doctor.finding import Finding, guarded
-from pipeline.doctor.process import Answer, ask, run
+from pass2d.cli import app
+from pass2d.commands.doctor import libraries, machine, process
+from pass2d.commands.doctor.cache_check import cache_findings
+from pass2d.commands.doctor.examine import _run, examine
+from pass2d.commands.doctor.finding import Finding, guarded
+from pass2d.commands.doctor.process import Answer, ask, run
+from pass2d.common.errors import CacheError
+from pass2d.common.progress import Silent
 
 TORCH = {
     "version": "2.9",
@@ -268,7 +268,7 @@ def test_command_answers_in_json_and_by_exit_code(
     fine = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
     others = {name: {"version": "2.50"} for name in ("ray", "tensorboard")}
     stub = answers(torch=TORCH, spconv_cpu=fine, **others)
-    monkeypatch.setattr("pipeline.doctor.examine.ask_process", stub)
+    monkeypatch.setattr("pass2d.commands.doctor.examine.ask_process", stub)
     monkeypatch.setitem(examine.__kwdefaults__, "ask", stub)
     words = ["doctor", "--cache", str(cache_root), "--json"]
     result = CliRunner().invoke(app, words)

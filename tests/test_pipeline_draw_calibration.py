@@ -10,8 +10,8 @@ from PIL import Image
 from pipeline_files import write_sequence
 from typer.testing import CliRunner
 
-from cli import app
-from pipeline.draw_calibration import on_picture_by_depth
+from pass2d.cli import app
+from pass2d.pipeline.datasets.draw_calibration import on_picture_by_depth
 
 
 def test_near_points_are_red_far_ones_blue_and_near_ones_on_top() -> None:

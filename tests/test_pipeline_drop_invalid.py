@@ -12,17 +12,17 @@ from cache_samples import without_fsync
 from pipeline_files import scan_points, write_sequence
 from typer.testing import CliRunner
 
-from cache.cloud_statistics import raw_points
-from cache.nowhere import NOWHERE, is_measured
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cli import app
-from pipeline.datasets.semkitti import check_semkitti, list_semkitti
-from pipeline.describe import summary_lines
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.raw_scans import list_raw, read_raw
-from train.raw_scan import raw_scan
-from train.viewing.scan import view_scan
+from pass2d.cache.clouds.nowhere import NOWHERE, is_measured
+from pass2d.cache.clouds.statistics import raw_points
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cli import app
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.raw_scans import list_raw, read_raw
+from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.run.describe import summary_lines
+from pass2d.train.data.raw_scan import raw_scan
+from pass2d.train.viewing.scan import view_scan
 
 INLINE = PrepareConfig(workers=0)
 BAD = [3, 7, 8, 40]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.compose import read_points, read_raw_labels
-from pipeline.datasets.nuscenes import nuscenes_table
-from pipeline.datasets.semkitti import semkitti_table
-from pipeline.problem import ProblemError
-from pipeline.stages.label_types import require_label_type
+from pass2d.pipeline.compose import read_points, read_raw_labels
+from pass2d.pipeline.datasets.nuscenes import nuscenes_table
+from pass2d.pipeline.datasets.semkitti import semkitti_table
+from pass2d.pipeline.problem import ProblemError
+from pass2d.pipeline.stages.label_types import require_label_type
 
 KITTI, NUSCENES = semkitti_table().info, nuscenes_table().info
 N = 120

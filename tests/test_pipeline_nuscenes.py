@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cache.errors import ShapeError
-from pipeline.datasets.table import load_table
-from pipeline.stages.ego_motion import Pose, image_from_lidar_through_world
-from pipeline.stages.projection import pixels_after_resize, project_points_by_depth
+from pass2d.common.errors import ShapeError
+from pass2d.pipeline.datasets.table import load_table
+from pass2d.pipeline.stages.ego_motion import Pose, image_from_lidar_through_world
+from pass2d.pipeline.stages.projection import pixels_after_resize, project_points_by_depth
 
 TABLE = load_table(Path(__file__).parents[1] / "pipeline" / "datasets" / "nuscenes.toml")
 CAMERAS = ("FRONT", "FRONT_RIGHT", "FRONT_LEFT", "BACK", "BACK_LEFT", "BACK_RIGHT")

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.progress import Silent
-from pipeline.compose import camera_arrays, lidar_arrays, read_points, read_raw_labels
-from pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
-from pipeline.synth.nuscenes_config import nuscenes_preset
-from pipeline.synth.nuscenes_generate import generate_nuscenes
+from pass2d.common.progress import Silent
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays, read_points, read_raw_labels
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
+from pass2d.synth.nuscenes_config import nuscenes_preset
+from pass2d.synth.nuscenes_generate import generate_nuscenes
 
 PYTHON = os.environ.get("PASS2D_DEVKIT_PYTHON", "")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="PASS2D_DEVKIT_PYTHON names no Python")

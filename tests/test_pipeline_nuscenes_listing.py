@@ -10,16 +10,16 @@ import pytest
 from nuscenes_files import NuscenesFolder, jpeg, token
 from PIL import Image
 
-from cache.errors import CacheError, DataError
-from cache.layout import shard_number
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from pipeline.compose import camera_arrays, lidar_arrays
-from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
-from pipeline.jobs import cut_into_shards
-from pipeline.prepare import PrepareConfig, plan, prepare
-from pipeline.problem import Problem, ProblemError
-from pipeline.stages.images import decode_rgb, resize_bilinear
+from pass2d.cache.layout import shard_number
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.errors import CacheError, DataError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays
+from pass2d.pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
+from pass2d.pipeline.prepare import PrepareConfig, plan, prepare
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.run.jobs import cut_into_shards
+from pass2d.pipeline.stages.images import decode_rgb, resize_bilinear
 
 CAMERAS = nuscenes_table().cameras
 INLINE = PrepareConfig(workers=0)

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from nuscenes_files import NuscenesFolder
 
-from cache.errors import ConfigError
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.verify import verify
-from pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
-from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes
-from pipeline.prepare import PrepareConfig, plan, prepare
-from pipeline.rebuild_shards import rebuild_and_compare
-from pipeline.stages.ego_motion import Pose, lidar_from_sweep_through_world
-from pipeline.stages.sweeps import add_sweep
-from pipeline.stages.voxels import majority_labels
+from pass2d.cache.care.verify import verify
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
+from pass2d.pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes
+from pass2d.pipeline.prepare import PrepareConfig, plan, prepare
+from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
+from pass2d.pipeline.stages.ego_motion import Pose, lidar_from_sweep_through_world
+from pass2d.pipeline.stages.sweeps import add_sweep
+from pass2d.pipeline.stages.voxels import majority_labels
 
 INLINE = PrepareConfig(workers=0)
 

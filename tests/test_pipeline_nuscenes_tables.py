@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nuscenes_files import NuscenesFolder
 
-from cache.errors import DataError
-from cache.progress import Silent
-from pipeline.compose import lidar_arrays
-from pipeline.datasets import json_table
-from pipeline.datasets.json_table import ANY, read_rows
-from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
+from pass2d.common.errors import DataError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.compose import lidar_arrays
+from pass2d.pipeline.datasets import json_table
+from pass2d.pipeline.datasets.json_table import ANY, read_rows
+from pass2d.pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
 
 ROWS = [
     {"token": f"{i:032x}", "size": i, "text": 'a "b" ]},[{ \u00fc' * (i % 3)} for i in range(60)

@@ -15,19 +15,19 @@ from cache_samples import sample_info, without_fsync
 from large_manifest import many_scans, publish_many
 from pipeline_files import png, scan_points, shards, write_sequence
 
-from cache.errors import CacheError, ConfigError
-from cache.fields import STAGES
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.schema import SCALES
-from cache.status import status
-from pipeline import jobs, tasks
-from pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.describe import plan_lines, summary_lines
-from pipeline.jobs import cut_into_shards
-from pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare
-from pipeline.source import SourceListing
+from pass2d.cache.care.status import status
+from pass2d.cache.fields import STAGES
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import SCALES
+from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare
+from pass2d.pipeline.run import jobs, tasks
+from pass2d.pipeline.run.describe import plan_lines, summary_lines
+from pass2d.pipeline.run.jobs import cut_into_shards
+from pass2d.pipeline.source import SourceListing
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 INLINE = PrepareConfig(workers=0, shard_scans=2)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pipeline_files import shards, write_sequence
 
-from cache.progress import Silent
-from cache.verify import verify
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
+from pass2d.cache.care.verify import verify
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,12 @@ from cache_samples import without_fsync
 from pipeline_files import shards, write_sequence
 from prepare_faults import failing_calls, go, short_writes, start_driver, stop
 
-from cache.errors import CacheError
-from cache.progress import Silent
-from cache.reader import CacheReader
-from cache.verify import verify
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
+from pass2d.cache.care.verify import verify
+from pass2d.cache.reader import CacheReader
+from pass2d.common.errors import CacheError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
 
 INLINE = PrepareConfig(workers=0, shard_scans=2)
 
@@ -187,8 +187,8 @@ def test_two_drivers_on_one_cache(
 def test_a_run_is_resumed_not_repeated(
     larger: tuple[Path, dict[str, bytes], float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import prepare as module
-    from pipeline import runners
+    from pass2d.pipeline import prepare as module
+    from pass2d.pipeline.run import runners
 
     raw, whole, _ = larger
     real, done = runners.run_task, []

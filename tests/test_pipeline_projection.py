@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pipeline_files import CALIB
 
-from cache.errors import DataError, ShapeError
-from pipeline.stages.calibration import image_from_lidar_matrix
-from pipeline.stages.projection import project_points
+from pass2d.common.errors import DataError, ShapeError
+from pass2d.pipeline.stages.calibration import image_from_lidar_matrix
+from pass2d.pipeline.stages.projection import project_points
 
 IMAGE_FROM_LIDAR = image_from_lidar_matrix(CALIB, file=Path("calib.txt"))
 

@@ -19,14 +19,14 @@ import pytest
 from pipeline_files import shards, write_sequence
 from prepare_faults import go, start_driver
 
-from cache.errors import CacheError, ConfigError
-from cache.progress import Silent
-from pipeline import ray_guard, ray_processes, ray_runner
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.options import PrepareConfig
-from pipeline.prepare import prepare
-from pipeline.ray_processes import RayProcesses, end_marked, ray_folder
-from pipeline.ray_runner import connected
+from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import prepare
+from pass2d.pipeline.run import ray_guard, ray_processes, ray_runner
+from pass2d.pipeline.run.options import PrepareConfig
+from pass2d.pipeline.run.ray_processes import RayProcesses, end_marked, ray_folder
+from pass2d.pipeline.run.ray_runner import connected
 
 SLEEP = "import time; print(flush=True); time.sleep(600)"
 ORPHAN = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}])"
@@ -35,7 +35,7 @@ FAKE_DRIVER = """
 import os, sys, time
 sys.path.append({root!r})
 from multiprocessing.connection import Connection
-from pipeline.ray_driver import Imported, Lost, Started
+from pass2d.pipeline.run.ray_driver import Imported, Lost, Started
 channel = Connection(int(sys.argv[1]))
 order = channel.recv()
 channel.send(Imported())

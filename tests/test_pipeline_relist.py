@@ -13,7 +13,7 @@ from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
 from typer.testing import CliRunner
 
-from cli import app
+from pass2d.cli import app
 
 
 @pytest.fixture(autouse=True)

@@ -19,14 +19,14 @@ from pipeline_files import write_sequence
 from remote_samples import FaultyProxy, Request, folder_bytes, s3_environment, s3_server
 from typer.testing import CliRunner
 
-from cache.errors import CacheError
-from cache.progress import Silent
-from cache.reader import CacheReader
-from cache.remote import RemoteMirror
-from cache.store import RemoteStore
-from cli import app
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.remote.mirror import RemoteMirror
+from pass2d.cache.remote.store import RemoteStore
+from pass2d.cli import app
+from pass2d.common.errors import CacheError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -113,7 +113,7 @@ def test_memory_gets_the_bytes_of_a_folder_and_a_second_run_does_nothing(
 def test_s3_gets_the_bytes_of_a_folder_whatever_the_line_does(
     raw: Path, local: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("pass2d.cache.remote.store.time.sleep", lambda seconds: None)
     kinds = {3: "503", 9: "500", 17: "cut-put", 23: "close", 31: "cut"}
     proxy.set_fault(lambda request: kinds.get(request.number))
     summary = prepare(list_semkitti(raw), URL, INLINE, Silent())
@@ -132,7 +132,7 @@ def test_a_line_that_never_works_or_a_bucket_that_is_missing_is_one_line(
     raw: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASS2D_STORE_ATTEMPTS", "3")
-    monkeypatch.setattr("cache.store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("pass2d.cache.remote.store.time.sleep", lambda seconds: None)
     words = ["prepare", "semkitti", "--root", str(raw), "--workers", "0", "--cache"]
     proxy.set_fault(lambda request: "503")
     dead = CliRunner().invoke(app, [*words, "s3://bucket/some"])
@@ -195,7 +195,7 @@ def test_two_drivers_that_publish_at_once_lose_nothing(
     raw: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "disk"))
-    monkeypatch.setattr("cache.remote_writer.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("pass2d.cache.remote.writer.time.sleep", lambda seconds: None)
     fsspec.filesystem("memory").store.clear()
     real, met = RemoteStore.write_new, []
 

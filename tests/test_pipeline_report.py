@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cache.errors import DataError
-from cache.page import Cell, column_chart, compact, page, table
-from cache.schema import DatasetInfo, GridConfig, LabelTable
-from cache.statistics import (
+from pass2d.cache.schema import DatasetInfo, GridConfig, LabelTable
+from pass2d.cache.statistics import (
     RANGE_EDGES_M,
     DatasetStatistics,
     SplitStatistics,
@@ -24,8 +22,10 @@ from cache.statistics import (
     absent_classes,
     class_weights,
 )
-from pipeline.report import remarks, report_json, report_tables
-from pipeline.report_html import write_html
+from pass2d.common.errors import DataError
+from pass2d.common.html import Cell, column_chart, compact, page, table
+from pass2d.reports.statistics import remarks, report_json, report_tables
+from pass2d.reports.statistics_html import write_html
 
 NAMES = ("unlabeled", "car", "road", "sign & post")
 INFO = DatasetInfo(

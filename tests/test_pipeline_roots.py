@@ -10,12 +10,12 @@ from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
 from typer.testing import CliRunner, Result
 
-from cache.errors import ConfigError
-from cli import app
-from pipeline.datasets.known import known_tables
-from pipeline.datasets.nuscenes_scenes import locate_tables
-from pipeline.datasets.roots import FoundRoot, find_root
-from pipeline.datasets.semkitti_files import locate_sequences
+from pass2d.cli import app
+from pass2d.common.errors import ConfigError
+from pass2d.pipeline.datasets.known import known_tables
+from pass2d.pipeline.datasets.nuscenes_scenes import locate_tables
+from pass2d.pipeline.datasets.roots import FoundRoot, find_root
+from pass2d.pipeline.datasets.semkitti_files import locate_sequences
 
 SEMKITTI, NUSCENES = known_tables()
 

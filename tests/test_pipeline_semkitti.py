@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from pipeline_files import CALIB, scan_points, write_sequence
 
-from cache.errors import ConfigError, DataError
-from pipeline.compose import lidar_arrays
-from pipeline.datasets.semkitti import list_semkitti, semkitti_table
-from pipeline.datasets.semkitti_files import frame_ranges
-from pipeline.datasets.table import load_table
-from pipeline.stages.calibration import image_from_lidar_matrix
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.pipeline.compose import lidar_arrays
+from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
+from pass2d.pipeline.datasets.semkitti_files import frame_ranges
+from pass2d.pipeline.datasets.table import load_table
+from pass2d.pipeline.stages.calibration import image_from_lidar_matrix
 
 
 @pytest.fixture

@@ -11,22 +11,22 @@ import pytest
 from PIL import Image
 from pipeline_files import png
 
-from cache.errors import DataError, ShapeError, UnknownLabelError
-from cache.schema import GridConfig
-from cache.statistics import RANGE_EDGES_M
-from pipeline.datasets.semkitti import semkitti_table
-from pipeline.problem import ProblemError
-from pipeline.stages.counts import count_labels, count_ranges
-from pipeline.stages.images import decode_rgb
-from pipeline.stages.labels import instance_ids, map_labels, training_lut
-from pipeline.stages.read import (
+from pass2d.cache.schema import GridConfig
+from pass2d.cache.statistics import RANGE_EDGES_M
+from pass2d.common.errors import DataError, ShapeError, UnknownLabelError
+from pass2d.pipeline.datasets.semkitti import semkitti_table
+from pass2d.pipeline.problem import ProblemError
+from pass2d.pipeline.stages.counts import count_labels, count_ranges
+from pass2d.pipeline.stages.images import decode_rgb
+from pass2d.pipeline.stages.labels import instance_ids, map_labels, training_lut
+from pass2d.pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
     require_finite,
     require_layout,
     require_same_length,
 )
-from pipeline.stages.volume import split_volume
+from pass2d.pipeline.stages.volume import split_volume
 
 FILE = Path("sequences/08/velodyne/000123.bin")
 TABLE = semkitti_table().info.labels

@@ -13,17 +13,17 @@ import pytest
 from conftest import PROJECT_ROOT
 from PIL import Image
 
-from cache.errors import ConfigError, DataError
-from cache.progress import Silent
-from pipeline.compose import lidar_arrays
-from pipeline.datasets.semkitti import check_semkitti, list_semkitti, semkitti_table
-from pipeline.ray_guard import children, is_running
-from pipeline.stages.projection import project_points
-from pipeline.synth.config import SynthConfig, preset
-from pipeline.synth.frame import camera_model, lidar_pose, render_frame
-from pipeline.synth.generate import generate
-from pipeline.synth.labels import MOVING, Raw
-from pipeline.synth.motion import camera_poses
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.compose import lidar_arrays
+from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti, semkitti_table
+from pass2d.pipeline.run.ray_guard import children, is_running
+from pass2d.pipeline.stages.projection import project_points
+from pass2d.synth.config import SynthConfig, preset
+from pass2d.synth.frame import camera_model, lidar_pose, render_frame
+from pass2d.synth.generate import generate
+from pass2d.synth.labels import MOVING, Raw
+from pass2d.synth.motion import camera_poses
 
 TINY = preset("tiny", scans=2)
 DRIVE = preset("small", scans=30, image_hw=(96, 304))
@@ -211,7 +211,7 @@ def test_interrupt_leaves_no_half_file_and_can_be_continued(tmp_path: Path, monk
 
 
 def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cli import main; main()"
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pass2d.cli import main; main()"
     command = [sys.executable, "-c", code, str(PROJECT_ROOT), "prepare", "synth", "--workers", "2"]
     with subprocess.Popen([*command, "--preset", "full", "--out", str(tmp_path / "w")]) as driver:
         while not (workers := [pid for pid in children(driver.pid) if _imports_numpy(pid)]):

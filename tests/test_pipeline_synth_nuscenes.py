@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import ConfigError, DataError
-from cache.progress import Silent
-from pipeline.compose import camera_arrays, lidar_arrays
-from pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
-from pipeline.stages.ego_motion import Pose
-from pipeline.synth.config import preset
-from pipeline.synth.culling import picture_windows
-from pipeline.synth.generate import generate
-from pipeline.synth.nuscenes_config import NuscenesSynthConfig, nuscenes_preset
-from pipeline.synth.nuscenes_frame import (
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays
+from pass2d.pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
+from pass2d.pipeline.stages.ego_motion import Pose
+from pass2d.synth.config import preset
+from pass2d.synth.culling import picture_windows
+from pass2d.synth.generate import generate
+from pass2d.synth.nuscenes_config import NuscenesSynthConfig, nuscenes_preset
+from pass2d.synth.nuscenes_frame import (
     CAMERAS,
     LABEL_NAMES,
     camera_mount,
@@ -27,11 +27,11 @@ from pipeline.synth.nuscenes_frame import (
     scene_world,
     world_from_ego,
 )
-from pipeline.synth.nuscenes_generate import generate_nuscenes
-from pipeline.synth.nuscenes_tables import label_ids, quaternion_wxyz, sample_shots
-from pipeline.synth.sensors import CameraModel, camera_grid
-from pipeline.synth.trace import trace
-from pipeline.synth.world import solids_at
+from pass2d.synth.nuscenes_generate import generate_nuscenes
+from pass2d.synth.nuscenes_tables import label_ids, quaternion_wxyz, sample_shots
+from pass2d.synth.sensors import CameraModel, camera_grid
+from pass2d.synth.trace import trace
+from pass2d.synth.world import solids_at
 
 TINY = nuscenes_preset("tiny")
 

@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.stages.projection import project_points
-from pipeline.synth.config import SynthConfig, preset
-from pipeline.synth.culling import circle_windows, picture_windows
-from pipeline.synth.frame import (
+from pass2d.pipeline.stages.projection import project_points
+from pass2d.synth.config import SynthConfig, preset
+from pass2d.synth.culling import circle_windows, picture_windows
+from pass2d.synth.frame import (
     camera_model,
     lidar_model,
     lidar_pose,
     render_frame,
     sequence_world,
 )
-from pipeline.synth.labels import Raw
-from pipeline.synth.lidar import render_scan
-from pipeline.synth.parts import Brush, Solids, pack, place
-from pipeline.synth.sensors import (
+from pass2d.synth.labels import Raw
+from pass2d.synth.lidar import render_scan
+from pass2d.synth.parts import Brush, Solids, pack, place
+from pass2d.synth.sensors import (
     LidarModel,
     Windows,
     camera_grid,
@@ -30,11 +30,11 @@ from pipeline.synth.sensors import (
     rotation,
     world_from_camera,
 )
-from pipeline.synth.shadow import cast_shadow
-from pipeline.synth.street import CentreLine, Side, Street
-from pipeline.synth.surfaces import Surface
-from pipeline.synth.trace import trace
-from pipeline.synth.world import solids_at
+from pass2d.synth.shadow import cast_shadow
+from pass2d.synth.street import CentreLine, Side, Street
+from pass2d.synth.surfaces import Surface
+from pass2d.synth.trace import trace
+from pass2d.synth.world import solids_at
 
 SMALL = preset("small", scans=8)
 PLACES = [("00", 0), ("01", 5), ("08", 7)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.synth.noise import hash_cells
-from pipeline.synth.shapes import Form, Shape, Vectors, entry_distance, outward_normal
+from pass2d.synth.noise import hash_cells
+from pass2d.synth.shapes import Form, Shape, Vectors, entry_distance, outward_normal
 
 SOLID = [Shape.BOX, Shape.TAPERED, Shape.CYLINDER, Shape.WHEEL, Shape.ELLIPSOID]
 

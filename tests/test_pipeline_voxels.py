@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import DataError, ShapeError
-from cache.schema import SCALES, GridConfig
-from pipeline.stages.voxels import (
+from pass2d.cache.schema import SCALES, GridConfig
+from pass2d.common.errors import DataError, ShapeError
+from pass2d.pipeline.stages.voxels import (
     cells_per_axis,
     distinct_cells,
     majority_labels,

@@ -11,15 +11,15 @@ from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
 from test_pipeline_prepare import Heard
 
-from corruptions.registry import parse_variants
-from pipeline import ray_runner, workers
-from pipeline.corrupted import corrupted_listings
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.options import PrepareConfig
-from pipeline.plan import PlannedTask, PreparePlan
-from pipeline.prepare import plan, prepare_all
-from pipeline.workers import RAY_START_SECONDS, decided
+from pass2d.corruptions.registry import parse_variants
+from pass2d.pipeline.corrupted import corrupted_listings
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import plan, prepare_all
+from pass2d.pipeline.run import ray_runner, workers
+from pass2d.pipeline.run.options import PrepareConfig
+from pass2d.pipeline.run.plan import PlannedTask, PreparePlan
+from pass2d.pipeline.run.workers import RAY_START_SECONDS, decided
 
 
 def plan_of(*shards_s: tuple[float, float, float]) -> PreparePlan:

@@ -11,12 +11,18 @@ import torch
 from cache_samples import plain_voxels
 from torchvision.transforms.v2 import functional as picture
 
-from cache.schema import CameraView, GridConfig, ScanRecord
-from train import augment
-from train.batch import LoadedScan, point_batch
-from train.collate import collate, common_crop, heap, instances_of, place_crop
-from train.draw import SYMMETRIES, AugmentConfig, draw_scan, grid_symmetries, linear_map
-from train.lattice import CachedHash, leaves_grid, map_cells, scale_voxels
+from pass2d.cache.schema import CameraView, GridConfig, ScanRecord
+from pass2d.train.data import augment
+from pass2d.train.data.batch import LoadedScan, point_batch
+from pass2d.train.data.collate import collate, common_crop, heap, instances_of, place_crop
+from pass2d.train.data.lattice import CachedHash, leaves_grid, map_cells, scale_voxels
+from pass2d.train.data.sampling import (
+    SYMMETRIES,
+    AugmentConfig,
+    draw_scan,
+    grid_symmetries,
+    linear_map,
+)
 
 CPU = torch.device("cpu")
 GRID = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))

@@ -18,18 +18,18 @@ from nuscenes_files import YAW_DEG, NuscenesFolder
 from PIL import Image
 from pipeline_files import write_sequence
 
-from cache.progress import Silent
-from cache.reader import CacheReader
-from cache.schema import SCALES, ScanRecord
-from pass2d_models.inputs import PointBatch
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from train.batch import LoadedScan, RawBatch, point_batch
-from train.collate import collate, common_crop, heap
-from train.draw import AugmentConfig, ScanDraw
-from train.dropout import KeptPoints, kept_points
-from train.stream import StreamPlan, load_scan
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.schema import SCALES, ScanRecord
+from pass2d.common.progress import Silent
+from pass2d.models.inputs import PointBatch
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.train.data.batch import LoadedScan, RawBatch, point_batch
+from pass2d.train.data.collate import collate, common_crop, heap
+from pass2d.train.data.dropout import KeptPoints, kept_points
+from pass2d.train.data.sampling import AugmentConfig, ScanDraw
+from pass2d.train.data.stream import StreamPlan, load_scan
 
 KITTI_HW = (376, 1241)
 TAKEN_HW, SMALL_HW = (900, 1600), (240, 400)

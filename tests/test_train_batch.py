@@ -9,13 +9,13 @@ import pytest
 import torch
 from cache_samples import write_sample_cache
 
-from cache.reader import CacheReader
-from pass2d_models.inputs import Grid
-from pass2d_models.registry import build_network
-from train.batch import point_batch
-from train.collate import collate, heap
-from train.draw import AugmentConfig
-from train.stream import StreamPlan, load_scan
+from pass2d.cache.reader import CacheReader
+from pass2d.models.inputs import Grid
+from pass2d.models.registry import build_network
+from pass2d.train.data.batch import point_batch
+from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.stream import StreamPlan, load_scan
 
 CPU = torch.device("cpu")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache.cloud_statistics import ChannelStatistics
-from cache.errors import CheckpointError
-from cache.schema import DatasetInfo, GridConfig, LabelTable
-from train.card import Card
-from train.card_report import card_tables
-from train.checkpoint import load_checkpoint, read_card, save_checkpoint
+from pass2d.cache.clouds.statistics import ChannelStatistics
+from pass2d.cache.schema import DatasetInfo, GridConfig, LabelTable
+from pass2d.common.errors import CheckpointError
+from pass2d.reports.card import card_tables
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import load_checkpoint, read_card, save_checkpoint
 
 INFO = DatasetInfo(
     name="semkitti",
@@ -120,7 +120,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cache.files.os.fsync", full)
+    monkeypatch.setattr("pass2d.common.files.os.fsync", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_checkpoint(path, {"network.x": torch.ones(3)}, CARD)
     assert path.read_bytes() == before
@@ -141,7 +141,7 @@ def test_a_published_pickle_is_told_to_be_imported(tmp_path: Path) -> None:
 
 def test_a_newer_format_says_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.safetensors"
-    monkeypatch.setattr("train.checkpoint.CARD_VERSION", 99)
+    monkeypatch.setattr("pass2d.train.checkpoints.checkpoint.CARD_VERSION", 99)
     save_checkpoint(path, {"network.x": torch.ones(3)}, CARD)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="update pass2d"):

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from cache_samples import without_fsync
 
-from cache.cloud_statistics import scan_statistics
-from cache.errors import ConfigError
-from cache.likeness import of_dataset, of_statistics
-from cache.progress import Silent
-from cache.reader import CacheReader
-from cache.statistics import lacks_classes
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.synth.config import preset
-from pipeline.synth.frame import render_frame
-from train.data_check import require_usable, say_differences
+from pass2d.cache.clouds.likeness import of_dataset, of_statistics
+from pass2d.cache.clouds.statistics import scan_statistics
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.statistics import lacks_classes
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.synth.config import preset
+from pass2d.synth.frame import render_frame
+from pass2d.train.data.check import require_usable, say_differences
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cache.schema import CameraView, GridConfig, ScanRecord
-from pass2d_models.inputs import PointBatch
-from train.batch import LoadedScan, RawBatch, point_batch
-from train.collate import collate, heap, place_crop
-from train.draw import AugmentConfig, draw_scan
-from train.dropout import KeptPoints, kept_points
+from pass2d.cache.schema import CameraView, GridConfig, ScanRecord
+from pass2d.models.inputs import PointBatch
+from pass2d.train.data.batch import LoadedScan, RawBatch, point_batch
+from pass2d.train.data.collate import collate, heap, place_crop
+from pass2d.train.data.dropout import KeptPoints, kept_points
+from pass2d.train.data.sampling import AugmentConfig, draw_scan
 
 CPU = torch.device("cpu")
 GRID = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))

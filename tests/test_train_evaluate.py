@@ -21,28 +21,34 @@ from stub_network import StubNetwork, by_place
 from torch import Tensor
 from typer.testing import CliRunner
 
-from cache.errors import ConfigError, DataError
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.schema import DatasetInfo, GridConfig, ScanRecord
-from cli import app
-from train.card import Card
-from train.checkpoint import network_tensors, save_checkpoint
-from train.eval_counts import BAND_NAMES, EvalCounts, EvalReport, part_scores, pass_result
-from train.eval_pictures import write_pictures
-from train.eval_report import (
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import DatasetInfo, GridConfig, ScanRecord
+from pass2d.cli import app
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.common.progress import Silent
+from pass2d.reports.evaluation import (
     report_json,
     report_tables,
     score_rows,
     write_confusion,
     write_html,
 )
-from train.eval_scans import eval_scan
-from train.evaluate import count_scans, evaluate, evaluate_network
-from train.infer import PassSize
-from train.raw_scan import raw_scan
-from train.team import Team
-from train.tta import VotePlan
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
+from pass2d.train.data.raw_scan import raw_scan
+from pass2d.train.distributed.process_group import Team
+from pass2d.train.evaluation.counts import (
+    BAND_NAMES,
+    EvalCounts,
+    EvalReport,
+    part_scores,
+    pass_result,
+)
+from pass2d.train.evaluation.evaluate import count_scans, evaluate, evaluate_network
+from pass2d.train.evaluation.pictures import write_pictures
+from pass2d.train.evaluation.scans import eval_scan
+from pass2d.train.inference.logits import PassSize
+from pass2d.train.inference.votes import VotePlan
 
 CPU = torch.device("cpu")
 ALONE = Team(device=CPU)
@@ -186,7 +192,10 @@ def test_shares_of_three_processes_make_the_whole_and_each_pass_is_the_same(cach
     root, _ = cached
     alone = StubNetwork()
     shared = [StubNetwork() for _ in range(3)]
-    with CacheReader.open(root) as reader, mock.patch("train.infer.CPU_PASS_SIZE", TWO_SCANS):
+    with (
+        CacheReader.open(root) as reader,
+        mock.patch("pass2d.train.inference.logits.CPU_PASS_SIZE", TWO_SCANS),
+    ):
         positions = reader.select(split="val")
         whole = evaluate_network(alone, reader, positions)
         parts = [
@@ -256,7 +265,7 @@ def test_scan_without_labels_cannot_be_evaluated(cached) -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained small network in a checkpoint."""
-    from train.checkpoint import build_from_card
+    from pass2d.train.checkpoints.checkpoint import build_from_card
 
     torch.manual_seed(0)
     settings = {"block_scales": [2, 4], "hidden": 8, "image_branch": False}
@@ -323,7 +332,7 @@ def test_a_result_is_not_lost_with_the_page_that_cannot_be_written(
     def full_disk(*_args: object) -> None:
         raise DataError("the disk is full")
 
-    monkeypatch.setattr("train.eval_report.write_html", full_disk)
+    monkeypatch.setattr("pass2d.reports.evaluation.write_html", full_disk)
     late = CliRunner().invoke(app, [*words, "--json", "--html", str(tmp_path / "page.html")])
     assert late.exit_code == 1
     assert "error: the disk is full" in late.stderr
@@ -438,8 +447,8 @@ def test_pictures_of_the_worst_and_best_scan(report, cached, tmp_path: Path) -> 
 
 
 def test_prepared_scan_goes_back_together_as_in_its_raw_file(real_semkitti: Path) -> None:
-    from pipeline.compose import lidar_arrays
-    from pipeline.datasets.semkitti import list_semkitti
+    from pass2d.pipeline.compose import lidar_arrays
+    from pass2d.pipeline.datasets.semkitti import list_semkitti
 
     listing = list_semkitti(real_semkitti, sequences=["08"])
     points, labels = raw_scan(lidar_arrays(listing.scans[0], listing.info))
@@ -457,8 +466,8 @@ def test_official_scores_of_a_real_scan_are_those_of_the_benchmarks_tools(
     real_semkitti: Path, outside: str
 ) -> None:
     """The tools' way, from the raw files: raw ids of both sides through the table, all points."""
-    from pipeline.compose import lidar_arrays
-    from pipeline.datasets.semkitti import list_semkitti
+    from pass2d.pipeline.compose import lidar_arrays
+    from pass2d.pipeline.datasets.semkitti import list_semkitti
 
     listing = list_semkitti(real_semkitti, sequences=["08"])
     info = listing.info

@@ -11,12 +11,17 @@ import pytest
 import torch
 from test_train_checkpoint import CARD, some_tensors
 
-from cache.errors import CheckpointError, ConfigError, Pass2DError
-from train.card_report import card_json, card_tables
-from train.checkpoint import load_checkpoint, network_from_checkpoint, read_card, save_checkpoint
-from train.recipe import load_recipe, to_toml
-from train.recipe_files import RECIPES
-from train.settings import to_plain
+from pass2d.common.errors import CheckpointError, ConfigError, Pass2DError
+from pass2d.reports.card import card_json, card_tables
+from pass2d.train.checkpoints.checkpoint import (
+    load_checkpoint,
+    network_from_checkpoint,
+    read_card,
+    save_checkpoint,
+)
+from pass2d.train.recipes.files import RECIPES
+from pass2d.train.recipes.plain_data import to_plain
+from pass2d.train.recipes.recipe import load_recipe, to_toml
 
 DEEP = "[" * 100_000
 STRANGE: list[Any] = [

@@ -16,23 +16,23 @@ from cache_samples import write_sample_cache
 from torch import Tensor
 from train_samples import TINY, final_weights
 
-from cache.errors import CheckpointError
-from cache.schema import DatasetInfo
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.network import Network
-from pass2d_models.published_names import published_name, published_tensor
-from pass2d_models.registry import NAMED_CONFIGS, build_network
-from pass2d_models.torchsparse_names import to_torchsparse
-from pipeline.datasets.table import load_table
-from train.card import CARD_VERSION, Card
-from train.checkpoint import network_from_checkpoint, read_card
-from train.evaluate import evaluate
-from train.import_published import import_checkpoint
-from train.loop import run
-from train.predict import predict
-from train.published_layout import recognise
-from train.recipe import load_recipe
-from train.settings import from_plain
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.errors import CheckpointError
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.network import Network
+from pass2d.models.registry import NAMED_CONFIGS, build_network
+from pass2d.models.sparse_unets.torchsparse_names import to_torchsparse
+from pass2d.models.twodpass.published_names import published_name, published_tensor
+from pass2d.pipeline.datasets.table import load_table
+from pass2d.train.checkpoints.card import CARD_VERSION, Card
+from pass2d.train.checkpoints.checkpoint import network_from_checkpoint, read_card
+from pass2d.train.checkpoints.published.importer import import_checkpoint
+from pass2d.train.checkpoints.published.layout import recognise
+from pass2d.train.evaluation.evaluate import evaluate
+from pass2d.train.loop import run
+from pass2d.train.prediction.predict import predict
+from pass2d.train.recipes.plain_data import from_plain
+from pass2d.train.recipes.recipe import load_recipe
 
 TABLES = Path(__file__).resolve().parents[1] / "pipeline" / "datasets"
 DATASETS: tuple[DatasetInfo, ...] = tuple(
@@ -141,7 +141,7 @@ def test_an_imported_network_computes_the_same(
 
 
 def test_every_tensor_of_a_training_checkpoint_is_kept_for_fine_tuning(tmp_path: Path) -> None:
-    from train.checkpoint import load_checkpoint
+    from pass2d.train.checkpoints.checkpoint import load_checkpoint
 
     network = small("2dpass", n_classes=20, hidden=8)
     source = save(tmp_path / "published.ckpt", published_state(network))

@@ -10,21 +10,21 @@ import pytest
 from cache_samples import sample_info
 from numpy.typing import NDArray
 
-from cache.cloud_statistics import scan_statistics
-from cache.errors import ConfigError
-from cache.ground import find_ground
-from pipeline.synth.config import preset
-from pipeline.synth.frame import render_frame
-from train.card import Card
-from train.input_check import InputCheck, InputWarning, WarningLog
-from train.points.columns import PointColumns
-from train.points.mapping import (
+from pass2d.cache.clouds.ground import find_ground
+from pass2d.cache.clouds.statistics import scan_statistics
+from pass2d.common.errors import ConfigError
+from pass2d.synth.config import preset
+from pass2d.synth.frame import render_frame
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.points.columns import PointColumns
+from pass2d.train.points.mapping import (
     UNITS_M,
     InputMapping,
     parse_rotation,
     parse_unit,
     rotation_angles,
 )
+from pass2d.train.prediction.input_check import InputCheck, InputWarning, WarningLog
 
 Scan = NDArray[np.float32]
 CHANGES: dict[str, tuple[dict, dict]] = {

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import ConfigError
-from cache.progress import Silent
-from train.journal import Journal
-from train.runs import RunFolder
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+from pass2d.train.checkpoints.runs import RunFolder
+from pass2d.train.run.journal import Journal
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:

@@ -11,17 +11,17 @@ import torch
 from cache_samples import sample_info, write_sample_cache
 from train_samples import Heard
 
-from cache.reader import CacheReader, Fields
-from cache.schema import GridConfig
-from pass2d_models.inputs import Grid
-from pass2d_models.network import Network
-from pass2d_models.registry import build_network
-from train.eval_scans import hashed_scales
-from train.infer import CachedVotes, PassSize, vote_logits
-from train.lattice import ScanHash, scan_hashes, voted_voxels
-from train.tta import LATTICE_VOTES, Vote, VotePlan
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import GridConfig
+from pass2d.models.inputs import Grid
+from pass2d.models.network import Network
+from pass2d.models.registry import build_network
+from pass2d.train.data.lattice import ScanHash, scan_hashes, voted_voxels
+from pass2d.train.evaluation.scans import hashed_scales
+from pass2d.train.inference.logits import CachedVotes, PassSize, vote_logits
+from pass2d.train.inference.votes import LATTICE_VOTES, Vote, VotePlan
 
-VOXELISER = "pass2d_models.hierarchy.root_cells"
+VOXELISER = "pass2d.models.twodpass.hierarchy.root_cells"
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from cache_samples import write_sample_cache
 from train_samples import tiny_recipe
 from typer.testing import CliRunner
 
-from cli import app
-from train.checkpoint import load_checkpoint
-from train.launch import LOST_CODE, Outcome, _outcome
-from train.recipe import to_toml
-from train.team import choose_device
+from pass2d.cli import app
+from pass2d.train.checkpoints.checkpoint import load_checkpoint
+from pass2d.train.distributed.launch import LOST_CODE, Outcome, _outcome
+from pass2d.train.distributed.process_group import choose_device
+from pass2d.train.recipes.recipe import to_toml
 
-RUN = [sys.executable, "-c", "from cli import main; main()"]
+RUN = [sys.executable, "-c", "from pass2d.cli import main; main()"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 ROOT = Path(__file__).resolve().parents[1]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
@@ -149,7 +149,7 @@ def last_cursor(run_root: Path) -> int:
 @pytest.mark.slow
 def test_a_process_killed_under_torchrun_ends_the_job(place: Path, tmp_path: Path) -> None:
     script = tmp_path / "pass2d.py"
-    script.write_text("from cli import main\nmain()\n")
+    script.write_text("from pass2d.cli import main\nmain()\n")
     command = [*TORCHRUN, "--nproc-per-node=2", "--", str(script)]
     with training([*command, *arguments(place, tmp_path / "run")]) as process:
         team = members(process.pid)

@@ -24,22 +24,22 @@ from train_samples import (
     tiny_recipe,
 )
 
-from cache.errors import CheckpointError, ConfigError
-from cache.progress import Silent
-from cache.reader import CacheReader
-from cache.schema import DatasetInfo
-from pass2d_models.network import Segmentation
-from train.assemble import assemble
-from train.checkpoint import load_checkpoint, network_from_checkpoint
-from train.folder import only_run_in
-from train.loop import run
-from train.losses import LossTerms
-from train.recipe import NetworkChoice, Recipe, load_recipe
-from train.runs import RunFolder
-from train.state import fresh_state
-from train.step import optimizer_step
-from train.stream import BatchStream
-from train.team import Team
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.errors import CheckpointError, ConfigError
+from pass2d.common.progress import Silent
+from pass2d.models.network import Segmentation
+from pass2d.train.checkpoints.checkpoint import load_checkpoint, network_from_checkpoint
+from pass2d.train.checkpoints.runs import RunFolder
+from pass2d.train.data.stream import BatchStream
+from pass2d.train.distributed.process_group import Team
+from pass2d.train.loop import run
+from pass2d.train.optim.losses import LossTerms
+from pass2d.train.recipes.recipe import NetworkChoice, Recipe, load_recipe
+from pass2d.train.run.assemble import assemble
+from pass2d.train.run.folder import only_run_in
+from pass2d.train.run.state import fresh_state
+from pass2d.train.run.step import optimizer_step
 
 CPU = torch.device("cpu")
 
@@ -493,7 +493,7 @@ def first_step(data: Path, *, batch_size: int, accumulate: int) -> list[Tensor]:
         state = fresh_state(job)
         stream = BatchStream(reader, job.plan, recipe.stream, cursor=0, device=CPU)
         with (
-            mock.patch("train.step.compute_loss", mean_over_scans),
+            mock.patch("pass2d.train.run.step.compute_loss", mean_over_scans),
             mock.patch.object(job.network, "train"),
         ):
             assert optimizer_step(job, state, stream) == 2

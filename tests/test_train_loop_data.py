@@ -10,13 +10,13 @@ import torch
 from cache_samples import sample_info, write_sample_cache
 from train_samples import Heard, final_weights, tiny_recipe
 
-from cache.errors import CheckpointError, ConfigError
-from cache.reader import CacheReader
-from cache.schema import DatasetInfo, LabelTable
-from train.assemble import fresh_network
-from train.checkpoint import load_checkpoint
-from train.loop import run
-from train.team import Team
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.schema import DatasetInfo, LabelTable
+from pass2d.common.errors import CheckpointError, ConfigError
+from pass2d.train.checkpoints.checkpoint import load_checkpoint
+from pass2d.train.distributed.process_group import Team
+from pass2d.train.loop import run
+from pass2d.train.run.assemble import fresh_network
 
 WITH_PICTURES = ("network.settings.image_branch=true", "epochs=1", "batch_size=3")
 

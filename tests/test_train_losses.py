@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cache.errors import DataError
-from pass2d_models.network import Prepared, Segmentation, Targets
-from train.losses import (
+from pass2d.common.errors import DataError
+from pass2d.models.network import Prepared, Segmentation, Targets
+from pass2d.train.optim.losses import (
     LossConfig,
     compute_loss,
     fused_divergence,

@@ -15,9 +15,10 @@ from team_samples import in_processes, shallow_resnet
 from torch import Tensor, nn
 from train_samples import Heard, assert_same_tensors, final_state, tiny_recipe
 
-from train.average import WeightAverage
-from train.loop import run
-from train.optim import (
+from pass2d.train.distributed.process_group import Team, sum_by_rank, sum_gradients
+from pass2d.train.loop import run
+from pass2d.train.optim.average import WeightAverage
+from pass2d.train.optim.optimizer import (
     OptimizerConfig,
     build_optimizer,
     guarded_step,
@@ -25,7 +26,6 @@ from train.optim import (
     no_skips,
     optimizer_tensors,
 )
-from train.team import Team, sum_by_rank, sum_gradients
 
 CPU = torch.device("cpu")
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last

@@ -14,8 +14,8 @@ import torch
 from cache_samples import sample_info
 from numpy.typing import NDArray
 
-from cache.errors import ShapeError
-from train.metric import (
+from pass2d.common.errors import ShapeError
+from pass2d.train.inference.metric import (
     Scores,
     both_scores,
     count_pairs,

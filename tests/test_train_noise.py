@@ -14,20 +14,26 @@ from cache_samples import without_fsync, write_sample_cache
 from pipeline_files import write_sequence
 from train_samples import assert_same_tensors, final_weights, tiny_recipe
 
-from cache.errors import ConfigError
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from cache.schema import ScanRecord
-from corruptions.cloud import Cloud
-from corruptions.registry import CORRUPTIONS, Variant, corrupt, corruption_table, parse_variants
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare
-from pipeline.stages.labels import map_labels
-from train.collate import collate, count_points, heap
-from train.draw import AugmentConfig, draw_scan
-from train.loop import run
-from train.noise import corrupted_record
-from train.stream import BatchStream, StreamConfig, StreamPlan, load_scan
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import ScanRecord
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+from pass2d.corruptions.cloud import Cloud
+from pass2d.corruptions.registry import (
+    CORRUPTIONS,
+    Variant,
+    corrupt,
+    corruption_table,
+    parse_variants,
+)
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.stages.labels import map_labels
+from pass2d.train.data.collate import collate, count_points, heap
+from pass2d.train.data.corrupt import corrupted_record
+from pass2d.train.data.sampling import AugmentConfig, draw_scan
+from pass2d.train.data.stream import BatchStream, StreamConfig, StreamPlan, load_scan
+from pass2d.train.loop import run
 
 NOISE = AugmentConfig(mode="noise", crop_hw=(32, 96), noise_probability=0.9)
 ALL = Fields(label=True, instance=True, image=True, pixels=True)

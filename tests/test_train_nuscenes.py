@@ -13,22 +13,22 @@ from cache_samples import sample_info, write_sample_cache
 from nuscenes_files import NuscenesFolder
 from stub_network import StubNetwork
 
-from cache.errors import ConfigError
-from cache.progress import Silent
-from cache.reader import CacheReader, Fields
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.prepare import PrepareConfig, prepare
-from train.assemble import picture_size
-from train.batch import point_batch
-from train.card import Card
-from train.collate import collate, common_crop, heap
-from train.draw import AugmentConfig
-from train.evaluate import evaluate, evaluate_network
-from train.loop import run
-from train.metric import allowed_scores, official_scores
-from train.recipe import load_recipe
-from train.segmenter import Segmenter
-from train.stream import StreamPlan, load_scan
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.data.batch import point_batch
+from pass2d.train.data.collate import collate, common_crop, heap
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.stream import StreamPlan, load_scan
+from pass2d.train.evaluation.evaluate import evaluate, evaluate_network
+from pass2d.train.inference.metric import allowed_scores, official_scores
+from pass2d.train.inference.segmenter import Segmenter
+from pass2d.train.loop import run
+from pass2d.train.recipes.recipe import load_recipe
+from pass2d.train.run.assemble import picture_size
 
 CPU = torch.device("cpu")
 WHOLE = AugmentConfig(mode="lattice", crop_hw=None, jitter=0.0)

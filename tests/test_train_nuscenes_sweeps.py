@@ -10,22 +10,22 @@ import pytest
 import torch
 from nuscenes_files import NuscenesFolder
 
-from cache.errors import ConfigError, ShapeError
-from cache.progress import Silent
-from cache.reader import CacheReader
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.registry import build_network
-from pipeline.compose import lidar_arrays
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.prepare import PrepareConfig, prepare
-from train.batch import point_batch
-from train.collate import collate, heap
-from train.draw import AugmentConfig
-from train.evaluate import evaluate
-from train.loop import run
-from train.predict import predict
-from train.recipe import load_recipe
-from train.stream import StreamPlan, load_scan
+from pass2d.cache.reader import CacheReader
+from pass2d.common.errors import ConfigError, ShapeError
+from pass2d.common.progress import Silent
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.registry import build_network
+from pass2d.pipeline.compose import lidar_arrays
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.train.data.batch import point_batch
+from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.stream import StreamPlan, load_scan
+from pass2d.train.evaluation.evaluate import evaluate
+from pass2d.train.loop import run
+from pass2d.train.prediction.predict import predict
+from pass2d.train.recipes.recipe import load_recipe
 
 INLINE = PrepareConfig(workers=0)
 WIDTH = {"2dpass-nuscenes-128": "hidden=16", "minkowskinet-nuscenes": "width_factor=0.1"}

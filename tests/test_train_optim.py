@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from cache.errors import CheckpointError
-from train.average import WeightAverage
-from train.optim import (
+from pass2d.common.errors import CheckpointError
+from pass2d.train.optim.average import WeightAverage
+from pass2d.train.optim.optimizer import (
     OptimizerConfig,
     OutputWatch,
     build_optimizer,
@@ -23,7 +23,7 @@ from train.optim import (
     no_skips,
     optimizer_tensors,
 )
-from train.schedule import (
+from pass2d.train.optim.schedule import (
     RunLength,
     ScheduleConfig,
     cosine_epoch_rate,

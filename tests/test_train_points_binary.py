@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_cache_columns import street
 
-from cache.columns import DTYPES, PointLayout
-from cache.errors import ConfigError, DataError
-from train.points.binary import BinaryOptions, read_binary
+from pass2d.cache.columns import DTYPES, PointLayout
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.train.points.binary import BinaryOptions, read_binary
 
 
 def write(path: Path, points: np.ndarray, dtype: str = "float32") -> Path:

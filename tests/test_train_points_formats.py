@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_train_points import POINTS, pcd_header, write_las, write_ply
 
-from cache.errors import DataError
-from train.points import packed
-from train.points.registry import read_columns
+from pass2d.common.errors import DataError
+from pass2d.train.points import packed
+from pass2d.train.points.registry import read_columns
 
 ROWS = [[1.5, -2, 3, 7], [4, 5, -6.25, 8], [9, 10, 11, 12]]
 

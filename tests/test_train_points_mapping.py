@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from stub_network import StubNetwork
 from test_train_predict import CPU, card, some_points
 
-from cache.errors import ConfigError, DataError
-from train.checkpoint import build_from_card, network_tensors, save_checkpoint
-from train.points.binary import BinaryOptions
-from train.points.columns import PointColumns
-from train.points.mapping import InputMapping, parse_columns, parse_rotation, parse_unit
-from train.predict import predict
-from train.predict_files import read_columns_of
-from train.segmenter import Segmenter
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
+from pass2d.train.inference.segmenter import Segmenter
+from pass2d.train.points.binary import BinaryOptions
+from pass2d.train.points.columns import PointColumns
+from pass2d.train.points.mapping import InputMapping, parse_columns, parse_rotation, parse_unit
+from pass2d.train.prediction.files import read_columns_of
+from pass2d.train.prediction.predict import predict
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import torch
 from cache_samples import sample_info
 from stub_network import StubNetwork, by_place
 
-from cache.errors import CheckpointError, ConfigError, DataError, ShapeError
-from train.card import Card
-from train.checkpoint import build_from_card, network_tensors, save_checkpoint
-from train.predict import predict
-from train.segmenter import Segmenter
-from train.tta import VotePlan, parse_votes
+from pass2d.common.errors import CheckpointError, ConfigError, DataError, ShapeError
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
+from pass2d.train.inference.segmenter import Segmenter
+from pass2d.train.inference.votes import VotePlan, parse_votes
+from pass2d.train.prediction.predict import predict
 
 CPU = torch.device("cpu")
 RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)  # cache_samples.sample_info

@@ -22,14 +22,14 @@ from test_cli import PROJECT, pass2d, spawn
 from test_train_predict import CPU, card, inside, results, some_points, write_bin
 from train_samples import Heard
 
-from cache.cloud_statistics import scan_statistics
-from cache.errors import ConfigError, DataError
-from train import segmenter as segmenter_module
-from train.checkpoint import build_from_card, network_tensors, save_checkpoint
-from train.predict import Outputs, Stream, predict
-from train.predict_files import find_scans
-from train.predict_lines import arriving_lines
-from train.segmenter import Segmenter
+from pass2d.cache.clouds.statistics import scan_statistics
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
+from pass2d.train.inference import segmenter as segmenter_module
+from pass2d.train.inference.segmenter import Segmenter
+from pass2d.train.prediction.files import find_scans
+from pass2d.train.prediction.lines import arriving_lines
+from pass2d.train.prediction.predict import Outputs, Stream, predict
 
 RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)  # cache_samples.sample_info
 ALL_FORMATS = Outputs(formats=("label", "npy", "ply", "bin"), confidence=True)

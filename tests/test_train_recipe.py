@@ -11,12 +11,18 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner
 
-from cache.errors import ConfigError
-from cli import app
-from train.optim import build_optimizer
-from train.recipe import Recipe, load_recipe, network_settings, to_toml, without_images
-from train.recipe_files import recipe_names
-from train.schedule import RunLength, learning_rate, warmup_steps
+from pass2d.cli import app
+from pass2d.common.errors import ConfigError
+from pass2d.train.optim.optimizer import build_optimizer
+from pass2d.train.optim.schedule import RunLength, learning_rate, warmup_steps
+from pass2d.train.recipes.files import recipe_names
+from pass2d.train.recipes.recipe import (
+    Recipe,
+    load_recipe,
+    network_settings,
+    to_toml,
+    without_images,
+)
 
 
 def test_every_recipe_loads_and_comes_back_from_its_own_toml(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import pytest
 from cache_samples import write_sample_cache
 from train_samples import Heard, assert_same_tensors, final_state, tiny_recipe
 
-from cache.errors import ConfigError
-from cache.store import RemoteStore
-from train import stream
-from train.ahead import computed_ahead
-from train.loop import run
+from pass2d.cache.remote.store import RemoteStore
+from pass2d.common.ahead import computed_ahead
+from pass2d.common.errors import ConfigError
+from pass2d.train.data import stream
+from pass2d.train.loop import run
 
 URL = "memory://training/cache"
 
@@ -87,7 +87,7 @@ def hanging() -> Iterator[threading.Event]:
 def test_a_signal_ends_a_run_whose_store_hangs(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: threading.Event
 ) -> None:
-    monkeypatch.setattr("train.stream._CLOSING_S", 0.0)
+    monkeypatch.setattr("pass2d.train.data.stream._CLOSING_S", 0.0)
     run(URL, tiny_recipe(), run_root=tmp_path / "whole")
     monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "second"))
     real, hung = RemoteStore.fetch, []

@@ -12,14 +12,14 @@ import torch
 from cache_samples import sample_info, write_sample_cache
 from train_samples import Heard, final_weights, tiny_recipe
 
-from cache.errors import ConfigError
-from cache.progress import Silent
-from train.card import Card
-from train.card_report import card_json, card_tables
-from train.checkpoint import load_checkpoint, read_card, save_checkpoint
-from train.loop import run
-from train.recipe import load_recipe, to_toml
-from train.renames import renamed_metrics, renamed_settings
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+from pass2d.reports.card import card_json, card_tables
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import load_checkpoint, read_card, save_checkpoint
+from pass2d.train.loop import run
+from pass2d.train.recipes.recipe import load_recipe, to_toml
+from pass2d.train.recipes.renames import renamed_metrics, renamed_settings
 
 
 @pytest.mark.parametrize("ratio", ["0.1", "0", "0.0"])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.errors import DataError, ShapeError
-from cache.schema import LabelTable
-from train.legend import BACKGROUND_RGB, IGNORED_RGB, label_colors
-from train.render import birds_eye, facing_ahead, on_picture, range_image, save_png
-from train.render_confusion import (
+from pass2d.cache.schema import LabelTable
+from pass2d.common.errors import DataError, ShapeError
+from pass2d.train.drawing.legend import BACKGROUND_RGB, IGNORED_RGB, label_colors
+from pass2d.train.drawing.render import birds_eye, facing_ahead, on_picture, range_image, save_png
+from pass2d.train.drawing.render_confusion import (
     CELL_PX,
     LEFT_PX,
     RIGHT_RGB,

@@ -16,19 +16,19 @@ from rich.console import Console
 from stub_network import StubNetwork, by_place
 from typer.testing import CliRunner
 
-import train.robustness.published as module
-from cache.errors import DataError
-from cache.progress import Silent
-from cli import app
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.prepare import PrepareConfig, prepare
-from train.card import Card
-from train.checkpoint import build_from_card
-from train.metric import official_scores
-from train.robustness.folders import find_corrupted, set_name
-from train.robustness.published import robust_folders
-from train.robustness.report import remarks, report_json, report_tables, summary_csv
-from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES, robust_scores
+import pass2d.train.robustness.published_sets as module
+from pass2d.cli import app
+from pass2d.common.errors import DataError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.reports.robustness import remarks, report_json, report_tables, summary_csv
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import build_from_card
+from pass2d.train.inference.metric import official_scores
+from pass2d.train.robustness.folders import find_corrupted, set_name
+from pass2d.train.robustness.published_sets import robust_folders
+from pass2d.train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES, robust_scores
 
 RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)
 KITTI = BASELINE_MIOU["semantickitti"]
@@ -341,7 +341,7 @@ def test_labels_and_clean_score_come_from_a_prepared_cache(
 
 
 def module_clean(labels: dict[str, Path]):
-    from train.robustness.scans import CleanFiles
+    from pass2d.train.robustness.scans import CleanFiles
 
     return CleanFiles(tokens={}, labels=labels)
 

@@ -13,20 +13,20 @@ from pipeline_files import write_sequence
 from stub_network import StubNetwork
 from typer.testing import CliRunner, Result
 
-import train.robustness.cached as module
-from cache.errors import ConfigError
-from cache.progress import Silent
-from cache.reader import CacheReader
-from cli import app
-from corruptions.registry import SEVERITIES, parse_variants
-from pipeline.corrupted import corrupted_listings
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.prepare import PrepareConfig, prepare_all
-from train.card import Card
-from train.evaluate import evaluate_network
-from train.robustness.cached import corrupted_datasets, robust_cache
-from train.robustness.report import remarks, summary_csv
-from train.robustness.robo3d import CORRUPTIONS, RobustScores
+import pass2d.train.robustness.cached as module
+from pass2d.cache.reader import CacheReader
+from pass2d.cli import app
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+from pass2d.corruptions.registry import SEVERITIES, parse_variants
+from pass2d.pipeline.corrupted import corrupted_listings
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare_all
+from pass2d.reports.robustness import remarks, summary_csv
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.evaluation.evaluate import evaluate_network
+from pass2d.train.robustness.cached import corrupted_datasets, robust_cache
+from pass2d.train.robustness.robo3d import CORRUPTIONS, RobustScores
 
 
 @pytest.fixture(scope="module")

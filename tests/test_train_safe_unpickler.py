@@ -18,9 +18,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cache.errors import CheckpointError
-from train.safe_unpickler import Placeholder, TensorRef
-from train.torch_file import open_torch_file
+from pass2d.common.errors import CheckpointError
+from pass2d.train.checkpoints.published.torch_file import open_torch_file
+from pass2d.train.checkpoints.published.unpickler import Placeholder, TensorRef
 
 PICKLE_STOP = b"."
 

@@ -11,8 +11,8 @@ import torch
 from stub_network import StubNetwork
 from test_train_predict import card, segmenter, some_points
 
-from cache.errors import ShapeError
-from train.segmenter import Segmenter
+from pass2d.common.errors import ShapeError
+from pass2d.train.inference.segmenter import Segmenter
 
 TYPES = ["bfloat16", "float16", "float32", "float64", "int32", "int64", "int8", "uint8", "bool"]
 

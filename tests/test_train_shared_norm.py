@@ -12,17 +12,23 @@ from team_samples import in_processes
 from torch import Tensor, nn
 from train_samples import tiny_recipe
 
-from cache.progress import Silent
-from cache.reader import CacheReader
-from pass2d_models.norm import RowNorm
-from train.assemble import assemble
-from train.batch import point_batch
-from train.collate import collate, heap
-from train.eval_counts import EvalCounts
-from train.shared_norm import SharedNorm, Sharers, share_norms
-from train.step import choose_sharers
-from train.stream import batch_at, load_scan
-from train.team import Team, agree, gather_over_team, sum_gradients, sum_over_team
+from pass2d.cache.reader import CacheReader
+from pass2d.common.progress import Silent
+from pass2d.models.norm import RowNorm
+from pass2d.train.data.batch import point_batch
+from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.stream import batch_at, load_scan
+from pass2d.train.distributed.process_group import (
+    Team,
+    agree,
+    gather_over_team,
+    sum_gradients,
+    sum_over_team,
+)
+from pass2d.train.distributed.sync_norm import SharedNorm, Sharers, share_norms
+from pass2d.train.evaluation.counts import EvalCounts
+from pass2d.train.run.assemble import assemble
+from pass2d.train.run.step import choose_sharers
 
 CPU = torch.device("cpu")
 ALONE = Team(device=CPU)

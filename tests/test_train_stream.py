@@ -15,14 +15,13 @@ import torch
 from cache_samples import write_sample_cache
 from train_samples import Heard, tiny_recipe
 
-from cache.errors import CacheError
-from cache.reader import CacheReader, Fields
-from cache.schema import ScanRecord
-from train.assemble import assemble
-from train.batch import RawBatch
-from train.draw import AugmentConfig
-from train.dropout import kept_points
-from train.stream import (
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import ScanRecord
+from pass2d.common.errors import CacheError
+from pass2d.train.data.batch import RawBatch
+from pass2d.train.data.dropout import kept_points
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.stream import (
     BatchStream,
     StreamConfig,
     StreamPlan,
@@ -31,7 +30,8 @@ from train.stream import (
     load_scan,
     mix_partner,
 )
-from train.team import Team
+from pass2d.train.distributed.process_group import Team
+from pass2d.train.run.assemble import assemble
 
 ALONE = Team(device=torch.device("cpu"))
 SMALL = AugmentConfig(crop_hw=(32, 96))
@@ -246,7 +246,7 @@ def test_a_scan_is_never_mixed_with_itself_and_with_each_other_equally_often(
     # A remote store: a scan alone in its block of shards takes any other.
     shards = np.array([0, 1, 2, 3, 4]) * 10
     blocks = plan_for(reader, positions=positions, augment=mixing, shards=shards)
-    with mock.patch("train.stream._WINDOW", 1):
+    with mock.patch("pass2d.train.data.stream._WINDOW", 1):
         assert {mix_partner(blocks, 8, share, epoch=0) for share in shares.tolist()} == {
             3,
             4,

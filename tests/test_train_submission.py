@@ -17,22 +17,22 @@ from nuscenes_files import NuscenesFolder
 from stub_network import StubNetwork, by_place
 from typer.testing import CliRunner
 
-import train.submission.submit as module
-from cache.errors import CheckpointError, ConfigError, DataError, Pass2DError
-from cache.progress import Silent
-from cache.reader import CacheReader
-from cli import app
-from pipeline.datasets.known import known_tables
-from pipeline.datasets.nuscenes import list_nuscenes
-from pipeline.prepare import PrepareConfig, prepare
-from train.card import Card
-from train.checkpoint import build_from_card, network_tensors, save_checkpoint
-from train.submission.benchmark import Benchmark, parse_meta
-from train.submission.scans import expected_points
-from train.submission.sources import check_sources
-from train.submission.submit import SubmitConfig, submit
-from train.submission.verify import verify_submission
-from train.tta import VotePlan
+import pass2d.train.submission.submit as module
+from pass2d.cache.reader import CacheReader
+from pass2d.cli import app
+from pass2d.common.errors import CheckpointError, ConfigError, DataError, Pass2DError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.known import known_tables
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
+from pass2d.train.inference.votes import VotePlan
+from pass2d.train.submission.benchmark import Benchmark, parse_meta
+from pass2d.train.submission.scans import expected_points
+from pass2d.train.submission.sources import check_sources
+from pass2d.train.submission.submit import SubmitConfig, submit
+from pass2d.train.submission.verify import verify_submission
 
 CPU = torch.device("cpu")
 RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)
@@ -226,7 +226,7 @@ def test_a_zip_that_is_there_is_not_replaced(stubbed, scans, tmp_path: Path) -> 
 
 
 def test_a_second_run_on_the_same_zip_is_refused(stubbed, scans, tmp_path: Path) -> None:
-    from cache.files import lock_file
+    from pass2d.common.files import lock_file
 
     lock = tmp_path / ".s.zip.parts" / "run.lock"
     with (

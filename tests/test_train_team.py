@@ -13,18 +13,23 @@ from cache_samples import write_sample_cache
 from torch import distributed
 from train_samples import Heard, final_weights, tiny_recipe
 
-from cache.errors import ConfigError
-from train.loop import run
-from train.state import fresh_scaler
-from train.team import backend_of, choose_device, collective, require_own_gpus
-from train.vigil import LostProcessError
+from pass2d.common.errors import ConfigError
+from pass2d.train.distributed.heartbeat import LostProcessError
+from pass2d.train.distributed.process_group import (
+    backend_of,
+    choose_device,
+    collective,
+    require_own_gpus,
+)
+from pass2d.train.loop import run
+from pass2d.train.run.state import fresh_scaler
 
 SCRIPT = """
 import sys
 sys.path[:0] = ["tests", "."]
 from pathlib import Path
 from train_samples import tiny_recipe
-from train.loop import run
+from pass2d.train.loop import run
 
 data, root, resume, *overrides = sys.argv[1:]
 run(Path(data), tiny_recipe(*overrides), run_root=Path(root), resume=resume == "resume")

@@ -16,16 +16,16 @@ from cache_samples import write_sample_cache
 from team_samples import in_processes, shallow_resnet
 from torch import Tensor
 
-from cache.progress import Silent
-from cache.reader import CacheReader
-from train import step
-from train.assemble import Job, assemble
-from train.optim import optimizer_tensors
-from train.recipe import Recipe, load_recipe, network_settings
-from train.recipe_files import recipe_names
-from train.state import RunState, fresh_state
-from train.stream import BatchStream
-from train.team import Team, share_buffers
+from pass2d.cache.reader import CacheReader
+from pass2d.common.progress import Silent
+from pass2d.train.data.stream import BatchStream
+from pass2d.train.distributed.process_group import Team, share_buffers
+from pass2d.train.optim.optimizer import optimizer_tensors
+from pass2d.train.recipes.files import recipe_names
+from pass2d.train.recipes.recipe import Recipe, load_recipe, network_settings
+from pass2d.train.run import step
+from pass2d.train.run.assemble import Job, assemble
+from pass2d.train.run.state import RunState, fresh_state
 
 LIMIT = 1e-5
 """Of a tensor's move. The sums come in the same order, so on most machines it is 0."""

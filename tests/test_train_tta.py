@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache.errors import ConfigError
-from pass2d_models.inputs import Grid, PointBatch
-from pass2d_models.network import Network, NetworkConfig, Prepared, Segmentation
-from train.ahead import computed_ahead
-from train.infer import PassSize, nearest_index, vote_logits
-from train.tta import IDENTITY, LATTICE_VOTES, Vote, VotePlan, parse_votes
+from pass2d.common.ahead import computed_ahead
+from pass2d.common.errors import ConfigError
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.network import Network, NetworkConfig, Prepared, Segmentation
+from pass2d.train.inference.logits import PassSize, nearest_index, vote_logits
+from pass2d.train.inference.votes import IDENTITY, LATTICE_VOTES, Vote, VotePlan, parse_votes
 
 
 def points(*rows: tuple[float, float, float, float]) -> Tensor:

@@ -13,19 +13,19 @@ from PIL import Image
 from pipeline_files import scan_points, write_sequence
 from typer.testing import CliRunner, Result
 
-from cache.errors import DataError
-from cache.reader import CacheReader
-from cache.schema import ScanRecord
-from cli import app
-from pipeline.raw_scans import list_raw, read_raw
-from train.card import Card
-from train.checkpoint import build_from_card, network_tensors, save_checkpoint
-from train.legend import ERRORS
-from train.viewing.cached import cached_scans
-from train.viewing.colors import Scale, binned, ramp
-from train.viewing.panels import panels_of
-from train.viewing.predictions import PredictionFolder
-from train.viewing.scan import ViewItem, ViewScan, choose_items, view_scan
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.schema import ScanRecord
+from pass2d.cli import app
+from pass2d.common.errors import DataError
+from pass2d.pipeline.datasets.raw_scans import list_raw, read_raw
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
+from pass2d.train.drawing.legend import ERRORS
+from pass2d.train.viewing.cached import cached_scans
+from pass2d.train.viewing.colors import Scale, binned, ramp
+from pass2d.train.viewing.panels import panels_of
+from pass2d.train.viewing.predictions import PredictionFolder
+from pass2d.train.viewing.scan import ViewItem, ViewScan, choose_items, view_scan
 
 Written = tuple[Path, dict[str, ScanRecord]]
 

@@ -15,10 +15,10 @@ from browser import browser, look
 from cache_samples import sample_info
 from PIL import Image
 
-from cache.errors import DataError
-from train.legend import ERRORS, IGNORED_RGB
-from train.viewing.page import scan_arrays, write_view_page
-from train.viewing.scan import ViewCamera, ViewScan, ViewSet
+from pass2d.common.errors import DataError
+from pass2d.train.drawing.legend import ERRORS, IGNORED_RGB
+from pass2d.train.viewing.page import scan_arrays, write_view_page
+from pass2d.train.viewing.scan import ViewCamera, ViewScan, ViewSet
 
 TABLE = sample_info().labels
 SET = ViewSet(title="<test> & co", table=TABLE, signal_name="remission", n_cameras=1, items=())

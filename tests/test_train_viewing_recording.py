@@ -14,10 +14,10 @@ import pytest
 from cache_samples import sample_info, write_sample_cache
 from typer.testing import CliRunner
 
-from cache.errors import ConfigError, DataError
-from cli import app
-from train.viewing.recording import recording
-from train.viewing.scan import ViewItem, ViewScan, ViewSet, one_sequence, with_prediction
+from pass2d.cli import app
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.train.viewing.recording import recording
+from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet, one_sequence, with_prediction
 
 PROJECT = str(Path(__file__).resolve().parents[1])
 SET = ViewSet(title="x", table=sample_info().labels, signal_name="remission", n_cameras=1, items=())
@@ -68,7 +68,7 @@ def test_recording_opens_again_with_entities_times_and_classes(tmp_path: Path) -
     labels = tmp_path / "labels"
     labels.mkdir()
     words = ["view", "--cache", str(tmp_path / "cache"), "--scans", "0:2"]
-    from cache.reader import CacheReader
+    from pass2d.cache.reader import CacheReader
 
     with CacheReader.open(tmp_path / "cache") as reader:
         counts = [int(reader.scans.n_raw[p]) for p in reader.select(split="val")]

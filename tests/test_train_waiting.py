@@ -14,13 +14,13 @@ from cache_samples import write_sample_cache
 from train_samples import TINY
 from typer.testing import CliRunner
 
-import train.loop
-import train.stream
-import train.window
-from cache.reader import CacheReader
-from cli import app
-from train.advice import waiting_advice
-from train.stream import StreamConfig
+import pass2d.train.data.stream
+import pass2d.train.loop
+import pass2d.train.run.window
+from pass2d.cache.reader import CacheReader
+from pass2d.cli import app
+from pass2d.train.data.stream import StreamConfig
+from pass2d.train.run.advice import waiting_advice
 
 STEP_S = 1.0
 ADVICE = "of the time goes by waiting for data: "
@@ -60,7 +60,7 @@ def train_with_read_time(
     """`pass2d train` under a clock on which a scan takes ``read_s`` and a step one second."""
     now = SimpleNamespace(s=0.0)
     clock = SimpleNamespace(perf_counter=lambda: now.s)
-    load, step = train.stream.load_scan, train.loop.optimizer_step
+    load, step = pass2d.train.data.stream.load_scan, pass2d.train.loop.optimizer_step
 
     def slow_load(*arguments: Any, **options: Any) -> Any:
         now.s += read_s
@@ -70,12 +70,12 @@ def train_with_read_time(
         now.s += STEP_S
         return step(*arguments)
 
-    monkeypatch.setattr(train.stream, "ThreadPoolExecutor", ReadsWhenAsked)
-    monkeypatch.setattr(train.stream, "wait", wait_for)
-    monkeypatch.setattr(train.stream, "time", clock)
-    monkeypatch.setattr(train.window, "time", clock)
-    monkeypatch.setattr(train.stream, "load_scan", slow_load)
-    monkeypatch.setattr(train.loop, "optimizer_step", slow_step)
+    monkeypatch.setattr(pass2d.train.data.stream, "ThreadPoolExecutor", ReadsWhenAsked)
+    monkeypatch.setattr(pass2d.train.data.stream, "wait", wait_for)
+    monkeypatch.setattr(pass2d.train.data.stream, "time", clock)
+    monkeypatch.setattr(pass2d.train.run.window, "time", clock)
+    monkeypatch.setattr(pass2d.train.data.stream, "load_scan", slow_load)
+    monkeypatch.setattr(pass2d.train.loop, "optimizer_step", slow_step)
     settings = [
         word for setting in (*TINY, "validation.every_epochs=0") for word in ("--set", setting)
     ]

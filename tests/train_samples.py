@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.checkpoint import NETWORK, load_checkpoint
-from train.recipe import Recipe, load_recipe
+from pass2d.train.checkpoints.checkpoint import NETWORK, load_checkpoint
+from pass2d.train.recipes.recipe import Recipe, load_recipe
 
 TINY = (
     "epochs=2",

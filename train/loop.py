@@ -8,13 +8,19 @@ from pathlib import Path
 
 import torch
 
-from cache.cloud_statistics import input_statistics
-from cache.progress import Progress, Silent
-from cache.reader import CacheReader
-from train.assemble import Job, assemble
-from train.card import Card
-from train.checkpoint import network_tensors, save_checkpoint
-from train.folder import (
+from pass2d.cache.clouds.statistics import input_statistics
+from pass2d.cache.reader import CacheReader
+from pass2d.common.progress import Progress, Silent
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
+from pass2d.train.checkpoints.runs import RunFolder
+from pass2d.train.data.stream import BatchStream
+from pass2d.train.distributed.process_group import Team, agree, joined_team, of_first, share_buffers
+from pass2d.train.optim.schedule import is_out_of_patience
+from pass2d.train.recipes.recipe import Recipe, to_toml
+from pass2d.train.run.assemble import Job, assemble
+from pass2d.train.run.choice import RunChoice, choose_run
+from pass2d.train.run.folder import (
     left_unmade,
     newest_state,
     only_run_in,
@@ -22,19 +28,13 @@ from train.folder import (
     save_state,
     write_text,
 )
-from train.journal import Journal, introduction, require_tensorboard
-from train.recipe import Recipe, to_toml
-from train.resume import first_state, require_no_state_yet
-from train.run_choice import RunChoice, choose_run
-from train.runs import RunFolder
-from train.schedule import is_out_of_patience
-from train.state import RunState, base_card, state_card, state_tensors
-from train.step import optimizer_step, require_finite
-from train.stop import StopRequest, stop_requests
-from train.stream import BatchStream
-from train.team import Team, agree, joined_team, of_first, share_buffers
-from train.validate import averaged, is_due, refresh_average, validate
-from train.window import LogWindow
+from pass2d.train.run.journal import Journal, introduction, require_tensorboard
+from pass2d.train.run.resume import first_state, require_no_state_yet
+from pass2d.train.run.state import RunState, base_card, state_card, state_tensors
+from pass2d.train.run.step import optimizer_step, require_finite
+from pass2d.train.run.stop import StopRequest, stop_requests
+from pass2d.train.run.validate import averaged, is_due, refresh_average, validate
+from pass2d.train.run.window import LogWindow
 
 _AGREE_STEPS = {"cpu": 1, "cuda": 20}
 """Several processes ask each other so often whether someone wants to stop: a GPU waits for it."""

@@ -16,14 +16,14 @@ from pathlib import Path
 from bench.learning.measure import measured
 from bench.learning.plan import HERE, Plan, load_plan, plain_world, tasks
 from bench.learning.report import markdown, summary
-from cache.progress import Progress
-from commands.console import Console, clear_errors
-from pipeline.datasets.semkitti import list_semkitti
-from pipeline.options import PrepareConfig
-from pipeline.prepare import prepare
-from pipeline.synth.config import preset
-from pipeline.synth.generate import generate
-from train.folder import write_text
+from pass2d.commands.console import Console, clear_errors
+from pass2d.common.progress import Progress
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import prepare
+from pass2d.pipeline.run.options import PrepareConfig
+from pass2d.synth.config import preset
+from pass2d.synth.generate import generate
+from pass2d.train.run.folder import write_text
 
 
 def main() -> None:

@@ -13,22 +13,22 @@ import torch
 from numpy.typing import NDArray
 
 from bench.learning.plan import Task
-from cache.errors import ConfigError
-from cache.progress import Progress, Silent
-from cache.reader import CacheReader
-from train.assemble import Job, assemble
-from train.batch import point_batch
-from train.collate import collate, heap
-from train.draw import AugmentConfig
-from train.evaluate import evaluate
-from train.folder import newest_state, write_text
-from train.loop import run
-from train.metric import count_pairs, official_scores
-from train.recipe import to_toml
-from train.runs import RunFolder
-from train.state import restore_state
-from train.stream import StreamPlan, load_scan
-from train.team import Team
+from pass2d.cache.reader import CacheReader
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Progress, Silent
+from pass2d.train.checkpoints.runs import RunFolder
+from pass2d.train.data.batch import point_batch
+from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.stream import StreamPlan, load_scan
+from pass2d.train.distributed.process_group import Team
+from pass2d.train.evaluation.evaluate import evaluate
+from pass2d.train.inference.metric import count_pairs, official_scores
+from pass2d.train.loop import run
+from pass2d.train.recipes.recipe import to_toml
+from pass2d.train.run.assemble import Job, assemble
+from pass2d.train.run.folder import newest_state, write_text
+from pass2d.train.run.state import restore_state
 
 RESULT = "result.json"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.recipe import Recipe, load_recipe
-from train.settings import from_plain
+from pass2d.train.recipes.plain_data import from_plain
+from pass2d.train.recipes.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).parent
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from cache.errors import DataError
-from cache.files import open_file
-from cache.text import quoted, shown
+from pass2d.common.errors import DataError
+from pass2d.common.files import open_file
+from pass2d.common.text import quoted, shown
 
 CHUNK_CHARS = 1 << 22
 _MAX_ROW_CHARS = 1 << 20

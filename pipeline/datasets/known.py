@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache.schema import DatasetInfo
-from pipeline.datasets.table import DatasetTable, load_table
+from pass2d.cache.schema import DatasetInfo
+from pass2d.pipeline.datasets.table import DatasetTable, load_table
 
 TABLES = ("semkitti", "nuscenes")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cache.errors import DataError
-from pipeline.source import ScanSource
+from pass2d.common.errors import DataError
+from pass2d.pipeline.source import ScanSource
 
 SPLITS = ("train", "val", "test")
 

@@ -11,21 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import ConfigError, DataError
-from cache.progress import Progress, Silent
-from cache.rows import FailedScan
-from cache.schema import DatasetInfo
-from pipeline.check import check_scans
-from pipeline.datasets.limit import SPLITS, first_of_each_split
-from pipeline.datasets.nuscenes_labels import info_by_name
-from pipeline.datasets.nuscenes_missing import LABELS, POINTS, SWEEPS, Missing
-from pipeline.datasets.nuscenes_scenes import (
+from pass2d.cache.rows import FailedScan
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.common.progress import Progress, Silent
+from pass2d.pipeline.datasets.check import check_scans
+from pass2d.pipeline.datasets.draw_calibration import draw_calibrations
+from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
+from pass2d.pipeline.datasets.nuscenes_labels import info_by_name
+from pass2d.pipeline.datasets.nuscenes_missing import LABELS, POINTS, SWEEPS, Missing
+from pass2d.pipeline.datasets.nuscenes_scenes import (
     choose_scenes,
     choose_version,
     locate_tables,
     notes_on_scenes,
 )
-from pipeline.datasets.nuscenes_tables import (
+from pass2d.pipeline.datasets.nuscenes_tables import (
     LIDAR,
     Sample,
     Scene,
@@ -36,12 +37,11 @@ from pipeline.datasets.nuscenes_tables import (
     read_scenes,
     read_tables,
 )
-from pipeline.datasets.roots import FoundRoot, find_root
-from pipeline.datasets.table import DatasetTable, load_table
-from pipeline.draw_calibration import draw_calibrations
-from pipeline.problem import Problem, ProblemError, merge_warnings
-from pipeline.source import ScanSource, SourceListing, SweepSource
-from pipeline.stages.ego_motion import (
+from pass2d.pipeline.datasets.roots import FoundRoot, find_root
+from pass2d.pipeline.datasets.table import DatasetTable, load_table
+from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
+from pass2d.pipeline.source import ScanSource, SourceListing, SweepSource
+from pass2d.pipeline.stages.ego_motion import (
     image_from_lidar_through_world,
     lidar_from_sweep_through_world,
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cache.errors import DataError
-from cache.schema import DatasetInfo, LabelTable
-from pipeline.datasets.table import DatasetTable
+from pass2d.cache.schema import DatasetInfo, LabelTable
+from pass2d.common.errors import DataError
+from pass2d.pipeline.datasets.table import DatasetTable
 
 
 def info_by_name(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.problem import Problem
+from pass2d.pipeline.problem import Problem
 
 POINTS, LABELS, SWEEPS = "point file", "labels", "past sweeps"
 _NO_CAMERA = (POINTS, LABELS, SWEEPS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cache.errors import DataError
-from pipeline.datasets.limit import SPLITS
-from pipeline.datasets.nuscenes_tables import Scene
-from pipeline.datasets.table import DatasetTable
+from pass2d.common.errors import DataError
+from pass2d.pipeline.datasets.limit import SPLITS
+from pass2d.pipeline.datasets.nuscenes_tables import Scene
+from pass2d.pipeline.datasets.table import DatasetTable
 
 VERSIONS: dict[str, dict[str, str]] = {
     "v1.0-mini": {"train": "mini_train", "val": "mini_val"},

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.stages.camera_sense import intrinsics_fault, size_fault
-from pipeline.stages.ego_motion import Pose
+from pass2d.pipeline.stages.camera_sense import intrinsics_fault, size_fault
+from pass2d.pipeline.stages.ego_motion import Pose
 
 AHEAD_DEG = {
     "CAM_FRONT": 0.0,

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache.errors import DataError
-from cache.progress import Progress
-from cache.text import quoted, shown
-from pipeline.datasets.json_table import ANY, TEXT, TOKEN, YES_NO, Kind, is_text, read_rows
-from pipeline.datasets.nuscenes_sense import (
+from pass2d.common.errors import DataError
+from pass2d.common.progress import Progress
+from pass2d.common.text import quoted, shown
+from pass2d.pipeline.datasets.json_table import ANY, TEXT, TOKEN, YES_NO, Kind, is_text, read_rows
+from pass2d.pipeline.datasets.nuscenes_sense import (
     Fault,
     direction_fault,
     jump_fault,
@@ -25,8 +25,8 @@ from pipeline.datasets.nuscenes_sense import (
     pose_fault,
     zeroed_lidar_fault,
 )
-from pipeline.problem import Problem, ProblemError
-from pipeline.stages.ego_motion import Pose
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.stages.ego_motion import Pose
 
 LIDAR = "LIDAR_TOP"
 _MIB = 1 << 20

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cache.errors import ConfigError
-from cache.place import is_url
-from pipeline.datasets.table import DatasetTable
+from pass2d.cache.place import is_url
+from pass2d.common.errors import ConfigError
+from pass2d.pipeline.datasets.table import DatasetTable
 
 Locate = Callable[[Path], Path | None]
 """Where the data itself lies for a root (links resolved); None where that is no root of it."""

@@ -7,26 +7,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cache.errors import DataError
-from cache.progress import Progress
-from cache.rows import FailedScan
-from pipeline.check import check_scans
-from pipeline.compose import read_file
-from pipeline.datasets.limit import SPLITS, first_of_each_split
-from pipeline.datasets.roots import FoundRoot, find_root
-from pipeline.datasets.semkitti_files import (
+from pass2d.cache.rows import FailedScan
+from pass2d.common.errors import DataError
+from pass2d.common.progress import Progress
+from pass2d.pipeline.compose import read_file
+from pass2d.pipeline.datasets.check import check_scans
+from pass2d.pipeline.datasets.draw_calibration import draw_calibrations
+from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
+from pass2d.pipeline.datasets.roots import FoundRoot, find_root
+from pass2d.pipeline.datasets.semkitti_files import (
     POINTS,
     SequenceFiles,
     find_sequences,
     list_files,
     locate_sequences,
 )
-from pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missing_problems
-from pipeline.datasets.table import DatasetTable, load_table
-from pipeline.draw_calibration import draw_calibrations
-from pipeline.problem import Problem, ProblemError
-from pipeline.source import ScanSource, SourceListing
-from pipeline.stages.calibration import image_from_lidar_matrix, require_sensible
+from pass2d.pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missing_problems
+from pass2d.pipeline.datasets.table import DatasetTable, load_table
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.source import ScanSource, SourceListing
+from pass2d.pipeline.stages.calibration import image_from_lidar_matrix, require_sensible
 
 
 @functools.cache

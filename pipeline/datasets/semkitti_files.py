@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import DataError
+from pass2d.common.errors import DataError
 
 POINTS, LABELS, IMAGES = "velodyne", "labels", "image_2"
 _SUFFIXES = {POINTS: (".bin",), LABELS: (".label",), IMAGES: (".png", ".jpg", ".jpeg")}

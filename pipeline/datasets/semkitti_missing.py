@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.datasets.semkitti_files import (
+from pass2d.pipeline.datasets.semkitti_files import (
     IMAGES,
     LABELS,
     POINTS,
     SequenceFiles,
     frame_ranges,
 )
-from pipeline.problem import Problem
+from pass2d.pipeline.problem import Problem
 
 _TEXTS = ("calib.txt", "poses.txt", "times.txt")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cache.errors import ConfigError
-from cache.schema import DatasetInfo, GridConfig, LabelTable
+from pass2d.cache.schema import DatasetInfo, GridConfig, LabelTable
+from pass2d.common.errors import ConfigError
 
 T = TypeVar("T")
 

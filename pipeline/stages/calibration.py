@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.problem import Problem, ProblemError
-from pipeline.stages.camera_sense import camera_fault, intrinsics_fault
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.stages.camera_sense import camera_fault, intrinsics_fault
 
 _REMEDY = "calib.txt comes with the KITTI odometry calibration: copy or download it again."
 _ROTATION_ERROR = 0.02

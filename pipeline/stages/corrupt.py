@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from corruptions.cloud import Cloud
-from corruptions.registry import Variant, corrupt, corruption_table, scan_generator
+from pass2d.corruptions.cloud import Cloud
+from pass2d.corruptions.registry import Variant, corrupt, corruption_table, scan_generator
 
 _BEAM_COLUMN = 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.statistics import RANGE_EDGES_M
+from pass2d.cache.statistics import RANGE_EDGES_M
 
 
 def count_labels(label: NDArray[np.uint8] | None, *, n_classes: int) -> NDArray[np.int64]:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.schema import LabelTable
-from pipeline.problem import Problem, ProblemError
-from pipeline.stages.labels import training_lut
+from pass2d.cache.schema import LabelTable
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.stages.labels import training_lut
 
 _FEW = 0.01
 """Share of points with a class below which a file is looked at again; real scans have 0.4 to 1."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.schema import LabelTable
-from pipeline.problem import Problem, UnknownLabelProblemError
+from pass2d.cache.schema import LabelTable
+from pass2d.pipeline.problem import Problem, UnknownLabelProblemError
 
 _UNKNOWN = 255
 _N_RAW = 1 << 16

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import ShapeError
+from pass2d.common.errors import ShapeError
 
 
 class VisiblePoints(NamedTuple):

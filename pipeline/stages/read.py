@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import PointLayout, find_layout
-from cache.nowhere import NOWHERE
-from pipeline.problem import Problem, ProblemError
+from pass2d.cache.clouds.nowhere import NOWHERE
+from pass2d.cache.columns import PointLayout, find_layout
+from pass2d.pipeline.problem import Problem, ProblemError
 
 
 def decode_points(data: bytes, *, columns: int, file: Path) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import ShapeError
+from pass2d.common.errors import ShapeError
 
 CLOSE_M = 1.0
 """Returns nearer than this along both x and y are the vehicle itself; it moves with the sensor."""

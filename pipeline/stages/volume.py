@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.schema import GridConfig
-from cache.volume import inside_volume
+from pass2d.cache.clouds.volume import inside_volume
+from pass2d.cache.schema import GridConfig
 
 
 class VolumeSplit(NamedTuple):

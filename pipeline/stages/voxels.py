@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DataError, ShapeError
-from cache.schema import GridConfig, VoxelLevel
+from pass2d.cache.schema import GridConfig, VoxelLevel
+from pass2d.common.errors import DataError, ShapeError
 
 _MAX_TABLE = 1 << 25
 """Keys up to which a table with one entry per possible key is used (5 bytes each)."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import (
+from pass2d.cache.columns import (
     COLUMNS,
     DTYPES,
     PointLayout,
@@ -17,8 +17,8 @@ from cache.columns import (
     find_layout,
     makes_sense,
 )
-from cache.errors import ConfigError, DataError
-from train.points.packed import file_bytes
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.train.points.packed import file_bytes
 
 SUFFIX = ".bin"
 _ASKED, _AGREEING = 8, 3

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import ConfigError, DataError
+from pass2d.common.errors import ConfigError, DataError
 
 FEW_ROWS, MANY_COLUMNS = 16, 100
 """No sensor says so many numbers per point."""

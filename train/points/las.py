@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import DataError
-from train.points.columns import PointColumns, reader_package
+from pass2d.common.errors import DataError
+from pass2d.train.points.columns import PointColumns, reader_package
 
 NEEDS = "laspy[lazrs]"
 _MAGIC = b"LASF"

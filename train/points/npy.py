@@ -12,9 +12,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from cache.errors import DataError
-from train.points.columns import PointColumns, from_matrix, from_structured, unreadable
-from train.points.npz import ZIP_MAGIC, read_npz
+from pass2d.common.errors import DataError
+from pass2d.train.points.columns import PointColumns, from_matrix, from_structured, unreadable
+from pass2d.train.points.npz import ZIP_MAGIC, read_npz
 
 KIND = "NumPy (.npy)"
 

@@ -6,9 +6,9 @@ import io
 import zipfile
 from pathlib import Path
 
-from cache.errors import DataError
-from train.points.columns import PointColumns
-from train.points.packed import require_small
+from pass2d.common.errors import DataError
+from pass2d.train.points.columns import PointColumns
+from pass2d.train.points.packed import require_small
 
 ZIP_MAGIC = b"PK"
 POINT_NAMES = ("points", "point_cloud", "pointcloud", "pc", "scan", "lidar", "velodyne")
@@ -22,7 +22,7 @@ def read_npz(path: Path, data: bytes) -> PointColumns:
     Raises:
         DataError: Not such a file, or several arrays and none of such a name: they are named.
     """
-    from train.points.npy import columns_of, npy_array
+    from pass2d.train.points.npy import columns_of, npy_array
 
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}

@@ -7,7 +7,7 @@ import stat
 import zlib
 from pathlib import Path
 
-from cache.errors import DataError
+from pass2d.common.errors import DataError
 
 PACKED = ".gz"
 LARGEST_UNPACKED = 1 << 29

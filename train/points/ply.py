@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from cache.errors import DataError
-from train.points.columns import PointColumns, from_structured, reader_package
+from pass2d.common.errors import DataError
+from pass2d.train.points.columns import PointColumns, from_structured, reader_package
 
 _HEADER_LINES, _LONGEST_LINE = 1000, 1 << 16
 _END = b"end_header"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.errors import DataError, Pass2DError
-from train.points.columns import PointColumns, unreadable
-from train.points.las import read_las
-from train.points.npy import read_npy
-from train.points.npz import read_npz
-from train.points.packed import PACKED, file_bytes
-from train.points.pcd import read_pcd
-from train.points.ply import read_ply
-from train.points.text import read_text
+from pass2d.common.errors import DataError, Pass2DError
+from pass2d.train.points.columns import PointColumns, unreadable
+from pass2d.train.points.las import read_las
+from pass2d.train.points.npy import read_npy
+from pass2d.train.points.npz import read_npz
+from pass2d.train.points.packed import PACKED, file_bytes
+from pass2d.train.points.pcd import read_pcd
+from pass2d.train.points.ply import read_ply
+from pass2d.train.points.text import read_text
 
 READERS: dict[str, Callable[[Path, bytes], PointColumns]] = {
     ".npy": read_npy,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import DataError
-from train.points.columns import PointColumns, one_line
+from pass2d.common.errors import DataError
+from pass2d.train.points.columns import PointColumns, one_line
 
 COMMENTS = ("#", "//", "%")
 _DELIMITERS = (";", "\t", ",")

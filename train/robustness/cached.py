@@ -8,30 +8,30 @@ from pathlib import Path
 
 import torch
 
-from cache.errors import CacheError, ConfigError
-from cache.files import read_whole
-from cache.keys import hash_file
-from cache.layout import DATASET_FILE, Layout
-from cache.manifest import parse_dataset
-from cache.progress import Progress, Silent
-from cache.reader import CacheReader, find_dataset
-from cache.schema import CorruptionInfo
-from corruptions.registry import COLLECTION
-from train.checkpoint import network_from_checkpoint
-from train.eval_scans import Outside
-from train.evaluate import NO_VOTES, require_same_data
-from train.positions import labelled_positions
-from train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
-from train.robustness.run import (
+from pass2d.cache.keys import hash_file
+from pass2d.cache.layout import DATASET_FILE, Layout
+from pass2d.cache.manifest import parse_dataset
+from pass2d.cache.reader import CacheReader, find_dataset
+from pass2d.cache.schema import CorruptionInfo
+from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.files import read_whole
+from pass2d.common.progress import Progress, Silent
+from pass2d.corruptions.registry import COLLECTION
+from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
+from pass2d.train.data.positions import labelled_positions
+from pass2d.train.distributed.process_group import choose_device
+from pass2d.train.evaluation.evaluate import NO_VOTES, require_same_data
+from pass2d.train.evaluation.scans import Outside
+from pass2d.train.inference.votes import VotePlan
+from pass2d.train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
+from pass2d.train.robustness.run import (
     PREDICTED,
     RobustReport,
     SetResult,
     evaluate_sets,
     report_of,
 )
-from train.robustness.scans import cached_set, corruption_words
-from train.team import choose_device
-from train.tta import VotePlan
+from pass2d.train.robustness.scans import cached_set, corruption_words
 
 
 def robust_cache(

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from cache.errors import DataError
-from train.robustness.robo3d import CLEAN, CORRUPTIONS, SEVERITIES
+from pass2d.common.errors import DataError
+from pass2d.train.robustness.robo3d import CLEAN, CORRUPTIONS, SEVERITIES
 
 POINT_FOLDERS = frozenset(
     {"velodyne", "velodyne_points", "pointcloud", "pointclouds", "points", "lidar", "lidar_top"}

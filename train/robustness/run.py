@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import Pass2DError
-from cache.files import read_whole, replace_file, writing
-from cache.jsonio import dumps
-from cache.keys import hash_bytes
-from cache.progress import Progress
-from cache.schema import DatasetInfo
-from corruptions.registry import COLLECTION
-from pass2d_models.network import Network
-from train.ahead import computed_ahead
-from train.eval_counts import BAND_EDGES_M
-from train.eval_scans import EvalScan, batches
-from train.infer import pass_size, vote_logits
-from train.metric import Scores, allowed_scores, both_scores, count_pairs
-from train.robustness.robo3d import CLEAN, RobustScores, robust_scores
-from train.robustness.scans import ScanSet, names_digest
-from train.tta import VotePlan
+from pass2d.cache.keys import hash_bytes
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.ahead import computed_ahead
+from pass2d.common.errors import Pass2DError
+from pass2d.common.files import read_whole, replace_file, writing
+from pass2d.common.json import dumps
+from pass2d.common.progress import Progress
+from pass2d.corruptions.registry import COLLECTION
+from pass2d.models.network import Network
+from pass2d.train.evaluation.counts import BAND_EDGES_M
+from pass2d.train.evaluation.scans import EvalScan, batches
+from pass2d.train.inference.logits import pass_size, vote_logits
+from pass2d.train.inference.metric import Scores, allowed_scores, both_scores, count_pairs
+from pass2d.train.inference.votes import VotePlan
+from pass2d.train.robustness.robo3d import CLEAN, RobustScores, robust_scores
+from pass2d.train.robustness.scans import ScanSet, names_digest
 
 RESULTS = "results"
 """Folder of the finished counts, below the folder of the report."""

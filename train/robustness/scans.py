@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DataError, UnknownLabelError
-from cache.files import read_whole
-from cache.keys import hash_bytes
-from cache.layout import Layout
-from cache.manifest import load_manifest
-from cache.reader import CacheReader, Fields
-from cache.schema import DatasetInfo, ScanRecord
-from cache.volume import inside_volume
-from train.eval_scans import EvalScan, Outside, eval_scan
-from train.points.binary import BinaryOptions, read_binary
-from train.positions import spread
-from train.robustness.folders import CorruptedFolder, CorruptedScan
-from train.robustness.robo3d import CLEAN, NOISE_LABELS
+from pass2d.cache.clouds.volume import inside_volume
+from pass2d.cache.keys import hash_bytes
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import load_manifest
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import DatasetInfo, ScanRecord
+from pass2d.common.errors import DataError, UnknownLabelError
+from pass2d.common.files import read_whole
+from pass2d.train.data.positions import spread
+from pass2d.train.evaluation.scans import EvalScan, Outside, eval_scan
+from pass2d.train.points.binary import BinaryOptions, read_binary
+from pass2d.train.robustness.folders import CorruptedFolder, CorruptedScan
+from pass2d.train.robustness.robo3d import CLEAN, NOISE_LABELS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cache.files import sync, writing
+from pass2d.common.files import sync, writing
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Of every entry, so that two runs give the same file."""

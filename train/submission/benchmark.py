@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import ConfigError
-from cache.schema import DatasetInfo
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.errors import ConfigError
 
 META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
 """Of nuScenes' submission.json: which sensors and data the method uses; all five, true or false."""

@@ -10,9 +10,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DataError
-from cache.files import read_whole
-from train.submission.benchmark import Benchmark
+from pass2d.common.errors import DataError
+from pass2d.common.files import read_whole
+from pass2d.train.submission.benchmark import Benchmark
 
 MAX_POINTS = 20_000_000
 """No lidar gives more per scan: a larger entry is no prediction, and is not read."""

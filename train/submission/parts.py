@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
-from cache.files import read_whole, replace_file, writing
+from pass2d.common.errors import CacheError
+from pass2d.common.files import read_whole, replace_file, writing
 
 JOB_FILE = "job.json"
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.reader import CacheReader, Fields
-from cache.schema import ScanRecord
-from pass2d_models.network import Network
-from train.ahead import computed_ahead
-from train.eval_scans import EvalScan, Outside, batches, eval_scan
-from train.infer import pass_size, vote_logits
-from train.raw_scan import raw_order
-from train.tta import VotePlan
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.schema import ScanRecord
+from pass2d.common.ahead import computed_ahead
+from pass2d.models.network import Network
+from pass2d.train.data.raw_scan import raw_order
+from pass2d.train.evaluation.scans import EvalScan, Outside, batches, eval_scan
+from pass2d.train.inference.logits import pass_size, vote_logits
+from pass2d.train.inference.votes import VotePlan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 
-from cache.errors import ConfigError, DataError
-from cache.reader import CacheReader, Fields
-from train.submission.benchmark import Benchmark
-from train.submission.sources import check_sources
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.train.submission.benchmark import Benchmark
+from pass2d.train.submission.sources import check_sources
 
 
 class SubmittedScans:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.files import read_whole
-from cache.layout import FAILED_FILE, Layout
-from cache.manifest import load_manifest
-from cache.reader import CacheReader
+from pass2d.cache.layout import FAILED_FILE, Layout
+from pass2d.cache.manifest import load_manifest
+from pass2d.cache.reader import CacheReader
+from pass2d.common.files import read_whole
 
 
 @dataclass(frozen=True, kw_only=True)

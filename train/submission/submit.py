@@ -10,24 +10,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.errors import ConfigError, DataError
-from cache.files import lock_file
-from cache.keys import hash_file
-from cache.progress import Progress, Silent
-from cache.reader import CacheReader
-from pass2d_models.network import Network
-from train.checkpoint import network_from_checkpoint
-from train.eval_scans import Outside
-from train.evaluate import NO_VOTES, require_same_data
-from train.submission.archive import write_archive, written_aside
-from train.submission.benchmark import DESCRIPTION_FILE, Benchmark, parse_meta, submission_json
-from train.submission.contents import read_description
-from train.submission.parts import Parts, busy
-from train.submission.predictions import predicted_scans
-from train.submission.scans import SubmittedScans, own_points, require_complete
-from train.submission.verify import VerifyReport, verify_submission
-from train.team import choose_device
-from train.tta import VotePlan
+from pass2d.cache.keys import hash_file
+from pass2d.cache.reader import CacheReader
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.common.files import lock_file
+from pass2d.common.progress import Progress, Silent
+from pass2d.models.network import Network
+from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
+from pass2d.train.distributed.process_group import choose_device
+from pass2d.train.evaluation.evaluate import NO_VOTES, require_same_data
+from pass2d.train.evaluation.scans import Outside
+from pass2d.train.inference.votes import VotePlan
+from pass2d.train.submission.archive import write_archive, written_aside
+from pass2d.train.submission.benchmark import (
+    DESCRIPTION_FILE,
+    Benchmark,
+    parse_meta,
+    submission_json,
+)
+from pass2d.train.submission.contents import read_description
+from pass2d.train.submission.parts import Parts, busy
+from pass2d.train.submission.predictions import predicted_scans
+from pass2d.train.submission.scans import SubmittedScans, own_points, require_complete
+from pass2d.train.submission.verify import VerifyReport, verify_submission
 
 
 @dataclass(frozen=True, kw_only=True)

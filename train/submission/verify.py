@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import ConfigError, DataError
-from cache.files import open_file
-from cache.progress import Progress, Silent
-from train.submission.benchmark import (
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.common.files import open_file
+from pass2d.common.progress import Progress, Silent
+from pass2d.train.submission.benchmark import (
     DESCRIPTION_FILE,
     META_KEYS,
     Benchmark,
@@ -24,7 +24,7 @@ from train.submission.benchmark import (
     no_predictions,
     parse_entry,
 )
-from train.submission.contents import check_predictions, count_points, read_text
+from pass2d.train.submission.contents import check_predictions, count_points, read_text
 
 
 @dataclass(frozen=True, kw_only=True)

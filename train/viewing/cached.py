@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from cache.layout import Layout
-from cache.manifest import load_manifest
-from cache.reader import CacheReader, Fields
-from train.viewing.scan import ViewItem, ViewScan, ViewSet, view_scan
-from train.viewing.times import scan_time_s
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import load_manifest
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet, view_scan
+from pass2d.train.viewing.times import scan_time_s
 
 FIELDS = Fields(label=True, image=True, pixels=True, outside=True)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.schema import LabelTable
+from pass2d.cache.schema import LabelTable
 
 BINS = 10
 _ANCHORS = np.array(

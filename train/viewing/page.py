@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.errors import DataError
-from cache.files import whole_file
-from cache.page import escape, script_json
-from cache.schema import LabelTable
-from train.legend import ERRORS, label_colors
-from train.viewing.colors import ramp, robust_scale
-from train.viewing.scan import ViewCamera, ViewScan, ViewSet
+from pass2d.cache.schema import LabelTable
+from pass2d.common.errors import DataError
+from pass2d.common.files import whole_file
+from pass2d.common.html import escape, script_json
+from pass2d.train.drawing.legend import ERRORS, label_colors
+from pass2d.train.viewing.colors import ramp, robust_scale
+from pass2d.train.viewing.scan import ViewCamera, ViewScan, ViewSet
 
 FARTHEST_M = 1000.0
 """Points beyond are left out: the others would lose their resolution of some millimetres."""

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.errors import DataError
-from cache.schema import LabelTable
-from train.legend import BACKGROUND_RGB, ERRORS
-from train.render import birds_eye, facing_ahead, on_picture, range_image, save_png
-from train.viewing.colors import Scale, binned, robust_scale
-from train.viewing.scan import ViewCamera, ViewScan, ViewSet
+from pass2d.cache.schema import LabelTable
+from pass2d.common.errors import DataError
+from pass2d.train.drawing.legend import BACKGROUND_RGB, ERRORS
+from pass2d.train.drawing.render import birds_eye, facing_ahead, on_picture, range_image, save_png
+from pass2d.train.viewing.colors import Scale, binned, robust_scale
+from pass2d.train.viewing.scan import ViewCamera, ViewScan, ViewSet
 
 PER_ROW = 2
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.schema import DatasetInfo
-from train.points.binary import BinaryOptions
-from train.points.mapping import InputMapping
-from train.predict_files import find_scans, read_points
-from train.viewing.scan import ViewItem, ViewScan, ViewSet
-from train.viewing.times import scan_time_s
+from pass2d.cache.schema import DatasetInfo
+from pass2d.train.points.binary import BinaryOptions
+from pass2d.train.points.mapping import InputMapping
+from pass2d.train.prediction.files import find_scans, read_points
+from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
+from pass2d.train.viewing.times import scan_time_s
 
 
 def point_files(

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DataError
-from cache.files import read_whole
-from cache.schema import LabelTable
-from train.viewing.scan import ViewItem, ViewScan, with_prediction
+from pass2d.cache.schema import LabelTable
+from pass2d.common.errors import DataError
+from pass2d.common.files import read_whole
+from pass2d.train.viewing.scan import ViewItem, ViewScan, with_prediction
 
 CONFIDENCE_SUFFIX = "_confidence.npy"
 SUFFIXES = (".label", "_lidarseg.bin")

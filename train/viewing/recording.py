@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import ConfigError, DataError
-from cache.files import whole_file
-from cache.schema import LabelTable
-from train.legend import ERRORS, label_colors
-from train.viewing.colors import ramp, robust_scale
-from train.viewing.scan import ViewCamera, ViewItem, ViewScan, ViewSet
+from pass2d.cache.schema import LabelTable
+from pass2d.common.errors import ConfigError, DataError
+from pass2d.common.files import whole_file
+from pass2d.train.drawing.legend import ERRORS, label_colors
+from pass2d.train.viewing.colors import ramp, robust_scale
+from pass2d.train.viewing.scan import ViewCamera, ViewItem, ViewScan, ViewSet
 
 COLORINGS = ("ground_truth", "prediction", "error", "confidence", "signal", "height")
 """Names of the entities below ``world/`` and below each camera."""

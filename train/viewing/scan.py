@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DataError
-from cache.nowhere import is_measured
-from cache.schema import LabelTable, ScanRecord
-from train.legend import outcomes
-from train.raw_scan import raw_scan
+from pass2d.cache.clouds.nowhere import is_measured
+from pass2d.cache.schema import LabelTable, ScanRecord
+from pass2d.common.errors import DataError
+from pass2d.train.data.raw_scan import raw_scan
+from pass2d.train.drawing.legend import outcomes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.errors import CheckpointError
-from cache.schema import LabelTable
-from train.data_check import DifferenceSpeaker
-from train.input_check import expectation
-from train.segmenter import Segmenter
-from train.viewing.scan import ViewItem, ViewScan, with_prediction
+from pass2d.cache.schema import LabelTable
+from pass2d.common.errors import CheckpointError
+from pass2d.train.data.check import DifferenceSpeaker
+from pass2d.train.inference.segmenter import Segmenter
+from pass2d.train.prediction.input_check import expectation
+from pass2d.train.viewing.scan import ViewItem, ViewScan, with_prediction
 
 
 def checkpoint_labels(

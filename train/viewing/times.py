@@ -6,7 +6,7 @@ import functools
 import re
 from pathlib import Path
 
-from cache.files import read_whole
+from pass2d.common.files import read_whole
 
 _MICROSECONDS = re.compile(r"__LIDAR_TOP__(\d{16})\.")
 

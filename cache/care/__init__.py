@@ -1,0 +1,1 @@
+"""Verifying, mending and cleaning a prepared data set."""

@@ -1,0 +1,191 @@
+"""What a prepared data set holds, and whether its source files are still the same."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pass2d.cache.failures import recorded_failures
+from pass2d.cache.fields import STAGES
+from pass2d.cache.keys import hash_file
+from pass2d.cache.layout import Layout, shard_name
+from pass2d.cache.manifest import (
+    Manifest,
+    generation_numbers,
+    load_manifest,
+    require_newest,
+    require_version,
+)
+from pass2d.cache.schema import FORMAT_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStatus:
+    """One container of the current generation."""
+
+    stage: str
+    shards: int
+    nbytes: int
+    code_versions: tuple[int, ...]
+    profiles: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusReport:
+    """The current generation and its sources."""
+
+    dataset_root: Path | str
+    """Folder or URL."""
+    dataset: str
+    format_version: int
+    generation: int
+    generations: int
+    """On disk, older ones included."""
+    scans: dict[str, int]
+    """By split."""
+    sequences: tuple[str, ...]
+    stages: tuple[StageStatus, ...]
+    failed: int
+    """Scans that could not be prepared."""
+    sources: int
+    """Files that were compared."""
+    changed: tuple[str, ...]
+    """Source files of another size or content than when they were prepared, or that could not be
+    read then."""
+    touched: tuple[str, ...]
+    """Same size, another time; content not compared. Empty when contents are hashed."""
+    vanished: tuple[str, ...]
+    vanished_sequences: tuple[str, ...]
+    """Sequences of which no point file is left; `prepare` keeps what it has of them."""
+    missing_shards: tuple[str, ...]
+    """Shards that the generation names and that are not there."""
+    unfinished: int
+    """Committed shards that the generation does not name."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `prepare` would find nothing to do for these sources."""
+        return not (self.changed or self.touched or self.vanished or self.missing_shards)
+
+
+def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
+    """Look at the manifest and at the sizes and times of all source files.
+
+    Args:
+        dataset_root: e.g. cache/semkitti.
+        hash_contents: read source files whose time differs and compare their hash.
+
+    Raises:
+        CacheError: no finished cache there, or one of another format version.
+    """
+    layout = Layout(root=dataset_root)
+    require_version(layout)
+    require_newest(layout)
+    manifest = load_manifest(layout)
+    scans, shards = manifest.tables.scans, manifest.tables.shards
+    sources = _Sources(hash_contents=hash_contents)
+    for source in _recorded(manifest):
+        sources.compare(*source)
+    listed = _listed_names(manifest)
+    return StatusReport(
+        dataset_root=dataset_root,
+        dataset=manifest.info.name,
+        format_version=FORMAT_VERSION,
+        generation=manifest.number,
+        generations=len(generation_numbers(layout)),
+        scans=dict(Counter(scans["split"].to_pylist())),
+        sequences=tuple(sorted(set(scans["sequence"].to_pylist()))),
+        stages=tuple(_stage_status(manifest, stage) for stage in STAGES),
+        failed=len({scan.scan_id for _, scan in recorded_failures(shards)}),
+        sources=sources.count,
+        changed=tuple(sources.changed),
+        touched=tuple(sources.touched),
+        vanished=tuple(sources.vanished),
+        vanished_sequences=_without_points(manifest, set(sources.vanished)),
+        missing_shards=tuple(
+            path for path in shards["path"].to_pylist() if not (dataset_root / path).is_dir()
+        ),
+        unfinished=sum(
+            1
+            for stage in STAGES
+            for path in (dataset_root / "rows" / stage).glob("*.json")
+            if (stage, path.stem) not in listed
+        ),
+    )
+
+
+def _stage_status(manifest: Manifest, stage: str) -> StageStatus:
+    rows = [row for row in manifest.tables.shards.to_pylist() if row["stage"] == stage]
+    return StageStatus(
+        stage=stage,
+        shards=len(rows),
+        nbytes=sum(row["bytes"] for row in rows),
+        code_versions=tuple(sorted({row["code_version"] for row in rows})),
+        profiles=tuple(sorted({row["profile"] for row in rows})),
+    )
+
+
+def _listed_names(manifest: Manifest) -> set[tuple[str, str]]:
+    shards = manifest.tables.shards
+    columns = [shards[name].to_pylist() for name in ("stage", "shard", "key")]
+    return {(stage, shard_name(n, key)) for stage, n, key in zip(*columns, strict=True)}
+
+
+Source = tuple[str, int, int, str]
+"""Path, bytes, mtime_ns, xxh3."""
+
+
+def _recorded(manifest: Manifest) -> list[Source]:
+    """The source files of all scans, those of failed ones included; each state once."""
+    parts = ("path", "bytes", "mtime_ns", "xxh3")
+    scans = manifest.tables.scans
+    columns = [scans[f"source_{p}"].combine_chunks().flatten().to_pylist() for p in parts]
+    failed = [
+        (file["path"], file["nbytes"], file["mtime_ns"], file["xxh3"])
+        for text in manifest.tables.shards["failed"].to_pylist()
+        for scan in json.loads(text)["sources"]
+        for file in scan["files"]
+    ]
+    found: list[Source] = [*zip(*columns, strict=True), *failed]
+    return [source for source in dict.fromkeys(found) if source[0]]
+
+
+def _without_points(manifest: Manifest, vanished: set[str]) -> tuple[str, ...]:
+    scans = manifest.tables.scans
+    columns = [scans[name].to_pylist() for name in ("sequence", "source_role", "source_path")]
+    is_left: dict[str, bool] = {}
+    for sequence, roles, paths in zip(*columns, strict=True):
+        points = [path for role, path in zip(roles, paths, strict=True) if role == "points"]
+        gone = bool(points) and vanished.issuperset(points)
+        is_left[sequence] = is_left.get(sequence, False) or not gone
+    return tuple(sorted(sequence for sequence, left in is_left.items() if not left))
+
+
+class _Sources:
+    """Every source file against what the manifest says of it."""
+
+    def __init__(self, *, hash_contents: bool) -> None:
+        self._hash_contents = hash_contents
+        self.changed: list[str] = []
+        self.touched: list[str] = []
+        self.vanished: list[str] = []
+        self.count = 0
+
+    def compare(self, path: str, nbytes: int, mtime_ns: int, xxh3: str) -> None:
+        """Sort one file by what became of it; one that could not be read has no hash."""
+        self.count += 1
+        try:
+            stat = Path(path).stat()
+        except OSError:
+            if xxh3:
+                self.vanished.append(path)
+            return
+        if stat.st_size != nbytes or not xxh3:
+            self.changed.append(path)
+        elif stat.st_mtime_ns != mtime_ns:
+            if not self._hash_contents:
+                self.touched.append(path)
+            elif hash_file(Path(path))[2] != xxh3:
+                self.changed.append(path)

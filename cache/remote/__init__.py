@@ -1,0 +1,1 @@
+"""Prepared data sets at any fsspec URL."""

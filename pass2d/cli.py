@@ -1,0 +1,93 @@
+"""The `pass2d` program: takes signals first, then loads the commands and runs one."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+
+
+def __getattr__(name: str) -> object:
+    """`app`, whose import takes a while: a signal may come before."""
+    if name != "app":
+        raise AttributeError(name)
+    from pass2d.commands.app import app
+
+    return app
+
+
+def main() -> None:
+    """Entry point of the `pass2d` script."""
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # they wait until there is who takes them
+    _open_closed_outputs()
+    _show_any_text()
+    from pass2d.commands.signals import EXIT_CODES, SIGNALS
+
+    SIGNALS.catch()
+    try:
+        with SIGNALS.deciding():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+            _run()
+    except SystemExit as end:
+        SIGNALS.over()
+        is_interrupted = end.code in EXIT_CODES.values()
+        if isinstance(end.code, int) and (is_interrupted or _has_threads_in_the_way(end.code)):
+            _leave_at_once(end.code)
+        raise
+
+
+def _run() -> None:
+    """Run the command that was typed; it exits."""
+    # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        from pass2d.commands.app import app
+
+        app(prog_name="pass2d")
+    except ImportError as error:
+        if (error.name or "").split(".")[0] == "pass2d":
+            raise
+        sys.exit(f"error: a package cannot be imported: {error}. `pass2d doctor` says what to do")
+
+
+def _open_closed_outputs() -> None:
+    """Give Python streams to write to where the shell closed them (`2>&-`)."""
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8"))
+
+
+def _show_any_text() -> None:
+    """Print names that are no Unicode, and any character where the locale lacks it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _has_threads_in_the_way(code: int) -> bool:
+    """Whether destroying the interpreter could abort the process, or take a minute.
+
+    As after Ctrl-C, where threads may still wait for a store that does not answer. Those of gloo
+    crash when they let go of a last tensor just then (github.com/pytorch/pytorch/pull/179291);
+    Rerun's wait for a file that cannot be written.
+    """
+    is_one_of_many = os.environ.get("WORLD_SIZE", "1") != "1"
+    return (code != 0 and "rerun" in sys.modules) or ("torch" in sys.modules and is_one_of_many)
+
+
+def _leave_at_once(code: int) -> None:
+    """End without destroying the interpreter."""
+    import atexit
+
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

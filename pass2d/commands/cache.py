@@ -1,0 +1,334 @@
+"""`pass2d cache ...`: look after a prepared data set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pass2d.cache.place import dataset_place
+from pass2d.commands.cache_place import placed
+from pass2d.commands.console import Console, clear_errors, print_json, print_line
+from pass2d.commands.options import (
+    DEFAULT_CACHE,
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    ReadCacheOption,
+)
+from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.progress import format_bytes
+
+if TYPE_CHECKING:
+    from pass2d.cache.care.status import StatusReport
+    from pass2d.cache.manifest import Manifest
+
+_SHOWN = 20
+"""Paths of one kind that `status` prints."""
+
+cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and describe a cache.")
+
+
+@cache_app.command("verify")
+def verify_command(
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    rebuild_percent: Annotated[
+        float,
+        typer.Option("--rebuild", help="Also make so many percent of the shards again, compare."),
+    ] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte; name shard, field and scan of any damage. Writes nothing."""
+    from pass2d.cache.care.damage import Damage
+    from pass2d.cache.care.verify import verify
+    from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
+
+    console = Console()
+    with clear_errors(console):
+        if not 0 <= rebuild_percent <= 100:
+            raise ConfigError(f"--rebuild must be 0 to 100 percent, got {rebuild_percent:g}")
+        with placed(cache_root, dataset) as place:
+            report = verify(
+                place.root,
+                console,
+                rebuild=rebuild_and_compare(place.root) if rebuild_percent else None,
+                rebuild_share=rebuild_percent / 100,
+                presence=place.presence,
+            )
+            orphans = () if place.staged is None else place.staged.orphans
+            strangers = () if place.staged is None else place.staged.strangers
+        more = tuple(f"{name}: of an unfinished run; `gc` removes it" for name in orphans)
+        text = "is no part of a prepared data set"
+        others = (Damage(kind="extra", path=name, text=text) for name in strangers)
+        report = replace(report, notes=(*report.notes, *more), damages=(*report.damages, *others))
+        console.close()
+        if as_json:
+            print_json(asdict(report))
+        else:
+            for damage in report.damages:
+                print_line(f"damage: {damage}")
+            for note in report.notes:
+                print_line(f"note: {note}")
+            typer.echo(
+                f"{report.scans:,} scans, {report.shards:,} shards, {report.files:,} files, "
+                f"{format_bytes(report.nbytes)} read, {report.rebuilt} shards made again: "
+                + (
+                    "all sound"
+                    if report.is_sound
+                    else f"{len(report.damages)} damages; `pass2d cache repair` mends them"
+                )
+            )
+        if not report.is_sound:
+            raise typer.Exit(1)
+
+
+@cache_app.command("repair")
+def repair_command(
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify, then make again what is damaged, and nothing else."""
+    from pass2d.pipeline.repair.repair import repair
+
+    console = Console()
+    with clear_errors(console):
+        with placed(cache_root, dataset) as place:
+            report = repair(place.root, console, presence=place.presence)
+            if place.staged is not None:
+                place.staged.send_back()
+                others = (
+                    f"{name}: not of pass2d; if it is yours, move it away"
+                    for name in place.staged.strangers
+                )
+                report = replace(report, unrepaired=(*report.unrepaired, *others))
+        console.close()
+        if as_json:
+            print_json(asdict(report))
+        else:
+            for line in report.repaired:
+                print_line(f"repaired: {line}")
+            for line in report.unrepaired:
+                print_line(f"not repaired: {line}")
+            if report.before.is_sound and not report.unrepaired:
+                typer.echo("nothing is damaged")
+        if report.unrepaired:
+            raise typer.Exit(1)
+
+
+@cache_app.command("gc")
+def gc_command(
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    keep: Annotated[int, typer.Option(help="Newest generations to keep.", min=1)] = 1,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also remove shards of an interrupted run.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what no kept generation refers to."""
+    from pass2d.cache.care.gc import collect_garbage
+
+    with clear_errors():
+        with placed(cache_root, dataset, with_records=False) as place:
+            if place.staged is not None:
+                report = place.staged.collect_garbage(
+                    keep=keep, unfinished=unfinished, dry_run=dry_run
+                )
+            else:
+                report = collect_garbage(
+                    place.root, keep=keep, unfinished=unfinished, dry_run=dry_run
+                )
+        if as_json:
+            print_json(asdict(report))
+            return
+        verb = "would remove" if dry_run else "removed"
+        for path in report.removed:
+            typer.echo(f"{verb}: {path}")
+        for line in report.kept:
+            print_line(f"kept: {line}")
+        typer.echo(f"{verb} {len(report.removed)} things, {format_bytes(report.nbytes)}")
+
+
+@cache_app.command("status")
+def status_command(
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    hash_contents: Annotated[
+        bool, typer.Option("--hash", help="Compare contents of sources whose time differs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the cache holds and whether its source files changed or vanished."""
+    from pass2d.cache.care.status import status
+
+    with clear_errors():
+        with placed(cache_root, dataset, with_records=False) as place:
+            report = status(place.root, hash_contents=hash_contents)
+            if place.staged is not None:
+                report = replace(report, dataset_root=place.staged.store.url)
+        if as_json:
+            print_json({**asdict(report), "dataset_root": str(report.dataset_root)})
+            return
+        scans = ", ".join(f"{split} {count:,}" for split, count in report.scans.items())
+        typer.echo(
+            f"{report.dataset_root}: {report.dataset}, format {report.format_version}, "
+            f"generation {report.generation} of {report.generations}\n"
+            f"scans: {scans}; sequences {', '.join(report.sequences)}; failed {report.failed}"
+        )
+        for stage in report.stages:
+            typer.echo(
+                f"{stage.stage}: {stage.shards} shards, {format_bytes(stage.nbytes)}, "
+                f"code version {', '.join(map(str, stage.code_versions)) or '-'}, "
+                f"profile {', '.join(stage.profiles) or '-'}"
+            )
+        for word in ("changed", "touched", "vanished", "missing_shards"):
+            paths = getattr(report, word)
+            for path in paths[:_SHOWN]:
+                typer.echo(f"{word.replace('_', ' ')}: {path}")
+            if len(paths) > _SHOWN:
+                typer.echo(f"{word.replace('_', ' ')}: {len(paths) - _SHOWN:,} more, see --json")
+        typer.echo(f"{report.sources:,} source files compared: {_advice(report)}")
+
+
+def _advice(report: StatusReport) -> str:
+    """What the state of the sources asks for."""
+    if report.is_current:
+        return "all as prepared"
+    gone = report.vanished_sequences
+    if gone == report.sequences:
+        return (
+            "no scan is left where it was; if the data set was moved, run `pass2d prepare` with "
+            "its new --root: it knows files by their content"
+        )
+    if gone:
+        return (
+            f"run `pass2d prepare` again; it keeps its scans of sequences {', '.join(gone)}, "
+            "which are gone (a new --cache would not have them)"
+        )
+    return "run `pass2d prepare` again"
+
+
+@cache_app.command("plan")
+def plan_command(
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Root of the raw data set; looked for as by `prepare` if left out.",
+            resolve_path=True,
+        ),
+    ] = None,
+    dataset: DatasetOption = None,
+    profile: Annotated[
+        str | None, typer.Option(help="speed or size; the cache's own if left out.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="nuScenes: which, if the root has several.")
+    ] = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what `prepare` would run for this root with the cache's settings, why, and how much."""
+    from pass2d.pipeline.datasets.relist import list_again, profile_of
+    from pass2d.pipeline.prepare import plan
+    from pass2d.pipeline.run.describe import plan_json, plan_lines
+    from pass2d.pipeline.run.options import PrepareConfig
+
+    console = Console()
+    with clear_errors(console):
+        if profile is not None:
+            PrepareConfig(profile=profile)
+        if root is None:
+            root = _usual_root(cache_root, dataset, console)
+        where, manifest = _planned_on(cache_root, dataset, root)
+        listing = list_again(root, manifest, version=version, progress=console)
+        config = PrepareConfig(profile=profile or profile_of(manifest))
+        planned = plan(listing, where or dataset_place(cache_root, listing.info.name), config)
+        console.close()
+        if as_json:
+            print_json(plan_json(planned))
+        else:
+            for line in plan_lines(planned):
+                print_line(line)
+
+
+def _usual_root(cache_root: str, dataset: str | None, console: Console) -> Path:
+    """Where the raw files of the cache's data set lie, for a user who does not say."""
+    from pass2d.cache.layout import Layout
+    from pass2d.cache.manifest import load_manifest
+    from pass2d.pipeline.datasets.relist import find_raw
+
+    with placed(cache_root, dataset, with_records=False) as place:
+        found = find_raw(load_manifest(Layout(root=place.root)).info)
+    console.say(f"root: {found.root} ({found.reason})")
+    return found.root
+
+
+def _planned_on(
+    cache_root: str, dataset: str | None, root: Path
+) -> tuple[Path | str | None, Manifest | None]:
+    """The data set that is meant, and its manifest; nothing where none is prepared."""
+    from pass2d.cache.layout import Layout
+    from pass2d.cache.manifest import load_manifest
+    from pass2d.pipeline.datasets.relist import is_nuscenes
+
+    name = "nuscenes" if is_nuscenes(root) else "semkitti"
+    for wanted in (dataset,) if dataset else (name, None):
+        try:
+            with placed(cache_root, wanted, with_records=False) as place:
+                manifest = load_manifest(Layout(root=place.root))
+                url = None if place.staged is None else place.staged.store.url
+            return url or place.root, manifest
+        except CacheError:
+            if dataset:
+                raise
+    return None, None
+
+
+@cache_app.command("bench")
+def bench_command(
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    scans: Annotated[int, typer.Option("--limit", help="At most so many scans.", min=1)] = 64,
+    rounds: Annotated[int, typer.Option(help="How often each is read.", min=2)] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast this cache reads here, with and without checksums."""
+    from pass2d.cache.benchmark import measure_reader
+
+    console = Console()
+    with clear_errors(console):
+        report = measure_reader(
+            cache_root, dataset=dataset, scans=scans, rounds=rounds, progress=console
+        )
+        console.close()
+        if as_json:
+            print_json(asdict(report))
+            return
+        for entry in report.ways:
+            checked = "checked" if entry.is_checked else "unchecked"
+            rate = entry.stored_bytes * entry.scans_per_s
+            typer.echo(
+                f"{entry.fields:9} {checked:9} first {entry.first_ms:6.2f} ms, "
+                f"warm {entry.warm_ms:6.2f} ms per scan, {entry.scans_per_s:,.0f} scans/s, "
+                f"{format_bytes(round(rate))}/s"
+            )
+        rates = ", ".join(f"{r.scans_per_s:,.0f} with {r.threads}" for r in report.threads)
+        typer.echo(f"training can be fed with (scans/s by reading threads): {rates}")

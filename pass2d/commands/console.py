@@ -1,0 +1,233 @@
+"""How the `pass2d` command speaks: progress, tables, JSON, one-line errors.
+
+Results go to standard output, news and progress to standard error, so that `--json` can be piped.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pass2d.commands.signals import SIGNALS
+from pass2d.common.errors import ConfigError, Pass2DError, SaidElsewhereError
+from pass2d.common.progress import format_bytes, format_seconds
+from pass2d.common.text import one_line, printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichBars
+    from rich.progress import TaskID
+
+PLAIN_SECONDS = (5.0, 60.0)
+"""On a pipe, a line about progress at most this often: at first, and of a phase of many minutes."""
+
+
+class Console:
+    """Shows progress: a moving bar on a terminal, plain lines on a pipe."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._bars: RichBars | None = None
+        self._task: TaskID | None = None
+        self._title, self._unit, self._total = "", "", 0
+        self._done, self._nbytes = 0, 0
+        self._started = self._last_line = time.monotonic()
+
+    def start(self, title: str, *, total: int, unit: str) -> None:
+        """Begin a phase; the last one is closed. ``total`` 0: nobody knows how many."""
+        SIGNALS.raise_swallowed()
+        self.close()
+        self._title, self._unit, self._total, self._done, self._nbytes = title, unit, total, 0, 0
+        self._started = self._last_line = time.monotonic()
+        if self._is_terminal:
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.fields[news]}", markup=False),
+            )
+            self._bars = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+            self._bars.start()
+            self._task = self._bars.add_task(title, total=total or None, news="")
+
+    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
+        """Count work that is done."""
+        SIGNALS.raise_swallowed()
+        self._done += count
+        self._nbytes += nbytes
+        now = time.monotonic()
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=self._done, news=self._news())
+        elif now - self._last_line >= self._pause(now) or self._done == self._total:
+            self._last_line = now
+            self._line(f"{self._title}: {self._news()}")
+
+    def _pause(self, now: float) -> float:
+        """Seconds between two lines: a log of hours stays one that people read."""
+        shortest, longest = PLAIN_SECONDS
+        return min(longest, max(shortest, 0.1 * (now - self._started)))
+
+    def say(self, text: str) -> None:
+        """Print one line above the bar."""
+        text = one_line(text)
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._line(text)
+
+    def close(self) -> None:
+        """Take the bar away and leave its last state as a line."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = self._task = None
+            self._line(f"{self._title}: {self._news()}")
+
+    def _news(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rate = self._done / seconds
+        of_all = f"/{self._total}" if self._total else ""
+        parts = [f"{self._done}{of_all} {self._unit}", f"{rate:.1f} {self._unit}/s"]
+        if self._nbytes:
+            parts.append(format_bytes(self._nbytes))
+        if 0 < self._done < self._total:
+            parts.append(f"ETA {format_seconds((self._total - self._done) / rate)}")
+        return ", ".join(parts)
+
+    def _line(self, text: str) -> None:
+        typer.echo(text, err=True)
+
+
+MENDABLE = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EACCES: "check the permissions or choose another folder",
+    errno.EPERM: "check the permissions or choose another folder",
+    errno.EROFS: "choose a folder on a writable disk",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a folder is expected there",
+    errno.EISDIR: "a file is expected there",
+    errno.EIO: "the disk reports a fault: check it",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EEXIST: "something of that name is already there",
+    errno.ENOMEM: "free some memory",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "links point at each other: check the path",
+}
+"""What to do about an error of the operating system, if anything special is."""
+MEMORY_HINT = (
+    "Work on less at once (train: a smaller batch_size with accumulate; predict: --batch-size; "
+    "fewer processes or workers), or give it more memory."
+)
+GPU_HINT = (
+    "`pass2d doctor` tries it, and its driver's log (dmesg: Xid) says more; train goes on with "
+    "--resume."
+)
+
+
+@contextmanager
+def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> Iterator[None]:
+    """Turn what a user can mend into one line and exit code 1; a signal into its own exit code.
+
+    Silent where another process meets the very same error, and says so.
+    """
+    try:
+        with SIGNALS.deciding(before=console.close if console is not None else lambda: None):
+            yield
+    except SaidElsewhereError as error:
+        raise typer.Exit(error.code) from error
+    except Pass2DError as error:
+        _stop(console, "" if is_silent else f"error: {error}", 1, error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in MENDABLE and not (error.errno and error.filename):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = MENDABLE.get(error.errno or 0, "check this path and its disk")
+        _stop(console, f"error: {where}{error.strerror}: {remedy}", 1, error)
+    except (MemoryError, RuntimeError) as error:
+        if _is_gpu_fault(error):
+            fault = str(error).splitlines()[0]
+            _stop(console, f"error: the GPU failed: {fault}. {GPU_HINT}", 1, error)
+        if not _is_out_of_memory(error):
+            raise
+        found = str(error).rpartition("DefaultCPUAllocator: ")[2].partition(". ")[0]
+        found = found or "nothing is left"
+        _stop(console, f"error: out of memory: {found}. {MEMORY_HINT}", 1, error)
+    finally:
+        if console is not None:
+            console.close()
+
+
+def _is_gpu_fault(error: Exception) -> bool:
+    """As torch names it, whose module is not loaded for the question."""
+    return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of Python, of a GPU, of torch on a CPU; none of their modules is loaded for the question."""
+    is_named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or is_named or "DefaultCPUAllocator" in str(error)
+
+
+def _stop(console: Console | None, text: str, code: int, cause: BaseException) -> None:
+    if console is not None:
+        console.close()
+    if text:
+        typer.echo(one_line(text), err=True)
+    raise typer.Exit(code) from cause
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document; numbers that JSON lacks (NaN) are an error."""
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_rich(*renderables: object) -> None:
+    """Print tables: as wide as the terminal, 120 columns on a pipe.
+
+    What files bring into them is text: no markup, no commands to the terminal.
+    """
+    from rich.console import Console as RichConsole
+    from rich.segment import Segment, Segments
+
+    screen = RichConsole(
+        width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False
+    )
+    for renderable in renderables:
+        parts = (
+            part if part.control else Segment(printable(part.text), part.style)
+            for part in screen.render(renderable)  # type: ignore[arg-type]  # anything rich shows
+        )
+        screen.print(Segments(parts), end="")
+
+
+def print_line(text: str) -> None:
+    """Print one line of a result whose words may come from files."""
+    typer.echo(one_line(text))
+
+
+def words(text: str | None) -> tuple[str, ...] | None:
+    """'00, 08' -> ('00', '08'); None stays None."""
+    if text is None:
+        return None
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise ConfigError(f"{text!r}: a comma-separated list with at least one name is expected")
+    return words
+
+
+def plain(value: object) -> object:
+    """A field of a result as JSON can hold it."""
+    return str(value) if isinstance(value, Path) else value

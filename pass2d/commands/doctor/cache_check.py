@@ -1,0 +1,153 @@
+"""Findings on a cache: a quick look, or every byte."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from pass2d.cache.care.status import status
+from pass2d.cache.care.verify import verify
+from pass2d.cache.fields import FIELDS
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import load_manifest
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.remote.staged import staged
+from pass2d.commands.doctor.finding import Finding
+from pass2d.common.errors import CacheError
+from pass2d.common.progress import Progress, format_bytes
+
+SAMPLED_SCANS = 16
+SAMPLED_REMOTE_SCANS = 1
+"""Of a remote cache each chunk is a request."""
+
+
+def cache_findings(
+    place: str, dataset: str | None, *, full: bool, progress: Progress, seed: int | None = None
+) -> list[Finding]:
+    """Check a cache.
+
+    Args:
+        place: folder or URL.
+        dataset: which data set, if there are several.
+        full: read every byte (`pass2d cache verify`).
+        progress: of the full check.
+        seed: which scans are sampled; others each time without.
+    """
+    try:
+        with CacheReader.open(place, dataset=dataset) as reader:
+            findings = [_opened(reader, place), _sampled(reader, seed)]
+            if not reader.is_remote:
+                findings += _files(reader)
+            if full:
+                findings.append(_verified(reader, place, dataset, progress))
+    except CacheError as error:
+        remedy = "The message says what to do."
+        return [Finding(name="cache", state="broken", found=str(error), remedy=remedy)]
+    return findings
+
+
+def _opened(reader: CacheReader, place: str) -> Finding:
+    found = (
+        f"{reader.info.name} at {place}: generation {reader.generation}, {len(reader.scans)} scans"
+    )
+    if not len(reader.scans):
+        remedy = "Prepare one: pass2d prepare semkitti --root ... --cache ..."
+        return Finding(name="cache", state="warning", found=f"{found}: empty", remedy=remedy)
+    return Finding(name="cache", state="ok", found=found)
+
+
+def _sampled(reader: CacheReader, seed: int | None) -> Finding:
+    """Every chunk of some scans drawn by chance."""
+    count = min(SAMPLED_REMOTE_SCANS if reader.is_remote else SAMPLED_SCANS, len(reader.scans))
+    problems: list[str] = []
+    chunks = 0
+    for position in random.Random(seed).sample(range(len(reader.scans)), count):
+        for field in FIELDS:
+            for chunk in reader.stored_chunks(position, field):
+                chunks += 1
+                try:
+                    reader.check_chunk(position, chunk)
+                except CacheError as error:
+                    problems.append(str(error))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return Finding(
+            name="cache, some chunks",
+            state="broken",
+            found=problems[0] + more,
+            remedy="pass2d cache repair makes what is damaged again, from the raw data.",
+        )
+    found = f"{chunks} chunks of {count} scans drawn by chance: all checksums agree"
+    return Finding(name="cache, some chunks", state="ok", found=found)
+
+
+def _files(reader: CacheReader) -> list[Finding]:
+    """The manifest's files and sizes against the disk, and the sources against the manifest."""
+    shards = load_manifest(Layout(root=reader.root), reader.generation).tables.shards
+    columns = [shards[name].to_pylist() for name in ("path", "file_name", "file_bytes")]
+    wrong: list[str] = []
+    files = total = 0
+    for folder, names, sizes in zip(*columns, strict=True):
+        for name, nbytes in zip(names, sizes, strict=True):
+            files, total = files + 1, total + nbytes
+            try:
+                found = (reader.root / folder / name).stat().st_size
+            except OSError as error:
+                wrong.append(f"{folder}/{name}: {(error.strerror or 'missing').lower()}")
+                continue
+            if found != nbytes:
+                wrong.append(f"{folder}/{name}: {found} bytes, expected {nbytes}")
+    return [_size_finding(wrong, files, total), *_source_findings(reader.root)]
+
+
+def _size_finding(wrong: list[str], files: int, total: int) -> Finding:
+    name = "cache, files"
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        remedy = "pass2d cache repair makes what is damaged again, from the raw data."
+        return Finding(name=name, state="broken", found=wrong[0] + more, remedy=remedy)
+    found = f"{files:,} files, {format_bytes(total)}: all there, of the right size"
+    return Finding(name=name, state="ok", found=found)
+
+
+def _source_findings(root: Path) -> list[Finding]:
+    report = status(root)
+    name = "cache, raw data"
+    if report.changed:
+        found = (
+            f"{len(report.changed)} of {report.sources} raw files changed, e.g. {report.changed[0]}"
+        )
+        remedy = "Run pass2d prepare again: it makes again only what they concern."
+        return [Finding(name=name, state="warning", found=found, remedy=remedy)]
+    findings = []
+    if report.vanished:
+        found = f"{len(report.vanished)} of {report.sources} raw files are not where they were"
+        remedy = "Training needs none of them; repair would."
+        findings.append(Finding(name=name, state="ok", found=found, remedy=remedy))
+    if report.failed:
+        found = f"{report.failed} scans could not be prepared"
+        remedy = "pass2d prepare ... --check names their files."
+        findings.append(Finding(name=name, state="warning", found=found, remedy=remedy))
+    if report.unfinished:
+        found = f"{report.unfinished} finished shards that no generation names"
+        remedy = "Run pass2d prepare again to end an interrupted run, or pass2d cache gc."
+        findings.append(Finding(name=name, state="warning", found=found, remedy=remedy))
+    if not findings:
+        found = f"{report.sources} raw files, none of another size"
+        findings.append(Finding(name=name, state="ok", found=found))
+    return findings
+
+
+def _verified(reader: CacheReader, place: str, dataset: str | None, progress: Progress) -> Finding:
+    if reader.is_remote:
+        with staged(place, dataset) as far:
+            report = verify(far.layout.root, progress, presence=far.present)
+    else:
+        report = verify(reader.root, progress)
+    name = "cache, every byte"
+    if report.damages:
+        more = f" (and {len(report.damages) - 1} more)" if len(report.damages) > 1 else ""
+        remedy = "pass2d cache repair makes what is damaged again, from the raw data."
+        return Finding(name=name, state="broken", found=f"{report.damages[0]}{more}", remedy=remedy)
+    found = f"{report.files:,} files, {format_bytes(report.nbytes)} read: all sound"
+    return Finding(name=name, state="ok", found=found)

@@ -1,0 +1,87 @@
+"""`pass2d doctor`: whether this machine can do the work, and what to do where it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pass2d.commands.console import Console, clear_errors, print_json, print_rich
+from pass2d.commands.options import (
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    any_place,
+)
+from pass2d.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pass2d.commands.doctor.finding import Finding
+
+STYLES = {"ok": "green", "warning": "yellow", "broken": "red"}
+
+
+def doctor_command(
+    place: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            help="Also check this cache (folder or URL), and measure the disk below it.",
+            parser=any_place,
+            metavar="PATH|URL",
+        ),
+    ] = None,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read every byte of the cache, not only a sample.")
+    ] = False,
+    start_ray: Annotated[
+        bool, typer.Option("--ray", help="Also start Ray with one worker and stop it again.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check Python, torch, CUDA, spconv, Ray, disk and a cache; say what to do. 1: broken."""
+    from pass2d.commands.doctor.examine import examine
+
+    console = Console()
+    with clear_errors(console):
+        if place is None and (full or dataset is not None):
+            raise ConfigError("--full and --dataset are about a cache: name it with --cache")
+        found = examine(place, dataset=dataset, full=full, start_ray=start_ray, progress=console)
+        console.close()
+        worst = [name for name in ("broken", "warning") if any(f.state == name for f in found)]
+        if as_json:
+            print_json({"state": [*worst, "ok"][0], "findings": [asdict(f) for f in found]})
+        else:
+            _show(found)
+        if "broken" in worst:
+            raise typer.Exit(1)
+
+
+def _show(found: list[Finding]) -> None:
+    counts = {state: sum(f.state == state for f in found) for state in STYLES}
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+    try:
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:  # what is broken here may be what draws tables
+        for finding in found:
+            typer.echo(f"{finding.state}: {finding.name}: {finding.found}")
+            typer.echo(f"  -> {finding.remedy}" if finding.remedy else "", nl=bool(finding.remedy))
+        typer.echo(summary)
+        return
+    table = Table(show_lines=False)
+    table.add_column("check")
+    table.add_column("state")
+    table.add_column("found; what to do", overflow="fold")
+    for finding in found:
+        text = Text(finding.found)
+        if finding.remedy:
+            text.append(f"\n-> {finding.remedy}", style="italic")
+        table.add_row(Text(finding.name), Text(finding.state, style=STYLES[finding.state]), text)
+    print_rich(table)
+    typer.echo(summary)

@@ -1,0 +1,116 @@
+"""`pass2d eval`: the numbers of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pass2d.commands.console import Console, clear_errors, print_json, print_rich, words
+from pass2d.commands.newest import chosen_network
+from pass2d.commands.options import (
+    DEFAULT_CACHE,
+    CheckpointOption,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    NprocOption,
+    OutsideOption,
+    ReadCacheOption,
+    VotesOption,
+    outside_rule,
+)
+from pass2d.commands.processes import start_processes
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Silent
+
+
+def eval_command(
+    context: typer.Context,
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    checkpoint: CheckpointOption = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 08.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many scans.", min=1)] = None,
+    votes: VotesOption = "1",
+    outside: OutsideOption = "nearest",
+    device: DeviceOption = "auto",
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    nproc: NprocOption = 1,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a self-contained page.", resolve_path=True)
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for PNGs of the worst and best scan.", resolve_path=True),
+    ] = None,
+) -> None:
+    """Evaluate a checkpoint: IoU per class, mIoU and accuracy by both protocols."""
+    start_processes(context, nproc)
+    from pass2d.reports.evaluation import report_json, report_tables, write_html
+    from pass2d.train.distributed.process_group import is_follower, joined_team, of_first
+    from pass2d.train.evaluation.evaluate import evaluate
+    from pass2d.train.evaluation.pictures import write_pictures
+    from pass2d.train.inference.votes import parse_votes
+
+    console = Console()
+    with clear_errors(console, is_silent=is_follower()):
+        plan, rule = parse_votes(votes), outside_rule(outside)
+        _require_places(html, pictures)
+    with clear_errors(console), joined_team(device, progress=console) as team:
+        # Of the first one's choice: a run may end between two looks.
+        network = of_first(chosen_network(checkpoint, console) if team.is_first else None, team)
+        report = evaluate(
+            network,
+            cache_root,
+            split=split,
+            dataset=dataset,
+            sequences=words(sequences),
+            limit=limit,
+            votes=plan,
+            outside=rule,
+            team=team,
+            progress=console if team.is_first else Silent(),
+        )
+        if not team.is_first:
+            return
+        try:
+            if html is not None:
+                write_html(report, html)
+                console.say(f"report: {html}")
+            if pictures is not None:
+                written = write_pictures(
+                    report, cache_root, pictures, dataset=dataset, votes=plan, device=team.device
+                )
+                console.say(f"pictures: {len(written)} in {pictures}")
+        finally:  # hours of work are not lost with a full disk
+            console.close()
+            if as_json:
+                print_json(report_json(report))
+            else:
+                print_rich(*report_tables(report))
+
+
+def _require_places(html: Path | None, pictures: Path | None) -> None:
+    """Refuse, before the work and not after it, where no file can be written.
+
+    Raises:
+        ConfigError: Naming the place.
+    """
+    if html is not None and not html.parent.is_dir():
+        raise ConfigError(f"--html {html}: there is no folder {html.parent}. Make it first.")
+    if html is not None and html.exists() and not html.is_file():
+        raise ConfigError(f"--html {html}: this is no file. Give the name of a page to write.")
+    if pictures is not None:
+        try:
+            pictures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--pictures {pictures}: no pictures can be written there: {error.strerror}"
+            ) from error

@@ -1,0 +1,120 @@
+"""`pass2d inspect`: what a cache or a checkpoint holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import Annotated, Any
+
+import typer
+
+from pass2d.cache.place import is_url
+from pass2d.commands.console import clear_errors, print_json, print_rich
+from pass2d.commands.options import (
+    DEFAULT_CACHE,
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    any_place,
+)
+from pass2d.common.errors import CacheError, ConfigError
+
+
+def inspect_command(
+    argument: Annotated[
+        str | None,
+        typer.Argument(
+            help="Cache folder or its URL, or a .safetensors checkpoint; ./cache if left out.",
+            parser=any_place,
+            metavar="CACHE|URL|CHECKPOINT",
+        ),
+    ] = None,
+    option: Annotated[
+        str | None,
+        typer.Option(
+            "--cache", help="The cache, as in other commands.", parser=any_place, metavar="PATH|URL"
+        ),
+    ] = None,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    scan: Annotated[
+        str | None, typer.Option(help="Also this one in detail: 08/000123, or a nuScenes token.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a cache holds: splits, sequences, bytes per field, settings, a scan; or a card."""
+    with clear_errors():
+        if argument and option:
+            raise ConfigError("give one cache or checkpoint: pass2d inspect cache/")
+        place = argument or option or any_place(DEFAULT_CACHE)
+        if not is_url(place) and Path(place).is_file():
+            if scan is not None or dataset is not None:
+                raise ConfigError(f"{place}: --scan and --dataset are for caches, not for a file")
+            _show_checkpoint(Path(place), as_json=as_json)
+            return
+        if not _show_cache(place, dataset, scan, as_json=as_json):
+            raise typer.Exit(1)
+
+
+def _show_checkpoint(path: Path, *, as_json: bool) -> None:
+    from pass2d.reports.card import card_json, card_tables
+
+    if as_json:
+        print_json(card_json(path))
+    else:
+        print_rich(*card_tables(path))
+
+
+def _show_cache(place: str, dataset: str | None, scan: str | None, *, as_json: bool) -> bool:
+    """Show the data sets; False when a chunk of the scan is damaged or a data set unreadable."""
+    from pass2d.cache.inspect import summarize_dataset
+    from pass2d.cache.inspect_scan import find_scan, scan_detail
+    from pass2d.cache.reader import CacheReader
+    from pass2d.reports.inspect import scan_json, scan_tables, summary_json, summary_tables
+
+    shown: list[dict[str, Any]] = []
+    is_sound = True
+    chosen = _datasets(place, dataset)
+    if scan is not None and len(chosen) > 1:
+        names = ", ".join(str(name) for name in chosen)
+        raise ConfigError(f"{place}: holds {names}. --scan needs --dataset, too.")
+    for name in chosen:
+        try:
+            reader = CacheReader.open(place, dataset=name)
+        except CacheError as error:
+            if len(chosen) == 1:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            is_sound = False
+            continue
+        with reader:
+            summary = summarize_dataset(reader, place=place)
+            detail = None if scan is None else scan_detail(reader, find_scan(reader, scan))
+            is_sound = is_sound and (detail is None or detail.is_sound)
+            document = summary_json(summary)
+            if detail is not None:
+                document["scan"] = scan_json(detail)
+            shown.append(document)
+            if not as_json:
+                tables = summary_tables(summary) if detail is None else []
+                tables += [] if detail is None else scan_tables(detail, reader.info.labels)
+                print_rich(*tables)
+    if as_json:
+        print_json({"place": place, "kind": "cache", "datasets": shown})
+    return is_sound
+
+
+def _datasets(place: str, dataset: str | None) -> list[str | None]:
+    """Names of the data sets to show; [None] leaves the choice, or the error, to the reader."""
+    from pass2d.cache.inspect import dataset_folders
+
+    if dataset is not None or is_url(place):
+        return [dataset]
+    folders = dataset_folders(Path(place))
+    if not folders and (found := sorted(Path(place).glob("checkpoints/*.safetensors"))):
+        raise CacheError(
+            f"{place}: a run's folder, no cache. Try: pass2d inspect {quote(str(found[0]))}"
+        )
+    return [folder.name for folder in folders] if len(folders) > 1 else [None]

@@ -1,0 +1,155 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pass2d.cache.place import absolute_place, is_url
+from pass2d.common.errors import ConfigError
+
+DEFAULT_CACHE = "cache"
+"""--cache, where it is left out: the folder that `prepare` writes."""
+
+
+def local_place(text: str | Path) -> Path:
+    """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
+    _require_word("--cache", text)
+    if is_url(str(text)):
+        raise _refused(f"--cache {text}: this command reads a local folder only. Copy it to one.")
+    with _resolving("--cache", text):
+        return Path(text).resolve()
+
+
+def run_place(text: str) -> Path:
+    """Read --run: a local folder; a URL is refused, not taken for a path."""
+    _require_word("--run", text)
+    if is_url(text):
+        raise _refused(f"--run {text}: a run lies on a local disk. Choose a folder.")
+    with _resolving("--run", text):
+        return Path(text).resolve()
+
+
+def any_place(text: str | Path) -> str:
+    """Read --cache where a URL will do, too: a path is made absolute."""
+    _require_word("--cache", text)
+    with _resolving("--cache", text):
+        return absolute_place(str(text))
+
+
+@contextmanager
+def _resolving(option: str, text: str | Path) -> Iterator[None]:
+    """While a place is made absolute: what is wrong with it is one line."""
+    try:
+        yield
+    except ConfigError as error:
+        raise _refused(str(error)) from error
+    except (OSError, RuntimeError) as error:  # no current folder any more; links in a circle
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise _refused(f"{option} {text}: {reason}. Give the whole path of a folder.") from error
+
+
+def _require_word(option: str, text: str | Path) -> None:
+    """Refuse what an unset variable leaves: "" would be the current folder."""
+    if not str(text).strip():
+        raise _refused(f"{option} is empty: give a folder, or leave the option out.")
+
+
+def _refused(text: str) -> typer.Exit:
+    """Say what is wrong with an option, unless its words are still being completed."""
+    if "_PASS2D_COMPLETE" not in os.environ:
+        typer.echo(f"error: {text}", err=True)
+    return typer.Exit(1)
+
+
+ReadCacheOption = Annotated[
+    str,
+    typer.Option(
+        "--cache",
+        help="Cache folder, or the URL of one, e.g. s3://bucket/prefix.",
+        parser=any_place,
+        metavar="PATH|URL",
+    ),
+]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Data set in the cache, if it holds several.")
+]
+
+
+def _local_cache(text: str | None) -> None:
+    if text is not None:
+        if not text.strip() or is_url(text):
+            raise typer.BadParameter(f"found {text!r}, expected a folder on a local disk")
+        os.environ["PASS2D_LOCAL_CACHE"] = str(Path(text).expanduser().resolve())
+
+
+def _local_cache_gb(size: float | None) -> None:
+    if size is not None:
+        os.environ["PASS2D_LOCAL_CACHE_GB"] = repr(size)
+
+
+# Both are kept in the environment, where processes and workers that are started find them.
+LocalCacheOption = Annotated[
+    str | None,
+    typer.Option(
+        "--local-cache",
+        help="With a URL: local folder for what is fetched (or PASS2D_LOCAL_CACHE).",
+        callback=_local_cache,
+        metavar="DIR",
+    ),
+]
+LocalCacheSizeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--local-cache-gb",
+        help="Its bound in GB (or PASS2D_LOCAL_CACHE_GB, else 50).",
+        callback=_local_cache_gb,
+        min=0.000001,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+VotesOption = Annotated[
+    str,
+    typer.Option(help="Test-time augmentation: a number (published: 12), or lattice (8, exact)."),
+]
+OutsideOption = Annotated[
+    str,
+    typer.Option(help="Points outside the volume: nearest (predicted point's label) or ignore."),
+]
+NprocOption = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes on this machine, one per GPU; on a CPU as many as it has cores for."
+    ),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="Of numbers in .bin files: float32, float64, float32be or float64be (big endian); "
+        "found out if left out.",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="A .safetensors checkpoint. If left out: the best network of the newest run in runs/.",
+        resolve_path=True,
+    ),
+]
+
+
+def outside_rule(word: str) -> Literal["nearest", "ignore"]:
+    """Read --outside."""
+    if word == "nearest":
+        return "nearest"
+    if word == "ignore":
+        return "ignore"
+    raise ConfigError(f"--outside must be nearest or ignore, got {word!r}")

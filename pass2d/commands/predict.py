@@ -1,0 +1,194 @@
+"""`pass2d predict`: labels for raw point files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pass2d.commands.console import Console, clear_errors, print_json, words
+from pass2d.commands.newest import chosen_network
+from pass2d.commands.options import (
+    CheckpointOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    OutsideOption,
+    VotesOption,
+    outside_rule,
+)
+
+if TYPE_CHECKING:
+    from pass2d.train.prediction.predict import PredictSummary, ScanResult
+
+
+def predict_command(
+    inputs: Annotated[
+        str,
+        typer.Argument(
+            help="A file of points (.bin, .npy, .npz, .pcd, .ply, .las, .laz, .txt, .csv, .xyz, "
+            "also .gz), a folder of them, or - for paths from standard input, one per line.",
+            metavar="FILE|FOLDER|-",
+        ),
+    ],
+    checkpoint: CheckpointOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.", resolve_path=True)] = Path(
+        "predictions"
+    ),
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Of label (uint32 raw ids), npy (the same), ply (points with colours), bin "
+            "(uint8 training ids, as nuScenes' server takes), with commas between.",
+        ),
+    ] = "label",
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also write NAME_confidence.npy, float32 0..1.")
+    ] = False,
+    png: Annotated[
+        bool, typer.Option("--png", help="Draw each scan from above and as a range image.")
+    ] = False,
+    votes: VotesOption = "1",
+    outside: OutsideOption = "nearest",
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Make existing results anew. Without, those of the same input and settings are "
+            "kept, others an error.",
+        ),
+    ] = False,
+    columns: Annotated[
+        int | None,
+        typer.Option(help="Numbers per point of .bin files; found out if left out."),
+    ] = None,
+    dtype: DtypeOption = None,
+    columns_map: Annotated[
+        str | None,
+        typer.Option("--map", help="Columns by name or place: x=X,y=Y,z=Z,signal=intensity."),
+    ] = None,
+    unit: Annotated[
+        str, typer.Option(help="Of the coordinates: m, cm, mm, ft, or metres per unit.")
+    ] = "m",
+    signal_scale: Annotated[float, typer.Option(help="Factor on the signal.")] = 1.0,
+    z_offset: Annotated[
+        float, typer.Option(help="Metres added to z, after the rotation: minus a sensor's height.")
+    ] = 0.0,
+    rotate: Annotated[
+        str | None,
+        typer.Option(help="yaw,pitch,roll in degrees or quaternion w,x,y,z; y up: 0,0,90."),
+    ] = None,
+    recenter: Annotated[
+        bool,
+        typer.Option(
+            "--recenter", help="Move each scan's middle to x = y = 0 and its ground to z = 0."
+        ),
+    ] = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Scans per pass through the network; by the device if left out."),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Label raw point files with a checkpoint alone; raw ids for every point."""
+    console = Console()
+    with clear_errors(console):
+        from pass2d.train.distributed.process_group import choose_device
+        from pass2d.train.inference.votes import parse_votes
+        from pass2d.train.points.mapping import (
+            InputMapping,
+            parse_columns,
+            parse_rotation,
+            parse_unit,
+        )
+        from pass2d.train.prediction.predict import Outputs, Stream, predict
+
+        is_stream = inputs == "-"
+
+        def tell(result: ScanResult) -> None:
+            if as_json:
+                typer.echo(json.dumps({"kind": "scan", **_scan_json(result)}))
+            else:
+                typer.echo(str(result.files[0]))
+            sys.stdout.flush()
+
+        summary = predict(
+            Stream() if is_stream else Path(inputs).resolve(),
+            chosen_network(checkpoint, console),
+            out,
+            votes=parse_votes(votes),
+            outside=outside_rule(outside),
+            outputs=Outputs(formats=words(formats) or (), confidence=confidence, png=png),
+            overwrite=overwrite,
+            columns=columns,
+            dtype=dtype,
+            mapping=InputMapping(
+                columns=parse_columns(columns_map),
+                unit_m=parse_unit(unit),
+                signal_scale=signal_scale,
+                z_offset=z_offset,
+                rotation=parse_rotation(rotate),
+                recenter=recenter,
+            ),
+            batch_size=batch_size,
+            device=choose_device(device),
+            progress=console,
+            on_result=tell if is_stream else None,
+        )
+        console.close()
+        if as_json and is_stream:
+            typer.echo(json.dumps({"kind": "summary", **_summary_json(summary)}))
+        elif as_json:
+            print_json(_summary_json(summary))
+        else:
+            typer.echo(_summary_line(summary), err=is_stream)
+        if summary.failed:
+            raise typer.Exit(1)
+
+
+def _summary_line(summary: PredictSummary) -> str:
+    kept = f", {summary.kept} kept" if summary.kept else ""
+    failed = f", {len(summary.failed)} FAILED" if summary.failed else ""
+    return (
+        f"{summary.out}: {summary.scans} scans, {summary.points:,} points labelled, "
+        f"{summary.scans_per_s:.1f} scans/s{kept}{failed}"
+    )
+
+
+def _scan_json(result: ScanResult) -> dict[str, Any]:
+    return {
+        "input": str(result.points),
+        "files": [str(file) for file in result.files],
+        "points": result.n,
+        "kept": result.n is None,
+    }
+
+
+def _summary_json(summary: PredictSummary) -> dict[str, Any]:
+    return {
+        "out": str(summary.out),
+        "scans": summary.scans,
+        "kept": summary.kept,
+        "points": summary.points,
+        "class_points": dict(zip(summary.names, summary.class_points.tolist(), strict=True)),
+        "seconds": summary.seconds,
+        "scans_per_s": summary.scans_per_s,
+        "failed": [
+            {"file": str(failed.points), "reason": failed.reason} for failed in summary.failed
+        ],
+        "notes": list(summary.notes),
+        "warnings": [
+            {
+                "kind": warning.kind,
+                "option": warning.option,
+                "message": warning.message,
+                "scans": warning.scans,
+            }
+            for warning in summary.warnings
+        ],
+    }

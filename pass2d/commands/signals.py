@@ -1,0 +1,157 @@
+"""Ctrl-C and SIGTERM in every command: the first ends it in order, the second at once.
+
+Libraries swallow a KeyboardInterrupt, or turn it into an error of their own. So what came is kept
+here, and it alone decides the last line and the exit code. A thread listens too: it ends the
+process where the main thread is stuck in a library and runs no handler.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from pass2d.common.errors import TerminatedError
+
+EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""Of a command that a signal ended."""
+_SAID = "interrupted: what was finished is kept"
+_ECHO_S = 0.3
+"""A second signal so soon is the first one's echo: torchrun hands on what a terminal sends too."""
+_ENDING_S = 30.0
+"""So long a command may take to end in order."""
+_TICK_S = 0.5
+
+
+class Signals:
+    """Which signal came, and how far the end has come.
+
+    Args:
+        leave: ends the process with an exit code, at once.
+    """
+
+    def __init__(self, leave: Callable[[int], object] = os._exit) -> None:
+        self._leave = leave
+        self._first: signal.Signals | None = None
+        self._first_s = 0.0
+        self._is_ending = False
+        self._has_said = False
+        self._is_over = False
+
+    @property
+    def exit_code(self) -> int:
+        """Of the signal that came; 0: none did."""
+        return 0 if self._first is None else EXIT_CODES[self._first]
+
+    def catch(self) -> None:
+        """Take the signals from now on; those that were ignored (by nohup, say) stay so."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in EXIT_CODES:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.receive)
+        name = "pass2d-signals"
+        threading.Thread(target=self._listen, args=(reading,), name=name, daemon=True).start()
+
+    def receive(self, number: int, _frame: FrameType | None = None) -> None:
+        """Take a signal.
+
+        Raises:
+            KeyboardInterrupt: it is the first.
+            TerminatedError: likewise, for SIGTERM.
+        """
+        came = signal.Signals(number)
+        if self._is_over:
+            self._leave(EXIT_CODES[came])
+        elif self._first is None:
+            self._first, self._first_s = came, time.monotonic()
+            raise KeyboardInterrupt if came == signal.SIGINT else TerminatedError
+        elif time.monotonic() - self._first_s > _ECHO_S:
+            self._end_at_once()
+
+    def raise_swallowed(self) -> None:
+        """Raise again what somebody swallowed: called where work goes on.
+
+        Raises:
+            KeyboardInterrupt: a signal came, and the command does not end.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        if self._first is not None and not self._is_ending and is_main:
+            raise KeyboardInterrupt if self._first == signal.SIGINT else TerminatedError
+
+    @contextmanager
+    def deciding(self, before: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Whatever leaves the body after a signal came is an interrupt and nothing else.
+
+        Args:
+            before: called before that is said.
+
+        Raises:
+            SystemExit: with the signal's code.
+        """
+        try:
+            yield
+        except BaseException as error:
+            code = self.exit_code
+            if not code and isinstance(error, KeyboardInterrupt):
+                is_terminated = isinstance(error, TerminatedError)
+                code = EXIT_CODES[signal.SIGTERM if is_terminated else signal.SIGINT]
+            if not code:
+                raise
+            self._is_ending = True
+            before()
+            self._say(sys.stderr.write)
+            raise SystemExit(code) from error
+
+    def _say(self, write: Callable[[str], object]) -> None:
+        """Tell the user, once; of processes that work together on a machine, the first does."""
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if is_first and not self._has_said:
+            self._has_said = self._first is not None
+            with suppress(OSError, ValueError):
+                write(_SAID + "\n")
+
+    def over(self) -> None:
+        """The command has ended: nothing is left that a signal could interrupt in order."""
+        self._is_over = True
+
+    def _end_at_once(self) -> None:
+        if sys.stderr is not None and sys.stderr.isatty():
+            os.write(2, b"\x1b[?25h\n")  # a progress bar hides the cursor
+        self._say(lambda line: os.write(2, line.encode()))  # others may hold the lock of sys.stderr
+        self._leave(self.exit_code)
+
+    def _listen(self, descriptor: int) -> None:
+        """The thread: hears of signals at once, whatever the main thread does."""
+        heard_s: float | None = None
+        number = signal.SIGTERM
+        timeout: float | None = None
+        while True:
+            ready, _, _ = select.select([descriptor], [], [], timeout)
+            timeout = _TICK_S
+            now = time.monotonic()
+            numbers = [n for n in os.read(descriptor, 64) if self._is_ours(n)] if ready else []
+            if numbers and heard_s is None:
+                heard_s, number = now, signal.Signals(numbers[0])
+            elif numbers and heard_s is not None and now - heard_s > _ECHO_S:
+                break
+            since = self._first_s if self._first is not None else heard_s
+            if since is not None and now - since > _ENDING_S:
+                break
+        self._first = self._first or number
+        self._end_at_once()
+
+    def _is_ours(self, number: int) -> bool:
+        """Whether this is a signal that nobody else, such as a training run, takes meanwhile."""
+        return number in EXIT_CODES and signal.getsignal(number) == self.receive
+
+
+SIGNALS = Signals()
+"""Of this process."""

@@ -1,0 +1,46 @@
+"""`pass2d stats`: what a cache holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pass2d.commands.console import clear_errors, print_json, print_rich
+from pass2d.commands.options import (
+    DEFAULT_CACHE,
+    DatasetOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    ReadCacheOption,
+)
+
+
+def stats_command(
+    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with plots.", resolve_path=True)
+    ] = None,
+) -> None:
+    """Count classes, points, ranges; show the class weights of training."""
+    from pass2d.cache.reader import CacheReader
+    from pass2d.cache.statistics import dataset_statistics
+    from pass2d.reports.statistics import report_json, report_tables
+    from pass2d.reports.statistics_html import write_html
+
+    with clear_errors():
+        reader = CacheReader.open(cache_root, dataset=dataset)
+        statistics = dataset_statistics(reader.scans, reader.info)
+        if html is not None:
+            write_html(statistics, html)
+            typer.echo(f"plots: {html}", err=True)
+        if as_json:
+            print_json(report_json(statistics))
+        else:
+            print_rich(*report_tables(statistics))

@@ -1,0 +1,201 @@
+"""`pass2d submit`: predictions as the benchmarks' servers take them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pass2d.commands.console import Console, clear_errors, plain, print_json, print_line
+from pass2d.commands.newest import chosen_network
+from pass2d.commands.options import (
+    DEFAULT_CACHE,
+    CheckpointOption,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    OutsideOption,
+    VotesOption,
+    any_place,
+    outside_rule,
+)
+
+if TYPE_CHECKING:
+    from pass2d.train.submission.benchmark import Benchmark
+    from pass2d.train.submission.submit import SubmitSummary
+    from pass2d.train.submission.verify import VerifyReport
+
+SHOWN_PROBLEMS = 30
+
+
+def submit_command(
+    checkpoint: CheckpointOption = None,
+    cache_root: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            help="Cache folder, or the URL of one; ./cache if left out.",
+            parser=any_place,
+            metavar="PATH|URL",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="test; val or train to try things.")] = "test",
+    out: Annotated[Path, typer.Option(help="The zip.", resolve_path=True)] = Path("submission.zip"),
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify",
+            help="Check this zip, of either benchmark, and do nothing else; with --cache also "
+            "against its scans.",
+            resolve_path=True,
+        ),
+    ] = None,
+    votes: VotesOption = "1",
+    outside: OutsideOption = "nearest",
+    description: Annotated[
+        Path | None,
+        typer.Option(help="SemanticKITTI: a text that becomes description.txt.", resolve_path=True),
+    ] = None,
+    meta: Annotated[
+        str | None,
+        typer.Option(
+            help="nuScenes: flags of submission.json, e.g. use_camera=true; use_lidar alone is "
+            "true if left out."
+        ),
+    ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial",
+            help="Go on although official scans are missing: a zip to try things with.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the zip if it is there.")
+    ] = False,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the zip that the benchmark's server accepts, or check one."""
+    console = Console()
+    with clear_errors(console):
+        if verify is not None:
+            report = _verify(verify, cache_root, dataset, split, allow_partial, console)
+            console.close()
+            _show_report(report, as_json=as_json)
+            return
+        from pass2d.train.distributed.process_group import choose_device
+        from pass2d.train.inference.votes import parse_votes
+        from pass2d.train.submission.benchmark import parse_meta
+        from pass2d.train.submission.submit import SubmitConfig, submit
+
+        summary = submit(
+            chosen_network(checkpoint, console),
+            cache_root or any_place(DEFAULT_CACHE),
+            out,
+            benchmarks=_benchmarks(),
+            config=SubmitConfig(
+                split=split,
+                votes=parse_votes(votes),
+                outside=outside_rule(outside),
+                description=description,
+                meta=tuple(parse_meta(meta).items()) if meta else (),
+                allow_partial=allow_partial,
+                overwrite=overwrite,
+            ),
+            dataset=dataset,
+            device=choose_device(device),
+            progress=console,
+        )
+        console.close()
+        _show_summary(summary, as_json=as_json)
+
+
+def _benchmarks() -> tuple[Benchmark, ...]:
+    from pass2d.pipeline.datasets.known import known_tables
+    from pass2d.train.submission.benchmark import Benchmark
+
+    return tuple(
+        Benchmark(info=table.info, splits=table.splits, scan_counts=table.scan_counts)
+        for table in known_tables()
+    )
+
+
+def _verify(
+    path: Path,
+    cache_root: Path | str | None,
+    dataset: str | None,
+    split: str,
+    allow_partial: bool,
+    console: Console,
+) -> VerifyReport:
+    from pass2d.train.submission.verify import verify_submission
+
+    benchmarks, expected = _benchmarks(), None
+    if cache_root is not None:
+        from pass2d.cache.reader import CacheReader
+        from pass2d.train.submission.scans import expected_points
+
+        with CacheReader.open(cache_root, dataset=dataset) as reader:
+            benchmark = next(b for b in benchmarks if b.info.layout == reader.info.layout)
+            expected = expected_points(reader, benchmark, split=split)
+    return verify_submission(
+        path,
+        benchmarks,
+        split=split,
+        expected=expected,
+        allow_partial=allow_partial,
+        progress=console,
+    )
+
+
+def _show_report(report: VerifyReport, *, as_json: bool) -> None:
+    """Print what a check found; exit code 1 unless the zip is sound."""
+    if as_json:
+        print_json({key: plain(value) for key, value in asdict(report).items()})
+    else:
+        for problem in report.problems[:SHOWN_PROBLEMS]:
+            print_line(f"problem: {problem}")
+        if len(report.problems) > SHOWN_PROBLEMS:
+            typer.echo(f"{len(report.problems) - SHOWN_PROBLEMS} more problems (all: --json)")
+        for note in report.notes:
+            print_line(f"note: {note}")
+        verdict = "sound" if report.is_sound else f"{len(report.problems)} problems"
+        typer.echo(
+            f"{report.path}: {report.benchmark or 'no'} submission, split {report.split}, "
+            f"{report.scans:,} scans, {report.points:,} points: {verdict}"
+        )
+    if not report.is_sound:
+        raise typer.Exit(1)
+
+
+def _show_summary(summary: SubmitSummary, *, as_json: bool) -> None:
+    report = summary.report
+    if as_json:
+        print_json(
+            {
+                "out": str(summary.out),
+                "benchmark": report.benchmark,
+                "split": report.split,
+                "scans": report.scans,
+                "points": report.points,
+                "reused": summary.reused,
+                "seconds": summary.seconds,
+                "is_complete": summary.is_complete,
+                "notes": list(summary.notes),
+            }
+        )
+        return
+    typer.echo(
+        f"{summary.out}: {report.benchmark} submission, split {report.split}, "
+        f"{report.scans:,} scans, {report.points:,} points, verified entry by entry"
+    )
+    if not summary.is_complete:
+        typer.echo("not complete: the server will refuse it")

@@ -1,0 +1,83 @@
+"""`pass2d prepare synth`: a synthetic world in the layout of a data set."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pass2d.commands.console import Console, clear_errors, print_json, words
+from pass2d.commands.options import JsonOption
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import format_bytes
+
+
+def _default_workers() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def synth_command(
+    out: Annotated[
+        Path, typer.Option(help="New or empty folder, or one to go on with.", resolve_path=True)
+    ],
+    preset: Annotated[
+        str, typer.Option(help="full (sizes of the real data set), small or tiny.")
+    ] = "full",
+    layout: Annotated[
+        str, typer.Option(help="semkitti, or nuscenes: 32 beams, six cameras, tables.")
+    ] = "semkitti",
+    seed: Annotated[int, typer.Option(help="Every street and noise value follows from it.")] = 0,
+    scans: Annotated[
+        int | None, typer.Option(help="Scans per sequence; preset's if left out.")
+    ] = None,
+    sequences: Annotated[
+        str | None,
+        typer.Option(
+            "--sequences",
+            "--scenes",
+            help="E.g. 00,01,08,11 or scene-0061,scene-0103; preset's if left out.",
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; 0 works inside this one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a ray-cast street world with labels, in the layout of SemanticKITTI or nuScenes."""
+    console = Console()
+    with clear_errors(console):
+        chosen = {"scans": scans, "workers": _default_workers() if workers is None else workers}
+        changes: dict[str, Any] = {k: value for k, value in chosen.items() if value is not None}
+        names = words(sequences)
+        if layout == "semkitti":
+            from pass2d.synth.config import preset as semkitti_preset
+            from pass2d.synth.generate import generate
+
+            changes |= {} if names is None else {"sequences": names}
+            summary = generate(out, semkitti_preset(preset, seed=seed, **changes), console)
+        elif layout == "nuscenes":
+            from pass2d.synth.nuscenes_config import nuscenes_preset
+            from pass2d.synth.nuscenes_generate import generate_nuscenes
+
+            changes |= {} if names is None else {"scenes": names}
+            summary = generate_nuscenes(out, nuscenes_preset(preset, seed=seed, **changes), console)
+        else:
+            raise ConfigError(f"--layout: found {layout!r}, expected semkitti or nuscenes.")
+    if as_json:
+        print_json(
+            {
+                "out": str(summary.out),
+                "scans_written": summary.scans_written,
+                "scans_kept": summary.scans_kept,
+                "points": summary.points,
+                "bytes": summary.nbytes,
+            }
+        )
+        return
+    typer.echo(
+        f"{summary.out}: {summary.scans_written} scans written, {summary.scans_kept} kept, "
+        f"{summary.points:,} points, {format_bytes(summary.nbytes)}\n"
+        f"next: pass2d prepare {layout} --root {shlex.quote(str(summary.out))} --cache cache/"
+    )

@@ -1,0 +1,213 @@
+"""`pass2d view`: look at scans, their labels, predictions and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pass2d.commands.console import Console, clear_errors, print_json, words
+from pass2d.commands.options import (
+    DEFAULT_CACHE,
+    CheckpointOption,
+    DatasetOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LocalCacheOption,
+    LocalCacheSizeOption,
+    any_place,
+)
+from pass2d.commands.view_inputs import Label, labeller, newest_labeller, open_scans
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Progress, format_bytes
+
+if TYPE_CHECKING:
+    from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
+
+SHOWN, RECORDED = 1, 100
+"""Scans that are taken when none is named: of pictures and page, of a recording."""
+MANY_ON_A_PAGE = 60
+"""A page holds its scans: about 2 MB each."""
+
+
+def view_command(
+    raw: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Raw data set (SemanticKITTI, one of its sequences, nuScenes) or point files.",
+            resolve_path=True,
+        ),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            help="Cache folder or its URL; ./cache if nothing is named.",
+            parser=any_place,
+            metavar="PATH|URL",
+        ),
+    ] = None,
+    dataset: DatasetOption = None,
+    local_cache: LocalCacheOption = None,
+    local_cache_gb: LocalCacheSizeOption = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    sequence: Annotated[
+        str | None, typer.Option("--sequence", "--sequences", help="Only these, e.g. 08.")
+    ] = None,
+    scan: Annotated[
+        str | None, typer.Option(help="One scan: 08/000123, a token, a file's name.")
+    ] = None,
+    scans: Annotated[
+        str | None, typer.Option(help="Places among the scans: 7, 0:50 or 0:100:5.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Folder of .label files from predict or submit.", resolve_path=True),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    no_checkpoint: Annotated[
+        bool,
+        typer.Option("--no-checkpoint", help="Predict nothing, though a run has a network."),
+    ] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Folder: write pictures of each scan.", resolve_path=True)
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write one page with a 3D view that opens offline.", resolve_path=True),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write a Rerun recording (.rrd) without a window.", resolve_path=True),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Of plain point files: classes of semkitti (if left out) or nuscenes."),
+    ] = None,
+    columns: Annotated[
+        int | None,
+        typer.Option(help="Of plain .bin files: numbers per point; found out if left out.", min=3),
+    ] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show scans by ground truth, prediction, error, confidence: in Rerun, on a 3D page, as PNG."""
+    console = Console()
+    with clear_errors(console):
+        if scan is not None and scans is not None:
+            raise ConfigError("--scan and --scans: choose one")
+        if checkpoint is not None and no_checkpoint:
+            raise ConfigError("--checkpoint and --no-checkpoint: choose one")
+        if save is not None and save.suffix != ".rrd":
+            raise ConfigError(f"--save {save}: Rerun opens only files whose names end in .rrd")
+        is_recorded = save is not None or (png is None and html is None)
+        if is_recorded:
+            from pass2d.train.viewing.recording import rerun_package
+
+            rerun_package()  # before any scan is read
+        if place is None and raw is None:
+            place = any_place(DEFAULT_CACHE)
+        with open_scans(
+            place,
+            raw,
+            dataset=dataset,
+            split=split,
+            sequences=words(sequence),
+            layout=layout,
+            columns=columns,
+            dtype=dtype,
+        ) as found:
+            from pass2d.train.viewing.scan import choose_items, one_sequence
+
+            for note in found.notes:
+                console.say(note)
+            if checkpoint is None and predictions is None and not no_checkpoint:
+                label = newest_labeller(found, device=device, say=console.say)
+            else:
+                label = labeller(
+                    found,
+                    checkpoint=checkpoint,
+                    predictions=predictions,
+                    device=device,
+                    say=console.say,
+                )
+            default = RECORDED if is_recorded else SHOWN
+            items = choose_items(found.items, scan=scan, scans=scans, default=default)
+            if is_recorded and scans is None:
+                items = one_sequence(items)
+            if scan is None and scans is None and len(items) < len(found.items):
+                shown = f"{len(items)} of {len(found.items):,} scans, from {items[0].name}"
+                console.say(f"{shown}; --scan NAME or --scans 0:50 chooses, --scans : takes all")
+            if html is not None and len(items) > MANY_ON_A_PAGE:
+                console.say(
+                    f"{len(items)} scans on one page: it will be large, about 2 MB for each"
+                )
+            stream = _loaded(items, label, console)
+            if is_recorded:
+                stream = _recorded(stream, found, items, save)
+            with closing(stream):  # if a picture fails, the recording is given up
+                written = _write(stream, found, png=png, html=html)
+            written += [save] if save is not None else []
+        console.close()
+        _report(written, [item.name for item in items], as_json=as_json)
+
+
+def _loaded(
+    items: tuple[ViewItem, ...], label: Label | None, progress: Progress
+) -> Generator[ViewScan]:
+    """Load and label one scan after the other; says once how files were read."""
+    progress.start("view", total=len(items), unit="scans")
+    said: set[str] = set()
+    for item in items:
+        scan = item.load()
+        if scan.note and scan.note not in said:
+            said.add(scan.note)
+            progress.say(f"{item.points or item.name}: {scan.note}")
+        yield scan if label is None else label(item, scan)
+        progress.advance()
+
+
+def _recorded(
+    stream: Iterator[ViewScan], found: ViewSet, items: tuple[ViewItem, ...], save: Path | None
+) -> Generator[ViewScan]:
+    """Log the scans in Rerun as they pass by."""
+    from pass2d.train.viewing.recording import recording
+
+    with recording(found, items, save) as log:
+        yield from log.passing(stream)
+
+
+def _write(
+    stream: Iterator[ViewScan], found: ViewSet, *, png: Path | None, html: Path | None
+) -> list[Path]:
+    """Draw all scans; returns the pictures and the page."""
+    written: list[Path] = []
+    if png is not None:
+        from pass2d.train.viewing.panels import drawn
+
+        stream = drawn(stream, png, found, written)
+    if html is not None:
+        from pass2d.train.viewing.page import write_view_page
+
+        written += write_view_page(stream, html, found)
+    for _ in stream:  # where no page takes them
+        pass
+    return written
+
+
+def _report(written: list[Path], names: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "scans": names,
+                "files": [{"path": str(path), "bytes": path.stat().st_size} for path in written],
+            }
+        )
+        return
+    for path in written:
+        typer.echo(f"{path} ({format_bytes(path.stat().st_size)})")

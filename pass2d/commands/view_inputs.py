@@ -1,0 +1,175 @@
+"""What `pass2d view` is given, as one list of scans: here `pipeline` and `train` meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pass2d.common.errors import ConfigError, Pass2DError
+
+if TYPE_CHECKING:
+    from pass2d.cache.reader import CacheReader
+    from pass2d.cache.schema import DatasetInfo
+    from pass2d.pipeline.source import ScanSource
+    from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
+
+Label = Callable[["ViewItem", "ViewScan"], "ViewScan"]
+"""Adds a prediction to a scan, if there is one."""
+
+
+@contextmanager
+def open_scans(
+    place: str | None,
+    raw: Path | None,
+    *,
+    dataset: str | None,
+    split: str | None,
+    sequences: Sequence[str] | None,
+    layout: str | None,
+    columns: int | None,
+    dtype: str | None,
+) -> Iterator[ViewSet]:
+    """List the scans of a cache, a raw data set, or a folder of point files.
+
+    Raises:
+        ConfigError: Neither or both were given, or an option that says nothing about what was.
+        Pass2DError: What was given is not readable.
+    """
+    if (place is None) == (raw is None):
+        raise ConfigError("give either --cache, or a raw file or folder: pass2d view --help")
+    if split not in (None, "train", "val", "test"):
+        raise ConfigError(f"--split {split!r}: train, val or test is expected")
+    if raw is not None:
+        if dataset is not None:
+            raise ConfigError("--dataset names a data set of --cache, which is not given")
+        yield _raw_scans(
+            raw, split=split, sequences=sequences, layout=layout, columns=columns, dtype=dtype
+        )
+        return
+    from pass2d.cache.reader import CacheReader
+    from pass2d.train.viewing.cached import cached_scans
+
+    assert place is not None
+    _only_for_point_files(place, layout=layout, columns=columns, dtype=dtype)
+    with CacheReader.open(place, dataset=dataset) as reader:
+        if split is None and sequences is None:
+            split = _default_split(reader)
+        yield cached_scans(reader, split=split, sequences=sequences)
+
+
+def labeller(
+    scans: ViewSet,
+    *,
+    checkpoint: Path | None,
+    predictions: Path | None,
+    device: str,
+    say: Callable[[str], None],
+) -> Label | None:
+    """What adds predictions to scans; None without any.
+
+    How scans differ from a checkpoint's training data is said.
+
+    Raises:
+        ConfigError: Both were given.
+        CheckpointError: The checkpoint is not readable, or of another data set.
+        DataError: The folder of predictions is not readable.
+    """
+    if checkpoint is not None and predictions is not None:
+        raise ConfigError("--checkpoint and --predictions: choose one")
+    if checkpoint is not None:
+        from pass2d.train.viewing.segment import checkpoint_labels
+
+        return checkpoint_labels(checkpoint, scans.table, device=device, say=say)
+    if predictions is not None:
+        from pass2d.train.viewing.predictions import PredictionFolder
+
+        return PredictionFolder(predictions, scans.table).add
+    return None
+
+
+def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) -> Label | None:
+    """What predicts with the best network of the newest run; where that cannot be, says why."""
+    from pass2d.train.checkpoints.runs import RUNS, as_typed, newest_network
+
+    without = "no prediction is shown"
+    network = newest_network()
+    if network is None:
+        say(f"{without}: no run below {RUNS}/ has a network yet, and --checkpoint is left out")
+        return None
+    try:
+        label = labeller(scans, checkpoint=network.path, predictions=None, device=device, say=say)
+    except (Pass2DError, ImportError) as error:  # nobody asked for this one
+        say(f"{without}: {error}")
+        return None
+    say(f"prediction: {as_typed(network.path)} ({network.reason}; --no-checkpoint: without)")
+    return label
+
+
+def _raw_scans(
+    raw: Path,
+    *,
+    split: str | None,
+    sequences: Sequence[str] | None,
+    layout: str | None,
+    columns: int | None,
+    dtype: str | None,
+) -> ViewSet:
+    from pass2d.pipeline.datasets.raw_scans import info_of_layout, list_raw
+    from pass2d.train.viewing.point_files import point_files
+    from pass2d.train.viewing.scan import ViewItem, ViewSet
+
+    found = list_raw(raw, split=split, sequences=sequences)
+    if found is None:
+        if split is not None or sequences is not None:
+            raise ConfigError(
+                f"{raw}: point files have no splits and sequences. Choose by --scan or --scans."
+            )
+        return point_files(raw, info_of_layout(layout or "semkitti"), columns=columns, dtype=dtype)
+    _only_for_point_files(raw, layout=layout, columns=columns, dtype=dtype)
+    items = tuple(
+        ViewItem(
+            name=scan.scan_id,
+            sequence=scan.sequence,
+            frame_index=scan.frame_index,
+            token=scan.token,
+            points=scan.points,
+            load=partial(_load_raw, scan, found.info),
+        )
+        for scan in found.scans
+    )
+    return ViewSet(
+        title=found.info.name,
+        table=found.info.labels,
+        signal_name=found.info.signal_name,
+        n_cameras=found.info.n_cameras,
+        layout=found.info.layout,
+        items=items,
+        notes=found.notes,
+    )
+
+
+def _only_for_point_files(
+    place: str | Path, *, layout: str | None, columns: int | None, dtype: str | None
+) -> None:
+    if layout is not None or columns is not None or dtype is not None:
+        raise ConfigError(
+            f"{place}: holds a data set, whose classes and columns are known. --layout, --columns "
+            "and --dtype are for plain point files."
+        )
+
+
+def _load_raw(scan: ScanSource, info: DatasetInfo) -> ViewScan:
+    from pass2d.pipeline.datasets.raw_scans import read_raw
+    from pass2d.train.viewing.scan import view_scan
+    from pass2d.train.viewing.times import scan_time_s
+
+    time_s = scan_time_s(scan.points, scan.frame_index)
+    return view_scan(read_raw(scan, info), frame_index=scan.frame_index, time_s=time_s)
+
+
+def _default_split(reader: CacheReader) -> str | None:
+    """Validation has labels and was not trained on: what one looks at first."""
+    return "val" if (reader.scans.split == "val").any() else None

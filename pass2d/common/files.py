@@ -1,0 +1,322 @@
+"""Writing files so that nothing half-written is ever visible, and what a failed write tells."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import xxhash
+
+from pass2d.common.errors import CacheError
+
+_FATAL = {
+    errno.ENOSPC: "the disk is full: free space and run the command again, it goes on from here",
+    errno.EDQUOT: "the quota is used up: free space and run the command again",
+    errno.EACCES: "no write permission: choose another folder or change the permissions",
+    errno.EPERM: "no write permission: choose another folder or change the permissions",
+    errno.EFBIG: "the file system (or a limit) does not take files of this size",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a file is in the way: choose another folder",
+    errno.ELOOP: "it is a link, and nothing is written through links: remove it",
+}
+COMING = "CURRENT-"
+"""Begins the name of what is about to be renamed to CURRENT."""
+_ATTEMPT = re.compile(r".+-[0-9a-f]{32}")
+"""Names that pass2d gives in `.tmp`; nothing else there is ever deleted."""
+
+
+NO_PERMISSION = "no permission to read it. Change its permissions, or ask its owner"
+
+
+def read_failure(
+    path: Path | str, error: OSError, *, remedy: str = "Run `pass2d cache repair`"
+) -> CacheError:
+    """The error to raise for a file that is there and cannot be read."""
+    if isinstance(error, PermissionError):
+        return CacheError(f"{error.filename or path}: {NO_PERMISSION}.")
+    return CacheError(f"{path}: cannot read ({error.strerror}). {remedy}.")
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CacheError: it cannot be read: no permission, a folder in its place, a fault of the disk.
+    """
+    try:
+        return read_whole(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise read_failure(path, error) from error
+
+
+class TransientWriteError(CacheError, OSError):
+    """A write failed in a way that may pass (e.g. EIO): being an OSError, it is tried again."""
+
+
+class NotWritableError(CacheError):
+    """No permission to write, or a disk that is read-only: what only reads may go on."""
+
+
+def write_failure(path: Path, error: OSError) -> CacheError:
+    """The error to raise for a failed write: final for a full disk, else worth another try."""
+    reason = _FATAL.get(error.errno or 0)
+    if reason is not None:
+        is_refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        kind = NotWritableError if is_refused else CacheError
+        return kind(f"{path}: cannot write ({error.strerror}): {reason}.")
+    return TransientWriteError(
+        f"{path}: cannot write ({error.strerror}), also when tried again. Check the disk and run "
+        "the command again, it goes on from here."
+    )
+
+
+def require_no_link(*folders: Path) -> None:
+    """Refuse folders inside a data set that are links: what lies behind them is not ours.
+
+    The data set's own folder, and those above it, may be links (to a larger disk).
+
+    Raises:
+        CacheError: names the link.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise CacheError(
+                f"{folder}: a link, where pass2d has a folder of its own. It neither writes nor "
+                "deletes behind links inside a data set: remove the link (what it leads to stays)."
+            )
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into one that names ``path`` and the remedy."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except OSError as error:
+        place = Path(error.filename) if isinstance(error.filename, str) else path
+        raise write_failure(place, error) from error
+
+
+def open_file(path: Path | str) -> int:
+    """Open a regular file for reading: a pipe would be waited for, a device never ends.
+
+    Raises:
+        OSError: it cannot be opened, or is something else; the reason is in ``strerror``.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(fd).st_mode
+    if stat.S_ISREG(kind):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "It is a pipe, a socket or a device, no file", str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """All bytes of a regular file; the home of reading what a user hands over.
+
+    Raises:
+        OSError: as of `open_file`.
+    """
+    with os.fdopen(open_file(path), "rb") as file:
+        return file.read()
+
+
+def write_file(path: Path, parts: Iterable[bytes]) -> tuple[int, str]:
+    """Write a new file; `sync_tree` or `sync` makes it durable.
+
+    Returns:
+        Its size in bytes and its xxh3_128 as 32 hex digits.
+    """
+    digest = xxhash.xxh3_128()
+    nbytes = 0
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        for part in parts:
+            digest.update(part)
+            nbytes += len(part)
+            _write_all(fd, part)
+    finally:
+        os.close(fd)
+    return nbytes, digest.hexdigest()
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make everything below a folder durable.
+
+    All at the end: the first fsync writes the file system's journal for all of them.
+    """
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(place) / name)
+        sync(Path(place))
+
+
+def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
+    """Write a file aside in ``scratch`` and put it in place of ``path`` in one step."""
+    require_no_link(scratch)
+    with writing(path):
+        scratch.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = scratch / f"{path.name}-{uuid.uuid4().hex}"
+        try:
+            write_file(aside, [data])
+            sync(aside)
+            aside.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; leaving well puts that in place of ``path``.
+
+    Whatever happens, ``path`` is the old file or the whole new one, and nothing is left beside it.
+
+    Raises:
+        OSError: As the body, or ``path`` is a folder, a device, a pipe.
+    """
+    if path.exists() and not path.is_file():
+        code = errno.EISDIR if path.is_dir() else errno.EEXIST
+        raise OSError(code, "a folder" if path.is_dir() else "no regular file", str(path))
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield aside
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # its folder may be what is missing
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def attempt_folder(scratch: Path, name: str) -> Iterator[Path]:
+    """A new folder below ``scratch`` that vanishes unless the body renames it away.
+
+    It stays locked while its owner lives, so that others can tell it from what a killed run left.
+    """
+    require_no_link(scratch)
+    path = scratch / f"{name}-{uuid.uuid4().hex}"
+    path.mkdir(parents=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try_lock(fd, exclusive=True)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)
+
+
+def remove_abandoned(scratch: Path, *, min_age_s: float = 0.0) -> int:
+    """Delete attempts whose owner is dead. Returns how many.
+
+    Args:
+        scratch: folder of the attempts.
+        min_age_s: leave younger ones alone: another process may be about to lock them.
+    """
+    removed = 0
+    newest_s = time.time() - min_age_s
+    for path in attempts(scratch):
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
+            continue
+        try:
+            # Never through a link, and without waiting for who writes to a pipe.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(path, flags)
+        except OSError:
+            continue
+        try:
+            is_old = min_age_s <= 0 or os.fstat(fd).st_mtime <= newest_s
+            if is_old and try_lock(fd, exclusive=True):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+                removed += 1
+        finally:
+            os.close(fd)
+    return removed
+
+
+def attempts(scratch: Path) -> list[Path]:
+    """What pass2d made in a data set's `.tmp`, sorted; without locks and a CURRENT to come.
+
+    Raises:
+        CacheError: `.tmp` is a link.
+    """
+    require_no_link(scratch)
+    if not scratch.is_dir():
+        return []
+    return sorted(
+        path
+        for path in scratch.iterdir()
+        if _ATTEMPT.fullmatch(path.name) and not path.name.startswith(COMING)
+    )
+
+
+def try_lock(fd: int, *, exclusive: bool) -> bool:
+    """Lock an open file or folder without waiting; False when another holds it.
+
+    File systems without locks (some network mounts) answer "not locked by me": nothing is deleted.
+    """
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, *, exclusive: bool, wait: bool) -> Iterator[bool]:
+    """Hold ``path`` locked; yields whether the lock was got (always, when waiting)."""
+    require_no_link(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        if wait:
+            # Without lock support two drivers may both publish: the later one wins, none is harmed.
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            yield True
+        else:
+            yield try_lock(fd, exclusive=exclusive)
+    finally:
+        os.close(fd)

@@ -1,0 +1,147 @@
+"""Frozen dataclasses to canonical JSON and back: the same value always gives the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache as memoize
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import xxhash
+
+from pass2d.common.errors import CacheError
+
+T = TypeVar("T")
+
+OMITTED_IF_NONE = types.MappingProxyType({"omitted_if_none": True})
+"""Metadata of a field that came later: without it a description keeps its bytes and its hash."""
+
+
+def to_json(value: object) -> Any:
+    """Turn dataclasses, tuples and dicts into what `json` writes; keys become strings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: to_json(getattr(value, f.name))
+            for f in fields(value)
+            if getattr(value, f.name) is not None or not f.metadata.get("omitted_if_none")
+        }
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def dumps(value: object) -> bytes:
+    """Canonical JSON: sorted keys, no blanks, one line.
+
+    Keys of plain dicts must be strings: numbers would be sorted as numbers here, and as strings
+    when the result is read and written again. (Dataclasses may hold dicts with numbers.)
+    """
+    # `to_json` of everything would be clean and costs seconds for the keys of 43,552 scans.
+    text = json.dumps(
+        value, default=to_json, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    return text.encode() + b"\n"
+
+
+def seal(value: object) -> bytes:
+    """Canonical JSON of a record with one more field, ``xxh3``: the hash of it without that."""
+    content = to_json(value)
+    return dumps({**content, "xxh3": xxhash.xxh3_128_hexdigest(dumps(content))})
+
+
+def unseal(data: bytes, *, where: str) -> dict[str, Any]:
+    """Parse what `seal` wrote, without the ``xxh3`` field.
+
+    Raises:
+        CacheError: a byte differs.
+    """
+    value = loads(data, where=where)
+    if isinstance(value, dict):
+        content = {name: item for name, item in value.items() if name != "xxh3"}
+        # Values that cannot be written (half a surrogate pair) were not written by `seal`.
+        with contextlib.suppress(ValueError, RecursionError):
+            if seal(content) == data:
+                return content
+    raise CacheError(f"{where}: checksum differs. Run `pass2d cache repair`.")
+
+
+def loads(data: bytes | str, *, where: str) -> Any:
+    """Parse JSON; ``where`` names the file in the error.
+
+    Raises:
+        CacheError: no JSON, or lists in lists (in lists ...) deeper than Python goes.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CacheError(
+            f"{where}: not JSON ({reason}). The file is damaged: run `pass2d cache repair`."
+        ) from error
+
+
+def from_json(kind: type[T], value: Any, *, where: str) -> T:
+    """Build the frozen dataclass ``kind`` from parsed JSON.
+
+    Raises:
+        CacheError: a field is missing, unknown or of another type; the message names ``where``.
+    """
+    try:
+        result: T = _build(kind, value)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CacheError(
+            f"{where}: does not describe a {kind.__name__} ({type(error).__name__}: "
+            f"{error!s:.200}). "
+            "The file is damaged: run `pass2d cache repair`."
+        ) from error
+    return result
+
+
+@memoize
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _build(kind: Any, value: Any) -> Any:
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _build_record(kind, value)
+    if get_origin(kind) is not None:
+        return _build_generic(kind, value)
+    if kind is float and type(value) is int:
+        return float(value)
+    is_other = kind is not Any and not isinstance(value, kind)
+    if is_other or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"expected {kind.__name__}, found {value!r:.60}")
+    return value
+
+
+def _build_generic(kind: Any, value: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        plain = next(a for a in arguments if a is not type(None))
+        return None if value is None else _build(plain, value)
+    if origin is dict:
+        return {arguments[0](key): _build(arguments[1], item) for key, item in value.items()}
+    assert origin is tuple, kind
+    if arguments[1:] == (Ellipsis,):
+        return tuple(_build(arguments[0], item) for item in value)
+    return tuple(_build(a, item) for a, item in zip(arguments, value, strict=True))
+
+
+def _build_record(kind: type, value: Any) -> Any:
+    hints = _hints(kind)
+    unknown = set(value) - set(hints)
+    if unknown:
+        raise KeyError(f"unknown field {sorted(unknown)[0]}")
+    arguments = {}
+    for field in fields(kind):
+        if field.name in value:
+            arguments[field.name] = _build(hints[field.name], value[field.name])
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise KeyError(f"field {field.name} is missing")
+    return kind(**arguments)

@@ -1,0 +1,215 @@
+"""The corruptions by name, their severities, and the generator of each scan's chance."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import xxhash
+
+from pass2d.common.errors import ConfigError
+from pass2d.corruptions.beam_missing import BeamMissingSettings, beam_missing
+from pass2d.corruptions.cloud import Cloud, Corrupted, Sensor
+from pass2d.corruptions.cross_sensor import CrossSensorSettings, cross_sensor
+from pass2d.corruptions.crosstalk import CrosstalkSettings, crosstalk
+from pass2d.corruptions.fog import FogSettings, fog
+from pass2d.corruptions.incomplete_echo import IncompleteEchoSettings, incomplete_echo
+from pass2d.corruptions.motion_blur import MotionBlurSettings, motion_blur
+from pass2d.corruptions.snow import SnowSettings, snow
+from pass2d.corruptions.wet_ground import WetGroundSettings, wet_ground
+
+CODE_VERSION = 1
+"""Part of the key of corrupted scans: raise it when a corruption's output changes."""
+COLLECTION = "pass2d-C"
+"""What reports call these data sets, so that nobody takes them for the published ones."""
+
+CorruptionName = Literal[
+    "fog",
+    "wet_ground",
+    "snow",
+    "motion_blur",
+    "beam_missing",
+    "crosstalk",
+    "incomplete_echo",
+    "cross_sensor",
+]
+SeverityName = Literal["light", "moderate", "heavy"]
+CORRUPTIONS: tuple[CorruptionName, ...] = get_args(CorruptionName)
+"""In the order of the published tables."""
+SEVERITIES: tuple[SeverityName, ...] = get_args(SeverityName)
+NEEDS_LABELS: frozenset[CorruptionName] = frozenset({"incomplete_echo"})
+"""Corruptions of some classes only; `wet_ground` can do without labels."""
+
+_WORK: dict[CorruptionName, tuple[type[Any], Callable[[Cloud, Any, Any], Corrupted]]] = {
+    "fog": (FogSettings, fog),
+    "wet_ground": (WetGroundSettings, wet_ground),
+    "snow": (SnowSettings, snow),
+    "motion_blur": (MotionBlurSettings, motion_blur),
+    "beam_missing": (BeamMissingSettings, beam_missing),
+    "crosstalk": (CrosstalkSettings, crosstalk),
+    "incomplete_echo": (IncompleteEchoSettings, incomplete_echo),
+    "cross_sensor": (CrossSensorSettings, cross_sensor),
+}
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Variant:
+    """A corruption at a severity."""
+
+    name: CorruptionName
+    severity: SeverityName
+
+    @property
+    def slug(self) -> str:
+        """As a part of names: "wet_ground-heavy"."""
+        return f"{self.name}-{self.severity}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptionTable:
+    """What a TOML file of this folder says."""
+
+    sensor: Sensor
+    settings: dict[Variant, Any]
+
+    def parameters(self, variant: Variant) -> dict[str, Any]:
+        """Everything that decides a corruption's output but the scan, as plain data for keys."""
+        plain: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    "name": variant.name,
+                    "severity": variant.severity,
+                    "code_version": CODE_VERSION,
+                    "settings": asdict(self.settings[variant]),
+                    "sensor": asdict(self.sensor),
+                }
+            )
+        )
+        return plain
+
+
+@functools.cache
+def corruption_table(layout: str) -> CorruptionTable:
+    """The table of a data set's layout: "semantickitti" or "nuscenes".
+
+    Raises:
+        ConfigError: no table for that layout, or a damaged one.
+    """
+    file = Path(__file__).with_name(f"{layout}.toml")
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        sensor = Sensor(**{key: _frozen(value) for key, value in raw["sensor"].items()})
+        settings = {
+            Variant(name=name, severity=severity): _settings(raw[name], _WORK[name][0], place)
+            for name in CORRUPTIONS
+            for place, severity in enumerate(SEVERITIES)
+        }
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no corruptions for data sets of layout {layout!r}: pass2d/corruptions/ has no table "
+            f"{file.name}."
+        ) from error
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, IndexError) as error:
+        raise ConfigError(f"{file}: {type(error).__name__}: {error}. See README.md.") from error
+    return CorruptionTable(sensor=sensor, settings=settings)
+
+
+def corrupt(
+    cloud: Cloud, variant: Variant, *, table: CorruptionTable, rng: np.random.Generator
+) -> Corrupted:
+    """Corrupt a scan.
+
+    Args:
+        cloud: every point that the sensor gave.
+        variant: what to do to it.
+        table: of the data set.
+        rng: decides everything that chance decides; see `scan_generator`.
+
+    Raises:
+        DataError: the corruption needs labels and the cloud has none.
+    """
+    if cloud.n == 0:
+        return Corrupted(xyz=cloud.xyz, signal=cloud.signal, source=np.arange(0))
+    return _WORK[variant.name][1](cloud, table.settings[variant], rng)
+
+
+def scan_generator(
+    variant: Variant, *, sequence: str, frame_index: int, part: int = 0
+) -> np.random.Generator:
+    """The generator of a scan's chance: it depends on these words alone.
+
+    So the result is the same whatever the number of workers and the order of scans.
+
+    Args:
+        variant: corruption and severity.
+        sequence: of the scan.
+        frame_index: of the scan.
+        part: 0 for the scan itself, 1, 2... for added sweeps.
+    """
+    text = f"{variant.name}/{variant.severity}/{sequence}/{frame_index}/{part}"
+    return np.random.default_rng(xxhash.xxh3_128_intdigest(text.encode()))
+
+
+def parse_variants(text: str) -> tuple[Variant, ...]:
+    """Read a list such as "fog:heavy,snow"; without a severity all three; "all" is everything.
+
+    Returns:
+        Each once, in the order of the tables.
+
+    Raises:
+        ConfigError: an unknown corruption or severity; proposes the nearest.
+    """
+    found: set[Variant] = set()
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise ConfigError(f"--corrupt: found {text!r}, expected e.g. fog:heavy,snow or all.")
+    for word in words:
+        name, colon, severity = (part.strip() for part in word.partition(":"))
+        names = CORRUPTIONS if name == "all" else (_known(name, CORRUPTIONS, word, "corruption"),)
+        if colon:
+            levels: Sequence[SeverityName] = (_known(severity, SEVERITIES, word, "severity"),)
+        else:
+            levels = SEVERITIES
+        found |= {Variant(name=n, severity=level) for n in names for level in levels}
+    return tuple(
+        variant
+        for variant in (Variant(name=n, severity=s) for n in CORRUPTIONS for s in SEVERITIES)
+        if variant in found
+    )
+
+
+def _known(word: str, known: Sequence[Any], where: str, what: str) -> Any:
+    spelled = word.lower().replace("-", "_")
+    if spelled in known:
+        return spelled
+    near = difflib.get_close_matches(spelled, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise ConfigError(
+        f"--corrupt {where}: no {what} {word!r}, expected one of {', '.join(known)}"
+        f"{' or all' if what == 'corruption' else ''}{hint}"
+    )
+
+
+def _settings(raw: dict[str, Any], kind: type[Any], place: int) -> Any:
+    values = {}
+    for field in fields(kind):
+        value = (
+            raw.get(field.name, field.default) if field.name == "noise_label" else raw[field.name]
+        )
+        if isinstance(value, list):
+            value = value[place] if len(value) > 1 else value[0]
+        values[field.name] = _frozen(value)
+    if unknown := set(raw) - set(values):
+        raise KeyError(f"unknown key {sorted(unknown)[0]}")
+    return kind(**values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Sparse U-Nets on shifted voxels: MinkowskiNet and SPVCNN."""

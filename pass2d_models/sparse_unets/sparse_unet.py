@@ -1,0 +1,256 @@
+"""The U-Net that MinkowskiNet and SPVCNN share (SPEC, section 6).
+
+Module names are those of the published checkpoints, with `weight` for `kernel`, so that one reads
+beside the other: stem, stage1..4, up1..4, classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pass2d.common.errors import DataError, ShapeError
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.network import (
+    Network,
+    NetworkConfig,
+    Prepared,
+    Segmentation,
+    Targets,
+    check_points,
+)
+from pass2d.models.norm import RowNorm
+from pass2d.models.sparse_unets.quantize import QuantizedPoints, quantize
+from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, UpConv
+from pass2d.models.sparse_unets.voxel_levels import VoxelLevel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseUNetConfig(NetworkConfig):
+    """Sizes of the U-Nets on voxels. Defaults: as published."""
+
+    base_widths: tuple[int, ...] = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+    """Channels of the stem, the four stages and the four up stages, before the factor."""
+    width_factor: float = 1.0
+    """"cr": multiplies all widths; the results are cut to whole numbers."""
+    voxel_m: float = 0.05
+    """Side of a voxel, in metres."""
+    time_channel: bool = False
+    """Points carry the seconds since they were measured, as a fifth channel (added sweeps)."""
+
+    def __post_init__(self) -> None:
+        if len(self.base_widths) != 9:
+            raise ValueError(f"base_widths must be 9 numbers, got {self.base_widths}")
+        if min(self.widths) < 1:
+            raise ValueError(f"base_widths and width_factor leave a part without channel: {self}")
+        if not self.voxel_m > 0:
+            raise ValueError(f"voxel_m must be above 0 metres, got {self.voxel_m}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the nine parts."""
+        return tuple(int(self.width_factor * width) for width in self.base_widths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedVoxels(Prepared):
+    """A batch as voxels. The rows of logits are the occupied cells."""
+
+    features: Tensor
+    """(M, 4) float32: x, y, z, signal of each cell's first point."""
+    levels: tuple[VoxelLevel, ...]
+    """Strides 1, 2, 4, 8, 16."""
+
+
+class ConvBlock(nn.Module):
+    """A strided convolution, BatchNorm, ReLU."""
+
+    def __init__(self, conv: DownConv | UpConv, width: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([conv, RowNorm(width)])
+
+    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+        """`level` is the finer of the two that the convolution connects."""
+        conv, norm = self.net
+        return torch.relu(norm(conv(features, level)))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions and a shortcut, a linear one where the width changes."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList(
+            [
+                NeighbourConv(n_in, n_out),
+                RowNorm(n_out),
+                nn.ReLU(),
+                NeighbourConv(n_out, n_out),
+                RowNorm(n_out),
+            ]
+        )
+        self.downsample = (
+            nn.Identity()
+            if n_in == n_out
+            else nn.Sequential(pointwise(n_in, n_out), RowNorm(n_out))
+        )
+
+    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+        """(V, C_in) to (V, C_out)."""
+        inner = _conv_norm(self.net, features, level)
+        return torch.relu(inner + self.downsample(features))
+
+
+class Stem(nn.ModuleList):
+    """Two 3x3x3 convolutions, each with BatchNorm and ReLU."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(
+            [
+                NeighbourConv(n_in, n_out),
+                RowNorm(n_out),
+                nn.ReLU(),
+                NeighbourConv(n_out, n_out),
+                RowNorm(n_out),
+                nn.ReLU(),
+            ]
+        )
+
+    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+        """(V, C_in) to (V, C_out)."""
+        return _conv_norm(self, features, level)
+
+
+class Stage(nn.ModuleList):
+    """Down by two, then two residual blocks."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(
+            [
+                ConvBlock(DownConv(n_in, n_in), n_in),
+                ResidualBlock(n_in, n_out),
+                ResidualBlock(n_out, n_out),
+            ]
+        )
+
+    def forward(self, features: Tensor, fine: VoxelLevel, coarse: VoxelLevel) -> Tensor:
+        """From the voxels of `fine` to those of `coarse`."""
+        down, *residual = self
+        features = down(features, fine)
+        for block in residual:
+            features = block(features, coarse)
+        return features
+
+
+class UpStage(nn.ModuleList):
+    """Up by two, beside the skipped features, then two residual blocks."""
+
+    def __init__(self, n_in: int, n_skip: int, n_out: int) -> None:
+        residual = [ResidualBlock(n_out + n_skip, n_out), ResidualBlock(n_out, n_out)]
+        super().__init__([ConvBlock(UpConv(n_in, n_out), n_out), nn.ModuleList(residual)])
+
+    def forward(self, features: Tensor, skip: Tensor, fine: VoxelLevel) -> Tensor:
+        """From the coarser voxels to those of `fine`; `skip` are features there."""
+        up, residual = self
+        assert isinstance(residual, nn.ModuleList)
+        features = torch.cat([up(features, fine), skip], 1)
+        for block in residual:
+            features = block(features, fine)
+        return features
+
+
+class SparseUNet(Network):
+    """Base of MinkowskiNet and SPVCNN: the layers, and the voxels of a batch."""
+
+    config: SparseUNetConfig
+    config_type: ClassVar[type[NetworkConfig]] = SparseUNetConfig
+
+    def __init__(self, config: SparseUNetConfig, *, grid: Grid, n_classes: int) -> None:
+        super().__init__(config, grid=grid, n_classes=n_classes)
+        width = config.widths
+        self.stem = Stem(self.point_channels, width[0])
+        self.stage1 = Stage(width[0], width[1])
+        self.stage2 = Stage(width[1], width[2])
+        self.stage3 = Stage(width[2], width[3])
+        self.stage4 = Stage(width[3], width[4])
+        self.up1 = UpStage(width[4], width[3], width[5])
+        self.up2 = UpStage(width[5], width[2], width[6])
+        self.up3 = UpStage(width[6], width[1], width[7])
+        self.up4 = UpStage(width[7], width[0], width[8])
+        self.classifier = nn.Sequential(nn.Linear(width[8], n_classes))
+
+    @property
+    def uses_volume(self) -> bool:
+        """False: all points of a scan take part."""
+        return False
+
+    @property
+    def point_channels(self) -> int:
+        """Columns of `PointBatch.points`."""
+        return 5 if self.config.time_channel else 4
+
+    def quantize_batch(self, batch: PointBatch) -> QuantizedPoints:
+        """The occupied cells of a batch.
+
+        Raises:
+            ShapeError: another channel count, impossible coordinates or labels.
+            DataError: a scan without points, in training.
+        """
+        points = batch.points
+        check_points(points, channels=self.point_channels)
+        if self.training:
+            lengths = (batch.offsets[1:] - batch.offsets[:-1]).tolist()
+            if 0 in lengths or not lengths:
+                raise DataError(
+                    f"scan {lengths.index(0) if lengths else 0} of the batch has no point; "
+                    "training needs at least one per scan. Leave such scans out."
+                )
+        if batch.labels is not None and len(points) > 0:
+            low, high = torch.stack(torch.aminmax(batch.labels)).tolist()
+            if low < 0 or high >= self.n_classes:
+                expected = f"training ids 0..{self.n_classes - 1}"
+                raise ShapeError("labels", expected=expected, got=f"{low}..{high}")
+        return quantize(points, batch.offsets, voxel_m=self.config.voxel_m)
+
+    def answer(self, features: Tensor, prepared: Prepared) -> Segmentation:
+        """The head's logits for rows of cells."""
+        return Segmentation(
+            row_logits=self.classifier(features), row_of_point=prepared.row_of_point
+        )
+
+    def no_answer(self, prepared: Prepared) -> Segmentation:
+        """What a batch without any point gets."""
+        nothing = next(self.parameters()).new_zeros((0, self.n_classes))
+        return Segmentation(row_logits=nothing, row_of_point=prepared.row_of_point)
+
+    def down_stages(self, features: Tensor, levels: Sequence[VoxelLevel]) -> tuple[Tensor, ...]:
+        """Features after each of the four stages, from those at stride 1."""
+        outputs = []
+        for number, stage in enumerate((self.stage1, self.stage2, self.stage3, self.stage4)):
+            features = stage(features, levels[number], levels[number + 1])
+            outputs.append(features)
+        return tuple(outputs)
+
+
+def cell_targets(batch: PointBatch, cells: QuantizedPoints) -> Targets | None:
+    """Labels of the cells: each takes that of its first point, there is no vote."""
+    return None if batch.labels is None else Targets(label=batch.labels[cells.first])
+
+
+def pointwise(n_in: int, n_out: int) -> nn.Linear:
+    """A convolution of size 1, with the original library's first values."""
+    linear = nn.Linear(n_in, n_out, bias=False)
+    bound = n_in**-0.5
+    nn.init.uniform_(linear.weight, -bound, bound)
+    return linear
+
+
+def _conv_norm(layers: nn.ModuleList, features: Tensor, level: VoxelLevel) -> Tensor:
+    for layer in layers:
+        is_sparse = isinstance(layer, NeighbourConv)
+        features = layer(features, level) if is_sparse else layer(features)
+    return features

@@ -1,0 +1,94 @@
+"""One int64 number per voxel: sorting and looking up voxels as plain 1-D work.
+
+Every axis is padded by one cell on both sides, so that the number of a neighbour outside the volume
+is no voxel's number: a lookup never finds a voxel of another row, column or sample.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pass2d.common.errors import ShapeError
+from pass2d.models.inputs import TensorRecord, host_values
+
+_MAX_KEY = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyPacking:
+    """How (batch, x, y, z) becomes one number. Sorting by it sorts by (batch, x, y, z)."""
+
+    extent: tuple[int, int, int]
+    """Cells along x, y, z; coordinates run from 0 to extent - 1."""
+    batch_size: int
+    """Samples."""
+
+    def __post_init__(self) -> None:
+        """Refuse a volume whose voxels do not fit into 63 bits."""
+        if self.batch_size * math.prod(size + 2 for size in self.extent) > _MAX_KEY:
+            raise ShapeError(
+                "the extent of the points",
+                expected="a volume of fewer than 2^63 voxels; are the coordinates metres?",
+                got=f"{self.extent} voxels in {self.batch_size} samples",
+            )
+
+    @property
+    def steps(self) -> tuple[int, int, int]:
+        """Difference of two keys that are one cell apart along x, y, z."""
+        _, size_y, size_z = (size + 2 for size in self.extent)
+        return size_y * size_z, size_z, 1
+
+    def pack(self, coords: Tensor) -> Tensor:
+        """Number the cells.
+
+        Args:
+            coords: (V, 4) integers: batch, x, y, z, each axis from -1 to extent.
+
+        Returns:
+            (V,) int64.
+        """
+        batch, x, y, z = coords.long().unbind(1)
+        step_x, step_y, _ = self.steps
+        return (batch * (self.extent[0] + 2) + x + 1) * step_x + (y + 1) * step_y + z + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoxelIndex(TensorRecord):
+    """Finds the row of a voxel by its coordinates."""
+
+    keys: Tensor
+    """(V,) int64, ascending."""
+    rows: Tensor
+    """(V,) int64: row of the voxel that has the key."""
+    packing: KeyPacking
+
+    @classmethod
+    def build(cls, coords: Tensor, *, packing: KeyPacking) -> VoxelIndex:
+        """Index distinct voxels in any order.
+
+        Args:
+            coords: (V, 4) int32: batch, x, y, z.
+            packing: numbers them.
+        """
+        keys, rows = torch.sort(packing.pack(coords))
+        return cls(keys=keys, rows=rows, packing=packing)
+
+    def find(self, coords: Tensor) -> Tensor:
+        """Look voxels up.
+
+        Args:
+            coords: (Q, 4) integers: batch, x, y, z; any values on x, y, z.
+
+        Returns:
+            (Q,) int64 row of each voxel, -1 where there is none.
+        """
+        limit = host_values(self.packing.extent, coords.device)
+        inside = ((coords[:, 1:] >= 0) & (coords[:, 1:] < limit)).all(1)
+        wanted = self.packing.pack(coords)
+        place = torch.searchsorted(self.keys, wanted).clamp_(max=max(len(self.keys) - 1, 0))
+        is_found = inside & (self.keys[place] == wanted)
+        return torch.where(is_found, self.rows[place], -1)

@@ -1,0 +1,149 @@
+"""The 2D network of 2DPASS: ResNet-34 with a decoder per stage (SPEC, section 5); training only.
+
+The decoders end with nearest upsampling to full resolution, followed by a look-up at the points'
+pixels. That is a look-up at (row // k, col // k) in the small map, so nothing is ever upsampled.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pass2d.common.errors import CheckpointError, ShapeError
+
+STRIDES = (2, 4, 4, 4)
+"""Image pixels per pixel of each decoder's map, for the scales 2, 4, 8 and 16."""
+SIDE_MULTIPLE = 16
+_LOWEST_HALF_PX = 48
+"""Lower pictures are computed in float32 on a CPU: with bfloat16 oneDNN leaves parts of the weight
+gradient of a 7x7 layer unwritten where the map has fewer than three rows (seen with torch 2.11)."""
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse images that the network cannot halve four times.
+
+    Raises:
+        ShapeError: Not (I, 3, H, W), or a side that is no multiple of 16.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ShapeError("images", expected="(I, 3, H, W)", got=tuple(images.shape))
+    height, width = images.shape[2:]
+    if height % SIDE_MULTIPLE or width % SIDE_MULTIPLE or not height or not width:
+        raise ShapeError(
+            "image height and width",
+            expected="multiples of 16 (crop or resize to such a size)",
+            got=f"{height} x {width}",
+        )
+
+
+def _conv(n_in: int, n_out: int) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, 7, padding=3, bias=False)
+
+
+def _deconv(n_in: int, n_out: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=1)
+
+
+def _decoder(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU(inplace=True))))
+
+
+class Encoder2D(nn.Module):
+    """Image features at the resolution at which they are computed."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        # Here, since it takes seconds and inference has no 2D branch.
+        from torchvision.models import resnet34  # type: ignore[import-untyped]
+
+        self.backbone = resnet34(weights=None)
+        self.backbone.conv1.stride = (1, 1)  # the first stage then sees half resolution
+        del self.backbone.fc, self.backbone.avgpool
+        self.decoders = nn.ModuleList(
+            [
+                _decoder(_conv(64, hidden)),
+                _decoder(_conv(128, hidden)),
+                _decoder(_conv(256, 64), _deconv(64, hidden)),
+                _decoder(_conv(512, 64), _deconv(64, 64), _deconv(64, hidden)),
+            ]
+        )
+        for layer in self.modules():  # weights in the order in which they are read
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps, in channels_last memory.
+
+        Args:
+            images: (I, 3, H, W), normalised.
+
+        Returns:
+            Four maps (I, H_c, H / k, W / k) with k of `STRIDES`.
+        """
+        is_bad = images.device.type == "cpu" and images.shape[2] < _LOWEST_HALF_PX
+        full_precision = torch.autocast("cpu", enabled=False) if is_bad else nullcontext()
+        with full_precision:
+            return self._maps(images)
+
+    def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        net = self.backbone
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        maps = []
+        for stage, decoder in zip(
+            (net.layer1, net.layer2, net.layer3, net.layer4), self.decoders, strict=True
+        ):
+            x = stage(x)
+            maps.append(decoder(x))
+        return tuple(maps)
+
+
+def pixel_rows(
+    *, image_index: Tensor, pixel_rc: Tensor, image_hw: tuple[int, int], stride: int
+) -> Tensor:
+    """(M,) int64 row of each pixel in a map of `stride`, seen as (I * H / k * W / k, channels)."""
+    height, width = image_hw[0] // stride, image_hw[1] // stride
+    row, col = pixel_rc[:, 0] // stride, pixel_rc[:, 1] // stride
+    return (image_index * height + row) * width + col
+
+
+def look_up(feature_map: Tensor, rows: Tensor) -> Tensor:
+    """(M, channels) features at the rows that `pixel_rows` names."""
+    return feature_map.permute(0, 2, 3, 1).reshape(-1, feature_map.shape[1]).index_select(0, rows)
+
+
+def load_imagenet(encoder: Encoder2D, weights_file: str) -> str:
+    """Start the backbone from ImageNet weights, if there are any on this machine.
+
+    Args:
+        encoder: Changed in place.
+        weights_file: A state dict with torchvision's names; "" looks into torchvision's cache only.
+
+    Returns:
+        Where the weights came from; "" when there are none and the random ones stay.
+
+    Raises:
+        CheckpointError: The named file is missing, unreadable or of another network.
+    """
+    from torchvision.models import ResNet34_Weights
+
+    name = Path(ResNet34_Weights.IMAGENET1K_V1.url).name
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path = Path(weights_file) if weights_file else cached
+    if not path.is_file():
+        if weights_file:
+            raise CheckpointError(f"{path}: no such file; expected ResNet-34 weights ({name})")
+        return ""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        wanted = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        encoder.backbone.load_state_dict(wanted)
+    except Exception as error:  # what unpickling meets in a file of any kind is of any class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path}: not the weights of torchvision's ResNet-34: {reason}"
+        ) from error
+    return str(path)

@@ -1,0 +1,154 @@
+"""All that the 3D network needs to know of a batch's points: voxels, and links between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pass2d.models.inputs import Grid, TensorRecord, host_values
+from pass2d.models.twodpass.hierarchy import Level, sort_runs
+from pass2d.models.twodpass.links import Link, Rows, lookup_link, mean_link
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelGeometry(TensorRecord):
+    """The voxels that a block convolves."""
+
+    coords: Tensor
+    """(V, 4) int32: scan, z, y, x."""
+    shape: tuple[int, int, int]
+    """z, y, x cells."""
+    group_mean: Link
+    """Voxels to groups of 2 x 2 x 2 cells of the same scan."""
+    group_lookup: Link
+    """Groups back to voxels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent(TensorRecord):
+    """From the sums of coarser scales to those that include this scale."""
+
+    own: Link
+    """Voxels of this level to its pieces."""
+    coarser: Link | None
+    """Pieces of the next level to those of this; None at the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry(TensorRecord):
+    """Points and voxels of a batch, for networks whose blocks go through several scales."""
+
+    n_scans: int
+    points: Tensor
+    """(N, 4) float32, sorted by their voxel of scale 1."""
+    point_voxel: Tensor
+    """(N,) int64 that voxel, ascending."""
+    point_mean: Link
+    """Sorted points to voxels of scale 1."""
+    corner: Tensor
+    """(V, 3) float64 metres: the lower corner of each voxel of scale 1."""
+    levels: tuple[LevelGeometry, ...]
+    """Of each scale, finest first."""
+    links: tuple[Link, ...]
+    """links[t]: mean by voxel of level t + 1 over the points of features of level t."""
+    descents: tuple[Descent, ...]
+    """Of the scales that the head sums, finest first."""
+
+
+def build_geometry(
+    points: Tensor,
+    *,
+    levels: tuple[Level, ...],
+    grid: Grid,
+    n_scans: int,
+    head_level: int,
+    weights: Tensor | None = None,
+) -> Geometry:
+    """Derive all links from the levels.
+
+    Args:
+        points: (N, 4) float32 in the batch's order.
+        levels: Of the points; the first has scale 1.
+        grid: The volume.
+        n_scans: B.
+        head_level: First level whose features the head sees.
+        weights: (N,) float32, how often each point counts, as the levels do; None: once.
+    """
+    first = levels[0]
+    point_offsets = first.offsets.index_select(0, first.voxel_offsets)
+    point_voxel = torch.repeat_interleave(
+        torch.arange(len(first.coords), device=points.device),
+        point_offsets[1:] - point_offsets[:-1],
+        output_size=len(points),
+    )
+    return Geometry(
+        n_scans=n_scans,
+        points=points.index_select(0, first.order),
+        point_voxel=point_voxel,
+        point_mean=mean_link(
+            point_voxel,
+            order=None,
+            offsets=point_offsets,
+            weight=None if weights is None else weights.index_select(0, first.order),
+        ),
+        corner=_corner(first, grid),
+        levels=tuple(_level_geometry(level, n_scans=n_scans) for level in levels),
+        links=tuple(_scale_link(levels[t], levels[t + 1]) for t in range(len(levels) - 1)),
+        descents=tuple(
+            _descent(levels[t], levels[t + 1] if t + 1 < len(levels) else None)
+            for t in range(head_level, len(levels))
+        ),
+    )
+
+
+def _corner(level: Level, grid: Grid) -> Tensor:
+    device = level.coords.device
+    low = host_values(grid.low, device, dtype=torch.float64)
+    high = host_values(grid.high, device, dtype=torch.float64)
+    size = (high - low) / host_values(grid.shape, device, dtype=torch.float64)
+    cell = level.coords[:, 1:].flip(1) + host_values(level.origin, device)
+    return cell * size + low
+
+
+def _level_geometry(level: Level, *, n_scans: int) -> LevelGeometry:
+    x, y, z = ((n + 1) // 2 for n in level.shape)
+    scan, cell_z, cell_y, cell_x = level.coords.to(torch.int64).unbind(1)
+    key = ((scan * x + (cell_x >> 1)) * y + (cell_y >> 1)) * z + (cell_z >> 1)
+    groups = sort_runs(key, largest=n_scans * x * y * z)
+    return LevelGeometry(
+        coords=level.coords,
+        shape=(level.shape[2], level.shape[1], level.shape[0]),
+        group_mean=mean_link(groups.run, order=groups.order, offsets=groups.offsets),
+        group_lookup=lookup_link(groups.run, order=groups.order, offsets=groups.offsets),
+    )
+
+
+def _scale_link(fine: Level, coarse: Level) -> Link:
+    """Pieces of `fine` lie in one voxel of either scale; their point counts are the weights."""
+    count = fine.count.to(torch.float32)
+    total = torch.zeros(len(coarse.coords), device=count.device)
+    total.scatter_add_(0, coarse.voxel, coarse.count.to(torch.float32))
+    return Link(
+        forward=Rows(
+            index=fine.voxel.index_select(0, coarse.order),
+            offsets=coarse.offsets.index_select(0, coarse.voxel_offsets),
+            weight=count.index_select(0, coarse.order),
+        ),
+        backward=Rows(
+            index=coarse.voxel.index_select(0, coarse.piece),
+            offsets=fine.voxel_offsets,
+            weight=count,
+        ),
+        divisor=total,
+    )
+
+
+def _descent(level: Level, coarser: Level | None) -> Descent:
+    return Descent(
+        own=lookup_link(level.voxel, order=None, offsets=level.voxel_offsets),
+        coarser=None
+        if coarser is None
+        else lookup_link(coarser.piece, order=coarser.order, offsets=coarser.offsets),
+    )

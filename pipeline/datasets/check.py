@@ -1,0 +1,232 @@
+"""Looks at every file of a raw data set with the stages that prepare it, and collects problems."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.cache.clouds.nowhere import is_measured
+from pass2d.cache.schema import DatasetInfo
+from pass2d.cache.statistics import lacks_classes
+from pass2d.common.errors import CacheError
+from pass2d.common.progress import Progress
+from pass2d.pipeline.compose import read_picture, read_points, read_raw_labels, visible_points
+from pass2d.pipeline.doubts import (
+    odd_sizes,
+    picture_doubts,
+    require_in_volume,
+    scan_doubts,
+    thorough,
+)
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.run.jobs import cut_into_shards
+from pass2d.pipeline.source import ScanSource
+from pass2d.pipeline.stages.counts import count_labels
+from pass2d.pipeline.stages.labels import map_labels
+from pass2d.pipeline.stages.read import drop_invalid, require_finite, require_same_length
+from pass2d.pipeline.stages.volume import split_volume
+
+_AGAIN = "The file is damaged: copy or download it again."
+_MAX_THREADS = 16
+
+T = TypeVar("T")
+
+
+class PictureSize(NamedTuple):
+    """Size of a picture that decodes."""
+
+    camera: int
+    file: Path
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanFindings:
+    """What the check of one scan saw."""
+
+    problems: tuple[Problem, ...]
+    pictures: tuple[PictureSize, ...]
+    class_counts: NDArray[np.int64] | None
+    """(C,) points per training id; None without readable labels."""
+    n_bytes: int
+    """Bytes of the scan's files."""
+
+
+def check_scans(
+    scans: Sequence[ScanSource], info: DatasetInfo, *, progress: Progress
+) -> list[Problem]:
+    """Read all files of these scans in threads (reading and decoding release the GIL).
+
+    Args:
+        scans: to look at.
+        info: label table and file layout of the data set.
+        progress: one unit per scan, with the bytes read.
+
+    Returns:
+        Every problem, in the order of the scans; then pictures whose size is not that of most
+        pictures of their sequence and camera, and splits whose labels have no class.
+    """
+    progress.start("checking", total=len(scans), unit="scans")
+    problems = _listing_problems(scans)
+    pictures: dict[tuple[str, int], list[tuple[Path, tuple[int, int]]]] = {}
+    counts: dict[str, NDArray[np.int64]] = {}
+    folders: dict[str, Path] = {}
+    for scan, findings in _in_threads(scans, info):
+        progress.advance(nbytes=findings.n_bytes)
+        problems += findings.problems
+        for picture in findings.pictures:
+            group = pictures.setdefault((scan.sequence, picture.camera), [])
+            group.append((picture.file, (picture.height, picture.width)))
+        if findings.class_counts is not None and scan.labels is not None:
+            counts[scan.split] = counts.get(scan.split, 0) + findings.class_counts
+            folders.setdefault(scan.split, scan.labels.parent)
+    for group in pictures.values():
+        problems += odd_sizes(group)
+    for split, of_split in counts.items():
+        if found := lacks_classes(of_split):
+            problems.append(class_problem(folders[split], split=split, found=found))
+    return problems
+
+
+def class_problem(place: Path, *, split: str, found: str) -> Problem:
+    """A split whose labels say nothing, of `lacks_classes`."""
+    return Problem(
+        file=place,
+        found=f"in split {split} {found}",
+        expected="labels with classes, for training and evaluation",
+        remedy="Are the labels those of another tool, or of a test set? Nothing can be learnt "
+        "from them, and no score be computed.",
+        severity="warning",
+        kind=f"classes of {split}",
+    )
+
+
+def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:
+    """What keeps `prepare` from cutting the scans into shards."""
+    try:
+        cut_into_shards(scans, shard_scans=64)
+    except CacheError as error:
+        return [
+            Problem(
+                file=scans[0].points,
+                found=str(error),
+                expected="scans that can be told apart",
+                remedy="`prepare` refuses the data set.",
+            )
+        ]
+    return []
+
+
+def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True) -> ScanFindings:
+    """Read one scan's files and name all that is wrong with them, and what is unlikely."""
+    problems: list[Problem] = []
+    points = _attempt(scan.points, lambda: read_points(scan.points, info), problems)
+    xyz = None
+    if points is not None:
+        before = len(problems)
+        if info.drops_invalid:
+            points, _ = drop_invalid(points)
+        _attempt(scan.points, lambda: require_finite(points, file=scan.points), problems)
+        if len(problems) == before:
+            in_volume = partial(require_in_volume, points, info=info, file=scan.points)
+            _attempt(scan.points, in_volume, problems)
+        if len(problems) == before:
+            raw = np.ascontiguousarray(points[:, :4].T)
+            raw = raw.compress(is_measured(raw), axis=1) if info.drops_invalid else raw
+            problems += scan_doubts(raw, info=info, file=scan.points, is_thorough=is_thorough)
+            xyz = raw[:3].take(split_volume(raw[:3], grid=info.grid).inside, axis=1)
+    for sweep in scan.sweeps:
+        more = _attempt(sweep.points, partial(read_points, sweep.points, info), problems)
+        if more is not None and not info.drops_invalid:
+            _attempt(sweep.points, partial(require_finite, more, file=sweep.points), problems)
+    class_counts = None
+    if scan.labels is not None:
+        class_counts = _check_labels(scan, scan.labels, info, points=points, problems=problems)
+    pictures = []
+    for camera, file in enumerate(scan.images):
+        shape = None if file is None else _attempt(file, partial(_shape, scan, camera), problems)
+        if file is not None and shape is not None:
+            pictures.append(PictureSize(camera, file, *shape))
+            if xyz is not None and scan.image_from_lidar is not None:
+                n_visible = len(visible_points(scan, camera, xyz, image_hw=shape).point_index)
+                problems += picture_doubts(scan, camera, xyz, image_hw=shape, n_visible=n_visible)
+    return ScanFindings(
+        problems=tuple(problems),
+        pictures=tuple(pictures),
+        class_counts=class_counts,
+        n_bytes=sum(file.stat().st_size for file in scan.files() if file.exists()),
+    )
+
+
+def _check_labels(
+    scan: ScanSource,
+    file: Path,
+    info: DatasetInfo,
+    *,
+    points: NDArray[np.float32] | None,
+    problems: list[Problem],
+) -> NDArray[np.int64] | None:
+    n_points = None if points is None else len(points)
+    read = partial(read_raw_labels, file, info, n_points=n_points)
+    raw_labels = _attempt(file, read, problems)
+    if raw_labels is None:
+        return None
+    if points is not None:
+        same_length = partial(
+            require_same_length,
+            n_points=len(points),
+            n_labels=len(raw_labels),
+            points_file=scan.points,
+            labels_file=file,
+        )
+        _attempt(file, same_length, problems)
+    label = _attempt(file, lambda: map_labels(raw_labels, table=info.labels, file=file), problems)
+    return None if label is None else count_labels(label, n_classes=info.labels.n_classes)
+
+
+def _attempt(file: Path, work: Callable[[], T], problems: list[Problem]) -> T | None:
+    """The result of the work, or None and one more problem."""
+    try:
+        return work()
+    except ProblemError as error:
+        problems.append(error.problem)
+    except OSError as error:  # a disk or network that fails on this file
+        found = (error.strerror or type(error).__name__).lower()
+        problems.append(Problem(file=file, found=found, expected="a readable file", remedy=_AGAIN))
+    return None
+
+
+def _shape(scan: ScanSource, camera: int) -> tuple[int, int]:
+    height, width, _ = read_picture(scan, camera).shape
+    return height, width
+
+
+def _in_threads(
+    scans: Sequence[ScanSource], info: DatasetInfo
+) -> Iterator[tuple[ScanSource, ScanFindings]]:
+    """Findings in the order of the scans, with a bounded number of scans in flight."""
+    looked_at = thorough(scans)
+    n_threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    waiting: deque[tuple[ScanSource, Future[ScanFindings]]] = deque()
+
+    def look(scan: ScanSource) -> ScanFindings:
+        return check_scan(scan, info, is_thorough=scan.scan_id in looked_at)
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        for scan in scans:
+            waiting.append((scan, pool.submit(look, scan)))
+            if len(waiting) > 2 * n_threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()

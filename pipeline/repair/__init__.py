@@ -1,0 +1,1 @@
+"""Rebuilding what is damaged."""

@@ -1,0 +1,198 @@
+"""Makes one published shard again from the sources that the cache itself names."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import Manifest, load_manifest
+from pass2d.cache.rows import ScanSources, ShardHeader, ShardRow, SourceFile, load_row
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.errors import CacheError
+from pass2d.common.json import loads
+from pass2d.pipeline.run.jobs import ShardJob
+from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult, run_task
+from pass2d.pipeline.source import ScanSource, SweepSource
+
+Files = dict[tuple[str, str], SourceFile]
+"""Source files by scan id and role."""
+
+
+def make_shard(
+    layout: Layout, header: ShardHeader, shard: int, *, info: DatasetInfo, files: Files
+) -> TaskResult:
+    """Run the stage of ``header`` again; the caller compares the result's key.
+
+    Raises:
+        CacheError: a source file's path is not known.
+        OSError: a source file cannot be read.
+    """
+    try:
+        job = ShardJob(
+            shard=shard, sequence=header.inputs.get("sequence", ""), scans=_scans(header, files)
+        )
+        if header.stage == "lidar":  # an older generation may have been prepared with other sweeps
+            info = replace(info, sweeps=header.parameters["sweeps"])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"{header.stage} {shard}: its parameters and inputs are not those of a shard "
+            f"({type(error).__name__}: {error!s:.100}). Run `pass2d prepare` again."
+        ) from error
+    context = TaskContext(dataset_root=layout.root, info=info, profile=header.profile)
+    lidar_key = header.inputs.get("lidar", "")
+    return run_task(context, StageTask(stage=header.stage, job=job, lidar_key=lidar_key))
+
+
+def _scans(header: ShardHeader, files: Files) -> tuple[ScanSource, ...]:
+    """Scans as the stage needs them, from the key's own inputs."""
+    scans = header.inputs.get("scans", [])
+    if header.stage == "lidar":
+        return tuple(_lidar_source(scan, header.inputs["sequence"], files) for scan in scans)
+    return tuple(_camera_source(scan, header.parameters, files) for scan in scans)
+
+
+def _lidar_source(scan: Any, sequence: str, files: Files) -> ScanSource:
+    scan_id, split, frame_index, token, hashes, sweeps = scan
+    paths = {role: _path(scan_id, role, files) for role, _, _ in hashes}
+    return ScanSource(
+        scan_id=scan_id,
+        split=split,
+        sequence=sequence,
+        frame_index=frame_index,
+        token=token,
+        points=paths["points"],
+        labels=paths.get("labels"),
+        images=(),
+        image_from_lidar=None,
+        sweeps=tuple(
+            SweepSource(points=paths[f"sweep{place}"], lidar_from_sweep=tuple(m), time_s=time_s)
+            for place, (m, time_s) in enumerate(sweeps)
+        ),
+    )
+
+
+def _camera_source(scan: Any, parameters: dict[str, Any], files: Files) -> ScanSource:
+    """Only what the stage uses: points come from the `lidar` shard."""
+    scan_id, hashes, matrices, taken_hw = scan
+    calib = files.get((scan_id, "calib"))
+    paths = {role: _path(scan_id, role, files) for role, _, _ in hashes}
+    return ScanSource(
+        scan_id=scan_id,
+        split="",
+        sequence="",
+        frame_index=0,
+        token="",
+        points=Path(),
+        labels=None,
+        images=tuple(paths.get(f"image{camera}") for camera in range(parameters["n_cameras"])),
+        image_from_lidar=None if matrices is None else tuple(tuple(m) for m in matrices),
+        calibration=None if calib is None or not calib.path else Path(calib.path),
+        camera_model=parameters["camera_model"],
+        taken_hw=tuple((height, width) for height, width in taken_hw),
+        stored_hw=None if parameters["stored_hw"] is None else tuple(parameters["stored_hw"]),
+    )
+
+
+def _path(scan_id: str, role: str, files: Files) -> Path:
+    file = files.get((scan_id, role))
+    if file is None or not file.path:
+        raise CacheError(
+            f"the path of {role} of scan {scan_id} is not known: run `pass2d prepare` again"
+        )
+    return Path(file.path)
+
+
+def files_of_row(row: ShardRow) -> Files:
+    """Source files that a commit record names; one that was made from its shard names no paths."""
+    return {
+        (scan.scan_id, file.role): file for scan in row.sources for file in scan.files if file.path
+    }
+
+
+def files_of_manifest(manifest: Manifest) -> Files:
+    """Source files that a generation names, those of failed scans included."""
+    scans = manifest.tables.scans
+    parts = ("role", "path", "bytes", "mtime_ns", "xxh3")
+    columns = [scans[f"source_{part}"].to_pylist() for part in parts]
+    files: Files = {}
+    for scan_id, *rows in zip(scans["scan_id"].to_pylist(), *columns, strict=True):
+        for role, path, nbytes, mtime_ns, xxh3 in zip(*rows, strict=True):
+            files[scan_id, role] = SourceFile(
+                role=role, path=path, nbytes=nbytes, mtime_ns=mtime_ns, xxh3=xxh3
+            )
+    for text in manifest.tables.shards["failed"].to_pylist():
+        for scan in json.loads(text)["sources"]:
+            for file in scan["files"]:
+                files[scan["scan_id"], file["role"]] = SourceFile(**file)
+    return files
+
+
+def with_paths(row: ShardRow, files: Files) -> ShardRow:
+    """A record that was made from a shard alone, with the sources' paths and times again."""
+    sources = tuple(
+        ScanSources(
+            scan_id=scan.scan_id,
+            files=tuple(
+                known if known is not None and known.xxh3 == file.xxh3 else file
+                for file in scan.files
+                for known in [files.get((scan.scan_id, file.role))]
+            ),
+        )
+        for scan in row.sources
+    )
+    return replace(row, sources=sources)
+
+
+def header_of(manifest: Manifest, stage: str, shard: int, key: str) -> ShardHeader | None:
+    """The header of a listed shard, from shards.parquet; ``key`` may be its first digits."""
+    for row in manifest.tables.shards.to_pylist():
+        if (row["stage"], row["shard"]) == (stage, shard) and row["key"].startswith(key):
+            return ShardHeader(
+                stage=stage,
+                key=row["key"],
+                code_version=row["code_version"],
+                profile=row["profile"],
+                parameters=json.loads(row["parameters"]),
+                inputs=loads(row["inputs"], where=f"{row['path']}: column inputs"),
+            )
+    return None
+
+
+def rebuild_and_compare(dataset_root: Path) -> Callable[[ShardRow], Sequence[str] | None]:
+    """A function for `cache.verify.verify`: makes a shard again, aside, and compares its bytes."""
+    layout = Layout(root=dataset_root)
+    manifest = load_manifest(layout)
+
+    def rebuild(row: ShardRow) -> Sequence[str] | None:
+        header = row.header
+        with tempfile.TemporaryDirectory(prefix="pass2d-rebuild-") as scratch:
+            aside = Layout(root=Path(scratch) / dataset_root.name)
+            if header.stage != "lidar":
+                _lend(layout, aside, row.shard, header.inputs["lidar"])
+            try:
+                result = make_shard(
+                    aside, header, row.shard, info=manifest.info, files=files_of_row(row)
+                )
+            except (CacheError, OSError):
+                return None
+            made = load_row(aside, header.stage, row.shard, header.key)
+            if result.key != header.key or made is None:
+                return None
+            return sorted({file.name for file in {*made.files} ^ {*row.files}})
+
+    return rebuild
+
+
+def _lend(layout: Layout, aside: Layout, shard: int, lidar_key: str) -> None:
+    """Links to the `lidar` shard that the others are made from."""
+    for place, target in (
+        (layout.shard("lidar", shard, lidar_key), aside.shard("lidar", shard, lidar_key)),
+        (layout.row("lidar", shard, lidar_key), aside.row("lidar", shard, lidar_key)),
+    ):
+        target.parent.mkdir(parents=True)
+        target.symlink_to(place.absolute())

@@ -1,0 +1,1 @@
+"""One run of `prepare`: planning, tasks, runners, publishing."""

@@ -1,0 +1,174 @@
+"""Scans cut into shards, and what identifies each shard's three containers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pass2d.cache.check_manifest import wrong_scan_names
+from pass2d.cache.fields import CODEC_VERSIONS, STRIP_COLUMNS
+from pass2d.cache.keys import stage_key
+from pass2d.cache.layout import shard_number
+from pass2d.cache.rows import ScanSources, ShardHeader
+from pass2d.cache.schema import SCALES, DatasetInfo
+from pass2d.common.errors import CacheError
+from pass2d.corruptions.registry import corruption_table
+from pass2d.pipeline.compose import STAGE_CODE_VERSIONS
+from pass2d.pipeline.corrupted import variant_of
+from pass2d.pipeline.source import ScanSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """The scans of one shard, in frame order."""
+
+    shard: int
+    sequence: str
+    scans: tuple[ScanSource, ...]
+
+    def only(self, scan_ids: Sequence[str]) -> tuple[ScanSource, ...]:
+        """Those of the scans that have these ids."""
+        wanted = set(scan_ids)
+        return tuple(scan for scan in self.scans if scan.scan_id in wanted)
+
+
+def cut_into_shards(scans: Sequence[ScanSource], *, shard_scans: int) -> tuple[ShardJob, ...]:
+    """Cut scans into shards of at most ``shard_scans``, never across sequences.
+
+    Raises:
+        CacheError: two sequences would share a number, a scan id occurs twice, or a path cannot be
+            recorded.
+    """
+    for scan in scans[:1]:  # the others lie beside it, under names that the readers know
+        _require_text(scan.points)
+    wrong = wrong_scan_names(scans)
+    if wrong is not None:
+        raise CacheError(f"a scan cannot be named so: {wrong}. Rename the sequence or scene.")
+    ordered = sorted(scans, key=lambda scan: (scan.sequence, scan.frame_index, scan.scan_id))
+    jobs = [
+        ShardJob(shard=shard_number(sequence, block), sequence=sequence, scans=part)
+        for sequence, group in groupby(ordered, key=lambda scan: scan.sequence)
+        for block, part in enumerate(_parts(tuple(group), shard_scans))
+    ]
+    owner: dict[int, str] = {}
+    for job in jobs:
+        if owner.setdefault(job.shard, job.sequence) != job.sequence:
+            raise CacheError(
+                f"sequences {owner[job.shard]} and {job.sequence} get the same shard numbers. "
+                "Rename one of them, or prepare them into two caches."
+            )
+    if len({scan.scan_id for scan in scans}) < len(scans):
+        raise CacheError("a scan id occurs twice: is one folder listed under two names?")
+    return tuple(sorted(jobs, key=lambda job: job.shard))
+
+
+def _require_text(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CacheError(
+            f"{str(path).encode(errors='backslashreplace').decode()}: the name is not UTF-8, which "
+            "the manifest is. Rename the folder."
+        ) from error
+
+
+def _parts(scans: tuple[ScanSource, ...], size: int) -> list[tuple[ScanSource, ...]]:
+    return [scans[i : i + size] for i in range(0, len(scans), size)]
+
+
+def lidar_header(
+    job: ShardJob, sources: Sequence[ScanSources], *, info: DatasetInfo, profile: str
+) -> ShardHeader:
+    """Key of the `lidar` container: source hashes, volume and label map."""
+    parameters: dict[str, Any] = {
+        "layout": info.layout,
+        "raw_columns": info.raw_columns,
+        "volume_low": _floats(info.grid.low),
+        "volume_high": _floats(info.grid.high),
+        "label_map": {str(k): v for k, v in sorted(info.labels.raw_to_training.items())},
+        "n_classes": info.labels.n_classes,
+        "sweeps": info.sweeps,
+    }
+    if info.drops_invalid:
+        parameters["drops_invalid"] = True
+    variant = variant_of(info)
+    if variant is not None:
+        parameters["corruption"] = corruption_table(info.layout).parameters(variant)
+    inputs = {
+        "sequence": job.sequence,
+        "scans": [
+            [scan.scan_id, scan.split, scan.frame_index, scan.token, _hashes(files), _sweeps(scan)]
+            for scan, files in zip(job.scans, sources, strict=True)
+        ],
+    }
+    return _header("lidar", profile, parameters, inputs)
+
+
+def camera_header(
+    scans: Sequence[ScanSource],
+    sources: Sequence[ScanSources],
+    *,
+    lidar_key: str,
+    info: DatasetInfo,
+    profile: str,
+) -> ShardHeader:
+    """Key of the `camera` container: pictures, calibration, stored size, `lidar`."""
+    parameters = {
+        "n_cameras": info.n_cameras,
+        "strip_columns": STRIP_COLUMNS,
+        # The same of all scans of a listing.
+        "camera_model": scans[0].camera_model if scans else "kitti",
+        "stored_hw": scans[0].stored_hw if scans else None,
+    }
+    inputs = {
+        "lidar": lidar_key,
+        "scans": [
+            [scan.scan_id, _hashes(files), scan.image_from_lidar, scan.taken_hw]
+            for scan, files in zip(scans, sources, strict=True)
+        ],
+    }
+    return _header("camera", profile, parameters, inputs)
+
+
+def voxel_header(*, lidar_key: str, info: DatasetInfo, profile: str) -> ShardHeader:
+    """Key of the `voxel` container: `lidar`, grid and scales."""
+    grid = {
+        "low": _floats(info.grid.low),
+        "high": _floats(info.grid.high),
+        "shape": list(info.grid.shape),
+    }
+    parameters = {"grid": grid, "scales": list(SCALES)}
+    return _header("voxel", profile, parameters, {"lidar": lidar_key})
+
+
+def _floats(values: Sequence[float]) -> list[float]:
+    """50 and 50.0 are the same setting and give the same key."""
+    return [float(value) for value in values]
+
+
+def _header(stage: str, profile: str, parameters: Any, inputs: Any) -> ShardHeader:
+    version = STAGE_CODE_VERSIONS[stage]
+    if CODEC_VERSIONS[profile] > 1:
+        parameters = {**parameters, "codecs": CODEC_VERSIONS[profile]}
+    key = stage_key(
+        stage, code_version=version, profile=profile, parameters=parameters, inputs=inputs
+    )
+    return ShardHeader(
+        stage=stage,
+        key=key,
+        code_version=version,
+        profile=profile,
+        parameters=parameters,
+        inputs=inputs,
+    )
+
+
+def _sweeps(scan: ScanSource) -> list[list[Any]]:
+    return [[sweep.lidar_from_sweep, sweep.time_s] for sweep in scan.sweeps]
+
+
+def _hashes(scan: ScanSources) -> list[list[Any]]:
+    return [[f.role, f.nbytes, f.xxh3] for f in scan.files if f.role != "calib"]

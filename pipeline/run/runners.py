@@ -1,0 +1,72 @@
+"""Where tasks run: in this process, or (ray_runner.py) in Ray workers."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from pass2d.common.errors import CacheError
+from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult, run_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFailure:
+    """A task that did not succeed after all attempts."""
+
+    task: StageTask
+    error: BaseException
+
+    @property
+    def reason(self) -> str:
+        """One line."""
+        text = " ".join(str(self.error).split()) or type(self.error).__name__
+        return text if isinstance(self.error, OSError) else f"{type(self.error).__name__}: {text}"
+
+
+class Runner(Protocol):
+    """Takes tasks, gives results in the order in which they end."""
+
+    @property
+    def window(self) -> int:
+        """Tasks in flight at most: the rest waits in the driver (back-pressure)."""
+
+    def submit(self, task: StageTask) -> None:
+        """Start a task."""
+
+    def next_done(self) -> TaskResult | TaskFailure:
+        """Wait for a task to end.
+
+        Raises:
+            CacheError: the cache cannot be written: there is no point in going on.
+        """
+
+
+class InlineRunner:
+    """Runs tasks one after the other in this process: the same function, the same bytes."""
+
+    window = 1
+
+    def __init__(self, context: TaskContext, *, max_retries: int) -> None:
+        self._context = context
+        self._max_retries = max_retries
+        self._waiting: deque[StageTask] = deque()
+
+    def submit(self, task: StageTask) -> None:
+        """Queue a task; it runs in `next_done`."""
+        self._waiting.append(task)
+
+    def next_done(self) -> TaskResult | TaskFailure:
+        """Run the next task, again after an OSError, as Ray does."""
+        task = self._waiting.popleft()
+        for _ in range(self._max_retries):
+            try:
+                return run_task(self._context, task)
+            except OSError:
+                continue  # the last attempt below tells
+        try:
+            return run_task(self._context, task)
+        except CacheError:
+            raise
+        except OSError as error:
+            return TaskFailure(task=task, error=error)

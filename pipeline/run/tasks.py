@@ -1,0 +1,350 @@
+"""The task that Ray workers and the inline runner share: one stage of one shard.
+
+Arguments are small (paths and numbers), results are smaller; the data travels by disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pass2d.cache.clouds.nowhere import is_measured
+from pass2d.cache.clouds.statistics import raw_points
+from pass2d.cache.keys import hash_file
+from pass2d.cache.layout import Layout
+from pass2d.cache.remote.writer import RemoteTarget, Workspace
+from pass2d.cache.rows import (
+    FailedScan,
+    LidarEntry,
+    ScanSources,
+    ShardHeader,
+    ShardRow,
+    SourceFile,
+    commit_row,
+    load_row,
+)
+from pass2d.cache.schema import CameraView, DatasetInfo, ScanRecord
+from pass2d.cache.shard_reader import read_points
+from pass2d.cache.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
+from pass2d.common.errors import CacheError, Pass2DError
+from pass2d.pipeline.compose import (
+    camera_arrays,
+    lidar_arrays,
+    scan_counts,
+    view_doubts,
+    voxel_arrays,
+)
+from pass2d.pipeline.doubts import scan_doubts, thorough
+from pass2d.pipeline.problem import Problem, Warned, merge_warnings
+from pass2d.pipeline.run.jobs import ShardJob, camera_header, lidar_header, voxel_header
+from pass2d.pipeline.source import ScanSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskContext:
+    """What all tasks of a run share."""
+
+    dataset_root: Path
+    info: DatasetInfo
+    profile: str
+    remote: RemoteTarget | None = None
+    """The store that the results go to; ``dataset_root`` then has no meaning."""
+    workspace: Workspace | None = None
+    """Of the task that runs now, if the results go to a store."""
+
+    @property
+    def layout(self) -> Layout:
+        """Places on disk."""
+        return Layout(root=self.dataset_root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTask:
+    """One stage of one shard."""
+
+    stage: str
+    job: ShardJob
+    lidar_key: str = ""
+    """Key of the shard's `lidar` container; empty for the stage "lidar" itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What a task tells the driver; the commit record says the rest."""
+
+    stage: str
+    shard: int
+    key: str
+    """Empty when no scan of the shard could be prepared: nothing was written."""
+    is_new: bool
+    """False when the shard was there already, e.g. by an interrupted run."""
+    nbytes: int
+    compute_seconds: float
+    """CPU time of reading and of the stage's functions."""
+    write_seconds: float
+    """CPU time of encoding and writing."""
+    failed: tuple[FailedScan, ...]
+    warned: tuple[Warned, ...] = ()
+    """What is unlikely about the scans that were prepared; nothing of a shard that was there."""
+    dropped: int = 0
+    """Points of no finite numbers in those scans."""
+
+
+def run_task(context: TaskContext, task: StageTask) -> TaskResult:
+    """Prepare and publish one stage of one shard.
+
+    A scan whose files are bad is left out and reported; everything else that goes wrong is an
+    error of the task.
+
+    Raises:
+        CacheError: the cache cannot be written, or the `lidar` shard is damaged.
+        OSError: reading or writing failed in a way that may pass: try again.
+    """
+    stages: dict[str, Callable[[TaskContext, StageTask], TaskResult]] = {
+        "lidar": _run_lidar,
+        "camera": _run_camera,
+        "voxel": _run_voxel,
+    }
+    if context.remote is None:
+        return stages[task.stage](context, task)
+    with context.remote.workspace() as workspace:
+        aside = replace(
+            context, dataset_root=workspace.layout.root, remote=None, workspace=workspace
+        )
+        result = stages[task.stage](aside, task)
+        if result.key:
+            workspace.publish(task.stage, task.job.shard, result.key)
+        return result
+
+
+def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
+    clock = _Clock()
+    job = task.job
+    sources = [lidar_sources(scan) for scan in job.scans]
+    header = lidar_header(job, sources, info=context.info, profile=context.profile)
+    found = _published(context, task, header, sources)
+    if found is not None:
+        return _result(found, clock, is_new=False)
+    records: list[ScanRecord] = []
+    entries: list[LidarEntry] = []
+    failed: list[FailedScan] = []
+    doubts: list[Problem] = []
+    looked_at = thorough(job.scans)
+    for scan in job.scans:
+        try:
+            record = lidar_arrays(scan, context.info)
+        except Pass2DError as error:
+            failed.append(FailedScan(scan_id=scan.scan_id, stage="lidar", reason=str(error)))
+            continue
+        records.append(record)
+        if context.info.corruption is None:  # else its clean data set was looked at
+            doubts += scan_doubts(
+                raw_points(record),
+                info=context.info,
+                file=scan.points,
+                is_thorough=scan.scan_id in looked_at,
+            )
+        entries.append(_lidar_entry(scan, record, context.info))
+    clock.computed()
+    if not records:
+        return TaskResult(
+            stage="lidar",
+            shard=job.shard,
+            key="",
+            is_new=False,
+            nbytes=0,
+            compute_seconds=clock.compute_seconds,
+            write_seconds=0.0,
+            failed=tuple(failed),
+        )
+    row = write_lidar_shard(
+        context.layout,
+        shard=job.shard,
+        header=header,
+        records=records,
+        entries=entries,
+        sources=sources,
+        failed=failed,
+    )
+    dropped = sum(map(_dropped_points, records)) if context.info.drops_invalid else 0
+    return replace(_result(row, clock, is_new=True, doubts=doubts), dropped=dropped)
+
+
+def _dropped_points(record: ScanRecord) -> int:
+    assert record.outside_xyz is not None
+    return int(np.count_nonzero(~is_measured(record.outside_xyz)))
+
+
+def _lidar_entry(scan: ScanSource, record: ScanRecord, info: DatasetInfo) -> LidarEntry:
+    counts = scan_counts(record, info)
+    return LidarEntry(
+        scan_id=scan.scan_id,
+        split=scan.split,
+        sequence=scan.sequence,
+        frame_index=scan.frame_index,
+        token=scan.token,
+        n_raw=record.n_raw,
+        n=record.n,
+        has_label=record.label is not None,
+        label_histogram=tuple(counts.label_histogram.tolist()),
+        range_histogram=tuple(counts.range_histogram.tolist()),
+    )
+
+
+def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
+    clock = _Clock()
+    lidar = _lidar_row(context, task)
+    scans = task.job.only(lidar.entries.scan_ids())
+    sources = [camera_sources(scan) for scan in scans]
+    header = camera_header(
+        scans, sources, lidar_key=task.lidar_key, info=context.info, profile=context.profile
+    )
+    found = _published(context, task, header, sources)
+    if found is not None:
+        return _result(found, clock, is_new=False)
+    pictures: list[tuple[CameraView | None, ...]] = []
+    failed: list[FailedScan] = []
+    doubts: list[Problem] = []
+    nothing = (None,) * context.info.n_cameras
+    has_any = [scan.image_from_lidar is not None and any(scan.images) for scan in scans]
+    points = _read_points(context, lidar) if any(has_any) else [None] * len(scans)
+    for scan, is_seen, record in zip(scans, has_any, points, strict=True):
+        views: tuple[CameraView | None, ...] = nothing
+        if is_seen and record is not None:
+            try:
+                views = camera_arrays(scan, record) or nothing
+                if context.info.corruption is None:
+                    doubts += view_doubts(scan, record, views)
+            except Pass2DError as error:
+                failed.append(FailedScan(scan_id=scan.scan_id, stage="camera", reason=str(error)))
+        pictures.append(views)
+    clock.computed()
+    row = write_camera_shard(
+        context.layout,
+        shard=task.job.shard,
+        header=header,
+        scan_ids=[scan.scan_id for scan in scans],
+        pictures=pictures,
+        image_from_lidar=[scan.image_from_lidar for scan in scans],
+        n_cameras=context.info.n_cameras,
+        sources=sources,
+        failed=failed,
+    )
+    return _result(row, clock, is_new=True, doubts=doubts)
+
+
+def _run_voxel(context: TaskContext, task: StageTask) -> TaskResult:
+    clock = _Clock()
+    header = voxel_header(lidar_key=task.lidar_key, info=context.info, profile=context.profile)
+    found = _published(context, task, header, [])
+    if found is not None:
+        return _result(found, clock, is_new=False)
+    lidar = _lidar_row(context, task)
+    hashes = [
+        voxel_arrays(record, grid=context.info.grid) for record in _read_points(context, lidar)
+    ]
+    clock.computed()
+    row = write_voxel_shard(
+        context.layout,
+        shard=task.job.shard,
+        header=header,
+        scan_ids=lidar.entries.scan_ids(),
+        hashes=hashes,
+    )
+    return _result(row, clock, is_new=True)
+
+
+def _lidar_row(context: TaskContext, task: StageTask) -> ShardRow:
+    row = _find_row(context, "lidar", task.job.shard, task.lidar_key)
+    if row is None:
+        raise CacheError(
+            f"{context.layout.row('lidar', task.job.shard, task.lidar_key)}: missing. Something "
+            "removed it while `prepare` ran: run it again."
+        )
+    return row
+
+
+def _find_row(context: TaskContext, stage: str, shard: int, key: str) -> ShardRow | None:
+    if context.workspace is not None:
+        return context.workspace.bring_record(stage, shard, key)
+    return load_row(context.layout, stage, shard, key)
+
+
+def _read_points(context: TaskContext, lidar: ShardRow) -> Iterator[ScanRecord]:
+    if context.workspace is not None:
+        return context.workspace.read_points(lidar)
+    return read_points(context.layout, lidar)
+
+
+def _published(
+    context: TaskContext, task: StageTask, header: ShardHeader, sources: Sequence[ScanSources]
+) -> ShardRow | None:
+    """The record of a shard that is there already, with the sources' present paths and times."""
+    layout = context.layout
+    row = _find_row(context, task.stage, task.job.shard, header.key)
+    if row is None:
+        return None
+    is_here = layout.shard(task.stage, task.job.shard, header.key).is_dir()
+    if context.workspace is None and not is_here:
+        return None
+    if row.sources != tuple(sources):
+        row = replace(row, sources=tuple(sources))
+        commit_row(layout, row)
+    return row
+
+
+def lidar_sources(scan: ScanSource) -> ScanSources:
+    """Points, labels and sweeps with their hashes; files that cannot be read have none."""
+    files = tuple(source_file(role, path) for role, path in scan.lidar_files())
+    return ScanSources(scan_id=scan.scan_id, files=files)
+
+
+def camera_sources(scan: ScanSource) -> ScanSources:
+    """Pictures and calibration with their hashes."""
+    files = tuple(source_file(role, path) for role, path in scan.camera_files())
+    return ScanSources(scan_id=scan.scan_id, files=files)
+
+
+def source_file(role: str, path: Path) -> SourceFile:
+    """Hash one file; a missing one has no bytes and no hash, which is a fact for the key, too."""
+    try:
+        nbytes, mtime_ns, xxh3 = hash_file(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+        nbytes, mtime_ns, xxh3 = 0, 0, ""
+    return SourceFile(role=role, path=str(path), nbytes=nbytes, mtime_ns=mtime_ns, xxh3=xxh3)
+
+
+class _Clock:
+    """CPU seconds of a task's two halves."""
+
+    def __init__(self) -> None:
+        self._started = time.process_time()
+        self.compute_seconds = 0.0
+
+    def computed(self) -> None:
+        """The arrays are there; from here on it is writing."""
+        self.compute_seconds = time.process_time() - self._started
+
+    def write_seconds(self) -> float:
+        """Since `computed`."""
+        return time.process_time() - self._started - self.compute_seconds
+
+
+def _result(
+    row: ShardRow, clock: _Clock, *, is_new: bool, doubts: Sequence[Problem] = ()
+) -> TaskResult:
+    return TaskResult(
+        stage=row.header.stage,
+        shard=row.shard,
+        key=row.header.key,
+        is_new=is_new,
+        nbytes=row.nbytes,
+        compute_seconds=clock.compute_seconds,
+        write_seconds=clock.write_seconds() if is_new else 0.0,
+        failed=row.failed,
+        warned=merge_warnings(doubts),
+    )

@@ -1,0 +1,65 @@
+"""Whether work is worth the start of Ray, where nobody says how many workers to take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pass2d.common.progress import Progress, format_seconds
+from pass2d.pipeline.run.options import PrepareConfig
+from pass2d.pipeline.run.plan import PreparePlan
+
+RAY_START_SECONDS = 10.0
+"""Until Ray and its workers, which import our code, have begun: 7 to 28 s were measured. 192 real
+scans (19 s of CPU) took 61 s here and 66 s in Ray on two busy cores: with two, 20 s are even."""
+
+
+def decided(
+    config: PrepareConfig, plans: Sequence[PreparePlan], progress: Progress
+) -> PrepareConfig:
+    """Settle how many workers there are, and say why; what was asked for stays.
+
+    Args:
+        config: `workers` None leaves it to the work.
+        plans: all that is to be done with one start of Ray.
+        progress: is told in one line, if there is work.
+    """
+    tasks = [task for plan in plans for task in plan.tasks]
+    if config.workers is not None or config.ray_address is not None or not tasks:
+        return config
+    n_cpus = len(os.sched_getaffinity(0))
+    inline_s = sum(task.seconds for task in tasks)
+    ray_s = start_seconds() + max(inline_s / n_cpus, *map(longest_shard_seconds, plans))
+    size = f"{inline_s:.1f} s" if inline_s < 60 else format_seconds(inline_s)
+    text = f"{count_scans(plans):,} scans, about {size} of work"
+    if ray_s < inline_s:
+        progress.say(f"{text}: Ray starts with a worker per CPU, {n_cpus} (--workers 0: without)")
+        return replace(config, workers=n_cpus)
+    progress.say(f"{text}: done in this process, Ray would take longer (--workers N starts it)")
+    return replace(config, workers=0)
+
+
+def start_seconds() -> float:
+    """What Ray's start costs this process: nothing where it is connected already."""
+    ray = sys.modules.get("ray")
+    return 0.0 if ray is not None and ray.is_initialized() else RAY_START_SECONDS
+
+
+def longest_shard_seconds(plan: PreparePlan) -> float:
+    """The time below which no number of workers gets: of one shard `lidar`, then the slower one."""
+    stages: dict[int, dict[str, float]] = defaultdict(dict)
+    for task in plan.tasks:
+        stages[task.shard][task.stage] = task.seconds
+    chains = [s.pop("lidar", 0.0) + max(s.values(), default=0.0) for s in stages.values()]
+    return max(chains, default=0.0)
+
+
+def count_scans(plans: Sequence[PreparePlan]) -> int:
+    """Scans of all shards that something is to be done for."""
+    scans: dict[tuple[int, int], int] = {}
+    for place, plan in enumerate(plans):
+        scans |= {(place, task.shard): task.scans for task in plan.tasks}
+    return sum(scans.values())

@@ -1,0 +1,1 @@
+"""Checkpoints: one file with a card; inputs' statistics."""

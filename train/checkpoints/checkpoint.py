@@ -1,0 +1,373 @@
+"""One file per checkpoint: safetensors, with a JSON card that holds all that prediction needs.
+
+Tensor names start with what they belong to: ``network.`` (a state dict), ``optimizer.``,
+``average.``, ``totals.``. A file is written aside and renamed; a hash over card and tensors
+finds damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pass2d.cache.check_manifest import check_info
+from pass2d.common.errors import CacheError, CheckpointError, ConfigError
+from pass2d.common.files import NO_PERMISSION, open_file, read_whole, whole_file
+from pass2d.models.inputs import Grid
+from pass2d.train.checkpoints.card import CARD_VERSION, Card
+from pass2d.train.recipes.plain_data import from_plain, to_plain
+from pass2d.train.recipes.renames import renamed_metrics
+
+if TYPE_CHECKING:
+    from pass2d.models.network import Network
+
+NETWORK = "network."
+CARD_FORMAT = "pass2d checkpoint card"
+_UNREADABLE = (
+    *(OSError, SafetensorError),
+    *(AttributeError, KeyError, RuntimeError, TypeError, ValueError),  # types that torch lacks
+)
+HEADER_KEY = "pass2d"  # one key only: safetensors writes several in random order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A verified checkpoint, on the CPU."""
+
+    card: Card
+    tensors: dict[str, Tensor]
+    """By full name, e.g. "network.head.0.weight"."""
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors below a prefix such as ``network.``, without it."""
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def network_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's state dict under the names that a checkpoint uses."""
+    return {NETWORK + name: tensor for name, tensor in state.items()}
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
+    """Write a checkpoint so that ``path`` is at any time the old file, or the whole new one.
+
+    Args:
+        path: target; its folder must exist.
+        tensors: any device; names with prefix, see the module.
+        card: what the header carries.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written.
+    """
+    ready = _own_memory(tensors)
+    card_json = _dump(to_plain(card))
+    header = _dump({"version": CARD_VERSION, "card": card_json, "xxh3": _digest(card_json, ready)})
+    try:
+        with whole_file(path) as aside:
+            aside.touch()
+            mode = aside.stat().st_mode  # what the umask allows; safetensors makes it private
+            save_file(ready, aside, metadata={HEADER_KEY: header})
+            aside.chmod(mode)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be written: {error}. "
+            "Is the disk full, or the folder not writable? An older file of this name is untouched."
+        ) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: no such file, no pass2d checkpoint, a newer format, truncated or damaged.
+    """
+    header = _read_header(path)
+    try:
+        with open_tensors(path) as file:
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        digest = _digest(header["card"], tensors)
+    except _UNREADABLE as error:
+        raise _damaged(path, str(error)) from error
+    if digest != header["xxh3"]:
+        raise _damaged(path, "its content does not match its checksum")
+    return Checkpoint(card=_card(path, header), tensors=tensors)
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open the tensors of a checkpoint, also below a folder whose name is not UTF-8.
+
+    Raises:
+        OSError: no regular file.
+        SafetensorError: none of that format.
+    """
+    descriptor = open_file(path)
+    try:
+        # The library takes no other names than UTF-8: it gets the kernel's own of the open file.
+        own = f"/proc/self/fd/{descriptor}"
+        with safe_open(own, framework="pt", device="cpu") as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def read_card(path: Path) -> Card:
+    """Read the card alone, quickly; the tensors are not verified.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, as far as the header shows it.
+    """
+    return _card(path, _read_header(path))
+
+
+def content_digest(path: Path) -> str:
+    """The hash over card and tensors that the header states; tells checkpoints apart, quickly.
+
+    Raises:
+        CheckpointError: as `read_card`.
+    """
+    return str(_read_header(path)["xxh3"])
+
+
+def card_file(path: Path) -> Path:
+    """Where the readable copy of a checkpoint's card lies."""
+    return path.with_suffix(".json")
+
+
+def write_card_file(path: Path) -> None:
+    """Copy the card out of a checkpoint's header, for people and other programs.
+
+    Only the header is ever read back. The file appears whole or not at all.
+
+    Raises:
+        CheckpointError: as `read_card`, or the folder cannot be written.
+    """
+    target = card_file(path)
+    content = {"format": CARD_FORMAT, "version": CARD_VERSION, **to_plain(read_card(path))}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    try:
+        with whole_file(target) as aside:
+            aside.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"{target}: the card could not be written: {error}. {path} is complete without it."
+        ) from error
+
+
+def is_card_file(path: Path) -> bool:
+    """Whether a file is such a copy, and may so be replaced by a newer one."""
+    try:
+        content = json.loads(read_whole(path))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == CARD_FORMAT
+
+
+def network_from_checkpoint(path: Path, device: torch.device) -> tuple[Network, Card]:
+    """Build the network of a checkpoint for inference and load its weights.
+
+    Args:
+        path: an inference export or a training state.
+        device: where the network shall run; any, whatever it was trained on.
+
+    Returns:
+        The network in eval mode, and the card.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, or the tensors do not fit the card.
+    """
+    checkpoint = load_checkpoint(path)
+    network = build_from_card(checkpoint.card, device)
+    load_inference_state(network, checkpoint, path)
+    return network.eval(), checkpoint.card
+
+
+def build_from_card(card: Card, device: torch.device) -> Network:
+    """An untrained network of the card's architecture, data set and grid, for inference only."""
+    from pass2d.models.registry import build_network
+
+    settings = dict(card.settings)
+    if "image_branch" in settings:  # trained with pictures or not: inference has none
+        settings["image_branch"] = False
+    return build_network(
+        card.architecture,
+        settings,
+        grid=grid_of(card),
+        n_classes=card.info.labels.n_classes,
+        device=device,
+    )
+
+
+def grid_of(card: Card) -> Grid:
+    """The grid of the card's data set, as networks take it."""
+    grid = card.info.grid
+    return Grid(low=grid.low, high=grid.high, shape=grid.shape)
+
+
+def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
+    """Fill the tensors that inference needs; training-only parts of the file are left aside.
+
+    Raises:
+        CheckpointError: one of them is missing or has another shape.
+    """
+    stored = checkpoint.part(NETWORK)
+    needed = network.inference_state()
+    missing = sorted(name for name in needed if name not in stored)
+    misshapen = sorted(
+        f"{name} is {_kind(stored[name])}, expected {_kind(tensor)}"
+        for name, tensor in needed.items()
+        if name in stored and _kind(stored[name]) != _kind(tensor)
+    )
+    if missing or misshapen:
+        raise CheckpointError(
+            f"{path}: its tensors do not fit the architecture "
+            f"{checkpoint.card.architecture!r} of its card; missing: {missing[:5] or 'none'}, "
+            f"of another shape: {misshapen[:5] or 'none'}. "
+            "Was it written by another version of pass2d?"
+        )
+    network.load_state_dict({name: stored[name] for name in needed}, strict=False)
+
+
+def _kind(tensor: Tensor) -> str:
+    """Shape, and the type where that is another than a float of some width."""
+    name = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
+    return f"{tuple(tensor.shape)}{name}"
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    _require_file(path)
+    try:
+        with open_tensors(path) as file:
+            metadata = file.metadata() or {}
+    except _UNREADABLE as error:
+        if path.suffix != ".safetensors":
+            raise CheckpointError(
+                f"{path}: this is no pass2d checkpoint ({error!s:.200}). One of the published code "
+                "is turned into one by: pass2d import CHECKPOINT --out FILE.safetensors"
+            ) from error
+        raise _damaged(path, str(error)) from error
+    if HEADER_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: a safetensors file, but without pass2d's card in its header"
+        )
+    try:
+        header: dict[str, Any] = _loads(metadata[HEADER_KEY])
+        version, card, xxh3 = header["version"], header["card"], header["xxh3"]
+        if type(version) is not int or not isinstance(card, str) or not isinstance(xxh3, str):
+            raise TypeError("expected a version, a card and a hash")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, f"its header is unreadable ({error!s:.200})") from error
+    if version != CARD_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {version!s:.20}, this pass2d reads {CARD_VERSION}: "
+            + ("update pass2d" if version > CARD_VERSION else "write it again with this version")
+        )
+    return header
+
+
+def _require_file(path: Path) -> None:
+    """Say what is at the path, if no file that can be read; safetensors calls all of it missing."""
+    try:
+        os.close(open_file(path))
+        return
+    except (FileNotFoundError, NotADirectoryError):
+        text = "no such checkpoint file"
+    except IsADirectoryError:
+        text = (
+            "a folder, where a checkpoint file is expected; of a run it is "
+            "checkpoints/best.safetensors in its folder"
+        )
+    except PermissionError:
+        text = NO_PERMISSION
+    except OSError as error:
+        text = f"cannot be read ({error.strerror})"
+    raise CheckpointError(f"{path}: {text}")
+
+
+def _loads(text: str) -> Any:
+    """JSON in which no key occurs twice: readers would not agree on what it says.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            raise ValueError("a key occurs twice")
+        return table
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+def _card(path: Path, header: dict[str, Any]) -> Card:
+    try:
+        plain, _ = _under_new_names(_loads(header["card"]))
+        card = from_plain(Card, plain, where="card")
+        check_info(card.info, where="card.info")
+    except (ValueError, RecursionError, CacheError, ConfigError) as error:
+        raise _damaged(path, f"its card is unreadable ({error!s:.300})") from error
+    return card
+
+
+def card_notes(path: Path) -> list[str]:
+    """A line for a person per old name in a checkpoint's card.
+
+    Raises:
+        CheckpointError: no readable checkpoint.
+    """
+    header = _read_header(path)
+    _card(path, header)
+    return _under_new_names(json.loads(header["card"]))[1]
+
+
+def _under_new_names(card: Any) -> tuple[Any, list[str]]:
+    metrics = card.get("metrics") if isinstance(card, dict) else None
+    if not isinstance(metrics, dict):
+        return card, []
+    renamed, notes = renamed_metrics(metrics)
+    return {**card, "metrics": renamed}, notes
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: truncated or damaged: {reason[:300]}. Copy it again, or use an older checkpoint."
+    )
+
+
+def _digest(card_json: str, tensors: Mapping[str, Tensor]) -> str:
+    content = xxhash.xxh3_128(card_json.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        content.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, sharing no memory: safetensors refuses tied weights."""
+    ready: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in sorted(tensors.items()):
+        own = tensor.detach().to("cpu").contiguous()
+        is_part = own.untyped_storage().nbytes() != own.nbytes
+        if is_part or own.data_ptr() in seen:
+            own = own.clone()
+        seen.add(own.data_ptr())
+        ready[name] = own
+    return ready

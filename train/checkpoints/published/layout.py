@@ -1,0 +1,168 @@
+"""What a published state dict is: architecture and sizes, from its tensors' names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from pass2d.models.network import Network
+from pass2d.models.sparse_unets.sparse_unet import SparseUNetConfig
+from pass2d.models.sparse_unets.torchsparse_names import from_torchsparse, to_torchsparse
+from pass2d.models.twodpass.published_names import (
+    CLASS_WEIGHT_BUFFERS,
+    our_name,
+    our_tensor,
+    published_name,
+    published_tensor,
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Published tensors by name."""
+
+_TORCHSPARSE_BUFFERS = ("criterion.ce_loss.weight",)
+_POINT_MLP = "model_3d.voxel_3d_generator.PPmodel"
+_SCALES = (2, 4, 8, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedLayout:
+    """An architecture as published, with the sizes that its tensors show."""
+
+    architecture: str
+    """Key of `pass2d_models.registry.MODELS`."""
+    settings: dict[str, Any]
+    """Of that architecture's config."""
+    n_classes: int
+    """C, the ignored class included."""
+
+    @property
+    def set_aside(self) -> tuple[str, ...]:
+        """Class weights of the loss: the file has them, no network needs them."""
+        return CLASS_WEIGHT_BUFFERS if self.architecture == "2dpass" else _TORCHSPARSE_BUFFERS
+
+    def with_scales(self, scales: Sequence[int]) -> PublishedLayout:
+        """With the scales of the blocks as the file's settings list them, if one per block.
+
+        They leave no trace in the tensors; without a list they are those of the published models.
+        """
+        if len(scales) != len(self.settings.get("block_scales", ())) or not scales:
+            return self
+        return replace(self, settings={**self.settings, "block_scales": list(scales)})
+
+    def expected(self, network: Network) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that the published form of a network has."""
+        state = network.state_dict()
+        if self.architecture != "2dpass":
+            return {name: tuple(tensor.shape) for name, tensor in to_torchsparse(state).items()}
+        shapes = {}
+        for name, tensor in state.items():
+            theirs = published_name(name)
+            assert theirs is not None, f"{name} has no published name"
+            shapes[theirs] = tuple(published_tensor(name, tensor).shape)
+        return shapes
+
+    def convert(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Published tensors under our names and in our layout."""
+        if self.architecture != "2dpass":
+            return from_torchsparse(tensors)
+        converted = {}
+        for name, tensor in tensors.items():
+            ours = our_name(name)
+            assert ours is not None, f"{name} is not one of ours"
+            converted[ours] = our_tensor(name, tensor)
+        return converted
+
+
+def recognise(shapes: Shapes) -> PublishedLayout | None:
+    """Tell the architecture and its sizes.
+
+    Returns:
+        None when it is none of the three.
+
+    Raises:
+        KeyError: all tensors that tell a size are missing or misshapen.
+    """
+    if any(name.startswith("model_3d.") for name in shapes):
+        return _recognise_2dpass(shapes)
+    if any(name.startswith("stem.") for name in shapes):
+        return _recognise_unet(shapes)
+    return None
+
+
+def _size(shapes: Shapes, *places: tuple[str, int]) -> int:
+    """What most of the given (tensor, axis) say; of several equal votes, the first.
+
+    So a missing or misshapen tensor is found as such, and does not pass for another size.
+    """
+    votes = [
+        shapes[name][axis] for name, axis in places if name in shapes and len(shapes[name]) > axis
+    ]
+    if not votes:
+        raise KeyError(" or ".join(name for name, _axis in places))
+    return Counter(votes).most_common(1)[0][0]
+
+
+def _recognise_2dpass(shapes: Shapes) -> PublishedLayout:
+    matches = (re.match(r"model_3d\.spv_enc\.(\d{1,3})\.", name) for name in shapes)
+    numbers = {int(match[1]) for match in matches if match}
+    # A lone high number is no block but an unexpected tensor.
+    n_blocks = max((n for n in numbers if n < 2 * len(numbers)), default=-1) + 1
+    # As all published models have them, which repeat the last.
+    scales = [_SCALES[min(block, len(_SCALES) - 1)] for block in range(n_blocks)]
+    has_images = any(name.startswith(("model_2d.", "fusion.multi")) for name in shapes)
+    return PublishedLayout(
+        architecture="2dpass",
+        settings={
+            "block_scales": scales,
+            "hidden": _size(
+                shapes,
+                (f"{_POINT_MLP}.0.weight", 0),
+                (f"{_POINT_MLP}.0.bias", 0),
+                (f"{_POINT_MLP}.2.weight", 1),
+                (f"{_POINT_MLP}.2.weight", 0),
+                (f"{_POINT_MLP}.2.bias", 0),
+            ),
+            "image_branch": has_images,
+        },
+        n_classes=_size(
+            shapes,
+            ("model_3d.classifier.2.weight", 0),
+            ("model_3d.classifier.2.bias", 0),
+            ("model_3d.criterion.ce_loss.weight", 0),
+            ("fusion.ce_loss.weight", 0),
+            ("fusion.classifier.2.bias", 0),
+        ),
+    )
+
+
+def _recognise_unet(shapes: Shapes) -> PublishedLayout:
+    blocks = ["stem", *(f"stage{i}.1.net" for i in range(1, 5))]
+    blocks += [f"up{i}.0.net" for i in range(1, 5)]
+    widths = [
+        _size(
+            shapes,
+            (f"{block}.0.kernel", 2),
+            (f"{block}.1.weight", 0),
+            (f"{block}.1.bias", 0),
+            (f"{block}.1.running_mean", 0),
+        )
+        for block in blocks
+    ]
+    factor = widths[0] / SparseUNetConfig().base_widths[0]
+    is_scaled = list(SparseUNetConfig(width_factor=factor).widths) == widths
+    is_spvcnn = any(name.startswith("point_transforms.") for name in shapes)
+    return PublishedLayout(
+        architecture="spvcnn" if is_spvcnn else "minkowskinet",
+        settings={"width_factor": factor} if is_scaled else {"base_widths": widths},
+        n_classes=_size(
+            shapes,
+            ("classifier.0.weight", 0),
+            ("classifier.0.bias", 0),
+            (_TORCHSPARSE_BUFFERS[0], 0),
+        ),
+    )

@@ -1,0 +1,137 @@
+"""The folders of runs: what lies in one, where a new one goes, which is the newest. No torch."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pass2d.common.errors import ConfigError
+
+RUNS = Path("runs")
+"""Below the current folder: where runs lie for which no folder is named."""
+_DEEPEST = 3
+"""Runs are found that far below it: runs/first, runs/lr/0.1/first."""
+_NO_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
+_LONGEST_NAME = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where the files of a run lie."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """The complete recipe, as a recipe file."""
+        return self.root / "settings.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON object per line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def last(self) -> Path:
+        """The newest state; resuming starts here."""
+        return self.root / "checkpoints" / "last.safetensors"
+
+    @property
+    def previous(self) -> Path:
+        """The state before, should the newest be damaged."""
+        return self.root / "checkpoints" / "previous.safetensors"
+
+    @property
+    def coming(self) -> Path:
+        """A whole state that has not become the newest yet: there only after a kill."""
+        return self.root / "checkpoints" / "next.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best network so far, for inference."""
+        return self.root / "checkpoints" / "best.safetensors"
+
+    def ranked(self, epoch: int) -> Path:
+        """One of the best networks, by epoch."""
+        return self.root / "checkpoints" / f"epoch-{epoch:04d}.safetensors"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.root / "tensorboard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundNetwork:
+    """The network that is meant where none is named."""
+
+    path: Path
+    reason: str
+    """Why this one, for a person."""
+
+
+def new_run_folder(recipe_name: str, *, runs: Path = RUNS) -> Path:
+    """Make a folder RECIPE-DATE-TIME that nobody else has, also of those who begin just now.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    name = _NO_NAME.sub("-", recipe_name).strip("-.")[:_LONGEST_NAME] or "run"
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = runs / (stem if number == 1 else f"{stem}-{number}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder.resolve()
+            number += 1
+    except OSError as error:
+        raise ConfigError(
+            f"{runs.resolve()}: no folder for the run can be made there: {error.strerror}. "
+            "Choose one with --run."
+        ) from error
+
+
+def run_folders(runs: Path = RUNS) -> list[RunFolder]:
+    """All runs below a folder, the one that was begun (or resumed) last first."""
+    begun: list[tuple[int, str, RunFolder]] = []
+    for folder in _runs_below(runs, _DEEPEST):
+        with suppress(OSError):  # gone meanwhile
+            begun.append((folder.settings.stat().st_mtime_ns, str(folder.root), folder))
+    return [folder for *_, folder in sorted(begun, key=lambda run: run[:2], reverse=True)]
+
+
+def newest_network(runs: Path = RUNS) -> FoundNetwork | None:
+    """The best network of the newest run that has one; None without any."""
+    younger: list[RunFolder] = []
+    for folder in run_folders(runs):
+        if folder.best.is_file():
+            reason = "the best network of the newest run"
+            if younger:
+                reason += f" that has one: {as_typed(younger[0].root)} has none yet"
+            return FoundNetwork(path=folder.best.resolve(), reason=reason)
+        younger.append(folder)
+    return None
+
+
+def as_typed(path: Path) -> str:
+    """A path as a person would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _runs_below(folder: Path, depth: int) -> Iterator[RunFolder]:
+    """Runs in a folder's folders; a run holds no others."""
+    with suppress(OSError):  # none there, or none of ours
+        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
+            run = RunFolder(root=child)
+            if run.settings.is_file():
+                yield run
+            elif depth > 1:
+                yield from _runs_below(child, depth - 1)

@@ -1,0 +1,1 @@
+"""From the cache to a batch: reading, chance, augmentation, mixes, collation."""

@@ -1,0 +1,1 @@
+"""Several processes: their group, starting them, their heartbeat, shared norms."""

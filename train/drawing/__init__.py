@@ -1,0 +1,1 @@
+"""Pictures of labelled scans and of confusion matrices."""

@@ -1,0 +1,1 @@
+"""Evaluation: every labelled raw point of a split, counted once."""

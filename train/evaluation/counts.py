@@ -1,0 +1,173 @@
+"""What an evaluation counts and what is read from it: protocols, range bands, single scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pass2d.cache.schema import DatasetInfo
+from pass2d.train.distributed.process_group import Team, gather_over_team, sum_over_team
+from pass2d.train.inference.metric import Scores, both_scores, official_scores, without_predictions
+
+BAND_EDGES_M = (10.0, 20.0, 30.0, 50.0)
+"""Between the range bands of the report."""
+BAND_NAMES = ("0-10 m", "10-20 m", "20-30 m", "30-50 m", "beyond 50 m")
+
+
+@dataclass(kw_only=True)
+class EvalCounts:
+    """Points by place, range band, label and prediction. Grows while scans are added."""
+
+    total: Tensor
+    """(2, bands, C, C) int64: [0] inside the volume, [1] outside; rows are labels, columns
+    predictions; 0 is ignored, or no prediction."""
+    scans: dict[int, Tensor]
+    """(C, C) int64 of each scan, inside and outside together, by its place among those to count;
+    before `reduce` those of this process alone."""
+    sees_outside: bool
+    """Whether the network itself predicts the points outside the volume."""
+
+    @classmethod
+    def empty(cls, n_classes: int, device: torch.device, *, sees_outside: bool) -> Self:
+        """Nothing counted yet."""
+        shape = (2, len(BAND_NAMES), n_classes, n_classes)
+        total = torch.zeros(shape, dtype=torch.int64, device=device)
+        return cls(total=total, scans={}, sees_outside=sees_outside)
+
+    def add(self, place: int, scan: Tensor) -> None:
+        """Add a scan's (2 x bands, C, C) counts."""
+        self.total += scan.view_as(self.total)
+        self.scans[place] = scan.sum(dim=0)
+
+    def reduce(self, team: Team) -> None:
+        """Join what all processes counted: each then holds all of it, exactly."""
+        if team.world == 1:
+            return
+        sum_over_team([self.total], team)
+        places = torch.tensor(sorted(self.scans), dtype=torch.int64, device=self.total.device)
+        counts = self.total.new_zeros((0, *self.total.shape[2:]))
+        if self.scans:
+            counts = torch.stack([self.scans[place] for place in sorted(self.scans)])
+        all_places = torch.cat(gather_over_team(places, team)).tolist()
+        all_counts = torch.cat(gather_over_team(counts, team))
+        self.scans = dict(zip(all_places, all_counts, strict=True))
+
+    def inside(self) -> NDArray[np.int64]:
+        """(C, C) of the points inside the volume."""
+        return self.total[0].sum(dim=0).cpu().numpy()
+
+    def outside(self) -> NDArray[np.int64]:
+        """(C, C) of the points outside the volume."""
+        return self.total[1].sum(dim=0).cpu().numpy()
+
+    def scores(self, info: DatasetInfo) -> tuple[Scores, Scores]:
+        """By the protocols `official` and `published`."""
+        return both_scores(self.inside(), self.outside(), info, sees_outside=self.sees_outside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanScore:
+    """How one scan came out, by `official` over the classes labelled or predicted in it."""
+
+    scan_id: str
+    miou: float
+    accuracy: float
+    """Misses counted."""
+    points: int
+    """Labelled ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassResult:
+    """The result with one vote plan."""
+
+    votes: str
+    """E.g. "no votes", "12 random votes"."""
+    official: Scores
+    published: Scores
+    confusion: NDArray[np.int64]
+    """(C, C) as `official` counts: rows are labels, columns predictions."""
+    by_range: tuple[Scores, ...]
+    """`official`, one per name of ``BAND_NAMES``; classes that are neither labelled nor predicted
+    there are left out."""
+    miou_outside_ignored: float
+    """`official` mIoU if the points outside the volume had got no prediction."""
+    scans: tuple[ScanScore, ...]
+    """All scans, the worst first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """A checkpoint's result on a split."""
+
+    info: DatasetInfo
+    checkpoint: str
+    architecture: str
+    split: str
+    outside: str
+    """"nearest", "ignore", or "predicted" by a network that sees them."""
+    scans: int
+    scans_without_label: int
+    """Left out."""
+    seconds: float
+    """Reading, all passes and counting; without loading the checkpoint."""
+    passes: tuple[PassResult, ...]
+    """Without votes first; with votes last, if asked for."""
+
+    @property
+    def best(self) -> PassResult:
+        """The result to quote: with votes if there were any."""
+        return self.passes[-1]
+
+
+def pass_result(
+    votes: str, counts: EvalCounts, info: DatasetInfo, *, scan_ids: Sequence[str]
+) -> PassResult:
+    """Read everything from the counts of one vote plan; ``scan_ids`` by place."""
+    inside, outside = counts.inside(), counts.outside()
+    official, published = counts.scores(info)
+    ignored = official_scores(
+        inside + without_predictions(outside), absent_counts_zero=info.layout != "nuscenes"
+    )
+    bands = counts.total.sum(dim=0).cpu().numpy()
+    singles = [
+        _scan_score(str(scan_ids[place]), part_scores(scan.cpu().numpy()))
+        for place, scan in counts.scans.items()
+    ]
+    return PassResult(
+        votes=votes,
+        official=official,
+        published=published,
+        confusion=inside + outside,
+        by_range=tuple(part_scores(band) for band in bands),
+        miou_outside_ignored=ignored.miou,
+        scans=tuple(sorted(singles, key=lambda score: (score.miou, score.scan_id))),
+    )
+
+
+def part_scores(counts: NDArray[np.int64]) -> Scores:
+    """`official` for a part of the points, by one rule for all data sets.
+
+    A class that is neither labelled nor predicted there is left out, also of SemanticKITTI, which
+    counts it as 0 over a whole split: few classes occur in one scan. One that is predicted but not
+    labelled there is an error and counts as 0.
+
+    Args:
+        counts: (C, C) rows are labels, columns predictions.
+    """
+    return official_scores(counts, absent_counts_zero=False)
+
+
+def _scan_score(scan_id: str, scores: Scores) -> ScanScore:
+    return ScanScore(
+        scan_id=scan_id,
+        miou=scores.miou,
+        accuracy=scores.accuracy_with_misses,
+        points=scores.points,
+    )

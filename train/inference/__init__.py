@@ -1,0 +1,1 @@
+"""A network run over scans: votes, logits, scores, and `Segmenter`."""

@@ -1,0 +1,162 @@
+"""Logits per point for whole scans, summed over votes, in passes that fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
+from torch import Tensor
+
+from pass2d.cache.schema import GridConfig
+from pass2d.models.inputs import PointBatch, ScaleVoxels
+from pass2d.models.network import Network
+from pass2d.train.data.lattice import ScanHash, voted_voxels
+from pass2d.train.inference.votes import Vote
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassSize:
+    """How much goes through a network at once; one scan always does, however large."""
+
+    points: int = 400_000
+    scans: int = 8
+    """Also keeps samples x grid below the 2^32 cells that spconv counts on a CPU."""
+
+
+DEFAULT_PASS_SIZE = PassSize()
+CPU_PASS_SIZE = PassSize(points=150_000, scans=4)
+
+
+def pass_size(device: torch.device) -> PassSize:
+    """Large enough to keep a GPU busy; on a CPU more at once only takes more memory."""
+    return DEFAULT_PASS_SIZE if device.type == "cuda" else CPU_PASS_SIZE
+
+
+Pass = tuple[int, Vote]
+"""A scan's place in the sequence of scans, and how it is moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedVotes:
+    """The hashes of scans as a cache stores them."""
+
+    grid: GridConfig
+    scans: Sequence[Sequence[ScanHash] | None]
+    """By place, on the scans' device; None for one that has none."""
+
+    def voxels(self, passes: Sequence[Pass], starts: Sequence[int]) -> tuple[ScaleVoxels, ...]:
+        """The voxels of passes that begin at these rows; () if one must be voxelised anew."""
+        found: list[Sequence[ScanHash]] = []
+        symmetries: list[int] = []
+        for place, vote in passes:
+            levels = self.scans[place]
+            if levels is None or vote.symmetry is None:
+                return ()
+            found.append(levels)
+            symmetries.append(vote.symmetry)
+        return voted_voxels(found, symmetries=symmetries, scan_starts=starts, grid=self.grid)
+
+
+def vote_logits(
+    network: Network,
+    scans: Sequence[Tensor],
+    votes: Sequence[Sequence[Vote]],
+    *,
+    size: PassSize = DEFAULT_PASS_SIZE,
+    hashes: CachedVotes | None = None,
+) -> list[Tensor]:
+    """Sum each scan's logits over its votes.
+
+    Args:
+        network: In eval mode, on the device of the scans.
+        scans: Each (N, 4) float32: x, y, z in metres, signal. N may be 0.
+        votes: As many sequences as scans; each with at least one vote.
+        size: Passes (scan, vote) are put together up to this; when a GPU runs out of memory, they
+            are halved as often as it takes.
+        hashes: Of the cache, which serve under the grid's symmetries; without, and for any other
+            vote, scans are voxelised anew.
+
+    Returns:
+        Per scan (N, C) float32 on the scans' device.
+    """
+    passes = [
+        (place, vote)
+        for place, scan_votes in enumerate(votes)
+        for vote in scan_votes
+        if len(scans[place])
+    ]
+    sums = [torch.zeros((len(points), network.n_classes), device=points.device) for points in scans]
+    with torch.inference_mode():
+        for chunk in _chunks(passes, scans, size):
+            outcome = _forward(network, scans, chunk, hashes)
+            for (place, _), logits in zip(chunk, outcome, strict=True):
+                sums[place] += logits
+    return sums
+
+
+def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Find the nearest point of each query.
+
+    Args:
+        points: (3, N) metres, finite, N > 0.
+        queries: (3, Q) metres, finite.
+
+    Returns:
+        (Q,) rows of ``points``.
+    """
+    if not queries.shape[1]:
+        return np.zeros(0, np.int64)
+    # Built for some thousand queries: an unbalanced tree is made in half the time.
+    tree = cKDTree(points.T, balanced_tree=False, compact_nodes=False)
+    return np.asarray(tree.query(queries.T)[1], np.int64)
+
+
+def _chunks(
+    passes: Sequence[Pass], scans: Sequence[Tensor], size: PassSize
+) -> Iterator[Sequence[Pass]]:
+    chunk: list[Pass] = []
+    points = 0
+    for item in passes:
+        more = len(scans[item[0]])
+        if chunk and (points + more > size.points or len(chunk) == size.scans):
+            yield chunk
+            chunk, points = [], 0
+        chunk.append(item)
+        points += more
+    if chunk:
+        yield chunk
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Within, the device is this thread's current one, on which spconv's kernels are launched."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _forward(
+    network: Network, scans: Sequence[Tensor], chunk: Sequence[Pass], hashes: CachedVotes | None
+) -> tuple[Tensor, ...]:
+    try:
+        moved = [vote.apply(scans[place]) for place, vote in chunk]
+        lengths = [len(points) for points in moved]
+        starts = [0, *np.cumsum(lengths).tolist()]
+        batch = PointBatch(
+            points=torch.cat(moved),
+            offsets=torch.tensor(starts),
+            voxels=() if hashes is None else hashes.voxels(chunk, starts),
+        )
+        with _current(batch.points.device):
+            return network(network.prepare(batch)).logits.float().split(lengths)
+    except torch.cuda.OutOfMemoryError:
+        if len(chunk) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(chunk) // 2
+    return (
+        *_forward(network, scans, chunk[:half], hashes),
+        *_forward(network, scans, chunk[half:], hashes),
+    )

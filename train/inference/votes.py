@@ -1,0 +1,109 @@
+"""Votes of test-time augmentation: how a scan is moved before each pass (SPEC, section 8)."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pass2d.common.errors import ConfigError
+from pass2d.models.inputs import host_values
+from pass2d.train.data.sampling import SYMMETRIES
+
+TRANSLATION_STD_M = 0.1
+"""As in training (SPEC, section 2)."""
+PUBLISHED_VOTES = 12
+MAX_VOTES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """A motion of the scan: ``[x y] @ xy_matrix + translation``; z is only translated."""
+
+    xy_matrix: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
+    translation_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    symmetry: int | None = None
+    """Which of `SYMMETRIES` of the grid it is: cached hashes then stay exact."""
+
+    def apply(self, points: Tensor) -> Tensor:
+        """Move points.
+
+        Args:
+            points: (N, 4) float32: x, y, z in metres, signal.
+
+        Returns:
+            (N, 4) new tensor on the same device; the points themselves when nothing moves.
+        """
+        if self.symmetry == 0:
+            return points
+        matrix = host_values(self.xy_matrix, points.device, dtype=points.dtype)
+        shift = host_values(self.translation_m, points.device, dtype=points.dtype)
+        # Not `@`: on CUDA that may round to TF32, and a quarter turn must be exact.
+        x, y = points[:, 0:1], points[:, 1:2]
+        xy = x * matrix[0] + y * matrix[1]
+        return torch.cat([xy + shift[:2], points[:, 2:3] + shift[2], points[:, 3:]], dim=1)
+
+
+IDENTITY = Vote(symmetry=0)
+LATTICE_VOTES = tuple(
+    Vote(xy_matrix=((float(a), float(b)), (float(c), float(d))), symmetry=index)
+    for index, ((a, b), (c, d)) in enumerate(SYMMETRIES)
+)
+"""The 8 symmetries of a grid that is square in x and y; the first one moves nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VotePlan:
+    """Which votes a scan gets."""
+
+    kind: Literal["none", "random", "lattice"] = "none"
+    count: int = 1
+    """Votes per scan."""
+    seed: int = 0
+    """Of the random votes."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MAX_VOTES:
+            raise ConfigError(f"votes must be 1 to {MAX_VOTES} or lattice, got {self.count}")
+
+    def of(self, scan_id: str) -> tuple[Vote, ...]:
+        """The votes of a scan: a function of plan and scan, whatever is evaluated beside it."""
+        if self.kind == "none":
+            return (IDENTITY,)
+        if self.kind == "lattice":
+            return LATTICE_VOTES
+        rng = np.random.default_rng([self.seed, zlib.crc32(scan_id.encode())])
+        return tuple(_random_vote(rng) for _ in range(self.count))
+
+    def __str__(self) -> str:
+        """For reports: "no votes", "12 random votes", "8 lattice votes"."""
+        return "no votes" if self.kind == "none" else f"{self.count} {self.kind} votes"
+
+
+def parse_votes(text: str, *, seed: int = 0) -> VotePlan:
+    """Read the option: "1" (or "none") for a plain pass, a number of random votes, or "lattice".
+
+    Raises:
+        ConfigError: Neither of these.
+    """
+    word = text.strip().lower()
+    if word in ("none", "1"):
+        return VotePlan(seed=seed)
+    if word == "lattice":
+        return VotePlan(kind="lattice", count=len(LATTICE_VOTES), seed=seed)
+    if word.isascii() and word.isdigit():
+        return VotePlan(kind="random", count=int(word), seed=seed)
+    raise ConfigError(
+        f"votes must be a number (published: {PUBLISHED_VOTES}) or lattice, got {text!r}"
+    )
+
+
+def _random_vote(rng: np.random.Generator) -> Vote:
+    angle = rng.uniform(0, 2 * np.pi)
+    cosine, sine = float(np.cos(angle)), float(np.sin(angle))
+    x, y, z = rng.normal(0, TRANSLATION_STD_M, 3).tolist()
+    return Vote(xy_matrix=((cosine, sine), (-sine, cosine)), translation_m=(x, y, z))

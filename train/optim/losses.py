@@ -1,0 +1,236 @@
+"""The training losses (SPEC, section 5), all in float32, each a tensor on the device.
+
+Nothing here waits for the GPU, and nothing divides by a number of labelled points that may be 0:
+without any labelled point a term is 0 and its gradient is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pass2d.common.errors import DataError
+from pass2d.models.network import Prepared, Segmentation, Targets
+from pass2d.models.twodpass.twodpass import TwoDPassBatch
+
+IGNORED = 0
+"""The training id that no loss counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Factors of the loss terms. Defaults: 2DPASS small on SemanticKITTI."""
+
+    lambda_lovasz: float = 0.1
+    """Of the main Lovasz term: 0.1 (small, SemanticKITTI), 1 (large, nuScenes, the U-Nets)."""
+    lambda_xm: float = 0.05
+    """Of the KL divergence from the fused to the 3D prediction; divided by the number of blocks."""
+    lambda_2d: float = 1.0
+    """Of the fused prediction's loss; divided by the number of blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_lovasz", "lambda_xm", "lambda_2d"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerms:
+    """The total and its parts."""
+
+    total: Tensor
+    """() float32, to call backward on."""
+    parts: dict[str, Tensor]
+    """() float32 each, detached, before their factors; for the log."""
+
+
+def compute_loss(
+    segmentation: Segmentation,
+    prepared: Prepared,
+    *,
+    config: LossConfig,
+    class_weights: Tensor | None = None,
+) -> LossTerms:
+    """All losses of a training step.
+
+    Args:
+        segmentation: What the network answered, in training mode for the distillation terms.
+        prepared: What it was given; with labels.
+        config: Factors.
+        class_weights: (C,) weights of the cross entropies, or None for equal ones. That of class 0
+            has no effect, whatever it is.
+
+    Returns:
+        The total, and as parts "main_ce", "main_lovasz", per block i "voxel_ce_i",
+        "voxel_lovasz_i", "fused_ce_i", "fused_lovasz_i", "xm_i", and "image_ce", "image_lovasz".
+
+    Raises:
+        DataError: The batch has no labels.
+    """
+    if prepared.targets is None:
+        raise DataError("the batch has no labels: a loss needs them. Is it a test split?")
+    parts: dict[str, Tensor] = {}
+    ce, lovasz = segmentation_losses(segmentation.row_logits, prepared.targets, class_weights)
+    parts["main_ce"], parts["main_lovasz"] = ce, lovasz
+    total = ce + config.lambda_lovasz * lovasz
+    if segmentation.image_logits is not None:
+        total = total + _distillation(segmentation, prepared, config, class_weights, parts)
+    return LossTerms(total=total, parts={name: part.detach() for name, part in parts.items()})
+
+
+def _distillation(
+    segmentation: Segmentation,
+    prepared: Prepared,
+    config: LossConfig,
+    class_weights: Tensor | None,
+    parts: dict[str, Tensor],
+) -> Tensor:
+    """Sum of the blocks' losses and that of the image head; fills `parts`."""
+    assert isinstance(prepared, TwoDPassBatch)
+    assert prepared.image is not None
+    assert prepared.image.targets is not None
+    assert segmentation.image_logits is not None
+    assert prepared.targets is not None
+    seen, n_blocks = prepared.image.targets, len(segmentation.blocks)
+    # The divergence needs no label; but a batch without any shall change nothing.
+    is_labelled = (prepared.targets.label != IGNORED).any()
+    ce, lovasz = segmentation_losses(segmentation.image_logits, seen, class_weights)
+    total = ce + lovasz
+    for i, (block, voxels) in enumerate(
+        zip(segmentation.blocks, prepared.image.voxel_targets, strict=True)
+    ):
+        voxel_ce, voxel_lovasz = segmentation_losses(block.voxel_logits, voxels, class_weights)
+        fused_ce, fused_lovasz = segmentation_losses(block.fused_logits, seen, class_weights)
+        divergence = fused_divergence(block.voxel_logits_seen, block.fused_logits, seen.count)
+        xm = divergence * is_labelled
+        total = total + (voxel_ce + voxel_lovasz)
+        total = total + (fused_ce + fused_lovasz) * (config.lambda_2d / n_blocks)
+        total = total + xm * (config.lambda_xm / n_blocks)
+        parts[f"voxel_ce_{i}"], parts[f"voxel_lovasz_{i}"] = voxel_ce, voxel_lovasz
+        parts[f"fused_ce_{i}"], parts[f"fused_lovasz_{i}"] = fused_ce, fused_lovasz
+        parts[f"xm_{i}"] = xm
+    parts["image_ce"], parts["image_lovasz"] = ce, lovasz
+    return total
+
+
+def segmentation_losses(
+    logits: Tensor, targets: Targets, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy and Lovasz-softmax of the same logits, () each.
+
+    Args:
+        logits: (R, C).
+        targets: Their labels; rows with label 0 count nothing.
+        class_weights: (C,) of the cross entropy.
+    """
+    logits = full_precision(logits)
+    if targets.row is not None:
+        logits = logits.index_select(0, targets.row)
+    count = (targets.label != IGNORED).to(logits.dtype)
+    if targets.count is not None:
+        count = count * targets.count.to(logits.dtype)
+    log_probs = functional.log_softmax(logits, dim=1)
+    ce = _cross_entropy(log_probs, targets.label, count, class_weights)
+    return ce, lovasz_softmax(log_probs.exp(), targets.label, count)
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Half-precision values as float32; others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _cross_entropy(
+    log_probs: Tensor, labels: Tensor, count: Tensor, class_weights: Tensor | None
+) -> Tensor:
+    """Mean weighted by class and count, as the published one; 0 when nothing counts."""
+    weight = count
+    if class_weights is not None:
+        # Of class 0 the published weight is infinite: it must not meet its count of 0.
+        known = torch.nan_to_num(class_weights.to(count), posinf=0.0)
+        weight = count * known[labels]
+    picked = log_probs.gather(1, labels[:, None])[:, 0]
+    total = weight.sum()
+    return -(picked * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def lovasz_softmax(probs: Tensor, labels: Tensor, count: Tensor) -> Tensor:
+    """Lovasz-softmax, mean over the classes present, in one sorted pass for all classes.
+
+    Args:
+        probs: (K, C).
+        labels: (K,) int64 in 0..C-1.
+        count: (K,) points that each row stands for; 0 leaves it out. Exact, since equal points
+            are neighbours in the sorted order, where their terms add up to one.
+
+    Returns:
+        (); 0 with zero gradient when no row counts.
+
+    Source: Berman, Triki, Blaschko: The Lovasz-Softmax loss, CVPR 2018.
+    """
+    classes = torch.arange(probs.shape[1], device=probs.device)
+    is_class = labels == classes[:, None]
+    with torch.no_grad():
+        slope = _lovasz_slope(probs.T, is_class, count)
+    # Each error is p, or 1 - p in its class; the slope is constant between reorderings.
+    return (probs * slope.T).sum() - (slope * is_class).sum()
+
+
+def _lovasz_slope(probs: Tensor, is_class: Tensor, count: Tensor) -> Tensor:
+    """(C, K) derivative of the Lovasz-softmax with respect to each probability.
+
+    Args:
+        probs: (C, K).
+        is_class: (C, K) bool.
+        count: (K,).
+    """
+    order = _descending_order(torch.where(is_class, 1 - probs, probs))
+    weight = count[order]
+    hits = torch.cumsum(weight * is_class.gather(1, order), dim=1)
+    rows = torch.cumsum(weight, dim=1)
+    n_hits = hits[:, -1:] if hits.shape[1] else hits.new_zeros((len(hits), 1))
+    jaccard = rows / (n_hits + rows - hits).clamp(min=1)
+    steps = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros((len(jaccard), 1)))
+    present = (n_hits > 0).to(steps)  # a class without rows would take part with its largest error
+    steps *= present / present.sum().clamp(min=1)
+    slope = torch.empty_like(steps).scatter_(1, order, steps)
+    return torch.where(is_class, -slope, slope)
+
+
+def _descending_order(errors: Tensor) -> Tensor:
+    """(C, K) int64: for each class the rows from its largest error down.
+
+    A CPU sorts single rows of 32-bit integers by radix, four times as fast as all rows of floats at
+    once; the bits of floats that are not negative are in the order of the floats.
+    """
+    if errors.device.type != "cpu" or errors.dtype != torch.float32:
+        return torch.argsort(errors, dim=1, descending=True)
+    if not errors.numel():
+        return errors.to(torch.int64)
+    bits = -(errors.contiguous().view(torch.int32))
+    return torch.stack([torch.sort(row, stable=True)[1] for row in bits])
+
+
+def fused_divergence(
+    voxel_logits: Tensor, fused_logits: Tensor, count: Tensor | None = None
+) -> Tensor:
+    """KL divergence of the 3D prediction from the fused one, which gets no gradient.
+
+    Args:
+        voxel_logits: (M, C).
+        fused_logits: (M, C).
+        count: (M,) points that each row stands for; None: one each.
+
+    Returns:
+        () mean over all M * C elements (not over the M points), as published; 0 when M = 0.
+    """
+    log_probs = functional.log_softmax(full_precision(voxel_logits), dim=1)
+    aim = functional.log_softmax(full_precision(fused_logits).detach(), dim=1)
+    if count is None:
+        divergence = functional.kl_div(log_probs, aim, reduction="sum", log_target=True)
+        return divergence / max(log_probs.numel(), 1)
+    divergence = functional.kl_div(log_probs, aim, reduction="none", log_target=True).sum(1)
+    weight = count.to(divergence.dtype)
+    return (divergence * weight).sum() / (weight.sum() * log_probs.shape[1]).clamp(min=1)

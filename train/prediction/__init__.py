@@ -1,0 +1,1 @@
+"""`pass2d predict`: labels for any point files."""

@@ -1,0 +1,245 @@
+"""Which files a prediction reads and writes, and how."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.common.errors import DataError
+from pass2d.train.points.binary import SUFFIX, BinaryOptions, read_binary
+from pass2d.train.points.columns import PointColumns, from_matrix
+from pass2d.train.points.mapping import InputMapping
+from pass2d.train.points.packed import PACKED
+from pass2d.train.points.registry import READERS, point_suffix, read_columns
+
+FORMATS = (SUFFIX, *READERS)
+"""What can be read, in lower case; each also packed by gzip."""
+SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", PACKED) for suffix in FORMATS)
+FORMAT_WORDS = f"{', '.join(FORMATS)}, also packed ({PACKED})"
+LONG_SUFFIX = ".pcd.bin"
+"""Of nuScenes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanFile:
+    """One file to label."""
+
+    points: Path
+    name: str
+    """Path below the input folder without suffix: "08/velodyne/000123"."""
+    target: Path
+    """Of the results, without suffix."""
+
+    def result(self, suffix: str) -> Path:
+        """The result of a suffix such as ".label"."""
+        return self.target.with_name(f"{self.target.name}{suffix}")
+
+
+def find_scans(
+    inputs: Path, out: Path, *, on_closed: Callable[[Path, str], None] | None = None
+) -> list[ScanFile]:
+    """List the point files of a file or folder (with its sub-folders; links are followed).
+
+    Args:
+        inputs: One file of a known format, or a folder. Hidden files are left out.
+        out: Folder of the results; they lie in it as the inputs lie in theirs. Below ``inputs`` it
+            is left out.
+        on_closed: Is told of every sub-folder that cannot be read, and why; the first one is an
+            error without.
+
+    Returns:
+        In the order of names.
+
+    Raises:
+        DataError: Nothing there, no point file, a folder that cannot be read, or two files that
+            would write the same result.
+    """
+    if inputs.is_file():
+        if not inputs.name.lower().endswith(SUFFIXES):
+            raise DataError(f"{inputs}: a file of points is expected: {FORMAT_WORDS}")
+        return [_scan_file(inputs, Path(_stem(inputs.name)), out)]
+    if not inputs.is_dir():
+        raise DataError(f"{inputs}: no such file or folder")
+    found, others, closed = _walk(inputs, leave_out=out)
+    if closed and (on_closed is None or not found):
+        raise DataError(closed[0][1])
+    for place, reason in closed:
+        assert on_closed is not None
+        on_closed(place, reason)
+    if not found:
+        seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
+        raise DataError(
+            f"{inputs}: no file of points ({FORMAT_WORDS}) in this folder or below it; "
+            f"found: {seen}"
+        )
+    scans = [
+        _scan_file(path, path.relative_to(inputs).parent / _stem(path.name), out) for path in found
+    ]
+    _require_different_results(scans)
+    return scans
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of the results, before any work is done for them.
+
+    Raises:
+        DataError: A file is in the way, or its place is not writable.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{out}: no results can be written there: {error.strerror}. Choose another --out."
+        ) from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise DataError(f"{out}: no results can be written there: no permission.")
+
+
+def read_columns_of(path: Path, binary: BinaryOptions) -> tuple[PointColumns, str]:
+    """Read a file of points.
+
+    Args:
+        path: Of a known format.
+        binary: What is known of ``.bin`` files.
+
+    Returns:
+        Its columns in the order of the file; and the options that would have said how it was read
+        when that is not as usual, or "".
+
+    Raises:
+        ConfigError: The package that reads the format is not installed.
+        DataError: Missing, not readable, or truncated.
+    """
+    if point_suffix(path.name) != SUFFIX:
+        return read_columns(path), ""
+    found = read_binary(path, binary)
+    columns = replace(from_matrix(path, found.points), note=found.note)
+    return columns, "" if found.layout == binary.expected else found.layout.options
+
+
+def read_points(
+    path: Path, mapping: InputMapping, binary: BinaryOptions
+) -> tuple[NDArray[np.float32], str]:
+    """Read a file of points and bring them into the network's frame and units.
+
+    Args:
+        path: Of a known format.
+        mapping: Which column is which, units, place, rotation.
+        binary: What is known of ``.bin`` files.
+
+    Returns:
+        (N, 4) x, y, z in metres, signal, in the order of the file; and what a person should know,
+        or "".
+
+    Raises:
+        ConfigError: The package that reads the format is not installed.
+        DataError: Missing, not readable, truncated, or a column is missing.
+    """
+    found, _ = read_columns_of(path, binary)
+    return mapping.apply(found, where=str(path)), found.note
+
+
+def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
+    """One file of a stream of paths.
+
+    Args:
+        line: A path, relative to ``base`` or absolute.
+        out: Folder of the results: a path below ``base`` keeps its folders there, any other all of
+            them from the root on.
+        base: The current folder.
+
+    Raises:
+        DataError: No file of points is there.
+    """
+    path = Path(os.path.normpath(base / line))
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:  # too long a name, a zero byte
+        shown = ascii(line[:60])
+        raise DataError(
+            f"{shown}: no path of a file: {' '.join(str(error).split()[:6])}"
+        ) from error
+    if is_folder:
+        raise DataError(f"{line}: a folder; one file per line is expected")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise DataError(f"{line}: a file of points is expected: {FORMAT_WORDS}")
+    if not is_file:
+        raise DataError(f"{line}: no such file")
+    below = path.relative_to(base if path.is_relative_to(base) else path.anchor)
+    return _scan_file(path, below.parent / _stem(path.name), out)
+
+
+def refuse_input_as_result(scans: Iterable[ScanFile], suffixes: Sequence[str]) -> None:
+    """Refuse results that would replace a file of points, or be read as one the next time.
+
+    Raises:
+        DataError: Naming the first.
+    """
+    for scan in scans:
+        for suffix in suffixes:
+            if suffix.endswith(SUFFIXES) and scan.target.parent == scan.points.parent:
+                raise DataError(
+                    f"{scan.result(suffix)}: a result among the files of points would be taken for "
+                    "one of them. Choose another --out."
+                )
+
+
+def _walk(
+    folder: Path, *, leave_out: Path
+) -> tuple[list[Path], Counter[str], list[tuple[Path, str]]]:
+    """Point files below a folder, what else there is by suffix, and folders that are closed."""
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    closed: list[tuple[Path, str]] = []
+    visited: set[str] = set()
+    if os.path.realpath(leave_out) != os.path.realpath(folder):
+        visited.add(os.path.realpath(leave_out))
+
+    def fail(error: OSError) -> None:
+        reason = f"{error.filename}: not readable: {error.strerror}"
+        closed.append((Path(error.filename), reason))
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(place)
+        if real in visited:  # a link that leads back up
+            folders.clear()
+            continue
+        visited.add(real)
+        folders.sort()
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            path = Path(place) / name
+            if name.lower().endswith(SUFFIXES) and (path.is_file() or not path.exists()):
+                found.append(path)  # also a link that leads nowhere: it will be named
+            else:
+                others[Path(name).suffix or "without suffix"] += 1
+    return found, others, closed
+
+
+def _stem(name: str) -> str:
+    for suffix in (LONG_SUFFIX, f"{LONG_SUFFIX}{PACKED}", *SUFFIXES):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _scan_file(path: Path, stem: Path, out: Path) -> ScanFile:
+    return ScanFile(points=path, name=stem.as_posix(), target=out / stem)
+
+
+def _require_different_results(scans: list[ScanFile]) -> None:
+    first: dict[Path, ScanFile] = {}
+    for scan in scans:
+        other = first.setdefault(scan.target, scan)
+        if other is not scan:
+            raise DataError(
+                f"{scan.points} and {other.points} would both be written to {scan.target}.*. "
+                "Rename one, or label them one by one."
+            )

@@ -1,0 +1,158 @@
+"""Files on their way through a prediction: found or arriving, read, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.common.errors import DataError, Pass2DError
+from pass2d.common.flow import Pause
+from pass2d.train.inference.segmenter import PreparedPoints, ScanLabels, Segmenter
+from pass2d.train.points.binary import BinaryOptions
+from pass2d.train.points.columns import error_words
+from pass2d.train.points.mapping import InputMapping
+from pass2d.train.prediction.files import (
+    ScanFile,
+    read_columns_of,
+    refuse_input_as_result,
+    scan_of_line,
+)
+from pass2d.train.prediction.input_check import InputCheck, InputWarning
+from pass2d.train.prediction.lines import arriving_lines
+from pass2d.train.prediction.result_folder import ResultFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Paths that arrive one per line."""
+
+    descriptor: int = 0
+    """Open for reading; 0 is standard input."""
+    base: Path = field(default_factory=Path.cwd)
+    """What relative paths start from; absolute. Results keep the folders below it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A file on its way: read, then labelled, then written; or failed, or kept."""
+
+    points: Path
+    file: ScanFile | None = None
+    xyz: NDArray[np.float32] | None = None
+    """(3, N) of all points."""
+    prepared: PreparedPoints | None = None
+    """None: it could not be read, or need not."""
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+    """How the file was read."""
+    warnings: tuple[InputWarning, ...] = ()
+    result: ScanLabels | None = None
+    written: tuple[Path, ...] = ()
+    """Also of results that were kept."""
+
+
+def stream_jobs(stream: Stream, out: Path, suffixes: tuple[str, ...]) -> Iterator[Job | Pause]:
+    """Files as their paths arrive; a line that names none becomes a job that has failed."""
+    seen: dict[Path, Path] = {}
+    for line in arriving_lines(stream.descriptor):
+        if isinstance(line, Pause):
+            yield line
+            continue
+        try:
+            scan = scan_of_line(line, out=out, base=stream.base)
+            refuse_input_as_result([scan], suffixes)
+            if seen.setdefault(scan.target, scan.points) != scan.points:
+                raise DataError(
+                    f"{line} and {seen[scan.target]} would both be written to {scan.target}.*"
+                )
+            yield Job(points=scan.points, file=scan)
+        except DataError as error:
+            yield Job(points=Path(line), failure=str(error))
+
+
+class ScanReader:
+    """Reads files and compares them with the training data; called in threads."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        folder: ResultFolder,
+        *,
+        binary: BinaryOptions,
+        mapping: InputMapping,
+    ) -> None:
+        self._segmenter = segmenter
+        self._folder = folder
+        self._binary = binary
+        self._mapping = mapping
+        self._check = InputCheck(segmenter.card, mapping)
+
+    def __call__(self, job: Job) -> Job:
+        """Read a job's file, unless its results are kept; what goes wrong is in the job."""
+        if job.file is None:
+            return job
+        try:
+            if self._folder.state(job.file) == "kept":
+                return replace(job, written=tuple(self._folder.files(job.file)))
+            return self._read(job)
+        except Pass2DError as error:
+            return replace(job, failure=str(error))
+        except MemoryError:
+            return replace(
+                job,
+                failure=f"{job.points}: more points than fit the memory: cut it into parts.",
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other files are labelled
+            return replace(job, failure=f"{job.points}: could not be read: {error_words(error)}")
+
+    def _read(self, job: Job) -> Job:
+        where = str(job.points)
+        found, layout_options = read_columns_of(job.points, self._binary)
+        exact = self._mapping.metres(found, where=where)
+        has_signal = self._mapping.has_signal(found)
+        warnings = self._check.look(exact, where=where, columns=found.names, has_signal=has_signal)
+        note = f"{where}: {found.note}" if found.note else ""
+        if layout_options:
+            warnings.insert(0, InputWarning(kind="columns", option=layout_options, message=note))
+            note = ""
+        with np.errstate(over="ignore", invalid="ignore"):
+            points = exact.T.astype(np.float32)
+        prepared = self._segmenter.prepare(points)
+        if prepared.n and prepared.n_not_finite == prepared.n:
+            advice = " ".join(one.option for one in warnings if one.kind in {"unit", "recenter"})
+            failure = (
+                f"{where}: none of {prepared.n} points has coordinates that a lidar could measure "
+                f"(within 1 km): {advice or 'check --unit, --map; for .bin --columns, --dtype'}"
+            )
+            return replace(job, failure=failure, warnings=tuple(warnings))
+        return replace(
+            job,
+            xyz=points[:, :3].T,
+            prepared=prepared,
+            notes=(*([note] if note else []), *_notes(where, prepared)),
+            warnings=tuple(warnings),
+        )
+
+
+def _notes(where: str, scan: PreparedPoints) -> list[str]:
+    notes = []
+    if scan.n_not_finite:
+        doubt = "; are unit, columns and type of numbers right?"
+        notes.append(
+            f"{where}: {scan.n_not_finite} of {scan.n} points have no finite coordinates "
+            f"or lie beyond 1 km: labelled 0{doubt if 4 * scan.n_not_finite > scan.n else ''}"
+        )
+    if scan.n_bad_signal:
+        notes.append(f"{where}: the signal of {scan.n_bad_signal} points is no number: taken as 0")
+    if scan.n and not len(scan.rows):
+        notes.append(f"{where}: no point lies in the network's volume: all labelled 0")
+    if scan.n_parts > 1:
+        notes.append(
+            f"{where}: {scan.n:,} points, more than one pass takes: labelled in {scan.n_parts} "
+            "parts, each a random share of all points"
+        )
+    return notes

@@ -1,0 +1,326 @@
+"""`pass2d predict`: labels for any point files, with a checkpoint and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pass2d.common.errors import Pass2DError
+from pass2d.common.flow import Pause, flow
+from pass2d.common.progress import Progress, Silent
+from pass2d.train.checkpoints.checkpoint import content_digest
+from pass2d.train.evaluation.evaluate import NO_VOTES
+from pass2d.train.evaluation.scans import Outside
+from pass2d.train.inference.segmenter import ScanLabels, Segmenter
+from pass2d.train.inference.votes import VotePlan
+from pass2d.train.points.binary import BinaryOptions
+from pass2d.train.points.columns import error_words
+from pass2d.train.points.mapping import InputMapping
+from pass2d.train.prediction.files import find_scans, make_folder, refuse_input_as_result
+from pass2d.train.prediction.input_check import InputWarning, WarningLog, no_statistics
+from pass2d.train.prediction.jobs import Job, ScanReader, Stream, stream_jobs
+from pass2d.train.prediction.outputs import LabelledScan, Outputs, encoded, format_notes
+from pass2d.train.prediction.result_folder import ResultFolder
+
+__all__ = ["Outputs", "PredictSummary", "ScanLabels", "Segmenter", "Stream", "predict"]
+
+SAID_NOTES = 5
+"""Remarks about single files that are said at once; the summary counts them all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedFile:
+    """A file that could not be labelled."""
+
+    points: Path
+    reason: str
+    """One line that names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanResult:
+    """A file that has been labelled, or was before."""
+
+    points: Path
+    files: tuple[Path, ...]
+    """What was written, or kept."""
+    n: int | None
+    """Points; None for results that were kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSummary:
+    """What a prediction did."""
+
+    out: Path
+    scans: int
+    """Files labelled by this run."""
+    kept: int
+    """Files whose results were there, made with the same settings."""
+    points: int
+    """Labels written by this run."""
+    class_points: NDArray[np.int64]
+    """(C,) labels per training id."""
+    names: tuple[str, ...]
+    """(C,) of the training ids."""
+    failed: tuple[FailedFile, ...]
+    """The exit code is 1 when there are any."""
+    notes: tuple[str, ...]
+    """Remarks about files that were labelled all the same, e.g. of NaN coordinates."""
+    warnings: tuple[InputWarning, ...]
+    """How the input differs from the training data, one of a kind."""
+    seconds: float
+    """Without loading the checkpoint."""
+
+    @property
+    def scans_per_s(self) -> float:
+        """Speed, files read and written included."""
+        return self.scans / max(self.seconds, 1e-9)
+
+
+def predict(
+    inputs: Path | Stream,
+    checkpoint: Path,
+    out: Path,
+    *,
+    votes: VotePlan = NO_VOTES,
+    outside: Outside = "nearest",
+    outputs: Outputs | None = None,
+    png: bool = False,
+    overwrite: bool = False,
+    columns: int | None = None,
+    dtype: str | None = None,
+    mapping: InputMapping | None = None,
+    batch_size: int | None = None,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    on_result: Callable[[ScanResult], None] | None = None,
+) -> PredictSummary:
+    """Label raw point files.
+
+    Args:
+        inputs: A file of points, or a folder whose files of points (also in sub-folders) are
+            taken: see `train.points.registry`. Or a stream of paths: each is labelled as it
+            arrives, one that cannot be is reported and the next one taken.
+        checkpoint: It carries grid, label table, colours and what its training data looked like.
+        out: Folder of the results: ``NAME.label`` with a raw id for every raw point, in the same
+            sub-folders as the inputs, and what else ``outputs`` says. Results that are there of the
+            same input and settings are kept.
+        votes: Test-time augmentation.
+        outside: Whether points outside the volume take the label of the nearest predicted point
+            ("nearest"), or 0 ("ignore").
+        outputs: Which files; ``.label`` files without.
+        png: Draw each scan, whatever ``outputs`` says.
+        overwrite: Make results anew that are already there, whoever made them.
+        columns: Numbers per point of ``.bin`` files; found out without.
+        dtype: Of their numbers, key of `cache.columns.DTYPES`; found out without.
+        mapping: Which column is which, units, place, rotation; x, y, z, signal as they are without.
+        batch_size: Scans per pass through the network; what suits the device without.
+        device: The GPU if there is one, without.
+        progress: Is told of every scan, of files that failed, and of each way in which the input
+            differs from the training data.
+        on_result: Is told of every scan that is finished.
+
+    Returns:
+        What was done. A file or sub-folder that cannot be read does not stop the others: it is in
+        ``failed``.
+
+    Raises:
+        DataError: No input, two inputs for one result, a result that is already there and not of
+            these settings, or a result that cannot be written.
+        CheckpointError: The checkpoint cannot be read.
+        ConfigError: Fewer than 3 columns, or a batch size that no pass can have.
+    """
+    BinaryOptions(usual=4, columns=columns, dtype=dtype)  # refuse them before anything is made
+    outputs = replace(outputs or Outputs(), png=png or (outputs is not None and outputs.png))
+    mapping = mapping or InputMapping()
+    closed: list[Job] = []
+    scans = None
+    if not isinstance(inputs, Stream):
+        scans = find_scans(
+            inputs,
+            out,
+            on_closed=lambda place, why: closed.append(Job(points=place, failure=why)),
+        )
+    if scans is not None:
+        refuse_input_as_result(scans, outputs.suffixes)
+    make_folder(out)
+    settings = {
+        "checkpoint": content_digest(checkpoint),
+        "--votes": str(votes),
+        "--outside": outside,
+        "--columns": str(columns),
+        "--dtype": str(dtype),
+        "columns, units and place": repr(mapping),
+        "--format, --confidence, --png": " ".join(outputs.suffixes),
+    }
+    folder = ResultFolder(out, outputs.suffixes, settings, overwrite=overwrite)
+    if scans is not None:
+        folder.require_free(scans)
+    segmenter = Segmenter.load(
+        checkpoint, device=device, votes=votes, outside=outside, batch_size=batch_size
+    )
+    binary = BinaryOptions(usual=segmenter.card.info.raw_columns, columns=columns, dtype=dtype)
+    reader = ScanReader(segmenter, folder, binary=binary, mapping=mapping)
+    run = _Run(
+        segmenter,
+        folder,
+        out,
+        outputs=outputs,
+        progress=progress or Silent(),
+        on_result=on_result,
+    )
+    if isinstance(inputs, Stream):
+        return run.over(stream_jobs(inputs, out, outputs.suffixes), reader, total=0)
+    return run.over(
+        chain(closed, (Job(points=scan.points, file=scan) for scan in scans or ())),
+        reader,
+        total=len(closed) + len(scans or ()),
+    )
+
+
+class _Run:
+    """One prediction: what it has counted so far."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        folder: ResultFolder,
+        out: Path,
+        *,
+        outputs: Outputs,
+        progress: Progress,
+        on_result: Callable[[ScanResult], None] | None,
+    ) -> None:
+        self._segmenter = segmenter
+        self._folder = folder
+        self._out = out
+        self._outputs = outputs
+        self._progress = progress
+        self._on_result = on_result
+        self._log = WarningLog()
+        self._failed: list[FailedFile] = []
+        self._notes: list[str] = []
+        self._class_points = np.zeros(len(segmenter.names), np.int64)
+        self._scans = self._kept = 0
+
+    def over(
+        self, jobs: Iterator[Job | Pause], reader: ScanReader, *, total: int
+    ) -> PredictSummary:
+        """Read, label and write all jobs; ``total`` 0: nobody knows how many."""
+        start = time.perf_counter()
+        self._progress.start("predict", total=total, unit="scans")
+        for note in format_notes(self._outputs, self._segmenter.card.info):
+            self._note(note)
+        if not self._segmenter.card.input_statistics:
+            self._warn(no_statistics())
+        try:
+            for job in flow(self._write, _segmented(flow(reader, jobs), self._segmenter)):
+                if not isinstance(job, Pause):
+                    self._report(job)
+        finally:
+            self._folder.close()
+        return PredictSummary(
+            out=self._out,
+            scans=self._scans,
+            kept=self._kept,
+            points=int(self._class_points.sum()),
+            class_points=self._class_points,
+            names=self._segmenter.names,
+            failed=tuple(self._failed),
+            notes=tuple(self._notes),
+            warnings=self._log.all(),
+            seconds=time.perf_counter() - start,
+        )
+
+    def _write(self, job: Job) -> Job:
+        if job.result is None or job.file is None or job.xyz is None:
+            return job
+        scan = LabelledScan(
+            name=job.file.name,
+            xyz=job.xyz,
+            labels=job.result.labels,
+            raw_ids=self._segmenter.raw_ids(job.result.labels),
+            scores=job.result.scores,
+        )
+        info = self._segmenter.card.info
+        written = self._folder.write(job.file, encoded(scan, self._outputs, info))
+        return replace(job, written=tuple(written), xyz=None, prepared=None)
+
+    def _report(self, job: Job) -> None:
+        for warning in job.warnings:
+            self._warn(warning)
+        if job.failure:
+            self._failed.append(FailedFile(points=job.points, reason=job.failure))
+            self._progress.say(job.failure)
+        elif job.result is None:
+            self._kept += 1
+        else:
+            self._scans += 1
+            self._class_points += np.bincount(job.result.labels, minlength=len(self._class_points))
+        for note in job.notes:
+            self._note(note)
+        if self._on_result is not None and not job.failure:
+            n = None if job.result is None else len(job.result.labels)
+            self._on_result(ScanResult(points=job.points, files=job.written, n=n))
+        self._progress.advance()
+
+    def _note(self, note: str) -> None:
+        self._notes.append(note)
+        if len(self._notes) <= SAID_NOTES:
+            self._progress.say(note)
+
+    def _warn(self, warning: InputWarning) -> None:
+        if self._log.add(warning):
+            self._progress.say(f"warning: {warning.message}")
+
+
+def _segmented(jobs: Iterator[Job | Pause], segmenter: Segmenter) -> Iterator[Job | Pause]:
+    """Label jobs, several at once; in their order. At a pause none is left waiting."""
+    size = segmenter.pass_size
+    batch: list[Job] = []
+    points = 0
+    for job in jobs:
+        is_pause = isinstance(job, Pause)
+        more = 0 if isinstance(job, Pause) or job.prepared is None else len(job.prepared.points)
+        if batch and (is_pause or points + more > size.points or len(batch) == size.scans):
+            yield from _label(batch, segmenter)
+            batch, points = [], 0
+        if isinstance(job, Pause):
+            yield job
+        else:
+            batch.append(job)
+            points += more
+    yield from _label(batch, segmenter)
+
+
+def _label(batch: list[Job], segmenter: Segmenter) -> Iterator[Job]:
+    good = [(job, job.prepared) for job in batch if job.prepared is not None]
+    try:
+        results = iter(
+            segmenter.segment(
+                [scan for _, scan in good],
+                names=["" if job.file is None else job.file.name for job, _ in good],
+            )
+        )
+    except (Pass2DError, RuntimeError, MemoryError) as error:
+        if len(batch) > 1:  # one of them is to blame
+            for job in batch:
+                yield from _label([job], segmenter)
+            return
+        words = str(error) if isinstance(error, Pass2DError) else error_words(error)
+        failure = f"{batch[0].points}: could not be labelled: {words}"
+        yield replace(batch[0], prepared=None, xyz=None, failure=failure)
+        return
+    for job in batch:
+        if job.prepared is None:
+            yield job
+        else:
+            yield replace(job, result=next(results))

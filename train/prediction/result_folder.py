@@ -1,0 +1,200 @@
+"""The folder of a prediction's results: whole files only, and which of them are finished.
+
+Below it, ``.pass2d/predict.jsonl`` says with which settings and from which input each result was
+made. So a run that was interrupted goes on, and a file that somebody else put there is never
+replaced without being asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pass2d.common.errors import DataError
+from pass2d.common.files import read_whole, whole_file
+from pass2d.train.prediction.files import ScanFile
+
+RECORD = Path(".pass2d") / "predict.jsonl"
+
+
+class ResultFolder:
+    """Where results are written; several threads may write, each its own scan."""
+
+    def __init__(
+        self, out: Path, suffixes: tuple[str, ...], settings: Mapping[str, str], *, overwrite: bool
+    ) -> None:
+        """Open the folder; it must be there.
+
+        Args:
+            out: The folder.
+            suffixes: What follows a scan's name, one per file.
+            settings: Whatever changes a result, e.g. the checkpoint's hash.
+            overwrite: Make everything anew, whatever is there.
+        """
+        self._suffixes = suffixes
+        self._settings = dict(settings)
+        self._overwrite = overwrite
+        self._record = out / RECORD
+        self._out = out
+        self._differs: tuple[str, ...] = ()
+        self._known: dict[str, list[int]] = {}
+        if not overwrite:
+            self._read()
+        self._is_new = not self._known
+        self._fd: int | None = None
+        self._lock = threading.Lock()
+        self._tidied: set[str] = set()
+
+    def files(self, scan: ScanFile) -> list[Path]:
+        """The results of a scan, whether they are there or not."""
+        return [scan.result(suffix) for suffix in self._suffixes]
+
+    def state(self, scan: ScanFile) -> Literal["open", "kept"]:
+        """Whether a scan is to be labelled, or its results are there, of these settings.
+
+        Raises:
+            DataError: A result is there that was not made by these settings from this input.
+        """
+        if self._overwrite:
+            return "open"
+        there = [path for path in self.files(scan) if path.exists()]
+        key = self._key(scan)
+        if not there or (key in self._known and len(there) < len(self._suffixes)):
+            return "open"
+        if key not in self._known:
+            raise DataError(f"{there[0]} is already there.{self._why()}")
+        return "kept" if self._known[key] == _identity(scan.points) else "open"
+
+    def require_free(self, scans: Iterable[ScanFile]) -> None:
+        """Refuse before any work what ``state`` would refuse later.
+
+        Raises:
+            DataError: Naming the first result that is in the way.
+        """
+        taken: list[DataError] = []
+        for scan in scans:
+            try:
+                self.state(scan)
+            except DataError as error:
+                taken.append(error)
+        if taken:
+            more = f" ({len(taken) - 1} more are.)" if len(taken) > 1 else ""
+            raise DataError(f"{taken[0]}{more}") from None
+
+    def write(self, scan: ScanFile, contents: Iterable[bytes]) -> list[Path]:
+        """Write a scan's results: each is there whole, or not at all.
+
+        Raises:
+            DataError: The disk is full, or the folder cannot be written.
+        """
+        with self._lock:
+            self._note(scan)
+        paths = self.files(scan)
+        for path, content in zip(paths, contents, strict=True):
+            _write_whole(path, content)
+        return paths
+
+    def close(self) -> None:
+        """Close the record."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _read(self) -> None:
+        try:
+            lines = read_whole(self._record).decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DataError(f"{self._record}: not readable: {error.strerror}") from error
+        for entry in map(_parsed, lines):
+            if "settings" in entry:
+                made_with = entry["settings"]
+                self._differs = _differing(self._settings, made_with)
+            elif not self._differs and isinstance(entry.get("scan"), str):
+                self._known[entry["scan"]] = entry.get("input", [])
+
+    def _note(self, scan: ScanFile) -> None:
+        """Say that a result is ours, before it exists."""
+        try:
+            if self._fd is None:
+                self._record.parent.mkdir(exist_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                flags |= os.O_TRUNC if self._is_new else 0
+                self._fd = os.open(self._record, flags, 0o666)
+                os.write(self._fd, _line({"settings": self._settings}))
+            if self._key(scan) in self._known and self._key(scan) not in self._tidied:
+                self._tidied.add(self._key(scan))
+                self._remove_asides(scan)
+            entry = {"scan": self._key(scan), "input": _identity(scan.points)}
+            os.write(self._fd, _line(entry))
+        except OSError as error:
+            raise _unwritable(self._record, error) from error
+
+    def _remove_asides(self, scan: ScanFile) -> None:
+        """What a killed run left beside a result."""
+        for path in self.files(scan):
+            for aside in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
+                aside.unlink(missing_ok=True)
+
+    def _key(self, scan: ScanFile) -> str:
+        return os.path.relpath(scan.target, self._out)
+
+    def _why(self) -> str:
+        if self._differs:
+            return (
+                f" It was made with other settings ({', '.join(self._differs)}). Choose another "
+                "--out, or allow --overwrite."
+            )
+        return " Choose another --out, or allow --overwrite."
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as aside:
+            aside.write_bytes(content)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path}: the labels could not be written: {error.strerror or error}. "
+        "Is the disk full, or the folder not writable?"
+    )
+
+
+def _identity(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _differing(mine: Mapping[str, str], theirs: object) -> tuple[str, ...]:
+    if not isinstance(theirs, dict):
+        return ("unknown",)
+    return tuple(key for key, value in mine.items() if theirs.get(key) != value)
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry).encode() + b"\n"
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """{} for a line that a killed run did not finish."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -1,0 +1,1 @@
+"""Recipes: the settings of a run, their files and keys."""

@@ -1,0 +1,74 @@
+"""Keys of a recipe: a wrong one is refused, and the right one proposed, also from another table."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pass2d.common.errors import ConfigError
+from pass2d.models.registry import MODELS
+from pass2d.train.recipes.plain_data import field_types
+
+_NETWORK = "network.settings"
+
+
+def require_known_keys(table: Mapping[str, Any], kind: type, *, where: str) -> None:
+    """Refuse the first key that the settings do not have, at whatever depth.
+
+    Args:
+        table: what a recipe file or an override holds.
+        kind: the dataclass of all settings.
+        where: names the table in the error.
+
+    Raises:
+        ConfigError: an unknown key; proposes the nearest of its own table, else the same or the
+            nearest name in another one.
+    """
+    _check(table, kind, where, paths=[*_paths(kind, ""), *_network_paths()])
+
+
+def _check(table: Mapping[str, Any], kind: type, where: str, *, paths: Sequence[str]) -> None:
+    known = field_types(kind)
+    for key, value in table.items():
+        if key not in known:
+            short = key[:60]
+            raise ConfigError(
+                f"{where}: unknown key {short!r}; {_proposal(short, list(known), paths)}"
+            )
+        if is_dataclass(known[key]) and isinstance(value, Mapping):
+            _check(value, known[key], f"{where}.{key}", paths=paths)
+
+
+def _proposal(key: str, known: Sequence[str], paths: Sequence[str]) -> str:
+    """``paths`` are all settings with the names of their tables before them."""
+    leaves = {path.rpartition(".")[2] for path in paths}
+    short = [leaf for leaf in leaves if "_" in leaf and _initials(leaf) == key]  # lr, wd
+    own = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    others = difflib.get_close_matches(key, sorted(leaves), n=1, cutoff=0.7)
+    for names in ([key], short):
+        if found := [path for path in paths if path.rpartition(".")[2] in names]:
+            return f"did you mean {' or '.join(map(repr, found))}?"
+    if own:
+        return f"did you mean {own[0]!r}?"
+    if found := [path for path in paths if path.rpartition(".")[2] in others]:
+        return f"did you mean {' or '.join(map(repr, found))}?"
+    return f"known keys: {', '.join(sorted(known))}"
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in name.split("_"))
+
+
+def _paths(kind: type, before: str) -> Iterator[str]:
+    for name, inner in field_types(kind).items():
+        yield f"{before}{name}"
+        if is_dataclass(inner) and isinstance(inner, type):
+            yield from _paths(inner, f"{before}{name}.")
+
+
+def _network_paths() -> list[str]:
+    """Settings that some network has; a recipe holds them as a plain table."""
+    names = {f.name for model in MODELS.values() for f in fields(model.config_type)}
+    return [f"{_NETWORK}.{name}" for name in sorted(names)]

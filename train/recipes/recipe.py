@@ -1,0 +1,298 @@
+"""Recipes: all settings of a training run, from TOML files and dotted overrides."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Progress, Silent
+from pass2d.models.registry import MODELS, NAMED_CONFIGS
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.stream import StreamConfig
+from pass2d.train.optim.average import AverageConfig
+from pass2d.train.optim.losses import LossConfig
+from pass2d.train.optim.optimizer import OptimizerConfig
+from pass2d.train.optim.schedule import ScheduleConfig
+from pass2d.train.recipes.files import read_table
+from pass2d.train.recipes.keys import require_known_keys
+from pass2d.train.recipes.plain_data import NONE_WORD, from_plain, require_known, to_plain
+from pass2d.train.recipes.renames import renamed_settings
+
+_NO_TEXT = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+"""Control characters, and bytes of a file name that are no UTF-8."""
+_LARGEST_SEED = 2**63 - 1
+"""Of torch, and of TOML."""
+_MOST_THREADS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkChoice:
+    """Which network."""
+
+    config: str = "2dpass-small"
+    """A name of `pass2d_models.registry.NAMED_CONFIGS`, or a kind of `MODELS`."""
+    settings: dict[str, object] = field(default_factory=dict)
+    """Fields of that network's config that differ, e.g. ``hidden = 32``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which scans."""
+
+    train_splits: tuple[str, ...] = ("train",)
+    """("train", "val") trains on both, as for a submission."""
+    sequences: tuple[str, ...] | None = None
+    """Train on these sequences only."""
+    limit: int = 0
+    """Train on at most so many scans, spread evenly over the split; 0: all."""
+    class_weights: Literal["auto", "on", "off"] = "auto"
+    """"auto": as published for the data set (SemanticKITTI yes, nuScenes no)."""
+
+    def __post_init__(self) -> None:
+        if not self.train_splits:
+            raise ValueError("train_splits must name a split")
+        if self.limit < 0:
+            raise ValueError(f"limit must not be negative, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """When the network is validated and what follows from it."""
+
+    split: str = "val"
+    every_epochs: int = 1
+    """0: never. The last epoch is always validated otherwise."""
+    limit: int = 0
+    """At most so many scans, spread evenly; 0: all."""
+    protocol: Literal["official", "published"] = "official"
+    """Which mIoU decides what is best; both are logged (SPEC, section 8)."""
+    patience: int = 50
+    """Validations without a better mIoU after which the run ends; 0: never."""
+    keep_best: int = 1
+    """How many of the best checkpoints stay."""
+
+    def __post_init__(self) -> None:
+        if min(self.every_epochs, self.limit, self.patience) < 0:
+            raise ValueError("every_epochs, limit and patience must not be negative")
+        if self.keep_best < 1:
+            raise ValueError(f"keep_best must be at least 1, got {self.keep_best}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """How often a run tells where it is, and saves."""
+
+    every_steps: int = 50
+    """Optimizer steps per line of the log."""
+    save_steps: int = 500
+    """Optimizer steps between checkpoints; each epoch's end saves too. 0: only those."""
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1 or self.save_steps < 0:
+            raise ValueError("every_steps must be at least 1 and save_steps not negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of a run. Defaults: 2DPASS small on SemanticKITTI, as published."""
+
+    name: str = "2dpass-small"
+    seed: int = 0
+    epochs: int = 64
+    batch_size: int = 8
+    """Scans per device and backward pass."""
+    accumulate: int = 1
+    """Backward passes per optimizer step."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Of the forward pass; losses and weights stay float32."""
+    device: str = "auto"
+    """"auto": the GPU if there is one; else as torch names it: "cpu", "cuda:1"."""
+    torch_threads: int = 0
+    """Threads of torch on a CPU; 0: torch decides. The weights depend on it in the last digits."""
+    start_from: str = ""
+    """Checkpoint to fine-tune; tensors that do not fit the classes start anew."""
+    sync_batchnorm: bool = False
+    """BatchNorm over the scans of all devices."""
+    lost_after_s: int = 60
+    """Seconds without a sign of life after which another process counts as lost: the run ends."""
+    resume_anyway: bool = False
+    """Resume although the cache or these settings are others than before."""
+    network: NetworkChoice = field(default_factory=NetworkChoice)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.lost_after_s < 2:
+            raise ValueError(f"lost_after_s must be at least 2, got {self.lost_after_s}")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise ValueError(f"seed must lie in 0..{_LARGEST_SEED}, got {self.seed}")
+        if not 0 <= self.torch_threads <= _MOST_THREADS:
+            raise ValueError(
+                f"torch_threads must lie in 0..{_MOST_THREADS}, got {self.torch_threads}"
+            )
+        if self.schedule.kind == "plateau" and self.validation.every_epochs == 0:
+            raise ValueError(
+                "schedule.kind = 'plateau' follows the validations, but validation.every_epochs = "
+                "0 means none"
+            )
+
+
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), *, progress: Progress | None = None
+) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: a name of `recipe_files.recipe_names`, or a TOML file.
+        overrides: "optimizer.learning_rate=0.1"; values are TOML, bare words are text.
+        progress: is told of old names of settings, which are read all the same.
+
+    Raises:
+        ConfigError: no such recipe, an unknown key (the nearest is proposed), a wrong value.
+    """
+    progress = progress or Silent()
+    table = read_table(name_or_path, progress=progress)
+    table.setdefault("name", Path(name_or_path).stem.encode(errors="replace").decode())
+    require_known_keys(table, Recipe, where=str(name_or_path))
+    for override in overrides:
+        _apply(table, override, progress)
+    recipe = from_plain(Recipe, table, where=str(name_or_path))
+    _require_writable(to_plain(recipe), where=str(name_or_path))
+    network_settings(recipe)
+    return recipe
+
+
+def network_settings(recipe: Recipe) -> tuple[str, dict[str, object]]:
+    """Kind and complete settings of the recipe's network.
+
+    Raises:
+        ConfigError: no such network, or a setting that it does not have or cannot take.
+    """
+    choice = recipe.network
+    require_known(choice.config, [*NAMED_CONFIGS, *MODELS], where="network.config", what="network")
+    kind, settings = choice.config, dict(choice.settings)
+    if choice.config in NAMED_CONFIGS:
+        named = NAMED_CONFIGS[choice.config]
+        kind, settings = named.kind, {**named.settings, **settings}
+    try:
+        config = MODELS[kind].config_type.from_settings(settings)
+    except ConfigError as error:
+        raise ConfigError(f"network.settings: {error}") from error
+    return kind, config.settings()
+
+
+def without_images(recipe: Recipe) -> Recipe:
+    """The same recipe for the 3D network alone, which needs no pictures: the baseline.
+
+    Raises:
+        ConfigError: the network has no 2D branch to leave out.
+    """
+    _, settings = network_settings(recipe)
+    if "image_branch" not in settings:
+        raise ConfigError(
+            f"--baseline-only leaves out the 2D branch, but {recipe.network.config} has none"
+        )
+    changed = {**recipe.network.settings, "image_branch": False}
+    return replace(recipe, network=replace(recipe.network, settings=changed))
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The complete settings as a recipe file that gives the same recipe."""
+    return "\n".join(_toml_lines(to_plain(recipe), ())) + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    if path:
+        lines = ["", f"[{'.'.join(path)}]", *lines]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += _toml_lines(value, (*path, key))
+    return lines
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return f'"{NONE_WORD}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    return repr(value)
+
+
+def _require_writable(value: Any, *, where: str) -> None:
+    """Refuse NaN and infinity, with which no setting works, and text that no file can hold."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_writable(item, where=f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _require_writable(item, where=where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, got {value}")
+    elif isinstance(value, str) and _NO_TEXT.search(value):
+        raise ConfigError(f"{where}: expected text without control characters, got {value!r}")
+
+
+def _apply(table: dict[str, Any], override: str, progress: Progress) -> None:
+    key, equals, text = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    override = override if len(override) <= 80 else f"{override[:77]}..."
+    if not equals or not all(parts):
+        raise ConfigError(f"override {override!r}: expected KEY=VALUE, e.g. optimizer.kind=adam")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):  # a number of thousands of digits is no number either
+        value = text.strip()  # a bare word
+    if len(parts) > _MOST_PARTS:
+        raise ConfigError(f"override {override!r}: no setting has so many parts")
+    nested, notes = renamed_settings(_nested(parts, value))
+    for note in notes:
+        progress.say(f"override {override!r}: {note}")
+    require_known_keys(nested, Recipe, where=f"override {override!r}")
+    parts, value = _path(nested, depth=len(parts))
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {part!r} is a value, not a table")
+        table = inner
+    table[parts[-1]] = value
+
+
+_MOST_PARTS = 8
+
+
+def _nested(parts: Sequence[str], value: Any) -> dict[str, Any]:
+    """{"a": {"b": value}} for a.b."""
+    return {parts[0]: value if len(parts) == 1 else _nested(parts[1:], value)}
+
+
+def _path(nested: Mapping[str, Any], *, depth: int) -> tuple[list[str], Any]:
+    """The reverse of `_nested`."""
+    ((key, inner),) = nested.items()
+    if depth == 1:
+        return [key], inner
+    rest, value = _path(inner, depth=depth - 1)
+    return [key, *rest], value

@@ -1,0 +1,301 @@
+"""From a recipe and a cache to everything that stays fixed during a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pass2d.cache.clouds.likeness import of_dataset
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.statistics import SPLITS, class_weights
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Progress
+from pass2d.models.inputs import Grid
+from pass2d.models.network import Network
+from pass2d.models.registry import build_network
+from pass2d.train.data.check import require_usable, say_differences
+from pass2d.train.data.collate import common_crop
+from pass2d.train.data.positions import spread
+from pass2d.train.data.stream import StreamPlan
+from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.sync_norm import Sharers, share_norms
+from pass2d.train.optim.schedule import RunLength
+from pass2d.train.recipes.plain_data import require_known
+from pass2d.train.recipes.recipe import Recipe, network_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a run works with."""
+
+    recipe: Recipe
+    team: Team
+    reader: CacheReader
+    plan: StreamPlan
+    length: RunLength
+    network: Network
+    class_weights: Tensor | None
+    """(C,) float32 on the device."""
+    val_positions: NDArray[np.int64]
+    """Labelled scans of the validation split; empty without."""
+    sharers: Sharers | None = None
+    """Who shares BatchNorm statistics; None: nobody."""
+
+    @property
+    def n_scans(self) -> int:
+        """Scans of an epoch."""
+        return len(self.plan.positions)
+
+    @property
+    def step_scans(self) -> int:
+        """Scans of an optimizer step on all devices."""
+        return self.plan.joint_size * self.recipe.accumulate
+
+    def step_at(self, cursor: int) -> int:
+        """Optimizer steps done when so many scans have been seen."""
+        epoch, place = divmod(cursor, self.n_scans)
+        return epoch * self.length.steps_per_epoch + place // self.step_scans
+
+
+def assemble(
+    reader: CacheReader,
+    recipe: Recipe,
+    team: Team,
+    progress: Progress,
+    *,
+    is_resumed: bool = False,
+) -> Job:
+    """Choose the scans, build the network, weigh the classes.
+
+    Args:
+        reader: of the cache.
+        recipe: all settings.
+        team: of this process.
+        progress: is told what of the data is missing.
+        is_resumed: the network's weights come from a state: no other file is read for them.
+
+    Raises:
+        ConfigError: the cache lacks what the recipe needs; says what to change.
+    """
+    reader.expect_all()
+    positions = training_positions(reader, recipe, progress)
+    require_usable(reader, positions, split=", ".join(recipe.data.train_splits))
+    network = fresh_network(reader, recipe, team, is_resumed=is_resumed)
+    size_hw = None
+    if network.needs_images:
+        size_hw = picture_size(reader, recipe, positions, progress)
+    val_positions = validation_positions(reader, recipe, progress)
+    if len(val_positions):
+        require_usable(reader, val_positions, split=recipe.validation.split)
+    if team.is_first:
+        say_differences(reader, positions, of_dataset(reader.info), progress.say)
+    if n_both := len(np.intersect1d(positions, val_positions)):
+        progress.say(
+            f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
+            "does not tell how the network does on scans that it has not seen"
+        )
+    if recipe.augment.mix and reader.info.layout == "nuscenes":
+        progress.say("warning: augment.mix changes nothing: nuScenes' labels hold no instance ids")
+    elif recipe.augment.mix and len(positions) == 1:
+        progress.say("warning: augment.mix changes nothing: there is no second training scan")
+    hashes_exist = bool((reader.scans.voxels[positions] > 0).all())
+    plan = StreamPlan(
+        positions=positions,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        augment=recipe.augment,
+        size_hw=size_hw,
+        scales=network.scales if recipe.augment.keeps_hashes and hashes_exist else (),
+        with_outside=not network.uses_volume,
+        rank=team.rank,
+        world=team.world,
+        shards=reader.scans.shard[positions] if reader.is_remote else None,
+    )
+    return Job(
+        recipe=recipe,
+        team=team,
+        reader=reader,
+        plan=plan,
+        length=RunLength(
+            epochs=recipe.epochs,
+            steps_per_epoch=-(-len(positions) // (plan.joint_size * recipe.accumulate)),
+            world=team.world,
+        ),
+        network=network,
+        class_weights=training_weights(reader, recipe, positions, team, progress),
+        val_positions=val_positions,
+        sharers=shared_norms(recipe, network, team),
+    )
+
+
+def training_positions(
+    reader: CacheReader, recipe: Recipe, progress: Progress
+) -> NDArray[np.int64]:
+    """The labelled scans of the training splits that have a point in the volume.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    parts = [
+        reader.select(split=split, sequences=recipe.data.sequences)
+        for split in recipe.data.train_splits
+    ]
+    selected = np.unique(np.concatenate(parts))  # a split named twice still comes once
+    labelled = selected[reader.scans.has_label[selected]]
+    usable = labelled[reader.scans.n[labelled] > 0]
+    if len(labelled) and not len(usable):
+        require_usable(reader, labelled, split=", ".join(recipe.data.train_splits))
+    if not len(usable):
+        found = sorted(set(reader.scans.split[reader.scans.has_label].tolist()))
+        only = recipe.data.sequences
+        of = "" if only is None else f" of the sequences {', '.join(only)}"
+        raise ConfigError(
+            f"{reader.root}: no labelled scan{of} in split {', '.join(recipe.data.train_splits)}; "
+            f"splits with labels: {', '.join(found) or 'none'}. Choose with data.train_splits."
+        )
+    if len(usable) < len(selected):
+        progress.say(
+            f"{len(selected) - len(usable)} training scans are left out: no labels, or no point in "
+            "the volume"
+        )
+    return usable[spread(len(usable), recipe.data.limit or None)]
+
+
+def validation_positions(
+    reader: CacheReader, recipe: Recipe, progress: Progress
+) -> NDArray[np.int64]:
+    """The labelled scans of the validation split; without any, that is said.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
+    if recipe.validation.every_epochs == 0:
+        return np.empty(0, np.int64)
+    known = [*SPLITS, *sorted(set(reader.scans.split.tolist()) - set(SPLITS))]
+    require_known(recipe.validation.split, known, where="validation.split", what="split")
+    selected = reader.select(split=recipe.validation.split)
+    usable = selected[reader.scans.has_label[selected]]
+    if not len(usable):
+        progress.say(
+            f"split {recipe.validation.split!r} has no labelled scan: the run is not validated"
+        )
+    return usable[spread(len(usable), recipe.validation.limit or None)]
+
+
+def picture_size(
+    reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64], progress: Progress
+) -> tuple[int, int]:
+    """Height and width of the pictures that the network will see; says which sequences lack them.
+
+    Raises:
+        ConfigError: no training scan has a picture, or one is too small.
+    """
+    scans = reader.scans
+    seen = positions[scans.has_image[positions]]
+    if not len(seen):
+        raise ConfigError(
+            f"{reader.root}: no training scan has a picture, but {recipe.network.config} learns "
+            "from them. Train the 3D network alone with --baseline-only, or prepare with image_2."
+        )
+    if len(seen) < len(positions):
+        blind = positions[~scans.has_image[positions]]
+        lacking = ", ".join(sorted(set(scans.sequence[blind].tolist())))
+        progress.say(
+            f"{len(blind)} of {len(positions)} training scans have no picture (sequences "
+            f"{lacking}): they train the 3D network only"
+        )
+    sizes = scans.camera_hw[seen].reshape(-1, 2)
+    sizes = sizes[sizes[:, 0] > 0]
+    size_hw = common_crop(recipe.augment, sizes)
+    if recipe.augment.cameras == "all":
+        _require_one_size(reader, seen)
+    if min(size_hw) < 16:
+        raise ConfigError(
+            f"{reader.root}: a picture of {sizes.min(0).tolist()} (height, width) pixels is "
+            "smaller than the 16 x 16 that the 2D network needs. Train with --baseline-only."
+        )
+    if recipe.augment.crop_hw is not None and size_hw != recipe.augment.crop_hw:
+        progress.say(
+            f"pictures are cropped to {size_hw[0]} x {size_hw[1]} (height x width): the smallest "
+            f"hold no more of {recipe.augment.crop_hw[0]} x {recipe.augment.crop_hw[1]}"
+        )
+    return size_hw
+
+
+def _require_one_size(reader: CacheReader, positions: NDArray[np.int64]) -> None:
+    """Refuse scans whose pictures differ in size: one crop serves all of them.
+
+    Raises:
+        ConfigError: naming the first such scan.
+    """
+    sizes = reader.scans.camera_hw[positions].astype(np.int64)
+    is_seen = sizes[..., 0] > 0
+    largest = sizes.max(1, keepdims=True)
+    is_uneven = ((sizes != largest).any(-1) & is_seen).any(-1)
+    if is_uneven.any():
+        scan = reader.scans.scan_id[positions[np.flatnonzero(is_uneven)[0]]]
+        raise ConfigError(
+            f"{reader.root}: the pictures of scan {scan} differ in size: augment.cameras = 'all' "
+            "needs one size. Prepare with --image-size 400x240, or train with cameras = 'one'."
+        )
+
+
+def fresh_network(
+    reader: CacheReader, recipe: Recipe, team: Team, *, is_resumed: bool = False
+) -> Network:
+    """The recipe's network with weights that its seed decides; see `assemble`."""
+    if recipe.precision == "fp16" and team.device.type == "cpu":
+        raise ConfigError("precision=fp16 needs a GPU; on a CPU use float32 or bf16")
+    kind, settings = network_settings(recipe)
+    if is_resumed and settings.get("image_weights"):
+        settings = {**settings, "image_weights": ""}
+    if reader.info.sweeps:  # the points of added sweeps are told apart by their time
+        settings = {**settings, "time_channel": True}
+    grid = reader.info.grid
+    torch.manual_seed(recipe.seed)
+    return build_network(
+        kind,
+        settings,
+        grid=Grid(low=grid.low, high=grid.high, shape=grid.shape),
+        n_classes=reader.info.labels.n_classes,
+        device=team.device,
+    )
+
+
+def shared_norms(recipe: Recipe, network: Network, team: Team) -> Sharers | None:
+    """Let the network's BatchNorms work over all processes, if the recipe asks for it.
+
+    Returns:
+        Who takes part in a batch; None: every process normalises by its own rows.
+    """
+    if not recipe.sync_batchnorm or team.world == 1:
+        return None
+    sharers = Sharers(team)
+    share_norms(network, sharers)
+    return sharers
+
+
+def training_weights(
+    reader: CacheReader,
+    recipe: Recipe,
+    positions: Sequence[int] | NDArray[np.int64],
+    team: Team,
+    progress: Progress,
+) -> Tensor | None:
+    """(C,) class weights of the cross entropies, from the training scans; None for equal ones."""
+    choice = recipe.data.class_weights
+    if choice == "off" or (choice == "auto" and not reader.info.has_class_weights):
+        return None
+    counts = reader.scans.label_histogram[positions].sum(0)
+    names = reader.info.labels.names
+    if absent := [names[c] for c in range(1, len(names)) if counts[c] == 0]:
+        progress.say(
+            f"warning: no training point is {', '.join(absent)}: their weight is the largest of "
+            "the other classes"
+        )
+    return torch.from_numpy(class_weights(counts)).to(team.device)

@@ -1,0 +1,110 @@
+"""Which folder a run works in: the one that was named, a new one, or that of the run to resume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pass2d.common.errors import CheckpointError, ConfigError
+from pass2d.common.progress import Progress
+from pass2d.train.checkpoints.checkpoint import read_card
+from pass2d.train.checkpoints.runs import RUNS, RunFolder, as_typed, new_run_folder, run_folders
+from pass2d.train.recipes.recipe import Recipe, load_recipe
+from pass2d.train.run.resume import settings_differences
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunChoice:
+    """Where to train."""
+
+    root: Path
+    is_resumed: bool
+    """Go on with the run that lies there; else begin."""
+    is_new: bool = False
+    """The folder was made for this run."""
+
+
+def choose_run(
+    named: Path | None,
+    recipe: Recipe,
+    fingerprint: str,
+    *,
+    resume: bool,
+    progress: Progress,
+    runs: Path = RUNS,
+) -> RunChoice:
+    """Find or make the folder of a run, and say which one it is.
+
+    Args:
+        named: by the user; None: a new one below ``runs``.
+        recipe: of the run.
+        fingerprint: of the cache: a run goes on with the scans that it began with.
+        resume: go on with the run in ``named``, without it with the newest one that has these
+            settings and this cache; begin where there is none.
+        progress: is told.
+        runs: the folder of runs.
+
+    Raises:
+        ConfigError: no folder can be made.
+    """
+    if named is not None:
+        if resume and holds_nothing(named):
+            progress.say(f"{as_typed(named)}: no run to resume yet, so it begins")
+            return RunChoice(root=named, is_resumed=False)
+        return RunChoice(root=named, is_resumed=resume)
+    if resume:
+        found, note = newest_alike(recipe, fingerprint, runs=runs)
+        if found is not None:
+            progress.say(f"run: {as_typed(found.root.resolve())}, the newest one of these settings")
+            return RunChoice(root=found.root.resolve(), is_resumed=True)
+        progress.say(f"no run to resume below {runs}/, so a new one begins{note}")
+    root = new_run_folder(recipe.name, runs=runs)
+    progress.say(f"run: {as_typed(root)}")
+    return RunChoice(root=root, is_resumed=False, is_new=True)
+
+
+def holds_nothing(root: Path) -> bool:
+    """Whether a folder is not there, or holds neither a run nor what is left of one, nor runs."""
+    if not root.is_dir():
+        return not root.exists()
+    kinds = ("settings.toml", "*/settings.toml", "checkpoints/*.safetensors", "metrics.jsonl")
+    return not any(found for kind in kinds for found in root.glob(kind))
+
+
+def newest_alike(
+    recipe: Recipe, fingerprint: str, *, runs: Path = RUNS
+) -> tuple[RunFolder | None, str]:
+    """The newest run of the same settings and cache; else why the newest of that name is not it.
+
+    With ``resume_anyway`` the newest run of the recipe's name counts, whatever differs.
+    """
+    note = ""
+    for folder in run_folders(runs):
+        try:
+            before = load_recipe(str(folder.settings))
+        except ConfigError as error:
+            note = note or f" ({as_typed(folder.root.resolve())} is passed over: {error})"
+            continue
+        differences = settings_differences(before, recipe)
+        if before.start_from != recipe.start_from:  # free to change once a run has begun
+            differences.append(f"start_from = {recipe.start_from!r} (was {before.start_from!r})")
+        remedy = "--recipe {}/settings.toml --resume goes on with it"
+        if not differences and _cache_fingerprint(folder) not in (None, fingerprint):
+            differences = ["a cache of other scans, labels or stages"]
+            remedy = "its own --cache goes on with it, or --set resume_anyway=true with this one"
+        if not differences or (recipe.resume_anyway and before.name == recipe.name):
+            return folder, ""
+        if before.name == recipe.name and not note:
+            where = as_typed(folder.root.resolve())
+            note = f" ({where} differs: {'; '.join(differences[:3])}; {remedy.format(where)})"
+    return None, note
+
+
+def _cache_fingerprint(folder: RunFolder) -> str | None:
+    """Of a run's newest state that can be read; None before it has one."""
+    for path in (folder.coming, folder.last, folder.previous):
+        try:
+            return read_card(path).provenance.get("cache_fingerprint")
+        except CheckpointError:
+            continue
+    return None

@@ -1,0 +1,142 @@
+"""The folder of a run: its settings, its checkpoints, its metrics."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from torch import Tensor
+
+from pass2d.common.errors import CheckpointError, ConfigError
+from pass2d.common.files import whole_file
+from pass2d.common.progress import Progress
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pass2d.train.checkpoints.runs import RunFolder, as_typed, run_folders
+from pass2d.train.distributed.process_group import Team
+
+
+def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
+    """Make the folder of a new run, or find that of an old one.
+
+    Raises:
+        ConfigError: a new run where one lies already, nothing to resume, or no permission.
+    """
+    folder = RunFolder(root=root)
+    team.wait()  # nobody looks before all are here, and nobody writes before all have looked
+    if resume and not folder.settings.is_file():
+        inner = ", ".join(as_typed(run.root) for run in run_folders(root)[:3])
+        hint = f". Runs below it: {inner}. Name one with --run" if inner else ""
+        raise ConfigError(f"{root}: no run to resume here (no {folder.settings.name}){hint}")
+    if not resume and folder.settings.exists():
+        raise ConfigError(
+            f"{root}: holds a run already. Continue it with --resume, or choose another folder."
+        )
+    try:
+        folder.last.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
+    team.wait()
+    return folder
+
+
+@contextmanager
+def left_unmade(folder: RunFolder, team: Team) -> Iterator[None]:
+    """Take a folder that was made for this run away again if the run does not begin."""
+    try:
+        yield
+    except BaseException:
+        if team.is_first and not folder.settings.exists():
+            with suppress(OSError):  # not empty
+                folder.last.parent.rmdir()
+                folder.root.rmdir()
+        raise
+
+
+@contextmanager
+def only_run_in(folder: RunFolder, team: Team) -> Iterator[None]:
+    """Keep a second run out of a folder meanwhile; the end of the process, too, gives it free.
+
+    Raises:
+        ConfigError: another run is at work there.
+    """
+    if not team.is_first:
+        yield
+        return
+    descriptor = os.open(folder.root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder.root}: another run is at work in this folder. Wait until it has ended, "
+                "or choose another folder."
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        for pattern in (".*.tmp", "checkpoints/.*.tmp", "checkpoints/.tmp*"):  # safetensors' last
+            for left_by_a_kill in folder.root.glob(pattern):
+                left_by_a_kill.unlink()
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file at once.
+
+    Raises:
+        ConfigError: the disk is full or the folder cannot be written.
+    """
+    try:
+        with whole_file(path) as aside:
+            aside.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def save_state(folder: RunFolder, tensors: Mapping[str, Tensor], card: Card) -> None:
+    """Write a new state; the newest before it stays as the one to fall back to.
+
+    Raises:
+        CheckpointError: it cannot be written; the states before are untouched.
+    """
+    save_checkpoint(folder.coming, tensors, card)
+    if folder.last.exists():
+        folder.last.replace(folder.previous)
+    folder.coming.replace(folder.last)
+
+
+def newest_state(folder: RunFolder, progress: Progress) -> Checkpoint | None:
+    """The newest whole state of a run; a damaged one is passed over, and that is said.
+
+    Returns:
+        None when the run ended before its first state was written.
+
+    Raises:
+        CheckpointError: there are states, but none is whole.
+    """
+    damaged: list[CheckpointError] = []
+    for path in (folder.coming, folder.last, folder.previous):
+        if not path.exists():
+            continue
+        try:
+            state = load_checkpoint(path)
+            if state.card.holds != "training":
+                raise CheckpointError(
+                    f"{path}: holds a network for inference, not the state of a run. A new run may "
+                    "start from its weights (start_from)."
+                )
+        except CheckpointError as error:
+            damaged.append(error)
+            progress.say(f"warning: {error}")
+            continue
+        if path == folder.previous:
+            progress.say(f"resuming from the state before it, {path}")
+        return state
+    if damaged:
+        raise damaged[0]
+    return None

@@ -1,0 +1,203 @@
+"""What a run writes down: a line on the terminal, a line of JSON, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pass2d.common.errors import ConfigError
+from pass2d.common.files import read_whole
+from pass2d.common.progress import Progress
+from pass2d.common.text import one_line
+from pass2d.train.checkpoints.runs import RunFolder
+from pass2d.train.recipes.renames import renamed_metrics
+from pass2d.train.run.assemble import Job
+from pass2d.train.run.folder import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def introduction(job: Job, folder: RunFolder, cursor: int) -> list[str]:
+    """The lines with which a run tells what it is; ``cursor``: scans seen before."""
+    trained, shipped = (job.network.n_parameters(inference_only=b) for b in (False, True))
+    lines = [
+        f"{job.recipe.name}: {job.network.kind} with {shipped / 1e6:.2f} M parameters "
+        f"({trained / 1e6:.2f} M while training) on {job.team.device}"
+        + (f" and {job.team.world - 1} more" if job.team.world > 1 else "")
+        + f"; {job.n_scans} training and {len(job.val_positions)} validation scans; "
+        f"run folder {folder.root}"
+    ]
+    source = getattr(job.network, "image_weights_from", None)
+    # What another run's checkpoint gave, and what not, is said where it is read.
+    is_fresh = cursor == 0 and not job.recipe.start_from
+    if source is not None and job.network.needs_images and is_fresh:
+        lines.append(
+            f"the 2D branch starts from {source}"
+            if source
+            else "the 2D branch starts from random values; ImageNet weights of ResNet-34 help "
+            "(network.settings.image_weights names a file)"
+        )
+    return lines
+
+
+def require_tensorboard() -> None:
+    """Import TensorBoard, before anything is made that needs it.
+
+    Raises:
+        ConfigError: it is missing, or broken in whatever way.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401  # a second to import
+    except Exception as error:  # a protobuf of another version raises TypeError
+        reason = one_line(f"{type(error).__name__}: {error}")[:200]
+        raise ConfigError(
+            f"TensorBoard cannot be imported ({reason}). Set log.tensorboard=false to train "
+            "without its files (metrics.jsonl has the same numbers), or install it again: "
+            "pip install --force-reinstall tensorboard"
+        ) from error
+
+
+class Journal:
+    """Writes metrics; after resuming it drops the lines that came after the resumed state.
+
+    Args:
+        folder: of the run.
+        progress: is told what a person reads.
+        step: optimizer steps that the run has done.
+        validated: epochs after which it was validated.
+        tensorboard: whether to write event files too.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        *,
+        step: int,
+        validated: Sequence[int] = (),
+        tensorboard: bool,
+    ) -> None:
+        self._progress = progress
+        self._path = folder.metrics
+        self._events = folder.tensorboard
+        self._excepthook = threading.excepthook
+        self._has_advised = False
+        kept, notes = under_new_names(lines_up_to(folder.metrics, step, validated=validated))
+        for note in notes:
+            progress.say(f"{folder.metrics}: {note}")
+        write_text(folder.metrics, "".join(kept))
+        self._writer: SummaryWriter | None = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            threading.excepthook = partial(_print_other_errors, self._excepthook)
+            with self._writing_events():
+                self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Write one record: to metrics.jsonl with all values, to TensorBoard its numbers.
+
+        Raises:
+            ConfigError: the disk is full.
+        """
+        record = {"kind": kind, "step": step, **_finite_or_null(values)}
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from error
+        if self._writer is not None:
+            with self._writing_events():
+                for name, value in values.items():
+                    if isinstance(value, (int, float)) and not isinstance(value, bool):
+                        self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def say(self, text: str) -> None:
+        """A line for a person."""
+        self._progress.say(text)
+
+    def say_once(self, advice: str) -> None:
+        """Advice for a person, unless it is empty or some was given before."""
+        if advice and not self._has_advised:
+            self._has_advised = True
+            self.say(advice)
+
+    def close(self) -> None:
+        """Flush what is left."""
+        if self._writer is not None:
+            try:
+                with self._writing_events(), closing(self._writer):
+                    self._writer.flush()  # raises what its thread could not write; close does not
+            finally:
+                threading.excepthook = self._excepthook
+
+    @contextmanager
+    def _writing_events(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(f"{self._events}: cannot be written: {error.strerror}") from error
+        except UnicodeError as error:  # a name that is no UTF-8, or a locale that cannot read it
+            raise ConfigError(
+                f"{self._events}: TensorBoard cannot write below a folder of that name: set "
+                "log.tensorboard=false, or a UTF-8 locale (LC_ALL=C.UTF-8)"
+            ) from error
+
+
+def _finite_or_null(value: Any) -> Any:
+    """JSON has neither NaN nor infinity, which the loss of a diverging run is."""
+    if isinstance(value, Mapping):
+        return {key: _finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_other_errors(
+    others: Callable[[threading.ExceptHookArgs], object], args: threading.ExceptHookArgs
+) -> None:
+    """Keep TensorBoard's thread from printing a failed write: its next call raises it again."""
+    is_writer = type(args.thread).__module__.startswith("tensorboard.")
+    if not (is_writer and isinstance(args.exc_value, OSError)):
+        others(args)
+
+
+def lines_up_to(path: Path, step: int, *, validated: Sequence[int]) -> list[str]:
+    """The whole lines of a metrics file up to a state; a line that a kill cut off is dropped.
+
+    Args:
+        path: of the file.
+        step: optimizer steps done.
+        validated: epochs validated: a kill may have come between a validation's line and its state.
+    """
+    if not path.is_file():
+        return []
+    kept = []
+    for line in read_whole(path).decode(errors="replace").splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if not line.endswith("\n") or not isinstance(record, dict) or record.get("step", 0) > step:
+            continue
+        if record.get("kind") != "val" or record.get("epoch") in validated:
+            kept.append(line)
+    return kept
+
+
+def under_new_names(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The lines of a metrics file with today's names, and a line for a person per old one."""
+    renamed, said = [], dict[str, None]()
+    for line in lines:
+        record, notes = renamed_metrics(json.loads(line))
+        said |= dict.fromkeys(notes)
+        renamed.append(json.dumps(record, ensure_ascii=False) + "\n" if notes else line)
+    return renamed, list(said)

@@ -1,0 +1,174 @@
+"""One optimizer step: forward, losses, backward, on however many batches and devices it takes."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from pass2d.common.errors import ConfigError
+from pass2d.models.network import Prepared
+from pass2d.train.data.batch import RawBatch, point_batch
+from pass2d.train.data.stream import BatchStream
+from pass2d.train.distributed.process_group import gather_names, sum_gradients
+from pass2d.train.optim.losses import LossTerms, compute_loss
+from pass2d.train.optim.optimizer import OutputWatch, first_nonfinite, guarded_step
+from pass2d.train.optim.schedule import learning_rate
+from pass2d.train.run.assemble import Job
+from pass2d.train.run.state import RunState
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
+    """Move the weights once.
+
+    The device is waited for only where the sizes of a batch's voxels must be known.
+
+    Each batch's loss counts by its share of the step's scans, those of all devices and of all its
+    batches: an uneven last batch weighs what it holds.
+
+    Returns:
+        Scans of the step, on all devices.
+    """
+    job.network.train()
+    epoch_end = (state.cursor // job.n_scans + 1) * job.n_scans
+    end = min(state.cursor + job.step_scans, epoch_end)
+    scans = end - state.cursor
+    while state.cursor < end:
+        raw = next(stream)
+        choose_sharers(job, scans=stream.cursor - state.cursor)
+        if raw is not None:
+            backward(job, state, raw, share=len(raw.positions) / scans)
+        state.cursor = stream.cursor
+    sum_gradients([p for p in job.network.parameters() if p.requires_grad], job.team)
+    if state.scaler is not None:
+        state.scaler.unscale_(state.optimizer)
+    state.skips = guarded_step(
+        state.optimizer,
+        state.skips,
+        rate=rate_at(job, state, end - scans),
+        clip_norm=job.recipe.optimizer.clip_norm,
+    )
+    if state.scaler is not None:
+        state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    add_to_average(job, state)
+    return scans
+
+
+def choose_sharers(job: Job, *, scans: int) -> None:
+    """Of an epoch's last scans some processes may get none: they share no BatchNorm statistics."""
+    if job.sharers is not None:
+        job.sharers.choose(-(-scans // job.plan.batch_size))
+
+
+def add_to_average(job: Job, state: RunState) -> None:
+    """Let the present weights into the mean: EMA after each step, SWA after each late epoch."""
+    config = job.recipe.average
+    if state.average is None:
+        return
+    if config.kind == "ema":
+        state.average.add(job.network, weight=1 - config.decay)
+        return
+    epoch, place = divmod(state.cursor, job.n_scans)
+    if place == 0 and epoch > config.start_share * job.recipe.epochs:
+        state.average.add(job.network, weight=1 / (state.average.count + 1))
+
+
+def rate_at(job: Job, state: RunState, cursor: int) -> float:
+    """The learning rate of the step that begins at a cursor."""
+    return learning_rate(
+        job.recipe.schedule,
+        job.recipe.optimizer.learning_rate,
+        step=job.step_at(cursor),
+        length=job.length,
+        val_miou=state.val_miou,
+    )
+
+
+def backward(job: Job, state: RunState, raw: RawBatch, *, share: float) -> None:
+    """Add a batch's gradients, weighted with its share, and its losses to the totals."""
+    terms = forward(job, raw, seed=batch_seed(job, raw, epoch=state.cursor // job.n_scans))
+    loss = terms.total * share
+    (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+    for name, value in {"loss": terms.total.detach(), **terms.parts}.items():
+        add_total(state.totals, name, value, share=share)
+
+
+def forward(job: Job, raw: RawBatch, *, seed: int) -> LossTerms:
+    """Augment a batch on the device and compute its losses."""
+    device = job.team.device
+    torch.manual_seed(seed)  # for dropout layers: a resumed run draws what the whole one drew
+    batch = point_batch(
+        raw.to(device, non_blocking=True),
+        config=job.plan.augment,
+        grid=job.reader.info.grid,
+        device=device,
+    )
+    prepared: Prepared = job.network.prepare(batch)
+    dtype = AUTOCAST.get(job.recipe.precision)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        segmentation = job.network(prepared)
+    return compute_loss(
+        segmentation, prepared, config=job.recipe.loss, class_weights=job.class_weights
+    )
+
+
+def batch_seed(job: Job, raw: RawBatch, *, epoch: int) -> int:
+    """Seed of a batch's dropout layers: a function of the run's seed, the epoch and the scans.
+
+    So several processes drop what one does that accumulates the same batches.
+    """
+    return zlib.crc32(repr((job.recipe.seed, epoch, raw.positions)).encode())
+
+
+def add_total(totals: dict[str, Tensor], name: str, value: Tensor, *, share: float) -> None:
+    """Add a loss to the sums on the device; not every batch has every term."""
+    weighted = torch.stack(
+        [value.detach().to(torch.float64), value.new_ones((), dtype=torch.float64)]
+    )
+    before = totals.get(name)
+    totals[name] = weighted * share if before is None else before + weighted * share
+
+
+def require_finite(job: Job, state: RunState, raw: RawBatch | None) -> None:
+    """End the run when too many steps in a row were not finite.
+
+    Raises:
+        ConfigError: names the first module whose output is not finite, and what to change.
+    """
+    in_a_row = int(state.skips.in_a_row)
+    if in_a_row < job.recipe.optimizer.max_skipped:
+        return
+    culprit = first_culprit(job, raw)
+    raise ConfigError(
+        f"{in_a_row} steps in a row had gradients that are not finite; the first value that is "
+        f"not: {culprit or 'none in the last batch'}. Begin a new run with a lower "
+        "optimizer.learning_rate or precision=float32; start_from=FILE takes over the weights of "
+        "this run's checkpoints/best.safetensors, if there is one."
+    )
+
+
+def first_culprit(job: Job, raw: RawBatch | None) -> str:
+    """The first value of a batch that is not finite, in any process; "" when all are."""
+    found = ""
+    terms: LossTerms | None = None
+    if raw is not None:
+        watch = OutputWatch(job.network)
+        terms = forward(job, raw, seed=0)
+        watch.close()
+        found = f"output of module {watch.culprit}" if watch.culprit else ""
+    if found := _first_of_team(found, job):
+        return found
+    if terms is not None:
+        terms.total.backward()
+        found = "loss" if not torch.isfinite(terms.total) else first_nonfinite(job.network) or ""
+    return _first_of_team(found, job)
+
+
+def _first_of_team(found: str, job: Job) -> str:
+    if job.team.world == 1:
+        return found
+    return next((name for names in gather_names([found]) for name in names if name), "")
