@@ -8,13 +8,14 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.codec import CRC_BYTES, crc32c, decode_into
 from pass2d.cache.descriptors import DescriptorPool
+from pass2d.cache.scan_table import Span
 from pass2d.cache.shard_table import ArrayLayout
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_failure
@@ -28,16 +29,6 @@ _REMEDIES = {
 
 Allocate = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Gives the array to decode into, e.g. a pinned one; ``numpy.empty`` does."""
-
-
-class Span(NamedTuple):
-    """Where an inner chunk lies in its shard file. A tuple: the reader makes a dozen per scan."""
-
-    offset: int
-    length: int
-    """Bytes, the 4 of the crc included; 0: not stored, all zero."""
-    crc: int
-    """crc32c of all but the last 4 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from pass2d.cache.layout import DATASET_FILE, Layout, require_dataset_name
 from pass2d.cache.manifest import load_manifest, open_generation, parse_dataset, require_newest
 from pass2d.cache.place import is_url
 from pass2d.cache.remote.mirror import RemoteMirror
-from pass2d.cache.remote.ranges import PartialFiles, wanted_chunks
+from pass2d.cache.remote.ranges import PartialFiles
 from pass2d.cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
 from pass2d.cache.schema import SCALES, CameraView, CorruptionInfo, ScanRecord, VoxelLevel
 from pass2d.cache.shard_table import ShardInfo, ShardTable
@@ -150,7 +150,7 @@ class CacheReader:
         """
         if self._parts is None:
             return self._read_scan(position, fields, columns, allocate)
-        with self._parts.hold(wanted_chunks(self, position, fields, columns)):
+        with self._parts.hold(_wanted_chunks(self, position, fields, columns)):
             return self._read_scan(position, fields, columns, allocate)
 
     def _read_scan(
@@ -409,3 +409,44 @@ def _dataset_bytes(layout: Layout) -> bytes:
         return read_file(layout.dataset_file)
     except FileNotFoundError as error:
         raise read_failure(layout.dataset_file, error) from error
+
+
+def _wanted_chunks(
+    reader: CacheReader, position: int, fields: Fields, columns: tuple[int, int] | None
+) -> Iterable[tuple[StoredChunk, float]]:
+    """The chunks that `CacheReader.read` will ask for, and the share of each field's bytes."""
+    for name in _field_names(fields):
+        chunks = reader.stored_chunks(position, name)
+        wanted = [chunk for chunk in chunks if _is_wanted(reader, chunk, fields, columns)]
+        total = sum(chunk.span.length for chunk in chunks)
+        share = sum(chunk.span.length for chunk in wanted) / max(1, total)
+        yield from ((chunk, share) for chunk in wanted)
+
+
+def _field_names(fields: Fields) -> list[str]:
+    by_option = {
+        "label": fields.label,
+        "instance": fields.instance,
+        "image": fields.image,
+        "point_index": fields.pixels,
+        "pixel": fields.pixels,
+        "outside_label": fields.outside,
+        "outside_xyz": fields.outside,
+        "outside_intensity": fields.outside,
+        "outside_time": fields.outside,
+        **dict.fromkeys(("coord", "vlabel", "inverse"), fields.voxels),
+    }
+    return [name for name in FIELDS if by_option.get(name, True)]
+
+
+def _is_wanted(
+    reader: CacheReader, chunk: StoredChunk, fields: Fields, columns: tuple[int, int] | None
+) -> bool:
+    if not FIELDS[chunk.field].is_per_camera:
+        return True
+    if reader.info.n_cameras > 1:
+        return fields.camera in (None, chunk.part)
+    if chunk.field != "image" or columns is None:
+        return True
+    strip = chunk.array.chunk[2]
+    return columns[0] < (chunk.part + 1) * strip and chunk.part * strip < columns[1]

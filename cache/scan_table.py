@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from pass2d.cache.chunks import Span
+
+class Span(NamedTuple):
+    """Where an inner chunk lies in its shard file. A tuple: the reader makes a dozen per scan."""
+
+    offset: int
+    length: int
+    """Bytes, the 4 of the crc included; 0: not stored, all zero."""
+    crc: int
+    """crc32c of all but the last 4 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.chunks import ChunkReader, Span
+from pass2d.cache.chunks import ChunkReader
 from pass2d.cache.descriptors import DescriptorPool
 from pass2d.cache.layout import Layout
 from pass2d.cache.rows import ShardRow
+from pass2d.cache.scan_table import Span
 from pass2d.cache.schema import ScanRecord
 from pass2d.cache.shard_table import ArrayLayout
 

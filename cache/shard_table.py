@@ -6,18 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from pass2d.cache.fields import FIELDS, STRIP_COLUMNS, FieldSpec
 from pass2d.cache.layout import Layout
+from pass2d.cache.scan_table import ScanTable
 from pass2d.common.errors import CacheError
 from pass2d.common.json import loads
-
-if TYPE_CHECKING:
-    from pass2d.cache.scan_table import ScanTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,9 @@ def circles(arrows: Arrows) -> list[list[str]]:
     """What imports itself by way of others: groups of two and more."""
     below = {source: _reached(source, arrows) for source in arrows}
     found = {
-        tuple(sorted({source, *(other for other in below[source] if source in below.get(other, ()))}))
+        tuple(
+            sorted({source, *(other for other in below[source] if source in below.get(other, ()))})
+        )
         for source in arrows
         if source in below[source]
     }

@@ -389,7 +389,7 @@ def test_few_files_may_be_open(tmp_path: Path, monkeypatch) -> None:
 
 def test_reading_needs_no_zarr_torch_or_ray() -> None:
     code = (
-        "import sys, cache.reader, cache.writer; "
+        "import sys, pass2d.cache.reader, pass2d.cache.writer; "
         "print(sorted({'zarr', 'torch', 'ray', 'spconv'} & set(sys.modules)))"
     )
     done = subprocess.run(

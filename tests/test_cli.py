@@ -78,7 +78,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = f"import sys, commands.app; sys.exit(', '.join({{*{HEAVY}}} & {{*sys.modules}}) or 0)"
+    code = (
+        "import sys, pass2d.commands.app; "
+        f"sys.exit(', '.join({{*{HEAVY}}} & {{*sys.modules}}) or 0)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
 
 
@@ -217,7 +220,7 @@ def test_other_errors_keep_their_traceback() -> None:
 
 def test_closed_outputs_are_no_error(world: Path) -> None:
     command = shlex.join(
-        [sys.executable, "-m", "cli", "cache", "verify", "--cache", f"{world}/cache"]
+        [sys.executable, "-m", "pass2d.cli", "cache", "verify", "--cache", f"{world}/cache"]
     )
     for closed in ("2>&-", ">&- 2>&-"):
         subprocess.run(["sh", "-c", f"{command} {closed}"], cwd=PROJECT, check=True)

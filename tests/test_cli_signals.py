@@ -114,7 +114,7 @@ def test_the_second_ends_at_once_but_not_the_first_ones_echo(
 
 def test_the_second_ends_a_process_that_is_stuck_in_a_library() -> None:
     code = (
-        "import ctypes, commands.signals as s; s._ECHO_S = 0; s.SIGNALS.catch(); "
+        "import ctypes, pass2d.commands.signals as s; s._ECHO_S = 0; s.SIGNALS.catch(); "
         "lock = ctypes.create_string_buffer(256); take = ctypes.CDLL(None).pthread_mutex_lock; "
         "take(lock); print('stuck', file=sys.stderr, flush=True); take(lock)"
     )

@@ -32,12 +32,27 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("inference",),
         ("checkpoints",),
         ("recipes",),
-        ("data", "distributed", "drawing", "optim", "points"),
+        ("distributed",),
+        ("data", "drawing", "optim", "points"),
     ),
     "models": (("registry",), ("sparse_unets", "twodpass"), (ANY_FILE,)),
-    "pipeline": (("prepare", "repair"), ("datasets", "run"), ("compose",), ("stages",), (ANY_FILE,)),
-    "cache": (("benchmark", "inspect", "inspect_scan"), ("reader",), ("remote",), ("care",), (ANY_FILE,)),
-    "commands": (("doctor",), (ANY_FILE,)),
+    "pipeline": (
+        ("prepare", "repair"),
+        ("datasets",),
+        ("run",),
+        ("compose",),
+        ("doubts",),
+        ("stages",),
+        (ANY_FILE,),
+    ),
+    "cache": (
+        ("benchmark", "clouds", "inspect", "inspect_scan"),
+        ("reader",),
+        ("remote",),
+        ("care",),
+        (ANY_FILE,),
+    ),
+    "commands": (("app",), ("doctor",), (ANY_FILE,)),
 }
 """Of the packages that have rooms, from the top down: a room imports only what lies below it."""
 

@@ -169,7 +169,7 @@ def test_a_driver_killed_in_an_upload_leaves_nothing_visible_and_the_next_goes_o
 
     proxy.set_fault(kill)
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", *words, "s3://bucket/some"],
+        [sys.executable, "-m", "pass2d.cli", *words, "s3://bucket/some"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -30,13 +30,13 @@ from pass2d.reports.evaluation import (
     report_json,
     report_tables,
     score_rows,
-    write_confusion,
     write_html,
 )
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
 from pass2d.train.data.raw_scan import raw_scan
 from pass2d.train.distributed.process_group import Team
+from pass2d.train.evaluation.confusion import write_confusion
 from pass2d.train.evaluation.counts import (
     BAND_NAMES,
     EvalCounts,
@@ -46,8 +46,8 @@ from pass2d.train.evaluation.counts import (
 )
 from pass2d.train.evaluation.evaluate import count_scans, evaluate, evaluate_network
 from pass2d.train.evaluation.pictures import write_pictures
-from pass2d.train.evaluation.scans import eval_scan
 from pass2d.train.inference.logits import PassSize
+from pass2d.train.inference.scans import eval_scan
 from pass2d.train.inference.votes import VotePlan
 
 CPU = torch.device("cpu")

@@ -16,6 +16,7 @@ from pass2d.common.errors import ConfigError
 from pass2d.synth.config import preset
 from pass2d.synth.frame import render_frame
 from pass2d.train.checkpoints.card import Card
+from pass2d.train.inference.input_check import InputCheck, InputWarning, WarningLog
 from pass2d.train.points.columns import PointColumns
 from pass2d.train.points.mapping import (
     UNITS_M,
@@ -24,7 +25,6 @@ from pass2d.train.points.mapping import (
     parse_unit,
     rotation_angles,
 )
-from pass2d.train.prediction.input_check import InputCheck, InputWarning, WarningLog
 
 Scan = NDArray[np.float32]
 CHANGES: dict[str, tuple[dict, dict]] = {

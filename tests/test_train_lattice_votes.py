@@ -17,8 +17,8 @@ from pass2d.models.inputs import Grid
 from pass2d.models.network import Network
 from pass2d.models.registry import build_network
 from pass2d.train.data.lattice import ScanHash, scan_hashes, voted_voxels
-from pass2d.train.evaluation.scans import hashed_scales
 from pass2d.train.inference.logits import CachedVotes, PassSize, vote_logits
+from pass2d.train.inference.scans import hashed_scales
 from pass2d.train.inference.votes import LATTICE_VOTES, Vote, VotePlan
 
 VOXELISER = "pass2d.models.twodpass.hierarchy.root_cells"

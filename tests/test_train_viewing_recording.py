@@ -158,7 +158,8 @@ def test_full_disk_is_one_line_and_no_hang(tmp_path: Path) -> None:
     pytest.importorskip("rerun")
     write_sample_cache(tmp_path / "cache", n_scans=3, sequences=("08",), n_points=3000)
     code = (
-        "import resource, signal, sys, cli, train.viewing.recording as recording\n"
+        "import resource, signal, sys, pass2d.cli as cli\n"
+        "import pass2d.train.viewing.recording as recording\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a full disk\n"
         "recording.FLUSH_S = recording.FOOTER_S = 0.2\n"

@@ -11,19 +11,15 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pass2d.cache.chunks import Span, StoredChunk
+from pass2d.cache.chunks import StoredChunk
 from pass2d.cache.codec import CRC_BYTES, crc32c
 from pass2d.cache.descriptors import DescriptorPool, OpenFile
-from pass2d.cache.fields import FIELDS
+from pass2d.cache.remote.mirror import RemoteMirror
+from pass2d.cache.scan_table import Span
 from pass2d.common.errors import CacheError
-
-if TYPE_CHECKING:
-    from pass2d.cache.reader import CacheReader, Fields
-    from pass2d.cache.remote.mirror import RemoteMirror
 
 DENSE_SHARE = 0.25
 """Of a pass over all scans: files of which a scan wants at most this share are read by ranges."""
@@ -125,47 +121,6 @@ def _clear_errors(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise CacheError(f"{path}: {error.strerror}. Check the disk of the local cache.") from error
-
-
-def wanted_chunks(
-    reader: CacheReader, position: int, fields: Fields, columns: tuple[int, int] | None
-) -> Iterable[tuple[StoredChunk, float]]:
-    """The chunks that `CacheReader.read` will ask for, and the share of each field's bytes."""
-    for name in _field_names(fields):
-        chunks = reader.stored_chunks(position, name)
-        wanted = [chunk for chunk in chunks if _is_wanted(reader, chunk, fields, columns)]
-        total = sum(chunk.span.length for chunk in chunks)
-        share = sum(chunk.span.length for chunk in wanted) / max(1, total)
-        yield from ((chunk, share) for chunk in wanted)
-
-
-def _field_names(fields: Fields) -> list[str]:
-    by_option = {
-        "label": fields.label,
-        "instance": fields.instance,
-        "image": fields.image,
-        "point_index": fields.pixels,
-        "pixel": fields.pixels,
-        "outside_label": fields.outside,
-        "outside_xyz": fields.outside,
-        "outside_intensity": fields.outside,
-        "outside_time": fields.outside,
-        **dict.fromkeys(("coord", "vlabel", "inverse"), fields.voxels),
-    }
-    return [name for name in FIELDS if by_option.get(name, True)]
-
-
-def _is_wanted(
-    reader: CacheReader, chunk: StoredChunk, fields: Fields, columns: tuple[int, int] | None
-) -> bool:
-    if not FIELDS[chunk.field].is_per_camera:
-        return True
-    if reader.info.n_cameras > 1:
-        return fields.camera in (None, chunk.part)
-    if chunk.field != "image" or columns is None:
-        return True
-    strip = chunk.array.chunk[2]
-    return columns[0] < (chunk.part + 1) * strip and chunk.part * strip < columns[1]
 
 
 def _runs(spans: Sequence[Span]) -> list[list[Span]]:

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pass2d.common.html import Cell, notes, page, picture, section, table, tiles, write_page
-from pass2d.train.drawing.render import save_png
-from pass2d.train.drawing.render_confusion import confusion_picture
+from pass2d.train.evaluation.confusion import confusion
 from pass2d.train.evaluation.counts import BAND_NAMES, EvalReport, PassResult, ScanScore
 from pass2d.train.inference.metric import Scores
 
@@ -64,7 +63,7 @@ def write_html(report: EvalReport, path: Path) -> None:
     """
     best = report.best
     png = io.BytesIO()
-    _confusion(report).save(png, format="PNG")
+    confusion(report).save(png, format="PNG")
     header, rows = class_rows(report)
     named: list[list[str | Cell]] = [
         [Cell(text=row[0], color_rgb=color), *row[1:]]
@@ -92,15 +91,6 @@ def write_html(report: EvalReport, path: Path) -> None:
     ]
     title = f"pass2d: {report.info.name} {report.split}"
     write_page(path, page(title, report.checkpoint, sections))
-
-
-def write_confusion(report: EvalReport, path: Path) -> None:
-    """Write the confusion matrix of the best pass as a PNG.
-
-    Raises:
-        DataError: It cannot be written there.
-    """
-    save_png(_confusion(report), path)
 
 
 def score_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
@@ -215,11 +205,6 @@ def _table(
 def _colors(report: EvalReport) -> list[tuple[int, int, int] | None]:
     """Of the rows of ``class_rows``."""
     return [*report.info.labels.colors_rgb[1:], None]
-
-
-def _confusion(report: EvalReport) -> Any:
-    title = f"{report.info.name} {report.split}, official protocol, {report.best.votes}"
-    return confusion_picture(report.best.confusion, report.info.labels.names, title=title)
 
 
 def _scan_row(scan: ScanScore) -> list[str]:

@@ -15,8 +15,6 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.train.distributed.process_group import Team, gather_over_team, sum_over_team
 from pass2d.train.inference.metric import Scores, both_scores, official_scores, without_predictions
 
-BAND_EDGES_M = (10.0, 20.0, 30.0, 50.0)
-"""Between the range bands of the report."""
 BAND_NAMES = ("0-10 m", "10-20 m", "20-30 m", "30-50 m", "beyond 50 m")
 
 

@@ -23,20 +23,17 @@ from pass2d.train.data.check import require_usable, say_differences
 from pass2d.train.data.lattice import scan_hashes
 from pass2d.train.data.positions import labelled_positions, spread
 from pass2d.train.distributed.process_group import Team, choose_device
-from pass2d.train.evaluation.counts import BAND_EDGES_M, EvalCounts, EvalReport, pass_result
-from pass2d.train.evaluation.scans import (
+from pass2d.train.evaluation.counts import EvalCounts, EvalReport, pass_result
+from pass2d.train.inference.input_check import expectation
+from pass2d.train.inference.logits import CachedVotes, Outside, pass_size, vote_logits
+from pass2d.train.inference.metric import BAND_EDGES_M, allowed_scores, count_pairs
+from pass2d.train.inference.scans import (
     EvalScan,
-    Outside,
     eval_scan,
     hashed_scales,
     planned_passes,
 )
-from pass2d.train.inference.logits import CachedVotes, pass_size, vote_logits
-from pass2d.train.inference.metric import allowed_scores, count_pairs
-from pass2d.train.inference.votes import VotePlan
-from pass2d.train.prediction.input_check import expectation
-
-NO_VOTES = VotePlan()
+from pass2d.train.inference.votes import NO_VOTES, VotePlan
 
 
 def evaluate(

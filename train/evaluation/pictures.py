@@ -12,14 +12,13 @@ from PIL import Image
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import DataError
-from pass2d.reports.evaluation import write_confusion
 from pass2d.train.data.raw_scan import raw_scan
 from pass2d.train.drawing.legend import ERRORS, outcomes
 from pass2d.train.drawing.render import birds_eye, facing_ahead, on_picture, range_image, save_png
+from pass2d.train.evaluation.confusion import write_confusion
 from pass2d.train.evaluation.counts import EvalReport
-from pass2d.train.evaluation.evaluate import NO_VOTES
 from pass2d.train.inference.segmenter import Segmenter
-from pass2d.train.inference.votes import VotePlan
+from pass2d.train.inference.votes import NO_VOTES, VotePlan
 
 
 def write_pictures(

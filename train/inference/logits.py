@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ def pass_size(device: torch.device) -> PassSize:
     """Large enough to keep a GPU busy; on a CPU more at once only takes more memory."""
     return DEFAULT_PASS_SIZE if device.type == "cuda" else CPU_PASS_SIZE
 
+
+Outside = Literal["nearest", "ignore"]
+"""What points outside the volume are given: the label of the nearest predicted point, or none."""
 
 Pass = tuple[int, Vote]
 """A scan's place in the sequence of scans, and how it is moved."""

@@ -14,6 +14,8 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ShapeError
 
 ProtocolName = Literal["official", "published"]
+BAND_EDGES_M = (10.0, 20.0, 30.0, 50.0)
+"""Between the range bands of the report."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,11 @@ from pass2d.models.network import Network
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
 from pass2d.train.distributed.process_group import choose_device
-from pass2d.train.evaluation.evaluate import NO_VOTES
-from pass2d.train.evaluation.scans import Outside
-from pass2d.train.inference.logits import PassSize, nearest_index, pass_size, vote_logits
+from pass2d.train.inference.input_check import expectation
+from pass2d.train.inference.logits import Outside, PassSize, nearest_index, pass_size, vote_logits
 from pass2d.train.inference.metric import allowed_scores
-from pass2d.train.inference.votes import VotePlan, parse_votes
+from pass2d.train.inference.votes import NO_VOTES, VotePlan, parse_votes
 from pass2d.train.points.columns import is_transposed
-from pass2d.train.prediction.input_check import expectation
 
 FARTHEST_M = 1000.0
 """No lidar sees farther. A stray larger number would ask for a grid that no key can count."""

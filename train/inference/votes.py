@@ -84,6 +84,9 @@ class VotePlan:
         return "no votes" if self.kind == "none" else f"{self.count} {self.kind} votes"
 
 
+NO_VOTES = VotePlan()
+
+
 def parse_votes(text: str, *, seed: int = 0) -> VotePlan:
     """Read the option: "1" (or "none") for a plain pass, a number of random votes, or "lattice".
 

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import math
-import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.lib import format as npy_format
-from numpy.typing import NDArray
-
-from pass2d.common.errors import DataError
-from pass2d.train.points.columns import PointColumns, from_matrix, from_structured, unreadable
+from pass2d.train.points.columns import PointColumns
+from pass2d.train.points.npy_array import columns_of, npy_array
 from pass2d.train.points.npz import ZIP_MAGIC, read_npz
-
-KIND = "NumPy (.npy)"
 
 
 def read_npy(path: Path, data: bytes) -> PointColumns:
@@ -28,40 +18,3 @@ def read_npy(path: Path, data: bytes) -> PointColumns:
     if data.startswith(ZIP_MAGIC):  # an .npz of another name
         return read_npz(path, data)
     return columns_of(path, npy_array(path, data))
-
-
-def columns_of(path: Path, array: NDArray[Any]) -> PointColumns:
-    """The columns of an array of either kind."""
-    return from_structured(path, array) if array.dtype.names else from_matrix(path, array)
-
-
-def npy_array(path: Path, data: bytes) -> NDArray[Any]:
-    """The array of a file's bytes, read-only; its header is compared with their number first.
-
-    Raises:
-        DataError: Not such a file, truncated, or of objects.
-    """
-    file = io.BytesIO(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that Python 2 wrote, or that are no Python
-            version = npy_format.read_magic(file)
-            read = {1: npy_format.read_array_header_1_0}.get(
-                version[0], npy_format.read_array_header_2_0
-            )
-            shape, is_fortran, dtype = read(file)
-    except Exception as error:  # its text is parsed as Python: any error of a tokenizer
-        raise unreadable(path, KIND, error) from error
-    if dtype.hasobject:
-        raise DataError(f"{path}: holds Python objects ({str(dtype)[:60]}), not numbers")
-    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-        raise DataError(f"{path}: no readable {KIND} file: its header says shape {str(shape)[:60]}")
-    body = len(data) - file.tell()
-    wanted = math.prod(shape) * dtype.itemsize
-    if wanted > body or not dtype.itemsize:
-        raise DataError(
-            f"{path}: no readable {KIND} file: {body:,} bytes after its header, which says "
-            f"{str(shape)[:60]} of {str(dtype)[:60]} ({wanted:.4g} bytes): truncated?"
-        )
-    flat = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())
-    return flat.reshape(shape, order="F" if is_fortran else "C")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pass2d.common.errors import DataError
 from pass2d.train.points.columns import PointColumns
+from pass2d.train.points.npy_array import columns_of, npy_array
 from pass2d.train.points.packed import require_small
 
 ZIP_MAGIC = b"PK"
@@ -22,8 +23,6 @@ def read_npz(path: Path, data: bytes) -> PointColumns:
     Raises:
         DataError: Not such a file, or several arrays and none of such a name: they are named.
     """
-    from pass2d.train.points.npy import columns_of, npy_array
-
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
 

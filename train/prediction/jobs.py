@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError, Pass2DError
 from pass2d.common.flow import Pause
+from pass2d.train.inference.input_check import InputCheck, InputWarning
 from pass2d.train.inference.segmenter import PreparedPoints, ScanLabels, Segmenter
 from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.points.columns import error_words
@@ -21,7 +22,6 @@ from pass2d.train.prediction.files import (
     refuse_input_as_result,
     scan_of_line,
 )
-from pass2d.train.prediction.input_check import InputCheck, InputWarning
 from pass2d.train.prediction.lines import arriving_lines
 from pass2d.train.prediction.result_folder import ResultFolder
 

@@ -16,15 +16,14 @@ from pass2d.common.errors import Pass2DError
 from pass2d.common.flow import Pause, flow
 from pass2d.common.progress import Progress, Silent
 from pass2d.train.checkpoints.checkpoint import content_digest
-from pass2d.train.evaluation.evaluate import NO_VOTES
-from pass2d.train.evaluation.scans import Outside
+from pass2d.train.inference.input_check import InputWarning, WarningLog, no_statistics
+from pass2d.train.inference.logits import Outside
 from pass2d.train.inference.segmenter import ScanLabels, Segmenter
-from pass2d.train.inference.votes import VotePlan
+from pass2d.train.inference.votes import NO_VOTES, VotePlan
 from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.points.columns import error_words
 from pass2d.train.points.mapping import InputMapping
 from pass2d.train.prediction.files import find_scans, make_folder, refuse_input_as_result
-from pass2d.train.prediction.input_check import InputWarning, WarningLog, no_statistics
 from pass2d.train.prediction.jobs import Job, ScanReader, Stream, stream_jobs
 from pass2d.train.prediction.outputs import LabelledScan, Outputs, encoded, format_notes
 from pass2d.train.prediction.result_folder import ResultFolder

@@ -20,9 +20,9 @@ from pass2d.corruptions.registry import COLLECTION
 from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
 from pass2d.train.data.positions import labelled_positions
 from pass2d.train.distributed.process_group import choose_device
-from pass2d.train.evaluation.evaluate import NO_VOTES, require_same_data
-from pass2d.train.evaluation.scans import Outside
-from pass2d.train.inference.votes import VotePlan
+from pass2d.train.evaluation.evaluate import require_same_data
+from pass2d.train.inference.logits import Outside
+from pass2d.train.inference.votes import NO_VOTES, VotePlan
 from pass2d.train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
 from pass2d.train.robustness.run import (
     PREDICTED,

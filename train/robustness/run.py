@@ -21,10 +21,15 @@ from pass2d.common.json import dumps
 from pass2d.common.progress import Progress
 from pass2d.corruptions.registry import COLLECTION
 from pass2d.models.network import Network
-from pass2d.train.evaluation.counts import BAND_EDGES_M
-from pass2d.train.evaluation.scans import EvalScan, batches
 from pass2d.train.inference.logits import pass_size, vote_logits
-from pass2d.train.inference.metric import Scores, allowed_scores, both_scores, count_pairs
+from pass2d.train.inference.metric import (
+    BAND_EDGES_M,
+    Scores,
+    allowed_scores,
+    both_scores,
+    count_pairs,
+)
+from pass2d.train.inference.scans import EvalScan, batches
 from pass2d.train.inference.votes import VotePlan
 from pass2d.train.robustness.robo3d import CLEAN, RobustScores, robust_scores
 from pass2d.train.robustness.scans import ScanSet, names_digest

@@ -18,7 +18,8 @@ from pass2d.cache.schema import DatasetInfo, ScanRecord
 from pass2d.common.errors import DataError, UnknownLabelError
 from pass2d.common.files import read_whole
 from pass2d.train.data.positions import spread
-from pass2d.train.evaluation.scans import EvalScan, Outside, eval_scan
+from pass2d.train.inference.logits import Outside
+from pass2d.train.inference.scans import EvalScan, eval_scan
 from pass2d.train.points.binary import BinaryOptions, read_binary
 from pass2d.train.robustness.folders import CorruptedFolder, CorruptedScan
 from pass2d.train.robustness.robo3d import CLEAN, NOISE_LABELS

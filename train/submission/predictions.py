@@ -13,8 +13,8 @@ from pass2d.cache.schema import ScanRecord
 from pass2d.common.ahead import computed_ahead
 from pass2d.models.network import Network
 from pass2d.train.data.raw_scan import raw_order
-from pass2d.train.evaluation.scans import EvalScan, Outside, batches, eval_scan
-from pass2d.train.inference.logits import pass_size, vote_logits
+from pass2d.train.inference.logits import Outside, pass_size, vote_logits
+from pass2d.train.inference.scans import EvalScan, batches, eval_scan
 from pass2d.train.inference.votes import VotePlan
 
 

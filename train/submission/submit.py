@@ -18,9 +18,9 @@ from pass2d.common.progress import Progress, Silent
 from pass2d.models.network import Network
 from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
 from pass2d.train.distributed.process_group import choose_device
-from pass2d.train.evaluation.evaluate import NO_VOTES, require_same_data
-from pass2d.train.evaluation.scans import Outside
-from pass2d.train.inference.votes import VotePlan
+from pass2d.train.evaluation.evaluate import require_same_data
+from pass2d.train.inference.logits import Outside
+from pass2d.train.inference.votes import NO_VOTES, VotePlan
 from pass2d.train.submission.archive import write_archive, written_aside
 from pass2d.train.submission.benchmark import (
     DESCRIPTION_FILE,

@@ -8,8 +8,8 @@ from pathlib import Path
 from pass2d.cache.schema import LabelTable
 from pass2d.common.errors import CheckpointError
 from pass2d.train.data.check import DifferenceSpeaker
+from pass2d.train.inference.input_check import expectation
 from pass2d.train.inference.segmenter import Segmenter
-from pass2d.train.prediction.input_check import expectation
 from pass2d.train.viewing.scan import ViewItem, ViewScan, with_prediction
 
 

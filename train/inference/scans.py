@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,12 +18,9 @@ from pass2d.models.network import Network
 from pass2d.train.data.lattice import ScanHash
 from pass2d.train.data.raw_scan import outside_labels, raw_order
 from pass2d.train.data.sampling import SYMMETRIES, grid_symmetries
-from pass2d.train.evaluation.counts import BAND_EDGES_M
-from pass2d.train.inference.logits import PassSize, nearest_index
+from pass2d.train.inference.logits import Outside, PassSize, nearest_index
+from pass2d.train.inference.metric import BAND_EDGES_M
 from pass2d.train.inference.votes import VotePlan
-
-Outside = Literal["nearest", "ignore"]
-"""What points outside the volume are given: the label of the nearest predicted point, or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
