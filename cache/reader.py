@@ -78,6 +78,8 @@ class CacheReader:
         if mirror is not None:
             self._parts = PartialFiles(mirror, self._pool)
             mirror.space.forget = self._pool.forget
+        self._sources: Any = None
+        """Columns of `scans.parquet`, from the first `source_file` on."""
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
 
@@ -177,6 +179,23 @@ class CacheReader:
             outside_label=scan.optional("outside_label") if fields.outside else None,
             outside_time=scan.optional("outside_time") if fields.outside else None,
         )
+
+    def source_file(self, position: int, role: str) -> Path | None:
+        """A raw file that a scan was prepared from, where it lay then.
+
+        Args:
+            position: row of `scans`.
+            role: "points", "labels", "image0", "image1", ..., "calib", "sweep0", "sweep1", ...
+
+        Returns:
+            None for a scan without such a file.
+        """
+        if self._sources is None:
+            scans = load_manifest(Layout(root=self.root), self.generation).tables.scans
+            self._sources = scans.select(["source_role", "source_path"])
+        roles, paths = (column[int(position)].as_py() for column in self._sources.columns)
+        path = dict(zip(roles, paths, strict=True)).get(role)
+        return Path(path) if path else None
 
     def chunk_lengths(self, field: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(S,) stored bytes and (S,) stored inner chunks of a field, per scan."""

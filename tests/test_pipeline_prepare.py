@@ -82,6 +82,12 @@ def assert_holds(root: Path, listing: SourceListing) -> None:
         assert reader.scans.scan_id.tolist() == [scan.scan_id for scan in listing.scans]
         for position, scan in enumerate(listing.scans):
             found = reader.read(position, ALL)
+            for role, file in (
+                ("points", scan.points),
+                ("labels", scan.labels),
+                ("image0", scan.images[0]),
+            ):
+                assert reader.source_file(position, role) == file
             lidar = lidar_arrays(scan, listing.info)
             for name in ("xyz", "signal", "raw_index", "label", "instance"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(lidar, name))
