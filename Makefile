@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+SPREAD := --numprocesses auto --dist worksteal
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint test-scatter bench clean
 
@@ -44,8 +45,8 @@ lint: $(VENV)/installed  ## Format check, ruff and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint  ## Install, lint, type-check, run all tests
-	$(BIN)/python -m pytest
+test: lint  ## Install, lint, type-check, run all tests, one process per core
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-scatter: $(VENV)/installed  ## Compile torch-scatter for the CPU (5 minutes) and run what uses it
 	$(BIN)/python -c 'import torch_scatter' 2>/dev/null || \

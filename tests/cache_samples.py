@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +26,6 @@ from pass2d.cache.tables import build_tables, merge_tables
 from pass2d.cache.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
 
 SPLIT_OF = {"08": "val", "11": "test"}
-
-
-@contextlib.contextmanager
-def without_fsync() -> Iterator[None]:
-    """Tests survive no power cut: do not wait for the disk."""
-    with mock.patch.object(os, "fsync"):
-        yield
 
 
 def sample_info(*, n_cameras: int = 1, grid_shape: tuple[int, int, int] = (1000, 1000, 60)):
@@ -133,7 +123,6 @@ def _plain_level(xyz, label, grid: GridConfig, scale: int) -> VoxelLevel:
     )
 
 
-@without_fsync()
 def write_sample_cache(
     cache_root: Path,
     *,

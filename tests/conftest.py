@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
-# Before anything loads torch: its threads spin while they wait, which starves tests on busy cores.
+# Before anything loads torch: its threads spin while they wait, which starves tests on busy cores,
+# and where several processes test (pytest-xdist) each has one core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _OF_THE_USER = ("AWS_", "BOTO", "FSSPEC_", "RAY_", "PASS2D_LOCAL_", "PASS2D_STORE_")
 
@@ -32,6 +36,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT_ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_fsync() -> Iterator[None]:
+    """Tests survive no power cut: do not wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from cache_samples import without_fsync
 from harm import HARMS, STRUCTURAL
 from typer.testing import CliRunner
 
@@ -195,7 +194,7 @@ class Harness:
         )
 
     def _invoke(self, words: tuple[str, ...], pipes: list[Path]) -> Outcome:
-        with contextlib.chdir(self.case), _watched(pipes), without_fsync(), _without_probes():
+        with contextlib.chdir(self.case), _watched(pipes), _without_probes():
             warnings.simplefilter("ignore")  # a user sees them and goes on
             try:
                 result = CliRunner().invoke(app, list(words))

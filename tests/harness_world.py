@@ -11,7 +11,6 @@ import numpy as np
 import plyfile
 import pypcd4
 import torch
-from cache_samples import without_fsync
 from harness import FREE, RAW, SEALED, Command, Input
 from nuscenes_files import NuscenesFolder
 from pipeline_files import scan_points, write_sequence
@@ -29,7 +28,7 @@ N = 300
 def make_world(world: Path) -> None:
     """Raw data sets, caches, a run, point files, a corruption set, a zip, a published file."""
     world.mkdir()
-    with contextlib.chdir(world), without_fsync():
+    with contextlib.chdir(world):
         for sequence, frames in (("00", (0, 1)), ("08", (0, 1)), ("11", (0,))):
             write_sequence(Path("kitti"), sequence, frames, n=N, labels=sequence != "11")
         NuscenesFolder(root=Path("nuscenes"), samples=1, n=N).write()

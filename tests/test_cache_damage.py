@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from cache_samples import sample_info, without_fsync, write_sample_cache
+from cache_samples import sample_info, write_sample_cache
 
 from pass2d.cache.care.records_from_shards import describe_shard
 from pass2d.cache.care.status import status
@@ -35,20 +35,11 @@ from pass2d.reports.statistics import report_json
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 
 
-@pytest.fixture(autouse=True)
-def fast() -> Iterator[None]:
-    with without_fsync():
-        yield
-
-
 @pytest.fixture(scope="module", params=[1, 3], ids=["one camera", "three cameras"])
 def sample(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     info = sample_info(n_cameras=request.param)
     root = tmp_path_factory.mktemp("cache")
-    with without_fsync():
-        write_sample_cache(
-            root, n_scans=2, sequences=("08",), n_points=40, image_hw=(8, 20), info=info
-        )
+    write_sample_cache(root, n_scans=2, sequences=("08",), n_points=40, image_hw=(8, 20), info=info)
     return root / "semkitti"
 
 

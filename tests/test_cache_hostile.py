@@ -11,7 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from cache_samples import sample_info, without_fsync, write_sample_cache
+from cache_samples import sample_info, write_sample_cache
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -35,17 +35,10 @@ from pass2d.pipeline.run.destination import LocalFolder
 SHARD = "lidar/008000-0123456789ab.zarr"
 
 
-@pytest.fixture(autouse=True)
-def fast() -> Iterator[None]:
-    with without_fsync():
-        yield
-
-
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cache")
-    with without_fsync():
-        write_sample_cache(root, n_scans=2, sequences=("08",), n_points=40, image_hw=(8, 20))
+    write_sample_cache(root, n_scans=2, sequences=("08",), n_points=40, image_hw=(8, 20))
     return root
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from cache_samples import sample_info, without_fsync, write_sample_cache
+from cache_samples import sample_info, write_sample_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from remote_samples import s3_environment, s3_server
@@ -34,8 +34,7 @@ ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True)
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cache")
-    with without_fsync():
-        write_sample_cache(root, n_scans=4, sequences=("00", "08"))
+    write_sample_cache(root, n_scans=4, sequences=("00", "08"))
     return root
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from cache_samples import without_fsync, write_sample_cache
+from cache_samples import write_sample_cache
 from remote_samples import FaultyProxy, Request, s3_environment, s3_server
 from typer.testing import CliRunner
 
@@ -47,8 +47,7 @@ print(digest.hexdigest())
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cache")
-    with without_fsync():
-        write_sample_cache(root, n_scans=3, sequences=("00", "08"))
+    write_sample_cache(root, n_scans=3, sequences=("00", "08"))
     return root
 
 

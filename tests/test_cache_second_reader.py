@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from cache_samples import without_fsync
 from nuscenes_files import NuscenesFolder
 from pipeline_files import png, scan_points, write_sequence
 from second_reader import SCALES, SecondReader, key_of, read_shard_array, unsealed
@@ -71,8 +70,7 @@ def assert_shards_agree(root: Path) -> None:
 
 
 def prepared(listing: SourceListing, out: Path, profile: str) -> Path:
-    with without_fsync():
-        prepare(listing, out, PrepareConfig(workers=0, shard_scans=3, profile=profile), Silent())
+    prepare(listing, out, PrepareConfig(workers=0, shard_scans=3, profile=profile), Silent())
     return out
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from cache_samples import sample_info, without_fsync, write_sample_cache
+from cache_samples import sample_info, write_sample_cache
 from pipeline_files import write_sequence
 from typer.testing import CliRunner
 
@@ -35,12 +34,6 @@ from pass2d.pipeline.repair.repair import repair
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 INLINE = PrepareConfig(workers=0, shard_scans=2)
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 def build(folder: Path) -> tuple[Path, Path]:

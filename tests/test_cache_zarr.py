@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from cache_samples import without_fsync
 from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
 
@@ -95,8 +94,7 @@ def test_semantickitti(tmp_path: Path, profile: str) -> None:
     write_sequence(raw, "08", (0, 5), n=200, images=False)
     write_sequence(raw, "11", (0,), n=100, labels=False)
     config = PrepareConfig(workers=0, shard_scans=2, profile=profile)
-    with without_fsync():
-        prepare(list_semkitti(raw), tmp_path / "semkitti", config, Silent())
+    prepare(list_semkitti(raw), tmp_path / "semkitti", config, Silent())
     seen = assert_zarr_shows_what_the_reader_gives(tmp_path / "semkitti")
     assert seen == {name for name in FIELDS if not name.endswith("time")}
 
@@ -106,8 +104,7 @@ def test_nuscenes(tmp_path: Path, profile: str, sweeps: int) -> None:
     root = NuscenesFolder(tmp_path / "nus", samples=2, sweeps=2).write()
     listing = list_nuscenes(root, sweeps=sweeps)
     config = PrepareConfig(workers=0, shard_scans=2, profile=profile)
-    with without_fsync():
-        prepare(listing, tmp_path / "nuscenes", config, Silent())
+    prepare(listing, tmp_path / "nuscenes", config, Silent())
     seen = assert_zarr_shows_what_the_reader_gives(tmp_path / "nuscenes")
     assert {"xyz", "label", "image", "point_index", "pixel", "coord", "inverse"} <= seen
     assert ("time" in seen) == (sweeps > 0)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cache_samples import without_fsync
 from pipeline_files import CALIB, png, write_sequence
 
 from pass2d.common.errors import Pass2DError
@@ -30,12 +29,6 @@ class Heard(Silent):
 
     def say(self, text: str) -> None:
         self.said.append(text)
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 def street(n: int = N) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cache_samples import without_fsync
 from nuscenes_files import NuscenesFolder, jpeg
 
 from pass2d.common.errors import Pass2DError
@@ -32,12 +31,6 @@ class Heard(Silent):
 
     def say(self, text: str) -> None:
         self.said.append(text)
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 def street(seed: int) -> bytes:

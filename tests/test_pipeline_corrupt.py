@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-from cache_samples import sample_info, without_fsync, write_sample_cache
+from cache_samples import sample_info, write_sample_cache
 from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
 from typer.testing import CliRunner, Result
@@ -52,12 +51,6 @@ ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, ou
 INLINE = PrepareConfig(workers=0, shard_scans=2)
 FOG = Variant(name="fog", severity="heavy")
 PROJECT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 @pytest.fixture

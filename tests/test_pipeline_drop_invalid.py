@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cache_samples import without_fsync
 from pipeline_files import scan_points, write_sequence
 from typer.testing import CliRunner
 
@@ -26,12 +24,6 @@ from pass2d.train.viewing.scan import view_scan
 
 INLINE = PrepareConfig(workers=0)
 BAD = [3, 7, 8, 40]
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 @pytest.fixture

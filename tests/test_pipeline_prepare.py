@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cache_samples import sample_info, without_fsync
+from cache_samples import sample_info
 from large_manifest import many_scans, publish_many
 from pipeline_files import png, scan_points, shards, write_sequence
 
@@ -31,12 +30,6 @@ from pass2d.pipeline.source import SourceListing
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 INLINE = PrepareConfig(workers=0, shard_scans=2)
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 class Heard(Silent):

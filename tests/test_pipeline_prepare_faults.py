@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from cache_samples import without_fsync
 from pipeline_files import shards, write_sequence
 from prepare_faults import failing_calls, go, short_writes, start_driver, stop
 
@@ -43,13 +42,12 @@ def tiny(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
     """One scan, three shards; and what they should be."""
     raw = tmp_path / "raw"
     write_sequence(raw, "00", (0,))
-    with without_fsync():
-        prepare(list_semkitti(raw), tmp_path / "whole", INLINE, Silent())
+    prepare(list_semkitti(raw), tmp_path / "whole", INLINE, Silent())
     return raw, shards(tmp_path / "whole")
 
 
 def _number_of_calls(raw: Path, out: Path) -> int:
-    with without_fsync(), failing_calls(None, first=1) as count:
+    with failing_calls(None, first=1) as count:
         prepare(list_semkitti(raw), out, INLINE, Silent())
     return count()
 
@@ -76,14 +74,13 @@ def test_each_call_that_fails_for_good(
     step = 1 if fault_rounds > 1 else 5 if code == errno.ENOSPC else 17
     for number in range(1, calls + 1, step):
         out = tmp_path / "out"
-        with without_fsync(), failing_calls(code, first=number, last=calls + 99):
+        with failing_calls(code, first=number, last=calls + 99):
             with pytest.raises(CacheError, match=remedy) as caught:
                 prepare(list_semkitti(raw), out, INLINE, Silent())
             assert "\n" not in str(caught.value)
         assert_nothing_half_written(out, whole)
         if number % 2:
-            with without_fsync():
-                prepare(list_semkitti(raw), out, INLINE, Silent())
+            prepare(list_semkitti(raw), out, INLINE, Silent())
             assert shards(out) == whole
             assert verify(out, Silent()).is_sound
         shutil.rmtree(out, ignore_errors=True)
@@ -97,7 +94,7 @@ def test_each_call_that_fails_once(
     calls = _number_of_calls(raw, tmp_path / "counted")
     for number in range(1, calls + 1, 1 if fault_rounds > 1 else 9):
         out = tmp_path / f"out{number}"
-        with without_fsync(), failing_calls(errno.EIO, first=number):
+        with failing_calls(errno.EIO, first=number):
             try:
                 prepare(list_semkitti(raw), out, INLINE, Silent())
             except CacheError as error:
@@ -105,8 +102,7 @@ def test_each_call_that_fails_once(
                 assert "Input/output error" in text
                 assert "\n" not in text
         assert_nothing_half_written(out, whole)
-        with without_fsync():
-            prepare(list_semkitti(raw), out, INLINE, Silent())
+        prepare(list_semkitti(raw), out, INLINE, Silent())
         assert shards(out) == whole
 
 
@@ -125,7 +121,7 @@ def test_short_writes_give_the_same_bytes(
     tiny: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
     raw, whole = tiny
-    with without_fsync(), short_writes():
+    with short_writes():
         prepare(list_semkitti(raw), tmp_path / "out", INLINE, Silent())
     assert shards(tmp_path / "out") == whole
     assert verify(tmp_path / "out", Silent()).is_sound

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from cache_samples import without_fsync
 from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
 from typer.testing import CliRunner
 
 from pass2d.cli import app
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 def pass2d(*args: object) -> str:

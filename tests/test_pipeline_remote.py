@@ -12,7 +12,6 @@ from typing import Any
 
 import fsspec
 import pytest
-from cache_samples import without_fsync
 from click.testing import Result
 from large_manifest import many_scans, publish_many
 from pipeline_files import write_sequence
@@ -48,8 +47,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("local") / "semkitti"
-    with without_fsync():
-        prepare(list_semkitti(raw), root, INLINE, Silent())
+    prepare(list_semkitti(raw), root, INLINE, Silent())
     return root
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cache_samples import without_fsync
 from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
 from test_pipeline_prepare import Heard
@@ -110,21 +109,20 @@ def test_a_handful_of_scans_starts_no_ray_and_gives_the_same_bytes(
     clean = list_semkitti(tmp_path / "raw")
     listings = [clean, *corrupted_listings(clean, parse_variants("fog:heavy"))]
     heard = Heard()
-    with without_fsync():
-        config = PrepareConfig(shard_scans=2)
-        prepare_all(listings, tmp_path / "left_out", config, heard)
-        prepare_all(listings, tmp_path / "none", replace(config, workers=0), Heard())
-        assert [line for line in heard.said if "Ray" in line] == [
-            "8 scans, about 0.4 s of work: done in this process, Ray would take longer "
-            "(--workers N starts it)"
-        ]
-        for name in ("semkitti", "semkitti-fog-heavy"):
-            made = shards(tmp_path / "left_out" / name)
-            assert made
-            assert made == shards(tmp_path / "none" / name)
-        with pytest.raises(NoRayError):
-            prepare_all(listings, tmp_path / "asked", replace(config, workers=1), Heard())
-        monkeypatch.setattr(workers, "RAY_START_SECONDS", 0.0)
-        monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _pid: set(range(4)))
-        with pytest.raises(NoRayError):
-            prepare_all(listings, tmp_path / "worth", config, Heard())
+    config = PrepareConfig(shard_scans=2)
+    prepare_all(listings, tmp_path / "left_out", config, heard)
+    prepare_all(listings, tmp_path / "none", replace(config, workers=0), Heard())
+    assert [line for line in heard.said if "Ray" in line] == [
+        "8 scans, about 0.4 s of work: done in this process, Ray would take longer "
+        "(--workers N starts it)"
+    ]
+    for name in ("semkitti", "semkitti-fog-heavy"):
+        made = shards(tmp_path / "left_out" / name)
+        assert made
+        assert made == shards(tmp_path / "none" / name)
+    with pytest.raises(NoRayError):
+        prepare_all(listings, tmp_path / "asked", replace(config, workers=1), Heard())
+    monkeypatch.setattr(workers, "RAY_START_SECONDS", 0.0)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _pid: set(range(4)))
+    with pytest.raises(NoRayError):
+        prepare_all(listings, tmp_path / "worth", config, Heard())

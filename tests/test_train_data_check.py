@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cache_samples import without_fsync
 
 from pass2d.cache.clouds.likeness import of_dataset, of_statistics
 from pass2d.cache.clouds.statistics import scan_statistics
@@ -21,12 +19,6 @@ from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.synth.config import preset
 from pass2d.synth.frame import render_frame
 from pass2d.train.data.check import require_usable, say_differences
-
-
-@pytest.fixture(autouse=True)
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cache_samples import without_fsync, write_sample_cache
+from cache_samples import write_sample_cache
 from pipeline_files import write_sequence
 from train_samples import assert_same_tensors, final_weights, tiny_recipe
 
@@ -37,12 +36,6 @@ from pass2d.train.loop import run
 
 NOISE = AugmentConfig(mode="noise", crop_hw=(32, 96), noise_probability=0.9)
 ALL = Fields(label=True, instance=True, image=True, pixels=True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast_disk() -> Iterator[None]:
-    with without_fsync():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cache_samples import without_fsync
 from pipeline_files import write_sequence
 from stub_network import StubNetwork
 from typer.testing import CliRunner, Result
@@ -35,9 +34,8 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_sequence(root / "raw", "08", (0, 1, 2), n=300, images=False)
     listing = list_semkitti(root / "raw")
     variants = parse_variants("fog,crosstalk:heavy,incomplete_echo:light")
-    with without_fsync():
-        listings = [listing, *corrupted_listings(listing, variants)]
-        prepare_all(listings, root / "cache", PrepareConfig(workers=0), Silent())
+    listings = [listing, *corrupted_listings(listing, variants)]
+    prepare_all(listings, root / "cache", PrepareConfig(workers=0), Silent())
     return root / "cache"
 
 
