@@ -292,7 +292,10 @@ def test_counted_corruptions_are_kept_and_taken_only_for_the_same_job(
     assert [result.reused for result in second.results] == [True] * 4 + [False] * 3
     assert sum(len(b.offsets) - 1 for b in network.batches) == 6
     assert report_json(first)["results"] == report_json(second)["results"][:4]
-    (tmp_path / "out/results/fog-light.json").write_text("{")
+    record = tmp_path / "out/counts.jsonl"
+    record.write_bytes(record.read_bytes().replace(b'"part":"fog light"', b'"part":"fog lighu"'))
+    again = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out")
+    assert [result.reused for result in again.results] == [True, False] + [True] * 5
     checkpoint.write_bytes(b"another")
     third = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out")
     assert not any(result.reused for result in third.results)

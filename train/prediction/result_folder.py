@@ -7,15 +7,15 @@ replaced without being asked.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pass2d.common.errors import DataError
-from pass2d.common.files import read_whole, whole_file
+from pass2d.common.files import whole_file
+from pass2d.common.work_record import WorkRecord
 from pass2d.train.prediction.files import ScanFile
 
 RECORD = Path(".pass2d") / "predict.jsonl"
@@ -36,16 +36,14 @@ class ResultFolder:
             overwrite: Make everything anew, whatever is there.
         """
         self._suffixes = suffixes
-        self._settings = dict(settings)
         self._overwrite = overwrite
-        self._record = out / RECORD
         self._out = out
-        self._differs: tuple[str, ...] = ()
-        self._known: dict[str, list[int]] = {}
-        if not overwrite:
-            self._read()
-        self._is_new = not self._known
-        self._fd: int | None = None
+        try:
+            self._record = WorkRecord(out / RECORD, settings, start_over=overwrite)
+        except OSError as error:
+            raise DataError(f"{out / RECORD}: not readable: {error.strerror}") from error
+        self._known = dict(self._record.parts)
+        """Of earlier runs."""
         self._lock = threading.Lock()
         self._tidied: set[str] = set()
 
@@ -67,7 +65,8 @@ class ResultFolder:
             return "open"
         if key not in self._known:
             raise DataError(f"{there[0]} is already there.{self._why()}")
-        return "kept" if self._known[key] == _identity(scan.points) else "open"
+        is_same = self._known[key].get("input") == _identity(scan.points)
+        return "kept" if is_same else "open"
 
     def require_free(self, scans: Iterable[ScanFile]) -> None:
         """Refuse before any work what ``state`` would refuse later.
@@ -100,40 +99,18 @@ class ResultFolder:
 
     def close(self) -> None:
         """Close the record."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    def _read(self) -> None:
-        try:
-            lines = read_whole(self._record).decode(errors="replace").splitlines()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise DataError(f"{self._record}: not readable: {error.strerror}") from error
-        for entry in map(_parsed, lines):
-            if "settings" in entry:
-                made_with = entry["settings"]
-                self._differs = _differing(self._settings, made_with)
-            elif not self._differs and isinstance(entry.get("scan"), str):
-                self._known[entry["scan"]] = entry.get("input", [])
+        self._record.close()
 
     def _note(self, scan: ScanFile) -> None:
         """Say that a result is ours, before it exists."""
+        key = self._key(scan)
         try:
-            if self._fd is None:
-                self._record.parent.mkdir(exist_ok=True)
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                flags |= os.O_TRUNC if self._is_new else 0
-                self._fd = os.open(self._record, flags, 0o666)
-                os.write(self._fd, _line({"settings": self._settings}))
-            if self._key(scan) in self._known and self._key(scan) not in self._tidied:
-                self._tidied.add(self._key(scan))
+            if key in self._known and key not in self._tidied:
+                self._tidied.add(key)
                 self._remove_asides(scan)
-            entry = {"scan": self._key(scan), "input": _identity(scan.points)}
-            os.write(self._fd, _line(entry))
+            self._record.add(key, {"input": _identity(scan.points)})
         except OSError as error:
-            raise _unwritable(self._record, error) from error
+            raise _unwritable(self._record.path, error) from error
 
     def _remove_asides(self, scan: ScanFile) -> None:
         """What a killed run left beside a result."""
@@ -145,9 +122,10 @@ class ResultFolder:
         return os.path.relpath(scan.target, self._out)
 
     def _why(self) -> str:
-        if self._differs:
+        if self._record.differing:
+            differing = ", ".join(self._record.differing)
             return (
-                f" It was made with other settings ({', '.join(self._differs)}). Choose another "
+                f" It was made with other settings ({differing}). Choose another "
                 "--out, or allow --overwrite."
             )
         return " Choose another --out, or allow --overwrite."
@@ -175,25 +153,6 @@ def _identity(path: Path) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]
-
-
-def _differing(mine: Mapping[str, str], theirs: object) -> tuple[str, ...]:
-    if not isinstance(theirs, dict):
-        return ("unknown",)
-    return tuple(key for key, value in mine.items() if theirs.get(key) != value)
-
-
-def _line(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry).encode() + b"\n"
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """{} for a line that a killed run did not finish."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) else {}
 
 
 def _escaped(name: str) -> str:

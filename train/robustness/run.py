@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pass2d.cache.keys import hash_bytes
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.ahead import computed_ahead
 from pass2d.common.errors import Pass2DError
-from pass2d.common.files import read_whole, replace_file, writing
-from pass2d.common.json import dumps
+from pass2d.common.files import writing
 from pass2d.common.progress import Progress
+from pass2d.common.work_record import WorkRecord
 from pass2d.corruptions.registry import COLLECTION
 from pass2d.models.network import Network
 from pass2d.train.inference.logits import pass_size, vote_logits
@@ -34,8 +33,8 @@ from pass2d.train.inference.votes import VotePlan
 from pass2d.train.robustness.robo3d import CLEAN, RobustScores, robust_scores
 from pass2d.train.robustness.scans import ScanSet, names_digest
 
-RESULTS = "results"
-"""Folder of the finished counts, below the folder of the report."""
+RECORD = "counts.jsonl"
+"""The finished counts, in the folder of the report."""
 PREDICTED = "predicted"
 """In place of `Outside`, of networks that see the points outside the volume."""
 SAID_FAILURES = 5
@@ -122,18 +121,19 @@ def evaluate_sets(
     """
     results = []
     with writing(folder):  # said before any work is done
-        (folder / RESULTS).mkdir(parents=True, exist_ok=True)
-    for chosen in sets:
-        key = _key(job, chosen)
-        path = folder / RESULTS / f"{chosen.corruption}{_dash(chosen.severity)}.json"
-        result = _load(path, key, chosen, info.labels.n_classes)
-        if result is None:
-            result = _count(network, chosen, info, votes=votes, progress=progress)
-            if not result.failed:
-                _keep(path, key, result, scratch=folder / ".tmp")
-        else:
-            progress.say(f"{_title(chosen)}: {result.scans} scans, counted by an earlier run")
-        results.append(result)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = WorkRecord(folder / RECORD, job)
+    with closing(record):
+        for chosen in sets:
+            result = _counted(record, chosen, info.labels.n_classes)
+            if result is None:
+                result = _count(network, chosen, info, votes=votes, progress=progress)
+                if not result.failed:
+                    with writing(folder):
+                        record.add(_title(chosen), _facts(result, chosen))
+            else:
+                progress.say(f"{_title(chosen)}: {result.scans} scans, counted by an earlier run")
+            results.append(result)
     return tuple(results)
 
 
@@ -253,39 +253,27 @@ def _title(chosen: ScanSet) -> str:
     return f"{chosen.corruption} {chosen.severity}".strip()
 
 
-def _dash(severity: str) -> str:
-    return f"-{severity}" if severity else ""
-
-
-def _key(job: dict[str, Any], chosen: ScanSet) -> str:
-    return hash_bytes(dumps({**job, "scans": names_digest(chosen.names)}))
-
-
-def _keep(path: Path, key: str, result: SetResult, *, scratch: Path) -> None:
-    value = {
-        "key": key,
+def _facts(result: SetResult, chosen: ScanSet) -> dict[str, Any]:
+    return {
+        "scan_names": names_digest(chosen.names),
         "scans": result.scans,
         "inside": result.inside.tolist(),
         "outside": result.outside.tolist(),
     }
-    replace_file(path, json.dumps(value).encode(), scratch=scratch)
 
 
-def _load(path: Path, key: str, chosen: ScanSet, n_classes: int) -> SetResult | None:
-    """Counts of an earlier run; None when there are none, of another job, or damaged."""
-    try:
-        value = json.loads(read_whole(path))
-        if value["key"] != key:
-            return None
-        inside, outside = (np.array(value[side], np.int64) for side in ("inside", "outside"))
-    except (OSError, ValueError, KeyError, TypeError):
+def _counted(record: WorkRecord, chosen: ScanSet, n_classes: int) -> SetResult | None:
+    """Counts of an earlier run; None when there are none, or none of these scans."""
+    facts = record.parts.get(_title(chosen), {})
+    if facts.get("scan_names") != names_digest(chosen.names):
         return None
+    inside, outside = (np.array(facts[side], np.int64) for side in ("inside", "outside"))
     if inside.shape != (n_classes, n_classes) or outside.shape != inside.shape:
         return None
     return SetResult(
         corruption=chosen.corruption,
         severity=chosen.severity,
-        scans=int(value["scans"]),
+        scans=int(facts["scans"]),
         inside=inside,
         outside=outside,
         failed=(),

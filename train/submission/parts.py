@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_whole, replace_file, writing
+from pass2d.common.work_record import WorkRecord
 
-JOB_FILE = "job.json"
+RECORD = "finished.jsonl"
 
 
 class Parts:
@@ -27,7 +27,8 @@ class Parts:
     def __init__(self, out: Path, job: Mapping[str, object]) -> None:
         self.folder = out.with_name(f".{out.name}.parts")
         self._scratch = self.folder / "tmp"
-        self._job = json.dumps(job, sort_keys=True).encode()
+        self._job = job
+        self._record: WorkRecord | None = None
 
     def begin(self) -> tuple[int, bool]:
         """Make the folder, or take it up.
@@ -38,18 +39,14 @@ class Parts:
         Raises:
             CacheError: The disk is full, or the folder may not be written.
         """
-        job_file = self.folder / JOB_FILE
         is_other = False
         with writing(self.folder):
-            if self.folder.is_dir():
-                is_same = job_file.is_file() and read_whole(job_file) == self._job
-                if not is_same:
-                    is_other = any(self.folder.glob("*.z"))
-                    self._clear()
+            self._record = WorkRecord(self.folder / RECORD, self._job)
+            if self.folder.is_dir() and not self._record.parts:
+                is_other = any(self.folder.glob("*.z"))
+                self._clear()
             self.folder.mkdir(parents=True, exist_ok=True)
-        if not job_file.is_file():
-            replace_file(job_file, self._job, scratch=self._scratch)
-        return sum(1 for _ in self.folder.glob("*.z")), is_other
+        return sum(map(self.has, map(int, self._record.parts))), is_other
 
     def _clear(self) -> None:
         """Empty the folder; the lock file stays, its owner is us."""
@@ -71,6 +68,8 @@ class Parts:
             CacheError: The disk is full, or the folder may not be written.
         """
         replace_file(self._path(place), zlib.compress(labels.tobytes(), 1), scratch=self._scratch)
+        with writing(self.folder):
+            self._finished.add(f"{place:06d}", {"points": len(labels)})
 
     def read(self, place: int, *, n: int) -> NDArray[np.uint8] | None:
         """A scan's training ids; None when it is not finished, or damaged."""
@@ -82,11 +81,22 @@ class Parts:
 
     def has(self, place: int) -> bool:
         """Whether a scan is finished; `read` still may find it damaged."""
-        return self._path(place).is_file()
+        return f"{place:06d}" in self._finished.parts and self._path(place).is_file()
 
     def remove(self) -> None:
         """Throw all away: the zip is there."""
+        self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the record; what is finished stays."""
+        if self._record is not None:
+            self._record.close()
+
+    @property
+    def _finished(self) -> WorkRecord:
+        assert self._record is not None, "begin first"
+        return self._record
 
     def _path(self, place: int) -> Path:
         return self.folder / f"{place:06d}.z"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def submit(
             "version": 1,
         }
         parts = Parts(out, job)
-        with lock_file(parts.lock, exclusive=True, wait=False) as is_alone:
+        with lock_file(parts.lock, exclusive=True, wait=False) as is_alone, closing(parts):
             if not is_alone:
                 raise busy(parts.folder)
             reused, is_other = parts.begin()
