@@ -13,7 +13,7 @@ from pathlib import Path
 from pass2d.cache.failures import encode_failures
 from pass2d.cache.place import dataset_place, is_url
 from pass2d.cache.rows import FailedScan
-from pass2d.common.progress import Progress
+from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets.published_doubts import cache_doubts
 from pass2d.pipeline.problem import Warned, merge_warnings
 from pass2d.pipeline.run.describe import reason_lines
@@ -41,7 +41,10 @@ def plan(listing: SourceListing, dataset_root: Path | str, config: PrepareConfig
 
 
 def prepare(
-    listing: SourceListing, dataset_root: Path | str, config: PrepareConfig, progress: Progress
+    listing: SourceListing,
+    dataset_root: Path | str,
+    config: PrepareConfig | None = None,
+    progress: Progress | None = None,
 ) -> PrepareSummary:
     """Prepare all listed scans; what is there already and unchanged is not touched.
 
@@ -51,7 +54,7 @@ def prepare(
     Args:
         listing: of a reader in `pipeline/datasets/`.
         dataset_root: e.g. cache/semkitti, made when missing; or a URL, s3://bucket/semkitti.
-        config: workers, profile, shard size. Workers that are left out: Ray where it pays.
+        config: workers, profile, shard size; None: Ray where that is faster, the default profile.
         progress: hears of scans done and of what went wrong.
 
     Returns:
@@ -60,6 +63,7 @@ def prepare(
     Raises:
         CacheError: the cache cannot be written, or is damaged or of another format version.
     """
+    config, progress = config or PrepareConfig(), progress or Silent()
     started = time.perf_counter()
     with opened(dataset_root, workers=config.workers) as place:
         for note in listing.notes:

@@ -73,3 +73,16 @@ def write_sequence(
         (folder / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * len(frames))
         (folder / "times.txt").write_text("0.0\n" * len(frames))
     return folder
+
+
+OWN_NAMES = ("cache", "cli", "commands", "common", "corruptions", "models", "pipeline", "train")
+"""Names of ours that a user's own files and folders may have."""
+
+
+def write_own_names(folder: Path) -> None:
+    """A user's folder in which every such name is taken, by a module and by a package."""
+    for name in OWN_NAMES:
+        trap = f"raise SystemExit('the wrong {name}')"
+        (folder / f"{name}.py").write_text(trap)
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(trap)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from pass2d.cli import app
 from pass2d.commands.console import clear_errors
 
-HEAVY = ("numpy", "torch", "ray", "zarr", "spconv", "torchvision", "matplotlib", "scipy", "pyarrow")
+HEAVY = ("numpy", "torch", "ray", "zarr", "spconv", "torchvision", "scipy", "pyarrow")
 SMALL_NETWORK = ("--set", "network.settings.hidden=8", "--set", "epochs=1", "--set", "batch_size=1")
 WRITTEN_IDS = {0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81}
 """Raw ids that SemanticKITTI's server takes, and 0."""

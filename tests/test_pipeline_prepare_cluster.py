@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipeline_files import shards, write_sequence
+from pipeline_files import shards, write_own_names, write_sequence
 
 from pass2d.cache.care.verify import verify
 from pass2d.common.progress import Silent
@@ -60,13 +60,12 @@ class Saboteur(Silent):
 
 @pytest.fixture
 def three_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[object, object]]:
-    """Started in a folder that holds names of ours, as a data folder may."""
+    """Started in a folder that holds names of ours, as a user's may."""
     from ray.cluster_utils import Cluster
 
     trap = tmp_path / "trap"
-    (trap / "cache").mkdir(parents=True)
-    (trap / "cache" / "__init__.py").write_text("raise SystemExit('the wrong cache')")
-    (trap / "pipeline.py").write_text("raise SystemExit('the wrong pipeline')")
+    trap.mkdir()
+    write_own_names(trap)
     monkeypatch.chdir(trap)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     size = {"num_cpus": 1, "object_store_memory": 80 << 20}
@@ -82,12 +81,12 @@ def test_losing_a_worker_and_a_node_changes_no_byte(three_nodes, tmp_path: Path)
     raw = tmp_path / "raw"
     for sequence in ("00", "01", "02", "08", "11"):
         write_sequence(raw, sequence, (0, 1, 2), n=40_000, labels=sequence != "11")
-    listing = list_semkitti(raw)
+    listing = list_semkitti(Path("../raw"))  # relative: workers have another current folder
     prepare(listing, tmp_path / "inline", PrepareConfig(workers=0, shard_scans=2), Silent())
     cluster, node = three_nodes
     saboteur = Saboteur(cluster, node)
     config = PrepareConfig(ray_address=cluster.address, shard_scans=2)
-    summary = prepare(listing, tmp_path / "cluster", config, saboteur)
+    summary = prepare(listing, Path("../cluster"), config, saboteur)
     assert saboteur.killed == 1
     assert (summary.failed, summary.scans, saboteur.shards) == ((), 15, 10)
     assert shards(tmp_path / "cluster") == shards(tmp_path / "inline")

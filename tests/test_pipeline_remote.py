@@ -12,11 +12,10 @@ from typing import Any
 
 import fsspec
 import pytest
-from click.testing import Result
 from large_manifest import many_scans, publish_many
 from pipeline_files import write_sequence
 from remote_samples import FaultyProxy, Request, folder_bytes, s3_environment, s3_server
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.remote.mirror import RemoteMirror

@@ -104,6 +104,8 @@ def list_nuscenes(
             sensor on a vehicle, are listed as failed.
         ConfigError: a number of sweeps that cannot be.
     """
+    # Absolute: Ray's workers have another current folder.
+    root = root.absolute()
     found = _read(root, version, splits, scenes, sweeps=sweeps, progress=progress or Silent())
     lister = _Lister(found, stored_hw=stored_hw)
     listed = (lister.scan(*sample) for sample in found.samples())

@@ -69,7 +69,8 @@ def list_semkitti(
     Raises:
         DataError: wrong folder, a sequence that does not exist, or no scans at all.
     """
-    chosen = choose_sequences(root, splits=splits, sequences=sequences)
+    # Absolute: Ray's workers have another current folder.
+    chosen = choose_sequences(root.absolute(), splits=splits, sequences=sequences)
     closed: dict[str, Problem] = {}
     files = list(_readable(chosen, closed))
     if closed and not any(s.points for s in files):

@@ -242,6 +242,7 @@ def opened(dataset_root: Path | str, *, workers: int | None = 0) -> Iterator[Des
         with remote_folder(dataset_root, workers=workers) as remote:
             yield remote
     else:
-        local = LocalFolder(Path(dataset_root))
+        # Absolute: Ray's workers have another current folder.
+        local = LocalFolder(Path(dataset_root).absolute())
         with local.locked():
             yield local

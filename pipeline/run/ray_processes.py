@@ -21,7 +21,7 @@ _MARK = "PASS2D_RAY_OF"
 """In the environment of all that a run starts for Ray."""
 _ROOT = Path(pass2d.__file__).resolve().parents[1]
 _GUARD = Path(__file__).with_name("ray_guard.py")
-# The current folder is not searched for modules (-P): a data folder ./cache there would hide ours.
+# The current folder is not searched for modules (-P): a random.py there would hide a library.
 _START = (
     f"import sys; sys.path.append({str(_ROOT)!r}); "
     "from pass2d.pipeline.run.ray_driver import main; main()"

@@ -29,7 +29,7 @@ _ROOT = Path(pass2d.__file__).resolve().parents[1]
 _POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 # A signal before the program is ready ends it without a traceback. The current folder is not
-# searched for modules (-P): a data folder ./cache there would hide ours.
+# searched for modules (-P): a random.py there would hide a library.
 _START = (
     "import os, signal, sys\n"
     "signal.signal(signal.SIGINT, lambda *_: os._exit(130))\n"
