@@ -18,6 +18,7 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     any_place,
 )
+from pass2d.commands.wording import as_typed
 from pass2d.common.errors import CacheError, ConfigError
 
 
@@ -86,7 +87,7 @@ def _show_cache(place: str, dataset: str | None, scan: str | None, *, as_json: b
         except CacheError as error:
             if len(chosen) == 1:
                 raise
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(as_typed(f"error: {error}"), err=True)
             is_sound = False
             continue
         with reader:

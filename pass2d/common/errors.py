@@ -10,8 +10,10 @@ from pass2d.common.text import one_line
 class Pass2DError(Exception):
     """Base of all errors whose message alone tells the user what happened and what to do.
 
-    The message names the file (or option), what was found, what was expected and the remedy. The
-    command line prints it in one line and exits with code 1. Whatever a file brought into it, it
+    The message names the file (or argument), what was found, what was expected and the remedy. It
+    never names options of the command line: arguments and functions of the library stand in
+    backquotes ("`columns=4`", "`repair`"), and `commands/wording.py` turns them into options.
+    The command prints it in one line and exits with code 1. Whatever a file brought into it, it
     is one line of bounded length.
     """
 

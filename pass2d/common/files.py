@@ -41,7 +41,7 @@ NO_PERMISSION = "no permission to read it. Change its permissions, or ask its ow
 
 
 def read_failure(
-    path: Path | str, error: OSError, *, remedy: str = "Run `pass2d cache repair`"
+    path: Path | str, error: OSError, *, remedy: str = "Repair the cache (`repair`)"
 ) -> CacheError:
     """The error to raise for a file that is there and cannot be read."""
     if isinstance(error, PermissionError):

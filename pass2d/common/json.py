@@ -67,7 +67,7 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
         with contextlib.suppress(ValueError, RecursionError):
             if seal(content) == data:
                 return content
-    raise CacheError(f"{where}: checksum differs. Run `pass2d cache repair`.")
+    raise CacheError(f"{where}: checksum differs. Repair the cache (`repair`).")
 
 
 def loads(data: bytes | str, *, where: str) -> Any:
@@ -81,7 +81,7 @@ def loads(data: bytes | str, *, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise CacheError(
-            f"{where}: not JSON ({reason}). The file is damaged: run `pass2d cache repair`."
+            f"{where}: not JSON ({reason}). The file is damaged: repair the cache (`repair`)."
         ) from error
 
 
@@ -97,7 +97,7 @@ def from_json(kind: type[T], value: Any, *, where: str) -> T:
         raise CacheError(
             f"{where}: does not describe a {kind.__name__} ({type(error).__name__}: "
             f"{error!s:.200}). "
-            "The file is damaged: run `pass2d cache repair`."
+            "The file is damaged: repair the cache (`repair`)."
         ) from error
     return result
 

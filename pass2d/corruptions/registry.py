@@ -169,7 +169,7 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
     found: set[Variant] = set()
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
-        raise ConfigError(f"--corrupt: found {text!r}, expected e.g. fog:heavy,snow or all.")
+        raise ConfigError(f"`corrupt`: found {text!r}, expected e.g. fog:heavy,snow or all.")
     for word in words:
         name, colon, severity = (part.strip() for part in word.partition(":"))
         names = CORRUPTIONS if name == "all" else (_known(name, CORRUPTIONS, word, "corruption"),)
@@ -192,7 +192,7 @@ def _known(word: str, known: Sequence[Any], where: str, what: str) -> Any:
     near = difflib.get_close_matches(spelled, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "."
     raise ConfigError(
-        f"--corrupt {where}: no {what} {word!r}, expected one of {', '.join(known)}"
+        f"`corrupt`, {where!r}: no {what} {word!r}, expected one of {', '.join(known)}"
         f"{' or all' if what == 'corruption' else ''}{hint}"
     )
 

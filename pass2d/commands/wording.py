@@ -1,0 +1,64 @@
+"""What the library says, in the words of the command line.
+
+The library names its own arguments and functions, in backquotes: "choose one by `dataset`",
+"`workers=0` does without Ray", "repair the cache (`repair`)". Here, and only here, they become the
+options and commands that a user types.
+"""
+
+from __future__ import annotations
+
+import re
+
+COMMANDS = {
+    "benchmark": "pass2d cache bench",
+    "check": "pass2d prepare ... --check",
+    "collect_garbage": "pass2d cache gc",
+    "doctor": "pass2d doctor",
+    "evaluate": "pass2d eval",
+    "fit": "pass2d train",
+    "import_checkpoint": "pass2d import",
+    "plan": "pass2d cache plan",
+    "predict": "pass2d predict",
+    "prepare": "pass2d prepare",
+    "prepare_nuscenes": "pass2d prepare nuscenes",
+    "prepare_semkitti": "pass2d prepare semkitti",
+    "repair": "pass2d cache repair",
+    "status": "pass2d cache status",
+    "verify": "pass2d cache verify",
+}
+"""Function of the library -> what is typed to call it."""
+
+OPTIONS = {
+    name: "--" + name.replace("_", "-")
+    for name in (
+        *("allow_partial", "baseline_only", "batch_size", "checkpoint", "clean", "columns"),
+        *("corrupt", "corruptions", "dataset", "description", "device", "drop_invalid", "dtype"),
+        *("html", "image_size", "json", "layout", "limit", "local_cache", "local_cache_gb", "map"),
+        *("meta", "no_checkpoint", "nproc", "out", "outside", "overwrite", "pictures", "png"),
+        *("predictions", "preset", "profile", "ray_address", "recenter", "recipe", "resume"),
+        *("root", "rotate", "run", "save", "scan", "scans", "scenes", "seed", "sequences", "set"),
+        *("signal_scale", "split", "splits", "sweeps", "unfinished", "unit", "version", "votes"),
+        *("workers", "z_offset"),
+    )
+} | {"cache_root": "--cache", "formats": "--format", "run_root": "--run", "verify_zip": "--verify"}
+"""Argument of the library -> option."""
+
+_TERM = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
+
+
+def as_typed(text: str) -> str:
+    """A message of the library, with options and commands for arguments and functions.
+
+    >>> as_typed("name them: `columns=4`, `overwrite=True`; or `repair` the cache")
+    'name them: --columns 4, --overwrite; or `pass2d cache repair` the cache'
+    """
+    return _TERM.sub(_replacement, text)
+
+
+def _replacement(term: re.Match[str]) -> str:
+    name, value = term.groups()
+    if name in OPTIONS:
+        return OPTIONS[name] if value in (None, "True") else f"{OPTIONS[name]} {value}"
+    if name in COMMANDS and value is None:
+        return f"`{COMMANDS[name]}`"
+    return term[0]
