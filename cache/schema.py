@@ -156,3 +156,46 @@ class ScanRecord:
     def n(self) -> int:
         """N, the kept points."""
         return len(self.raw_index)
+
+    def raw_order(self) -> NDArray[np.int64]:
+        """(n_raw,) rows of [points inside, points outside], in the order of the raw file."""
+        is_inside = np.zeros(self.n_raw, np.bool_)
+        is_inside[self.raw_index] = True
+        order = np.empty(self.n_raw, np.int64)
+        order[is_inside] = np.arange(self.n)
+        order[~is_inside] = np.arange(self.n, self.n_raw)
+        return order
+
+    def raw(self) -> RawScan:
+        """Put the scan back together as in its raw file; it must hold the points outside."""
+        assert self.outside_xyz is not None
+        assert self.outside_signal is not None
+        order, n_own = self.raw_order(), self.n_raw
+        channels = [
+            np.concatenate([self.xyz, self.outside_xyz], axis=1),
+            np.concatenate([self.signal, self.outside_signal])[None],
+        ]
+        if self.time is not None and self.outside_time is not None:
+            time = np.concatenate([self.time, self.outside_time])
+            n_own = int(np.count_nonzero(time == 0))
+            channels.append(time[None])
+        label = None
+        if self.label is not None:
+            outside = self.outside_label
+            if outside is None:
+                outside = np.zeros(self.n_raw - self.n, np.uint8)
+            label = np.concatenate([self.label, outside])[order]
+        points = np.concatenate(channels)[:, order].T
+        return RawScan(points=np.ascontiguousarray(points, np.float32), label=label, n_own=n_own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawScan:
+    """All points of a prepared scan, in the order of its raw file."""
+
+    points: NDArray[np.float32]
+    """(n_raw, 4) x, y, z in metres and signal; (n_raw, 5) with the time, for added sweeps."""
+    label: NDArray[np.uint8] | None
+    """(n_raw,) training ids; None for scans without labels."""
+    n_own: int
+    """Points of the scan's own file, which come first; those of added sweeps follow."""

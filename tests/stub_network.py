@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from pass2d.cache.schema import DatasetInfo
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import Network, NetworkConfig, Prepared, Segmentation
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
+from pass2d.train.checkpoints.trained import TrainedNetwork
 
 Rule = Callable[[Tensor], Tensor]
 """(N, 4) points to (N,) training ids."""
@@ -50,3 +55,27 @@ class StubNetwork(Network):
         answers = self.rule(self.batches[-1].points)
         logits = nn.functional.one_hot(answers, self.n_classes).float()
         return Segmentation(row_logits=logits, row_of_point=prepared.row_of_point)
+
+
+def trained_stub(
+    source: Path,
+    network: StubNetwork | None = None,
+    *,
+    info: DatasetInfo,
+    content: bytes = b"stub",
+) -> TrainedNetwork:
+    """A stub as what was loaded of a checkpoint; the file tells kept results apart."""
+    source.write_bytes(content)
+    network = network or StubNetwork(n_classes=info.labels.n_classes)
+    card = Card(architecture="2dpass", settings={}, info=info)
+    return TrainedNetwork(network=network, card=card, source=source)
+
+
+def random_checkpoint(path: Path, *, info: DatasetInfo) -> Path:
+    """A small untrained network in a file, for commands."""
+    torch.manual_seed(0)
+    settings = {"block_scales": [2, 4], "hidden": 4, "image_branch": False}
+    card = Card(architecture="2dpass", settings=settings, info=info)
+    network = build_from_card(card, torch.device("cpu"))
+    save_checkpoint(path, network_tensors(network.inference_state()), card)
+    return path

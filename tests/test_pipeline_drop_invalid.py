@@ -19,7 +19,6 @@ from pass2d.pipeline.datasets.raw_scans import list_raw, read_raw
 from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.run.describe import summary_lines
-from pass2d.train.data.raw_scan import raw_scan
 from pass2d.train.viewing.scan import view_scan
 
 INLINE = PrepareConfig(workers=0)
@@ -66,7 +65,7 @@ def test_dropped_points_leave_all_others_and_the_raw_rows_as_they_are(
         record = reader.read(0, Fields(label=True, outside=True))
     assert record.n_raw == 50
     assert not set(record.raw_index.tolist()) & set(BAD)
-    points, label = raw_scan(record)
+    points, label = record.raw().points, record.raw().label
     good = np.setdiff1d(np.arange(50), BAD)
     expected = scan_points(50, 0)
     assert np.array_equal(points[good], expected[good])

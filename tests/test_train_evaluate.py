@@ -8,7 +8,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,7 +33,6 @@ from pass2d.reports.evaluation import (
 )
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
-from pass2d.train.data.raw_scan import raw_scan
 from pass2d.train.distributed.process_group import Team
 from pass2d.train.evaluation.confusion import write_confusion
 from pass2d.train.evaluation.counts import (
@@ -47,7 +45,7 @@ from pass2d.train.evaluation.counts import (
 from pass2d.train.evaluation.evaluate import count_scans, evaluate, evaluate_network
 from pass2d.train.evaluation.pictures import write_pictures
 from pass2d.train.inference.logits import PassSize
-from pass2d.train.inference.scans import eval_scan
+from pass2d.train.inference.scans import eval_scan, record_input
 from pass2d.train.inference.votes import VotePlan
 
 CPU = torch.device("cpu")
@@ -192,14 +190,17 @@ def test_shares_of_three_processes_make_the_whole_and_each_pass_is_the_same(cach
     root, _ = cached
     alone = StubNetwork()
     shared = [StubNetwork() for _ in range(3)]
-    with (
-        CacheReader.open(root) as reader,
-        mock.patch("pass2d.train.inference.logits.CPU_PASS_SIZE", TWO_SCANS),
-    ):
+    with CacheReader.open(root) as reader:
         positions = reader.select(split="val")
-        whole = evaluate_network(alone, reader, positions)
+        whole = evaluate_network(alone, reader, positions, size=TWO_SCANS)
         parts = [
-            evaluate_network(network, reader, positions, team=Team(device=CPU, rank=r, world=3))
+            evaluate_network(
+                network,
+                reader,
+                positions,
+                team=Team(device=CPU, rank=r, world=3),
+                size=TWO_SCANS,
+            )
             for r, network in enumerate(shared)
         ]
     assert torch.equal(sum(part.total for part in parts), whole.total)
@@ -259,7 +260,7 @@ def test_scan_without_labels_cannot_be_evaluated(cached) -> None:
     with CacheReader.open(root) as reader:
         record = reader.read(int(reader.select(split="test")[0]), Fields(outside=True))
     with pytest.raises(ConfigError, match="11/000000 has no labels"):
-        eval_scan(record, uses_volume=True, outside="nearest")
+        eval_scan(record, record_input(record, uses_volume=True, outside="nearest"))
 
 
 @pytest.fixture(scope="module")
@@ -451,14 +452,15 @@ def test_prepared_scan_goes_back_together_as_in_its_raw_file(real_semkitti: Path
     from pass2d.pipeline.datasets.semkitti import list_semkitti
 
     listing = list_semkitti(real_semkitti, sequences=["08"])
-    points, labels = raw_scan(lidar_arrays(listing.scans[0], listing.info))
+    scan = lidar_arrays(listing.scans[0], listing.info).raw()
     folder = real_semkitti / "sequences/08"
     raw = np.fromfile(folder / "velodyne/000000.bin", "<f4").reshape(-1, 4)
-    assert np.array_equal(points, raw)
+    assert np.array_equal(scan.points, raw)
+    assert scan.n_own == len(raw)
     raw_ids = np.fromfile(folder / "labels/000000.label", "<u4") & 0xFFFF
     table = listing.info.labels.raw_to_training
-    assert labels is not None
-    assert labels.tolist() == [table[int(raw_id)] for raw_id in raw_ids]
+    assert scan.label is not None
+    assert scan.label.tolist() == [table[int(raw_id)] for raw_id in raw_ids]
 
 
 @pytest.mark.parametrize("outside", ["nearest", "ignore"])

@@ -9,17 +9,25 @@ import numpy as np
 import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
+from stub_network import StubNetwork, trained_stub
 from train_samples import Heard
 
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cache.schema import GridConfig
+from pass2d.common.progress import Silent
 from pass2d.models.inputs import Grid
 from pass2d.models.network import Network
 from pass2d.models.registry import build_network
 from pass2d.train.data.lattice import ScanHash, scan_hashes, voted_voxels
+from pass2d.train.evaluation.evaluate import evaluate
+from pass2d.train.evaluation.pictures import write_pictures
 from pass2d.train.inference.logits import CachedVotes, PassSize, vote_logits
-from pass2d.train.inference.scans import hashed_scales
+from pass2d.train.inference.scans import CachedScans, hashed_scales
 from pass2d.train.inference.votes import LATTICE_VOTES, Vote, VotePlan
+from pass2d.train.robustness.run import RobustRun
+from pass2d.train.robustness.scans import cached_set
+from pass2d.train.submission.benchmark import Benchmark
+from pass2d.train.submission.submit import SubmitConfig, submit
 
 VOXELISER = "pass2d.models.twodpass.hierarchy.root_cells"
 
@@ -143,3 +151,44 @@ def test_votes_for_which_no_hash_serves_are_voxelised_anew_and_it_is_said(
     assert reason in heard.all()
     assert bool(heard.lines) == bool(reason)
     assert hashed_scales(network, cache_grid, (VotePlan(kind="random", count=12),), heard) == ()
+
+
+class HashedStub(StubNetwork):
+    """Answers by a rule, and wants the cache's hashes at two scales."""
+
+    scales = (2, 4)
+
+
+@pytest.mark.parametrize("work", ["evaluate", "pictures", "robust", "submit"])
+def test_cached_hashes_serve_lattice_votes_wherever_scans_come_from_a_cache(
+    cache_root: Path, tmp_path: Path, work: str
+) -> None:
+    trained = trained_stub(tmp_path / "stub.safetensors", HashedStub(), info=sample_info())
+    votes = VotePlan(kind="lattice", count=8)
+    report = evaluate(trained, cache_root, votes=votes)
+    if work != "evaluate":
+        trained.network.batches.clear()
+    if work == "pictures":
+        write_pictures(report, cache_root, tmp_path / "png", network=trained, votes=votes)
+    if work == "robust":
+        run = RobustRun(
+            trained=trained,
+            folder=tmp_path / "out",
+            votes=votes,
+            outside="nearest",
+            limit=None,
+            progress=Silent(),
+        )
+        with CacheReader.open(cache_root) as reader:
+            cached = CachedScans(
+                reader, trained.network, plans=(votes,), outside="nearest", progress=Silent()
+            )
+            (result,) = run.count([cached_set(cached, reader.select(split="val"))])
+        assert np.array_equal(result.inside + result.outside, report.best.confusion)
+    if work == "submit":
+        rules = Benchmark(info=sample_info(), splits={"val": ("08",)})
+        config = SubmitConfig(split="val", votes=votes, allow_partial=True)
+        submit(trained, cache_root, tmp_path / "s.zip", benchmarks=[rules], config=config)
+    batches = trained.network.batches
+    assert sum(len(batch.offsets) - 1 for batch in batches) >= 2 * len(LATTICE_VOTES)
+    assert {len(batch.voxels) for batch in batches} == {2}

@@ -24,7 +24,7 @@ from pass2d.train.data.collate import collate, common_crop, heap
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.stream import StreamPlan, load_scan
 from pass2d.train.evaluation.evaluate import evaluate, evaluate_network
-from pass2d.train.inference.metric import allowed_scores, official_scores
+from pass2d.train.inference.metric import mask_forbidden_classes, official_scores
 from pass2d.train.inference.segmenter import Segmenter
 from pass2d.train.loop import run
 from pass2d.train.recipes.recipe import load_recipe
@@ -154,8 +154,8 @@ def test_class_that_is_predicted_but_never_labelled_counts_as_0() -> None:
 def test_nuscenes_forbids_the_answer_0() -> None:
     logits = torch.tensor([[5.0, 1, 2], [0, -3, -4]])
     kitti, nuscenes = sample_info(), replace(sample_info(), layout="nuscenes")
-    assert allowed_scores(logits, kitti).argmax(1).tolist() == [0, 0]
-    assert allowed_scores(logits, nuscenes).argmax(1).tolist() == [2, 1]
+    assert mask_forbidden_classes(logits, kitti).argmax(1).tolist() == [0, 0]
+    assert mask_forbidden_classes(logits, nuscenes).argmax(1).tolist() == [2, 1]
     assert logits[0, 0] == 5
 
 

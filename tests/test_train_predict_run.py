@@ -25,7 +25,7 @@ from train_samples import Heard
 from pass2d.cache.clouds.statistics import scan_statistics
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
-from pass2d.train.inference import segmenter as segmenter_module
+from pass2d.train.inference.scans import scan_input
 from pass2d.train.inference.segmenter import Segmenter
 from pass2d.train.prediction.files import find_scans
 from pass2d.train.prediction.lines import arriving_lines
@@ -322,33 +322,29 @@ def test_tiny_files(checkpoint: Path, tmp_path: Path, n: int) -> None:
     assert len(plyfile.PlyData.read(str(out / "a.ply"))["vertex"]) == n
 
 
-def test_more_points_than_a_pass_takes_are_labelled_in_parts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_more_points_than_a_pass_takes_are_labelled_in_parts() -> None:
     points = some_points(1000)
     network = StubNetwork()
     whole = Segmenter(network, card())
     expected = whole(points)
-    monkeypatch.setattr(segmenter_module, "LARGEST_PASS", 90)
+    parts = Segmenter(network, card())
+    parts.pass_size = replace(parts.pass_size, largest_scan=90)
     network.batches.clear()
-    parts = whole.prepare(points)
     kept = int(inside(points).sum())
-    assert parts.n_parts == -(-kept // 90)
-    (answer,) = whole.segment([parts], names=[""])
+    assert parts.pass_size.parts(kept) == -(-kept // 90)
+    answer = parts(points)
     assert max(len(batch.points) for batch in network.batches) <= 90
     assert sum(len(batch.points) for batch in network.batches) == kept
     assert np.array_equal(answer.labels, expected.labels)
     assert np.array_equal(answer.scores, expected.scores)
-    mixed = whole.segment([parts, whole.prepare(points[:20])], names=["a", "b"])
+    mixed = parts([points, points[:20]])
+    assert np.array_equal(mixed[0].labels, expected.labels)
     assert np.array_equal(mixed[1].labels, whole(points[:20]).labels)
 
 
-def test_nearest_points_of_large_files_are_looked_for_in_a_share(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_nearest_points_of_large_files_are_looked_for_in_a_share() -> None:
     points = some_points(2000)
-    monkeypatch.setattr(segmenter_module, "TREE_POINTS", 100)
-    scan = Segmenter(StubNetwork(), card()).prepare(points)
+    scan = scan_input(points, name="", is_seen=inside(points), outside="nearest", tree_points=100)
     assert len(np.unique(scan.copied_from)) <= 100
     assert len(scan.other_rows) == 2000 - inside(points).sum()
 

@@ -15,8 +15,8 @@ from cache_samples import write_sample_cache
 from train_samples import Heard, assert_same_tensors, final_state, tiny_recipe
 
 from pass2d.cache.remote.store import RemoteStore
-from pass2d.common.ahead import computed_ahead
 from pass2d.common.errors import ConfigError
+from pass2d.common.prefetch import prefetch
 from pass2d.train.data import stream
 from pass2d.train.loop import run
 
@@ -111,7 +111,7 @@ def test_a_signal_ends_a_run_whose_store_hangs(
 
 
 def test_work_ahead_that_is_left_early_is_not_waited_for(hanging: threading.Event) -> None:
-    results = computed_ahead(lambda wait: wait and hanging.wait(), [False, True, True])
+    results = prefetch(lambda wait: wait and hanging.wait(), [False, True, True])
     assert next(results) is False
     results.close()
     assert not hanging.is_set()

@@ -5,26 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cache_samples import sample_info, write_sample_cache
+from cache_samples import sample_info
 from nuscenes_files import NuscenesFolder
+from pipeline_files import write_sequence
 from rich.console import Console
-from stub_network import StubNetwork, by_place
+from stub_network import by_place, random_checkpoint, trained_stub
 from typer.testing import CliRunner
 
-import pass2d.train.robustness.published_sets as module
 from pass2d.cli import app
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.reports.robustness import remarks, report_json, report_tables, summary_csv
-from pass2d.train.checkpoints.card import Card
-from pass2d.train.checkpoints.checkpoint import build_from_card
+from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.inference.metric import official_scores
 from pass2d.train.robustness.folders import find_corrupted, set_name
 from pass2d.train.robustness.published_sets import robust_folders
@@ -167,18 +168,18 @@ def test_fog_of_another_set_is_not_compared_with_robo3ds_baseline(stubbed, tmp_p
     for name in ("clean", "fog", "cutout"):
         folder = tmp_path / "set" / name
         write_scan(folder / "velodyne/0.bin", folder / "labels/0.label", seed=len(name))
-    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     clean, fog, cutout = (report.scores_of(r)[0].miou for r in report.results)
     assert report.scores.mce is None
     assert report.scores.mrr == pytest.approx((fog + cutout) / 2 / clean)
     assert not report_json(report)["is_complete"]
     assert remarks(report)[0].startswith("no mCE")
     (tmp_path / "set" / "cutout").rename(tmp_path / "set" / "[bold]cut")
-    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     screen = Console(width=80, file=io.StringIO())
     screen.print(*report_tables(report))
     assert "[bold]cut" in screen.file.getvalue()
-    fog_alone = robust_folders(stubbed[1], tmp_path / "set" / "fog", tmp_path / "out")
+    fog_alone = robust_folders(stubbed, tmp_path / "set" / "fog", tmp_path / "out")
     assert fog_alone.set_name == "SemanticKITTI-C (Yan et al.)"
 
 
@@ -193,12 +194,8 @@ def test_a_folder_without_scans_says_what_is_expected(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[StubNetwork, Path]:
-    network, checkpoint = StubNetwork(), tmp_path / "stub.safetensors"
-    checkpoint.write_bytes(b"stub")
-    card = Card(architecture="2dpass", settings={}, info=sample_info())
-    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
-    return network, checkpoint
+def stubbed(tmp_path: Path) -> TrainedNetwork:
+    return trained_stub(tmp_path / "stub.safetensors", info=sample_info())
 
 
 def robo3d_tree(root: Path) -> dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]]:
@@ -237,7 +234,7 @@ def plain_counts(scans: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 def test_scores_are_those_of_counting_every_point(stubbed, tmp_path: Path) -> None:
     written = robo3d_tree(tmp_path / "set")
-    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     assert report.set_name == "SemanticKITTI-C (Robo3D)"
     for result in report.results:
         expected = official_scores(
@@ -255,7 +252,7 @@ def test_scores_are_those_of_counting_every_point(stubbed, tmp_path: Path) -> No
 
 def test_summary_csv_has_a_row_per_severity_a_mean_and_the_scores(stubbed, tmp_path) -> None:
     robo3d_tree(tmp_path / "set")
-    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     table = list(csv.DictReader(io.StringIO(summary_csv(report).decode())))
     assert [(row["corruption"], row["severity"]) for row in table] == [
         ("clean", ""),
@@ -274,7 +271,7 @@ def test_noise_that_a_corruption_added_is_ignored(stubbed, tmp_path: Path) -> No
     raw = RAW_OF[labels].astype("<u4")
     raw[:50] = 21
     raw.tofile(folder / "labels/0.label")
-    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     labels[:50] = 0
     assert np.array_equal(
         (report.results[0].inside + report.results[0].outside), plain_counts([(points, labels)])
@@ -284,20 +281,20 @@ def test_noise_that_a_corruption_added_is_ignored(stubbed, tmp_path: Path) -> No
 def test_counted_corruptions_are_kept_and_taken_only_for_the_same_job(
     stubbed, tmp_path: Path
 ) -> None:
-    network, checkpoint = stubbed
+    network = stubbed.network
     robo3d_tree(tmp_path / "set")
-    first = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out", corruptions=["fog"])
+    first = robust_folders(stubbed, tmp_path / "set", tmp_path / "out", corruptions=["fog"])
     network.batches.clear()
-    second = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out")
+    second = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     assert [result.reused for result in second.results] == [True] * 4 + [False] * 3
     assert sum(len(b.offsets) - 1 for b in network.batches) == 6
     assert report_json(first)["results"] == report_json(second)["results"][:4]
     record = tmp_path / "out/counts.jsonl"
     record.write_bytes(record.read_bytes().replace(b'"part":"fog light"', b'"part":"fog lighu"'))
-    again = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out")
+    again = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     assert [result.reused for result in again.results] == [True, False] + [True] * 5
-    checkpoint.write_bytes(b"another")
-    third = robust_folders(checkpoint, tmp_path / "set", tmp_path / "out")
+    stubbed.source.write_bytes(b"another")
+    third = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     assert not any(result.reused for result in third.results)
 
 
@@ -308,7 +305,7 @@ def test_bad_files_are_named_and_left_out(stubbed, tmp_path: Path) -> None:
     (folder / "labels/1.label").write_bytes(b"1234")
     (folder / "labels/2.label").unlink()
     np.full(300, 77, "<u4").tofile(folder / "labels/3.label")
-    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     assert report.results[0].scans == 1
     texts = sorted(report.failed)
     assert any("1.label: 4 bytes, but the scan has 300 points" in text for text in texts)
@@ -317,41 +314,35 @@ def test_bad_files_are_named_and_left_out(stubbed, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("*.json"))  # an unfinished count is not kept
 
 
-def test_labels_and_clean_score_come_from_a_prepared_cache(
-    stubbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_sample_cache(tmp_path / "cache", n_scans=2, sequences=("00", "08"), n_points=200)
-    folder = tmp_path / "set" / "motion_blur" / "light"
-    _, labels = write_scan(folder / "velodyne/000000.bin", tmp_path / "elsewhere.label", seed=1)
-    monkeypatch.setattr(
-        module,
-        "clean_files",
-        lambda reader, split: module_clean({"000000.bin": tmp_path / "elsewhere.label"}),
-    )
-    arguments = (stubbed[1], tmp_path / "set", tmp_path / "out")
+def test_labels_and_clean_score_come_from_a_prepared_cache(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "raw", "08", (0, 1), n=300, images=False)
+    listing = list_semkitti(tmp_path / "raw")
+    prepare(listing, tmp_path / "cache" / "semkitti", PrepareConfig(workers=0), Silent())
+    blurred = tmp_path / "set" / "motion_blur" / "light" / "velodyne" / "000000.bin"
+    blurred.parent.mkdir(parents=True)
+    shutil.copy(listing.scans[0].points, blurred)
+    trained = trained_stub(tmp_path / "stub.safetensors", info=listing.info)
+    arguments = (trained, tmp_path / "set", tmp_path / "out")
     report = robust_folders(*arguments, clean=tmp_path / "cache")
     assert [(r.corruption, r.scans) for r in report.results] == [("clean", 2), ("motion_blur", 1)]
+    clean, blur = (result.inside + result.outside for result in report.results)
+    assert blur.sum() == 300
+    assert (blur <= clean).all()  # the same scan, by the labels of the clean data set
     again = robust_folders(*arguments, clean=tmp_path / "cache")
     assert all(result.reused for result in again.results)
     few = robust_folders(*arguments, clean=tmp_path / "cache", limit=1)
     assert [result.scans for result in few.results] == [1, 1]
+    assert np.array_equal(few.results[0].inside + few.results[0].outside, blur)
     assert "of each at most 1 scans" in remarks(few)[0]
     assert "split val" in report.clean_source
-    assert report.clean_miou is not None
-    assert report.clean_miou > 0.5  # the stub answers by the rule that labelled the cache
-    assert report.scores.mrr is not None
-    assert labels.any()
+    assert report.clean_miou == report.scores_of(report.results[0])[0].miou
+    assert few.scores.mrr == 1.0
 
 
-def module_clean(labels: dict[str, Path]):
-    from pass2d.train.robustness.scans import CleanFiles
-
-    return CleanFiles(tokens={}, labels=labels)
-
-
-def test_command_says_what_is_wrong_in_one_line(stubbed, tmp_path: Path) -> None:
+def test_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     runner = CliRunner()
-    arguments = ["robust", "--checkpoint", str(stubbed[1]), "--out", str(tmp_path / "o")]
+    checkpoint = random_checkpoint(tmp_path / "small.safetensors", info=sample_info())
+    arguments = ["robust", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "o")]
     result = runner.invoke(app, [*arguments, "--root", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert "there is no such folder" in result.output
@@ -367,9 +358,7 @@ def test_command_says_what_is_wrong_in_one_line(stubbed, tmp_path: Path) -> None
     assert (tmp_path / "o" / "summary.csv").is_file()
 
 
-def test_nuscenes_labels_are_found_by_token_through_the_clean_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nuscenes_labels_are_found_by_token_through_the_clean_cache(tmp_path: Path) -> None:
     folder = NuscenesFolder(tmp_path / "raw", n=200)
     listing = list_nuscenes(folder.write(), stored_hw=(32, 48))
     place = tmp_path / "cache" / "nuscenes"
@@ -387,12 +376,7 @@ def test_nuscenes_labels_are_found_by_token_through_the_clean_cache(
         written = light / "lidarseg" / "fog" / "light" / f"{scan.token}_lidarseg.bin"
         written.parent.mkdir(parents=True, exist_ok=True)
         labels.tofile(written)
-    settings = {"block_scales": [2, 4], "hidden": 4, "image_branch": False}
-    card = Card(architecture="2dpass", settings=settings, info=listing.info)
-    network = build_from_card(card, torch.device("cpu"))
-    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
-    checkpoint = tmp_path / "random.safetensors"
-    checkpoint.write_bytes(b"")
+    checkpoint = random_checkpoint(tmp_path / "random.safetensors", info=listing.info)
     report = robust_folders(checkpoint, light, tmp_path / "out", clean=tmp_path / "cache")
     assert report.set_name == "nuScenes-C (Robo3D)"
     _, result = report.results

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from pipeline_files import write_sequence
-from stub_network import StubNetwork
+from stub_network import random_checkpoint, trained_stub
 from typer.testing import CliRunner, Result
 
-import pass2d.train.robustness.cached as module
 from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.common.errors import ConfigError
@@ -22,7 +21,7 @@ from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare_all
 from pass2d.reports.robustness import remarks, summary_csv
-from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.evaluation.evaluate import evaluate_network
 from pass2d.train.robustness.cached import corrupted_datasets, robust_cache
 from pass2d.train.robustness.robo3d import CORRUPTIONS, RobustScores
@@ -40,23 +39,16 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stubbed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache_root: Path
-) -> tuple[StubNetwork, Path]:
-    network, checkpoint = StubNetwork(), tmp_path / "stub.safetensors"
-    network.n_classes = 20
-    checkpoint.write_bytes(b"stub")
+def stubbed(tmp_path: Path, cache_root: Path) -> TrainedNetwork:
     with CacheReader.open(cache_root) as reader:
-        card = Card(architecture="2dpass", settings={}, info=reader.info)
-    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
-    return network, checkpoint
+        return trained_stub(tmp_path / "stub.safetensors", info=reader.info)
 
 
 def test_counts_are_those_of_evaluating_each_data_set(
     stubbed, cache_root: Path, tmp_path: Path
 ) -> None:
-    network, checkpoint = stubbed
-    report = robust_cache(checkpoint, cache_root, tmp_path / "out")
+    network = stubbed.network
+    report = robust_cache(stubbed, cache_root, tmp_path / "out")
     assert report.set_name == "pass2d-C"
     assert [(r.corruption, r.severity) for r in report.results] == [
         ("clean", ""),
@@ -93,13 +85,12 @@ def test_counts_are_those_of_evaluating_each_data_set(
 def test_finished_counts_are_kept_for_the_same_data(
     stubbed, cache_root: Path, tmp_path: Path
 ) -> None:
-    _, checkpoint = stubbed
-    first = robust_cache(checkpoint, cache_root, tmp_path / "out", corruptions=["fog"], limit=2)
+    first = robust_cache(stubbed, cache_root, tmp_path / "out", corruptions=["fog"], limit=2)
     assert [r.corruption for r in first.results] == ["clean", "fog", "fog", "fog"]
     assert all(r.scans == 2 for r in first.results)
-    again = robust_cache(checkpoint, cache_root, tmp_path / "out", corruptions=["fog"], limit=2)
+    again = robust_cache(stubbed, cache_root, tmp_path / "out", corruptions=["fog"], limit=2)
     assert all(r.reused for r in again.results)
-    other = robust_cache(checkpoint, cache_root, tmp_path / "out", corruptions=["fog"], limit=1)
+    other = robust_cache(stubbed, cache_root, tmp_path / "out", corruptions=["fog"], limit=1)
     assert not any(r.reused for r in other.results)
 
 
@@ -113,8 +104,9 @@ def test_which_data_sets_belong_to_a_clean_one(cache_root: Path, tmp_path: Path)
         corrupted_datasets(cache_root / "semkitti-fog-light")
 
 
-def test_one_line_says_what_is_wrong(stubbed, cache_root: Path, tmp_path: Path) -> None:
-    _, checkpoint = stubbed
+def test_one_line_says_what_is_wrong(cache_root: Path, tmp_path: Path) -> None:
+    with CacheReader.open(cache_root) as reader:
+        checkpoint = random_checkpoint(tmp_path / "small.safetensors", info=reader.info)
 
     def robust(*words: object) -> Result:
         arguments = ["robust", "--checkpoint", checkpoint, "--out", tmp_path / "o", *words]

@@ -14,19 +14,19 @@ import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
 from nuscenes_files import NuscenesFolder
-from stub_network import StubNetwork, by_place
+from stub_network import StubNetwork, by_place, trained_stub
 from typer.testing import CliRunner
 
-import pass2d.train.submission.submit as module
 from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.common.errors import CheckpointError, ConfigError, DataError, Pass2DError
-from pass2d.common.progress import Silent
+from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets.known import known_tables
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
+from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.inference.votes import VotePlan
 from pass2d.train.submission.benchmark import Benchmark, parse_meta
 from pass2d.train.submission.scans import expected_points
@@ -62,20 +62,16 @@ def scans(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[StubNetwork, Path]:
+def stubbed(tmp_path: Path) -> TrainedNetwork:
     """A checkpoint whose network answers by `by_place`."""
-    network, checkpoint = StubNetwork(), tmp_path / "stub.safetensors"
-    checkpoint.write_bytes(b"stub")
-    card = Card(architecture="2dpass", settings={}, info=sample_info())
-    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
-    return network, checkpoint
+    return trained_stub(tmp_path / "stub.safetensors", info=sample_info())
 
 
-def write(stubbed, scans, out: Path, **changes) -> object:
+def write(
+    trained: TrainedNetwork, scans, out: Path, *, progress: Progress | None = None, **changes
+) -> object:
     config = SubmitConfig(**changes)
-    return submit(
-        stubbed[1], scans[0], out, benchmarks=[changes.pop("rules", RULES)], config=config
-    )
+    return submit(trained, scans[0], out, benchmarks=[RULES], config=config, progress=progress)
 
 
 def test_zip_holds_folders_and_one_file_per_scan_with_a_raw_id_per_raw_point(
@@ -116,8 +112,7 @@ def plain_answer(scan) -> np.ndarray:
 
 
 def test_class_0_is_never_answered_as_it_is_a_certain_miss(stubbed, scans, tmp_path: Path) -> None:
-    network, _ = stubbed
-    network.rule = lambda points: torch.zeros(len(points), dtype=torch.int64)
+    stubbed.network.rule = lambda points: torch.zeros(len(points), dtype=torch.int64)
     write(stubbed, scans, tmp_path / "s.zip")
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         for name in archive.namelist():
@@ -144,10 +139,10 @@ def test_a_missing_scan_is_an_error_here_not_on_the_server(stubbed, scans, tmp_p
     rules = replace(RULES, scan_counts={"11": SCANS, "12": SCANS + 1})
     out = tmp_path / "s.zip"
     with pytest.raises(DataError, match=r"sequence 12: 3 scans, officially 4.*--allow-partial"):
-        submit(stubbed[1], scans[0], out, benchmarks=[rules], config=SubmitConfig())
+        submit(stubbed, scans[0], out, benchmarks=[rules], config=SubmitConfig())
     assert not out.exists()
     partial = SubmitConfig(allow_partial=True)
-    summary = submit(stubbed[1], scans[0], out, benchmarks=[rules], config=partial)
+    summary = submit(stubbed, scans[0], out, benchmarks=[rules], config=partial)
     assert not summary.is_complete
     assert "server will refuse it" in " ".join(summary.notes)
     problems = verify_submission(out, [rules]).problems
@@ -157,58 +152,60 @@ def test_a_missing_scan_is_an_error_here_not_on_the_server(stubbed, scans, tmp_p
 def test_a_missing_sequence_is_named(stubbed, scans, tmp_path: Path) -> None:
     rules = replace(RULES, splits={"test": ("11", "12", "13")})
     with pytest.raises(DataError, match="official sequences are not prepared: 13"):
-        submit(stubbed[1], scans[0], tmp_path / "s.zip", benchmarks=[rules], config=SubmitConfig())
+        submit(stubbed, scans[0], tmp_path / "s.zip", benchmarks=[rules], config=SubmitConfig())
 
 
 class CutError(Exception):
     pass
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same_zip(
-    stubbed, scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network, _ = stubbed
+def test_an_interrupted_run_goes_on_and_gives_the_same_zip(stubbed, scans, tmp_path: Path) -> None:
+    network = stubbed.network
     whole, out = tmp_path / "whole.zip", tmp_path / "s.zip"
     write(stubbed, scans, whole)
-    real = module.predicted_scans
 
-    def cut(*args, **kwargs):
-        for number, scan in enumerate(real(*args, **kwargs)):
-            if number == 2:
-                raise CutError
-            yield scan
+    def cut(points: torch.Tensor) -> torch.Tensor:
+        if len(network.batches) == 2:
+            raise CutError
+        return by_place(points)
 
-    monkeypatch.setattr(module, "predicted_scans", cut)
+    network.batches.clear()
+    network.rule = cut
     with pytest.raises(CutError):
         write(stubbed, scans, out)
     assert not out.exists()
+    finished = len(network.batches[0].offsets) - 1
     parts = sorted(path.name for path in (tmp_path / ".s.zip.parts").glob("*.z"))
-    assert parts == ["000000.z", "000001.z"]
-    monkeypatch.setattr(module, "predicted_scans", real)
+    assert parts == [f"{place:06d}.z" for place in range(finished)]
+    network.rule = by_place
     # One of them torn by a power cut: it is predicted again.
     torn = tmp_path / ".s.zip.parts" / "000001.z"
     torn.write_bytes(torn.read_bytes()[:-3])
     network.batches.clear()
     summary = write(stubbed, scans, out)
-    assert summary.reused == 2
-    assert sum(len(b.offsets) - 1 for b in network.batches) == 2 * SCANS - 1
+    assert summary.reused == finished
+    assert sum(len(b.offsets) - 1 for b in network.batches) == 2 * SCANS - finished + 1
     assert out.read_bytes() == whole.read_bytes()
     assert not (tmp_path / ".s.zip.parts").exists()
 
 
-def test_finished_scans_of_another_job_are_not_taken(
-    stubbed, scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class CutAtPacking(Silent):
+    def start(self, title: str, *, total: int, unit: str) -> None:
+        if title == "pack":
+            raise CutError
+
+
+def test_finished_scans_of_another_job_are_not_taken(stubbed, scans, tmp_path: Path) -> None:
     out = tmp_path / "s.zip"
-    monkeypatch.setattr(module._Work, "pack", lambda *_: (_ for _ in ()).throw(CutError))
     with pytest.raises(CutError):
-        write(stubbed, scans, out)
-    monkeypatch.undo()
-    network = StubNetwork(lambda points: torch.full((len(points),), 2))
-    card = Card(architecture="2dpass", settings={}, info=sample_info())
-    monkeypatch.setattr(module, "network_from_checkpoint", lambda path, device: (network, card))
-    stubbed[1].write_bytes(b"another")
-    summary = write((network, stubbed[1]), scans, out)
+        write(stubbed, scans, out, progress=CutAtPacking())
+    other = trained_stub(
+        tmp_path / "other.safetensors",
+        StubNetwork(lambda points: torch.full((len(points),), 2)),
+        info=sample_info(),
+        content=b"another",
+    )
+    summary = write(other, scans, out)
     assert summary.reused == 0
     with zipfile.ZipFile(out) as archive:
         values = np.frombuffer(archive.read("sequences/11/predictions/000000.label"), "<u4")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pass2d.common.ahead import computed_ahead
 from pass2d.common.errors import ConfigError
+from pass2d.common.prefetch import prefetch
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import Network, NetworkConfig, Prepared, Segmentation
 from pass2d.train.inference.logits import PassSize, nearest_index, vote_logits
@@ -130,10 +130,10 @@ def test_nearest_point_is_the_one_of_a_full_search() -> None:
 
 
 def test_results_come_in_order_and_errors_at_their_item() -> None:
-    assert list(computed_ahead(lambda n: n * n, range(20), threads=3, ahead=5)) == [
+    assert list(prefetch(lambda n: n * n, range(20), threads=3, ahead=5)) == [
         n * n for n in range(20)
     ]
-    results = computed_ahead(lambda n: 1 // (n - 2), range(5), threads=2, ahead=3)
+    results = prefetch(lambda n: 1 // (n - 2), range(5), threads=2, ahead=3)
     assert [next(results), next(results)] == [-1, -1]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -147,7 +147,7 @@ def test_no_more_items_are_taken_than_may_wait() -> None:
             taken.append(n)
             yield n
 
-    results = computed_ahead(lambda n: n, items(), threads=1, ahead=3)
+    results = prefetch(lambda n: n, items(), threads=1, ahead=3)
     assert next(results) == 0
     assert len(taken) == 4
     results.close()

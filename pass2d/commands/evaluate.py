@@ -54,6 +54,7 @@ def eval_command(
     """Evaluate a checkpoint: IoU per class, mIoU and accuracy by both protocols."""
     start_processes(context, nproc)
     from pass2d.reports.evaluation import report_json, report_tables, write_html
+    from pass2d.train.checkpoints.trained import trained_network
     from pass2d.train.distributed.process_group import is_follower, joined_team, of_first
     from pass2d.train.evaluation.evaluate import evaluate
     from pass2d.train.evaluation.pictures import write_pictures
@@ -65,7 +66,8 @@ def eval_command(
         _require_places(html, pictures)
     with clear_errors(console), joined_team(device, progress=console) as team:
         # Of the first one's choice: a run may end between two looks.
-        network = of_first(chosen_network(checkpoint, console) if team.is_first else None, team)
+        path = of_first(chosen_network(checkpoint, console) if team.is_first else None, team)
+        network = trained_network(path, team.device)
         report = evaluate(
             network,
             cache_root,
@@ -86,7 +88,7 @@ def eval_command(
                 console.say(f"report: {html}")
             if pictures is not None:
                 written = write_pictures(
-                    report, cache_root, pictures, dataset=dataset, votes=plan, device=team.device
+                    report, cache_root, pictures, dataset=dataset, network=network, votes=plan
                 )
                 console.say(f"pictures: {len(written)} in {pictures}")
         finally:  # hours of work are not lost with a full disk

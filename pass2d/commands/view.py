@@ -21,12 +21,13 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     any_place,
 )
-from pass2d.commands.view_inputs import Label, labeller, newest_labeller, open_scans
+from pass2d.commands.view_inputs import labeller, newest_labeller, open_scans
 from pass2d.common.errors import ConfigError
+from pass2d.common.prefetch import prefetch
 from pass2d.common.progress import Progress, format_bytes
 
 if TYPE_CHECKING:
-    from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
+    from pass2d.train.viewing.scan import Labeller, ViewItem, ViewScan, ViewSet
 
 SHOWN, RECORDED = 1, 100
 """Scans that are taken when none is named: of pictures and page, of a recording."""
@@ -158,17 +159,17 @@ def view_command(
 
 
 def _loaded(
-    items: tuple[ViewItem, ...], label: Label | None, progress: Progress
+    items: tuple[ViewItem, ...], label: Labeller | None, progress: Progress
 ) -> Generator[ViewScan]:
-    """Load and label one scan after the other; says once how files were read."""
+    """Load and label scans ahead of time; says once how files were read."""
     progress.start("view", total=len(items), unit="scans")
     said: set[str] = set()
-    for item in items:
-        scan = item.load()
+    scans = prefetch(lambda item: item.load(), items) if label is None else label(items)
+    for item, scan in zip(items, scans, strict=True):
         if scan.note and scan.note not in said:
             said.add(scan.note)
             progress.say(f"{item.points or item.name}: {scan.note}")
-        yield scan if label is None else label(item, scan)
+        yield scan
         progress.advance()
 
 

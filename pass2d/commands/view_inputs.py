@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from pass2d.cache.reader import CacheReader
     from pass2d.cache.schema import DatasetInfo
     from pass2d.pipeline.source import ScanSource
-    from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
-
-Label = Callable[["ViewItem", "ViewScan"], "ViewScan"]
-"""Adds a prediction to a scan, if there is one."""
+    from pass2d.train.viewing.scan import Labeller, ViewScan, ViewSet
 
 
 @contextmanager
@@ -67,7 +64,7 @@ def labeller(
     predictions: Path | None,
     device: str,
     say: Callable[[str], None],
-) -> Label | None:
+) -> Labeller | None:
     """What adds predictions to scans; None without any.
 
     How scans differ from a checkpoint's training data is said.
@@ -86,11 +83,11 @@ def labeller(
     if predictions is not None:
         from pass2d.train.viewing.predictions import PredictionFolder
 
-        return PredictionFolder(predictions, scans.table).add
+        return PredictionFolder(predictions, scans.table).label
     return None
 
 
-def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) -> Label | None:
+def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) -> Labeller | None:
     """What predicts with the best network of the newest run; where that cannot be, says why."""
     from pass2d.train.checkpoints.runs import RUNS, as_typed, newest_network
 

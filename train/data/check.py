@@ -12,6 +12,7 @@ from pass2d.cache.clouds.statistics import raw_points
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cache.statistics import lacks_classes
 from pass2d.common.errors import ConfigError
+from pass2d.train.data.positions import evenly_spaced
 
 _SAMPLE_SCANS = 4
 """Enough to see another unit, frame or scale: all scans of a data set share it."""
@@ -61,9 +62,8 @@ def say_differences(
     if reader.info.corruption is not None or not len(positions):
         return
     speaker = DifferenceSpeaker(expected, say)
-    chosen = np.linspace(0, len(positions) - 1, min(_SAMPLE_SCANS, len(positions)))
     fields = Fields(label=False, outside=True)
-    for place in positions[chosen.round().astype(np.int64)]:
+    for place in positions[evenly_spaced(len(positions), _SAMPLE_SCANS)]:
         scan = raw_points(reader.read(int(place), fields))
         speaker.look(scan, where=f"scan {reader.scans.scan_id[place]}")
 

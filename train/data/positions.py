@@ -32,7 +32,7 @@ def labelled_positions(
     return labelled, len(selected) - len(labelled)
 
 
-def spread(n: int, limit: int | None) -> NDArray[np.int64]:
+def evenly_spaced(n: int, limit: int | None) -> NDArray[np.int64]:
     """At most ``limit`` of n places, evenly; all without one.
 
     Raises:

@@ -4,62 +4,56 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo
-from pass2d.common.ahead import computed_ahead
 from pass2d.common.errors import ConfigError
+from pass2d.common.prefetch import PAUSE, Pause
 from pass2d.common.progress import Progress, Silent
 from pass2d.models.network import Network
-from pass2d.train.checkpoints.card import Card
-from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
+from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.check import require_usable, say_differences
-from pass2d.train.data.lattice import scan_hashes
-from pass2d.train.data.positions import labelled_positions, spread
+from pass2d.train.data.positions import evenly_spaced, labelled_positions
 from pass2d.train.distributed.process_group import Team, choose_device
 from pass2d.train.evaluation.counts import EvalCounts, EvalReport, pass_result
 from pass2d.train.inference.input_check import expectation
-from pass2d.train.inference.logits import CachedVotes, Outside, pass_size, vote_logits
-from pass2d.train.inference.metric import BAND_EDGES_M, allowed_scores, count_pairs
-from pass2d.train.inference.scans import (
-    EvalScan,
-    eval_scan,
-    hashed_scales,
-    planned_passes,
-)
-from pass2d.train.inference.votes import NO_VOTES, VotePlan
+from pass2d.train.inference.labels import label_scans
+from pass2d.train.inference.logits import OutsidePolicy, PassSize, packed, pass_size
+from pass2d.train.inference.metric import BAND_EDGES_M, count_pairs
+from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan
+from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 
 
 def evaluate(
-    checkpoint: Path,
+    checkpoint: Path | str | TrainedNetwork,
     cache_root: Path | str,
     *,
     split: str = "val",
     dataset: str | None = None,
     sequences: Sequence[str] | None = None,
     limit: int | None = None,
-    votes: VotePlan = NO_VOTES,
-    outside: Outside = "nearest",
+    votes: VotePlan = SINGLE_PASS,
+    outside: OutsidePolicy = "nearest",
     team: Team | None = None,
     progress: Progress | None = None,
 ) -> EvalReport:
     """Evaluate a checkpoint on a split of a prepared data set.
 
     Args:
-        checkpoint: An inference export or a training state.
+        checkpoint: An inference export or a training state, or what was loaded of one.
         cache_root: What `pass2d prepare` wrote.
         split: "train", "val" or "test".
         dataset: Which data set, if the cache holds several.
         sequences: Only these; all of the split without.
         limit: At most so many scans, spread evenly over the split.
         votes: With votes the scans are evaluated without them as well.
-        outside: See ``Outside``.
+        outside: See ``OutsidePolicy``.
         team: The processes that share the work, and this one's device; alone, without, on the GPU
             if there is one. Each gets the whole report, the same whatever their number.
         progress: Is told of every scan.
@@ -72,14 +66,15 @@ def evaluate(
     """
     team = team or Team(device=choose_device("auto"))
     progress = progress or Silent()
-    network, card = network_from_checkpoint(checkpoint, team.device)
-    plans = (NO_VOTES,) if votes.kind == "none" else (NO_VOTES, votes)
+    trained = trained_network(checkpoint, team.device)
+    network, card = trained.network, trained.card
+    plans = (SINGLE_PASS,) if votes.kind == "none" else (SINGLE_PASS, votes)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
-        require_same_data(card, reader.info, checkpoint=checkpoint)
+        require_same_data(trained, reader.info)
         if limit is None:
             reader.expect_all()
         positions, skipped = labelled_positions(reader, split, sequences=sequences)
-        positions = positions[spread(len(positions), limit)]
+        positions = positions[evenly_spaced(len(positions), limit)]
         if skipped:
             progress.say(f"{skipped} scans of {split} have no labels and are left out")
         require_usable(reader, positions, split=split)
@@ -94,7 +89,7 @@ def evaluate(
         scan_ids = [str(scan_id) for scan_id in reader.scans.scan_id[positions]]
         return EvalReport(
             info=reader.info,
-            checkpoint=str(checkpoint),
+            checkpoint=str(trained.source),
             architecture=card.architecture,
             split=split,
             outside=outside if network.uses_volume else "predicted",
@@ -113,9 +108,10 @@ def evaluate_network(
     reader: CacheReader,
     positions: Sequence[int] | NDArray[np.int64],
     *,
-    votes: VotePlan = NO_VOTES,
-    outside: Outside = "nearest",
+    votes: VotePlan = SINGLE_PASS,
+    outside: OutsidePolicy = "nearest",
     team: Team | None = None,
+    size: PassSize | None = None,
     progress: Progress | None = None,
 ) -> EvalCounts:
     """Count a network's predictions on scans; in a run on several devices, on this one's share.
@@ -125,8 +121,9 @@ def evaluate_network(
         reader: An open cache with the network's classes and grid.
         positions: Rows of ``reader.scans``; all must have labels. The same for all processes.
         votes: How each scan is moved before each pass.
-        outside: See ``Outside``.
+        outside: See ``OutsidePolicy``.
         team: See ``evaluate``.
+        size: How much goes through the network at once; by default what suits its device.
         progress: Is told of every scan.
 
     Returns:
@@ -140,6 +137,7 @@ def evaluate_network(
         plans=(votes,),
         outside=outside,
         team=team,
+        size=size,
         progress=progress or Silent(),
     )[0]
 
@@ -150,90 +148,68 @@ def count_scans(
     positions: Sequence[int] | NDArray[np.int64],
     *,
     plans: Sequence[VotePlan],
-    outside: Outside,
+    outside: OutsidePolicy,
     progress: Progress,
     team: Team | None = None,
+    size: PassSize | None = None,
 ) -> tuple[EvalCounts, ...]:
     """As `evaluate_network`, for several vote plans at once: each scan is read once."""
     device = next(network.parameters()).device
     rank, world = (0, 1) if team is None else (team.rank, team.world)
-    size, n_classes = pass_size(device), reader.info.labels.n_classes
+    size, info = size or pass_size(device), reader.info
     counts = tuple(
-        EvalCounts.empty(n_classes, device, sees_outside=not network.uses_volume) for _ in plans
+        EvalCounts.empty(info.labels.n_classes, device, sees_outside=not network.uses_volume)
+        for _ in plans
     )
     # What goes through the network together is the same for any number of processes, and so are
     # the last digits of the logits.
-    planned = planned_passes(reader, positions, uses_volume=network.uses_volume, size=size)
-    passes = planned[rank::world]
-    scales = hashed_scales(network, reader.info.grid, plans, progress)
+    n_points = reader.scans.n if network.uses_volume else reader.scans.n_raw
+    planned = list(
+        packed(range(len(positions)), size, points=lambda place: int(n_points[positions[place]]))
+    )
+    cached = CachedScans(reader, network, plans=plans, outside=outside, progress=progress)
 
-    def load(place: int) -> EvalScan:
-        record = reader.read(
-            int(positions[place]), Fields(label=True, outside=True, voxels=bool(scales))
-        )
-        return eval_scan(
-            record,
-            uses_volume=network.uses_volume,
-            outside=outside,
-            hashes=scan_hashes(record.voxels, scales=scales, grid=reader.info.grid)
-            if scales
-            else None,
-        )
+    def load(place: int | None) -> EvalScan | Pause:
+        if place is None:
+            return PAUSE
+        record, scan = cached.read(int(positions[place]), label=True)
+        return eval_scan(record, scan, place=place)
 
-    was_training = network.training
-    network.eval()
+    own = (place for places in planned[rank::world] for place in (*places, None))
+    n_packs = 0
     progress.start("evaluate", total=len(positions), unit="scans")
-    n_anew = 0
-    try:
-        scans = computed_ahead(load, [place for places in passes for place in places])
-        for turn, places in enumerate(passes):
-            batch = [next(scans) for _ in places]
-            n_anew += sum(scan.hashes is None and len(scan.points) > 0 for scan in batch)
-            _count_batch(
-                network, batch, places=places, info=reader.info, plans=plans, counts=counts
-            )
-            of_all = planned[turn * world : (turn + 1) * world]
-            progress.advance(sum(map(len, of_all)))
-    finally:
-        network.train(was_training)
-    if scales and n_anew:
-        progress.say(
-            f"{n_anew} scans were voxelised anew for lattice votes: their hashes are not in the "
-            "cache, or a point lies on the upper border of the volume"
-        )
+    with closing(label_scans(network, own, load, info=info, plans=plans, size=size)) as labelled:
+        for found in labelled:
+            scan = found.item
+            if isinstance(scan, Pause):  # a pack is done, here and in the other processes
+                of_all = planned[n_packs * world : (n_packs + 1) * world]
+                progress.advance(sum(map(len, of_all)))
+                n_packs += 1
+                continue
+            for count, answer in zip(counts, found.passes, strict=True):
+                count.add(scan.place, count_scan(scan, answer.labels, info.labels.n_classes))
+    cached.say_anew(progress)
     return counts
 
 
-def _count_batch(
-    network: Network,
-    batch: Sequence[EvalScan],
-    *,
-    places: Sequence[int],
-    info: DatasetInfo,
-    plans: Sequence[VotePlan],
-    counts: Sequence[EvalCounts],
-) -> None:
-    device = counts[0].total.device
-    points = [scan.points.to(device, non_blocking=True) for scan in batch]
-    hashes = CachedVotes(
-        grid=info.grid,
-        scans=[scan.hashes and tuple(item.to(device) for item in scan.hashes) for scan in batch],
+def count_scan(scan: EvalScan, predictions: Tensor, n_classes: int) -> Tensor:
+    """(2 x bands, C, C) points of a scan by group, label and prediction; see ``EvalScan``."""
+    return count_pairs(
+        scan.labels.to(predictions.device),
+        predictions,
+        n_classes=n_classes,
+        group=scan.group.to(predictions.device),
+        n_groups=2 * (len(BAND_EDGES_M) + 1),
     )
-    for plan, count in zip(plans, counts, strict=True):
-        votes = [plan.of(scan.scan_id) for scan in batch]
-        logits = vote_logits(network, points, votes, size=pass_size(device), hashes=hashes)
-        for place, scan, scan_logits in zip(places, batch, logits, strict=True):
-            allowed = allowed_scores(scan_logits, info)
-            count.add(place, _count_scan(scan, allowed, info.labels.n_classes))
 
 
-def require_same_data(card: Card, info: DatasetInfo, *, checkpoint: Path) -> None:
-    """Refuse a checkpoint whose classes or volume are not those of the data.
+def require_same_data(trained: TrainedNetwork, info: DatasetInfo) -> None:
+    """Refuse a network whose classes or volume are not those of the data.
 
     Raises:
         ConfigError: Naming what differs.
     """
-    own, theirs = card.info, info
+    own, theirs, checkpoint = trained.card.info, info, trained.source
     if own.labels.names != theirs.labels.names:
         raise ConfigError(
             f"{checkpoint}: trained on the {own.labels.n_classes - 1} classes of {own.name} "
@@ -246,25 +222,9 @@ def require_same_data(card: Card, info: DatasetInfo, *, checkpoint: Path) -> Non
             f"{checkpoint}: trained on scans with {own.sweeps} added sweeps, but the cache was "
             f"prepared with {theirs.sweeps}. Prepare the data set with --sweeps {own.sweeps}."
         )
-    if own.grid != theirs.grid and card.preprocessing.in_volume_only:
+    if own.grid != theirs.grid and trained.card.preprocessing.in_volume_only:
         raise ConfigError(
             f"{checkpoint}: trained in the volume {own.grid.low} to {own.grid.high} with "
             f"{own.grid.shape} cells, but the cache was prepared for {theirs.grid.low} to "
             f"{theirs.grid.high} with {theirs.grid.shape}. Prepare the data set for that grid."
         )
-
-
-def _count_scan(scan: EvalScan, logits: Tensor, n_classes: int) -> Tensor:
-    predictions = logits.argmax(dim=1)
-    n_others = len(scan.labels) - len(predictions)
-    if scan.copied_from is not None:
-        others = predictions[scan.copied_from.to(predictions.device)]
-    else:
-        others = predictions.new_zeros(n_others)
-    return count_pairs(
-        scan.labels.to(predictions.device),
-        torch.cat([predictions, others]),
-        n_classes=n_classes,
-        group=scan.group.to(predictions.device),
-        n_groups=2 * (len(BAND_EDGES_M) + 1),
-    )

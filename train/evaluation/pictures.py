@@ -7,18 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from pass2d.cache.reader import CacheReader, Fields
-from pass2d.cache.schema import ScanRecord
+from pass2d.cache.schema import DatasetInfo, ScanRecord
 from pass2d.common.errors import DataError
-from pass2d.train.data.raw_scan import raw_scan
+from pass2d.common.progress import Silent
+from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.drawing.legend import ERRORS, outcomes
 from pass2d.train.drawing.render import birds_eye, facing_ahead, on_picture, range_image, save_png
 from pass2d.train.evaluation.confusion import write_confusion
 from pass2d.train.evaluation.counts import EvalReport
-from pass2d.train.inference.segmenter import Segmenter
-from pass2d.train.inference.votes import NO_VOTES, VotePlan
+from pass2d.train.inference.labels import label_scans
+from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan
+from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 
 
 def write_pictures(
@@ -27,7 +30,8 @@ def write_pictures(
     folder: Path,
     *,
     dataset: str | None = None,
-    votes: VotePlan = NO_VOTES,
+    network: TrainedNetwork | None = None,
+    votes: VotePlan = SINGLE_PASS,
     device: torch.device | None = None,
 ) -> tuple[Path, ...]:
     """Draw an evaluation.
@@ -37,8 +41,9 @@ def write_pictures(
         cache_root: The cache that was evaluated.
         folder: Made if needed; files of the same names are replaced.
         dataset: Which data set, if the cache holds several.
+        network: Of the checkpoint, if it is loaded already.
         votes: Of the predictions that are drawn.
-        device: The GPU if there is one, without.
+        device: Where a network that is loaded here runs; defaults to the GPU if there is one.
 
     Returns:
         The files: ``confusion.png`` and, for each scan, ``SCAN_prediction.png``, ``_truth.png``,
@@ -54,39 +59,48 @@ def write_pictures(
     confusion = folder / "confusion.png"
     write_confusion(report, confusion)
     written = [confusion]
-    segmenter = Segmenter.load(report.checkpoint, device=device, votes=votes)
+    trained = trained_network(network or report.checkpoint, device)
     scans = report.best.scans
-    chosen = {scans[0].scan_id: scans[0].scan_id + (" (worst)" if len(scans) > 1 else "")}
-    chosen.setdefault(scans[-1].scan_id, f"{scans[-1].scan_id} (best)")
+    titles = {scans[0].scan_id: scans[0].scan_id + (" (worst)" if len(scans) > 1 else "")}
+    titles.setdefault(scans[-1].scan_id, f"{scans[-1].scan_id} (best)")
     with CacheReader.open(cache_root, dataset=dataset) as reader:
-        for scan_id, title in chosen.items():
-            position = int(np.flatnonzero(reader.scans.scan_id == scan_id)[0])
+        cached = CachedScans(
+            reader, trained.network, plans=(votes,), outside="nearest", progress=Silent()
+        )
+        places = [int(np.flatnonzero(reader.scans.scan_id == scan_id)[0]) for scan_id in titles]
+
+        def load(position: int) -> EvalScan:
+            return eval_scan(*cached.read(position, label=True), place=position)
+
+        for found in label_scans(trained.network, places, load, info=reader.info, plans=(votes,)):
             fields = Fields(label=True, outside=True, image=True, pixels=True)
-            record = reader.read(position, fields)
-            for name, picture in scan_pictures(record, segmenter, title=title):
-                path = folder / f"{scan_id.replace('/', '_')}_{name}.png"
+            record = reader.read(found.item.place, fields)
+            predicted = found.passes[0].labels.cpu().numpy()
+            for name, picture in scan_pictures(
+                record, predicted, reader.info, title=titles[record.scan_id]
+            ):
+                path = folder / f"{record.scan_id.replace('/', '_')}_{name}.png"
                 save_png(picture, path)
                 written.append(path)
     return tuple(written)
 
 
 def scan_pictures(
-    record: ScanRecord, segmenter: Segmenter, *, title: str
+    record: ScanRecord, predicted: NDArray[np.uint8], info: DatasetInfo, *, title: str
 ) -> Sequence[tuple[str, Image.Image]]:
-    """Draw a prepared scan as a network labels it.
+    """Draw a prepared scan as a network labelled it.
 
     Args:
         record: With the points outside the volume; labels and pictures are drawn if it has them.
-        segmenter: Labels it.
+        predicted: (n_raw,) training ids.
+        info: Of the data set.
         title: Begins the line above each picture.
 
     Returns:
         Names and pictures: "prediction", "range", and where possible "truth", "errors", "camera".
     """
-    table = segmenter.card.info.labels
-    points, truth = raw_scan(record)
-    predicted = segmenter(points).labels
-    xyz = facing_ahead(points[:, :3].T, segmenter.card.info.layout)
+    table, raw = info.labels, record.raw()
+    xyz, truth = facing_ahead(raw.points[:, :3].T, info.layout), raw.label
     pictures = [
         ("prediction", birds_eye(xyz, predicted, table, title=f"{title}: prediction")),
         ("range", range_image(xyz, predicted, table, title=f"{title}: prediction")),

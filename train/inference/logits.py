@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships
 from torch import Tensor
 
 from pass2d.cache.schema import GridConfig
+from pass2d.common.prefetch import Pause
 from pass2d.models.inputs import PointBatch, ScaleVoxels
 from pass2d.models.network import Network
 from pass2d.train.data.lattice import ScanHash, voted_voxels
 from pass2d.train.inference.votes import Vote
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,13 @@ class PassSize:
     points: int = 400_000
     scans: int = 8
     """Also keeps samples x grid below the 2^32 cells that spconv counts on a CPU."""
+    largest_scan: int | None = None
+    """A scan of more points goes through the network in random shares, each of which shows the
+    whole scene as a sensor would. None: every scan goes whole."""
+
+    def parts(self, n_points: int) -> int:
+        """Shares that a scan of so many points is cut into."""
+        return 1 if self.largest_scan is None else max(1, -(-n_points // self.largest_scan))
 
 
 DEFAULT_PASS_SIZE = PassSize()
@@ -38,7 +48,33 @@ def pass_size(device: torch.device) -> PassSize:
     return DEFAULT_PASS_SIZE if device.type == "cuda" else CPU_PASS_SIZE
 
 
-Outside = Literal["nearest", "ignore"]
+def packed(items: Iterable[T], size: PassSize, *, points: Callable[[T], int]) -> Iterator[list[T]]:
+    """Put items together up to a size, in their order; one always goes, however large.
+
+    Args:
+        items: Scans, or whatever has points; a ``Pause`` among them comes out alone, at once, after
+            all that came before it.
+        size: The most that goes together.
+        points: The points of an item that is no ``Pause``.
+    """
+    pack: list[T] = []
+    total = 0
+    for item in items:
+        is_pause = isinstance(item, Pause)
+        more = 0 if is_pause else points(item)
+        if pack and (is_pause or total + more > size.points or len(pack) == size.scans):
+            yield pack
+            pack, total = [], 0
+        if is_pause:
+            yield [item]
+            continue
+        pack.append(item)
+        total += more
+    if pack:
+        yield pack
+
+
+OutsidePolicy = Literal["nearest", "ignore"]
 """What points outside the volume are given: the label of the nearest predicted point, or none."""
 
 Pass = tuple[int, Vote]
@@ -96,7 +132,7 @@ def vote_logits(
     ]
     sums = [torch.zeros((len(points), network.n_classes), device=points.device) for points in scans]
     with torch.inference_mode():
-        for chunk in _chunks(passes, scans, size):
+        for chunk in packed(passes, size, points=lambda item: len(scans[item[0]])):
             outcome = _forward(network, scans, chunk, hashes)
             for (place, _), logits in zip(chunk, outcome, strict=True):
                 sums[place] += logits
@@ -118,22 +154,6 @@ def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> 
     # Built for some thousand queries: an unbalanced tree is made in half the time.
     tree = cKDTree(points.T, balanced_tree=False, compact_nodes=False)
     return np.asarray(tree.query(queries.T)[1], np.int64)
-
-
-def _chunks(
-    passes: Sequence[Pass], scans: Sequence[Tensor], size: PassSize
-) -> Iterator[Sequence[Pass]]:
-    chunk: list[Pass] = []
-    points = 0
-    for item in passes:
-        more = len(scans[item[0]])
-        if chunk and (points + more > size.points or len(chunk) == size.scans):
-            yield chunk
-            chunk, points = [], 0
-        chunk.append(item)
-        points += more
-    if chunk:
-        yield chunk
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

@@ -82,17 +82,20 @@ def count_pairs(
     return counts.view(n_groups, n_classes, n_classes)
 
 
-def allowed_scores(logits: Tensor, info: DatasetInfo) -> Tensor:
+def mask_forbidden_classes(
+    logits: Tensor, info: DatasetInfo, *, allow_ignored: bool = True
+) -> Tensor:
     """Leave out the answers that a benchmark forbids: nuScenes takes 1..16 only.
 
     Args:
         logits: (N, C).
         info: Of the data set: its layout says which benchmark it is.
+        allow_ignored: Whether class 0 stays where the benchmark does not forbid it.
 
     Returns:
         (N, C); a forbidden class has -inf, so that neither argmax nor softmax takes it.
     """
-    if info.layout != "nuscenes":
+    if allow_ignored and info.layout != "nuscenes":
         return logits
     allowed = logits.clone()
     allowed[:, 0] = -torch.inf

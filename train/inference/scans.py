@@ -1,8 +1,8 @@
-"""Scans as an evaluation wants them, and what goes through the network together."""
+"""Scans as a network takes them, with the way back to all of their points."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,120 +10,185 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pass2d.cache.reader import CacheReader
+from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cache.schema import GridConfig, ScanRecord
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress
 from pass2d.models.network import Network
-from pass2d.train.data.lattice import ScanHash
-from pass2d.train.data.raw_scan import outside_labels, raw_order
+from pass2d.train.data.lattice import ScanHash, scan_hashes
 from pass2d.train.data.sampling import SYMMETRIES, grid_symmetries
-from pass2d.train.inference.logits import Outside, PassSize, nearest_index
+from pass2d.train.inference.logits import OutsidePolicy, nearest_index
 from pass2d.train.inference.metric import BAND_EDGES_M
 from pass2d.train.inference.votes import VotePlan
 
+TREE_POINTS = 1_000_000
+"""Among more, the nearest point is looked for in a random share of these."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvalScan:
-    """A scan ready for evaluation: N points for the network, O more that it does not see."""
+class ScanInput:
+    """K of a scan's N points for a network, and which of the others take whose answer."""
 
-    scan_id: str
+    name: str
+    """Random votes are drawn by it: an answer does not depend on what is labelled beside it."""
+    n: int
+    """Points of the raw scan."""
     points: Tensor
-    """(N, 4) float32: x, y, z in metres, signal; (N, 5) and time, for data with added sweeps."""
-    labels: Tensor
-    """(N + O,) uint8 training ids."""
-    group: Tensor
-    """(N + O,) uint8: range band, plus the number of bands for points outside the volume."""
-    copied_from: Tensor | None
-    """(O,) int64: the point whose prediction each of the others gets; None: they get none."""
+    """(K, 4) float32: x, y, z in metres, signal; (K, 5) and time, for data with added sweeps."""
+    rows: NDArray[np.int64]
+    """(K,) their rows in the raw scan."""
+    other_rows: NDArray[np.int64]
+    """(O,) rows of the points that take another's answer; all that remain get none."""
+    copied_from: NDArray[np.int64]
+    """(O,) place in ``rows`` of the point whose answer each of them takes."""
     hashes: tuple[ScanHash, ...] | None = None
     """Of the cache, for lattice votes."""
 
 
-def eval_scan(
-    record: ScanRecord,
+def scan_input(
+    points: NDArray[np.float32],
     *,
-    uses_volume: bool,
-    outside: Outside,
+    name: str,
+    is_seen: NDArray[np.bool_],
+    outside: OutsidePolicy,
+    is_plausible: NDArray[np.bool_] | None = None,
     hashes: tuple[ScanHash, ...] | None = None,
-) -> EvalScan:
-    """Lay out a scan for evaluation.
+    tree_points: int = TREE_POINTS,
+) -> ScanInput:
+    """Cut a scan to what a network sees.
 
     Args:
-        record: With labels, and with the points outside the volume.
-        uses_volume: Whether the network sees only the points inside the volume; else it sees all
-            points in the raw file's order.
-        outside: What the other points are given.
-        hashes: Of the cache, for lattice votes.
-
-    Raises:
-        ConfigError: The scan has no labels.
+        points: (N, 4 or 5) in the raw file's order.
+        name: See ``ScanInput``.
+        is_seen: (N,) whether the network sees the point; its numbers must be finite.
+        outside: What the others are given.
+        is_plausible: (N,) whether the point lies anywhere; only such a one takes another's answer.
+            All do by default.
+        hashes: Of the points that are seen, in their order.
+        tree_points: See ``TREE_POINTS``.
     """
-    assert record.outside_xyz is not None
-    assert record.outside_signal is not None
-    if record.label is None:
-        raise ConfigError(f"scan {record.scan_id} has no labels: it cannot be evaluated")
-    xyz = np.concatenate([record.xyz, record.outside_xyz], axis=1)
-    signal = np.concatenate([record.signal, record.outside_signal])
-    labels = np.concatenate([record.label, outside_labels(record)])
-    band = np.digitize(np.sqrt(np.square(xyz.astype(np.float64)).sum(axis=0)), BAND_EDGES_M)
-    band[record.n :] += len(BAND_EDGES_M) + 1
-    order = np.arange(record.n_raw) if uses_volume else raw_order(record)
-    n_seen = record.n if uses_volume else record.n_raw
-    copied_from = None
-    if uses_volume and outside == "nearest" and record.n:
-        copied_from = torch.from_numpy(nearest_index(record.xyz, record.outside_xyz))
-    channels = [xyz, signal[None]]
-    if record.time is not None and record.outside_time is not None:
-        channels.append(np.concatenate([record.time, record.outside_time])[None])
-    points = np.concatenate(channels)[:, order[:n_seen]].T
-    return EvalScan(
-        scan_id=record.scan_id,
-        points=torch.from_numpy(np.ascontiguousarray(points, np.float32)),
-        labels=torch.from_numpy(labels[order]),
-        group=torch.from_numpy(band[order].astype(np.uint8)),
+    rows = np.flatnonzero(is_seen)
+    others = ~is_seen if is_plausible is None else is_plausible & ~is_seen
+    other_rows = np.flatnonzero(others if outside == "nearest" and len(rows) else others[:0])
+    copied_from = np.zeros(0, np.int64)
+    if len(other_rows):
+        asked = _random_share(len(rows), tree_points)
+        nearest = nearest_index(points[rows[asked], :3].T, points[other_rows, :3].T)
+        copied_from = asked[nearest]
+    return ScanInput(
+        name=name,
+        n=len(points),
+        points=torch.from_numpy(np.ascontiguousarray(points[rows])),
+        rows=rows,
+        other_rows=other_rows,
         copied_from=copied_from,
         hashes=hashes,
     )
 
 
-def planned_passes(
-    reader: CacheReader,
-    positions: Sequence[int] | NDArray[np.int64],
+def record_input(
+    record: ScanRecord,
     *,
     uses_volume: bool,
-    size: PassSize,
-) -> list[list[int]]:
-    """Put scans together up to a size, by their number of points; one always goes, however large.
+    outside: OutsidePolicy,
+    hashes: tuple[ScanHash, ...] | None = None,
+) -> ScanInput:
+    """Cut a prepared scan to what a network sees.
 
-    Returns:
-        Places in ``positions``, pass by pass.
+    Args:
+        record: With the points outside the volume.
+        uses_volume: Whether the network sees only the points inside the volume; else it sees all.
+        outside: What the other points are given.
+        hashes: Of the cache, for lattice votes.
     """
-    n_points = reader.scans.n if uses_volume else reader.scans.n_raw
-    passes: list[list[int]] = []
-    points = 0
-    for place, position in enumerate(positions):
-        more = int(n_points[position])
-        if not passes or points + more > size.points or len(passes[-1]) == size.scans:
-            passes.append([])
-            points = 0
-        passes[-1].append(place)
-        points += more
-    return passes
+    is_seen = np.full(record.n_raw, not uses_volume)
+    is_seen[record.raw_index] = True
+    return scan_input(
+        record.raw().points, name=record.scan_id, is_seen=is_seen, outside=outside, hashes=hashes
+    )
 
 
-def batches(scans: Iterator[EvalScan], size: PassSize) -> Iterator[list[EvalScan]]:
-    """Put scans together as they come, up to a size; one always goes, however large."""
-    batch: list[EvalScan] = []
-    points = 0
-    for scan in scans:
-        if batch and (points + len(scan.points) > size.points or len(batch) == size.scans):
-            yield batch
-            batch, points = [], 0
-        batch.append(scan)
-        points += len(scan.points)
-    if batch:
-        yield batch
+class CachedScans:
+    """Prepared scans for a network, with their hashes where votes use them; called in threads."""
+
+    def __init__(
+        self,
+        reader: CacheReader,
+        network: Network,
+        *,
+        plans: Sequence[VotePlan],
+        outside: OutsidePolicy,
+        progress: Progress,
+    ) -> None:
+        self.reader = reader
+        self._uses_volume, self._outside = network.uses_volume, outside
+        self._scales = hashed_scales(network, reader.info.grid, plans, progress)
+        self._anew: set[int] = set()
+
+    def read(self, position: int, *, label: bool) -> tuple[ScanRecord, ScanInput]:
+        """Read one scan, as the cache has it and as the network takes it.
+
+        Raises:
+            CacheError: Missing or damaged data.
+        """
+        fields = Fields(label=label, outside=True, voxels=bool(self._scales))
+        record, hashes = self.reader.read(position, fields), None
+        if self._scales:
+            grid = self.reader.info.grid
+            hashes = scan_hashes(record.voxels, scales=self._scales, grid=grid)
+            if hashes is None and record.n:
+                self._anew.add(position)
+        return record, record_input(
+            record, uses_volume=self._uses_volume, outside=self._outside, hashes=hashes
+        )
+
+    def say_anew(self, progress: Progress) -> None:
+        """Say how many scans had no hash that serves, if any."""
+        if self._anew:
+            progress.say(
+                f"{len(self._anew)} scans were voxelised anew for lattice votes: their hashes are "
+                "not in the cache, or a point lies on the upper border of the volume"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalScan:
+    """A scan ready for evaluation."""
+
+    scan: ScanInput
+    labels: Tensor
+    """(N,) uint8 training ids, in the raw file's order."""
+    group: Tensor
+    """(N,) uint8: range band, plus the number of bands for points outside the volume."""
+    place: int = 0
+    """Among the scans to count."""
+
+
+def eval_scan(record: ScanRecord, scan: ScanInput, *, place: int = 0) -> EvalScan:
+    """Add what is counted to a scan.
+
+    Args:
+        record: With labels, and with the points outside the volume.
+        scan: Of the record.
+        place: See ``EvalScan``.
+
+    Raises:
+        ConfigError: The scan has no labels.
+    """
+    raw = record.raw()
+    if raw.label is None:
+        raise ConfigError(f"scan {record.scan_id} has no labels: it cannot be evaluated")
+    distance = np.sqrt(np.square(raw.points[:, :3].astype(np.float64)).sum(axis=1))
+    band = np.digitize(distance, BAND_EDGES_M)
+    is_outside = np.ones(record.n_raw, np.bool_)
+    is_outside[record.raw_index] = False
+    band[is_outside] += len(BAND_EDGES_M) + 1
+    return EvalScan(
+        scan=scan,
+        labels=torch.from_numpy(raw.label),
+        group=torch.from_numpy(band.astype(np.uint8)),
+        place=place,
+    )
 
 
 def hashed_scales(
@@ -144,3 +209,7 @@ def hashed_scales(
         progress.say(f"lattice votes voxelise each scan anew: {reason}")
         return ()
     return network.scales
+
+
+def _random_share(n: int, most: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(n)[:most] if n > most else np.arange(n)

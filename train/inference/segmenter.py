@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeGuard, get_args, overload
 
@@ -18,21 +18,19 @@ from pass2d.cache.clouds.volume import inside_volume
 from pass2d.common.errors import ConfigError, ShapeError
 from pass2d.models.network import Network
 from pass2d.train.checkpoints.card import Card
-from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
-from pass2d.train.distributed.process_group import choose_device
+from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.inference.input_check import expectation
-from pass2d.train.inference.logits import Outside, PassSize, nearest_index, pass_size, vote_logits
-from pass2d.train.inference.metric import allowed_scores
-from pass2d.train.inference.votes import NO_VOTES, VotePlan, parse_votes
+from pass2d.train.inference.labels import Labelled, PointLabels, S, T, label_scans
+from pass2d.train.inference.logits import OutsidePolicy, PassSize, pass_size
+from pass2d.train.inference.scans import ScanInput, scan_input
+from pass2d.train.inference.votes import SINGLE_PASS, VotePlan, parse_votes
 from pass2d.train.points.columns import is_transposed
 
 FARTHEST_M = 1000.0
 """No lidar sees farther. A stray larger number would ask for a grid that no key can count."""
 LARGEST_PASS = 500_000
-"""Points in one pass. A larger file goes through the network in random shares, each of which shows
-the whole scene as a sensor would: memory stays bounded, and every point has its own answer."""
-TREE_POINTS = 1_000_000
-"""Among more, the nearest point is looked for in a random share of these."""
+"""Points of a scan in one pass; a larger one is cut into shares (see ``PassSize``), so that memory
+stays bounded."""
 COMPARED_SCANS = 10
 """Scans of a caller whose signal and unit are compared with the training data's."""
 LARGEST_BATCH = 32
@@ -52,27 +50,13 @@ class ScanLabels(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedPoints:
-    """A scan cut to what the network takes, with the way back to all its points."""
+    """A scan cut to what the network takes, and what is wrong with its numbers."""
 
-    n: int
-    """Points of the input."""
-    points: Tensor
-    """(K, 4) float32: x, y, z in metres, signal; finite."""
-    rows: NDArray[np.int64]
-    """(K,) their rows in the input."""
-    other_rows: NDArray[np.int64]
-    """(O,) rows of points that take another's answer."""
-    copied_from: NDArray[np.int64]
-    """(O,) place in ``rows`` of the point whose answer each of them takes."""
+    scan: ScanInput
     n_not_finite: int
     """Points without an answer: a coordinate is NaN, infinite or beyond ``FARTHEST_M``."""
     n_bad_signal: int
     """Points whose signal is NaN or infinite; it was taken as 0."""
-
-    @property
-    def n_parts(self) -> int:
-        """Passes that a scan of so many points is cut into."""
-        return max(1, -(-len(self.points) // LARGEST_PASS))
 
 
 class Segmenter:
@@ -90,14 +74,14 @@ class Segmenter:
         network: Network,
         card: Card,
         *,
-        votes: VotePlan | int | str = NO_VOTES,
-        outside: Outside = "nearest",
+        votes: VotePlan | int | str = SINGLE_PASS,
+        outside: OutsidePolicy = "nearest",
         batch_size: int | None = None,
     ) -> None:
         self.network = network.eval()
         self.card = card
         self.votes = votes if isinstance(votes, VotePlan) else parse_votes(str(votes))
-        if outside not in get_args(Outside):
+        if outside not in get_args(OutsidePolicy):
             raise ConfigError(f"outside must be nearest or ignore, got {outside!r}")
         self.outside = outside
         self._device = next(network.parameters()).device
@@ -111,30 +95,32 @@ class Segmenter:
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | TrainedNetwork,
         *,
         device: torch.device | str | None = None,
-        votes: VotePlan | int | str = NO_VOTES,
-        outside: Outside = "nearest",
+        votes: VotePlan | int | str = SINGLE_PASS,
+        outside: OutsidePolicy = "nearest",
         batch_size: int | None = None,
     ) -> Self:
         """Load a checkpoint; it carries all that is needed.
 
         Args:
-            path: An inference export or a training state.
-            device: The GPU if there is one, without. A GPU becomes this thread's current one.
+            path: An inference export or a training state, or what was loaded of one.
+            device: Defaults to the GPU if there is one. A GPU becomes this thread's current one.
             votes: Test-time augmentation: how many votes, "lattice", or a plan, see `train.tta`.
             outside: Whether points outside the volume take the nearest predicted point's label
                 ("nearest") or stay without ("ignore").
-            batch_size: Scans per pass through the network; what suits the device without.
+            batch_size: Scans per pass through the network; by default what suits the device.
 
         Raises:
             CheckpointError: It cannot be read.
             ConfigError: No such device, votes or ``outside``, or a batch size that is not 1 to
                 ``LARGEST_BATCH``.
         """
-        network, card = network_from_checkpoint(Path(path), choose_device(device or "auto"))
-        return cls(network, card, votes=votes, outside=outside, batch_size=batch_size)
+        trained = trained_network(path, device)
+        return cls(
+            trained.network, trained.card, votes=votes, outside=outside, batch_size=batch_size
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -172,123 +158,106 @@ class Segmenter:
             ShapeError: Not such an array; of a list its place is named.
         """
         if _are_scans(points):
+            # All are looked at before the first is labelled: a bad one is an error at once.
             scans = [
-                self._prepared(scan, name=f"points[{place}]") for place, scan in enumerate(points)
+                self._prepared(scan, where=f"points[{place}]", name=str(place))
+                for place, scan in enumerate(points)
             ]
-            return self.segment(scans, names=[str(place) for place in range(len(scans))])
-        return self.segment([self._prepared(points, name="points")], names=[""])[0]
+        else:
+            scans = [self._prepared(points, where="points", name="")]
+        found = self.label(scans, _as_it_is, threads=0)
+        labelled = [scan_labels(one.passes[0]) for one in found]
+        return labelled if _are_scans(points) else labelled[0]
 
     def raw_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint32]:
         """The numbers that the data set's files use for training ids."""
         return self._raw_ids[labels]
 
-    def prepare(self, points: ArrayLike) -> PreparedPoints:
+    def prepare(self, points: ArrayLike, *, name: str = "") -> PreparedPoints:
         """Cut a scan to what the network takes; touches no GPU, so threads may do it ahead.
+
+        Args:
+            points: See ``__call__``.
+            name: Random votes are drawn by it, so that a scan's answer does not depend on what is
+                labelled beside it.
 
         Raises:
             ShapeError: Not (N, 3 or more).
         """
-        return self._cut(_four_columns(points, name="points"))
+        return self._cut(_four_columns(points, name="points"), name)
 
-    def _prepared(self, points: ArrayLike, *, name: str) -> PreparedPoints:
+    def _prepared(self, points: ArrayLike, *, where: str, name: str) -> PreparedPoints:
         """Prepare a scan that no command has compared with the training data, and say so."""
-        array = _four_columns(points, name=name)
-        scan = self._cut(array)
-        if scan.n and not len(scan.rows):
+        array = _four_columns(points, name=where)
+        prepared = self._cut(array, name)
+        if len(array) and not len(prepared.scan.rows):
             self._warn(
                 "volume",
-                f"{name}: no point lies in the network's volume: all are labelled 0. Metres in "
+                f"{where}: no point lies in the network's volume: all are labelled 0. Metres in "
                 "the lidar's frame are expected",
             )
-        if self._compared < COMPARED_SCANS and scan.n:
+        if self._compared < COMPARED_SCANS and len(array):
             self._compared += 1
             exact = array[:, :4].T.astype(np.float64)
             for found in differences(exact, self._expected, has_signal=bool(array[:, 3].any())):
                 if found.kind in {"signal", "unit"}:
-                    self._warn(found.kind, f"{name}: {found.what}: {found.remedy}")
-        return scan
+                    self._warn(found.kind, f"{where}: {found.what}: {found.remedy}")
+        return prepared
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=4)
 
-    def _cut(self, array: NDArray[np.float32]) -> PreparedPoints:
+    def _cut(self, array: NDArray[np.float32], name: str) -> PreparedPoints:
         xyz = array[:, :3].T
         with np.errstate(invalid="ignore"):
-            is_plausible = (np.abs(xyz) <= FARTHEST_M).all(axis=0)
-        is_seen = is_plausible
+            is_plausible = np.all(np.abs(xyz) <= FARTHEST_M, axis=0)
+        is_seen: NDArray[np.bool_] = is_plausible
         if self.network.uses_volume:
             is_seen = inside_volume(xyz, grid=self.card.info.grid)
-        rows, other_rows = np.flatnonzero(is_seen), np.flatnonzero(is_plausible & ~is_seen)
-        if self.outside == "ignore" or not len(rows):
-            other_rows = other_rows[:0]
-        copied_from = np.zeros(0, np.int64)
-        if len(other_rows):
-            asked = _random_share(len(rows), TREE_POINTS)
-            copied_from = asked[nearest_index(xyz[:, rows[asked]], xyz[:, other_rows])]
-        seen = array[rows, :4]
-        is_bad = ~np.isfinite(seen[:, 3])
-        seen[is_bad, 3] = 0
         # A network that knows added sweeps is given a scan alone: nothing was measured before it.
-        seen = np.pad(seen, ((0, 0), (0, self.network.point_channels - seen.shape[1])))
+        known = np.pad(array[:, :4], ((0, 0), (0, self.network.point_channels - 4)))
+        is_bad = is_seen & ~np.isfinite(array[:, 3])
+        known[is_bad, 3] = 0
         return PreparedPoints(
-            n=len(array),
-            points=torch.from_numpy(np.ascontiguousarray(seen)),
-            rows=rows,
-            other_rows=other_rows,
-            copied_from=copied_from,
+            scan=scan_input(
+                known,
+                name=name,
+                is_seen=is_seen,
+                is_plausible=is_plausible,
+                outside=self.outside,
+            ),
             n_not_finite=len(array) - int(np.count_nonzero(is_plausible)),
             n_bad_signal=int(np.count_nonzero(is_bad)),
         )
 
-    def segment(self, scans: Sequence[PreparedPoints], *, names: Sequence[str]) -> list[ScanLabels]:
-        """Label prepared scans together.
-
-        Args:
-            scans: Of ``prepare``.
-            names: One per scan: random votes are drawn by it, so that a scan's answer does not
-                depend on what is labelled beside it.
-        """
-        small = [place for place, scan in enumerate(scans) if scan.n_parts == 1]
-        answers: dict[int, Answer] = {}
-        logits = self._logits([scans[place].points for place in small], [names[p] for p in small])
-        for place, scan_logits in zip(small, logits, strict=True):
-            answers[place] = self._answer(scan_logits)
-        for place, scan in enumerate(scans):
-            if place not in answers:
-                answers[place] = self._in_parts(scan, names[place])
-        return [_spread(scan, answers[place]) for place, scan in enumerate(scans)]
-
-    def _logits(self, points: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
-        on_device = [scan.to(self._device) for scan in points]
-        votes = [self.votes.of(name) for name in names]
-        try:
-            return vote_logits(self.network, on_device, votes, size=self.pass_size)
-        except torch.cuda.OutOfMemoryError as error:
-            most = max(len(scan) for scan in points)
-            raise ConfigError(
-                f"a scan of up to {most:,} points does not fit the GPU's memory: use device cpu"
-            ) from error
-
-    def _answer(self, logits: Tensor) -> Answer:
-        scores = allowed_scores(logits / self.votes.count, self.card.info)
-        best = scores.softmax(dim=1).max(dim=1)
-        return best.indices.to(torch.uint8).cpu().numpy(), best.values.cpu().numpy()
-
-    def _in_parts(self, scan: PreparedPoints, name: str) -> Answer:
-        """Label a scan of more points than fit a pass, in random shares."""
-        k = len(scan.points)
-        labels, scores = np.zeros(k, np.uint8), np.zeros(k, np.float32)
-        order = np.random.default_rng(0).permutation(k)
-        for part in np.array_split(order, scan.n_parts):
-            logits = self._logits([scan.points[torch.from_numpy(part)]], [name])[0]
-            labels[part], scores[part] = self._answer(logits)
-        return labels, scores
+    def label(
+        self,
+        items: Iterable[T],
+        load: Callable[[T], S],
+        *,
+        keep_going: bool = False,
+        threads: int = 2,
+    ) -> Generator[Labelled[S], None, None]:
+        """Label many scans: see ``label_scans``, for the scans of ``prepare``."""
+        return label_scans(
+            self.network,
+            items,
+            load,
+            info=self.card.info,
+            plans=(self.votes,),
+            size=self.pass_size,
+            with_scores=True,
+            keep_going=keep_going,
+            threads=threads,
+        )
 
 
-Answer = tuple[NDArray[np.uint8], NDArray[np.float32]]
-"""(K,) labels and confidences of the points that the network saw."""
+def scan_labels(answer: PointLabels) -> ScanLabels:
+    """An answer as arrays."""
+    assert answer.scores is not None
+    return ScanLabels(labels=answer.labels.cpu().numpy(), scores=answer.scores.cpu().numpy())
 
 
 def _are_scans(points: object) -> TypeGuard[list[ArrayLike] | tuple[ArrayLike, ...]]:
@@ -343,23 +312,14 @@ def _four_columns(points: ArrayLike, *, name: str) -> NDArray[np.float32]:
     return array
 
 
-def _random_share(n: int, most: int) -> NDArray[np.int64]:
-    return np.random.default_rng(0).permutation(n)[:most] if n > most else np.arange(n)
+def _as_it_is(scan: PreparedPoints) -> PreparedPoints:
+    return scan
 
 
 def _pass_size(device: torch.device, batch_size: int | None) -> PassSize:
-    usual = pass_size(device)
     if batch_size is None:
-        return usual
+        return replace(pass_size(device), largest_scan=LARGEST_PASS)
     if not 1 <= batch_size <= LARGEST_BATCH:
         raise ConfigError(f"batch_size must be 1 to {LARGEST_BATCH}, got {batch_size}")
-    return PassSize(points=batch_size * LARGEST_PASS, scans=batch_size)
-
-
-def _spread(scan: PreparedPoints, answer: Answer) -> ScanLabels:
-    """From the network's points to all points of the scan."""
-    labels, scores = np.zeros(scan.n, np.uint8), np.zeros(scan.n, np.float32)
-    labels[scan.rows], scores[scan.rows] = answer
-    labels[scan.other_rows] = labels[scan.rows[scan.copied_from]]
-    scores[scan.other_rows] = scores[scan.rows[scan.copied_from]]
-    return ScanLabels(labels=labels, scores=scores)
+    points = batch_size * LARGEST_PASS
+    return PassSize(points=points, scans=batch_size, largest_scan=LARGEST_PASS)

@@ -84,7 +84,7 @@ class VotePlan:
         return "no votes" if self.kind == "none" else f"{self.count} {self.kind} votes"
 
 
-NO_VOTES = VotePlan()
+SINGLE_PASS = VotePlan()
 
 
 def parse_votes(text: str, *, seed: int = 0) -> VotePlan:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError, Pass2DError
-from pass2d.common.flow import Pause
+from pass2d.common.prefetch import Pause
 from pass2d.train.inference.input_check import InputCheck, InputWarning
+from pass2d.train.inference.scans import ScanInput
 from pass2d.train.inference.segmenter import PreparedPoints, ScanLabels, Segmenter
 from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.points.columns import error_words
@@ -54,6 +55,11 @@ class Job:
     written: tuple[Path, ...] = ()
     """Also of results that were kept."""
 
+    @property
+    def scan(self) -> ScanInput | None:
+        """What goes through the network."""
+        return None if self.prepared is None else self.prepared.scan
+
 
 def stream_jobs(stream: Stream, out: Path, suffixes: tuple[str, ...]) -> Iterator[Job | Pause]:
     """Files as their paths arrive; a line that names none becomes a job that has failed."""
@@ -91,14 +97,14 @@ class ScanReader:
         self._mapping = mapping
         self._check = InputCheck(segmenter.card, mapping)
 
-    def __call__(self, job: Job) -> Job:
+    def __call__(self, job: Job | Pause) -> Job | Pause:
         """Read a job's file, unless its results are kept; what goes wrong is in the job."""
-        if job.file is None:
+        if isinstance(job, Pause) or job.file is None:
             return job
         try:
             if self._folder.state(job.file) == "kept":
                 return replace(job, written=tuple(self._folder.files(job.file)))
-            return self._read(job)
+            return self._read(job, job.file.name)
         except Pass2DError as error:
             return replace(job, failure=str(error))
         except MemoryError:
@@ -109,7 +115,7 @@ class ScanReader:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other files are labelled
             return replace(job, failure=f"{job.points}: could not be read: {error_words(error)}")
 
-    def _read(self, job: Job) -> Job:
+    def _read(self, job: Job, name: str) -> Job:
         where = str(job.points)
         found, layout_options = read_columns_of(job.points, self._binary)
         exact = self._mapping.metres(found, where=where)
@@ -121,11 +127,12 @@ class ScanReader:
             note = ""
         with np.errstate(over="ignore", invalid="ignore"):
             points = exact.T.astype(np.float32)
-        prepared = self._segmenter.prepare(points)
-        if prepared.n and prepared.n_not_finite == prepared.n:
+        prepared = self._segmenter.prepare(points, name=name)
+        n = prepared.scan.n
+        if n and prepared.n_not_finite == n:
             advice = " ".join(one.option for one in warnings if one.kind in {"unit", "recenter"})
             failure = (
-                f"{where}: none of {prepared.n} points has coordinates that a lidar could measure "
+                f"{where}: none of {n} points has coordinates that a lidar could measure "
                 f"(within 1 km): {advice or 'check --unit, --map; for .bin --columns, --dtype'}"
             )
             return replace(job, failure=failure, warnings=tuple(warnings))
@@ -133,26 +140,29 @@ class ScanReader:
             job,
             xyz=points[:, :3].T,
             prepared=prepared,
-            notes=(*([note] if note else []), *_notes(where, prepared)),
+            notes=(*([note] if note else []), *self._notes(where, prepared)),
             warnings=tuple(warnings),
         )
 
-
-def _notes(where: str, scan: PreparedPoints) -> list[str]:
-    notes = []
-    if scan.n_not_finite:
-        doubt = "; are unit, columns and type of numbers right?"
-        notes.append(
-            f"{where}: {scan.n_not_finite} of {scan.n} points have no finite coordinates "
-            f"or lie beyond 1 km: labelled 0{doubt if 4 * scan.n_not_finite > scan.n else ''}"
-        )
-    if scan.n_bad_signal:
-        notes.append(f"{where}: the signal of {scan.n_bad_signal} points is no number: taken as 0")
-    if scan.n and not len(scan.rows):
-        notes.append(f"{where}: no point lies in the network's volume: all labelled 0")
-    if scan.n_parts > 1:
-        notes.append(
-            f"{where}: {scan.n:,} points, more than one pass takes: labelled in {scan.n_parts} "
-            "parts, each a random share of all points"
-        )
-    return notes
+    def _notes(self, where: str, prepared: PreparedPoints) -> list[str]:
+        notes, scan = [], prepared.scan
+        if prepared.n_not_finite:
+            is_much = 4 * prepared.n_not_finite > scan.n
+            doubt = "; are unit, columns and number type right?" if is_much else ""
+            notes.append(
+                f"{where}: {prepared.n_not_finite} of {scan.n} points have no finite coordinates "
+                f"or lie beyond 1 km: labelled 0{doubt}"
+            )
+        if prepared.n_bad_signal:
+            notes.append(
+                f"{where}: the signal of {prepared.n_bad_signal} points is not finite: taken as 0"
+            )
+        if scan.n and not len(scan.rows):
+            notes.append(f"{where}: no point lies in the network's volume: all labelled 0")
+        n_parts = self._segmenter.pass_size.parts(len(scan.points))
+        if n_parts > 1:
+            notes.append(
+                f"{where}: {scan.n:,} points, more than one pass takes: labelled in {n_parts} "
+                "parts, each a random share of all points"
+            )
+        return notes

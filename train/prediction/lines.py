@@ -7,7 +7,7 @@ import select
 from collections.abc import Iterator
 
 from pass2d.common.errors import DataError
-from pass2d.common.flow import PAUSE, Pause
+from pass2d.common.prefetch import PAUSE, Pause
 
 _BLOCK = 1 << 16
 

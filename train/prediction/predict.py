@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from pass2d.common.errors import Pass2DError
-from pass2d.common.flow import Pause, flow
+from pass2d.common.prefetch import Pause, prefetch
 from pass2d.common.progress import Progress, Silent
 from pass2d.train.checkpoints.checkpoint import content_digest
+from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.inference.input_check import InputWarning, WarningLog, no_statistics
-from pass2d.train.inference.logits import Outside
-from pass2d.train.inference.segmenter import ScanLabels, Segmenter
-from pass2d.train.inference.votes import NO_VOTES, VotePlan
+from pass2d.train.inference.labels import Labelled
+from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.segmenter import ScanLabels, Segmenter, scan_labels
+from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.points.columns import error_words
 from pass2d.train.points.mapping import InputMapping
@@ -86,11 +88,11 @@ class PredictSummary:
 
 def predict(
     inputs: Path | Stream,
-    checkpoint: Path,
+    checkpoint: Path | TrainedNetwork,
     out: Path,
     *,
-    votes: VotePlan = NO_VOTES,
-    outside: Outside = "nearest",
+    votes: VotePlan = SINGLE_PASS,
+    outside: OutsidePolicy = "nearest",
     outputs: Outputs | None = None,
     png: bool = False,
     overwrite: bool = False,
@@ -108,7 +110,8 @@ def predict(
         inputs: A file of points, or a folder whose files of points (also in sub-folders) are
             taken: see `train.points.registry`. Or a stream of paths: each is labelled as it
             arrives, one that cannot be is reported and the next one taken.
-        checkpoint: It carries grid, label table, colours and what its training data looked like.
+        checkpoint: It carries grid, label table, colours and what its training data looked like;
+            or what was loaded of it.
         out: Folder of the results: ``NAME.label`` with a raw id for every raw point, in the same
             sub-folders as the inputs, and what else ``outputs`` says. Results that are there of the
             same input and settings are kept.
@@ -122,7 +125,7 @@ def predict(
         dtype: Of their numbers, key of `cache.columns.DTYPES`; found out without.
         mapping: Which column is which, units, place, rotation; x, y, z, signal as they are without.
         batch_size: Scans per pass through the network; what suits the device without.
-        device: The GPU if there is one, without.
+        device: Defaults to the GPU if there is one.
         progress: Is told of every scan, of files that failed, and of each way in which the input
             differs from the training data.
         on_result: Is told of every scan that is finished.
@@ -152,7 +155,9 @@ def predict(
         refuse_input_as_result(scans, outputs.suffixes)
     make_folder(out)
     settings = {
-        "checkpoint": content_digest(checkpoint),
+        "checkpoint": content_digest(
+            checkpoint.source if isinstance(checkpoint, TrainedNetwork) else checkpoint
+        ),
         "--votes": str(votes),
         "--outside": outside,
         "--columns": str(columns),
@@ -221,7 +226,8 @@ class _Run:
         if not self._segmenter.card.input_statistics:
             self._warn(no_statistics())
         try:
-            for job in flow(self._write, _segmented(flow(reader, jobs), self._segmenter)):
+            labelled = map(_result, self._segmenter.label(jobs, reader, keep_going=True))
+            for job in prefetch(self._write, labelled, must_finish=True):
                 if not isinstance(job, Pause):
                     self._report(job)
         finally:
@@ -239,8 +245,8 @@ class _Run:
             seconds=time.perf_counter() - start,
         )
 
-    def _write(self, job: Job) -> Job:
-        if job.result is None or job.file is None or job.xyz is None:
+    def _write(self, job: Job | Pause) -> Job | Pause:
+        if isinstance(job, Pause) or job.result is None or job.file is None or job.xyz is None:
             return job
         scan = LabelledScan(
             name=job.file.name,
@@ -281,45 +287,14 @@ class _Run:
             self._progress.say(f"warning: {warning.message}")
 
 
-def _segmented(jobs: Iterator[Job | Pause], segmenter: Segmenter) -> Iterator[Job | Pause]:
-    """Label jobs, several at once; in their order. At a pause none is left waiting."""
-    size = segmenter.pass_size
-    batch: list[Job] = []
-    points = 0
-    for job in jobs:
-        is_pause = isinstance(job, Pause)
-        more = 0 if isinstance(job, Pause) or job.prepared is None else len(job.prepared.points)
-        if batch and (is_pause or points + more > size.points or len(batch) == size.scans):
-            yield from _label(batch, segmenter)
-            batch, points = [], 0
-        if isinstance(job, Pause):
-            yield job
-        else:
-            batch.append(job)
-            points += more
-    yield from _label(batch, segmenter)
-
-
-def _label(batch: list[Job], segmenter: Segmenter) -> Iterator[Job]:
-    good = [(job, job.prepared) for job in batch if job.prepared is not None]
-    try:
-        results = iter(
-            segmenter.segment(
-                [scan for _, scan in good],
-                names=["" if job.file is None else job.file.name for job, _ in good],
-            )
-        )
-    except (Pass2DError, RuntimeError, MemoryError) as error:
-        if len(batch) > 1:  # one of them is to blame
-            for job in batch:
-                yield from _label([job], segmenter)
-            return
-        words = str(error) if isinstance(error, Pass2DError) else error_words(error)
-        failure = f"{batch[0].points}: could not be labelled: {words}"
-        yield replace(batch[0], prepared=None, xyz=None, failure=failure)
-        return
-    for job in batch:
-        if job.prepared is None:
-            yield job
-        else:
-            yield replace(job, result=next(results))
+def _result(found: Labelled[Job | Pause]) -> Job | Pause:
+    """A job with what the network says of it."""
+    job = found.item
+    if isinstance(job, Pause) or job.prepared is None:
+        return job
+    if found.error is None:
+        return replace(job, result=scan_labels(found.passes[0]))
+    is_ours = isinstance(found.error, Pass2DError)
+    words = str(found.error) if is_ours else error_words(found.error)
+    failure = f"{job.points}: could not be labelled: {words}"
+    return replace(job, prepared=None, xyz=None, failure=failure)

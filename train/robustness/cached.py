@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from pass2d.cache.keys import hash_file
 from pass2d.cache.layout import DATASET_FILE, Layout
 from pass2d.cache.manifest import parse_dataset
 from pass2d.cache.reader import CacheReader, find_dataset
@@ -17,25 +16,19 @@ from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.files import read_whole
 from pass2d.common.progress import Progress, Silent
 from pass2d.corruptions.registry import COLLECTION
-from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
+from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
-from pass2d.train.distributed.process_group import choose_device
 from pass2d.train.evaluation.evaluate import require_same_data
-from pass2d.train.inference.logits import Outside
-from pass2d.train.inference.votes import NO_VOTES, VotePlan
+from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.scans import CachedScans
+from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
-from pass2d.train.robustness.run import (
-    PREDICTED,
-    RobustReport,
-    SetResult,
-    evaluate_sets,
-    report_of,
-)
+from pass2d.train.robustness.run import RobustReport, RobustRun, SetResult
 from pass2d.train.robustness.scans import cached_set, corruption_words
 
 
 def robust_cache(
-    checkpoint: Path,
+    checkpoint: Path | TrainedNetwork,
     cache_root: Path,
     out: Path,
     *,
@@ -43,15 +36,15 @@ def robust_cache(
     split: str = "val",
     corruptions: Sequence[str] | None = None,
     limit: int | None = None,
-    votes: VotePlan = NO_VOTES,
-    outside: Outside = "nearest",
+    votes: VotePlan = SINGLE_PASS,
+    outside: OutsidePolicy = "nearest",
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> RobustReport:
     """Evaluate a checkpoint on a clean data set and on all that were made from it.
 
     Args:
-        checkpoint: of the same classes and volume.
+        checkpoint: of the same classes and volume, or what was loaded of it.
         cache_root: folder of data sets.
         out: where finished counts are kept: an interrupted run goes on.
         dataset: which clean data set, when there are several.
@@ -60,7 +53,7 @@ def robust_cache(
         limit: at most so many scans of each, spread evenly.
         votes: test-time augmentation.
         outside: what points outside the volume are given.
-        device: the GPU if there is one, without.
+        device: defaults to the GPU if there is one.
         progress: is told of every scan.
 
     Raises:
@@ -69,20 +62,22 @@ def robust_cache(
     """
     progress = progress or Silent()
     clean = find_dataset(cache_root, dataset)
-    spoilt = _chosen(corrupted_datasets(clean), corruptions, clean)
-    network, card = network_from_checkpoint(checkpoint, device or choose_device("auto"))
-    job = {
-        "checkpoint": hash_file(checkpoint),
-        "votes": [str(votes), votes.seed],
-        "outside": outside,
-        "split": split,
-        "version": 1,
-    }
+    corrupted = _chosen(corrupted_datasets(clean), corruptions, clean)
+    trained = trained_network(checkpoint, device)
+    run = RobustRun(
+        trained=trained,
+        folder=out,
+        votes=votes,
+        outside=outside,
+        limit=limit,
+        progress=progress,
+        split=split,
+    )
     results: list[SetResult] = []
     n_clean = 0
-    for root in (clean, *(folder for folder, _ in spoilt)):
+    for root in (clean, *(folder for folder, _ in corrupted)):
         with CacheReader.open(root) as reader:
-            require_same_data(card, reader.info, checkpoint=checkpoint)
+            require_same_data(trained, reader.info)
             positions, _ = labelled_positions(reader, split)
             if root == clean:
                 n_clean = len(positions)
@@ -91,26 +86,21 @@ def robust_cache(
                     f"{reader.info.name}: {len(positions)} labelled scans in {split}, the clean "
                     f"data set has {n_clean}: the means are over other scans"
                 )
-            chosen = cached_set(
+            cached = CachedScans(
                 reader,
-                positions,
-                uses_volume=network.uses_volume,
+                trained.network,
+                plans=(votes,),
                 outside=outside,
-                limit=limit,
+                # What hinders lattice votes is the same in all of them, and is said once.
+                progress=progress if root == clean else Silent(),
             )
-            results += evaluate_sets(
-                network, [chosen], card.info, votes=votes, job=job, folder=out, progress=progress
-            )
-    return report_of(
+            results += run.count([cached_set(cached, positions, limit=limit)])
+            cached.say_anew(progress)
+    return run.report(
         results,
-        card.info,
         set_name=COLLECTION,
-        checkpoint=checkpoint,
-        votes=votes,
-        outside=outside if network.uses_volume else PREDICTED,
-        baseline=BASELINE_MIOU[card.info.layout],
+        baseline=BASELINE_MIOU[trained.card.info.layout],
         clean_source="the clean data set",
-        limit=limit,
     )
 
 

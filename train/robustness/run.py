@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pass2d.cache.keys import hash_file
 from pass2d.cache.schema import DatasetInfo
-from pass2d.common.ahead import computed_ahead
 from pass2d.common.errors import Pass2DError
 from pass2d.common.files import writing
 from pass2d.common.progress import Progress
 from pass2d.common.work_record import WorkRecord
 from pass2d.corruptions.registry import COLLECTION
-from pass2d.models.network import Network
-from pass2d.train.inference.logits import pass_size, vote_logits
-from pass2d.train.inference.metric import (
-    BAND_EDGES_M,
-    Scores,
-    allowed_scores,
-    both_scores,
-    count_pairs,
-)
-from pass2d.train.inference.scans import EvalScan, batches
+from pass2d.train.checkpoints.trained import TrainedNetwork
+from pass2d.train.evaluation.evaluate import count_scan
+from pass2d.train.inference.labels import label_scans
+from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.metric import Scores, both_scores
+from pass2d.train.inference.scans import EvalScan
 from pass2d.train.inference.votes import VotePlan
 from pass2d.train.robustness.robo3d import CLEAN, RobustScores, robust_scores
 from pass2d.train.robustness.scans import ScanSet, names_digest
@@ -36,9 +33,17 @@ from pass2d.train.robustness.scans import ScanSet, names_digest
 RECORD = "counts.jsonl"
 """The finished counts, in the folder of the report."""
 PREDICTED = "predicted"
-"""In place of `Outside`, of networks that see the points outside the volume."""
+"""In place of `OutsidePolicy`, of networks that see the points outside the volume."""
 SAID_FAILURES = 5
 """Of one set, as they come up; the report counts them all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusable:
+    """In place of a scan whose files cannot be used."""
+
+    reason: str
+    scan: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,159 +103,133 @@ class RobustReport:
         return tuple(line for result in self.results for line in result.failed)
 
 
-def evaluate_sets(
-    network: Network,
-    sets: Sequence[ScanSet],
-    info: DatasetInfo,
-    *,
-    votes: VotePlan,
-    job: dict[str, Any],
-    folder: Path,
-    progress: Progress,
-) -> tuple[SetResult, ...]:
-    """Count every set; what an earlier run of the same job has counted is taken from ``folder``.
+@dataclass(frozen=True, kw_only=True)
+class RobustRun:
+    """One network on corruption sets: how it is run, and where finished counts are kept."""
 
-    Args:
-        network: On its device.
-        sets: In the order of the report.
-        info: Of the checkpoint.
-        votes: Test-time augmentation.
-        job: What the counts depend on (checkpoint, votes, outside): another job counts anew.
-        folder: Where finished counts are kept.
-        progress: Is told of every scan.
-    """
-    results = []
-    with writing(folder):  # said before any work is done
-        folder.mkdir(parents=True, exist_ok=True)
-        record = WorkRecord(folder / RECORD, job)
-    with closing(record):
-        for chosen in sets:
-            result = _counted(record, chosen, info.labels.n_classes)
-            if result is None:
-                result = _count(network, chosen, info, votes=votes, progress=progress)
-                if not result.failed:
-                    with writing(folder):
-                        record.add(_title(chosen), _facts(result, chosen))
-            else:
-                progress.say(f"{_title(chosen)}: {result.scans} scans, counted by an earlier run")
-            results.append(result)
-    return tuple(results)
+    trained: TrainedNetwork
+    folder: Path
+    """Counts of an earlier run of the same job (checkpoint, votes, outside) are taken from here."""
+    votes: VotePlan
+    outside: OutsidePolicy
+    limit: int | None
+    """At most so many scans of each set, spread evenly."""
+    progress: Progress
+    """Is told of every scan."""
+    split: str | None = None
+    """Of a prepared data set, whose scans are counted."""
 
+    @property
+    def uses_volume(self) -> bool:
+        """Whether the network sees only the points inside the volume."""
+        return self.trained.network.uses_volume
 
-def report_of(
-    results: Sequence[SetResult],
-    info: DatasetInfo,
-    *,
-    set_name: str,
-    checkpoint: Path,
-    votes: VotePlan,
-    outside: str,
-    baseline: Mapping[str, float],
-    clean_source: str,
-    limit: int | None,
-) -> RobustReport:
-    """Put results and Robo3D's scores together.
+    @cached_property
+    def job(self) -> dict[str, Any]:
+        """What the counts depend on, besides the scans."""
+        return {
+            "checkpoint": hash_file(self.trained.source),
+            "votes": [str(self.votes), self.votes.seed],
+            "outside": self.outside,
+            **({} if self.split is None else {"split": self.split}),
+            "version": 1,
+        }
 
-    Args:
-        results: Of `evaluate_sets`; a set "clean" among them is the score without corruption.
-        info: Of the checkpoint.
-        set_name: For the report.
-        checkpoint: For the report.
-        votes: For the report.
-        outside: For the report.
-        baseline: Of ``robust_scores``.
-        clean_source: Where the set "clean" comes from.
-        limit: For the report.
-    """
-    miou: dict[str, dict[str, float]] = {}
-    for result in results:
-        if result.scans:
-            official = result.scores(info, sees_outside=outside == PREDICTED)[0].miou
-            miou.setdefault(result.corruption, {})[result.severity] = official
-    clean = next(iter(miou.pop(CLEAN, {}).values()), None)
-    return RobustReport(
-        set_name=set_name,
-        info=info,
-        checkpoint=str(checkpoint),
-        votes=str(votes),
-        outside=outside,
-        results=tuple(results),
-        clean_miou=clean,
-        clean_source="" if clean is None else clean_source,
-        baseline=baseline,
-        scores=robust_scores(miou, clean=clean, baseline=baseline),
-        limit=limit,
-    )
+    def count(self, sets: Sequence[ScanSet]) -> tuple[SetResult, ...]:
+        """Count every set, in the order given; finished counts are kept at once."""
+        results = []
+        with writing(self.folder):  # said before any work is done
+            self.folder.mkdir(parents=True, exist_ok=True)
+            record = WorkRecord(self.folder / RECORD, self.job)
+        with closing(record):
+            for chosen in sets:
+                result = _counted(record, chosen, self.trained.card.info.labels.n_classes)
+                if result is None:
+                    result = self._count(chosen)
+                    if not result.failed:
+                        with writing(self.folder):
+                            record.add(chosen.title, _facts(result, chosen))
+                else:
+                    self.progress.say(
+                        f"{chosen.title}: {result.scans} scans, counted by an earlier run"
+                    )
+                results.append(result)
+        return tuple(results)
 
+    def report(
+        self,
+        results: Sequence[SetResult],
+        *,
+        set_name: str,
+        baseline: Mapping[str, float],
+        clean_source: str,
+    ) -> RobustReport:
+        """Put results and Robo3D's scores together.
 
-def _count(
-    network: Network, chosen: ScanSet, info: DatasetInfo, *, votes: VotePlan, progress: Progress
-) -> SetResult:
-    device = next(network.parameters()).device
-    n_classes, size = info.labels.n_classes, pass_size(device)
-    totals = torch.zeros((2, n_classes, n_classes), dtype=torch.int64, device=device)
-    failed: list[str] = []
-    done = 0
+        Args:
+            results: Of `count`; a set "clean" among them is the score without corruption.
+            set_name: For the report.
+            baseline: Of ``robust_scores``.
+            clean_source: Where the set "clean" comes from.
+        """
+        info, miou = self.trained.card.info, dict[str, dict[str, float]]()
+        for result in results:
+            if result.scans:
+                official = result.scores(info, sees_outside=not self.uses_volume)[0].miou
+                miou.setdefault(result.corruption, {})[result.severity] = official
+        clean = next(iter(miou.pop(CLEAN, {}).values()), None)
+        return RobustReport(
+            set_name=set_name,
+            info=info,
+            checkpoint=str(self.trained.source),
+            votes=str(self.votes),
+            outside=self.outside if self.uses_volume else PREDICTED,
+            results=tuple(results),
+            clean_miou=clean,
+            clean_source="" if clean is None else clean_source,
+            baseline=baseline,
+            scores=robust_scores(miou, clean=clean, baseline=baseline),
+            limit=self.limit,
+        )
 
-    def load(place: int) -> EvalScan | Pass2DError:
-        try:
-            return chosen.load(place)
-        except Pass2DError as error:
-            return error
+    def _count(self, chosen: ScanSet) -> SetResult:
+        network, info, progress = self.trained.network, self.trained.card.info, self.progress
+        n_classes = info.labels.n_classes
+        totals = torch.zeros(
+            (2, n_classes, n_classes), dtype=torch.int64, device=self.trained.device
+        )
+        failed: list[str] = []
 
-    def sound() -> Iterator[EvalScan]:
-        for loaded in computed_ahead(load, range(len(chosen.names))):
-            if isinstance(loaded, Pass2DError):
-                failed.append(str(loaded))
+        def load(place: int) -> EvalScan | Unusable:
+            try:
+                return chosen.load(place)
+            except Pass2DError as error:
+                return Unusable(reason=str(error))
+
+        places = range(len(chosen.names))
+        progress.start(chosen.title, total=len(places), unit="scans")
+        for found in label_scans(network, places, load, info=info, plans=(self.votes,)):
+            scan = found.item
+            if isinstance(scan, Unusable):
+                failed.append(scan.reason)
                 if len(failed) <= SAID_FAILURES:
-                    progress.say(str(loaded))
-                progress.advance()
+                    progress.say(scan.reason)
             else:
-                yield loaded
-
-    network.eval()
-    progress.start(_title(chosen), total=len(chosen.names), unit="scans")
-    for batch in batches(sound(), size):
-        points = [scan.points.to(device, non_blocking=True) for scan in batch]
-        plans = [votes.of(scan.scan_id) for scan in batch]
-        for scan, logits in zip(batch, vote_logits(network, points, plans, size=size), strict=True):
-            totals += _pairs(scan, allowed_scores(logits, info), n_classes)
-        done += len(batch)
-        progress.advance(len(batch))
-    if len(failed) > SAID_FAILURES:
-        progress.say(f"{_title(chosen)}: {len(failed):,} scans could not be used in all")
-    counts = totals.cpu().numpy()
-    return SetResult(
-        corruption=chosen.corruption,
-        severity=chosen.severity,
-        scans=done,
-        inside=counts[0],
-        outside=counts[1],
-        failed=tuple(failed),
-        reused=False,
-    )
-
-
-def _pairs(scan: EvalScan, logits: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """(2, C, C) counts of a scan, inside and outside the volume."""
-    predictions = logits.argmax(dim=1)
-    n_others = len(scan.labels) - len(predictions)
-    others = predictions.new_zeros(n_others)
-    if scan.copied_from is not None:
-        others = predictions[scan.copied_from.to(predictions.device)]
-    # `group` counts range bands, first of the points inside, then of those outside.
-    is_outside = (scan.group.to(predictions.device) > len(BAND_EDGES_M)).to(torch.uint8)
-    return count_pairs(
-        scan.labels.to(predictions.device),
-        torch.cat([predictions, others]),
-        n_classes=n_classes,
-        group=is_outside,
-        n_groups=2,
-    )
-
-
-def _title(chosen: ScanSet) -> str:
-    return f"{chosen.corruption} {chosen.severity}".strip()
+                bands = count_scan(scan, found.passes[0].labels, n_classes)
+                totals += bands.view(2, -1, n_classes, n_classes).sum(dim=1)
+            progress.advance()
+        if len(failed) > SAID_FAILURES:
+            progress.say(f"{chosen.title}: {len(failed):,} scans could not be used in all")
+        counts = totals.cpu().numpy()
+        return SetResult(
+            corruption=chosen.corruption,
+            severity=chosen.severity,
+            scans=len(places) - len(failed),
+            inside=counts[0],
+            outside=counts[1],
+            failed=tuple(failed),
+            reused=False,
+        )
 
 
 def _facts(result: SetResult, chosen: ScanSet) -> dict[str, Any]:
@@ -264,7 +243,7 @@ def _facts(result: SetResult, chosen: ScanSet) -> dict[str, Any]:
 
 def _counted(record: WorkRecord, chosen: ScanSet, n_classes: int) -> SetResult | None:
     """Counts of an earlier run; None when there are none, or none of these scans."""
-    facts = record.parts.get(_title(chosen), {})
+    facts = record.parts.get(chosen.title, {})
     if facts.get("scan_names") != names_digest(chosen.names):
         return None
     inside, outside = (np.array(facts[side], np.int64) for side in ("inside", "outside"))

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.keys import hash_bytes
-from pass2d.cache.layout import Layout
-from pass2d.cache.manifest import load_manifest
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo, ScanRecord
 from pass2d.common.errors import DataError, UnknownLabelError
 from pass2d.common.files import read_whole
-from pass2d.train.data.positions import spread
-from pass2d.train.inference.logits import Outside
-from pass2d.train.inference.scans import EvalScan, eval_scan
+from pass2d.train.data.positions import evenly_spaced
+from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan, record_input
 from pass2d.train.points.binary import BinaryOptions, read_binary
 from pass2d.train.robustness.folders import CorruptedFolder, CorruptedScan
 from pass2d.train.robustness.robo3d import CLEAN, NOISE_LABELS
@@ -37,6 +35,11 @@ class ScanSet:
     load: Callable[[int], EvalScan]
     """Loads scan i; raises DataError when its files cannot be used."""
 
+    @property
+    def title(self) -> str:
+        """E.g. "fog light"."""
+        return f"{self.corruption} {self.severity}".strip()
+
 
 @dataclass(frozen=True, kw_only=True)
 class CleanFiles:
@@ -48,15 +51,13 @@ class CleanFiles:
 
 def clean_files(reader: CacheReader, *, split: str) -> CleanFiles:
     """Tokens and label files of a split's scans."""
-    table = load_manifest(Layout(root=reader.root), reader.generation).tables.scans
     tokens, labels = {}, {}
     for position in reader.select(split=split).tolist():
-        roles = table["source_role"][position].as_py()
-        paths = dict(zip(roles, table["source_path"][position].as_py(), strict=True))
-        name = Path(paths.get("points", "")).name
+        points = reader.source_file(position, "points")
+        name = "" if points is None else points.name
         tokens[name] = str(reader.scans.token[position])
-        if paths.get("labels"):
-            labels[name] = Path(paths["labels"])
+        if (file := reader.source_file(position, "labels")) is not None:
+            labels[name] = file
     return CleanFiles(tokens=tokens, labels=labels)
 
 
@@ -65,7 +66,7 @@ def folder_sets(
     info: DatasetInfo,
     *,
     uses_volume: bool,
-    outside: Outside,
+    outside: OutsidePolicy,
     clean: CleanFiles | None = None,
     limit: int | None = None,
 ) -> tuple[ScanSet, ...]:
@@ -86,27 +87,20 @@ def folder_sets(
 
 
 def cached_set(
-    reader: CacheReader,
-    positions: NDArray[np.int64],
-    *,
-    uses_volume: bool,
-    outside: Outside,
-    limit: int | None = None,
+    cached: CachedScans, positions: NDArray[np.int64], *, limit: int | None = None
 ) -> ScanSet:
     """The scan set of a prepared data set, as long as its reader is open.
 
     Args:
-        reader: Of a clean or a corrupted data set.
+        cached: Of a clean or a corrupted data set.
         positions: Labelled scans.
-        uses_volume: Whether the network sees only the points inside the volume.
-        outside: What the other points are given.
         limit: At most so many of them, spread evenly.
     """
-    chosen = [int(positions[place]) for place in spread(len(positions), limit)]
+    reader = cached.reader
+    chosen = positions[evenly_spaced(len(positions), limit)].tolist()
 
     def load(place: int) -> EvalScan:
-        record = reader.read(chosen[place], Fields(label=True, outside=True))
-        return eval_scan(record, uses_volume=uses_volume, outside=outside)
+        return eval_scan(*cached.read(chosen[place], label=True), place=place)
 
     corruption = reader.info.corruption
     return ScanSet(
@@ -119,14 +113,16 @@ def cached_set(
 
 
 def _limited(folder: CorruptedFolder, limit: int | None) -> CorruptedFolder:
-    return replace(folder, scans=tuple(folder.scans[i] for i in spread(len(folder.scans), limit)))
+    return replace(
+        folder, scans=tuple(folder.scans[i] for i in evenly_spaced(len(folder.scans), limit))
+    )
 
 
 def _folder_set(
     folder: CorruptedFolder,
     info: DatasetInfo,
     uses_volume: bool,
-    outside: Outside,
+    outside: OutsidePolicy,
     clean: CleanFiles | None,
 ) -> ScanSet:
     table = label_lookup(info)
@@ -135,7 +131,8 @@ def _folder_set(
         scan = folder.scans[place]
         labels = _labels_of(scan, folder, clean)
         record = read_corrupted(scan.points, labels, info, table=table)
-        return eval_scan(record, uses_volume=uses_volume, outside=outside)
+        seen = record_input(record, uses_volume=uses_volume, outside=outside)
+        return eval_scan(record, seen, place=place)
 
     return ScanSet(
         corruption=folder.corruption,

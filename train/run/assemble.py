@@ -20,7 +20,7 @@ from pass2d.models.network import Network
 from pass2d.models.registry import build_network
 from pass2d.train.data.check import require_usable, say_differences
 from pass2d.train.data.collate import common_crop
-from pass2d.train.data.positions import spread
+from pass2d.train.data.positions import evenly_spaced
 from pass2d.train.data.stream import StreamPlan
 from pass2d.train.distributed.process_group import Team
 from pass2d.train.distributed.sync_norm import Sharers, share_norms
@@ -163,7 +163,7 @@ def training_positions(
             f"{len(selected) - len(usable)} training scans are left out: no labels, or no point in "
             "the volume"
         )
-    return usable[spread(len(usable), recipe.data.limit or None)]
+    return usable[evenly_spaced(len(usable), recipe.data.limit or None)]
 
 
 def validation_positions(
@@ -184,7 +184,7 @@ def validation_positions(
         progress.say(
             f"split {recipe.validation.split!r} has no labelled scan: the run is not validated"
         )
-    return usable[spread(len(usable), recipe.validation.limit or None)]
+    return usable[evenly_spaced(len(usable), recipe.validation.limit or None)]
 
 
 def picture_size(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.train.submission.benchmark import Benchmark
@@ -75,9 +73,7 @@ def own_points(reader: CacheReader, position: int) -> int:
     if reader.info.sweeps == 0:
         return int(reader.scans.n_raw[position])
     record = reader.read(position, Fields(label=False, outside=True))
-    if record.time is None or record.outside_time is None:
-        return record.n_raw
-    return int(np.count_nonzero(record.time == 0) + np.count_nonzero(record.outside_time == 0))
+    return record.raw().n_own
 
 
 def expected_points(reader: CacheReader, benchmark: Benchmark, *, split: str) -> dict[str, int]:

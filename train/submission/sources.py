@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pass2d.cache.layout import FAILED_FILE, Layout
-from pass2d.cache.manifest import load_manifest
+from pass2d.cache.layout import FAILED_FILE
 from pass2d.cache.reader import CacheReader
 from pass2d.common.files import read_whole
 
@@ -29,10 +28,10 @@ def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
         reader: An open cache.
         positions: Scans of the split, in table order.
     """
-    files = _point_files(reader, positions)
     problems, gone = _failed(reader, positions), 0
     by_folder: dict[Path, set[str]] = defaultdict(set)
-    for position, path in zip(positions, files, strict=True):
+    for position in positions:
+        path = reader.source_file(position, "points")
         if path is None:
             gone += 1
             continue
@@ -59,18 +58,6 @@ def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
             "manifest only"
         )
     return SourceCheck(problems=tuple(problems), notes=tuple(notes))
-
-
-def _point_files(reader: CacheReader, positions: Sequence[int]) -> list[Path | None]:
-    table = load_manifest(Layout(root=reader.root), reader.generation).tables.scans
-    roles = table["source_role"].to_pylist()
-    paths = table["source_path"].to_pylist()
-    found: list[Path | None] = []
-    for position in positions:
-        by_role = dict(zip(roles[position], paths[position], strict=True))
-        path = by_role.get("points")
-        found.append(Path(path) if path else None)
-    return found
 
 
 def _failed(reader: CacheReader, positions: Sequence[int]) -> list[str]:

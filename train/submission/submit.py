@@ -17,11 +17,12 @@ from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.files import lock_file
 from pass2d.common.progress import Progress, Silent
 from pass2d.models.network import Network
-from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
-from pass2d.train.distributed.process_group import choose_device
+from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.evaluation.evaluate import require_same_data
-from pass2d.train.inference.logits import Outside
-from pass2d.train.inference.votes import NO_VOTES, VotePlan
+from pass2d.train.inference.labels import label_scans
+from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.scans import CachedScans, ScanInput
+from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.submission.archive import write_archive, written_aside
 from pass2d.train.submission.benchmark import (
     DESCRIPTION_FILE,
@@ -31,7 +32,6 @@ from pass2d.train.submission.benchmark import (
 )
 from pass2d.train.submission.contents import read_description
 from pass2d.train.submission.parts import Parts, busy
-from pass2d.train.submission.predictions import predicted_scans
 from pass2d.train.submission.scans import SubmittedScans, own_points, require_complete
 from pass2d.train.submission.verify import VerifyReport, verify_submission
 
@@ -41,8 +41,8 @@ class SubmitConfig:
     """What is submitted and how."""
 
     split: str = "test"
-    votes: VotePlan = NO_VOTES
-    outside: Outside = "nearest"
+    votes: VotePlan = SINGLE_PASS
+    outside: OutsidePolicy = "nearest"
     """What points outside the volume are given; nuScenes takes only "nearest"."""
     description: Path | None = None
     """SemanticKITTI: becomes `description.txt`."""
@@ -70,7 +70,7 @@ class SubmitSummary:
 
 
 def submit(
-    checkpoint: Path,
+    checkpoint: Path | TrainedNetwork,
     cache_root: Path | str,
     out: Path,
     *,
@@ -86,13 +86,13 @@ def submit(
     `.NAME.parts` beside the zip.
 
     Args:
-        checkpoint: An inference export or a training state.
+        checkpoint: An inference export or a training state, or what was loaded of one.
         cache_root: What `pass2d prepare` wrote.
         out: The zip.
         benchmarks: The rules of the known benchmarks.
         config: Split, votes, options of the server.
         dataset: Which data set, if the cache holds several.
-        device: The GPU if there is one, without.
+        device: Defaults to the GPU if there is one.
         progress: Is told of every scan.
 
     Raises:
@@ -106,10 +106,9 @@ def submit(
     if out.exists() and not config.overwrite:
         raise DataError(f"{out} is already there. Choose another --out, or allow --overwrite.")
     description = None if config.description is None else read_description(config.description)
-    device = device or choose_device("auto")
-    network, card = network_from_checkpoint(checkpoint, device)
+    trained = trained_network(checkpoint, device)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
-        require_same_data(card, reader.info, checkpoint=checkpoint)
+        require_same_data(trained, reader.info)
         reader.expect_all()
         benchmark = _benchmark(reader, benchmarks, config)
         scans = SubmittedScans(reader, benchmark, config.split)
@@ -123,7 +122,7 @@ def submit(
         for note in notes:
             progress.say(note)
         job = {
-            "checkpoint": hash_file(checkpoint),
+            "checkpoint": hash_file(trained.source),
             "cache": reader.fingerprint,
             "split": config.split,
             "votes": [str(config.votes), config.votes.seed],
@@ -143,7 +142,7 @@ def submit(
             elif reused:
                 progress.say(f"{reused} scans were finished by an interrupted run")
             work = _Work(
-                network,
+                trained.network,
                 reader,
                 scans,
                 parts=parts,
@@ -192,6 +191,15 @@ def _benchmark(
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class _SubmittedScan:
+    scan: ScanInput
+    position: int
+    """Row of the reader's scan table."""
+    n_own: int
+    """Points that the server counts, which come first; those of added sweeps follow."""
+
+
 class _Work:
     """Predicts what is missing, then packs."""
 
@@ -215,6 +223,9 @@ class _Work:
         self._last_resort = int(usual.argmax()) + 1
         """Class of points of scans that lie wholly outside the volume."""
         self._n: dict[int, int] = {}
+        self._cached = CachedScans(
+            reader, network, plans=(config.votes,), outside=config.outside, progress=progress
+        )
 
     def predict(self) -> None:
         """Predict every scan that is not finished."""
@@ -222,22 +233,34 @@ class _Work:
         self._progress.start("predict", total=len(self._scans.positions), unit="scans")
         self._progress.advance(len(self._scans.positions) - len(todo))
         self._predict(todo)
+        self._cached.say_anew(self._progress)
 
     def _predict(self, todo: Sequence[int]) -> None:
         config = self._config
-        for scan in predicted_scans(
-            self._network, self._reader, todo, votes=config.votes, outside=config.outside
+        for found in label_scans(
+            self._network,
+            todo,
+            self._load,
+            info=self._reader.info,
+            plans=(config.votes,),
+            # Class 0 is no answer that a server counts: the best of the others is given.
+            allow_ignored=False,
         ):
-            labels = scan.labels
+            position = found.item.position
+            labels = found.passes[0].labels[: found.item.n_own].cpu().numpy()
             if config.outside == "nearest" and not labels.all():
                 labels = np.where(labels == 0, self._last_resort, labels).astype(np.uint8)
                 name = self._reader.info.labels.names[self._last_resort]
                 self._note(
-                    f"{self._reader.scans.scan_id[scan.position]}: no point lies in the volume; "
+                    f"{self._reader.scans.scan_id[position]}: no point lies in the volume; "
                     f"all are given {name}, the most frequent class"
                 )
-            self._parts.write(self._place[scan.position], labels)
+            self._parts.write(self._place[position], labels)
             self._progress.advance()
+
+    def _load(self, position: int) -> _SubmittedScan:
+        record, scan = self._cached.read(position, label=False)
+        return _SubmittedScan(scan=scan, position=position, n_own=record.raw().n_own)
 
     def _note(self, note: str) -> None:
         self.notes.append(note)

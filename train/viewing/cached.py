@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pass2d.cache.layout import Layout
-from pass2d.cache.manifest import load_manifest
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet, view_scan
 from pass2d.train.viewing.times import scan_time_s
@@ -29,12 +27,9 @@ def cached_scans(
         CacheError: A sequence is not there, or the manifest is damaged.
     """
     scans = reader.scans
-    table = load_manifest(Layout(root=reader.root), reader.generation).tables.scans
-    roles, paths = (table[name].to_pylist() for name in ("source_role", "source_path"))
     items = []
     for position in reader.select(split=split, sequences=sequences).tolist():
-        path = dict(zip(roles[position] or [], paths[position] or [], strict=True)).get("points")
-        points = Path(path) if path else None
+        points = reader.source_file(position, "points")
         items.append(
             ViewItem(
                 name=str(scans.scan_id[position]),

@@ -30,7 +30,7 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 
 
 def write_view_page(scans: Iterable[ViewScan], path: Path, of: ViewSet) -> list[Path]:
-    """Write a page with one or several scans; in memory is one scan at a time.
+    """Write a page with one or several scans; in memory are a few at a time.
 
     Args:
         scans: In the order of the slider.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pass2d.cache.schema import LabelTable
 from pass2d.common.errors import DataError
 from pass2d.common.files import read_whole
+from pass2d.common.prefetch import prefetch
 from pass2d.train.viewing.scan import ViewItem, ViewScan, with_prediction
 
 CONFIDENCE_SUFFIX = "_confidence.npy"
@@ -88,12 +90,16 @@ class PredictionFolder:
         raw = np.frombuffer(data, dtype).astype(np.uint32) & np.uint32(0xFFFF)
         return Prediction(_training_ids(raw, self._table, path), _confidence(path))
 
-    def add(self, item: ViewItem, scan: ViewScan) -> ViewScan:
-        """Add a scan's prediction to it, if there is one.
+    def label(self, items: Iterable[ViewItem]) -> Iterator[ViewScan]:
+        """Load scans, each with its prediction if there is one.
 
         Raises:
             DataError: As ``load``, or not as many labels as points.
         """
+        return prefetch(self._labelled, items)
+
+    def _labelled(self, item: ViewItem) -> ViewScan:
+        scan = item.load()
         prediction = self.load(item)
         if prediction is None:
             return scan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.schema import LabelTable, ScanRecord
 from pass2d.common.errors import DataError
-from pass2d.train.data.raw_scan import raw_scan
 from pass2d.train.drawing.legend import outcomes
 
 
@@ -107,17 +106,17 @@ def view_scan(record: ScanRecord, *, frame_index: int, time_s: float | None) -> 
         frame_index: Place in the sequence.
         time_s: See ``ViewScan``.
     """
-    points, truth = raw_scan(record)
-    # Points of added sweeps lie behind the scan's own and have neither labels nor pixels.
-    n = len(points) if record.time is None else _own_points(record)
+    raw = record.raw()
+    # Points of added sweeps have neither labels nor pixels.
+    points, truth = raw.points[: raw.n_own], raw.label
     points[~is_measured(points.T), :3] = np.nan
     return ViewScan(
         name=record.scan_id,
         frame_index=frame_index,
         time_s=time_s,
-        xyz=np.ascontiguousarray(points[:n, :3].T),
-        signal=points[:n, 3].copy(),
-        truth=None if truth is None else truth[:n],
+        xyz=np.ascontiguousarray(points[:, :3].T),
+        signal=points[:, 3].copy(),
+        truth=None if truth is None else truth[: raw.n_own],
         cameras=tuple(
             ViewCamera(
                 image=view.image,
@@ -130,9 +129,8 @@ def view_scan(record: ScanRecord, *, frame_index: int, time_s: float | None) -> 
     )
 
 
-def _own_points(record: ScanRecord) -> int:
-    times = [record.time, record.outside_time]
-    return sum(int((time == 0).sum()) for time in times if time is not None)
+Labeller = Callable[[Iterable[ViewItem]], Iterator[ViewScan]]
+"""Loads scans, ahead of time and in their order, and adds predictions to them."""
 
 
 def with_prediction(

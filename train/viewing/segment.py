@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.cache.schema import LabelTable
 from pass2d.common.errors import CheckpointError
+from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.check import DifferenceSpeaker
 from pass2d.train.inference.input_check import expectation
-from pass2d.train.inference.segmenter import Segmenter
-from pass2d.train.viewing.scan import ViewItem, ViewScan, with_prediction
+from pass2d.train.inference.scans import ScanInput
+from pass2d.train.inference.segmenter import Segmenter, scan_labels
+from pass2d.train.viewing.scan import Labeller, ViewItem, ViewScan, with_prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    item: ViewItem
+    view: ViewScan
+    scan: ScanInput
 
 
 def checkpoint_labels(
-    checkpoint: Path, table: LabelTable, *, device: str, say: Callable[[str], None]
-) -> Callable[[ViewItem, ViewScan], ViewScan]:
+    checkpoint: Path | TrainedNetwork,
+    table: LabelTable,
+    *,
+    device: str,
+    say: Callable[[str], None],
+) -> Labeller:
     """What labels scans with a checkpoint.
 
     Args:
-        checkpoint: A .safetensors file.
+        checkpoint: A .safetensors file, or what was loaded of one.
         table: Of the scans; the checkpoint's must be the same.
         device: "auto", "cpu", "cuda".
         say: Hears of each way in which scans differ from the checkpoint's training data.
@@ -27,19 +41,25 @@ def checkpoint_labels(
     Raises:
         CheckpointError: Not readable, or trained on other classes.
     """
-    segmenter = Segmenter.load(checkpoint, device=device)
+    trained = trained_network(checkpoint, device)
+    segmenter = Segmenter.load(trained)
     if segmenter.names != table.names:
         raise CheckpointError(
-            f"{checkpoint}: trained on other classes ({', '.join(segmenter.names[1:5])}, ...) than "
-            f"these scans have ({', '.join(table.names[1:5])}, ...). For a folder of point files "
-            "--layout names the classes."
+            f"{trained.source}: trained on other classes ({', '.join(segmenter.names[1:5])}, ...) "
+            f"than these scans have ({', '.join(table.names[1:5])}, ...). For a folder of point "
+            "files --layout names the classes."
         )
 
     speaker = DifferenceSpeaker(expectation(segmenter.card), say)
 
-    def label(item: ViewItem, scan: ViewScan) -> ViewScan:
-        speaker.look(scan.points.T, where=item.name)
-        answer = segmenter(scan.points)
-        return with_prediction(scan, answer.labels, answer.scores)
+    def load(item: ViewItem) -> _Read:
+        view = item.load()
+        return _Read(item=item, view=view, scan=segmenter.prepare(view.points).scan)
+
+    def label(items: Iterable[ViewItem]) -> Iterator[ViewScan]:
+        for found in segmenter.label(items, load):
+            view = found.item.view
+            speaker.look(view.points.T, where=found.item.item.name)
+            yield with_prediction(view, *scan_labels(found.passes[0]))
 
     return label
