@@ -4,8 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 SPREAD := --numprocesses auto --dist worksteal
+# Every package: numbers by hand, formats, words of the commands, and one tiny world from end to end.
+QUICK := house cli cli_words cache_files cache_reader cache_statistics cache_text \
+	corruptions_sensor corruptions_weather models_segment models_sparse_tables models_voxels \
+	pipeline_compose pipeline_label_types pipeline_projection pipeline_semkitti pipeline_stages pipeline_synth_shapes \
+	pipeline_voxels train_batch train_losses train_metric train_optim train_points train_points_binary \
+	train_points_formats train_predict train_recipe train_stream train_tta
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-scatter bench clean
+.PHONY: help setup demo quick test lint test-scatter bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -45,6 +51,9 @@ lint: $(VENV)/installed  ## Format check, ruff and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+quick: $(VENV)/installed  ## A part of the tests that takes less than a minute
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not ray and not browser" $(QUICK:%=tests/test_%.py)
+
 test: lint  ## Install, lint, type-check, run all tests, one process per core
 	$(BIN)/python -m pytest $(SPREAD)
 
@@ -52,8 +61,7 @@ test-scatter: $(VENV)/installed  ## Compile torch-scatter for the CPU (5 minutes
 	$(BIN)/python -c 'import torch_scatter' 2>/dev/null || \
 		( $(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel && \
 		  FORCE_ONLY_CPU=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation 'torch-scatter>=2.1.2' )
-	$(BIN)/python -m pytest -m scatter
-	$(BIN)/python -m pytest tests/test_models_segment.py tests/test_models_twodpass.py
+	$(BIN)/python -m pytest tests/test_models_segment.py tests/test_models_twodpass.py  # with the marker `scatter`
 
 bench: $(VENV)/installed  ## Run the benchmarks; each states ratios measured in one run
 	@for file in bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

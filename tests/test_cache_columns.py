@@ -133,12 +133,14 @@ def never_wrong(points: np.ndarray, made: dict) -> None:
         assert set(found) == {layout}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(made=st.fixed_dictionaries(MADE), beams=st.sampled_from([16, 32, 64]))
 def test_any_file_of_a_made_scan_is_told_rightly_or_not_at_all(made: dict, beams: int) -> None:
     never_wrong(street(12_000, made["seed"], beams=beams), made)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(made=st.fixed_dictionaries(MADE), place=st.integers(0, 12))
 def test_any_file_of_a_real_scan_is_told_rightly_or_not_at_all(

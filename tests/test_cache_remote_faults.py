@@ -154,6 +154,7 @@ def test_what_never_passes_is_one_line_that_names_place_and_remedy(
     assert options.output.startswith("error: PASS2D_STORE_OPTIONS: expected a JSON object")
 
 
+@pytest.mark.slow
 def test_two_processes_and_one_that_is_killed_share_a_local_cache(
     proxy: FaultyProxy, local: Path, tmp_path: Path
 ) -> None:

@@ -134,6 +134,7 @@ def test_prediction_writes_a_known_raw_id_for_every_raw_point(world: Path) -> No
     assert "--overwrite" in refusal(*words)  # without pictures: other settings
 
 
+@pytest.mark.slow
 def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> None:
     words = ("train", "--cache", world / "cache", "--recipe", "demo", "--run", tmp_path / "run")
     words = (*words, *SMALL_NETWORK, "--baseline-only", "--set", "validation.every_epochs=0")
@@ -218,6 +219,7 @@ def test_other_errors_keep_their_traceback() -> None:
         raise RuntimeError("a bug")
 
 
+@pytest.mark.slow
 def test_closed_outputs_are_no_error(world: Path) -> None:
     command = shlex.join(
         [sys.executable, "-m", "pass2d.cli", "cache", "verify", "--cache", f"{world}/cache"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from pass2d.commands import signals
 from pass2d.commands.console import Console, clear_errors
 from pass2d.commands.signals import Signals
 from pass2d.common.errors import CacheError, TerminatedError
@@ -22,12 +22,11 @@ CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
 @pytest.fixture
-def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Signals, list[int]]]:
+def caught() -> Iterator[tuple[Signals, list[int]]]:
     """Takes this process's signals, and the codes with which it would have left at once."""
     left: list[int] = []
-    taken = Signals(leave=left.append)
-    for module in ("pass2d.commands.signals", "pass2d.commands.console"):
-        monkeypatch.setattr(f"{module}.SIGNALS", taken)
+    clock = itertools.chain([10.0, 10.1], itertools.repeat(11.0))
+    taken = Signals(leave=left.append, clock=lambda: next(clock))
     before = {number: signal.signal(number, taken.receive) for number, _ in CODES}
     yield taken, left
     for number, handler in before.items():
@@ -66,7 +65,7 @@ def test_what_a_library_makes_of_it_does_not_count(
     number: signal.Signals,
     code: int,
 ) -> None:
-    with pytest.raises(SystemExit) as ended, clear_errors(Console()):  # noqa: PT012
+    with pytest.raises(SystemExit) as ended, clear_errors(Console(signals=caught[0])):  # noqa: PT012
         try:
             signal.raise_signal(number)
         except KeyboardInterrupt as error:
@@ -77,7 +76,7 @@ def test_what_a_library_makes_of_it_does_not_count(
 def test_a_swallowed_signal_ends_the_command_where_it_goes_on(
     caught: tuple[Signals, list[int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console = Console()
+    console = Console(signals=caught[0])
     done = []
     with pytest.raises(SystemExit) as ended, clear_errors(console):  # noqa: PT012
         for item in range(3):
@@ -99,10 +98,8 @@ def test_also_one_that_was_swallowed_to_the_end(caught: tuple[Signals, list[int]
 
 
 def test_the_second_ends_at_once_but_not_the_first_ones_echo(
-    caught: tuple[Signals, list[int]], monkeypatch: pytest.MonkeyPatch
+    caught: tuple[Signals, list[int]],
 ) -> None:
-    clock = iter([10.0, 10.1, 11.0])
-    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
     _, left = caught
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -116,7 +113,8 @@ def test_the_second_ends_a_process_that_is_stuck_in_a_library() -> None:
     code = (
         "import ctypes, pass2d.commands.signals as s; s._ECHO_S = 0; s.SIGNALS.catch(); "
         "lock = ctypes.create_string_buffer(256); take = ctypes.CDLL(None).pthread_mutex_lock; "
-        "take(lock); print('stuck', file=sys.stderr, flush=True); take(lock)"
+        "take(lock)\nwith s.SIGNALS.deciding():\n"
+        "    print('stuck', file=sys.stderr, flush=True); take(lock)"
     )
     with start(code) as process:
         assert process.stderr is not None

@@ -89,11 +89,9 @@ def test_broken_package_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_log_of_hours_has_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("pass2d.commands.console.time.monotonic", lambda: now[0])
-    console, lines = Console(), []
-    monkeypatch.setattr(console, "_line", lambda text: lines.append((now[0], text)))
+def test_log_of_hours_has_a_line_a_minute() -> None:
+    now, lines = [0.0], []
+    console = Console(lambda: now[0], lambda text: lines.append((now[0], text)))
     console.start("train", total=10_000, unit="scans")
     for _ in range(10_000):
         now[0] += 1.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from house import circles, file_arrows, floors, modules, room_arrows
+import pytest
+from house import Arrows, circles, file_arrows, floors, modules, room_arrows
 
 PACKAGES: dict[str, set[str]] = {
     "common": set(),
@@ -58,23 +59,28 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 """Of the packages that have rooms, from the top down: a room imports only what lies below it."""
 
 
-def test_no_file_imports_itself_by_way_of_others() -> None:
-    assert circles(file_arrows(modules())) == []
+@pytest.fixture(scope="module")
+def arrows() -> Arrows:
+    return file_arrows(modules())
 
 
-def test_no_room_imports_itself_by_way_of_others() -> None:
-    assert circles(room_arrows(file_arrows(modules()))) == []
+def test_no_file_imports_itself_by_way_of_others(arrows: Arrows) -> None:
+    assert circles(arrows) == []
 
 
-def test_packages_import_only_what_the_plan_allows() -> None:
-    for source, targets in file_arrows(modules()).items():
+def test_no_room_imports_itself_by_way_of_others(arrows: Arrows) -> None:
+    assert circles(room_arrows(arrows)) == []
+
+
+def test_packages_import_only_what_the_plan_allows(arrows: Arrows) -> None:
+    for source, targets in arrows.items():
         package = source.partition(".")[0]
         met = {target.partition(".")[0] for target in targets} - {package}
         assert met <= PACKAGES[package], f"{source} imports {sorted(met - PACKAGES[package])}"
 
 
-def test_rooms_import_only_what_lies_below_them() -> None:
-    for source, targets in room_arrows(file_arrows(modules())).items():
+def test_rooms_import_only_what_lies_below_them(arrows: Arrows) -> None:
+    for source, targets in room_arrows(arrows).items():
         package, _, name = source.partition(".")
         if not name or package not in FLOORS:
             continue

@@ -165,6 +165,8 @@ def test_scans_without_labels(raw: Path) -> None:
 # the same bytes
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_same_bytes_with_0_1_and_2_workers_in_any_order(raw: Path, tmp_path: Path) -> None:
     _, both = listings(raw, "snow:heavy,crosstalk:light", splits=("train", "val"))
     made = []
@@ -236,6 +238,7 @@ def test_verify_rebuild_repair_and_status(raw: Path, tmp_path: Path) -> None:
     assert not status(root).is_current
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_where_it_was(raw: Path, tmp_path: Path) -> None:
     words = ["prepare", "semkitti", "--root", str(raw), "--workers", "0", "--corrupt", "all:heavy"]
     code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from pass2d.cli import main; main()"

@@ -59,6 +59,7 @@ def answers(**by_name: Answer | dict):
     return ask
 
 
+@pytest.mark.slow
 def test_real_spconv_agrees_with_a_dense_convolution() -> None:
     answer = ask("spconv", "cpu", timeout_s=300)
     assert answer.values is not None, answer.failure

@@ -41,15 +41,15 @@ def folder(tmp_path: Path) -> NuscenesFolder:
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
 @pytest.mark.parametrize("indent", [None, 0, 2])
 def test_rows_are_those_of_the_whole_table_whatever_the_chunk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
+    tmp_path: Path, chunk: int, indent: int | None
 ) -> None:
-    monkeypatch.setattr(json_table, "CHUNK_CHARS", chunk)
     file = tmp_path / "t.json"
     file.write_text(json.dumps(ROWS, indent=indent, ensure_ascii=False), encoding="utf-8")
     expected = [(row["text"], row["size"], None) for row in ROWS]
-    assert read(file, "text", "size", optional={"other": ANY}) == expected
+    columns = ("text", "size")
+    assert read(file, *columns, optional={"other": ANY}, chunk_chars=chunk) == expected
     seen: list[int] = []
-    read(file, "size", advance=seen.append)
+    read(file, "size", advance=seen.append, chunk_chars=chunk)
     assert sum(seen) == len(file.read_text())
 
 
@@ -58,14 +58,11 @@ def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
     assert read(tmp_path / "t.json", "token") == []
 
 
-def test_reading_holds_a_small_part_of_a_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(json_table, "CHUNK_CHARS", 1 << 14)
+def test_reading_holds_a_small_part_of_a_table(tmp_path: Path) -> None:
     file = tmp_path / "t.json"
     file.write_text(json.dumps(ROWS * 200))
     tracemalloc.start()
-    n_rows = sum(1 for _ in read_rows(file, {"token": ANY}))
+    n_rows = sum(1 for _ in read_rows(file, {"token": ANY}, chunk_chars=1 << 14))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert n_rows == 12_000

@@ -120,6 +120,8 @@ def test_real_scans(real_semkitti: Path, tmp_path: Path) -> None:
     assert summary.total_bytes < summary.source_bytes
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_ray_gives_the_same_bytes(raw: Path, tmp_path: Path, monkeypatch) -> None:
     run(raw, tmp_path / "inline")
     # A folder that holds names of ours: workers must import the package, not these.

@@ -178,6 +178,7 @@ def test_a_run_whose_ray_is_lost_goes_on_without_it(
 LONG = pytest.mark.skipif("PASS2D_LONG_TESTS" not in os.environ, reason="PASS2D_LONG_TESTS unset")
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "number"),
@@ -213,6 +214,7 @@ def _is_guard(pid: int) -> bool:
     return b"ray_guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_process(raw: Path, tmp_path: Path) -> None:
     process = start_driver(raw, tmp_path / "out", workers=1)

@@ -107,6 +107,7 @@ def test_memory_gets_the_bytes_of_a_folder_and_a_second_run_does_nothing(
     fs.store.clear()
 
 
+@pytest.mark.slow
 def test_s3_gets_the_bytes_of_a_folder_whatever_the_line_does(
     raw: Path, local: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_line_that_never_works_or_a_bucket_that_is_missing_is_one_line(
     assert not [name for name in s3().find("bucket") if "/rows/" in name or "CURRENT" in name]
 
 
+@pytest.mark.slow
 def test_a_driver_killed_in_an_upload_leaves_nothing_visible_and_the_next_goes_on(
     raw: Path, local: Path, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
@@ -269,6 +271,7 @@ def test_a_full_manifest_far_away_needs_few_requests(
     fs.store.clear()
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_ray_workers_write_the_same_bytes(
     raw: Path, local: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch

@@ -106,6 +106,7 @@ def test_reader_finds_nothing_to_complain_about(tiny: Path) -> None:
 # determinism
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_workers(tiny: Path, tmp_path: Path) -> None:
     generate(tmp_path / "two", preset("tiny", scans=2, workers=2), Silent())
     assert contents(tmp_path / "two") == contents(tiny)
@@ -210,6 +211,7 @@ def test_interrupt_leaves_no_half_file_and_can_be_continued(tmp_path: Path, monk
     assert generate(tmp_path / "w", config, Silent()).scans_kept == 1
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pass2d.cli import main; main()"
     command = [sys.executable, "-c", code, str(PROJECT_ROOT), "prepare", "synth", "--workers", "2"]
@@ -266,6 +268,7 @@ def drives() -> dict[str, list]:
     return {s: [render_frame(DRIVE, s, i) for i in range(0, 30, 4)] for s in ("00", "01", "08")}
 
 
+@pytest.mark.slow
 def test_every_class_occurs_in_training_and_in_validation(drives) -> None:
     table = semkitti_table().info.labels
     for sequences in (("00", "01"), ("08",)):

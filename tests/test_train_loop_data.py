@@ -207,6 +207,7 @@ def test_adding_the_image_branch_when_fine_tuning_is_said(
     assert "not in it, and so new" in heard.all()
 
 
+@pytest.mark.slow
 def test_two_scans_are_learnt_by_heart(tmp_path: Path) -> None:
     data = tmp_path / "cache"
     write_sample_cache(data, n_scans=2, sequences=("00",), n_points=600)

@@ -204,6 +204,7 @@ def test_hashes_would_be_stale(reader: CacheReader) -> None:
         plan_for(reader, scales=(1, 2))
 
 
+@pytest.mark.slow
 def test_training_with_noise_gives_the_same_weights_whatever_the_threads(
     reader: CacheReader, tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_lines_longer_than_a_block_arrive_whole(tmp_path: Path) -> None:
         next(arriving_lines(descriptor))
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_streams_leave_whole_files_and_go_on(
     checkpoint: Path, tmp_path: Path
 ) -> None:

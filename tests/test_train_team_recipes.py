@@ -154,8 +154,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_processes_train_what_one_does_that_accumulates(
     data: Path, tmp_path: Path, world: int
 ) -> None:
-    """Every tensor, an uneven last step and processes without a picture or a scan included."""
+    """Every tensor, an uneven last step and processes without a picture or a scan included.
+
+    Two train every recipe, three what differs in how it is trained.
+    """
     recipes = all_recipes()
+    if world == 3:
+        recipes = {name: recipe for name, recipe in recipes.items() if " " in name}
     found: dict[str, dict[str, float]] = {}
     for member in in_processes(world, compare, {"data": data, "recipes": recipes}, tmp_path):
         found |= member

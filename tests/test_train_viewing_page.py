@@ -163,6 +163,7 @@ def test_names_from_data_never_leave_their_script_element(tmp_path: Path) -> Non
     assert path.read_text().count("<") == (tmp_path / "plain.html").read_text().count("<")
 
 
+@pytest.mark.browser
 def test_browser_shows_hostile_names_as_text(tmp_path: Path) -> None:
     of = replace(SET, title=HOSTILE[1], table=replace(TABLE, names=HOSTILE))
     write_view_page([scan(name=HOSTILE[1]), scan(name=HOSTILE[2])], tmp_path / "h.html", of)
@@ -173,6 +174,7 @@ def test_browser_shows_hostile_names_as_text(tmp_path: Path) -> None:
     assert "a&lt;!--&lt;script&gt;b" in shown.text.split('id="name"')[1][:60]
 
 
+@pytest.mark.browser
 def test_browser_shows_ground_truth_in_3d(page: Path, tmp_path: Path) -> None:
     shown = look(page, tmp_path, address="color=truth&gl=on")
     assert shown.console == ()

@@ -10,14 +10,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pass2d.commands.signals import SIGNALS
+from pass2d.commands.signals import SIGNALS, Signals
 from pass2d.commands.wording import as_typed
 from pass2d.common.errors import ConfigError, Pass2DError, SaidElsewhereError
 from pass2d.common.progress import format_bytes, format_seconds
@@ -31,23 +31,39 @@ PLAIN_SECONDS = (5.0, 60.0)
 """On a pipe, a line about progress at most this often: at first, and of a phase of many minutes."""
 
 
-class Console:
-    """Shows progress: a moving bar on a terminal, plain lines on a pipe."""
+def _to_stderr(line: str) -> None:
+    typer.echo(line, err=True)
 
-    def __init__(self) -> None:
+
+class Console:
+    """Shows progress: a moving bar on a terminal, plain lines on a pipe.
+
+    Args:
+        clock: seconds that only grow.
+        write: takes a line for standard error.
+        signals: hears of Ctrl-C and SIGTERM.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        write: Callable[[str], object] = _to_stderr,
+        signals: Signals = SIGNALS,
+    ) -> None:
+        self._clock, self._line, self.signals = clock, write, signals
         self._is_terminal = sys.stderr.isatty()
         self._bars: RichBars | None = None
         self._task: TaskID | None = None
         self._title, self._unit, self._total = "", "", 0
         self._done, self._nbytes = 0, 0
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._clock()
 
     def start(self, title: str, *, total: int, unit: str) -> None:
         """Begin a phase; the last one is closed. ``total`` 0: nobody knows how many."""
-        SIGNALS.raise_swallowed()
+        self.signals.raise_swallowed()
         self.close()
         self._title, self._unit, self._total, self._done, self._nbytes = title, unit, total, 0, 0
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._clock()
         if self._is_terminal:
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, Progress, TextColumn
@@ -63,10 +79,10 @@ class Console:
 
     def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
         """Count work that is done."""
-        SIGNALS.raise_swallowed()
+        self.signals.raise_swallowed()
         self._done += count
         self._nbytes += nbytes
-        now = time.monotonic()
+        now = self._clock()
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=self._done, news=self._news())
         elif now - self._last_line >= self._pause(now) or self._done == self._total:
@@ -94,7 +110,7 @@ class Console:
             self._line(f"{self._title}: {self._news()}")
 
     def _news(self) -> str:
-        seconds = max(time.monotonic() - self._started, 1e-9)
+        seconds = max(self._clock() - self._started, 1e-9)
         rate = self._done / seconds
         of_all = f"/{self._total}" if self._total else ""
         parts = [f"{self._done}{of_all} {self._unit}", f"{rate:.1f} {self._unit}/s"]
@@ -103,9 +119,6 @@ class Console:
         if 0 < self._done < self._total:
             parts.append(f"ETA {format_seconds((self._total - self._done) / rate)}")
         return ", ".join(parts)
-
-    def _line(self, text: str) -> None:
-        typer.echo(text, err=True)
 
 
 MENDABLE = {
@@ -135,6 +148,12 @@ GPU_HINT = (
 )
 
 
+def _deciding(console: Console | None) -> AbstractContextManager[None]:
+    if console is None:
+        return SIGNALS.deciding()
+    return console.signals.deciding(before=console.close)
+
+
 @contextmanager
 def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> Iterator[None]:
     """Turn what a user can mend into one line and exit code 1; a signal into its own exit code.
@@ -142,7 +161,7 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
     Silent where another process meets the very same error, and says so.
     """
     try:
-        with SIGNALS.deciding(before=console.close if console is not None else lambda: None):
+        with _deciding(console):
             yield
     except SaidElsewhereError as error:
         raise typer.Exit(error.code) from error

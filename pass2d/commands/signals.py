@@ -34,10 +34,15 @@ class Signals:
 
     Args:
         leave: ends the process with an exit code, at once.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, leave: Callable[[int], object] = os._exit) -> None:
-        self._leave = leave
+    def __init__(
+        self,
+        leave: Callable[[int], object] = os._exit,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._leave, self._clock = leave, clock
         self._first: signal.Signals | None = None
         self._first_s = 0.0
         self._is_ending = False
@@ -71,9 +76,9 @@ class Signals:
         if self._is_over:
             self._leave(EXIT_CODES[came])
         elif self._first is None:
-            self._first, self._first_s = came, time.monotonic()
+            self._first, self._first_s = came, self._clock()
             raise KeyboardInterrupt if came == signal.SIGINT else TerminatedError
-        elif time.monotonic() - self._first_s > _ECHO_S:
+        elif self._clock() - self._first_s > _ECHO_S:
             self._end_at_once()
 
     def raise_swallowed(self) -> None:
@@ -136,7 +141,7 @@ class Signals:
         while True:
             ready, _, _ = select.select([descriptor], [], [], timeout)
             timeout = _TICK_S
-            now = time.monotonic()
+            now = self._clock()
             numbers = [n for n in os.read(descriptor, 64) if self._is_ours(n)] if ready else []
             if numbers and heard_s is None:
                 heard_s, number = now, signal.Signals(numbers[0])

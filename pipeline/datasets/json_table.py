@@ -48,6 +48,7 @@ def read_rows(
     *,
     optional: Mapping[str, Kind] | None = None,
     advance: Callable[[int], None] = lambda _nbytes: None,
+    chunk_chars: int = CHUNK_CHARS,
 ) -> Iterator[tuple[Any, ...]]:
     """Read a table that is a JSON list of objects, without ever holding the whole of it.
 
@@ -56,6 +57,7 @@ def read_rows(
         columns: keys that every row must have, and what their values must be.
         optional: keys whose value may be null, and is None where a row lacks them.
         advance: hears of bytes read.
+        chunk_chars: so much of the file is read at once.
 
     Yields:
         Per row the values of ``columns``, then of ``optional``.
@@ -67,7 +69,7 @@ def read_rows(
     optional = optional or {}
     try:
         with os.fdopen(open_file(file), encoding="utf-8-sig") as stream:
-            for number, row in enumerate(_objects(stream, file, advance)):
+            for number, row in enumerate(_objects(stream, file, advance, chunk_chars)):
                 if not isinstance(row, dict) or not columns.keys() <= row.keys():
                     raise _lacking(file, number, row, columns)
                 for name, kind in columns.items():
@@ -86,12 +88,14 @@ def read_rows(
         raise DataError(f"{file}: is no text ({error.reason}). {_AGAIN}") from error
 
 
-def _objects(stream: TextIO, file: Path, advance: Callable[[int], None]) -> Iterator[Any]:
+def _objects(
+    stream: TextIO, file: Path, advance: Callable[[int], None], chunk_chars: int
+) -> Iterator[Any]:
     """Decode the list's elements; at most one chunk and one row are in memory."""
     decode = json.JSONDecoder().raw_decode
 
     def more() -> str:
-        chunk = stream.read(CHUNK_CHARS)
+        chunk = stream.read(chunk_chars)
         if not chunk:
             raise DataError(f"{file}: ends in the middle of the list. {_AGAIN}")
         advance(len(chunk))
@@ -111,7 +115,7 @@ def _objects(stream: TextIO, file: Path, advance: Callable[[int], None]) -> Iter
         try:
             row, place = decode(text, place)
         except json.JSONDecodeError as error:
-            rest = stream.read(CHUNK_CHARS) if len(text) - place <= _MAX_ROW_CHARS else ""
+            rest = stream.read(chunk_chars) if len(text) - place <= _MAX_ROW_CHARS else ""
             if not rest:
                 found = text[error.pos : error.pos + 20]
                 raise DataError(
