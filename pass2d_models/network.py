@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import ClassVar, TypeVar, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
-from pass2d.common.errors import ConfigError, ShapeError
+from pass2d.common.errors import ConfigError, DataError, ShapeError
 from pass2d.models.inputs import Grid, PointBatch, TensorRecord
 
 C = TypeVar("C", bound="NetworkConfig")
@@ -70,6 +71,33 @@ def check_points(points: Tensor, *, channels: int) -> None:
     if points.ndim != 2 or points.shape[1] != channels:
         expected = f"(N, {channels}): x, y, z, signal{', time' if channels == 5 else ''}"
         raise ShapeError("points", expected=expected, got=tuple(points.shape))
+
+
+def check_labels(labels: Tensor | None, *, n_classes: int) -> None:
+    """Refuse labels that are no training ids. Waits for the device.
+
+    Raises:
+        ShapeError: A label below 0, or of a class that the network has not.
+    """
+    if labels is None or not len(labels):
+        return
+    low, high = torch.stack(torch.aminmax(labels)).tolist()
+    if low < 0 or high >= n_classes:
+        expected = f"training ids 0..{n_classes - 1}"
+        raise ShapeError("labels", expected=expected, got=f"{low}..{high}")
+
+
+def check_scans(sizes: Sequence[int]) -> None:
+    """Refuse to train on a scan without points.
+
+    Raises:
+        DataError: There is one, or no scan at all.
+    """
+    if 0 in sizes or not sizes:
+        raise DataError(
+            f"scan {sizes.index(0) if sizes else 0} of the batch has no point; training needs at "
+            "least one per scan. Leave such scans out."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,13 @@ from pass2d.models.network import Network
 from pass2d.models.sparse_unets.minkunet import MinkowskiNet
 from pass2d.models.sparse_unets.spvcnn import SPVCNN
 from pass2d.models.twodpass.twodpass import TwoDPass
+from pass2d.models.vavit.vavit import VaViT
 
 MODELS: dict[str, type[Network]] = {
     "2dpass": TwoDPass,
     "minkowskinet": MinkowskiNet,
     "spvcnn": SPVCNN,
+    "vavit": VaViT,
 }
 
 

@@ -1,0 +1,178 @@
+"""VaViT: a network of plain torch layers; pillars are tokens of a vision transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.network import (
+    Network,
+    NetworkConfig,
+    Prepared,
+    Segmentation,
+    Targets,
+    check_labels,
+    check_points,
+    check_scans,
+)
+from pass2d.models.norm import RowNorm
+from pass2d.models.vavit.attention import Block, rotations
+from pass2d.models.vavit.config import VaViTConfig
+from pass2d.models.vavit.layers import Head, PointLayer
+from pass2d.models.vavit.thinning import nearest_neighbours, nearest_rows, thin
+
+NEVER = -1e4
+"""The logit of the ignored class, which this network does not predict: its softmax is 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedPillars(Prepared):
+    """A batch as thinned points and pillars. The rows of logits are the K thinned points."""
+
+    features: Tensor
+    """(K, 5) float32: signal, x, y, z, range."""
+    neighbours: Tensor
+    """(K, k) int64 rows."""
+    pillar_of_point: Tensor
+    """(K,) int64."""
+    pillar_xy: Tensor
+    """(P, 2) float32, centres in metres; sorted by sample, x, y."""
+    lengths: tuple[int, ...]
+    """Pillars of each sample."""
+    kept: tuple[tuple[tuple[bool, ...], tuple[bool, ...]], ...] | None
+    """By block: the samples that compute attention, and the perceptron; None: all do."""
+
+
+class VaViT(Network):
+    """VaViT; 85.75 million trained values as published."""
+
+    kind: ClassVar[str] = "vavit"
+    config: VaViTConfig
+    config_type: ClassVar[type[NetworkConfig]] = VaViTConfig
+
+    def __init__(self, config: VaViTConfig, *, grid: Grid, n_classes: int) -> None:
+        super().__init__(config, grid=grid, n_classes=n_classes)
+        widths = [5, *[config.point_width] * (config.point_layers - 1)]
+        outs = [*widths[1:], config.width]
+        self.pad_token = nn.Parameter(
+            torch.zeros(config.width), requires_grad=config.padding == "published"
+        )
+        self.norm = RowNorm(5)
+        self.embed = nn.ModuleList(
+            PointLayer(n_in, config.point_width, n_out)
+            for n_in, n_out in zip(widths, outs, strict=True)
+        )
+        self.blocks = nn.ModuleList(
+            Block(config.width, heads=config.heads, hidden=int(config.width * config.expansion))
+            for _ in range(config.depth)
+        )
+        self.head = Head(config.width, config.head_width, config.head_out, n_classes - 1)
+
+    @property
+    def uses_volume(self) -> bool:
+        """False: all points of a scan take part."""
+        return False
+
+    def prepare(self, batch: PointBatch) -> PreparedPillars:
+        """Thin the points, find their neighbours and pillars, draw who skips what.
+
+        Raises:
+            ShapeError: Another channel count than four, impossible coordinates or labels.
+            DataError: A scan without points, in training.
+        """
+        points, config = batch.points, self.config
+        check_points(points, channels=4)
+        sizes = (batch.offsets[1:] - batch.offsets[:-1]).tolist()
+        if self.training:
+            check_scans(sizes)
+        check_labels(batch.labels, n_classes=self.n_classes)
+        order = torch.randperm(len(points)).to(points.device) if self.training else None
+        rows, place = thin(points, batch.offsets, cell_m=config.cell_m, order=order)
+        thinned = points[rows]
+        scan = torch.searchsorted(batch.offsets[1:].to(points.device), rows, right=True)
+        counts = torch.bincount(scan, minlength=len(sizes)).tolist()
+        xyz = thinned[:, :3]
+        pillars, pillar_of_point = torch.unique(
+            torch.cat(
+                [
+                    scan[:, None],
+                    torch.floor(xyz[:, :2] / xyz.new_full((1,), config.pillar_m)).long(),
+                ],
+                1,
+            ),
+            dim=0,
+            return_inverse=True,
+        )
+        lengths = tuple(torch.bincount(pillars[:, 0], minlength=len(sizes)).tolist())
+        if not self.training:
+            # Every raw point takes the answer of its nearest thinned point.
+            place = nearest_rows(xyz, points[:, :3], list(zip(counts, sizes, strict=True)))
+        return PreparedPillars(
+            row_of_point=place,
+            targets=None if batch.labels is None else Targets(label=batch.labels[rows]),
+            features=torch.cat([thinned[:, 3:4], xyz, xyz.norm(dim=1, keepdim=True)], 1),
+            neighbours=nearest_neighbours(xyz, counts, k=config.neighbours),
+            pillar_of_point=pillar_of_point,
+            pillar_xy=(pillars[:, 1:].to(xyz.dtype) + 0.5) * config.pillar_m,
+            lengths=lengths,
+            kept=self._draw_kept(len(sizes)),
+        )
+
+    def _draw_kept(
+        self, batch_size: int
+    ) -> tuple[tuple[tuple[bool, ...], tuple[bool, ...]], ...] | None:
+        if not self.training or not self.config.drop_path:
+            return None
+        stays = torch.rand(self.config.depth, 2, batch_size) >= self.config.drop_path
+        return tuple((tuple(first), tuple(second)) for first, second in stays.tolist())
+
+    def forward(self, prepared: Prepared) -> Segmentation:
+        """Logits per thinned point, and the thinned point of each point."""
+        assert isinstance(prepared, PreparedPillars)
+        points = self.norm(prepared.features)
+        if not len(points):
+            nothing = points.new_zeros((0, self.n_classes))
+            return Segmentation(row_logits=nothing, row_of_point=prepared.row_of_point)
+        for layer in self.embed:
+            points = layer(points, prepared.neighbours)
+        tokens = self._attend(points, prepared)
+        logits = self.head(points, tokens, prepared.pillar_of_point)
+        never = logits.new_full((len(logits), 1), NEVER)
+        return Segmentation(
+            row_logits=torch.cat([never, logits], 1), row_of_point=prepared.row_of_point
+        )
+
+    def _attend(self, points: Tensor, prepared: PreparedPillars) -> Tensor:
+        """(P, width) tokens of the pillars after all blocks."""
+        pillar = prepared.pillar_of_point[:, None].expand(-1, points.shape[1])
+        tokens = points.new_zeros((len(prepared.pillar_xy), points.shape[1])).scatter_reduce(
+            0, pillar, points, "amax", include_self=False
+        )
+        xy, lengths = prepared.pillar_xy.to(points.dtype), prepared.lengths
+        if self.config.padding == "published":
+            tokens, xy, lengths = self._padded(tokens, xy, lengths)
+        cos, sin = rotations(xy, head_width=self.config.width // self.config.heads)
+        scale = 1.0 if prepared.kept is None else 1 / (1 - self.config.drop_path)
+        for number, block in enumerate(self.blocks):
+            kept = None if prepared.kept is None else prepared.kept[number]
+            tokens = block(tokens, lengths, cos, sin, kept=kept, scale=scale)
+        if len(tokens) == len(prepared.pillar_xy):
+            return tokens
+        parts = tokens.split(list(lengths))
+        return torch.cat([part[:n] for part, n in zip(parts, prepared.lengths, strict=True)])
+
+    def _padded(
+        self, tokens: Tensor, xy: Tensor, lengths: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Shorter samples filled up with the learned token at the origin."""
+        longest = max(lengths)
+        rows, places = [], []
+        for part, at in zip(tokens.split(list(lengths)), xy.split(list(lengths)), strict=True):
+            missing = longest - len(part)
+            rows += [part, self.pad_token.to(part.dtype).expand(missing, -1)]
+            places += [at, at.new_zeros((missing, 2))]
+        return torch.cat(rows), torch.cat(places), (longest,) * len(lengths)
