@@ -51,6 +51,25 @@ NAMED_CONFIGS: dict[str, NamedConfig] = {
     ),
     "minkowskinet": NamedConfig(kind="minkowskinet", settings={}),
     "spvcnn": NamedConfig(kind="spvcnn", settings={}),
+    "vavit-semantickitti": NamedConfig(
+        kind="vavit", settings={"drop_path": 0.5, "augment_features": True}
+    ),
+    "vavit-nuscenes": NamedConfig(
+        kind="vavit", settings={"drop_path": 0.3, "augment_features": True}
+    ),
+    "vavit-small": NamedConfig(
+        kind="vavit",
+        settings={
+            "point_width": 32,
+            "point_layers": 3,
+            "width": 96,
+            "depth": 4,
+            "heads": 4,
+            "head_width": 32,
+            "head_out": 48,
+            "drop_path": 0.0,
+        },
+    ),
 }
 
 

@@ -37,7 +37,12 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("distributed",),
         ("data", "drawing", "optim", "points"),
     ),
-    "models": (("registry",), ("sparse_unets", "twodpass"), (ANY_FILE,)),
+    "models": (
+        ("registry",),
+        ("vavit",),
+        ("sparse_unets", "twodpass"),
+        (ANY_FILE,),
+    ),
     "pipeline": (
         ("prepare", "repair"),
         ("datasets",),

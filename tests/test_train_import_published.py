@@ -23,6 +23,7 @@ from pass2d.models.network import Network
 from pass2d.models.registry import NAMED_CONFIGS, build_network
 from pass2d.models.sparse_unets.torchsparse_names import to_torchsparse
 from pass2d.models.twodpass.published_names import published_name, published_tensor
+from pass2d.models.vavit import published_names as vavit
 from pass2d.pipeline.datasets.table import load_table
 from pass2d.train.checkpoints.card import CARD_VERSION, Card
 from pass2d.train.checkpoints.checkpoint import network_from_checkpoint, read_card
@@ -68,6 +69,14 @@ def published_state(network: Network) -> OrderedDict[str, Tensor]:
     state = network.state_dict()
     weights = torch.ones(network.n_classes)
     weights[0] = math.inf
+    if network.kind == "vavit":
+        theirs = {vavit.published_name(name): tensor for name, tensor in state.items()}
+        settings = network.config.settings()
+        quarter = settings["width"] // settings["heads"] // 4
+        blocks = range(settings["depth"])
+        return OrderedDict(
+            theirs | {f"vit.spatial_mix.{i}.inv_freq": torch.ones(quarter) for i in blocks}
+        )
     if network.kind != "2dpass":
         return OrderedDict({**to_torchsparse(state), "criterion.ce_loss.weight": weights})
     theirs = {str(published_name(n)): published_tensor(n, t) for n, t in state.items()}
@@ -102,6 +111,18 @@ def logits(network: Network) -> Tensor:
 
 BASELINE = {"hidden": 8, "image_branch": False}
 SIX_BLOCKS = {"hidden": 4, "block_scales": (2, 4, 8, 16, 16, 16)}
+VAVIT = {
+    "point_width": 6,
+    "point_layers": 2,
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+    "expansion": 3.0,
+    "head_width": 5,
+    "head_out": 7,
+    "padding": "published",
+    "drop_path": 0.0,
+}
 OTHER_WIDTHS = {"base_widths": (8, 4, 6, 6, 10, 12, 6, 4, 8)}
 
 
@@ -115,6 +136,8 @@ OTHER_WIDTHS = {"base_widths": (8, 4, 6, 6, 10, 12, 6, 4, 8)}
         ("minkowskinet", 17, OTHER_WIDTHS, True),
         ("spvcnn", 20, {"width_factor": 0.5}, True),
         ("spvcnn", 17, {"width_factor": 0.25}, False),
+        ("vavit", 20, VAVIT, True),
+        ("vavit", 17, VAVIT | {"depth": 3, "heads": 1}, False),
     ],
 )
 def test_an_imported_network_computes_the_same(
@@ -127,7 +150,8 @@ def test_an_imported_network_computes_the_same(
     assert report.architecture == kind
     assert report.dataset == {20: "semkitti", 17: "nuscenes"}[n_classes]
     assert report.n_classes == n_classes
-    assert report.n_tensors == len(network.state_dict())
+    frequencies = sum(name.endswith("inv_freq") for name in state)  # hold nothing trained
+    assert report.n_tensors == len(network.state_dict()) + frequencies
     assert report.n_tensors + len(report.set_aside) == len(state)
     assert report.has_image_branch == network.needs_images
     imported, card = network_from_checkpoint(report.out, CPU)
@@ -356,5 +380,9 @@ def test_named_networks_are_recognised_by_their_published_shapes(name: str) -> N
     assert layout is not None
     assert layout.architecture == named.kind
     assert layout.n_classes == n_classes
-    rebuilt = network.config_type.from_settings(layout.settings)
+    settings = layout.settings
+    if named.kind == "vavit":  # of training alone, or as imported: no tensor tells it
+        own = {"drop_path", "augment_features", "padding"}
+        settings |= {k: v for k, v in network.config.settings().items() if k in own}
+    rebuilt = network.config_type.from_settings(settings)
     assert rebuilt == network.config

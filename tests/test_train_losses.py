@@ -152,3 +152,26 @@ def test_total_of_a_network_without_images_is_the_main_loss() -> None:
 def test_negative_factors_are_refused() -> None:
     with pytest.raises(ValueError, match="lambda_xm must not be negative"):
         LossConfig(lambda_xm=-0.1)
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_smoothed_labels_are_those_of_torch_without_the_ignored_class(is_weighted: bool) -> None:
+    rng = torch.Generator().manual_seed(3)
+    logits = torch.randn(50, N_CLASSES, generator=rng, dtype=torch.float64)
+    logits[:, 0] = -1e9  # of the ignored class: it takes part in no softmax
+    labels = torch.randint(0, N_CLASSES, (50,), generator=rng)
+    weights = torch.rand(N_CLASSES, generator=rng, dtype=torch.float64) if is_weighted else None
+    ours, _ = segmentation_losses(logits, Targets(label=labels), weights, smoothing=0.1)
+    theirs = functional.cross_entropy(
+        logits[:, 1:],
+        labels - 1,
+        weight=None if weights is None else weights[1:],
+        ignore_index=-1,
+        label_smoothing=0.1,
+    )
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-9)
+
+
+def test_smoothing_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="label_smoothing"):
+        LossConfig(label_smoothing=1.0)

@@ -69,7 +69,7 @@ def load_contiguous(network: nn.Module, optimizer: torch.optim.Optimizer) -> Non
     load_optimizer_tensors(optimizer, network, stored)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("turn", [None, turn_state, turn_weights, load_contiguous])
 def test_a_step_pairs_values_by_place_and_not_by_memory(
     kind: str, turn: Callable[[nn.Module, torch.optim.Optimizer], None] | None
@@ -87,7 +87,7 @@ def test_a_step_pairs_values_by_place_and_not_by_memory(
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 def test_gradients_of_another_order_are_taken_by_place(kind: str) -> None:
     config = OptimizerConfig(kind=kind, learning_rate=RATE)  # type: ignore[arg-type]
     moved = []

@@ -85,7 +85,7 @@ def test_sgd_step_equals_the_nesterov_formula() -> None:
     assert skips.total == 0
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_nonfinite_step_changes_nothing_and_is_counted(kind: str, bad: float) -> None:
     config = OptimizerConfig(kind=kind)  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def test_a_nonfinite_step_changes_nothing_and_is_counted(kind: str, bad: float) 
     assert (int(skips.total), int(skips.in_a_row)) == (4, 0)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 def test_optimizer_state_goes_on_where_it_was(kind: str) -> None:
     config = OptimizerConfig(kind=kind, learning_rate=0.1)  # type: ignore[arg-type]
 
@@ -174,3 +174,60 @@ def test_ema_and_swa_are_the_means_they_promise() -> None:
     mean.add(layer, weight=0.25)
     expected = 0.75 * sum(values) / 3 + 0.25 * own
     torch.testing.assert_close(mean.tensors["weight"], expected)
+
+
+def test_adamw_shrinks_the_weights_apart_from_the_gradient() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 2.0)
+    optimizer = build_optimizer(layer, OptimizerConfig(kind="adamw", weight_decay=0.5))
+    layer.weight.grad = torch.full_like(layer.weight, 3.0)
+    guarded_step(optimizer, no_skips(torch.device("cpu")), rate=0.1, clip_norm=0)
+    # 2 * (1 - 0.1 * 0.5), then Adam's first step: the rate, whatever the gradient.
+    assert layer.weight.item() == pytest.approx(1.9 - 0.1, abs=1e-6)
+
+
+def test_one_cycle_is_that_of_torch() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.8, total_steps=60, cycle_momentum=False
+    )
+    config = ScheduleConfig(kind="one-cycle")
+    for step in range(60):
+        ours = learning_rate(config, 0.8, step=step, length=RunLength(epochs=6, steps_per_epoch=10))
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+        optimizer.step()
+        if step < 59:
+            theirs.step()
+
+
+def test_warmup_cosine_rises_over_epochs_and_ends_at_zero() -> None:
+    config = ScheduleConfig(kind="warmup-cosine", warmup_epochs=2)
+    length = RunLength(epochs=10, steps_per_epoch=5)
+    rates = [learning_rate(config, 0.1, step=s, length=length) for s in range(51)]
+    assert rates[:3] == pytest.approx([0.01, 0.02, 0.03])
+    assert rates[9] == pytest.approx(0.1)
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[30] == pytest.approx(0.05)
+    assert rates[50] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_multistep_drops_at_its_epochs() -> None:
+    config = ScheduleConfig(kind="multistep", drop_epochs=(24, 32))
+    length = RunLength(epochs=36, steps_per_epoch=3)
+    rates = [learning_rate(config, 0.008, step=3 * e, length=length) for e in (0, 23, 24, 31, 32)]
+    assert rates == pytest.approx([0.008, 0.008, 0.0008, 0.0008, 0.00008])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "multistep"},
+        {"drop_epochs": (3, 2)},
+        {"drop_epochs": (0,)},
+        {"warmup_epochs": -1.0},
+        {"rise": 1.0},
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"schedule\."):
+        ScheduleConfig(**wrong)  # type: ignore[arg-type]

@@ -116,7 +116,27 @@ def test_each_recipe_holds_the_published_settings(name: str) -> None:
 
 
 def test_every_recipe_for_a_published_network_is_in_the_table() -> None:
-    assert set(recipe_names()) - set(PUBLISHED) == {"demo", "overfit"}
+    others = {"demo", "overfit", "vavit", "vavit-nuscenes", "vavit-small"}
+    assert set(recipe_names()) - set(PUBLISHED) == others
+
+
+@pytest.mark.parametrize(("name", "drop_path"), [("vavit", 0.5), ("vavit-nuscenes", 0.3)])
+def test_vavit_is_trained_with_the_published_settings(name: str, drop_path: float) -> None:
+    recipe = load_recipe(name)
+    assert (recipe.epochs, recipe.batch_size, recipe.precision) == (45, 8, "bf16")
+    optimizer, plan, augment = recipe.optimizer, recipe.schedule, recipe.augment
+    assert (optimizer.kind, optimizer.learning_rate, optimizer.weight_decay) == (
+        "adamw",
+        0.001,
+        0.003,
+    )
+    assert (plan.kind, plan.warmup_epochs) == ("warmup-cosine", 4)
+    assert recipe.loss.lambda_lovasz == 1
+    assert (augment.dropout_ratio, augment.scale, augment.translate_m) == (0, 0.1, 0)
+    kind, settings = network_settings(recipe)
+    assert kind == "vavit"
+    assert settings["drop_path"] == drop_path
+    assert settings["augment_features"] is True
 
 
 @pytest.mark.parametrize(
@@ -207,7 +227,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("torch_threads=1000000", "torch_threads must lie in 0..1024"),
         ("network.settings.hidden=big", "'hidden' must be a whole number, got 'big'"),
         ("network.settings.image_branch=1", "'image_branch' must be true or false, got 1"),
-        ("network.config=u-net", "minkowskinet, spvcnn$"),
+        ("network.config=u-net", "minkowskinet, spvcnn, "),
     ],
 )
 def test_a_wrong_setting_is_one_clear_error(override: str, message: str) -> None:

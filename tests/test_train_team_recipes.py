@@ -33,6 +33,7 @@ NARROW = {
     "2dpass": {"hidden": 4},
     "minkowskinet": {"width_factor": 0.125, "voxel_m": 1.0},
     "spvcnn": {"width_factor": 0.125, "voxel_m": 1.0},
+    "vavit": {"point_width": 4, "width": 8, "depth": 2, "heads": 1, "head_width": 4, "cell_m": 1.0},
 }
 """Small settings of each kind of network; a new kind needs a line."""
 SMALL = (

@@ -31,9 +31,9 @@ def rotations(xy: Tensor, *, head_width: int) -> tuple[Tensor, Tensor]:
 
 
 def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn (P, H, head_width) queries or keys."""
+    """Turn (P, H, head_width) queries or keys; angles stay exact in half precision."""
     x1, x2, y1, y2 = heads.chunk(4, dim=2)
-    return heads * cos + torch.cat([-x2, x1, -y2, y1], 2) * sin
+    return (heads * cos + torch.cat([-x2, x1, -y2, y1], 2) * sin).to(heads.dtype)
 
 
 class Attention(nn.Module):
@@ -47,18 +47,16 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Sequence[int], cos: Tensor, sin: Tensor) -> Tensor:
         """(T, width) to (T, width); ``lengths``: tokens of each sample, end to end."""
-        n, width = tokens.shape
-        q, k, v = self.qkv(tokens).view(n, 3, self.heads, width // self.heads).unbind(1)
-        q, k = (
-            turned(q, cos.to(q.dtype), sin.to(q.dtype)),
-            turned(k, cos.to(k.dtype), sin.to(k.dtype)),
-        )
+        n_tokens, width = tokens.shape
+        q, k, v = self.qkv(tokens).view(n_tokens, 3, self.heads, width // self.heads).unbind(1)
+        q, k = turned(q, cos, sin), turned(k, cos, sin)
         # A sample at a time: its own length, so no padding and no mask, and any kernel will do.
-        parts = zip(*(x.transpose(0, 1).split(list(lengths), 1) for x in (q, k, v)), strict=True)
+        sizes = [n for n in lengths if n]
+        parts = zip(*(x.transpose(0, 1).split(sizes, 1) for x in (q, k, v)), strict=True)
         seen = [
             functional.scaled_dot_product_attention(*(x[None] for x in qkv))[0] for qkv in parts
         ]
-        return self.proj(torch.cat(seen, 1).transpose(0, 1).reshape(n, width))
+        return self.proj(torch.cat(seen, 1).transpose(0, 1).reshape(n_tokens, width))
 
 
 class Perceptron(nn.Module):

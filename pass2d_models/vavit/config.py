@@ -36,6 +36,9 @@ class VaViTConfig(NetworkConfig):
     """Side of a pillar, in metres."""
     neighbours: int = 16
     """Nearest points that an embedding layer looks at, the point itself not counted."""
+    augment_features: bool = False
+    """Training: x, y, z and range enter as features turned, mirrored and scaled by chance of their
+    own, as published; the geometry (neighbours, pillars) is not."""
     padding: str = "masked"
     """`masked`: a sample's tokens see each other and nothing else. `published`: shorter samples of
     a batch are filled up with a learned token that the others see, so that logits depend on the

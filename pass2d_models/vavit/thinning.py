@@ -77,8 +77,8 @@ def nearest_neighbours(xyz: Tensor, lengths: Sequence[int], *, k: int) -> Tensor
         k: Neighbours. A scan of fewer other points repeats its farthest, a lone point itself.
 
     Returns:
-        (K, k) int64 rows of ``xyz``, the nearest first. Of points at one place, which of them counts
-        as "itself" is chance, as in the published code.
+        (K, k) int64 rows of ``xyz``, the nearest first. Of points at one place, which of them
+        counts as "itself" is chance, as in the published code.
     """
     found, start = [], 0
     for part in xyz.split(list(lengths)):
@@ -109,7 +109,7 @@ def nearest_rows(xyz: Tensor, queries: Tensor, lengths: Sequence[tuple[int, int]
 
 
 def _nearest(points: Tensor, queries: Tensor, *, k: int) -> Tensor:
-    """(Q, k) rows of the nearest points, the nearest first; the farthest repeats if there are few."""
+    """(Q, k) rows of the nearest points, nearest first; the farthest repeats if there are few."""
     there = min(k, len(points))
     if points.device.type == "cpu":
         # Neighbours of each other are asked for together: the tree is read from the cache.

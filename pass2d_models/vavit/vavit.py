@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -114,13 +115,20 @@ class VaViT(Network):
         return PreparedPillars(
             row_of_point=place,
             targets=None if batch.labels is None else Targets(label=batch.labels[rows]),
-            features=torch.cat([thinned[:, 3:4], xyz, xyz.norm(dim=1, keepdim=True)], 1),
+            features=self._features(thinned, scan, batch_size=len(sizes)),
             neighbours=nearest_neighbours(xyz, counts, k=config.neighbours),
             pillar_of_point=pillar_of_point,
             pillar_xy=(pillars[:, 1:].to(xyz.dtype) + 0.5) * config.pillar_m,
             lengths=lengths,
             kept=self._draw_kept(len(sizes)),
         )
+
+    def _features(self, points: Tensor, scan: Tensor, *, batch_size: int) -> Tensor:
+        """(K, 5) signal, x, y, z and range; in training turned, mirrored and scaled if asked."""
+        xyz = points[:, :3]
+        if self.training and self.config.augment_features:
+            xyz = (xyz[:, None] @ feature_maps(batch_size).to(xyz)[scan])[:, 0]
+        return torch.cat([points[:, 3:4], xyz, xyz.norm(dim=1, keepdim=True)], 1)
 
     def _draw_kept(
         self, batch_size: int
@@ -152,7 +160,7 @@ class VaViT(Network):
         tokens = points.new_zeros((len(prepared.pillar_xy), points.shape[1])).scatter_reduce(
             0, pillar, points, "amax", include_self=False
         )
-        xy, lengths = prepared.pillar_xy.to(points.dtype), prepared.lengths
+        xy, lengths = prepared.pillar_xy, prepared.lengths
         if self.config.padding == "published":
             tokens, xy, lengths = self._padded(tokens, xy, lengths)
         cos, sin = rotations(xy, head_width=self.config.width // self.config.heads)
@@ -176,3 +184,19 @@ class VaViT(Network):
             rows += [part, self.pad_token.to(part.dtype).expand(missing, -1)]
             places += [at, at.new_zeros((missing, 2))]
         return torch.cat(rows), torch.cat(places), (longest,) * len(lengths)
+
+
+def feature_maps(batch_size: int) -> Tensor:
+    """(B, 3, 3) random maps for row vectors: a turn about z, a mirror or none, a factor.
+
+    The turn is any angle; x or y is mirrored with a chance of 0.66; the factor is 0.9 to 1.1.
+    """
+    yaw, mirror, factor = torch.rand(3, batch_size)
+    cos, sin = torch.cos(2 * math.pi * yaw), torch.sin(2 * math.pi * yaw)
+    sign_x = torch.where(mirror < 0.33, -1.0, 1.0)
+    sign_y = torch.where((mirror >= 0.33) & (mirror < 0.66), -1.0, 1.0)
+    maps = torch.zeros(batch_size, 3, 3)
+    maps[:, 0, 0], maps[:, 0, 1] = cos * sign_x, sin * sign_y
+    maps[:, 1, 0], maps[:, 1, 1] = -sin * sign_x, cos * sign_y
+    maps[:, 2, 2] = 1
+    return maps * (0.9 + 0.2 * factor)[:, None, None]

@@ -26,6 +26,8 @@ class LossConfig:
 
     lambda_lovasz: float = 0.1
     """Of the main Lovasz term: 0.1 (small, SemanticKITTI), 1 (large, nuScenes, the U-Nets)."""
+    label_smoothing: float = 0.0
+    """Share of a label in the cross entropies that goes evenly to all classes but the ignored."""
     lambda_xm: float = 0.05
     """Of the KL divergence from the fused to the 3D prediction; divided by the number of blocks."""
     lambda_2d: float = 1.0
@@ -35,6 +37,8 @@ class LossConfig:
         for name in ("lambda_lovasz", "lambda_xm", "lambda_2d"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in 0..1, got {self.label_smoothing}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,9 @@ def compute_loss(
     if prepared.targets is None:
         raise DataError("the batch has no labels: a loss needs them. Is it a test split?")
     parts: dict[str, Tensor] = {}
-    ce, lovasz = segmentation_losses(segmentation.row_logits, prepared.targets, class_weights)
+    ce, lovasz = segmentation_losses(
+        segmentation.row_logits, prepared.targets, class_weights, smoothing=config.label_smoothing
+    )
     parts["main_ce"], parts["main_lovasz"] = ce, lovasz
     total = ce + config.lambda_lovasz * lovasz
     if segmentation.image_logits is not None:
@@ -97,13 +103,20 @@ def _distillation(
     seen, n_blocks = prepared.image.targets, len(segmentation.blocks)
     # The divergence needs no label; but a batch without any shall change nothing.
     is_labelled = (prepared.targets.label != IGNORED).any()
-    ce, lovasz = segmentation_losses(segmentation.image_logits, seen, class_weights)
+    smoothing = config.label_smoothing
+    ce, lovasz = segmentation_losses(
+        segmentation.image_logits, seen, class_weights, smoothing=smoothing
+    )
     total = ce + lovasz
     for i, (block, voxels) in enumerate(
         zip(segmentation.blocks, prepared.image.voxel_targets, strict=True)
     ):
-        voxel_ce, voxel_lovasz = segmentation_losses(block.voxel_logits, voxels, class_weights)
-        fused_ce, fused_lovasz = segmentation_losses(block.fused_logits, seen, class_weights)
+        voxel_ce, voxel_lovasz = segmentation_losses(
+            block.voxel_logits, voxels, class_weights, smoothing=smoothing
+        )
+        fused_ce, fused_lovasz = segmentation_losses(
+            block.fused_logits, seen, class_weights, smoothing=smoothing
+        )
         divergence = fused_divergence(block.voxel_logits_seen, block.fused_logits, seen.count)
         xm = divergence * is_labelled
         total = total + (voxel_ce + voxel_lovasz)
@@ -117,7 +130,11 @@ def _distillation(
 
 
 def segmentation_losses(
-    logits: Tensor, targets: Targets, class_weights: Tensor | None = None
+    logits: Tensor,
+    targets: Targets,
+    class_weights: Tensor | None = None,
+    *,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy and Lovasz-softmax of the same logits, () each.
 
@@ -125,6 +142,7 @@ def segmentation_losses(
         logits: (R, C).
         targets: Their labels; rows with label 0 count nothing.
         class_weights: (C,) of the cross entropy.
+        smoothing: See `LossConfig.label_smoothing`.
     """
     logits = full_precision(logits)
     if targets.row is not None:
@@ -133,7 +151,7 @@ def segmentation_losses(
     if targets.count is not None:
         count = count * targets.count.to(logits.dtype)
     log_probs = functional.log_softmax(logits, dim=1)
-    ce = _cross_entropy(log_probs, targets.label, count, class_weights)
+    ce = _cross_entropy(log_probs, targets.label, count, class_weights, smoothing)
     return ce, lovasz_softmax(log_probs.exp(), targets.label, count)
 
 
@@ -143,17 +161,27 @@ def full_precision(values: Tensor) -> Tensor:
 
 
 def _cross_entropy(
-    log_probs: Tensor, labels: Tensor, count: Tensor, class_weights: Tensor | None
+    log_probs: Tensor,
+    labels: Tensor,
+    count: Tensor,
+    class_weights: Tensor | None,
+    smoothing: float,
 ) -> Tensor:
     """Mean weighted by class and count, as the published one; 0 when nothing counts."""
-    weight = count
+    weight, known = count, None
     if class_weights is not None:
         # Of class 0 the published weight is infinite: it must not meet its count of 0.
         known = torch.nan_to_num(class_weights.to(count), posinf=0.0)
         weight = count * known[labels]
     picked = log_probs.gather(1, labels[:, None])[:, 0]
     total = weight.sum()
-    return -(picked * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    gained = (picked * weight).sum()
+    if smoothing:
+        # As torch: each class enters with its weight, however the row is labelled.
+        classes = log_probs[:, IGNORED + 1 :]
+        spread = classes.mean(1) if known is None else (classes * known[IGNORED + 1 :]).mean(1)
+        gained = (1 - smoothing) * gained + smoothing * (spread * count).sum()
+    return -gained / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def lovasz_softmax(probs: Tensor, labels: Tensor, count: Tensor) -> Tensor:

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from pass2d.common.errors import CheckpointError
 
-PUBLISHED_WEIGHT_DECAY = {"sgd": 1e-4, "adam": 0.0}
+PUBLISHED_WEIGHT_DECAY = {"sgd": 1e-4, "adam": 0.0, "adamw": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with Nesterov momentum, as published; Adam is offered (SPEC, section 7)."""
+    """SGD with Nesterov momentum, as published, or Adam (SPEC, section 7), or AdamW."""
 
-    kind: Literal["sgd", "adam"] = "sgd"
+    kind: Literal["sgd", "adam", "adamw"] = "sgd"
+    """"adamw": Adam whose weight decay shrinks the weights instead of adding to the gradients."""
     learning_rate: float = 0.24
     """Peak rate for a batch of 8 scans."""
     momentum: float = 0.9
@@ -26,10 +27,10 @@ class OptimizerConfig:
     nesterov: bool = True
     """SGD only."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam only."""
+    """Adam and AdamW only."""
     weight_decay: float | None = None
-    """Of every parameter; "none": as published, 1e-4 with SGD and 0 with Adam. Settings that were
-    written out hold the number."""
+    """Of every parameter; "none": as published, 1e-4 with SGD and 0 with Adam, or 0.01 with AdamW.
+    Settings that were written out hold the number."""
     clip_norm: float = 1.0
     """Largest norm of all gradients together; 0: no clipping."""
     max_skipped: int = 25
@@ -74,8 +75,9 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.
     Fused kernels take the verdict "not finite" as a tensor: no step needs the host to know it.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
-    if config.kind == "adam":
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(
+    if config.kind != "sgd":
+        kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+        optimizer: torch.optim.Optimizer = kind(
             parameters,
             lr=config.learning_rate,
             betas=config.betas,

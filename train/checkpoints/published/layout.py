@@ -20,6 +20,7 @@ from pass2d.models.twodpass.published_names import (
     published_name,
     published_tensor,
 )
+from pass2d.models.vavit import published_names as vavit
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Published tensors by name."""
@@ -43,6 +44,8 @@ class PublishedLayout:
     @property
     def set_aside(self) -> tuple[str, ...]:
         """Class weights of the loss: the file has them, no network needs them."""
+        if self.architecture == "vavit":
+            return ()
         return CLASS_WEIGHT_BUFFERS if self.architecture == "2dpass" else _TORCHSPARSE_BUFFERS
 
     def with_scales(self, scales: Sequence[int]) -> PublishedLayout:
@@ -57,6 +60,8 @@ class PublishedLayout:
     def expected(self, network: Network) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor that the published form of a network has."""
         state = network.state_dict()
+        if self.architecture == "vavit":
+            return vavit.published_shapes(state, heads=int(self.settings["heads"]))
         if self.architecture != "2dpass":
             return {name: tuple(tensor.shape) for name, tensor in to_torchsparse(state).items()}
         shapes = {}
@@ -68,6 +73,8 @@ class PublishedLayout:
 
     def convert(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Published tensors under our names and in our layout."""
+        if self.architecture == "vavit":
+            return vavit.from_published(tensors)
         if self.architecture != "2dpass":
             return from_torchsparse(tensors)
         converted = {}
@@ -82,7 +89,7 @@ def recognise(shapes: Shapes) -> PublishedLayout | None:
     """Tell the architecture and its sizes.
 
     Returns:
-        None when it is none of the three.
+        None when it is none of those that are known.
 
     Raises:
         KeyError: all tensors that tell a size are missing or misshapen.
@@ -91,6 +98,8 @@ def recognise(shapes: Shapes) -> PublishedLayout | None:
         return _recognise_2dpass(shapes)
     if any(name.startswith("stem.") for name in shapes):
         return _recognise_unet(shapes)
+    if any(name.startswith("vit.") for name in shapes):
+        return _recognise_vavit(shapes)
     return None
 
 
@@ -107,11 +116,15 @@ def _size(shapes: Shapes, *places: tuple[str, int]) -> int:
     return Counter(votes).most_common(1)[0][0]
 
 
-def _recognise_2dpass(shapes: Shapes) -> PublishedLayout:
-    matches = (re.match(r"model_3d\.spv_enc\.(\d{1,3})\.", name) for name in shapes)
+def _count(shapes: Shapes, pattern: str) -> int:
+    """Numbered parts of a network; a lone high number is none but an unexpected tensor."""
+    matches = (re.match(pattern, name) for name in shapes)
     numbers = {int(match[1]) for match in matches if match}
-    # A lone high number is no block but an unexpected tensor.
-    n_blocks = max((n for n in numbers if n < 2 * len(numbers)), default=-1) + 1
+    return max((n for n in numbers if n < 2 * len(numbers)), default=-1) + 1
+
+
+def _recognise_2dpass(shapes: Shapes) -> PublishedLayout:
+    n_blocks = _count(shapes, r"model_3d\.spv_enc\.(\d{1,3})\.")
     # As all published models have them, which repeat the last.
     scales = [_SCALES[min(block, len(_SCALES) - 1)] for block in range(n_blocks)]
     has_images = any(name.startswith(("model_2d.", "fusion.multi")) for name in shapes)
@@ -165,4 +178,33 @@ def _recognise_unet(shapes: Shapes) -> PublishedLayout:
             ("classifier.0.bias", 0),
             (_TORCHSPARSE_BUFFERS[0], 0),
         ),
+    )
+
+
+def _recognise_vavit(shapes: Shapes) -> PublishedLayout:
+    width = _size(shapes, ("vit.channel_mix.0.gamma", 0), ("pad_token", 0))
+    quarter = _size(shapes, ("vit.spatial_mix.0.inv_freq", 0))
+    hidden = _size(shapes, ("vit.channel_mix.0.l1.weight", 0), ("vit.channel_mix.0.l2.weight", 1))
+    return PublishedLayout(
+        architecture="vavit",
+        settings={
+            "point_width": _size(
+                shapes,
+                ("embed.0.point_mlp.0.weight", 0),
+                ("embed.0.neigh_mlp.0.weight", 0),
+                ("embed.0.neigh_gate.0.bias", 0),
+            ),
+            "point_layers": _count(shapes, r"embed\.(\d{1,3})\."),
+            "width": width,
+            "depth": _count(shapes, r"vit\.channel_mix\.(\d{1,3})\."),
+            "heads": width // (4 * quarter),
+            "expansion": hidden / width,
+            "head_width": _size(
+                shapes, ("merge.point_proj.0.weight", 0), ("merge.bev_proj.0.weight", 0)
+            ),
+            "head_out": _size(shapes, ("merge.merge.0.weight", 0), ("classif.weight", 1)),
+            "padding": "published",
+            "drop_path": 0.0,
+        },
+        n_classes=_size(shapes, ("classif.weight", 0), ("classif.bias", 0)) + 1,
     )
