@@ -156,7 +156,7 @@ def test_networks_are_the_newest_runs(here: Path, trained: Path) -> None:
     assert said(lines, "checkpoint: ") == f"checkpoint: {text})"
     shown, lines = answer("view", "--png", "pictures")
     assert shown["files"]
-    assert said(lines, "prediction: ") == f"prediction: {text}; --no-checkpoint: without)"
+    assert said(lines, "prediction: ") == f"prediction: {text}; --no-checkpoint shows none)"
     _, lines = answer("view", "--png", "pictures", "--no-checkpoint")
     assert not any("rediction" in line for line in lines)
 

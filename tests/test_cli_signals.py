@@ -17,7 +17,7 @@ from pass2d.commands.signals import Signals
 from pass2d.common.errors import CacheError, TerminatedError
 
 PROJECT = Path(__file__).resolve().parents[1]
-LINE = "interrupted: what was finished is kept\n"
+LINE = "interrupted: finished work is kept\n"
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 

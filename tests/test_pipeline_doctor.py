@@ -220,7 +220,7 @@ def test_disk_is_measured_and_left_as_it_was(
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     (finding,) = machine.disk_findings(tmp_path)
     assert finding.state == "warning"
-    assert "nothing can be written" in finding.found
+    assert "not writable" in finding.found
 
 
 @pytest.fixture

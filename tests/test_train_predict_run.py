@@ -180,7 +180,7 @@ def test_killed_and_interrupted_streams_leave_whole_files_and_go_on(
     os.close(again.feed)
     assert again.returncode == 130, err
     assert out == ""
-    assert err.splitlines()[-1] == "interrupted: what was finished is kept"
+    assert err.splitlines()[-1] == "interrupted: finished work is kept"
     assert "Traceback" not in err
     assert len(results(tmp_path / "out")) == 12
     assert {p.stat().st_size for p in (tmp_path / "out").rglob("*.label")} == {8000}

@@ -117,8 +117,8 @@ def test_one_line_says_what_is_wrong(cache_root: Path, tmp_path: Path) -> None:
     (lonely / "semkitti").symlink_to(cache_root / "semkitti")
     for words, said in (
         (["--cache", cache_root, "--root", cache_root], "one of the two"),
-        (["--cache", cache_root, "--clean", cache_root], "--clean belongs to --root"),
-        (["--root", cache_root, "--split", "val"], "--split belongs to --cache"),
+        (["--cache", cache_root, "--clean", cache_root], "--clean applies only with --root"),
+        (["--root", cache_root, "--split", "val"], "--split applies only with --cache"),
         (["--cache", cache_root, "--corruptions", "fogg"], "Did you mean fog?"),
         (["--cache", cache_root, "--split", "train"], "splits with labels: val"),
         (["--cache", cache_root, "--dataset", "semkitti-fog-light"], "Choose the clean one"),

@@ -285,7 +285,7 @@ def test_bad_requests_give_one_line(written: Written, tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "no", *png)
     assert "no file of points" in refusal(tmp_path, *png)
     assert "no sequence 05" in refusal("--cache", written[0], "--sequence", "05", *png)
-    assert "choose one" in refusal(
+    assert "give only one" in refusal(
         "--cache", written[0], "--predictions", tmp_path, "--checkpoint", tmp_path / "x", *png
     )
     (tmp_path / "file").write_text("")

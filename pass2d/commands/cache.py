@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SHOWN = 20
 """Paths of one kind that `status` prints."""
 
-cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean and describe a cache.")
+cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean up and describe a cache.")
 
 
 @cache_app.command("verify")
@@ -40,11 +40,11 @@ def verify_command(
     local_cache_gb: LocalCacheSizeOption = None,
     rebuild_percent: Annotated[
         float,
-        typer.Option("--rebuild", help="Also make so many percent of the shards again, compare."),
+        typer.Option("--rebuild", help="Also rebuild this percentage of the shards and compare."),
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every byte; name shard, field and scan of any damage. Writes nothing."""
+    """Check every byte and report damage by shard, field and scan. Writes nothing."""
     from pass2d.cache.care.damage import Damage
     from pass2d.cache.care.verify import verify
     from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
@@ -63,8 +63,10 @@ def verify_command(
             )
             orphans = () if place.staged is None else place.staged.orphans
             strangers = () if place.staged is None else place.staged.strangers
-        more = tuple(f"{name}: of an unfinished run; `gc` removes it" for name in orphans)
-        text = "is no part of a prepared data set"
+        more = tuple(
+            f"{name}: left by an unfinished run; `pass2d cache gc` removes it" for name in orphans
+        )
+        text = "not part of a prepared data set"
         others = (Damage(kind="extra", path=name, text=text) for name in strangers)
         report = replace(report, notes=(*report.notes, *more), damages=(*report.damages, *others))
         console.close()
@@ -77,11 +79,11 @@ def verify_command(
                 print_line(f"note: {note}")
             typer.echo(
                 f"{report.scans:,} scans, {report.shards:,} shards, {report.files:,} files, "
-                f"{format_bytes(report.nbytes)} read, {report.rebuilt} shards made again: "
+                f"{format_bytes(report.nbytes)} read, {report.rebuilt} shards rebuilt: "
                 + (
-                    "all sound"
+                    "no damage"
                     if report.is_sound
-                    else f"{len(report.damages)} damages; `pass2d cache repair` mends them"
+                    else f"{len(report.damages)} damaged parts; run `pass2d cache repair`"
                 )
             )
         if not report.is_sound:
@@ -96,7 +98,7 @@ def repair_command(
     local_cache_gb: LocalCacheSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify, then make again what is damaged, and nothing else."""
+    """Verify, then rebuild only what is damaged."""
     from pass2d.pipeline.repair.repair import repair
 
     console = Console()
@@ -106,7 +108,7 @@ def repair_command(
             if place.staged is not None:
                 place.staged.send_back()
                 others = (
-                    f"{name}: not of pass2d; if it is yours, move it away"
+                    f"{name}: not a file of pass2d; if it is yours, move it elsewhere"
                     for name in place.staged.strangers
                 )
                 report = replace(report, unrepaired=(*report.unrepaired, *others))
@@ -119,7 +121,7 @@ def repair_command(
             for line in report.unrepaired:
                 print_line(f"not repaired: {line}")
             if report.before.is_sound and not report.unrepaired:
-                typer.echo("nothing is damaged")
+                typer.echo("no damage")
         if report.unrepaired:
             raise typer.Exit(1)
 
@@ -130,14 +132,18 @@ def gc_command(
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
-    keep: Annotated[int, typer.Option(help="Newest generations to keep.", min=1)] = 1,
+    keep: Annotated[
+        int, typer.Option(help="How many of the newest generations to keep.", min=1)
+    ] = 1,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Also remove shards of an interrupted run.")
+        bool, typer.Option("--unfinished", help="Also remove the shards of interrupted runs.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be removed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what no kept generation refers to."""
+    """Remove files that no kept generation uses."""
     from pass2d.cache.care.gc import collect_garbage
 
     with clear_errors():
@@ -158,7 +164,7 @@ def gc_command(
             typer.echo(f"{verb}: {path}")
         for line in report.kept:
             print_line(f"kept: {line}")
-        typer.echo(f"{verb} {len(report.removed)} things, {format_bytes(report.nbytes)}")
+        typer.echo(f"{verb} {len(report.removed)} files and folders, {format_bytes(report.nbytes)}")
 
 
 @cache_app.command("status")
@@ -168,11 +174,12 @@ def status_command(
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
     hash_contents: Annotated[
-        bool, typer.Option("--hash", help="Compare contents of sources whose time differs.")
+        bool,
+        typer.Option("--hash", help="Compare the contents of source files whose time differs."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what the cache holds and whether its source files changed or vanished."""
+    """Show what a cache holds, and whether its source files have changed or are gone."""
     from pass2d.cache.care.status import status
 
     with clear_errors():
@@ -207,17 +214,18 @@ def status_command(
 def _advice(report: StatusReport) -> str:
     """What the state of the sources asks for."""
     if report.is_current:
-        return "all as prepared"
+        return "unchanged since prepare"
     gone = report.vanished_sequences
     if gone == report.sequences:
         return (
-            "no scan is left where it was; if the data set was moved, run `pass2d prepare` with "
-            "its new --root: it knows files by their content"
+            "none of the scans is where it was. If the data set was moved, run `pass2d prepare` "
+            "with the new --root: files are recognised by their content"
         )
     if gone:
+        kept = f"It keeps the prepared scans of sequences {', '.join(gone)}"
         return (
-            f"run `pass2d prepare` again; it keeps its scans of sequences {', '.join(gone)}, "
-            "which are gone (a new --cache would not have them)"
+            f"run `pass2d prepare` again. {kept}, whose source files are gone (a new --cache "
+            "would not have them)"
         )
     return "run `pass2d prepare` again"
 
@@ -228,22 +236,22 @@ def plan_command(
     root: Annotated[
         Path | None,
         typer.Option(
-            help="Root of the raw data set; looked for as by `prepare` if left out.",
+            help="Root of the raw data set. By default it is looked for as by `prepare`.",
             resolve_path=True,
         ),
     ] = None,
     dataset: DatasetOption = None,
     profile: Annotated[
-        str | None, typer.Option(help="speed or size; the cache's own if left out.")
+        str | None, typer.Option(help="speed or size. Defaults to the cache's own.")
     ] = None,
     version: Annotated[
-        str | None, typer.Option(help="nuScenes: which, if the root has several.")
+        str | None, typer.Option(help="nuScenes: which version, if the root holds several.")
     ] = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what `prepare` would run for this root with the cache's settings, why, and how much."""
+    """Show what `prepare` would do for this root with the cache's settings, and why."""
     from pass2d.pipeline.datasets.relist import list_again, profile_of
     from pass2d.pipeline.prepare import plan
     from pass2d.pipeline.run.describe import plan_json, plan_lines
@@ -306,11 +314,13 @@ def bench_command(
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
-    scans: Annotated[int, typer.Option("--limit", help="At most so many scans.", min=1)] = 64,
-    rounds: Annotated[int, typer.Option(help="How often each is read.", min=2)] = 5,
+    scans: Annotated[
+        int, typer.Option("--limit", help="Read at most this many scans.", min=1)
+    ] = 64,
+    rounds: Annotated[int, typer.Option(help="How often to read each scan.", min=2)] = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how fast this cache reads here, with and without checksums."""
+    """Measure how fast this cache can be read here, with and without checksums."""
     from pass2d.cache.benchmark import measure_reader
 
     console = Console()
@@ -331,4 +341,4 @@ def bench_command(
                 f"{format_bytes(round(rate))}/s"
             )
         rates = ", ".join(f"{r.scans_per_s:,.0f} with {r.threads}" for r in report.threads)
-        typer.echo(f"training can be fed with (scans/s by reading threads): {rates}")
+        typer.echo(f"scans/s for training by number of reading threads: {rates}")

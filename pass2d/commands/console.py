@@ -130,21 +130,21 @@ MENDABLE = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "a folder is expected there",
     errno.EISDIR: "a file is expected there",
-    errno.EIO: "the disk reports a fault: check it",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.EEXIST: "something of that name is already there",
+    errno.EIO: "the disk reported an error: check it",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EEXIST: "something with that name already exists",
     errno.ENOMEM: "free some memory",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "links point at each other: check the path",
+    errno.ELOOP: "the links form a loop: check the path",
 }
 """What to do about an error of the operating system, if anything special is."""
 MEMORY_HINT = (
-    "Work on less at once (train: a smaller batch_size with accumulate; predict: --batch-size; "
-    "fewer processes or workers), or give it more memory."
+    "Reduce the amount of work at a time (train: a smaller batch_size with accumulate; predict: "
+    "--batch-size; fewer processes or workers), or use a machine with more memory."
 )
 GPU_HINT = (
-    "`pass2d doctor` tries it, and its driver's log (dmesg: Xid) says more; train goes on with "
-    "--resume."
+    "Run `pass2d doctor` to test it, and see the driver's log (dmesg: Xid). Training continues "
+    "with --resume."
 )
 
 
@@ -244,7 +244,7 @@ def words(text: str | None) -> tuple[str, ...] | None:
         return None
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     if not words:
-        raise ConfigError(f"{text!r}: a comma-separated list with at least one name is expected")
+        raise ConfigError(f"{text!r}: expected a comma-separated list with at least one name")
     return words
 
 

@@ -33,8 +33,10 @@ def eval_command(
     cache_root: ReadCacheOption = DEFAULT_CACHE,
     checkpoint: CheckpointOption = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 08.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many scans.", min=1)] = None,
+    sequences: Annotated[str | None, typer.Option(help="Only these sequences, e.g. 08.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Evaluate at most this many scans.", min=1)
+    ] = None,
     votes: VotesOption = "1",
     outside: OutsideOption = "nearest",
     device: DeviceOption = "auto",
@@ -44,11 +46,11 @@ def eval_command(
     nproc: NprocOption = 1,
     as_json: JsonOption = False,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a self-contained page.", resolve_path=True)
+        Path | None, typer.Option(help="Also write a self-contained HTML page.", resolve_path=True)
     ] = None,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Folder for PNGs of the worst and best scan.", resolve_path=True),
+        typer.Option(help="Folder for pictures of the best and the worst scan.", resolve_path=True),
     ] = None,
 ) -> None:
     """Evaluate a checkpoint: IoU per class, mIoU and accuracy by both protocols."""
@@ -106,13 +108,13 @@ def _require_places(html: Path | None, pictures: Path | None) -> None:
         ConfigError: Naming the place.
     """
     if html is not None and not html.parent.is_dir():
-        raise ConfigError(f"--html {html}: there is no folder {html.parent}. Make it first.")
+        raise ConfigError(f"--html {html}: no such folder: {html.parent}. Create it first.")
     if html is not None and html.exists() and not html.is_file():
-        raise ConfigError(f"--html {html}: this is no file. Give the name of a page to write.")
+        raise ConfigError(f"--html {html}: not a file. Give the name of the page to write.")
     if pictures is not None:
         try:
             pictures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"--pictures {pictures}: no pictures can be written there: {error.strerror}"
+                f"--pictures {pictures}: cannot write pictures there: {error.strerror}"
             ) from error

@@ -16,10 +16,10 @@ def import_command(
     checkpoint: Annotated[
         Path, typer.Argument(help="A published .ckpt or .pt file.", resolve_path=True)
     ],
-    out: Annotated[Path, typer.Option(help="The new .safetensors file.", resolve_path=True)],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.", resolve_path=True)],
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a published checkpoint into ours; nothing that the file says is executed."""
+    """Convert a published checkpoint to ours. No code in the file is executed."""
     from pass2d.pipeline.datasets.known import known_datasets
     from pass2d.train.checkpoints.published.importer import import_checkpoint
 
@@ -34,5 +34,5 @@ def import_command(
             f"{report.n_classes} classes, {report.n_parameters:,} parameters for inference\n"
             f"{report.n_tensors} tensors converted, {len(report.set_aside)} set aside"
             f"{': ' if report.set_aside else ''}{', '.join(report.set_aside)}\n"
-            f"{report.card}: the card, to read"
+            f"{report.card}: the card as JSON"
         )

@@ -26,7 +26,7 @@ def inspect_command(
     argument: Annotated[
         str | None,
         typer.Argument(
-            help="Cache folder or its URL, or a .safetensors checkpoint; ./cache if left out.",
+            help="Cache folder or its URL, or a .safetensors checkpoint. Defaults to ./cache.",
             parser=any_place,
             metavar="CACHE|URL|CHECKPOINT",
         ),
@@ -34,25 +34,32 @@ def inspect_command(
     option: Annotated[
         str | None,
         typer.Option(
-            "--cache", help="The cache, as in other commands.", parser=any_place, metavar="PATH|URL"
+            "--cache",
+            help="The cache; the same as the argument.",
+            parser=any_place,
+            metavar="PATH|URL",
         ),
     ] = None,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
     scan: Annotated[
-        str | None, typer.Option(help="Also this one in detail: 08/000123, or a nuScenes token.")
+        str | None, typer.Option(help="Show this scan in detail: 08/000123, or a nuScenes token.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a cache holds: splits, sequences, bytes per field, settings, a scan; or a card."""
+    """Show what a cache holds (splits, sequences, sizes, settings, scans) or a checkpoint card."""
     with clear_errors():
         if argument and option:
-            raise ConfigError("give one cache or checkpoint: pass2d inspect cache/")
+            raise ConfigError(
+                "two places given: name one cache or checkpoint, e.g. pass2d inspect cache/"
+            )
         place = argument or option or any_place(DEFAULT_CACHE)
         if not is_url(place) and Path(place).is_file():
             if scan is not None or dataset is not None:
-                raise ConfigError(f"{place}: --scan and --dataset are for caches, not for a file")
+                raise ConfigError(
+                    f"{place}: --scan and --dataset apply to caches, not to a checkpoint"
+                )
             _show_checkpoint(Path(place), as_json=as_json)
             return
         if not _show_cache(place, dataset, scan, as_json=as_json):
@@ -80,7 +87,7 @@ def _show_cache(place: str, dataset: str | None, scan: str | None, *, as_json: b
     chosen = _datasets(place, dataset)
     if scan is not None and len(chosen) > 1:
         names = ", ".join(str(name) for name in chosen)
-        raise ConfigError(f"{place}: holds {names}. --scan needs --dataset, too.")
+        raise ConfigError(f"{place}: holds {names}. Choose one with --dataset to use --scan.")
     for name in chosen:
         try:
             reader = CacheReader.open(place, dataset=name)
@@ -116,6 +123,6 @@ def _datasets(place: str, dataset: str | None) -> list[str | None]:
     folders = dataset_folders(Path(place))
     if not folders and (found := sorted(Path(place).glob("checkpoints/*.safetensors"))):
         raise CacheError(
-            f"{place}: a run's folder, no cache. Try: pass2d inspect {quote(str(found[0]))}"
+            f"{place}: the folder of a run, not a cache. Try: pass2d inspect {quote(str(found[0]))}"
         )
     return [folder.name for folder in folders] if len(folders) > 1 else [None]

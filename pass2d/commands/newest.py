@@ -26,7 +26,7 @@ def chosen_network(checkpoint: Path | None, console: Console) -> Path:
         runs = run_folders()
         there = f"none of the {len(runs)} runs has a network yet" if runs else "there is no run"
         raise ConfigError(
-            f"--checkpoint is left out, and below {RUNS.resolve()} {there}. Train one (pass2d "
+            f"no --checkpoint given, and below {RUNS.resolve()} {there}. Train a network (pass2d "
             "train), or give --checkpoint FILE.safetensors"
         )
     console.say(f"checkpoint: {as_typed(found.path)} ({found.reason})")

@@ -15,7 +15,7 @@ from pass2d.commands.wording import as_typed
 from pass2d.common.errors import ConfigError
 
 DEFAULT_CACHE = "cache"
-"""--cache, where it is left out: the folder that `prepare` writes."""
+"""Default of --cache: the folder that `prepare` writes."""
 
 
 def local_place(text: str | Path) -> Path:
@@ -72,13 +72,13 @@ ReadCacheOption = Annotated[
     str,
     typer.Option(
         "--cache",
-        help="Cache folder, or the URL of one, e.g. s3://bucket/prefix.",
+        help="Cache folder or its URL, e.g. s3://bucket/prefix.",
         parser=any_place,
         metavar="PATH|URL",
     ),
 ]
 DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="Data set in the cache, if it holds several.")
+    str | None, typer.Option("--dataset", help="Which data set, if the cache holds several.")
 ]
 
 
@@ -99,7 +99,7 @@ LocalCacheOption = Annotated[
     str | None,
     typer.Option(
         "--local-cache",
-        help="With a URL: local folder for what is fetched (or PASS2D_LOCAL_CACHE).",
+        help="For a cache at a URL: folder for local copies. Also PASS2D_LOCAL_CACHE.",
         callback=_local_cache,
         metavar="DIR",
     ),
@@ -108,7 +108,7 @@ LocalCacheSizeOption = Annotated[
     float | None,
     typer.Option(
         "--local-cache-gb",
-        help="Its bound in GB (or PASS2D_LOCAL_CACHE_GB, else 50).",
+        help="Size limit of that folder in GB. Also PASS2D_LOCAL_CACHE_GB; defaults to 50.",
         callback=_local_cache_gb,
         min=0.000001,
     ),
@@ -116,32 +116,38 @@ LocalCacheSizeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 VotesOption = Annotated[
     str,
-    typer.Option(help="Test-time augmentation: a number (published: 12), or lattice (8, exact)."),
+    typer.Option(
+        help="Test-time augmentation: number of votes (published: 12), or lattice (8 exact votes)."
+    ),
 ]
 OutsideOption = Annotated[
     str,
-    typer.Option(help="Points outside the volume: nearest (predicted point's label) or ignore."),
+    typer.Option(
+        help="Points outside the volume: nearest (label of the nearest predicted point) or ignore."
+    ),
 ]
 NprocOption = Annotated[
     int,
     typer.Option(
-        min=1, help="Processes on this machine, one per GPU; on a CPU as many as it has cores for."
+        min=1, help="Processes on this machine: one per GPU, or at most one per CPU core."
     ),
 ]
 DtypeOption = Annotated[
     str | None,
     typer.Option(
         "--dtype",
-        help="Of numbers in .bin files: float32, float64, float32be or float64be (big endian); "
-        "found out if left out.",
+        help="Number type of .bin files: float32, float64, float32be or float64be (big endian). "
+        "Detected by default.",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto (the GPU if there is one), cpu, cuda or cuda:N.")
+]
 CheckpointOption = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint",
-        help="A .safetensors checkpoint. If left out: the best network of the newest run in runs/.",
+        help="A .safetensors checkpoint. Defaults to the best network of the newest run in runs/.",
         resolve_path=True,
     ),
 ]

@@ -29,8 +29,8 @@ def predict_command(
     inputs: Annotated[
         str,
         typer.Argument(
-            help="A file of points (.bin, .npy, .npz, .pcd, .ply, .las, .laz, .txt, .csv, .xyz, "
-            "also .gz), a folder of them, or - for paths from standard input, one per line.",
+            help="Point file (.bin, .npy, .npz, .pcd, .ply, .las, .laz, .txt, .csv, .xyz, also "
+            ".gz), a folder of them, or - to read paths from standard input, one per line.",
             metavar="FILE|FOLDER|-",
         ),
     ],
@@ -42,15 +42,15 @@ def predict_command(
         str,
         typer.Option(
             "--format",
-            help="Of label (uint32 raw ids), npy (the same), ply (points with colours), bin "
-            "(uint8 training ids, as nuScenes' server takes), with commas between.",
+            help="Comma-separated: label (uint32 raw ids), npy (the same), ply (coloured points), "
+            "bin (uint8 training ids, as the nuScenes server expects).",
         ),
     ] = "label",
     confidence: Annotated[
-        bool, typer.Option("--confidence", help="Also write NAME_confidence.npy, float32 0..1.")
+        bool, typer.Option("--confidence", help="Also write NAME_confidence.npy, float32 in 0..1.")
     ] = False,
     png: Annotated[
-        bool, typer.Option("--png", help="Draw each scan from above and as a range image.")
+        bool, typer.Option("--png", help="Also draw each scan from above and as a range image.")
     ] = False,
     votes: VotesOption = "1",
     outside: OutsideOption = "nearest",
@@ -58,44 +58,47 @@ def predict_command(
         bool,
         typer.Option(
             "--overwrite",
-            help="Make existing results anew. Without, those of the same input and settings are "
-            "kept, others an error.",
+            help="Overwrite existing results. By default, results made from the same input with "
+            "the same settings are kept; any other existing file is an error.",
         ),
     ] = False,
     columns: Annotated[
         int | None,
-        typer.Option(help="Numbers per point of .bin files; found out if left out."),
+        typer.Option(help="Numbers per point in .bin files. Detected by default."),
     ] = None,
     dtype: DtypeOption = None,
     columns_map: Annotated[
         str | None,
-        typer.Option("--map", help="Columns by name or place: x=X,y=Y,z=Z,signal=intensity."),
+        typer.Option("--map", help="Columns by name or index, e.g. x=X,y=Y,z=Z,signal=intensity."),
     ] = None,
     unit: Annotated[
-        str, typer.Option(help="Of the coordinates: m, cm, mm, ft, or metres per unit.")
+        str, typer.Option(help="Unit of the coordinates: m, cm, mm, ft, or metres per unit.")
     ] = "m",
-    signal_scale: Annotated[float, typer.Option(help="Factor on the signal.")] = 1.0,
+    signal_scale: Annotated[float, typer.Option(help="Factor applied to the signal.")] = 1.0,
     z_offset: Annotated[
-        float, typer.Option(help="Metres added to z, after the rotation: minus a sensor's height.")
+        float,
+        typer.Option(help="Metres added to z after the rotation, e.g. minus the sensor's height."),
     ] = 0.0,
     rotate: Annotated[
         str | None,
-        typer.Option(help="yaw,pitch,roll in degrees or quaternion w,x,y,z; y up: 0,0,90."),
+        typer.Option(
+            help="Rotation: yaw,pitch,roll in degrees, or a quaternion w,x,y,z. For y up: 0,0,90."
+        ),
     ] = None,
     recenter: Annotated[
         bool,
         typer.Option(
-            "--recenter", help="Move each scan's middle to x = y = 0 and its ground to z = 0."
+            "--recenter", help="Move the centre of each scan to x = y = 0 and its ground to z = 0."
         ),
     ] = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Scans per pass through the network; by the device if left out."),
+        typer.Option(help="Scans per pass through the network. Chosen for the device by default."),
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Label raw point files with a checkpoint alone; raw ids for every point."""
+    """Label raw point files: a raw id for every point, from a checkpoint alone."""
     console = Console()
     with clear_errors(console):
         from pass2d.train.distributed.process_group import choose_device

@@ -36,50 +36,50 @@ if TYPE_CHECKING:
     from pass2d.pipeline.run.options import PrepareConfig
     from pass2d.pipeline.source import SourceListing
 
-prepare_app = typer.Typer(no_args_is_help=True, help="Turn a raw data set into a cache.")
+prepare_app = typer.Typer(no_args_is_help=True, help="Prepare a raw data set as a cache.")
 prepare_app.command("synth")(synth_command)
 
-SplitsOption = Annotated[str, typer.Option(help="Any of train,val,test.")]
-LimitOption = Annotated[int | None, typer.Option(help="At most so many scans.", min=1)]
+SplitsOption = Annotated[str, typer.Option(help="Splits to prepare, comma-separated.")]
+LimitOption = Annotated[int | None, typer.Option(help="Prepare at most this many scans.", min=1)]
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        help="Ray workers; 0: no Ray. If left out: one per CPU where that is faster, else no Ray. "
-        "With --ray-address: tasks at a time."
+        help="Ray workers; 0 works without Ray. Defaults to one per CPU where that is faster, "
+        "else to 0. With --ray-address: tasks at a time."
     ),
 ]
 RayAddressOption = Annotated[
-    str | None, typer.Option(help="Join this Ray cluster, e.g. auto or host:6379.")
+    str | None, typer.Option(help="Ray cluster to join, e.g. auto or host:6379.")
 ]
-ProfileOption = Annotated[str, typer.Option(help="speed, or size: smaller, slower to read.")]
+ProfileOption = Annotated[str, typer.Option(help="speed, or size (smaller, but slower to read).")]
 CorruptOption = Annotated[
     str | None,
     typer.Option(
-        help="Also make corrupted data sets (pass2d-C), e.g. fog:heavy,snow; all: 8 corruptions "
-        "in 3 severities."
+        help="Also prepare corrupted data sets (pass2d-C), e.g. fog:heavy,snow, or all (8 "
+        "corruptions in 3 severities)."
     ),
 ]
 DropInvalidOption = Annotated[
     bool,
     typer.Option(
         "--drop-invalid",
-        help="Drop points of NaN or infinity, as organised clouds have; without, such a file is "
-        "an error.",
+        help="Drop NaN and infinite points, which organised clouds contain. By default, a file "
+        "with such points is an error.",
     ),
 ]
 CheckOption = Annotated[
-    bool, typer.Option("--check", help="Read all files, name every faulty one, write nothing.")
+    bool, typer.Option("--check", help="Read all files and name every faulty one. Writes nothing.")
 ]
 PngOption = Annotated[
     Path | None,
     typer.Option(
         "--png",
-        help="With --check: folder of one picture per sequence and camera, the points on it.",
+        help="With --check: folder for pictures of projected points, per sequence and camera.",
         resolve_path=True,
     ),
 ]
 PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Say what would run and why, write nothing.")
+    bool, typer.Option("--plan", help="Show what would be done and why. Writes nothing.")
 ]
 
 
@@ -88,8 +88,8 @@ def semkitti_command(
     root: Annotated[
         Path | None,
         typer.Option(
-            help="SemanticKITTI, its dataset/ or its sequences/. If left out: PASS2D_SEMKITTI, "
-            "else a usual place such as dataset/SemanticKITTI.",
+            help="SemanticKITTI, its dataset/ or its sequences/. Defaults to PASS2D_SEMKITTI, or "
+            "to a usual place such as dataset/SemanticKITTI.",
             resolve_path=True,
         ),
     ] = None,
@@ -97,13 +97,13 @@ def semkitti_command(
         str,
         typer.Option(
             "--cache",
-            help="Cache folder, or a URL such as s3://bucket/prefix; the data goes to semkitti/.",
+            help="Cache folder or its URL, e.g. s3://bucket/prefix. Data goes to its semkitti/.",
             parser=any_place,
             metavar="PATH|URL",
         ),
     ] = DEFAULT_CACHE,
     splits: SplitsOption = "train,val,test",
-    sequences: Annotated[str | None, typer.Option(help="Only these, e.g. 00,08.")] = None,
+    sequences: Annotated[str | None, typer.Option(help="Only these sequences, e.g. 00,08.")] = None,
     limit: LimitOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -151,33 +151,34 @@ def nuscenes_command(
     root: Annotated[
         Path | None,
         typer.Option(
-            help="Holds v1.0-*/, samples/ and lidarseg/. If left out: PASS2D_NUSCENES, else a "
-            "usual place such as dataset/nuscenes.",
+            help="Folder with v1.0-*/, samples/ and lidarseg/. Defaults to PASS2D_NUSCENES, or to "
+            "a usual place such as dataset/nuscenes.",
             resolve_path=True,
         ),
     ] = None,
     version: Annotated[
         str | None,
         typer.Option(
-            help="v1.0-mini, v1.0-trainval or v1.0-test; not needed if only one is there."
+            help="v1.0-mini, v1.0-trainval or v1.0-test. Needed only if there are several."
         ),
     ] = None,
     cache_root: Annotated[
         str,
         typer.Option(
             "--cache",
-            help="Cache folder, or a URL such as s3://bucket/prefix; the data goes to nuscenes/.",
+            help="Cache folder or its URL, e.g. s3://bucket/prefix. Data goes to its nuscenes/.",
             parser=any_place,
             metavar="PATH|URL",
         ),
     ] = DEFAULT_CACHE,
     splits: SplitsOption = "train,val,test",
     scenes: Annotated[
-        str | None, typer.Option("--scenes", "--sequences", help="Only these: scene-0061,103.")
+        str | None,
+        typer.Option("--scenes", "--sequences", help="Only these scenes, e.g. scene-0061,103."),
     ] = None,
     limit: LimitOption = None,
     image_size: Annotated[
-        str, typer.Option(help="Width x height of the stored pictures, or original.")
+        str, typer.Option(help="Size of the stored pictures as WIDTHxHEIGHT, or original.")
     ] = "400x240",
     sweeps: Annotated[
         int, typer.Option(help="Past lidar sweeps to add to each scan.", min=0, max=10)
@@ -248,7 +249,7 @@ def _found(find: Callable[[], FoundRoot], console: Console) -> Path:
 
 def _require_check(png: Path | None, *, check: bool) -> None:
     if png is not None and not check:
-        raise ConfigError(f"--png {png}: the pictures belong to --check. Add it.")
+        raise ConfigError(f"--png {png}: only --check draws pictures. Add --check.")
 
 
 def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
@@ -265,9 +266,7 @@ def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
         notes = len(problems) - len(faults) - warnings
         unlikely = f", {warnings} warnings" if warnings else ""
         typer.echo(
-            f"{len(faults)} files to mend{unlikely}, {notes} notes"
-            if problems
-            else "no problems found"
+            f"{len(faults)} errors{unlikely}, {notes} notes" if problems else "no problems found"
         )
     if faults:
         raise typer.Exit(1)

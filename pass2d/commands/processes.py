@@ -27,7 +27,7 @@ def start_processes(context: typer.Context, nproc: int) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
                 f"--nproc {nproc}: torchrun has started {os.environ['WORLD_SIZE']} processes "
-                "already. Leave out --nproc, or torchrun."
+                "already. Use only one of --nproc and torchrun."
             )
         outcome = launch(command_line(context), nproc=nproc, say=console.say)
     if outcome.error:

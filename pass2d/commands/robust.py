@@ -39,8 +39,8 @@ def robust_command(
         Path | None,
         typer.Option(
             "--cache",
-            help="Cache with the data sets of `prepare --corrupt` (pass2d-C) beside the clean one; "
-            "./cache if left out, and --root is, too.",
+            help="Cache with the clean data set and those of `prepare --corrupt` (pass2d-C). "
+            "Defaults to ./cache unless --root is given.",
             parser=local_place,
             metavar="PATH",
         ),
@@ -49,23 +49,25 @@ def robust_command(
         str | None,
         typer.Option(
             "--clean",
-            help="Prepared cache of the clean data set: the score without corruption for mRR, and "
-            "labels that the set does not repeat.",
+            help="With --root: prepared cache of the clean data set. Gives the clean score for "
+            "mRR, and labels that the corrupted set lacks.",
             parser=any_place,
             metavar="PATH|URL",
         ),
     ] = None,
     corruptions: Annotated[
-        str | None, typer.Option(help="Only these, e.g. fog,snow; all if left out.")
+        str | None, typer.Option(help="Only these corruptions, e.g. fog,snow. Defaults to all.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of summary.csv and of what is counted.", resolve_path=True)
+        Path,
+        typer.Option(help="Folder for summary.csv and intermediate counts.", resolve_path=True),
     ] = Path("robust"),
     split: Annotated[
-        str | None, typer.Option(help="With --cache: whose labelled scans; val if left out.")
+        str | None, typer.Option(help="With --cache: which split. Defaults to val.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="At most so many scans of each, spread evenly.", min=1)
+        int | None,
+        typer.Option(help="Use at most this many scans per corruption, evenly spaced.", min=1),
     ] = None,
     votes: VotesOption = "1",
     outside: OutsideOption = "nearest",
@@ -86,8 +88,8 @@ def robust_command(
 
         if root is not None and cache_root is not None:
             raise ConfigError(
-                "robust: give --root FOLDER (a published set) or --cache CACHE (pass2d-C), one of "
-                "the two."
+                "--root and --cache: give only one, --root FOLDER (a published set) or --cache "
+                "CACHE (pass2d-C)."
             )
         common: dict[str, Any] = {
             "dataset": dataset,
@@ -100,13 +102,17 @@ def robust_command(
         }
         if root is None:
             if clean is not None:
-                raise ConfigError("--clean belongs to --root: the cache has its clean data set.")
+                raise ConfigError(
+                    "--clean applies only with --root: a cache holds its own clean data set."
+                )
             network = chosen_network(checkpoint, console)
             place = cache_root or local_place(DEFAULT_CACHE)
             report = robust_cache(network, place, out, split=split or "val", **common)
         else:
             if split is not None:
-                raise ConfigError("--split belongs to --cache: the published sets are of val.")
+                raise ConfigError(
+                    "--split applies only with --cache: the published sets contain only val."
+                )
             network = chosen_network(checkpoint, console)
             report = robust_folders(network, root, out, clean=clean, **common)
         path = write_summary(report, out)

@@ -21,7 +21,7 @@ from pass2d.common.errors import TerminatedError
 
 EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Of a command that a signal ended."""
-_SAID = "interrupted: what was finished is kept"
+_SAID = "interrupted: finished work is kept"
 _ECHO_S = 0.3
 """A second signal so soon is the first one's echo: torchrun hands on what a terminal sends too."""
 _ENDING_S = 30.0

@@ -25,10 +25,10 @@ def stats_command(
     local_cache_gb: LocalCacheSizeOption = None,
     as_json: JsonOption = False,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a page with plots.", resolve_path=True)
+        Path | None, typer.Option(help="Also write an HTML page with plots.", resolve_path=True)
     ] = None,
 ) -> None:
-    """Count classes, points, ranges; show the class weights of training."""
+    """Show points per class, split and range, and the class weights of training."""
     from pass2d.cache.reader import CacheReader
     from pass2d.cache.statistics import dataset_statistics
     from pass2d.reports.statistics import report_json, report_tables

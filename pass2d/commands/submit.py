@@ -38,19 +38,22 @@ def submit_command(
         str | None,
         typer.Option(
             "--cache",
-            help="Cache folder, or the URL of one; ./cache if left out.",
+            help="Cache folder or its URL. Defaults to ./cache.",
             parser=any_place,
             metavar="PATH|URL",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="test; val or train to try things.")] = "test",
-    out: Annotated[Path, typer.Option(help="The zip.", resolve_path=True)] = Path("submission.zip"),
+    split: Annotated[
+        str, typer.Option(help="Which split. The server takes test; use val or train for trials.")
+    ] = "test",
+    out: Annotated[Path, typer.Option(help="The zip file to write.", resolve_path=True)] = Path(
+        "submission.zip"
+    ),
     verify: Annotated[
         Path | None,
         typer.Option(
             "--verify",
-            help="Check this zip, of either benchmark, and do nothing else; with --cache also "
-            "against its scans.",
+            help="Only check this zip of either benchmark; with --cache, also against its scans.",
             resolve_path=True,
         ),
     ] = None,
@@ -58,24 +61,26 @@ def submit_command(
     outside: OutsideOption = "nearest",
     description: Annotated[
         Path | None,
-        typer.Option(help="SemanticKITTI: a text that becomes description.txt.", resolve_path=True),
+        typer.Option(
+            help="SemanticKITTI: text file to include as description.txt.", resolve_path=True
+        ),
     ] = None,
     meta: Annotated[
         str | None,
         typer.Option(
-            help="nuScenes: flags of submission.json, e.g. use_camera=true; use_lidar alone is "
-            "true if left out."
+            help="nuScenes: flags of submission.json, e.g. use_camera=true. By default only "
+            "use_lidar is true."
         ),
     ] = None,
     allow_partial: Annotated[
         bool,
         typer.Option(
             "--allow-partial",
-            help="Go on although official scans are missing: a zip to try things with.",
+            help="Write a zip even if official scans are missing. The server will refuse it.",
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the zip if it is there.")
+        bool, typer.Option("--overwrite", help="Replace an existing zip.")
     ] = False,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
@@ -83,7 +88,7 @@ def submit_command(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the zip that the benchmark's server accepts, or check one."""
+    """Write a submission for the benchmark's server as a zip, or check one."""
     console = Console()
     with clear_errors(console):
         if verify is not None:
@@ -198,4 +203,4 @@ def _show_summary(summary: SubmitSummary, *, as_json: bool) -> None:
         f"{report.scans:,} scans, {report.points:,} points, verified entry by entry"
     )
     if not summary.is_complete:
-        typer.echo("not complete: the server will refuse it")
+        typer.echo("incomplete: the server will refuse it")

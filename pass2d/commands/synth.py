@@ -22,30 +22,36 @@ def _default_workers() -> int:
 
 def synth_command(
     out: Annotated[
-        Path, typer.Option(help="New or empty folder, or one to go on with.", resolve_path=True)
+        Path,
+        typer.Option(
+            help="Folder to write to: new, empty, or of an interrupted run.", resolve_path=True
+        ),
     ],
     preset: Annotated[
-        str, typer.Option(help="full (sizes of the real data set), small or tiny.")
+        str, typer.Option(help="full (as large as real scans), small or tiny.")
     ] = "full",
     layout: Annotated[
-        str, typer.Option(help="semkitti, or nuscenes: 32 beams, six cameras, tables.")
+        str, typer.Option(help="semkitti, or nuscenes (32 beams, six cameras, tables).")
     ] = "semkitti",
-    seed: Annotated[int, typer.Option(help="Every street and noise value follows from it.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed: the same seed gives the same bytes.")] = 0,
     scans: Annotated[
-        int | None, typer.Option(help="Scans per sequence; preset's if left out.")
+        int | None, typer.Option(help="Scans per sequence. Defaults to the preset's.")
     ] = None,
     sequences: Annotated[
         str | None,
         typer.Option(
             "--sequences",
             "--scenes",
-            help="E.g. 00,01,08,11 or scene-0061,scene-0103; preset's if left out.",
+            help="E.g. 00,01,08,11 or scene-0061,scene-0103. Defaults to the preset's.",
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; 0 works inside this one.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Worker processes; 0 works in this process. Defaults to one per CPU."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a ray-cast street world with labels, in the layout of SemanticKITTI or nuScenes."""
+    """Generate a ray-cast street world with labels in the layout of SemanticKITTI or nuScenes."""
     console = Console()
     with clear_errors(console):
         chosen = {"scans": scans, "workers": _default_workers() if workers is None else workers}

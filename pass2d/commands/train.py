@@ -56,8 +56,7 @@ def train_command(
         Path | None,
         typer.Option(
             "--run",
-            help="Folder of this run, on a local disk. If left out: a new one, "
-            "runs/RECIPE-DATE-TIME.",
+            help="Local folder of this run. Defaults to a new one, runs/RECIPE-DATE-TIME.",
             parser=run_place,
             metavar="FOLDER",
         ),
@@ -65,7 +64,7 @@ def train_command(
     recipe: Annotated[
         str,
         typer.Option(
-            help="Name of a recipe (see --list-recipes) or a TOML file.",
+            help="A recipe's name (see --list-recipes) or a TOML file.",
             autocompletion=_recipe_names,
         ),
     ] = "2dpass-small",
@@ -73,15 +72,15 @@ def train_command(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Change a setting, e.g. optimizer.learning_rate=0.1. Repeatable.",
+            help="Change a setting, e.g. optimizer.learning_rate=0.1. May be repeated.",
             metavar="KEY=VALUE",
         ),
     ] = None,
     augment: Annotated[
         str | None,
         typer.Option(
-            help="full (published), noise (full, half of the scans in fog, snow, ...), lattice "
-            "(cached hashes stay exact), none."
+            help="full (published), noise (full, with half of the scans in bad weather), lattice "
+            "(moves that keep the cached hashes exact) or none."
         ),
     ] = None,
     baseline_only: Annotated[
@@ -91,14 +90,16 @@ def train_command(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run in --run, or with the newest of these settings in runs/; "
-            "begin if there is none.",
+            help="Resume the run in --run, or the newest one with these settings in runs/. Starts "
+            "a new run if there is none.",
         ),
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of weights, order and augmentation.")
+        int | None, typer.Option(help="Random seed of weights, order and augmentation.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto (the GPU if there is one), cpu, cuda or cuda:N.")
+    ] = None,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -107,7 +108,10 @@ def train_command(
     list_recipes: Annotated[  # its callback ends the command
         bool,
         typer.Option(
-            "--list-recipes", help="Show the recipes.", is_eager=True, callback=_list_recipes
+            "--list-recipes",
+            help="List the recipes and exit.",
+            is_eager=True,
+            callback=_list_recipes,
         ),
     ] = False,
 ) -> None:
@@ -145,4 +149,4 @@ def _say_result(result: TrainResult, *, as_json: bool) -> None:
     typer.echo(f"{result.epochs} epochs, {result.steps} steps{score}")
     typer.echo(f"best: {result.best}\nlast: {result.last}")
     if result.stopped_by in signal.Signals.__members__:
-        typer.echo("stopped early and saved; the same command with --resume goes on")
+        typer.echo("stopped early and saved; run the same command with --resume to continue")

@@ -47,7 +47,7 @@ def view_command(
         str | None,
         typer.Option(
             "--cache",
-            help="Cache folder or its URL; ./cache if nothing is named.",
+            help="Cache folder or its URL. Defaults to ./cache if no raw data is given.",
             parser=any_place,
             metavar="PATH|URL",
         ),
@@ -57,55 +57,60 @@ def view_command(
     local_cache_gb: LocalCacheSizeOption = None,
     split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
     sequence: Annotated[
-        str | None, typer.Option("--sequence", "--sequences", help="Only these, e.g. 08.")
+        str | None, typer.Option("--sequence", "--sequences", help="Only these sequences, e.g. 08.")
     ] = None,
     scan: Annotated[
-        str | None, typer.Option(help="One scan: 08/000123, a token, a file's name.")
+        str | None, typer.Option(help="One scan: 08/000123, a nuScenes token or a file name.")
     ] = None,
-    scans: Annotated[
-        str | None, typer.Option(help="Places among the scans: 7, 0:50 or 0:100:5.")
-    ] = None,
+    scans: Annotated[str | None, typer.Option(help="Scans by index: 7, 0:50 or 0:100:5.")] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Folder of .label files from predict or submit.", resolve_path=True),
+        typer.Option(
+            help="Folder of .label files written by predict or submit.", resolve_path=True
+        ),
     ] = None,
     checkpoint: CheckpointOption = None,
     no_checkpoint: Annotated[
         bool,
-        typer.Option("--no-checkpoint", help="Predict nothing, though a run has a network."),
+        typer.Option("--no-checkpoint", help="Show no prediction, even if a run has a network."),
     ] = False,
     png: Annotated[
-        Path | None, typer.Option(help="Folder: write pictures of each scan.", resolve_path=True)
+        Path | None,
+        typer.Option(help="Folder to write pictures of each scan to.", resolve_path=True),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write one page with a 3D view that opens offline.", resolve_path=True),
+        typer.Option(
+            help="Write one HTML page with a 3D view; it needs no network.", resolve_path=True
+        ),
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option(help="Write a Rerun recording (.rrd) without a window.", resolve_path=True),
+        typer.Option(
+            help="Write a Rerun recording (.rrd) instead of opening a window.", resolve_path=True
+        ),
     ] = None,
     layout: Annotated[
         str | None,
-        typer.Option(help="Of plain point files: classes of semkitti (if left out) or nuscenes."),
+        typer.Option(help="Classes of plain point files: semkitti (default) or nuscenes."),
     ] = None,
     columns: Annotated[
         int | None,
-        typer.Option(help="Of plain .bin files: numbers per point; found out if left out.", min=3),
+        typer.Option(help="Numbers per point in plain .bin files. Detected by default.", min=3),
     ] = None,
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show scans by ground truth, prediction, error, confidence: in Rerun, on a 3D page, as PNG."""
+    """Show scans with labels, predictions and errors: in Rerun, as a 3D page or as PNG."""
     console = Console()
     with clear_errors(console):
         if scan is not None and scans is not None:
-            raise ConfigError("--scan and --scans: choose one")
+            raise ConfigError("--scan and --scans: give only one")
         if checkpoint is not None and no_checkpoint:
-            raise ConfigError("--checkpoint and --no-checkpoint: choose one")
+            raise ConfigError("--checkpoint and --no-checkpoint: give only one")
         if save is not None and save.suffix != ".rrd":
-            raise ConfigError(f"--save {save}: Rerun opens only files whose names end in .rrd")
+            raise ConfigError(f"--save {save}: Rerun opens only files that end in .rrd")
         is_recorded = save is not None or (png is None and html is None)
         if is_recorded:
             from pass2d.train.viewing.recording import rerun_package
@@ -143,10 +148,12 @@ def view_command(
                 items = one_sequence(items)
             if scan is None and scans is None and len(items) < len(found.items):
                 shown = f"{len(items)} of {len(found.items):,} scans, from {items[0].name}"
-                console.say(f"{shown}; --scan NAME or --scans 0:50 chooses, --scans : takes all")
+                console.say(
+                    f"{shown}; choose with --scan NAME or --scans 0:50, or --scans : for all"
+                )
             if html is not None and len(items) > MANY_ON_A_PAGE:
                 console.say(
-                    f"{len(items)} scans on one page: it will be large, about 2 MB for each"
+                    f"{len(items)} scans on one page: it will be large, about 2 MB per scan"
                 )
             stream = _loaded(items, label, console)
             if is_recorded:

@@ -36,12 +36,12 @@ def open_scans(
         Pass2DError: What was given is not readable.
     """
     if (place is None) == (raw is None):
-        raise ConfigError("give either --cache, or a raw file or folder: pass2d view --help")
+        raise ConfigError("give either --cache or a raw file or folder, not both")
     if split not in (None, "train", "val", "test"):
-        raise ConfigError(f"--split {split!r}: train, val or test is expected")
+        raise ConfigError(f"--split {split!r}: expected train, val or test")
     if raw is not None:
         if dataset is not None:
-            raise ConfigError("--dataset names a data set of --cache, which is not given")
+            raise ConfigError("--dataset applies only with --cache")
         yield _raw_scans(
             raw, split=split, sequences=sequences, layout=layout, columns=columns, dtype=dtype
         )
@@ -75,7 +75,7 @@ def labeller(
         DataError: The folder of predictions is not readable.
     """
     if checkpoint is not None and predictions is not None:
-        raise ConfigError("--checkpoint and --predictions: choose one")
+        raise ConfigError("--checkpoint and --predictions: give only one")
     if checkpoint is not None:
         from pass2d.train.viewing.segment import checkpoint_labels
 
@@ -94,14 +94,14 @@ def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) 
     without = "no prediction is shown"
     network = newest_network()
     if network is None:
-        say(f"{without}: no run below {RUNS}/ has a network yet, and --checkpoint is left out")
+        say(f"{without}: no run below {RUNS}/ has a network yet, and no --checkpoint is given")
         return None
     try:
         label = labeller(scans, checkpoint=network.path, predictions=None, device=device, say=say)
     except (Pass2DError, ImportError) as error:  # nobody asked for this one
         say(f"{without}: {error}")
         return None
-    say(f"prediction: {as_typed(network.path)} ({network.reason}; --no-checkpoint: without)")
+    say(f"prediction: {as_typed(network.path)} ({network.reason}; --no-checkpoint shows none)")
     return label
 
 
@@ -122,7 +122,7 @@ def _raw_scans(
     if found is None:
         if split is not None or sequences is not None:
             raise ConfigError(
-                f"{raw}: point files have no splits and sequences. Choose by --scan or --scans."
+                f"{raw}: point files have no splits or sequences. Choose with --scan or --scans."
             )
         return point_files(raw, info_of_layout(layout or "semkitti"), columns=columns, dtype=dtype)
     _only_for_point_files(raw, layout=layout, columns=columns, dtype=dtype)
@@ -153,8 +153,8 @@ def _only_for_point_files(
 ) -> None:
     if layout is not None or columns is not None or dtype is not None:
         raise ConfigError(
-            f"{place}: holds a data set, whose classes and columns are known. --layout, --columns "
-            "and --dtype are for plain point files."
+            f"{place}: a data set, whose classes and columns are known. --layout, --columns and "
+            "--dtype apply only to plain point files."
         )
 
 

@@ -41,7 +41,7 @@ def cache_findings(
             if full:
                 findings.append(_verified(reader, place, dataset, progress))
     except CacheError as error:
-        remedy = "The message says what to do."
+        remedy = "See the message."
         return [Finding(name="cache", state="broken", found=str(error), remedy=remedy)]
     return findings
 
@@ -51,7 +51,7 @@ def _opened(reader: CacheReader, place: str) -> Finding:
         f"{reader.info.name} at {place}: generation {reader.generation}, {len(reader.scans)} scans"
     )
     if not len(reader.scans):
-        remedy = "Prepare one: pass2d prepare semkitti --root ... --cache ..."
+        remedy = "Prepare one: `pass2d prepare semkitti --root ... --cache ...`."
         return Finding(name="cache", state="warning", found=f"{found}: empty", remedy=remedy)
     return Finding(name="cache", state="ok", found=found)
 
@@ -75,9 +75,9 @@ def _sampled(reader: CacheReader, seed: int | None) -> Finding:
             name="cache, some chunks",
             state="broken",
             found=problems[0] + more,
-            remedy="pass2d cache repair makes what is damaged again, from the raw data.",
+            remedy="Run `pass2d cache repair`: it rebuilds what is damaged from the raw data.",
         )
-    found = f"{chunks} chunks of {count} scans drawn by chance: all checksums agree"
+    found = f"{chunks} chunks of {count} randomly chosen scans: all checksums match"
     return Finding(name="cache, some chunks", state="ok", found=found)
 
 
@@ -104,9 +104,9 @@ def _size_finding(wrong: list[str], files: int, total: int) -> Finding:
     name = "cache, files"
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        remedy = "pass2d cache repair makes what is damaged again, from the raw data."
+        remedy = "Run `pass2d cache repair`: it rebuilds what is damaged from the raw data."
         return Finding(name=name, state="broken", found=wrong[0] + more, remedy=remedy)
-    found = f"{files:,} files, {format_bytes(total)}: all there, of the right size"
+    found = f"{files:,} files, {format_bytes(total)}: all present, with the right sizes"
     return Finding(name=name, state="ok", found=found)
 
 
@@ -117,23 +117,23 @@ def _source_findings(root: Path) -> list[Finding]:
         found = (
             f"{len(report.changed)} of {report.sources} raw files changed, e.g. {report.changed[0]}"
         )
-        remedy = "Run pass2d prepare again: it makes again only what they concern."
+        remedy = "Run `pass2d prepare` again: it rebuilds only what depends on them."
         return [Finding(name=name, state="warning", found=found, remedy=remedy)]
     findings = []
     if report.vanished:
         found = f"{len(report.vanished)} of {report.sources} raw files are not where they were"
-        remedy = "Training needs none of them; repair would."
+        remedy = "Not needed for training, only for `pass2d cache repair`."
         findings.append(Finding(name=name, state="ok", found=found, remedy=remedy))
     if report.failed:
         found = f"{report.failed} scans could not be prepared"
-        remedy = "pass2d prepare ... --check names their files."
+        remedy = "`pass2d prepare ... --check` names their files."
         findings.append(Finding(name=name, state="warning", found=found, remedy=remedy))
     if report.unfinished:
-        found = f"{report.unfinished} finished shards that no generation names"
-        remedy = "Run pass2d prepare again to end an interrupted run, or pass2d cache gc."
+        found = f"{report.unfinished} finished shards that belong to no generation"
+        remedy = "Run `pass2d prepare` again to finish an interrupted run, or `pass2d cache gc`."
         findings.append(Finding(name=name, state="warning", found=found, remedy=remedy))
     if not findings:
-        found = f"{report.sources} raw files, none of another size"
+        found = f"{report.sources} raw files, sizes unchanged"
         findings.append(Finding(name=name, state="ok", found=found))
     return findings
 
@@ -147,7 +147,7 @@ def _verified(reader: CacheReader, place: str, dataset: str | None, progress: Pr
     name = "cache, every byte"
     if report.damages:
         more = f" (and {len(report.damages) - 1} more)" if len(report.damages) > 1 else ""
-        remedy = "pass2d cache repair makes what is damaged again, from the raw data."
+        remedy = "Run `pass2d cache repair`: it rebuilds what is damaged from the raw data."
         return Finding(name=name, state="broken", found=f"{report.damages[0]}{more}", remedy=remedy)
-    found = f"{report.files:,} files, {format_bytes(report.nbytes)} read: all sound"
+    found = f"{report.files:,} files, {format_bytes(report.nbytes)} read: no damage"
     return Finding(name=name, state="ok", found=found)

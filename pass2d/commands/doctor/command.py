@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +15,7 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     any_place,
 )
+from pass2d.commands.wording import as_typed
 from pass2d.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def doctor_command(
         str | None,
         typer.Option(
             "--cache",
-            help="Also check this cache (folder or URL), and measure the disk below it.",
+            help="Also check this cache (folder or URL) and measure its disk.",
             parser=any_place,
             metavar="PATH|URL",
         ),
@@ -37,21 +38,22 @@ def doctor_command(
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Read every byte of the cache, not only a sample.")
+        bool, typer.Option("--full", help="Read every byte of the cache instead of a sample.")
     ] = False,
     start_ray: Annotated[
-        bool, typer.Option("--ray", help="Also start Ray with one worker and stop it again.")
+        bool, typer.Option("--ray", help="Also start Ray with one worker, then stop it.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check Python, torch, CUDA, spconv, Ray, disk and a cache; say what to do. 1: broken."""
+    """Check Python, torch, CUDA, spconv, Ray, disk and a cache. Exits with 1 if one is broken."""
     from pass2d.commands.doctor.examine import examine
 
     console = Console()
     with clear_errors(console):
         if place is None and (full or dataset is not None):
-            raise ConfigError("--full and --dataset are about a cache: name it with --cache")
-        found = examine(place, dataset=dataset, full=full, start_ray=start_ray, progress=console)
+            raise ConfigError("--full and --dataset apply to a cache: give it with --cache")
+        answers = examine(place, dataset=dataset, full=full, start_ray=start_ray, progress=console)
+        found = [replace(f, found=as_typed(f.found), remedy=as_typed(f.remedy)) for f in answers]
         console.close()
         worst = [name for name in ("broken", "warning") if any(f.state == name for f in found)]
         if as_json:

@@ -34,8 +34,8 @@ AT_ONCE = 2
 NO_SPCONV = Finding(
     name="spconv",
     state="broken",
-    found="not tried: it works on torch",
-    remedy="Mend torch first, then run the doctor again.",
+    found="not tested: it needs torch",
+    remedy="Fix torch first, then run `pass2d doctor` again.",
 )
 
 

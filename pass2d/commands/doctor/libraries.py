@@ -18,7 +18,7 @@ PROBE_S = 180.0
 TOLERANCE = 1e-3
 """Of a convolution whose values are about 1, in float32 or TF32 products."""
 LITTLE_GPU_BYTES = 8 << 30
-REINSTALL = "Install again, in a fresh environment; in the checkout: rm -r .venv; make setup"
+REINSTALL = "Reinstall in a fresh environment; in a checkout: rm -r .venv; make setup"
 
 Ask = Callable[..., Answer]
 
@@ -35,7 +35,7 @@ def torch_findings(ask: Ask = ask) -> tuple[list[Finding], list[str]]:
             name="torch",
             state="broken",
             found=answer.failure,
-            remedy="Nothing trains or predicts without it. " + REINSTALL,
+            remedy="Training and prediction need it. " + REINSTALL,
         )
         return [broken], []
     values = answer.values
@@ -43,7 +43,7 @@ def torch_findings(ask: Ask = ask) -> tuple[list[Finding], list[str]]:
         broken = Finding(
             name="torch",
             state="broken",
-            found=f"{values['version']}: a product of matrices is wrong on the CPU",
+            found=f"{values['version']}: a matrix product is wrong on the CPU",
             remedy=REINSTALL,
         )
         return [broken], []
@@ -68,16 +68,16 @@ def _gpu(device: dict[str, Any]) -> Finding:
         return Finding(
             name=device["device"],
             state="broken",
-            found=f"{found}: a product of matrices is wrong",
-            remedy="Restart the machine; if it stays, the card or its driver is at fault.",
+            found=f"{found}: a matrix product is wrong",
+            remedy="Restart the machine. If that does not help, the card or its driver is faulty.",
         )
     if device["free"] < LITTLE_GPU_BYTES:
         return Finding(
             name=device["device"],
             state="warning",
             found=found,
-            remedy="Little for training: end what else runs there (nvidia-smi shows it), or train "
-            "with a smaller --set batch_size=N.",
+            remedy="Little memory for training: stop other programs on it (see nvidia-smi), or "
+            "train with a smaller --set batch_size=N.",
         )
     return Finding(name=device["device"], state="ok", found=found)
 
@@ -126,7 +126,7 @@ def spconv_findings(device: str, ask: Ask = ask) -> list[Finding]:
     errors = [answer.values["forward_error"], answer.values["backward_error"]]
     worst = max(errors)
     found = (
-        f"{answer.values['version']}: forward and backward as a dense convolution, "
+        f"{answer.values['version']}: forward and backward match a dense convolution, "
         f"largest difference {worst:.1e}"
     )
     if not all(error <= TOLERANCE for error in errors):  # NaN is no smaller than anything
@@ -148,7 +148,7 @@ def scatter_findings(devices: list[str], ask: Ask = ask) -> list[Finding]:
             Finding(
                 name="torch-scatter",
                 state="ok",
-                found="not installed; the numbers are the same without",
+                found="not installed; results are the same without it",
                 remedy="Optional, for speed: pip install --no-build-isolation 'pass2d[scatter]'",
             )
         ]
@@ -157,7 +157,7 @@ def scatter_findings(devices: list[str], ask: Ask = ask) -> list[Finding]:
         answer = ask("scatter", device, timeout_s=PROBE_S)
         name = f"torch-scatter on {device}"
         if answer.values is not None and answer.values["sums"] == [1.0, 14.0]:
-            found = f"{answer.values['version']}: sums of segments are right"
+            found = f"{answer.values['version']}: segment sums are right"
             findings.append(Finding(name=name, state="ok", found=found))
             continue
         is_cpu_build = device != "cpu" and "CUDA" in answer.failure
@@ -166,11 +166,11 @@ def scatter_findings(devices: list[str], ask: Ask = ask) -> list[Finding]:
                 name=name,
                 state="warning" if is_cpu_build else "broken",
                 found=answer.failure or "wrong sums",
-                remedy="It was built for CPUs and is left alone on this GPU; build it again with "
-                "CUDA, or leave it."
+                remedy="It was built for CPUs and is not used on this GPU. Rebuild it with CUDA, "
+                "or ignore this."
                 if is_cpu_build
-                else "It was built for another torch: pip uninstall torch-scatter (it is "
-                "optional), or build it again.",
+                else "It was built for another torch. Rebuild it, or pip uninstall torch-scatter "
+                "(it is optional).",
             )
         )
     return findings
@@ -185,7 +185,7 @@ def tensorboard_findings(ask: Ask = ask) -> list[Finding]:
                 name="TensorBoard",
                 state="warning",
                 found=answer.failure,
-                remedy="pip install --force-reinstall tensorboard, or train without its files: "
+                remedy="pip install --force-reinstall tensorboard, or train without it: "
                 "--set log.tensorboard=false",
             )
         ]
@@ -217,7 +217,7 @@ def ray_findings(
         ]
     version = answer.values["version"]
     if not start:
-        return [Finding(name="Ray", state="ok", found=f"{version} (not started: --ray does)")]
+        return [Finding(name="Ray", state="ok", found=f"{version} (not started; --ray starts it)")]
     try:
         start_ray()
     except CacheError as error:
@@ -226,7 +226,7 @@ def ray_findings(
                 name="Ray",
                 state="broken",
                 found=f"{version}: {error}",
-                remedy=remedy + "Look at memory and /dev/shm below, and at a proxy that catches "
+                remedy=remedy + "Check memory and /dev/shm below, and that no proxy is set for "
                 "localhost.",
             )
         ]

@@ -32,7 +32,7 @@ def python_findings() -> list[Finding]:
     version = platform.python_version()
     found = f"{version} ({sys.executable})"
     if not (3, 11) <= sys.version_info[:2] < (3, 14):
-        remedy = "pass2d is for Python 3.11 to 3.13: make setup PYTHON=python3.12"
+        remedy = "pass2d needs Python 3.11 to 3.13: make setup PYTHON=python3.12"
         return [Finding(name="Python", state="broken", found=found, remedy=remedy)]
     if sys.platform != "linux":
         remedy = "pass2d is tested on Linux only."
@@ -50,7 +50,7 @@ def core_findings() -> list[Finding]:
     if quota is not None:
         found += f", limited to {quota:g} by the container"
     if (quota or cores or 1) < 2:
-        remedy = "Allow more: with one core, reading waits for the network and the other way round."
+        remedy = "Allow more: with one core, reading data and training take turns."
         return [Finding(name="cores", state="warning", found=found, remedy=remedy)]
     return [Finding(name="cores", state="ok", found=found)]
 
@@ -67,7 +67,7 @@ def memory_findings() -> list[Finding]:
         found += f"; the container may use {format_bytes(limit)}, {format_bytes(used)} are used"
     if available < LITTLE_MEMORY:
         remedy = (
-            "End other programs, or: prepare --workers 1, and train with a smaller "
+            "Stop other programs, or use prepare --workers 1 and train with a smaller "
             "--set batch_size=N."
         )
         return [Finding(name="memory", state="warning", found=found, remedy=remedy)]
@@ -84,7 +84,7 @@ def shm_findings(folder: Path = Path("/dev/shm")) -> list[Finding]:
         return [Finding(name="/dev/shm", state="warning", found=found, remedy=remedy)]
     found = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} free"
     if usage.free < LITTLE_SHM:
-        remedy = "In a container: docker run --shm-size=4g; else remove leftovers there."
+        remedy = "In a container: docker run --shm-size=4g. Otherwise remove old files there."
         return [Finding(name="/dev/shm", state="warning", found=found, remedy=remedy)]
     return [Finding(name="/dev/shm", state="ok", found=found)]
 
@@ -95,7 +95,7 @@ def open_file_findings() -> list[Finding]:
     soft = _UNLIMITED if soft == resource.RLIM_INFINITY else soft
     found = "no limit" if soft == _UNLIMITED else f"{soft} (may be raised to {hard})"
     if soft < FEW_FILES:
-        remedy = f"ulimit -n {hard if hard > soft else 65536}, before pass2d is started"
+        remedy = f"Run ulimit -n {hard if hard > soft else 65536} before starting pass2d."
         return [Finding(name="open files", state="warning", found=found, remedy=remedy)]
     return [Finding(name="open files", state="ok", found=found)]
 
@@ -112,12 +112,12 @@ def disk_findings(folder: Path) -> list[Finding]:
     try:
         write, read = _disk_speed(folder)
     except OSError as error:
-        remedy = "A cache there can be read; prepare and train need a folder that can be written."
-        found += f"; nothing can be written ({error.strerror})"
+        remedy = "A cache there can be read, but prepare and train need a writable folder."
+        found += f"; not writable ({error.strerror})"
         return [Finding(name="disk", state="warning", found=found, remedy=remedy)]
     found += f", writes {format_bytes(write)}/s, reads {format_bytes(read)}/s"
     if usage.free < LITTLE_DISK:
-        remedy = "A prepared SemanticKITTI needs about as much as its files: choose a larger disk."
+        remedy = "A prepared SemanticKITTI is about as large as its files: choose a larger disk."
         return [Finding(name="disk", state="warning", found=found, remedy=remedy)]
     if read < SLOW_BYTES_PER_S:
         remedy = "Slow for training: put the cache on a local SSD, or prepare with --profile size."

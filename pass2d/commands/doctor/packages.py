@@ -26,7 +26,7 @@ def package_findings() -> list[Finding]:
             Finding(
                 name="packages",
                 state="warning",
-                found="pass2d is not installed, only on the path",
+                found="pass2d is not installed, only found on the path",
                 remedy="In the checkout: make setup, or pip install -e .",
             )
         ]
@@ -41,7 +41,11 @@ def package_findings() -> list[Finding]:
             )
         ]
     plain = [text for text in wanted if "extra ==" not in text]
-    return [Finding(name="packages", state="ok", found=f"all {len(plain)} required are there")]
+    return [
+        Finding(
+            name="packages", state="ok", found=f"all {len(plain)} required packages are installed"
+        )
+    ]
 
 
 def _problem(text: str) -> str:
@@ -57,7 +61,7 @@ def _problem(text: str) -> str:
         return f"{requirement.name} is missing"
     if requirement.specifier.contains(version, prereleases=True):
         return ""
-    return f"{requirement.name} {version} is there, {requirement.specifier} is needed"
+    return f"{requirement.name} {version} is installed, {requirement.specifier} is needed"
 
 
 def optional_findings() -> list[Finding]:
@@ -76,6 +80,6 @@ def optional_findings() -> list[Finding]:
             name="optional packages",
             state="ok",
             found=found + (f"; not installed: {lacking}" if lacking else ""),
-            remedy=f"If wanted: pip install 'pass2d[{','.join(missing)}]'" if missing else "",
+            remedy=f"To add them: pip install 'pass2d[{','.join(missing)}]'" if missing else "",
         )
     ]

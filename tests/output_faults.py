@@ -1,0 +1,152 @@
+"""Runs commands whose outputs cannot be written: each in a fork of one process that has loaded all.
+
+`python tests/output_faults.py WORLD` reads lines of JSON, [fault, words...], and answers each by
+[exit code or -signal, stdout, stderr].
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+LIMIT_S = 60
+
+
+def _no_space() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def _no_folder() -> None:
+    gone = tempfile.mkdtemp()
+    os.chdir(gone)
+    Path(gone).rmdir()
+
+
+def _no_stdout() -> None:
+    os.close(1)
+    sys.stdout = None  # type: ignore[assignment]  # as the interpreter does
+
+
+def _no_reader() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+
+
+def _full_stdout() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+FAULTS = {
+    "nothing": lambda: None,
+    "no space": _no_space,
+    "no folder": _no_folder,
+    "no stdout": _no_stdout,
+    "no reader": _no_reader,
+    "full stdout": _full_stdout,
+}
+
+
+def run(fault: str, words: list[str]) -> tuple[int, str, str]:
+    """Fork, break what the fault says, run the command."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("out", "err")]
+        for path in paths:
+            path.touch()
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                signal.alarm(LIMIT_S)
+                # Pipes, not files: these are not what has no space.
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                for number, path in enumerate(paths, 1):
+                    _write_through(number, path)
+                FAULTS[fault]()
+                code = _command(words)
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        while True:  # those that write the files
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        code = os.waitstatus_to_exitcode(status)
+        return code, *(path.read_text(errors="replace") for path in paths)  # type: ignore[return-value]
+
+
+def _write_through(number: int, path: Path) -> None:
+    """Let a descriptor write to a file by way of a process without limits."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.close(writing)
+        if number == 2:  # the writer of the first would keep its pipe open
+            os.close(1)
+        with path.open("wb") as file:
+            while data := os.read(reading, 1 << 16):
+                file.write(data)
+        os._exit(0)
+    os.close(reading)
+    os.dup2(writing, number)
+    os.close(writing)
+
+
+def _command(words: list[str]) -> int:
+    from pass2d.cli import main
+
+    sys.argv = ["pass2d", *words]
+    try:
+        main()
+    except SystemExit as end:
+        try:  # as the interpreter at its end
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError as error:
+            sys.stderr.write(f"Exception ignored: {error}\n")
+            sys.stderr.flush()
+            return 120
+        if isinstance(end.code, str):
+            sys.stderr.write(end.code + "\n")
+        sys.stderr.flush()
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001  # as the interpreter
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Answer line after line; each case has a fresh copy of the world."""
+    import numpy  # noqa: F401
+    import torch  # noqa: F401
+
+    import pass2d.commands.app
+    import pass2d.train.loop
+    import pass2d.train.prediction.predict
+    import pass2d.train.submission.submit  # noqa: F401
+
+    world, answers = Path(sys.argv[1]), os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        fault, *words = json.loads(line)
+        with tempfile.TemporaryDirectory() as folder:
+            case = Path(folder) / "case"
+            shutil.copytree(world, case, symlinks=True)
+            os.chdir(case)
+            given = [word.replace("WORLD", str(case)) for word in words]
+            answers.write(json.dumps(run(fault, given)) + "\n")
+            answers.flush()
+            os.chdir("/")
+
+
+if __name__ == "__main__":
+    main()
