@@ -14,6 +14,7 @@ from pass2d.commands.options import (
     CheckpointOption,
     DatasetOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
@@ -69,6 +70,13 @@ def robust_command(
         int | None,
         typer.Option(help="Use at most this many scans per corruption, evenly spaced.", min=1),
     ] = None,
+    columns: Annotated[
+        int | None,
+        typer.Option(
+            help="With --root: numbers per point in .bin files. Detected by default.", min=3
+        ),
+    ] = None,
+    dtype: DtypeOption = None,
     votes: VotesOption = "1",
     outside: OutsideOption = "nearest",
     dataset: DatasetOption = None,
@@ -105,6 +113,8 @@ def robust_command(
                 raise ConfigError(
                     "--clean applies only with --root: a cache holds its own clean data set."
                 )
+            if columns is not None or dtype is not None:
+                raise ConfigError("--columns and --dtype apply only with --root (.bin files).")
             network = chosen_network(checkpoint, console)
             place = cache_root or local_place(DEFAULT_CACHE)
             report = robust_cache(network, place, out, split=split or "val", **common)
@@ -114,7 +124,9 @@ def robust_command(
                     "--split applies only with --cache: the published sets contain only val."
                 )
             network = chosen_network(checkpoint, console)
-            report = robust_folders(network, root, out, clean=clean, **common)
+            report = robust_folders(
+                network, root, out, clean=clean, columns=columns, dtype=dtype, **common
+            )
         path = write_summary(report, out)
         console.say(f"summary: {path}")
         console.close()

@@ -109,8 +109,7 @@ def view_command(
             raise ConfigError("--scan and --scans: give only one")
         if checkpoint is not None and no_checkpoint:
             raise ConfigError("--checkpoint and --no-checkpoint: give only one")
-        if save is not None and save.suffix != ".rrd":
-            raise ConfigError(f"--save {save}: Rerun opens only files that end in .rrd")
+        _require_usable(device, save)
         is_recorded = save is not None or (png is None and html is None)
         if is_recorded:
             from pass2d.train.viewing.recording import rerun_package
@@ -163,6 +162,16 @@ def view_command(
             written += [save] if save is not None else []
         console.close()
         _report(written, [item.name for item in items], as_json=as_json)
+
+
+def _require_usable(device: str, save: Path | None) -> None:
+    """Refuse a device and a recording that cannot be, whether or not anything is predicted."""
+    if save is not None and save.suffix != ".rrd":
+        raise ConfigError(f"--save {save}: Rerun opens only files that end in .rrd")
+    if device != "auto":
+        from pass2d.train.distributed.process_group import choose_device
+
+        choose_device(device)
 
 
 def _loaded(

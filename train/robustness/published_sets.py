@@ -17,6 +17,7 @@ from pass2d.train.evaluation.evaluate import require_same_data
 from pass2d.train.inference.logits import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
+from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.robustness.folders import YAN, find_corrupted, set_name
 from pass2d.train.robustness.robo3d import BASELINE_MIOU, CLEAN
 from pass2d.train.robustness.run import RobustReport, RobustRun
@@ -43,6 +44,8 @@ def robust_folders(
     limit: int | None = None,
     votes: VotePlan = SINGLE_PASS,
     outside: OutsidePolicy = "nearest",
+    columns: int | None = None,
+    dtype: str | None = None,
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> RobustReport:
@@ -58,6 +61,8 @@ def robust_folders(
         limit: At most so many scans of each.
         votes: Test-time augmentation.
         outside: What points outside the volume are given.
+        columns: Numbers per point of the ``.bin`` files; detected if None.
+        dtype: Of their numbers, key of `cache.columns.DTYPES`; detected if None.
         device: Defaults to the GPU if there is one.
         progress: Is told of every scan.
 
@@ -68,12 +73,16 @@ def robust_folders(
     folders = find_corrupted(root)
     trained = trained_network(checkpoint, device)
     info = trained.card.info
+    layout = None
+    if columns is not None or dtype is not None:
+        layout = BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype)
     run = RobustRun(
         trained=trained,
         folder=out,
         votes=votes,
         outside=outside,
         limit=limit,
+        layout=layout,
         progress=progress or Silent(),
     )
     files, own = None, tuple[ScanSet, ...]()
@@ -99,6 +108,7 @@ def robust_folders(
             outside=outside,
             clean=files,
             limit=limit,
+            layout=layout,
         )
         results = run.count(require_sets((*own, *downloaded), corruptions))
     if not any(result.scans for result in results[len(own) :]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pass2d.train.inference.logits import OutsidePolicy
 from pass2d.train.inference.metric import Scores, both_scores
 from pass2d.train.inference.scans import EvalScan
 from pass2d.train.inference.votes import VotePlan
+from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.robustness.robo3d import CLEAN, RobustScores, robust_scores
 from pass2d.train.robustness.scans import ScanSet, names_digest
 
@@ -118,6 +119,8 @@ class RobustRun:
     """Is told of every scan."""
     split: str | None = None
     """Of a prepared data set, whose scans are counted."""
+    layout: BinaryOptions | None = None
+    """How ``.bin`` files are read, where somebody says so."""
 
     @property
     def uses_volume(self) -> bool:
@@ -132,6 +135,7 @@ class RobustRun:
             "votes": [str(self.votes), self.votes.seed],
             "outside": self.outside,
             **({} if self.split is None else {"split": self.split}),
+            **({} if self.layout is None else {"layout": list(astuple(self.layout))}),
             "version": 1,
         }
 

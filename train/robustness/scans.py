@@ -69,6 +69,7 @@ def folder_sets(
     outside: OutsidePolicy,
     clean: CleanFiles | None = None,
     limit: int | None = None,
+    layout: BinaryOptions | None = None,
 ) -> tuple[ScanSet, ...]:
     """Scan sets of folders.
 
@@ -79,9 +80,17 @@ def folder_sets(
         outside: What the other points are given.
         clean: Where labels and tokens are found that the set lacks.
         limit: At most so many scans of each, spread evenly.
+        layout: Of the point files; None: as many columns as make a point per label.
     """
     return tuple(
-        _folder_set(_limited(folder, limit), info, uses_volume, outside, clean)
+        _folder_set(
+            _limited(folder, limit),
+            info,
+            uses_volume=uses_volume,
+            outside=outside,
+            clean=clean,
+            layout=layout,
+        )
         for folder in folders
     )
 
@@ -121,16 +130,18 @@ def _limited(folder: CorruptedFolder, limit: int | None) -> CorruptedFolder:
 def _folder_set(
     folder: CorruptedFolder,
     info: DatasetInfo,
+    *,
     uses_volume: bool,
     outside: OutsidePolicy,
     clean: CleanFiles | None,
+    layout: BinaryOptions | None,
 ) -> ScanSet:
     table = label_lookup(info)
 
     def load(place: int) -> EvalScan:
         scan = folder.scans[place]
         labels = _labels_of(scan, folder, clean)
-        record = read_corrupted(scan.points, labels, info, table=table)
+        record = read_corrupted(scan.points, labels, info, table=table, layout=layout)
         seen = record_input(record, uses_volume=uses_volume, outside=outside)
         return eval_scan(record, seen, place=place)
 
@@ -169,7 +180,12 @@ def label_lookup(info: DatasetInfo) -> NDArray[np.int16]:
 
 
 def read_corrupted(
-    points_file: Path, labels_file: Path, info: DatasetInfo, *, table: NDArray[np.int16]
+    points_file: Path,
+    labels_file: Path,
+    info: DatasetInfo,
+    *,
+    table: NDArray[np.int16],
+    layout: BinaryOptions | None = None,
 ) -> ScanRecord:
     """Read a scan and its labels as `prepare` would.
 
@@ -177,7 +193,8 @@ def read_corrupted(
         DataError: A file cannot be read, or the two do not belong together.
         UnknownLabelError: A raw id that neither the label table nor the set's noise has.
     """
-    points = read_binary(points_file, _layout_by_labels(points_file, labels_file, info)).points
+    layout = layout or _layout_by_labels(points_file, labels_file, info)
+    points = read_binary(points_file, layout).points
     raw = _read_labels(labels_file, len(points))
     known = table[raw]
     if (known < 0).any():
