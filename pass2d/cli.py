@@ -44,8 +44,10 @@ def _run() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         from pass2d.commands.app import app
+        from pass2d.commands.console import clear_errors, ended_by
 
-        app(prog_name="pass2d")
+        with ended_by(), clear_errors():  # what no command answers for: options, help, version
+            app(prog_name="pass2d")
     except ImportError as error:
         if (error.name or "").split(".")[0] == "pass2d":
             raise

@@ -1,7 +1,8 @@
-"""Runs commands whose outputs cannot be written: each in a fork of one process that has loaded all.
+"""Runs commands under faults: each in a fork of one process that has loaded all.
 
 `python tests/output_faults.py WORLD` reads lines of JSON, [fault, words...], and answers each by
-[exit code or -signal, stdout, stderr].
+[exit code or -signal, stdout, stderr]. In words, WORLD is a fresh copy of that folder. A fault is a
+key of `FAULTS`, or "SIGINT pass2d.module:function": the signal comes when that is called.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 LIMIT_S = 60
@@ -53,6 +55,18 @@ FAULTS = {
 }
 
 
+def _signal_at(name: str, place: str) -> None:
+    module, _, function = place.partition(":")
+    home = import_module(module)
+    original = getattr(home, function)
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        signal.raise_signal(signal.Signals[name])
+        return original(*arguments, **options)
+
+    setattr(home, function, interrupted)
+
+
 def run(fault: str, words: list[str]) -> tuple[int, str, str]:
     """Fork, break what the fault says, run the command."""
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +82,10 @@ def run(fault: str, words: list[str]) -> tuple[int, str, str]:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 for number, path in enumerate(paths, 1):
                     _write_through(number, path)
-                FAULTS[fault]()
+                if fault in FAULTS:
+                    FAULTS[fault]()
+                else:
+                    _signal_at(*fault.split())
                 code = _command(words)
             finally:
                 os._exit(code)

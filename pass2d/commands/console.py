@@ -133,6 +133,7 @@ MENDABLE = {
     errno.EIO: "the disk reported an error: check it",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.EEXIST: "something with that name already exists",
+    errno.EFBIG: "a limit (ulimit -f) or the file system allows no file of that size",
     errno.ENOMEM: "free some memory",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "the links form a loop: check the path",
@@ -173,9 +174,7 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
     except OSError as error:
         if error.errno not in MENDABLE and not (error.errno and error.filename):
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        remedy = MENDABLE.get(error.errno or 0, "check this path and its disk")
-        _stop(console, f"error: {where}{error.strerror}: {remedy}", 1, error)
+        _stop(console, f"error: {_os_fault(error)}", 1, error)
     except (MemoryError, RuntimeError) as error:
         if _is_gpu_fault(error):
             fault = str(error).splitlines()[0]
@@ -188,6 +187,32 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
     finally:
         if console is not None:
             console.close()
+
+
+@contextmanager
+def ended_by() -> Iterator[None]:
+    """End the program by the exit code that a command asks for outside of its framework."""
+    try:
+        yield
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from end
+
+
+def _os_fault(error: OSError) -> str:
+    """What the operating system refused, and what to do about it."""
+    remedy = MENDABLE.get(error.errno or 0, "check this path and its disk")
+    if error.filename:
+        return f"{error.filename}: {error.strerror}: {remedy}"
+    if error.errno == errno.ENOENT and not _has_folder():
+        return f"the current folder: {error.strerror}: it is gone, change to another one"
+    return f"{error.strerror}: {remedy}"
+
+
+def _has_folder() -> bool:
+    try:
+        return bool(Path.cwd())
+    except OSError:
+        return False
 
 
 def _is_gpu_fault(error: Exception) -> bool:
