@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pass2d.cache.place import dataset_place
-from pass2d.commands.cache_place import placed
+from pass2d.commands.cache_location import located
 from pass2d.commands.console import Console, clear_errors, print_json, print_line
 from pass2d.commands.options import (
     DEFAULT_CACHE,
@@ -53,16 +53,16 @@ def verify_command(
     with clear_errors(console):
         if not 0 <= rebuild_percent <= 100:
             raise ConfigError(f"--rebuild must be 0 to 100 percent, got {rebuild_percent:g}")
-        with placed(cache_root, dataset) as place:
+        with located(cache_root, dataset) as location:
             report = verify(
-                place.root,
+                location.root,
                 console,
-                rebuild=rebuild_and_compare(place.root) if rebuild_percent else None,
+                rebuild=rebuild_and_compare(location.root) if rebuild_percent else None,
                 rebuild_share=rebuild_percent / 100,
-                presence=place.presence,
+                presence=location.presence,
             )
-            orphans = () if place.staged is None else place.staged.orphans
-            strangers = () if place.staged is None else place.staged.strangers
+            orphans = () if location.staged is None else location.staged.orphans
+            strangers = () if location.staged is None else location.staged.strangers
         more = tuple(
             f"{name}: left by an unfinished run; `pass2d cache gc` removes it" for name in orphans
         )
@@ -103,13 +103,13 @@ def repair_command(
 
     console = Console()
     with clear_errors(console):
-        with placed(cache_root, dataset) as place:
-            report = repair(place.root, console, presence=place.presence)
-            if place.staged is not None:
-                place.staged.send_back()
+        with located(cache_root, dataset) as location:
+            report = repair(location.root, console, presence=location.presence)
+            if location.staged is not None:
+                location.staged.send_back()
                 others = (
                     f"{name}: not a file of pass2d; if it is yours, move it elsewhere"
-                    for name in place.staged.strangers
+                    for name in location.staged.strangers
                 )
                 report = replace(report, unrepaired=(*report.unrepaired, *others))
         console.close()
@@ -147,14 +147,14 @@ def gc_command(
     from pass2d.cache.care.gc import collect_garbage
 
     with clear_errors():
-        with placed(cache_root, dataset, with_records=False) as place:
-            if place.staged is not None:
-                report = place.staged.collect_garbage(
+        with located(cache_root, dataset, with_records=False) as location:
+            if location.staged is not None:
+                report = location.staged.collect_garbage(
                     keep=keep, unfinished=unfinished, dry_run=dry_run
                 )
             else:
                 report = collect_garbage(
-                    place.root, keep=keep, unfinished=unfinished, dry_run=dry_run
+                    location.root, keep=keep, unfinished=unfinished, dry_run=dry_run
                 )
         if as_json:
             print_json(asdict(report))
@@ -183,10 +183,10 @@ def status_command(
     from pass2d.cache.care.status import status
 
     with clear_errors():
-        with placed(cache_root, dataset, with_records=False) as place:
-            report = status(place.root, hash_contents=hash_contents)
-            if place.staged is not None:
-                report = replace(report, dataset_root=place.staged.store.url)
+        with located(cache_root, dataset, with_records=False) as location:
+            report = status(location.root, hash_contents=hash_contents)
+            if location.staged is not None:
+                report = replace(report, dataset_root=location.staged.store.url)
         if as_json:
             print_json({**asdict(report), "dataset_root": str(report.dataset_root)})
             return
@@ -281,8 +281,8 @@ def _usual_root(cache_root: str, dataset: str | None, console: Console) -> Path:
     from pass2d.cache.manifest import load_manifest
     from pass2d.pipeline.datasets.relist import find_raw
 
-    with placed(cache_root, dataset, with_records=False) as place:
-        found = find_raw(load_manifest(Layout(root=place.root)).info)
+    with located(cache_root, dataset, with_records=False) as location:
+        found = find_raw(load_manifest(Layout(root=location.root)).info)
     console.say(f"root: {found.root} ({found.reason})")
     return found.root
 
@@ -298,10 +298,10 @@ def _planned_on(
     name = "nuscenes" if is_nuscenes(root) else "semkitti"
     for wanted in (dataset,) if dataset else (name, None):
         try:
-            with placed(cache_root, wanted, with_records=False) as place:
-                manifest = load_manifest(Layout(root=place.root))
-                url = None if place.staged is None else place.staged.store.url
-            return url or place.root, manifest
+            with located(cache_root, wanted, with_records=False) as location:
+                manifest = load_manifest(Layout(root=location.root))
+                url = None if location.staged is None else location.staged.store.url
+            return url or location.root, manifest
         except CacheError:
             if dataset:
                 raise

@@ -16,7 +16,7 @@ from pass2d.commands.options import (
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
-    any_place,
+    path_or_url,
 )
 from pass2d.commands.wording import as_typed
 from pass2d.common.errors import CacheError, ConfigError
@@ -27,7 +27,7 @@ def inspect_command(
         str | None,
         typer.Argument(
             help="Cache folder or its URL, or a .safetensors checkpoint. Defaults to ./cache.",
-            parser=any_place,
+            parser=path_or_url,
             metavar="CACHE|URL|CHECKPOINT",
         ),
     ] = None,
@@ -36,7 +36,7 @@ def inspect_command(
         typer.Option(
             "--cache",
             help="The cache; the same as the argument.",
-            parser=any_place,
+            parser=path_or_url,
             metavar="PATH|URL",
         ),
     ] = None,
@@ -54,15 +54,15 @@ def inspect_command(
             raise ConfigError(
                 "two places given: name one cache or checkpoint, e.g. pass2d inspect cache/"
             )
-        place = argument or option or any_place(DEFAULT_CACHE)
-        if not is_url(place) and Path(place).is_file():
+        location = argument or option or path_or_url(DEFAULT_CACHE)
+        if not is_url(location) and Path(location).is_file():
             if scan is not None or dataset is not None:
                 raise ConfigError(
-                    f"{place}: --scan and --dataset apply to caches, not to a checkpoint"
+                    f"{location}: --scan and --dataset apply to caches, not to a checkpoint"
                 )
-            _show_checkpoint(Path(place), as_json=as_json)
+            _show_checkpoint(Path(location), as_json=as_json)
             return
-        if not _show_cache(place, dataset, scan, as_json=as_json):
+        if not _show_cache(location, dataset, scan, as_json=as_json):
             raise typer.Exit(1)
 
 
@@ -75,7 +75,7 @@ def _show_checkpoint(path: Path, *, as_json: bool) -> None:
         print_rich(*card_tables(path))
 
 
-def _show_cache(place: str, dataset: str | None, scan: str | None, *, as_json: bool) -> bool:
+def _show_cache(location: str, dataset: str | None, scan: str | None, *, as_json: bool) -> bool:
     """Show the data sets; False when a chunk of the scan is damaged or a data set unreadable."""
     from pass2d.cache.inspect import summarize_dataset
     from pass2d.cache.inspect_scan import find_scan, scan_detail
@@ -84,13 +84,13 @@ def _show_cache(place: str, dataset: str | None, scan: str | None, *, as_json: b
 
     shown: list[dict[str, Any]] = []
     is_sound = True
-    chosen = _datasets(place, dataset)
+    chosen = _datasets(location, dataset)
     if scan is not None and len(chosen) > 1:
         names = ", ".join(str(name) for name in chosen)
-        raise ConfigError(f"{place}: holds {names}. Choose one with --dataset to use --scan.")
+        raise ConfigError(f"{location}: holds {names}. Choose one with --dataset to use --scan.")
     for name in chosen:
         try:
-            reader = CacheReader.open(place, dataset=name)
+            reader = CacheReader.open(location, dataset=name)
         except CacheError as error:
             if len(chosen) == 1:
                 raise
@@ -98,7 +98,7 @@ def _show_cache(place: str, dataset: str | None, scan: str | None, *, as_json: b
             is_sound = False
             continue
         with reader:
-            summary = summarize_dataset(reader, place=place)
+            summary = summarize_dataset(reader, place=location)
             detail = None if scan is None else scan_detail(reader, find_scan(reader, scan))
             is_sound = is_sound and (detail is None or detail.is_sound)
             document = summary_json(summary)
@@ -110,19 +110,20 @@ def _show_cache(place: str, dataset: str | None, scan: str | None, *, as_json: b
                 tables += [] if detail is None else scan_tables(detail, reader.info.labels)
                 print_rich(*tables)
     if as_json:
-        print_json({"place": place, "kind": "cache", "datasets": shown})
+        print_json({"place": location, "kind": "cache", "datasets": shown})
     return is_sound
 
 
-def _datasets(place: str, dataset: str | None) -> list[str | None]:
+def _datasets(location: str, dataset: str | None) -> list[str | None]:
     """Names of the data sets to show; [None] leaves the choice, or the error, to the reader."""
     from pass2d.cache.inspect import dataset_folders
 
-    if dataset is not None or is_url(place):
+    if dataset is not None or is_url(location):
         return [dataset]
-    folders = dataset_folders(Path(place))
-    if not folders and (found := sorted(Path(place).glob("checkpoints/*.safetensors"))):
+    folders = dataset_folders(Path(location))
+    if not folders and (found := sorted(Path(location).glob("checkpoints/*.safetensors"))):
         raise CacheError(
-            f"{place}: the folder of a run, not a cache. Try: pass2d inspect {quote(str(found[0]))}"
+            f"{location}: the folder of a run, not a cache. Try: "
+            f"pass2d inspect {quote(str(found[0]))}"
         )
     return [folder.name for folder in folders] if len(folders) > 1 else [None]

@@ -18,7 +18,7 @@ DEFAULT_CACHE = "cache"
 """Default of --cache: the folder that `prepare` writes."""
 
 
-def local_place(text: str | Path) -> Path:
+def local_folder(text: str | Path) -> Path:
     """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
     _require_word("--cache", text)
     if is_url(str(text)):
@@ -27,7 +27,7 @@ def local_place(text: str | Path) -> Path:
         return Path(text).resolve()
 
 
-def run_place(text: str) -> Path:
+def run_folder(text: str) -> Path:
     """Read --run: a local folder; a URL is refused, not taken for a path."""
     _require_word("--run", text)
     if is_url(text):
@@ -36,7 +36,7 @@ def run_place(text: str) -> Path:
         return Path(text).resolve()
 
 
-def any_place(text: str | Path) -> str:
+def path_or_url(text: str | Path) -> str:
     """Read --cache where a URL will do, too: a path is made absolute."""
     _require_word("--cache", text)
     with _resolving("--cache", text):
@@ -73,7 +73,7 @@ ReadCacheOption = Annotated[
     typer.Option(
         "--cache",
         help="Cache folder or its URL, e.g. s3://bucket/prefix.",
-        parser=any_place,
+        parser=path_or_url,
         metavar="PATH|URL",
     ),
 ]

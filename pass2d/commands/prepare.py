@@ -21,7 +21,7 @@ from pass2d.commands.options import (
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
-    any_place,
+    path_or_url,
 )
 from pass2d.commands.synth import synth_command
 from pass2d.common.errors import ConfigError
@@ -98,7 +98,7 @@ def semkitti_command(
         typer.Option(
             "--cache",
             help="Cache folder or its URL, e.g. s3://bucket/prefix. Data goes to its semkitti/.",
-            parser=any_place,
+            parser=path_or_url,
             metavar="PATH|URL",
         ),
     ] = DEFAULT_CACHE,
@@ -127,10 +127,10 @@ def semkitti_command(
         variants = _variants(corrupt)
         _require_check(png, check=check)
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
-        place = root or _found(find_semkitti, console)
+        location = root or _found(find_semkitti, console)
         if check:
             found = check_semkitti(
-                place,
+                location,
                 splits=chosen_splits,
                 sequences=chosen,
                 limit=limit,
@@ -141,7 +141,7 @@ def semkitti_command(
             console.close()
             _show_problems(found, as_json=as_json)
             return
-        listing = list_semkitti(place, splits=chosen_splits, sequences=chosen, limit=limit)
+        listing = list_semkitti(location, splits=chosen_splits, sequences=chosen, limit=limit)
         listing = _dropping(listing) if drop_invalid else listing
         _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
 
@@ -167,7 +167,7 @@ def nuscenes_command(
         typer.Option(
             "--cache",
             help="Cache folder or its URL, e.g. s3://bucket/prefix. Data goes to its nuscenes/.",
-            parser=any_place,
+            parser=path_or_url,
             metavar="PATH|URL",
         ),
     ] = DEFAULT_CACHE,
@@ -205,10 +205,10 @@ def nuscenes_command(
         variants = _variants(corrupt)
         _require_check(png, check=check)
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
-        place = root or _found(find_nuscenes, console)
+        location = root or _found(find_nuscenes, console)
         if check:
             found = check_nuscenes(
-                place,
+                location,
                 version=version,
                 splits=chosen_splits,
                 scenes=chosen,
@@ -222,7 +222,7 @@ def nuscenes_command(
             _show_problems(found, as_json=as_json)
             return
         listing = list_nuscenes(
-            place,
+            location,
             version=version,
             splits=chosen_splits,
             scenes=chosen,
@@ -299,8 +299,8 @@ def _prepare(
     if plan:
         places = [dataset_place(cache_root, li.info.name) for li in listings]
         plans = {
-            li.info.name: plan_listing(li, place, config)
-            for li, place in zip(listings, places, strict=True)
+            li.info.name: plan_listing(li, location, config)
+            for li, location in zip(listings, places, strict=True)
         }
         documents = [{"dataset": name, **plan_json(planned)} for name, planned in plans.items()]
         headings = {name: [f"{name}:"] if variants else [] for name in plans}

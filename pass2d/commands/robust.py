@@ -20,9 +20,9 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     OutsideOption,
     VotesOption,
-    any_place,
-    local_place,
+    local_folder,
     outside_rule,
+    path_or_url,
 )
 from pass2d.common.errors import ConfigError
 
@@ -42,7 +42,7 @@ def robust_command(
             "--cache",
             help="Cache with the clean data set and those of `prepare --corrupt` (pass2d-C). "
             "Defaults to ./cache unless --root is given.",
-            parser=local_place,
+            parser=local_folder,
             metavar="PATH",
         ),
     ] = None,
@@ -52,7 +52,7 @@ def robust_command(
             "--clean",
             help="With --root: prepared cache of the clean data set. Gives the clean score for "
             "mRR, and labels that the corrupted set lacks.",
-            parser=any_place,
+            parser=path_or_url,
             metavar="PATH|URL",
         ),
     ] = None,
@@ -116,8 +116,8 @@ def robust_command(
             if columns is not None or dtype is not None:
                 raise ConfigError("--columns and --dtype apply only with --root (.bin files).")
             network = chosen_network(checkpoint, console)
-            place = cache_root or local_place(DEFAULT_CACHE)
-            report = robust_cache(network, place, out, split=split or "val", **common)
+            location = cache_root or local_folder(DEFAULT_CACHE)
+            report = robust_cache(network, location, out, split=split or "val", **common)
         else:
             if split is not None:
                 raise ConfigError(

@@ -20,8 +20,8 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     OutsideOption,
     VotesOption,
-    any_place,
     outside_rule,
+    path_or_url,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def submit_command(
         typer.Option(
             "--cache",
             help="Cache folder or its URL. Defaults to ./cache.",
-            parser=any_place,
+            parser=path_or_url,
             metavar="PATH|URL",
         ),
     ] = None,
@@ -103,7 +103,7 @@ def submit_command(
 
         summary = submit(
             chosen_network(checkpoint, console),
-            cache_root or any_place(DEFAULT_CACHE),
+            cache_root or path_or_url(DEFAULT_CACHE),
             out,
             benchmarks=_benchmarks(),
             config=SubmitConfig(

@@ -19,7 +19,7 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     NprocOption,
     ReadCacheOption,
-    run_place,
+    run_folder,
 )
 from pass2d.commands.processes import start_processes
 from pass2d.commands.signals import EXIT_CODES
@@ -57,7 +57,7 @@ def train_command(
         typer.Option(
             "--run",
             help="Local folder of this run. Defaults to a new one, runs/RECIPE-DATE-TIME.",
-            parser=run_place,
+            parser=run_folder,
             metavar="FOLDER",
         ),
     ] = None,

@@ -19,7 +19,7 @@ from pass2d.commands.options import (
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
-    any_place,
+    path_or_url,
 )
 from pass2d.commands.view_inputs import labeller, newest_labeller, open_scans
 from pass2d.common.errors import ConfigError
@@ -43,12 +43,12 @@ def view_command(
             resolve_path=True,
         ),
     ] = None,
-    place: Annotated[
+    location: Annotated[
         str | None,
         typer.Option(
             "--cache",
             help="Cache folder or its URL. Defaults to ./cache if no raw data is given.",
-            parser=any_place,
+            parser=path_or_url,
             metavar="PATH|URL",
         ),
     ] = None,
@@ -115,10 +115,10 @@ def view_command(
             from pass2d.train.viewing.recording import rerun_package
 
             rerun_package()  # before any scan is read
-        if place is None and raw is None:
-            place = any_place(DEFAULT_CACHE)
+        if location is None and raw is None:
+            location = path_or_url(DEFAULT_CACHE)
         with open_scans(
-            place,
+            location,
             raw,
             dataset=dataset,
             split=split,

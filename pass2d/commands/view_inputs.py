@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_scans(
-    place: str | None,
+    location: str | None,
     raw: Path | None,
     *,
     dataset: str | None,
@@ -35,7 +35,7 @@ def open_scans(
         ConfigError: Neither or both were given, or an option that says nothing about what was.
         Pass2DError: What was given is not readable.
     """
-    if (place is None) == (raw is None):
+    if (location is None) == (raw is None):
         raise ConfigError("give either --cache or a raw file or folder, not both")
     if split not in (None, "train", "val", "test"):
         raise ConfigError(f"--split {split!r}: expected train, val or test")
@@ -49,9 +49,9 @@ def open_scans(
     from pass2d.cache.reader import CacheReader
     from pass2d.train.viewing.cached import cached_scans
 
-    assert place is not None
-    _only_for_point_files(place, layout=layout, columns=columns, dtype=dtype)
-    with CacheReader.open(place, dataset=dataset) as reader:
+    assert location is not None
+    _only_for_point_files(location, layout=layout, columns=columns, dtype=dtype)
+    with CacheReader.open(location, dataset=dataset) as reader:
         if split is None and sequences is None:
             split = _default_split(reader)
         yield cached_scans(reader, split=split, sequences=sequences)
@@ -149,11 +149,11 @@ def _raw_scans(
 
 
 def _only_for_point_files(
-    place: str | Path, *, layout: str | None, columns: int | None, dtype: str | None
+    location: str | Path, *, layout: str | None, columns: int | None, dtype: str | None
 ) -> None:
     if layout is not None or columns is not None or dtype is not None:
         raise ConfigError(
-            f"{place}: a data set, whose classes and columns are known. --layout, --columns and "
+            f"{location}: a data set, whose classes and columns are known. --layout, --columns and "
             "--dtype apply only to plain point files."
         )
 

@@ -22,33 +22,34 @@ SAMPLED_REMOTE_SCANS = 1
 
 
 def cache_findings(
-    place: str, dataset: str | None, *, full: bool, progress: Progress, seed: int | None = None
+    location: str, dataset: str | None, *, full: bool, progress: Progress, seed: int | None = None
 ) -> list[Finding]:
     """Check a cache.
 
     Args:
-        place: folder or URL.
+        location: folder or URL.
         dataset: which data set, if there are several.
         full: read every byte (`pass2d cache verify`).
         progress: of the full check.
         seed: which scans are sampled; others each time without.
     """
     try:
-        with CacheReader.open(place, dataset=dataset) as reader:
-            findings = [_opened(reader, place), _sampled(reader, seed)]
+        with CacheReader.open(location, dataset=dataset) as reader:
+            findings = [_opened(reader, location), _sampled(reader, seed)]
             if not reader.is_remote:
                 findings += _files(reader)
             if full:
-                findings.append(_verified(reader, place, dataset, progress))
+                findings.append(_verified(reader, location, dataset, progress))
     except CacheError as error:
         remedy = "See the message."
         return [Finding(name="cache", state="broken", found=str(error), remedy=remedy)]
     return findings
 
 
-def _opened(reader: CacheReader, place: str) -> Finding:
+def _opened(reader: CacheReader, location: str) -> Finding:
     found = (
-        f"{reader.info.name} at {place}: generation {reader.generation}, {len(reader.scans)} scans"
+        f"{reader.info.name} at {location}: generation {reader.generation}, "
+        f"{len(reader.scans)} scans"
     )
     if not len(reader.scans):
         remedy = "Prepare one: `pass2d prepare semkitti --root ... --cache ...`."
@@ -138,9 +139,11 @@ def _source_findings(root: Path) -> list[Finding]:
     return findings
 
 
-def _verified(reader: CacheReader, place: str, dataset: str | None, progress: Progress) -> Finding:
+def _verified(
+    reader: CacheReader, location: str, dataset: str | None, progress: Progress
+) -> Finding:
     if reader.is_remote:
-        with staged(place, dataset) as far:
+        with staged(location, dataset) as far:
             report = verify(far.layout.root, progress, presence=far.present)
     else:
         report = verify(reader.root, progress)

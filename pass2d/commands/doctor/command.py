@@ -13,7 +13,7 @@ from pass2d.commands.options import (
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
-    any_place,
+    path_or_url,
 )
 from pass2d.commands.wording import as_typed
 from pass2d.common.errors import ConfigError
@@ -25,12 +25,12 @@ STYLES = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
 def doctor_command(
-    place: Annotated[
+    location: Annotated[
         str | None,
         typer.Option(
             "--cache",
             help="Also check this cache (folder or URL) and measure its disk.",
-            parser=any_place,
+            parser=path_or_url,
             metavar="PATH|URL",
         ),
     ] = None,
@@ -50,9 +50,11 @@ def doctor_command(
 
     console = Console()
     with clear_errors(console):
-        if place is None and (full or dataset is not None):
+        if location is None and (full or dataset is not None):
             raise ConfigError("--full and --dataset apply to a cache: give it with --cache")
-        answers = examine(place, dataset=dataset, full=full, start_ray=start_ray, progress=console)
+        answers = examine(
+            location, dataset=dataset, full=full, start_ray=start_ray, progress=console
+        )
         found = [replace(f, found=as_typed(f.found), remedy=as_typed(f.remedy)) for f in answers]
         console.close()
         worst = [name for name in ("broken", "warning") if any(f.state == name for f in found)]

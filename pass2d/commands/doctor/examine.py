@@ -40,7 +40,7 @@ NO_SPCONV = Finding(
 
 
 def examine(
-    place: str | None,
+    location: str | None,
     *,
     dataset: str | None = None,
     full: bool = False,
@@ -51,7 +51,7 @@ def examine(
     """Look at the machine, the libraries and, if one is named, a cache.
 
     Args:
-        place: of a cache, folder or URL; None: no cache is checked, and the disk of the current
+        location: of a cache, folder or URL; None: no cache is checked, and the disk of the current
             folder is measured.
         dataset: of the cache.
         full: read every byte of the cache.
@@ -62,7 +62,7 @@ def examine(
     Returns:
         In the order of a report.
     """
-    folder = _disk_of(place)
+    folder = _disk_of(location)
     devices: list[str] = []
 
     def torch_check() -> Sequence[Finding]:
@@ -85,10 +85,10 @@ def examine(
         ("open files", open_file_findings),
     ]
     alone: list[tuple[str, Check]] = [("disk", partial(disk_findings, folder))]
-    if place is not None:
+    if location is not None:
         from pass2d.commands.doctor.cache_check import cache_findings
 
-        check = partial(cache_findings, place, dataset, full=full, progress=progress)
+        check = partial(cache_findings, location, dataset, full=full, progress=progress)
         alone.append(("cache", check))
     progress.start("checks", total=len(before) + len(after) + len(alone) + 2, unit="checks")
     found = _run(before, progress)
@@ -101,13 +101,13 @@ def examine(
     return found + _run_alone(alone, progress)
 
 
-def _disk_of(place: str | None) -> Path:
+def _disk_of(location: str | None) -> Path:
     """The folder whose disk matters: of the cache, or of what is kept of a remote one."""
-    if place is None:
+    if location is None:
         return Path.cwd()
     from pass2d.cache.remote.config import RemoteConfig
 
-    return RemoteConfig.from_environment().folder if is_url(place) else Path(place)
+    return RemoteConfig.from_environment().folder if is_url(location) else Path(location)
 
 
 def _run(checks: Sequence[tuple[str, Check]], progress: Progress) -> list[Finding]:

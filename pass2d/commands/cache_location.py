@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class CacheLocation:
     """A data set's folder; for a store a local stand-in."""
 
     root: Path
@@ -26,16 +26,18 @@ class Place:
 
 
 @contextlib.contextmanager
-def placed(cache_root: str, dataset: str | None, *, with_records: bool = True) -> Iterator[Place]:
+def located(
+    cache_root: str, dataset: str | None, *, with_records: bool = True
+) -> Iterator[CacheLocation]:
     """Find the data set; leaving removes what stood in for a store's."""
     from pass2d.cache.care.verify import always_present
     from pass2d.cache.remote.staged import staged
 
     if is_url(cache_root):
         with staged(cache_root, dataset, with_records=with_records) as found:
-            yield Place(root=found.layout.root, presence=found.present, staged=found)
+            yield CacheLocation(root=found.layout.root, presence=found.present, staged=found)
     else:
-        yield Place(root=dataset_root(Path(cache_root), dataset), presence=always_present)
+        yield CacheLocation(root=dataset_root(Path(cache_root), dataset), presence=always_present)
 
 
 def dataset_root(cache_root: Path, dataset: str | None) -> Path:
