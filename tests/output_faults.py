@@ -82,6 +82,8 @@ def run(fault: str, words: list[str]) -> tuple[int, str, str]:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 for number, path in enumerate(paths, 1):
                     _write_through(number, path)
+                sys.stdout = os.fdopen(1, "w", closefd=False)  # not those of the parent's outputs
+                sys.stderr = os.fdopen(2, "w", closefd=False)
                 if fault in FAULTS:
                     FAULTS[fault]()
                 else:
