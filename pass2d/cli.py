@@ -32,6 +32,7 @@ def main() -> None:
             _run()
     except SystemExit as end:
         SIGNALS.over()
+        _give_up_full_outputs()
         is_interrupted = end.code in EXIT_CODES.values()
         if isinstance(end.code, int) and (is_interrupted or _has_threads_in_the_way(end.code)):
             _leave_at_once(end.code)
@@ -61,6 +62,15 @@ def _open_closed_outputs() -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, descriptor)
             setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8"))
+
+
+def _give_up_full_outputs() -> None:
+    """Drop what an output could not take: it has been reported, and would be tried again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show_any_text() -> None:
