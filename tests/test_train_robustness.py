@@ -252,12 +252,12 @@ def test_scores_are_those_of_counting_every_point(stubbed, tmp_path: Path) -> No
 
 def test_files_of_another_layout_are_read_as_they_are_said_to_be(stubbed, tmp_path: Path) -> None:
     robo3d_tree(tmp_path / "set")
-    expected = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out")
+    expected = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
     for file in (tmp_path / "set").rglob("*.bin"):
         points = np.fromfile(file, np.float32).reshape(-1, 4)
         np.pad(points, ((0, 0), (0, 2))).astype(np.float64).tofile(file)
     said = {"columns": 6, "dtype": "float64"}
-    report = robust_folders(stubbed[1], tmp_path / "set", tmp_path / "out", **said)
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out", **said)
     assert not any(result.reused for result in report.results)  # counted of another layout
     for result, other in zip(report.results, expected.results, strict=True):
         assert np.array_equal(result.inside, other.inside)
