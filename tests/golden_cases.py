@@ -110,6 +110,15 @@ class Recording:
         noise = self.noise.get("f64_1thread_vs_f64_4threads", {})
         return float(noise.get(name, {}).get("max", 0.0))
 
+    def float32_noise(self, name: str, kind: str = "max") -> float | None:
+        """Largest distance of the original's float32 runs from its float64; None: unsaid."""
+        found = []
+        for run in ("f32_1thread_vs_f64", "f32_4threads_vs_f64"):
+            value = self.noise.get(run, {}).get(name)
+            value = value.get(kind) if isinstance(value, dict) else value
+            found += value if isinstance(value, list) else [value]
+        return max((float(value) for value in found if value is not None), default=None)
+
     @cached_property
     def noise(self) -> dict[str, Any]:
         path = self.folder / "noise.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ from pass2d.pipeline.stages.voxels import cell_indices, voxelize
 from pass2d.train.checkpoints.checkpoint import load_checkpoint, network_from_checkpoint
 from pass2d.train.checkpoints.published.importer import import_checkpoint
 from pass2d.train.checkpoints.published.layout import recognise
+from pass2d.train.data import augment
+from pass2d.train.data.batch import Crop, LoadedScan, RawBatch, point_batch
+from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.sampling import AugmentConfig, draw_scan
 from pass2d.train.inference.metric import count_pairs, published_scores
 from pass2d.train.optim.losses import lovasz_softmax
 from pass2d.train.optim.schedule import RunLength, ScheduleConfig, learning_rate
@@ -46,12 +51,15 @@ __all__ = [  # what a test file may collect
     "test_class_weights",
     "test_cosine_per_epoch_to_the_last_digit",
     "test_cosine_per_step_to_the_last_digit",
+    "test_lovasz_in_float32_is_as_near_as_the_published_one",
     "test_lovasz_value_and_gradient",
     "test_nuscenes_points_in_their_cameras",
     "test_points_on_borders_can_be_voxelized",
     "test_published_files_give_the_weights_of_the_rule",
     "test_published_protocol",
+    "test_semkitti_crop_as_a_batch",
     "test_semkitti_frame_end_to_end",
+    "test_semkitti_pictures_as_the_network_sees_them",
     "test_semkitti_projection",
     "test_the_cases_lists_of_tensors_are_recognised",
 ]
@@ -99,9 +107,26 @@ def test_lovasz_value_and_gradient(small_device: str) -> None:
         counts = (labels != fact["ignore"]).to(torch.float64)
         value = lovasz_softmax(probs, labels.clamp(max=probs.shape[1] - 1), counts)
         value.backward()
-        assert float(value.detach()) == pytest.approx(fact["value"], rel=1e-7)
+        assert float(value.detach()) == pytest.approx(fact["value"], rel=1e-12)
         assert probs.grad is not None
-        assert np.abs(as_array(probs.grad) - arrays[f"{name}_grad"]).max() <= 1e-7
+        grad = arrays[f"{name}_grad"]
+        assert probs.shape == (fact["P"], fact["C"])
+        assert np.abs(as_array(probs.grad) - grad).max() <= 2.0**-24 * np.abs(grad).max()
+
+
+def test_lovasz_in_float32_is_as_near_as_the_published_one(small_device: str) -> None:
+    facts, arrays = facts_of("lovasz"), arrays_of("lovasz")
+    noise = max(abs(fact["value_float32"] - fact["value"]) for fact in facts.values())
+    for name, fact in facts.items():
+        probs = torch.from_numpy(arrays[f"{name}_probs"]).to(small_device).requires_grad_()
+        labels = torch.from_numpy(arrays[f"{name}_labels"].astype(np.int64)).to(small_device)
+        counts = (labels != fact["ignore"]).to(torch.float32)
+        value = lovasz_softmax(probs, labels.clamp(max=probs.shape[1] - 1), counts)
+        value.backward()
+        assert abs(float(value.detach()) - fact["value"]) <= 4 * noise
+        assert probs.grad is not None
+        limit = 4 * fact["grad_float32_vs_float64_max_abs"]
+        assert np.abs(as_array(probs.grad) - arrays[f"{name}_grad"]).max() <= limit
 
 
 def test_class_weights() -> None:
@@ -135,6 +160,7 @@ def test_cosine_per_epoch_to_the_last_digit() -> None:
     for fact in facts:
         length = RunLength(epochs=fact["max_num_epochs"], steps_per_epoch=7)
         config = ScheduleConfig(kind="cosine-epoch", floor=fact["eta_min"])
+        assert fact["T_max"] == length.epochs + config.t_max_offset_epochs
         for epoch, value in enumerate(fact["lr_at_epoch"]):
             for step in (7 * epoch, 7 * epoch + 6):
                 assert learning_rate(config, fact["base_lr"], step=step, length=length) == value
@@ -224,6 +250,109 @@ def test_semkitti_projection() -> None:
     )
     np.testing.assert_array_equal(seen.point_index, arrays["full_point2img_index"])
     np.testing.assert_array_equal(seen.pixel_rc.T, arrays["full_img_indices"])
+    row_col = arrays["full_img_points_row_col"]
+    np.testing.assert_array_equal(seen.pixel_rc.T, np.floor(row_col))
+    assert nearest_integer(row_col) == pytest.approx(
+        facts["full"]["min_distance_of_a_projected_coordinate_to_an_integer"], abs=SINGLE_PIXEL
+    )
+    x, y, z = arrays["full_point_feat"][:, :3].T.astype(np.float64)
+    depth = np.array(facts["proj_matrix"])[2] @ [x, y, z, np.ones_like(x)]
+    assert (x > 0).sum() == facts["full"]["points_in_front_x>0"]
+    behind = ((x > 0) & (depth <= 0)).sum()
+    assert behind == facts["full"]["points_x>0_with_nonpositive_camera_depth"]
+
+
+SINGLE_PIXEL = 1242 * 2.0**-24
+"""Rounding of a coordinate within the picture to float32."""
+
+
+def nearest_integer(coordinates: NDArray[np.floating]) -> float:
+    """Smallest distance of any coordinate to a whole number."""
+    values = coordinates.astype(np.float64)
+    return float(np.abs(values - np.round(values)).min())
+
+
+def frame_batch(config: AugmentConfig, *, size_hw: tuple[int, int], is_mirrored: bool) -> RawBatch:
+    """The recorded frame as a batch of one scan, cropped where the recording was."""
+    facts, listing = facts_of("dataset_semkitti"), list_semkitti(recorded("frame"))
+    (scan,), grid = listing.scans, listing.info.grid
+    lidar = lidar_arrays(scan, listing.info)
+    (view,) = camera_arrays(scan, lidar)
+    assert view is not None
+    assert view.image is not None
+    top, left = (facts["crop"][side] if config.crop_hw else 0 for side in ("top", "left"))
+    crop = Crop(top=top, left=left, height=size_hw[0], width=size_hw[1])
+    cut = replace(view, image=view.image[:, left : left + crop.width])
+    draw = draw_scan(config, seed=0, epoch=0, scan=0, grid=grid)
+    loaded = LoadedScan(
+        position=0,
+        record=replace(
+            lidar, outside_xyz=None, outside_signal=None, outside_label=None, cameras=(cut,)
+        ),
+        draw=replace(draw, is_mirrored=is_mirrored),
+        crop=crop,
+    )
+    return collate([loaded], with_images=True, size_hw=size_hw, allocate=heap)
+
+
+PLAIN = AugmentConfig(mode="none", crop_hw=None)
+
+
+@pytest.mark.parametrize("kind", ["full", "crop", "crop_flip"])
+def test_semkitti_pictures_as_the_network_sees_them(kind: str) -> None:
+    facts = facts_of("dataset_semkitti")
+    stats = facts[kind]["img_stats"]
+    height, width, channels = stats["shape"]
+    config = PLAIN if kind == "full" else replace(PLAIN, crop_hw=(height, width))
+    raw = frame_batch(config, size_hw=(height, width), is_mirrored=kind == "crop_flip")
+    assert raw.images is not None
+    draws = raw.draws
+    pictures = augment.Pictures(
+        augment.float_pictures(raw.images), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2)
+    )
+    mirrored = augment.mirror_pictures(pictures, [draw.is_mirrored for draw in draws])
+    (image,) = augment.normalise_pictures(mirrored.images).permute(0, 2, 3, 1).double().numpy()
+    assert image.shape == (height, width, channels)
+    found = {"mean": image.mean(), "std": image.std(), "abs_sum": np.abs(image).sum()}
+    for name, value in found.items():
+        assert value == pytest.approx(stats[name], rel=1e-6), name
+    np.testing.assert_allclose(image[0, 0], stats["corner_00"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(image[-1, -1], stats["corner_last"], rtol=0, atol=1e-6)
+
+
+def test_semkitti_crop_as_a_batch() -> None:
+    arrays, facts = arrays_of("dataset_semkitti"), facts_of("dataset_semkitti")
+    shapes, crop = facts["collated_batch_of_one_crop"], facts["crop"]
+    size_hw = (crop["crop_height"], crop["crop_width"])
+    config = replace(PLAIN, crop_hw=size_hw)
+    grid = DATASETS[0].grid
+    for is_mirrored in (False, True):
+        raw = frame_batch(config, size_hw=size_hw, is_mirrored=is_mirrored)
+        batch = point_batch(raw, config=config, grid=grid, device=torch.device("cpu"))
+        assert batch.images is not None
+        assert batch.labels is not None
+        assert len(batch.offsets) - 1 == shapes["batch_size"]
+        assert batch_row(batch.points) == shapes["points"]
+        assert batch_row(batch.points[:, :3]) == shapes["ref_xyz"]
+        assert batch_row(batch.labels) == shapes["labels"]
+        assert batch_row(batch.images.images) == shapes["img"]
+        assert [batch_row(batch.images.point_index)] == shapes["point2img_index"]
+        assert batch.images.pixel_rc.shape == tuple(shapes["img_indices"][0][:2])
+        assert len(batch.images.point_index) == crop["n_img_points"]
+        pixels = arrays["crop_img_indices"].copy()
+        if is_mirrored:
+            pixels[:, 1] = size_hw[1] - 1 - pixels[:, 1]
+        np.testing.assert_array_equal(batch.images.pixel_rc.numpy(), pixels)
+        index = batch.images.point_index
+        np.testing.assert_array_equal(index.numpy(), arrays["crop_point2img_index"])
+        seen = batch.labels[index]
+        assert batch_row(seen) == shapes["img_label"]
+        np.testing.assert_array_equal(seen.numpy(), arrays["crop_img_label"][:, 0])
+
+
+def batch_row(tensor: torch.Tensor) -> list[Any]:
+    """Shape and type, as the recording lists them."""
+    return [*tensor.shape, str(tensor.dtype)]
 
 
 def test_semkitti_frame_end_to_end() -> None:
@@ -239,7 +368,13 @@ def test_semkitti_frame_end_to_end() -> None:
     np.testing.assert_array_equal(lidar.label, arrays["full_point_label"][:, 0])
     np.testing.assert_array_equal(lidar.raw_index, arrays["ref_index"])
     np.testing.assert_array_equal(np.flatnonzero(arrays["mask"]), lidar.raw_index)
-    assert lidar.n_raw == facts["full"]["origin_len"]
+    assert lidar.n_raw == facts["full"]["origin_len"] == len(arrays["ref_label"])
+    assert lidar.n_raw == facts["collated_batch_of_one_crop"]["origin_len"]
+    assert lidar.n == facts["full"]["point_num"]
+    assert lidar.outside_label is not None
+    whole = np.empty(lidar.n_raw, np.uint8)
+    whole[arrays["mask"]], whole[~arrays["mask"]] = lidar.label, lidar.outside_label
+    np.testing.assert_array_equal(whole, arrays["ref_label"][:, 0])
     (view,) = camera_arrays(scan, lidar)
     assert view is not None
     np.testing.assert_array_equal(view.point_index, arrays["full_point2img_index"])
@@ -276,12 +411,18 @@ def test_nuscenes_points_in_their_cameras() -> None:
     assert cameras
     xyz = np.ascontiguousarray(arrays["points_xyzi"][:, :3].T)
     for name, fact in cameras.items():
-        seen = project_points_by_depth(
-            xyz, image_from_lidar=matrix_of(fact["calib"]), image_hw=(900, 1600)
-        )
+        matrix = matrix_of(fact["calib"])
+        seen = project_points_by_depth(xyz, image_from_lidar=matrix, image_hw=(900, 1600))
+        assert len(seen.point_index) == fact["n_points"]
         np.testing.assert_array_equal(seen.point_index, np.flatnonzero(arrays[f"{name}_mask"]))
-        col_row = np.floor(arrays[f"{name}_points_img_col_row"])
-        np.testing.assert_array_equal(seen.pixel_rc[::-1].T, col_row)
+        col_row = arrays[f"{name}_points_img_col_row"]
+        np.testing.assert_array_equal(seen.pixel_rc[::-1].T, np.floor(col_row))
+        ours = matrix[:, :3] @ xyz[:, seen.point_index] + matrix[:, 3:]
+        # Twice the way of getting there moved the recorded pixels so far.
+        room = fact["max_pixel_difference_to_direct_lidar2cam"]
+        assert np.abs(ours[:2] / ours[2] - col_row.T).max() <= room
+        nearest = fact["min_distance_of_a_projected_coordinate_to_an_integer"]
+        assert nearest_integer(col_row) == nearest
         stored = pixels_after_resize(seen.pixel_rc, image_hw=(900, 1600), stored_hw=(240, 400))
         np.testing.assert_array_equal(stored.T, arrays[f"{name}_img_indices_400x240"])
         assert stored.dtype == np.uint16

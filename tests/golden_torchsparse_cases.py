@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from pass2d.cache.statistics import class_weights
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import Segmentation
 from pass2d.models.registry import build_network
+from pass2d.models.sparse_unets.devoxelize import Cells
 from pass2d.models.sparse_unets.sparse_unet import PreparedVoxels, SparseUNet
+from pass2d.models.sparse_unets.spvcnn import PreparedPointVoxels
 from pass2d.models.sparse_unets.torchsparse_names import from_torchsparse, to_torchsparse
 from pass2d.models.sparse_unets.voxel_levels import VoxelLevel
 from pass2d.train.optim.losses import LossConfig, LossTerms, compute_loss
@@ -93,6 +95,11 @@ class Case:
             labels=torch.from_numpy(self.inputs["point_labels"].astype(np.int64)),
         ).to(device)
 
+    @property
+    def noise(self) -> dict[str, Any]:
+        """How far the recording lies from its makers' own float32 and float64 computations."""
+        return self.facts["noise"]
+
     def class_weights(self, device: str) -> Tensor | None:
         counts = self.facts["config"].get("seg_labelweights")
         return None if not counts else torch.from_numpy(class_weights(counts)).to(device)
@@ -130,6 +137,11 @@ class Run:
         """In torchsparse's names and layout."""
         ours = {n: p.grad.cpu() for n, p in self.network.named_parameters() if p.grad is not None}
         return {n: g.double().numpy() for n, g in to_torchsparse(ours).items()}
+
+    def gradient_noise(self) -> list[float]:
+        """Relative distance of each recorded gradient from the recording's float64."""
+        facts = self.facts["grads"].values()
+        return [f["rel_l2_err_vs_fp64"] for f in facts if not f.get("zero_in_exact_arithmetic")]
 
     def level(self, stride: int) -> VoxelLevel:
         return next(level for level in self.prepared.levels if level.stride == stride)
@@ -174,16 +186,19 @@ def _watch_stages(network: SparseUNet) -> dict[str, Tensor]:
 
 
 @lru_cache(maxsize=2)  # tests of one case follow each other
-def run_case(case: Case, mode: str, device: str) -> Run:
-    network = case.network(device).train(mode == "train")
+def run_case(case: Case, mode: str, device: str, dtype: torch.dtype = torch.float32) -> Run:
+    network = case.network(device).to(dtype).train(mode == "train")
     stages = _watch_stages(network)
     prepared = network.prepare(case.batch(device))
+    if dtype == torch.float64:
+        prepared = _in_float64(prepared)
     segmentation = network(prepared)
+    weights = case.class_weights(device)  # rounded to float32, in the recording's float64 too
     loss = compute_loss(
         segmentation,
         prepared,
         config=LossConfig(lambda_lovasz=1.0),
-        class_weights=case.class_weights(device),
+        class_weights=None if weights is None else weights.to(dtype),
     )
     loss.total.backward()
     return Run(
@@ -195,6 +210,22 @@ def run_case(case: Case, mode: str, device: str) -> Run:
         loss=loss,
         stages=stages,
     )
+
+
+def _in_float64(prepared: PreparedVoxels) -> PreparedVoxels:
+    """The same batch; a voxel's share of its points and the eight weights are rounded no more."""
+    prepared = replace(prepared, features=prepared.features.double())
+    if not isinstance(prepared, PreparedPointVoxels):
+        return prepared
+    counts = [points_per_voxel(cells).double().clamp(min=1) for cells in prepared.cells]
+    shares = zip(prepared.cells, counts, strict=True)
+    fine, middle, coarse = (replace(cells, share=1 / count[:, None]) for cells, count in shares)
+    return replace(prepared, cells=(fine, middle, coarse))
+
+
+def points_per_voxel(cells: Cells) -> Tensor:
+    """(V,) int64."""
+    return torch.bincount(cells.row, minlength=len(cells.share) + 1)[: len(cells.share)]
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:

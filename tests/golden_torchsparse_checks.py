@@ -1,7 +1,10 @@
 """Recorded numbers of the two torchsparse networks; `test_golden.py` collects these tests.
 
 PASS2D_GOLDEN_TORCHSPARSE names another folder of the layout of ../shared/golden_torchsparse; every
-case in it is checked. Limits are those of that folder's README.md, section 5.
+case in it is checked. Limits are ten times the recording's own distance from float64, and at most
+those of that folder's README.md, section 5. A single gradient keeps those of the README: one ReLU
+that flips in float32 moves it by more than all rounding; `golden_torchsparse_float64.py`, where
+none does, compares to the digit.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from golden_torchsparse_cases import (
     as_array,
     draw_named,
     load_arrays,
+    points_per_voxel,
     rms,
     run_case,
 )
@@ -59,6 +63,11 @@ __all__ = [  # the tests and their fixtures: what a test file may collect
 ]
 
 ALL_CASES = Case.find_all()
+SPREAD = 10
+"""Ours may differ by so many times what the recording differs from float64."""
+LEAST_NOISE = 2.0**-22
+LOSS_PARTS = {"loss_main_ce": "main_ce", "loss_main_lovasz": "main_lovasz"}
+"""Recorded name -> ours."""
 NO_CASES = f"no recordings in {FOLDER}"
 
 
@@ -144,9 +153,16 @@ def test_sparse_list_of_tensors_is_recognised(sparse_case: Case) -> None:
 def test_sparse_eval_logits(sparse_eval: Run) -> None:
     result = sparse_eval.case.result
     recorded = result["voxel_logits"]
-    difference = as_array(sparse_eval.segmentation.row_logits) - recorded
-    assert rms(difference) < 2e-6
-    assert np.abs(difference).max() < 1e-4
+    ours = as_array(sparse_eval.segmentation.row_logits)
+    difference, noise = ours - recorded, sparse_eval.case.noise
+    for kind, distance, most in (
+        ("rms", rms(difference), 2e-6),
+        ("max", float(np.abs(difference).max()), 1e-4),
+    ):
+        seen = max(noise[f"eval_logits_{kind}_diff_vs_{other}"] for other in ("fp32", "fp64"))
+        assert distance <= min(most, SPREAD * seen), kind
+    peak = np.abs(recorded).max()
+    assert peak == pytest.approx(sparse_eval.facts["logits_absmax"], rel=1e-7)
     assert rms(recorded + difference) == pytest.approx(sparse_eval.facts["logits_rms"], rel=1e-5)
     points = as_array(sparse_eval.segmentation.logits)
     np.testing.assert_array_equal(points.argmax(1), result["point_argmax"])
@@ -178,13 +194,14 @@ def test_sparse_stage_features(sparse_eval: Run) -> None:
 
 
 def test_sparse_losses(sparse_run: Run) -> None:
-    assert float(sparse_run.loss.total.detach()) == pytest.approx(
-        sparse_run.facts["loss"], abs=2e-5
-    )
-    parts = {"loss_main_ce": "main_ce", "loss_main_lovasz": "main_lovasz"}
-    for theirs, ours in parts.items():
+    exact = sparse_run.case.noise[f"{sparse_run.mode}_fp64"]
+    noise = max(abs(sparse_run.facts[name] - value) for name, value in exact.items())
+    limit = min(2e-5, SPREAD * max(noise, LEAST_NOISE))
+    total = float(sparse_run.loss.total.detach())
+    assert total == pytest.approx(sparse_run.facts["loss"], abs=limit)
+    for theirs, ours in LOSS_PARTS.items():
         value = float(sparse_run.loss.parts[ours])
-        assert value == pytest.approx(sparse_run.facts[theirs], abs=2e-5)
+        assert value == pytest.approx(sparse_run.facts[theirs], abs=limit)
 
 
 def test_sparse_gradients(sparse_run: Run) -> None:
@@ -202,8 +219,7 @@ def test_sparse_gradients(sparse_run: Run) -> None:
         dot = np.vdot(gradient, draw_named(f"{name}#dot", list(gradient.shape)))
         dot_errors.append(abs(dot - facts["dot"]) / facts["norm"])
         assert dot_errors[-1] < dot_limit, name
-    if sparse_run.mode == "eval":
-        assert np.median(dot_errors) < 1e-4
+    assert np.median(dot_errors) <= SPREAD * np.median(sparse_run.gradient_noise())
 
 
 def test_sparse_full_gradients(sparse_run: Run) -> None:
@@ -224,7 +240,8 @@ def test_sparse_train_logits(sparse_train: Run) -> None:
     scale = sparse_train.facts["logits_rms"]
     assert rms(logits) == pytest.approx(scale, rel=1e-4)
     difference = logits[result["train_logit_rows"]] - result["train_logits_sample"]
-    assert rms(difference) < 2e-5 * scale
+    noise = sparse_train.case.noise["train_logits_rms_diff_vs_fp64"]
+    assert rms(difference) < min(2e-5 * scale, SPREAD * noise)
     assert np.abs(difference).max() < 1e-3 * scale
     for name, recorded in sparse_train.facts["stage_rms"].items():
         assert rms(as_array(sparse_train.stages[name])) == pytest.approx(recorded, rel=1e-4), name
@@ -232,10 +249,11 @@ def test_sparse_train_logits(sparse_train: Run) -> None:
 
 def test_sparse_running_statistics(sparse_train: Run) -> None:
     state = sparse_train.network.state_dict()
+    limit = min(1e-5, SPREAD * sparse_train.case.noise["bn_running_rel_worst"])
     for name, facts in sparse_train.facts["bn_after"].items():
         for statistic in ("mean", "var"):
             norm = np.linalg.norm(as_array(state[f"{name}.running_{statistic}"]))
-            assert norm == pytest.approx(facts[f"{statistic}_norm"], rel=1e-5), (name, statistic)
+            assert norm == pytest.approx(facts[f"{statistic}_norm"], rel=limit), (name, statistic)
 
 
 def _sorted_cells(layer_cases: dict[str, NDArray[Any]]) -> tuple[Tensor, NDArray[np.int64]]:
@@ -344,6 +362,8 @@ def test_sparse_point_to_voxel(layer_cases: dict[str, NDArray[Any]], sparse_devi
         rows = torch.from_numpy(layer_cases[f"{key}_point_rows"]).long().to(sparse_device)
         cells = Cells.find(position[rows], sample[rows], index=index, stride=stride)
         np.testing.assert_array_equal(as_array(cells.row), layer_cases[f"{key}_idx"])
+        counts = layer_cases[f"{key}_counts"]
+        np.testing.assert_array_equal(as_array(points_per_voxel(cells)), counts)
         features = torch.from_numpy(layer_cases[f"{key}_point_feats"]).to(sparse_device)
         features.requires_grad_()
         mean = cells.average(features)

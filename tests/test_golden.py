@@ -1,7 +1,9 @@
 """The networks equal the recorded numbers of the published code.
 
-Float32's limits are those of the recordings' README.md files, the wider where these differ.
-Float64's are as sharp as the recording's digits: float32 arrays, ten digits of a gradient.
+Float32's limits are ten times the distance of the published code's own float32 runs from its
+float64 run, and at most what the recordings' README.md files suggest, which are the limits of
+recordings that say nothing of it. Float64's are as sharp as the recording's digits: float32 arrays,
+ten digits of a gradient. `test_golden_keys.py` says which test reads which recorded value.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from golden_cases import Recording, Replay, as_array, named_noise, replay, voxel_pieces
 from golden_small_checks import *  # noqa: F403 - small facts beside the cases
 from golden_torchsparse_checks import *  # noqa: F403 - the other two networks' tests
+from golden_torchsparse_float64 import *  # noqa: F403 - the same networks, to the digit
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,6 +45,7 @@ LIMITS = {
         "loss": 1e-4,
         "after_step": 1e-4,
         "gradient": 5e-2,
+        "dot": 0.5,
         "gradient_median": 1e-3,
         "dot_median": 1e-3,
         "norm": 1e-3,
@@ -128,6 +132,12 @@ def relative(ours: float | Tensor, recorded: float) -> float:
     return abs(float(ours) - recorded) / (abs(recorded) or 1)
 
 
+SPREAD = 10
+"""Ours may differ by so many times what the published code's float32 runs do: only two exist."""
+LEAST_NOISE = 2.0**-22
+"""Two float32 runs may agree by chance; four units in the last place do not count as chance."""
+
+
 def limits_of(run: Replay) -> dict[str, float]:
     limits = dict(LIMITS[run.dtype])
     if run.dtype == torch.float64:
@@ -137,9 +147,18 @@ def limits_of(run: Replay) -> dict[str, float]:
     return limits
 
 
-def logits_limit(run: Replay) -> float:
+def limit_by_noise(run: Replay, name: str, noise: float | None) -> float:
+    """The limit called `name`, in float32 by the recording's noise where that is known."""
+    limit = limits_of(run)[name]
+    if run.dtype == torch.float64 or noise is None:
+        return limit
+    return min(limit, SPREAD * max(noise, LEAST_NOISE))
+
+
+def logits_limit(run: Replay, kind: str) -> float:
     is_raw = run.case.inputs["points"][:, 3].max() > 1  # 0..255: rounding weighs more
-    return limits_of(run)["logits_255" if is_raw else "logits"]
+    noise = run.case.float32_noise(f"{kind}_logits", "max_over_rms")
+    return limit_by_noise(run, "logits_255" if is_raw else "logits", noise)
 
 
 def recorded_for(case: Recording, arrays: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
@@ -175,6 +194,31 @@ def test_voxel_labels_are_exact(case: Recording, device: str) -> None:
             np.testing.assert_array_equal(voxel_labels(level, count).cpu().numpy(), recorded)
 
 
+def test_voxels_with_tied_labels(case: Recording) -> None:
+    """Where more than one label has the most points, in every voxel of the recorded scales."""
+    ties = case.scalars.get("voxel_label_ties")
+    if ties is None:
+        pytest.skip(f"{case.name} records no ties")
+    checked = 0
+    for scale, facts in ties.items():
+        inverse = case.voxels[f"scale{scale}_coors_inv"]
+        counts = np.zeros((facts["voxels"], case.config["num_classes"]), np.int64)
+        np.add.at(counts, (inverse, case.inputs["labels"]), 1)
+        most = counts == counts.max(1, keepdims=True)
+        tied = most.sum(1) > 1
+        assert tied.sum() == facts["tied"]
+        np.testing.assert_array_equal(tied, case.voxels[f"scale{scale}_voxel_label_tied"])
+        levels = voxel_pieces(case, "cpu")
+        labels = torch.from_numpy(case.inputs["labels"].astype(np.int64))
+        pieces = piece_label_counts(levels, labels, n_classes=counts.shape[1])
+        for level, of_level in zip(levels, pieces, strict=True):
+            if level.scale == int(scale):
+                ours = voxel_labels(level, of_level).numpy()
+                np.testing.assert_array_equal(ours[tied], most[tied].argmax(1))
+                checked += int(tied.sum())
+    assert checked == sum(facts["tied"] for facts in ties.values())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_input_feature(case: Recording, device: str, dtype: torch.dtype) -> None:
     levels, batch = voxel_pieces(case, device), case.batch(device)
@@ -184,7 +228,26 @@ def test_input_feature(case: Recording, device: str, dtype: torch.dtype) -> None
     ours = np.empty((len(batch.points), 10))
     ours[levels[0].order.cpu().numpy()] = as_array(point_features(geometry, dtype=dtype))
     recorded = recorded_for(case, case.forward, "input_feature_10")
-    np.testing.assert_allclose(ours, recorded, rtol=0, atol=LIMITS[dtype]["features"])
+    limit = LIMITS[dtype]["features"]
+    if dtype == torch.float32 and (noise := case.float32_noise("feat10", "max_abs")) is not None:
+        limit = min(limit, SPREAD * noise)
+    np.testing.assert_allclose(ours, recorded, rtol=0, atol=limit)
+    for facts in (run["feat10"] for run in case.noise.values()):
+        assert is_recorded(np.sqrt(np.mean(ours**2)), facts["rms"])
+        assert is_recorded(np.abs(ours).max(), facts["absmax"])
+
+
+def is_recorded(ours: np.floating, recorded: float) -> bool:
+    """Some recordings round what they say of noise to three digits."""
+    return relative(float(ours), recorded) <= 1e-6 or float(f"{ours:.3g}") == recorded
+
+
+def test_labels_of_visible_points(case: Recording) -> None:
+    batch = case.batch("cpu")
+    assert batch.images is not None
+    assert batch.labels is not None
+    ours = batch.labels[batch.images.point_index]
+    np.testing.assert_array_equal(ours.numpy(), recorded_for(case, case.inputs, "img_label"))
 
 
 def test_logits(run: Replay) -> None:
@@ -194,14 +257,16 @@ def test_logits(run: Replay) -> None:
         kind, is_logits, step = name.partition("_logits")
         if is_logits:
             ours = passes[kind].logits[:: int(step.removeprefix("_every") or 1)]
-            assert distance(ours, recorded) <= logits_limit(run), name
+            kind = "bncal" if kind == "bncal_eval" else kind
+            assert distance(ours, recorded) <= logits_limit(run, kind), name
             checked += 1
     assert checked
 
 
 @pytest.mark.parametrize("kind", ["eval", "bncal"])
 def test_layers(run: Replay, kind: str) -> None:
-    recorded, limit = run.case.forward, limits_of(run)["layers"]
+    recorded = run.case.forward
+    limit = limit_by_noise(run, "layers", run.case.float32_noise(f"{kind}_layers"))
     layers = (run.evaluation if kind == "eval" else run.calibrated).layers
     assert len(layers) == len(run.case.config["scale_list"])
     for i, layer in enumerate(layers):
@@ -228,7 +293,9 @@ def test_image_features(run: Replay) -> None:
     for scale, rows in run.training.images.items():
         recorded = recorded_for(run.case, run.case.forward, f"train_img_scale{scale}_rows")
         facts = run.case.summary(f"train_img_scale{scale}")
-        assert distance_of_every_nth(rows, recorded, facts) <= limits_of(run)["image"]
+        noise = run.case.float32_noise("img_feats", f"img_scale{scale}")
+        limit = limit_by_noise(run, "image", noise)
+        assert distance_of_every_nth(rows, recorded, facts) <= limit
 
 
 def test_array_summaries(run: Replay) -> None:
@@ -301,8 +368,21 @@ def check_losses(ours: dict[str, Tensor], recorded: dict[str, Any], run: Replay)
     assert "loss" in recorded
     for name, values in recorded.items():
         if not name.endswith("_ties_ignored"):
-            limit = limits_of(run)["total" if name == "loss" else "loss"]
+            limit = limit_by_noise(run, "total" if name == "loss" else "loss", noise_of(recorded))
             assert relative(ours[name], values["f64"]) <= limit, name
+
+
+def noise_of(recorded: dict[str, dict[str, float]]) -> float | None:
+    """Largest relative distance of values in float32 from theirs in float64; None: not recorded."""
+    return max(
+        (
+            relative(value, values["f64"])
+            for values in recorded.values()
+            for kind, value in values.items()
+            if kind.startswith("f32_")
+        ),
+        default=None,
+    )
 
 
 def test_evaluation_losses(run: Replay) -> None:
@@ -339,44 +419,68 @@ def test_losses_with_tied_voxels_ignored(run: Replay) -> None:
         targets = Targets(label=torch.from_numpy(label).to(run.device))
         with torch.no_grad():
             ce, lovasz = segmentation_losses(block.voxel_logits, targets, weights)
-        assert relative(ce + lovasz, facts["f64"]) <= limits_of(run)["loss"]
+        limit = limit_by_noise(run, "loss", noise_of(run.case.scalars["train_losses"]))
+        assert relative(ce + lovasz, facts["f64"]) <= limit
 
 
 def test_gradients(run: Replay) -> None:
-    limits, recorded = limits_of(run), run.case.gradients["parameters"]
+    recorded = run.case.gradients["parameters"]
     assert run.gradients.keys() == recorded.keys()
+    noise = gradient_noise(recorded)
+    dot_noise = run.case.float32_noise("grad_dot_over_l2")
     norms, dots = [], []
     for name, gradient in run.gradients.items():
         facts = recorded[name]
         dot = float((gradient * named_noise(f"dot:{name}", gradient.shape)).sum())
         norms.append(relative(float(np.linalg.norm(gradient)), facts["l2"]))
         dots.append(abs(dot - facts["dot"]) / (facts["l2"] or 1))
-        assert norms[-1] <= limits["gradient"], name
-        if run.dtype == torch.float64:
-            assert dots[-1] <= limits["dot"], name
-    assert np.median(norms) <= limits["gradient_median"]
-    assert np.median(dots) <= limits["dot_median"]
-    total = run.case.scalars["grad_total_norm"]["f64"]
-    assert relative(run.gradient_norm, total) <= limits["norm"]
+        of_part = max(noise[name.partition(".")[0]], default=None)
+        assert norms[-1] <= limit_by_noise(run, "gradient", of_part), name
+        if run.dtype == torch.float64 or dot_noise is not None:
+            assert dots[-1] <= limit_by_noise(run, "dot", dot_noise), name
+    medians = [value for values in noise.values() for value in values]
+    median = float(np.median(medians)) if medians else None
+    assert np.median(norms) <= limit_by_noise(run, "gradient_median", median)
+    median = run.case.float32_noise("grad_dot_over_l2", "median")
+    assert np.median(dots) <= limit_by_noise(run, "dot_median", median)
+    total = run.case.scalars["grad_total_norm"]
+    limit = limit_by_noise(run, "norm", noise_of({"norm": total}))
+    assert relative(run.gradient_norm, total["f64"]) <= limit
+
+
+def gradient_noise(recorded: dict[str, dict[str, float]]) -> dict[str, list[float]]:
+    """By part of the network: each parameter's largest distance of a float32 norm from float64's.
+
+    The image network's convolutions in float32 are a hundred times noisier than the 3D network.
+    """
+    noise: dict[str, list[float]] = {}
+    for name, facts in recorded.items():
+        runs = [value for kind, value in facts.items() if kind.startswith("l2_f32_")]
+        of_part = noise.setdefault(name.partition(".")[0], [])
+        of_part += [max(relative(run, facts["l2"]) for run in runs)] if runs else []
+    return noise
 
 
 def test_batchnorm_statistics(run: Replay) -> None:
-    recorded, limits = run.case.gradients["batchnorm_after_train_forward"], limits_of(run)
+    recorded = run.case.gradients["batchnorm_after_train_forward"]
     assert run.statistics.keys() == recorded.keys()
+    noise = run.case.float32_noise("bn_after_l2_max")
     for name, values in run.statistics.items():
-        limit = limits["statistics"] * recorded[name]["l2"]
+        limit = limit_by_noise(run, "statistics", noise) * recorded[name]["l2"]
         assert abs(np.linalg.norm(values) - recorded[name]["l2"]) <= limit, name
         dot = float((values * named_noise(f"dot:{name}", values.shape)).sum())
         assert abs(dot - recorded[name]["dot"]) <= limit, name
 
 
 def test_one_step_of_sgd(run: Replay) -> None:
-    limits, recorded = limits_of(run), run.case.gradients["parameters"]
+    recorded = run.case.gradients["parameters"]
+    limit = limit_by_noise(run, "step", run.case.float32_noise("sgd_delta"))
     for name, facts in recorded.items():
-        assert relative(run.step_changes[name], facts["sgd_step_l2"]) <= limits["step"], name
-    ours = main_losses(run.after_step)
-    for name, values in run.case.scalars["eval_losses_after_one_sgd_step"].items():
-        assert relative(ours[name], values["f64"]) <= limits["after_step"], name
+        assert relative(run.step_changes[name], facts["sgd_step_l2"]) <= limit, name
+    ours, after = main_losses(run.after_step), run.case.scalars["eval_losses_after_one_sgd_step"]
+    limit = limit_by_noise(run, "after_step", noise_of(after))
+    for name, values in after.items():
+        assert relative(ours[name], values["f64"]) <= limit, name
 
 
 def test_published_names_are_complete_both_ways(case: Recording) -> None:
