@@ -18,6 +18,10 @@ SCALES = (1, 2, 4, 8, 16)
 """Voxel scales that the cache stores; networks use 1 and a list from these."""
 
 
+UNKNOWN_LABEL = 255
+"""In place of a training id, for a raw id that the label table lacks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
     """The volume and its finest voxel grid. Cells: SPEC, section 3."""
@@ -47,6 +51,12 @@ class LabelTable:
     def n_classes(self) -> int:
         """C, the ignored class included."""
         return len(self.names)
+
+    def training_lookup(self) -> NDArray[np.uint8]:
+        """(65536,) training id of each raw id; ``UNKNOWN_LABEL`` where the table has none."""
+        lookup = np.full(1 << 16, UNKNOWN_LABEL, np.uint8)
+        lookup[list(self.raw_to_training)] = list(self.raw_to_training.values())
+        return lookup
 
 
 @dataclass(frozen=True, kw_only=True)

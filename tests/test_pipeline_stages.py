@@ -18,7 +18,7 @@ from pass2d.pipeline.datasets.semkitti import semkitti_table
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.counts import count_labels, count_ranges
 from pass2d.pipeline.stages.images import decode_rgb
-from pass2d.pipeline.stages.labels import instance_ids, map_labels, training_lut
+from pass2d.pipeline.stages.labels import instance_ids, map_labels
 from pass2d.pipeline.stages.read import (
     decode_points,
     decode_raw_labels,
@@ -187,7 +187,7 @@ def test_every_unknown_raw_id_is_named_with_its_file() -> None:
 
 
 def test_lut_holds_the_table_and_nothing_else() -> None:
-    lut = training_lut(TABLE)
+    lut = TABLE.training_lookup()
     assert len(lut) == 65536
     known = {int(raw): int(lut[raw]) for raw in np.flatnonzero(lut != 255)}
     assert known == TABLE.raw_to_training

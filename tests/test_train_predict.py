@@ -277,7 +277,7 @@ def test_wrong_inputs_are_clear_errors(checkpoint: Path, tmp_path: Path) -> None
         run(tmp_path / "empty/scan.doc")
     scan = write_bin(tmp_path / "a.bin", some_points(5))
     for out in ("a.bin", "a.bin/below"):
-        with pytest.raises(DataError, match=r"no results can be written there.*another --out"):
+        with pytest.raises(DataError, match=r"no results can be written there.*another folder"):
             run(scan, out=out)
     with pytest.raises(ConfigError, match="columns must be at least 3"):
         run(scan, columns=2)

@@ -25,6 +25,7 @@ from pass2d.commands.options import (
 )
 from pass2d.commands.processes import start_processes
 from pass2d.common.errors import ConfigError
+from pass2d.common.files import make_folder
 from pass2d.common.progress import Silent
 
 
@@ -105,16 +106,11 @@ def _require_places(html: Path | None, pictures: Path | None) -> None:
     """Refuse, before the work and not after it, where no file can be written.
 
     Raises:
-        ConfigError: Naming the place.
+        ConfigError, DataError: Naming the place.
     """
     if html is not None and not html.parent.is_dir():
         raise ConfigError(f"--html {html}: no such folder: {html.parent}. Create it first.")
     if html is not None and html.exists() and not html.is_file():
         raise ConfigError(f"--html {html}: not a file. Give the name of the page to write.")
     if pictures is not None:
-        try:
-            pictures.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--pictures {pictures}: cannot write pictures there: {error.strerror}"
-            ) from error
+        make_folder(pictures, "pictures")

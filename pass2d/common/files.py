@@ -17,7 +17,7 @@ from pathlib import Path
 
 import xxhash
 
-from pass2d.common.errors import CacheError
+from pass2d.common.errors import CacheError, DataError
 
 _FATAL = {
     errno.ENOSPC: "the disk is full: free space and run the command again, it goes on from here",
@@ -223,6 +223,47 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # its folder may be what is missing
             aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, what: str) -> Iterator[Path]:
+    """As `whole_file`, for what a user asked for: a failure names the file and the remedy.
+
+    Args:
+        path: The file.
+        what: For the message: "the picture", "the page".
+
+    Raises:
+        DataError: The folder is missing or not writable, or the disk is full.
+    """
+    try:
+        with whole_file(path) as aside:
+            yield aside
+    except OSError as error:
+        raise DataError(
+            f"{path}: {what} could not be written: {error.strerror or error}. "
+            "Does its folder exist, is it writable, is the disk full?"
+        ) from error
+
+
+def make_folder(folder: Path, what: str) -> None:
+    """Make a folder for what a user asked for, before any work is done for it.
+
+    Args:
+        folder: Made with those above it, unless it is there.
+        what: For the message: "pictures", "results".
+
+    Raises:
+        DataError: A file is in the way, or the place is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    except OSError as error:
+        raise DataError(
+            f"{folder}: no {what} can be written there: {error.strerror}. Choose another folder."
+        ) from error
 
 
 @contextlib.contextmanager

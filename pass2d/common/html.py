@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from html import escape as html_escape
 from pathlib import Path
 
-from pass2d.common.errors import DataError
-from pass2d.common.files import whole_file
+from pass2d.common.files import written_whole
 from pass2d.common.text import printable
 
 _STYLE = """
@@ -175,14 +174,8 @@ def write_page(path: Path, html: str) -> None:
     Raises:
         DataError: The folder is missing or not writable, or the disk is full.
     """
-    try:
-        with whole_file(path) as aside:
-            aside.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"{path}: the page could not be written: {error.strerror or error}. "
-            "Does its folder exist, is it writable, is the disk full?"
-        ) from error
+    with written_whole(path, "the page") as aside:
+        aside.write_text(html, encoding="utf-8")
 
 
 def _cell(cell: str | Cell) -> str:

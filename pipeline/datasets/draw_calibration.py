@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pass2d.cache.schema import DatasetInfo
-from pass2d.common.errors import ConfigError, DataError
-from pass2d.common.files import whole_file
+from pass2d.common.files import make_folder, written_whole
 from pass2d.common.progress import Progress
 from pass2d.pipeline.compose import read_picture, read_points, visible_points
 from pass2d.pipeline.problem import Problem, ProblemError
@@ -46,15 +45,9 @@ def draw_calibrations(
         The files.
 
     Raises:
-        ConfigError: the folder cannot be made.
-        DataError: a picture cannot be written.
+        DataError: the folder cannot be made, or a picture cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--png {folder}: no pictures can be written there: {error.strerror}"
-        ) from error
+    make_folder(folder, "pictures")
     written = []
     for (sequence, camera), scan in _chosen(scans, problems).items():
         name = f"{sequence}-{cameras[camera]}" if cameras else sequence
@@ -64,7 +57,8 @@ def draw_calibrations(
         except ProblemError as error:
             progress.say(f"{file.name} is not drawn: {error}")
             continue
-        _save(picture, file)
+        with written_whole(file, "the picture") as aside:
+            picture.save(aside, format="PNG")
         written.append(file)
     progress.say(f"pictures: {len(written)} in {folder}")
     return written
@@ -134,14 +128,3 @@ def _drawn(scan: ScanSource, camera: int, info: DatasetInfo) -> Image.Image:
     draw.rectangle((0, 0, width, 13), fill=(0, 0, 0))
     draw.text((4, 1), text, fill=(255, 255, 255))
     return picture
-
-
-def _save(picture: Image.Image, file: Path) -> None:
-    try:
-        with whole_file(file) as aside:
-            picture.save(aside, format="PNG")
-    except OSError as error:
-        raise DataError(
-            f"{file}: the picture could not be written: {error.strerror or error}. "
-            "Is the disk full, or the folder not writable?"
-        ) from error

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from pass2d.cache.schema import LabelTable
 from pass2d.pipeline.problem import Problem, ProblemError
-from pass2d.pipeline.stages.labels import training_lut
 
 _FEW = 0.01
 """Share of points with a class below which a file is looked at again; real scans have 0.4 to 1."""
@@ -121,7 +120,7 @@ def _share_of_classes(values: NDArray[Any], table: LabelTable) -> float | None:
         if values.dtype.kind == "i" and ((values < 0) | (values >= 1 << 32)).any():
             return None
         values = values & 0xFFFF
-    training = training_lut(table)[values]
+    training = table.training_lookup()[values]
     return None if (training == 255).any() else float((training != 0).mean())
 
 

@@ -7,22 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.schema import LabelTable
+from pass2d.cache.schema import UNKNOWN_LABEL, LabelTable
 from pass2d.pipeline.problem import Problem, UnknownLabelProblemError
-
-_UNKNOWN = 255
-_N_RAW = 1 << 16
-
-
-def training_lut(table: LabelTable) -> NDArray[np.uint8]:
-    """The label table as an array.
-
-    Returns:
-        (65536,) uint8 training id of each raw id; 255 where the table has none.
-    """
-    lut = np.full(_N_RAW, _UNKNOWN, np.uint8)
-    lut[list(table.raw_to_training)] = list(table.raw_to_training.values())
-    return lut
 
 
 def map_labels(
@@ -44,9 +30,9 @@ def map_labels(
     Source: SPEC, section 1.
     """
     raw_ids = raw_labels.astype(np.uint16)
-    training_ids = training_lut(table)[raw_ids]
-    if (training_ids == _UNKNOWN).any():
-        raise _unknown(raw_ids[training_ids == _UNKNOWN], table, file)
+    training_ids = table.training_lookup()[raw_ids]
+    if (training_ids == UNKNOWN_LABEL).any():
+        raise _unknown(raw_ids[training_ids == UNKNOWN_LABEL], table, file)
     return training_ids
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pass2d.cache.schema import LabelTable
-from pass2d.common.errors import DataError, ShapeError
-from pass2d.common.files import whole_file
+from pass2d.common.errors import ShapeError
+from pass2d.common.files import written_whole
 from pass2d.train.drawing.legend import (
     BACKGROUND_RGB,
     FAINT_RGB,
@@ -160,14 +160,8 @@ def save_png(picture: Image.Image, path: Path) -> None:
     Raises:
         DataError: The folder is missing or not writable, or the disk is full.
     """
-    try:
-        with whole_file(path) as aside:
-            picture.save(aside, format="PNG")
-    except OSError as error:
-        raise DataError(
-            f"{path}: the picture could not be written: {error.strerror or error}. "
-            "Is the disk full, or the folder not writable?"
-        ) from error
+    with written_whole(path, "the picture") as aside:
+        picture.save(aside, format="PNG")
 
 
 def _check_scan(xyz: NDArray[np.float32], labels: NDArray[np.uint8]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cache.schema import DatasetInfo, ScanRecord
-from pass2d.common.errors import DataError
+from pass2d.common.files import make_folder
 from pass2d.common.progress import Silent
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.drawing.legend import ERRORS, outcomes
@@ -52,10 +52,7 @@ def write_pictures(
     Raises:
         DataError: They cannot be written there.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: no pictures can be written there: {error.strerror}") from error
+    make_folder(folder, "pictures")
     confusion = folder / "confusion.png"
     write_confusion(report, confusion)
     written = [confusion]

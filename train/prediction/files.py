@@ -85,22 +85,6 @@ def find_scans(
     return scans
 
 
-def make_folder(out: Path) -> None:
-    """Make the folder of the results, before any work is done for them.
-
-    Raises:
-        DataError: A file is in the way, or its place is not writable.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{out}: no results can be written there: {error.strerror}. Choose another --out."
-        ) from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise DataError(f"{out}: no results can be written there: no permission.")
-
-
 def read_columns_of(path: Path, binary: BinaryOptions) -> tuple[PointColumns, str]:
     """Read a file of points.
 
@@ -123,7 +107,7 @@ def read_columns_of(path: Path, binary: BinaryOptions) -> tuple[PointColumns, st
     return columns, "" if found.layout == binary.expected else found.layout.options
 
 
-def read_points(
+def read_scan_file(
     path: Path, mapping: InputMapping, binary: BinaryOptions
 ) -> tuple[NDArray[np.float32], str]:
     """Read a file of points and bring them into the network's frame and units.

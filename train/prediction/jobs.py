@@ -38,7 +38,7 @@ class Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class FileJob:
     """A file on its way: read, then labelled, then written; or failed, or kept."""
 
     points: Path
@@ -61,7 +61,9 @@ class Job:
         return None if self.prepared is None else self.prepared.scan
 
 
-def stream_jobs(stream: Stream, out: Path, suffixes: tuple[str, ...]) -> Iterator[Job | Pause]:
+def arriving_jobs(
+    stream: Stream, out: Path, suffixes: tuple[str, ...]
+) -> Iterator[FileJob | Pause]:
     """Files as their paths arrive; a line that names none becomes a job that has failed."""
     seen: dict[Path, Path] = {}
     for line in arriving_lines(stream.descriptor):
@@ -75,9 +77,9 @@ def stream_jobs(stream: Stream, out: Path, suffixes: tuple[str, ...]) -> Iterato
                 raise DataError(
                     f"{line} and {seen[scan.target]} would both be written to {scan.target}.*"
                 )
-            yield Job(points=scan.points, file=scan)
+            yield FileJob(points=scan.points, file=scan)
         except DataError as error:
-            yield Job(points=Path(line), failure=str(error))
+            yield FileJob(points=Path(line), failure=str(error))
 
 
 class ScanReader:
@@ -97,7 +99,7 @@ class ScanReader:
         self._mapping = mapping
         self._check = InputCheck(segmenter.card, mapping)
 
-    def __call__(self, job: Job | Pause) -> Job | Pause:
+    def __call__(self, job: FileJob | Pause) -> FileJob | Pause:
         """Read a job's file, unless its results are kept; what goes wrong is in the job."""
         if isinstance(job, Pause) or job.file is None:
             return job
@@ -115,7 +117,7 @@ class ScanReader:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other files are labelled
             return replace(job, failure=f"{job.points}: could not be read: {error_words(error)}")
 
-    def _read(self, job: Job, name: str) -> Job:
+    def _read(self, job: FileJob, name: str) -> FileJob:
         where = str(job.points)
         found, layout_options = read_columns_of(job.points, self._binary)
         exact = self._mapping.metres(found, where=where)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pass2d.common.errors import Pass2DError
+from pass2d.common.files import make_folder
 from pass2d.common.prefetch import Pause, prefetch
 from pass2d.common.progress import Progress, Silent
 from pass2d.train.checkpoints.checkpoint import content_digest
@@ -25,8 +26,8 @@ from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.points.columns import error_words
 from pass2d.train.points.mapping import InputMapping
-from pass2d.train.prediction.files import find_scans, make_folder, refuse_input_as_result
-from pass2d.train.prediction.jobs import Job, ScanReader, Stream, stream_jobs
+from pass2d.train.prediction.files import find_scans, refuse_input_as_result
+from pass2d.train.prediction.jobs import FileJob, ScanReader, Stream, arriving_jobs
 from pass2d.train.prediction.outputs import LabelledScan, Outputs, encoded, format_notes
 from pass2d.train.prediction.result_folder import ResultFolder
 
@@ -143,17 +144,17 @@ def predict(
     BinaryOptions(usual=4, columns=columns, dtype=dtype)  # refuse them before anything is made
     outputs = replace(outputs or Outputs(), png=png or (outputs is not None and outputs.png))
     mapping = mapping or InputMapping()
-    closed: list[Job] = []
+    closed: list[FileJob] = []
     scans = None
     if not isinstance(inputs, Stream):
         scans = find_scans(
             inputs,
             out,
-            on_closed=lambda place, why: closed.append(Job(points=place, failure=why)),
+            on_closed=lambda place, why: closed.append(FileJob(points=place, failure=why)),
         )
     if scans is not None:
         refuse_input_as_result(scans, outputs.suffixes)
-    make_folder(out)
+    make_folder(out, "results")
     settings = {
         "checkpoint": content_digest(
             checkpoint.source if isinstance(checkpoint, TrainedNetwork) else checkpoint
@@ -182,9 +183,9 @@ def predict(
         on_result=on_result,
     )
     if isinstance(inputs, Stream):
-        return run.over(stream_jobs(inputs, out, outputs.suffixes), reader, total=0)
+        return run.over(arriving_jobs(inputs, out, outputs.suffixes), reader, total=0)
     return run.over(
-        chain(closed, (Job(points=scan.points, file=scan) for scan in scans or ())),
+        chain(closed, (FileJob(points=scan.points, file=scan) for scan in scans or ())),
         reader,
         total=len(closed) + len(scans or ()),
     )
@@ -216,7 +217,7 @@ class _Run:
         self._scans = self._kept = 0
 
     def over(
-        self, jobs: Iterator[Job | Pause], reader: ScanReader, *, total: int
+        self, jobs: Iterator[FileJob | Pause], reader: ScanReader, *, total: int
     ) -> PredictSummary:
         """Read, label and write all jobs; ``total`` 0: nobody knows how many."""
         start = time.perf_counter()
@@ -245,7 +246,7 @@ class _Run:
             seconds=time.perf_counter() - start,
         )
 
-    def _write(self, job: Job | Pause) -> Job | Pause:
+    def _write(self, job: FileJob | Pause) -> FileJob | Pause:
         if isinstance(job, Pause) or job.result is None or job.file is None or job.xyz is None:
             return job
         scan = LabelledScan(
@@ -259,7 +260,7 @@ class _Run:
         written = self._folder.write(job.file, encoded(scan, self._outputs, info))
         return replace(job, written=tuple(written), xyz=None, prepared=None)
 
-    def _report(self, job: Job) -> None:
+    def _report(self, job: FileJob) -> None:
         for warning in job.warnings:
             self._warn(warning)
         if job.failure:
@@ -287,7 +288,7 @@ class _Run:
             self._progress.say(f"warning: {warning.message}")
 
 
-def _result(found: Labelled[Job | Pause]) -> Job | Pause:
+def _result(found: Labelled[FileJob | Pause]) -> FileJob | Pause:
     """A job with what the network says of it."""
     job = found.item
     if isinstance(job, Pause) or job.prepared is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from pass2d.common.errors import DataError
-from pass2d.common.files import whole_file
+from pass2d.common.files import make_folder, written_whole
 from pass2d.common.work_record import WorkRecord
 from pass2d.train.prediction.files import ScanFile
 
@@ -132,12 +132,9 @@ class ResultFolder:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as aside:
-            aside.write_bytes(content)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    make_folder(path.parent, "labels")
+    with written_whole(path, "the labels") as aside:
+        aside.write_bytes(content)
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.reader import CacheReader
-from pass2d.cache.schema import DatasetInfo, ScanRecord
+from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo, ScanRecord
 from pass2d.common.errors import DataError, UnknownLabelError
 from pass2d.common.files import read_whole
 from pass2d.train.data.positions import evenly_spaced
@@ -169,23 +169,25 @@ def _labels_of(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles |
     )
 
 
-def label_lookup(info: DatasetInfo) -> NDArray[np.int16]:
-    """(65536,) training id of every raw id; -1 where the table has none; added noise is 0."""
-    lookup = np.full(1 << 16, -1, np.int16)
-    for raw, training in info.labels.raw_to_training.items():
-        lookup[raw] = training
+def label_lookup(info: DatasetInfo) -> NDArray[np.uint8]:
+    """As `LabelTable.training_lookup`; added noise is 0, where the table lacks it."""
+    lookup = info.labels.training_lookup()
     for raw in NOISE_LABELS.get(info.layout, ()):
-        lookup[raw] = max(lookup[raw], 0)
+        lookup[raw] = 0 if lookup[raw] == UNKNOWN_LABEL else lookup[raw]
     return lookup
 
 
 def read_corrupted(
+<<<<<<< HEAD
     points_file: Path,
     labels_file: Path,
     info: DatasetInfo,
     *,
     table: NDArray[np.int16],
     layout: BinaryOptions | None = None,
+=======
+    points_file: Path, labels_file: Path, info: DatasetInfo, *, table: NDArray[np.uint8]
+>>>>>>> cd4fdb4 (One home for writing a file aside, for making its folder and for raw ids to training ids)
 ) -> ScanRecord:
     """Read a scan and its labels as `prepare` would.
 
@@ -196,9 +198,9 @@ def read_corrupted(
     layout = layout or _layout_by_labels(points_file, labels_file, info)
     points = read_binary(points_file, layout).points
     raw = _read_labels(labels_file, len(points))
-    known = table[raw]
-    if (known < 0).any():
-        unknown = sorted(set(raw[known < 0].tolist()))[:5]
+    labels = table[raw]
+    if (is_unknown := labels == UNKNOWN_LABEL).any():
+        unknown = sorted(set(raw[is_unknown].tolist()))[:5]
         raise UnknownLabelError(
             f"{labels_file}: raw label {', '.join(map(str, unknown))} is not in the table of "
             f"{info.name}. Is it a label file of another data set?"
@@ -209,7 +211,6 @@ def read_corrupted(
     inside = inside_volume(xyz, grid=info.grid)
     rows, others = np.flatnonzero(inside), np.flatnonzero(~inside)
     signal = points[:, 3].astype(np.float32)
-    labels = known.astype(np.uint8)
     return ScanRecord(
         scan_id=f"{points_file.parent.name}/{points_file.name}",
         n_raw=len(points),

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pass2d.cache.schema import LabelTable
-from pass2d.common.errors import DataError
-from pass2d.common.files import whole_file
+from pass2d.common.files import written_whole
 from pass2d.common.html import escape, script_json
 from pass2d.train.drawing.legend import ERRORS, label_colors
 from pass2d.train.viewing.colors import ramp, robust_scale
@@ -43,14 +42,8 @@ def write_view_page(scans: Iterable[ViewScan], path: Path, of: ViewSet) -> list[
     Raises:
         DataError: It cannot be written there.
     """
-    try:
-        with whole_file(path) as aside, aside.open("w", encoding="utf-8") as file:
-            _write(file, scans, of)
-    except OSError as error:
-        raise DataError(
-            f"{path}: the page could not be written: {error.strerror or error}. "
-            "Does its folder exist, is it writable, is the disk full?"
-        ) from error
+    with written_whole(path, "the page") as aside, aside.open("w", encoding="utf-8") as file:
+        _write(file, scans, of)
     return [path]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pass2d.cache.schema import LabelTable
-from pass2d.common.errors import DataError
+from pass2d.common.files import make_folder
 from pass2d.train.drawing.legend import BACKGROUND_RGB, ERRORS
 from pass2d.train.drawing.render import birds_eye, facing_ahead, on_picture, range_image, save_png
 from pass2d.train.viewing.colors import Scale, binned, robust_scale
@@ -130,10 +130,7 @@ def drawn(
     Raises:
         DataError: They cannot be written there.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: no pictures can be written there: {error.strerror}") from error
+    make_folder(folder, "pictures")
     for scan in scans:
         written += write_panels(scan, folder, of)
         yield scan

@@ -10,7 +10,7 @@ import numpy as np
 from pass2d.cache.schema import DatasetInfo
 from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.points.mapping import InputMapping
-from pass2d.train.prediction.files import find_scans, read_points
+from pass2d.train.prediction.files import find_scans, read_scan_file
 from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
 from pass2d.train.viewing.times import scan_time_s
 
@@ -53,7 +53,7 @@ def point_files(
 
 
 def _load(path: Path, name: str, place: int, binary: BinaryOptions) -> ViewScan:
-    points, note = read_points(path, InputMapping(), binary)
+    points, note = read_scan_file(path, InputMapping(), binary)
     return ViewScan(
         name=name,
         frame_index=place,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.schema import LabelTable
+from pass2d.cache.schema import UNKNOWN_LABEL, LabelTable
 from pass2d.common.errors import DataError
 from pass2d.common.files import read_whole
 from pass2d.common.prefetch import prefetch
@@ -115,17 +115,14 @@ def _stems(item: ViewItem) -> list[str]:
 
 
 def _training_ids(raw: NDArray[np.uint32], table: LabelTable, path: Path) -> NDArray[np.uint8]:
-    # A network writes the id of a class, which need not be one of the ids that map to it.
-    known = {
-        **{raw_id: t for t, raw_id in enumerate(table.training_to_raw)},
-        **table.raw_to_training,
-    }
-    lookup = np.full(1 << 16, 255, np.uint8)
-    for raw_id, training in known.items():
-        lookup[raw_id] = training
+    lookup = table.training_lookup()
+    for training, raw_id in enumerate(table.training_to_raw):
+        # A network writes the id of a class, which need not be one of the ids that map to it.
+        if lookup[raw_id] == UNKNOWN_LABEL:
+            lookup[raw_id] = training
     labels = lookup[raw]
-    if (labels == 255).any():
-        unknown = sorted(set(raw[labels == 255].tolist()))[:5]
+    if (is_unknown := labels == UNKNOWN_LABEL).any():
+        unknown = sorted(set(raw[is_unknown].tolist()))[:5]
         raise DataError(
             f"{path}: raw labels {unknown} are not in this data set's table. "
             "Are these predictions of another data set?"

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.schema import LabelTable
-from pass2d.common.errors import ConfigError, DataError
-from pass2d.common.files import whole_file
+from pass2d.common.errors import ConfigError
+from pass2d.common.files import written_whole
 from pass2d.train.drawing.legend import ERRORS, label_colors
 from pass2d.train.viewing.colors import ramp, robust_scale
 from pass2d.train.viewing.scan import ViewCamera, ViewItem, ViewScan, ViewSet
@@ -80,18 +80,13 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
             stream.flush()
         return
     try:
-        with whole_file(save) as aside:
+        with written_whole(save, "the recording") as aside:
             aside.touch()  # Rerun would only warn that it cannot write
             stream.save(aside)
             yield log
             _flush(stream, aside)
             _disconnect(rr, stream, patience_s=FOOTER_S)
             _require_whole(rr, aside)
-    except OSError as error:
-        raise DataError(
-            f"{save}: the recording could not be written: {error.strerror or error}. "
-            "Does its folder exist, is it writable, is the disk full?"
-        ) from error
     finally:
         _disconnect(rr, stream, patience_s=FLUSH_S)
 
