@@ -30,7 +30,7 @@ from pass2d.common.errors import CacheError, Pass2DError
 from pass2d.common.json import dumps, seal
 from pass2d.common.progress import Silent
 from pass2d.pipeline.repair.repair import repair
-from pass2d.reports.statistics import report_json
+from pass2d.reports.report import report_json
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 

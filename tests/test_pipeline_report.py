@@ -24,8 +24,8 @@ from pass2d.cache.statistics import (
 )
 from pass2d.common.errors import DataError
 from pass2d.common.html import Cell, column_chart, compact, page, table
-from pass2d.reports.statistics import remarks, report_json, report_tables
-from pass2d.reports.statistics_html import write_html
+from pass2d.reports.report import REPORTS, report_json, report_tables, write_html
+from pass2d.reports.statistics import remarks
 
 NAMES = ("unlabeled", "car", "road", "sign & post")
 INFO = DatasetInfo(
@@ -200,3 +200,44 @@ def test_report_says_when_a_data_set_is_trained_without_class_weights(
     assert said == (
         () if has_class_weights else ("tiny is trained without class weights, as published",)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Weather:
+    """A result that nobody has reported yet."""
+
+    dry_share: float
+
+
+def test_a_report_is_added_by_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weather_report.py").write_text(
+        """
+from pass2d.common.html import Cell
+from pass2d.reports.report import Part, Report, percent
+
+
+def report(weather):
+    share = weather.dry_share
+    rows = [[Cell(text="dry", color_rgb=(9, 9, 9), bar=share), percent(share)]]
+    return Report(
+        title="the <weather>",
+        parts=[Part(heading="days", header=("kind", "share"), rows=rows)],
+        remarks=["[bold]measured by hand"],
+        data={"dry": share},
+    )
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(REPORTS, "Weather", "weather_report")
+    weather = Weather(dry_share=0.25)
+    assert report_json(weather) == {"dry": 0.25}
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(*report_tables(weather))
+    assert re.search(r"■ dry │ 25.00%", stream.getvalue())
+    assert "[bold]measured by hand" in stream.getvalue()
+    write_html(weather, tmp_path / "weather.html")
+    page_text = (tmp_path / "weather.html").read_text()
+    assert "the &lt;weather&gt;" in page_text
+    assert "width:25.0%" in page_text

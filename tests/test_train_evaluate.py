@@ -25,12 +25,8 @@ from pass2d.cache.schema import DatasetInfo, GridConfig, ScanRecord
 from pass2d.cli import app
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Silent
-from pass2d.reports.evaluation import (
-    report_json,
-    report_tables,
-    score_rows,
-    write_html,
-)
+from pass2d.reports.evaluation import score_rows
+from pass2d.reports.report import report_json, report_tables, write_html
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
 from pass2d.train.distributed.process_group import Team
@@ -322,21 +318,18 @@ def test_in_a_part_a_class_is_left_out_only_if_neither_labelled_nor_predicted() 
 
 
 def test_a_result_is_not_lost_with_the_page_that_cannot_be_written(
-    cached, checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached, checkpoint, tmp_path: Path
 ) -> None:
     words = ["eval", "--cache", str(cached[0]), "--checkpoint", str(checkpoint), "--device", "cpu"]
     gone = CliRunner().invoke(app, [*words, "--html", str(tmp_path / "gone" / "page.html")])
     assert gone.exit_code == 1
     assert "there is no folder" in gone.stderr
     assert "evaluate" not in gone.stderr
-
-    def full_disk(*_args: object) -> None:
-        raise DataError("the disk is full")
-
-    monkeypatch.setattr("pass2d.reports.evaluation.write_html", full_disk)
-    late = CliRunner().invoke(app, [*words, "--json", "--html", str(tmp_path / "page.html")])
+    # A name that a file may have, but not the longer one of the file that is written aside.
+    page = tmp_path / f"{'x' * 245}.html"
+    late = CliRunner().invoke(app, [*words, "--json", "--html", str(page)])
     assert late.exit_code == 1
-    assert "error: the disk is full" in late.stderr
+    assert "the page could not be written: File name too long" in late.stderr
     assert json.loads(late.stdout)["scans"] == 5
 
 

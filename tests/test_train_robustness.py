@@ -24,7 +24,8 @@ from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
-from pass2d.reports.robustness import remarks, report_json, report_tables, summary_csv
+from pass2d.reports.report import report_json, report_tables
+from pass2d.reports.robustness import remarks, summary_csv
 from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.inference.metric import official_scores
 from pass2d.train.robustness.folders import find_corrupted, set_name

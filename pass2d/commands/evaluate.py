@@ -56,7 +56,7 @@ def eval_command(
 ) -> None:
     """Evaluate a checkpoint: IoU per class, mIoU and accuracy by both protocols."""
     start_processes(context, nproc)
-    from pass2d.reports.evaluation import report_json, report_tables, write_html
+    from pass2d.reports.report import report_json, report_tables, write_html
     from pass2d.train.checkpoints.trained import trained_network
     from pass2d.train.distributed.process_group import is_follower, joined_team, of_first
     from pass2d.train.evaluation.evaluate import evaluate

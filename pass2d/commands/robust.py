@@ -88,7 +88,8 @@ def robust_command(
     """Evaluate a checkpoint on a corruption set: mIoU per corruption, mCE and mRR."""
     console = Console()
     with clear_errors(console):
-        from pass2d.reports.robustness import report_json, report_tables, write_summary
+        from pass2d.reports.report import report_json, report_tables
+        from pass2d.reports.robustness import write_summary
         from pass2d.train.distributed.process_group import choose_device
         from pass2d.train.inference.votes import parse_votes
         from pass2d.train.robustness.cached import robust_cache

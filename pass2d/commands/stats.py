@@ -31,8 +31,7 @@ def stats_command(
     """Show points per class, split and range, and the class weights of training."""
     from pass2d.cache.reader import CacheReader
     from pass2d.cache.statistics import dataset_statistics
-    from pass2d.reports.statistics import report_json, report_tables
-    from pass2d.reports.statistics_html import write_html
+    from pass2d.reports.report import report_json, report_tables, write_html
 
     with clear_errors():
         reader = CacheReader.open(cache_root, dataset=dataset)

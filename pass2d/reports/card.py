@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pass2d.common.progress import format_bytes
+from pass2d.reports.report import facts_table, rich_table
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import card_notes, open_tensors, read_card
 from pass2d.train.recipes.plain_data import to_plain
@@ -40,11 +41,7 @@ def card_tables(path: Path) -> list[Table | Text]:
         CheckpointError: no readable checkpoint.
     """
     card = read_card(path)
-    table = Table(title=f"checkpoint {path}", title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, text in _facts(card, path):
-        table.add_row(Text(name), Text(text))
+    table = facts_table(f"checkpoint {path}", _facts(card, path))
     notes = [Text(f"{path}: {note}") for note in card_notes(path)]
     return [table, *([_statistics(card)] if card.input_statistics else []), *notes]
 
@@ -76,13 +73,11 @@ def _facts(card: Card, path: Path) -> list[tuple[str, str]]:
 
 
 def _statistics(card: Card) -> Table:
-    table = Table(title="what it was trained on", title_justify="left")
-    for place, column in enumerate(("channel", "mean", "std", *PERCENTILES)):
-        table.add_column(column, justify="right" if place else "left")
+    rows = []
     for name, channel in (card.input_statistics or {}).items():
         numbers = (channel.mean, channel.std, *channel.percentiles)
-        table.add_row(name.replace("_", " "), *(f"{number:,.4g}" for number in numbers))
-    return table
+        rows.append([name.replace("_", " "), *(f"{number:,.4g}" for number in numbers)])
+    return rich_table("what it was trained on", ("channel", "mean", "std", *PERCENTILES), rows)
 
 
 def _tensor_groups(path: Path) -> list[tuple[str, int, int]]:

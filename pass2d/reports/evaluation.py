@@ -1,18 +1,12 @@
-"""An evaluation as tables, JSON, a page and a picture of its confusion matrix."""
+"""An evaluation: scores by both protocols, IoU per class, ranges, scans, confusion."""
 
 from __future__ import annotations
 
 import io
-import math
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
-
-from pass2d.common.html import Cell, notes, page, picture, section, table, tiles, write_page
+from pass2d.common.html import Cell, picture, section
+from pass2d.reports.report import Part, Report, percent, plain_shares
 from pass2d.train.evaluation.confusion import confusion
 from pass2d.train.evaluation.counts import BAND_NAMES, EvalReport, PassResult, ScanScore
 from pass2d.train.inference.metric import Scores
@@ -20,22 +14,47 @@ from pass2d.train.inference.metric import Scores
 LISTED_SCANS = 5
 """Worst and best scans in tables and pages; the JSON has all."""
 
+Rows = tuple[list[str], list[list[str | Cell]]]
+"""Header and rows of a table."""
 
-def report_tables(report: EvalReport) -> tuple[Table | Text, ...]:
-    """Rich renderables for a terminal: scores by both protocols, IoU per class, ranges, scans."""
-    return (
-        _table("scores", *score_rows(report)),
-        _table("IoU per class in percent", *class_rows(report), colors=_colors(report)),
-        _table("by range (official, classes labelled or predicted there)", *range_rows(report)),
-        _table(
-            "scans, the worst first (official, classes labelled or predicted there)",
-            *scan_rows(report),
-        ),
-        *(Text(line) for line in remarks(report)),
+
+def report(result: EvalReport) -> Report:
+    """What there is to read of an evaluation."""
+    best = result.best
+    there = "(official, classes labelled or predicted there)"
+    return Report(
+        title=f"pass2d: {result.info.name} {result.split}",
+        subtitle=result.checkpoint,
+        tiles=[
+            ("mIoU (official)", percent(best.official.miou)),
+            ("mIoU (published)", percent(best.published.miou)),
+            ("accuracy (official)", percent(best.official.accuracy)),
+            ("votes", best.votes),
+            ("scans", f"{result.scans:,}"),
+        ],
+        parts=[
+            _part("scores", score_rows(result)),
+            _part("IoU per class", class_rows(result), has_total=True),
+            _part(f"by range {there}", range_rows(result)),
+            _part(f"scans, the worst first {there}", scan_rows(result)),
+        ],
+        remarks=remarks(result),
+        charts=lambda: [_confusion(result)],
+        data=_json(result),
     )
 
 
-def report_json(report: EvalReport) -> dict[str, Any]:
+def _part(heading: str, rows: Rows, *, has_total: bool = False) -> Part:
+    return Part(heading=heading, header=rows[0], rows=rows[1], has_total=has_total)
+
+
+def _confusion(report: EvalReport) -> str:
+    png = io.BytesIO()
+    confusion(report).save(png, format="PNG")
+    return section("Confusion", picture(png.getvalue(), alt="Which class is taken for which"))
+
+
+def _json(report: EvalReport) -> dict[str, Any]:
     """Everything as plain data; shares 0..1, null where a class is left out."""
     return {
         "dataset": report.info.name,
@@ -55,54 +74,16 @@ def report_json(report: EvalReport) -> dict[str, Any]:
     }
 
 
-def write_html(report: EvalReport, path: Path) -> None:
-    """Write a page that needs no other file and no network.
-
-    Raises:
-        DataError: It cannot be written there.
-    """
-    best = report.best
-    png = io.BytesIO()
-    confusion(report).save(png, format="PNG")
-    header, rows = class_rows(report)
-    named: list[list[str | Cell]] = [
-        [Cell(text=row[0], color_rgb=color), *row[1:]]
-        for row, color in zip(rows, _colors(report), strict=True)
-    ]
-    headline = [
-        ("mIoU (official)", _percent(best.official.miou)),
-        ("mIoU (published)", _percent(best.published.miou)),
-        ("accuracy (official)", _percent(best.official.accuracy)),
-        ("votes", best.votes),
-        ("scans", f"{report.scans:,}"),
-    ]
-    sections = [
-        tiles(headline),
-        section("Scores", table(*score_rows(report)), notes(remarks(report))),
-        section("IoU per class in percent", table(header, named)),
-        section(
-            "By range (official, classes labelled or predicted there)", table(*range_rows(report))
-        ),
-        section(
-            "Scans, the worst first (official, classes labelled or predicted there)",
-            table(*scan_rows(report)),
-        ),
-        section("Confusion", picture(png.getvalue(), alt="Which class is taken for which")),
-    ]
-    title = f"pass2d: {report.info.name} {report.split}"
-    write_page(path, page(title, report.checkpoint, sections))
-
-
-def score_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
+def score_rows(report: EvalReport) -> Rows:
     """Both protocols side by side, with and without votes."""
     header = ["protocol", "votes", "mIoU", "accuracy", "misses counted", "points", "missed"]
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             scores.protocol,
             result.votes,
-            _percent(scores.miou),
-            _percent(scores.accuracy),
-            _percent(scores.accuracy_with_misses),
+            percent(scores.miou),
+            percent(scores.accuracy),
+            percent(scores.accuracy_with_misses),
             f"{scores.points:,}",
             f"{scores.missed:,}",
         ]
@@ -112,7 +93,7 @@ def score_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def class_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
+def class_rows(report: EvalReport) -> Rows:
     """One row per class but the ignored one, and the mean."""
     header, columns = ["class", "points"], []
     for result in report.passes:
@@ -120,35 +101,39 @@ def class_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
         header += [f"official{suffix}", f"published{suffix}"]
         columns += [result.official, result.published]
     points = report.best.confusion.sum(axis=1)
-    rows = [
-        [name, f"{points[c]:,}", *(_iou(float(scores.iou[c])) for scores in columns)]
+    rows: list[list[str | Cell]] = [
+        [
+            Cell(text=name, color_rgb=report.info.labels.colors_rgb[c]),
+            f"{points[c]:,}",
+            *(percent(float(scores.iou[c])) for scores in columns),
+        ]
         for c, name in enumerate(report.info.labels.names)
         if c
     ]
-    means = [_iou(scores.miou) for scores in columns]
+    means = [percent(scores.miou) for scores in columns]
     return header, [*rows, ["mean", f"{points[1:].sum():,}", *means]]
 
 
-def range_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
+def range_rows(report: EvalReport) -> Rows:
     """One row per range band."""
     header = ["range", "points", *(f"mIoU, {result.votes}" for result in report.passes), "accuracy"]
-    rows = []
+    rows: list[list[str | Cell]] = []
     for place, name in enumerate(BAND_NAMES):
         bands = [result.by_range[place] for result in report.passes]
         if bands[-1].points:
-            scores = [_percent(band.miou) for band in bands]
-            accuracy = _percent(bands[-1].accuracy_with_misses)
+            scores = [percent(band.miou) for band in bands]
+            accuracy = percent(bands[-1].accuracy_with_misses)
             rows.append([name, f"{bands[-1].points:,}", *scores, accuracy])
     return header, rows
 
 
-def scan_rows(report: EvalReport) -> tuple[list[str], list[list[str]]]:
+def scan_rows(report: EvalReport) -> Rows:
     """The worst and the best scans."""
     header = ["scan", "mIoU", "accuracy", "points"]
     scans = report.best.scans
     if len(scans) <= 2 * LISTED_SCANS:
         return header, [_scan_row(scan) for scan in scans]
-    gap = [["...", "", "", ""]]
+    gap: list[list[str | Cell]] = [["...", "", "", ""]]
     worst, best = scans[:LISTED_SCANS], scans[-LISTED_SCANS:]
     return header, [*map(_scan_row, worst), *gap, *map(_scan_row, best)]
 
@@ -185,30 +170,8 @@ def remarks(report: EvalReport) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _table(
-    title: str,
-    header: list[str],
-    rows: list[list[str]],
-    *,
-    colors: list[tuple[int, int, int] | None] | None = None,
-) -> Table:
-    result = Table(title=title, title_justify="left")
-    for place, column in enumerate(header):
-        result.add_column(column, justify="right" if place else "left")
-    for place, row in enumerate(rows):
-        color = colors[place] if colors else None
-        mark = Text("■ ", style=f"rgb({color[0]},{color[1]},{color[2]})") if color else Text("")
-        result.add_row(mark + Text(row[0]), *row[1:], end_section=bool(colors) and row is rows[-2])
-    return result
-
-
-def _colors(report: EvalReport) -> list[tuple[int, int, int] | None]:
-    """Of the rows of ``class_rows``."""
-    return [*report.info.labels.colors_rgb[1:], None]
-
-
-def _scan_row(scan: ScanScore) -> list[str]:
-    return [scan.scan_id, _percent(scan.miou), _percent(scan.accuracy), f"{scan.points:,}"]
+def _scan_row(scan: ScanScore) -> list[str | Cell]:
+    return [scan.scan_id, percent(scan.miou), percent(scan.accuracy), f"{scan.points:,}"]
 
 
 def _pass_json(result: PassResult, report: EvalReport) -> dict[str, Any]:
@@ -243,18 +206,6 @@ def _scores_json(scores: Scores, report: EvalReport) -> dict[str, Any]:
         "accuracy_with_misses": scores.accuracy_with_misses,
         "points": scores.points,
         "missed": scores.missed,
-        "iou": dict(zip(names[1:], _optional(scores.iou[1:]), strict=True)),
+        "iou": dict(zip(names[1:], plain_shares(scores.iou[1:].tolist()), strict=True)),
         "absent_classes": [names[c] for c in scores.absent],
     }
-
-
-def _optional(values: NDArray[np.float64]) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values.tolist()]
-
-
-def _iou(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.2%}"

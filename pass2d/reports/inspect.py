@@ -14,8 +14,9 @@ from pass2d.cache.inspect import ContainerSummary, DatasetSummary
 from pass2d.cache.inspect_scan import ChunkState, ScanDetail
 from pass2d.cache.schema import LabelTable
 from pass2d.cache.statistics import RANGE_EDGES_M
+from pass2d.common.html import Cell
 from pass2d.common.progress import format_bytes, format_seconds
-from pass2d.reports.statistics import percent
+from pass2d.reports.report import facts_table, percent, rich_table
 
 SHOWN_SEQUENCES = 40
 """Rows of the table of sequences; --json lists all."""
@@ -47,7 +48,7 @@ def summary_tables(summary: DatasetSummary) -> list[Table | Text]:
     if more > 0:
         failed[SHOWN_FAILED:] = [Text(f"... and {more} more (--json lists all)")]
     return [
-        _facts(f"{summary.dataset}: {summary.place}", lines),
+        facts_table(f"{summary.dataset}: {summary.place}", lines),
         _splits(summary),
         _sequences(summary),
         _fields(summary),
@@ -59,7 +60,7 @@ def summary_tables(summary: DatasetSummary) -> list[Table | Text]:
 def scan_tables(scan: ScanDetail, labels: LabelTable) -> list[Table | Text]:
     """Rich renderables of one scan."""
     return [
-        _facts(f"scan {scan.scan_id}", _scan_facts(scan)),
+        facts_table(f"scan {scan.scan_id}", _scan_facts(scan)),
         *([_values(scan)] if scan.values else []),
         *([_classes(scan, labels)] if scan.class_points else []),
         _sources(scan),
@@ -134,7 +135,7 @@ def _splits(summary: DatasetSummary) -> Table:
         )
         for split in summary.splits
     ]
-    return _table("splits", columns, rows)
+    return rich_table("splits", columns, rows)
 
 
 def _sequences(summary: DatasetSummary) -> Table:
@@ -154,7 +155,7 @@ def _sequences(summary: DatasetSummary) -> Table:
     ]
     more = len(summary.sequences) - SHOWN_SEQUENCES
     title = "sequences" + (f" (the first; {more} more in --json)" if more > 0 else "")
-    return _table(title, columns, rows)
+    return rich_table(title, columns, rows)
 
 
 def _fields(summary: DatasetSummary) -> Table:
@@ -173,15 +174,13 @@ def _fields(summary: DatasetSummary) -> Table:
         )
         for field in summary.fields
     ]
-    return _table("fields: plain / stored is the ratio", columns, rows, left=4)
+    return rich_table("fields: plain / stored is the ratio", columns, rows, align="llll")
 
 
 def _containers(summary: DatasetSummary) -> Table:
     columns = ("container", "shards", "scans", "size", "profile", "code", "CPU", "parameters")
     rows = [_container(container) for container in summary.containers]
-    table = _table("containers", columns, rows)
-    table.columns[-1].justify, table.columns[-1].overflow = "left", "fold"
-    return table
+    return rich_table("containers", columns, rows, align="lrrrrrrl")
 
 
 def _container(container: ContainerSummary) -> tuple[str, ...]:
@@ -241,21 +240,17 @@ def _scan_facts(scan: ScanDetail) -> list[tuple[str, str]]:
 
 def _values(scan: ScanDetail) -> Table:
     rows = [(v.name, f"{v.low:.3f}", f"{v.mean:.3f}", f"{v.high:.3f}") for v in scan.values]
-    return _table("values of the kept points", ("channel", "least", "mean", "most"), rows)
+    return rich_table("values of the kept points", ("channel", "least", "mean", "most"), rows)
 
 
 def _classes(scan: ScanDetail, labels: LabelTable) -> Table:
-    table = Table(title="labels of the kept points", title_justify="left")
-    table.add_column("class")
-    table.add_column("points", justify="right")
-    table.add_column("share", justify="right")
     total = max(1, sum(count for _, count in scan.class_points))
-    for c, (name, count) in enumerate(scan.class_points):
-        if count:
-            red, green, blue = labels.colors_rgb[c]
-            swatch = Text("■ ", style=f"rgb({red},{green},{blue})" if c else "default")
-            table.add_row(swatch + Text(name), f"{count:,}", percent(count / total))
-    return table
+    rows = [
+        (Cell(text=name, color_rgb=labels.colors_rgb[c]), f"{count:,}", percent(count / total))
+        for c, (name, count) in enumerate(scan.class_points)
+        if count
+    ]
+    return rich_table("labels of the kept points", ("class", "points", "share"), rows)
 
 
 def _sources(scan: ScanDetail) -> Table:
@@ -263,9 +258,7 @@ def _sources(scan: ScanDetail) -> Table:
         (source.role, source.state, format_bytes(source.nbytes), source.xxh3[:12], source.path)
         for source in scan.sources
     ]
-    table = _table("sources", ("role", "now", "bytes", "xxh3", "path"), rows, left=5)
-    table.columns[-1].overflow = "fold"
-    return table
+    return rich_table("sources", ("role", "now", "bytes", "xxh3", "path"), rows, align="lllll")
 
 
 def _chunks(chunks: Sequence[ChunkState]) -> Table:
@@ -281,27 +274,4 @@ def _chunks(chunks: Sequence[ChunkState]) -> Table:
         for chunk in chunks
     ]
     columns = ("chunk", "state", "offset", "bytes", "crc32c", "file")
-    table = _table("chunks, each read and checked", columns, rows)
-    table.columns[1].justify = table.columns[-1].justify = "left"
-    table.columns[-1].overflow = "fold"
-    return table
-
-
-def _facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, text in rows:
-        table.add_row(Text(name), Text(text))
-    return table
-
-
-def _table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
-) -> Table:
-    table = Table(title=title, title_justify="left")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < left else "right")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+    return rich_table("chunks, each read and checked", columns, rows, align="llrrrl")

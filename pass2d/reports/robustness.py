@@ -1,22 +1,18 @@
-"""A robustness report as table, JSON and `summary.csv`."""
+"""A robustness report, and its `summary.csv`."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import io
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from pass2d.common.files import replace_file
 from pass2d.corruptions.registry import COLLECTION
-from pass2d.train.inference.metric import Scores
-from pass2d.train.robustness.robo3d import CORRUPTIONS, SEVERITIES
+from pass2d.reports.report import Part, Report, percent, plain_shares
+from pass2d.train.robustness.robo3d import CORRUPTIONS
 from pass2d.train.robustness.run import RobustReport, SetResult
 
 SUMMARY_FILE = "summary.csv"
@@ -97,8 +93,44 @@ def write_summary(report: RobustReport, folder: Path) -> Path:
     return path
 
 
-def report_json(report: RobustReport) -> dict[str, Any]:
-    """Everything as plain data; shares 0..1."""
+def report(result: RobustReport) -> Report:
+    """What there is to read of a robustness report."""
+    table = list(rows(result))
+    return Report(
+        title=f"{result.set_name}: {result.info.name}, {result.votes}",
+        subtitle=result.checkpoint,
+        parts=[
+            Part(
+                heading=f"{result.set_name}: {result.info.name}, {result.votes}",
+                header=("corruption", "severity", "mIoU official", "mIoU published",
+                        "accuracy official", "accuracy published", "baseline mIoU", "scans"),
+                rows=[_cells(row, result) for row in table],
+                align="ll",
+                strong=[i for i, row in enumerate(table) if _is_whole(row)],
+            )
+        ],
+        remarks=remarks(result),
+        data=_json(result),
+    )  # fmt: skip
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    return row["severity"] in ("", "mean")
+
+
+def _cells(row: dict[str, Any], report: RobustReport) -> list[str]:
+    known = report.baseline.get(row["corruption"]) if _is_whole(row) else None
+    names = ("miou_official", "miou_published", "accuracy_official", "accuracy_published")
+    return [
+        row["corruption"],
+        row["severity"],
+        *(percent(row[name], decimals=1) for name in names),
+        "" if known is None else percent(known, decimals=1),
+        f"{row['scans']:,}",
+    ]
+
+
+def _json(report: RobustReport) -> dict[str, Any]:
     return {
         "set": report.set_name,
         "dataset": report.info.name,
@@ -107,7 +139,7 @@ def report_json(report: RobustReport) -> dict[str, Any]:
         "outside": report.outside,
         "protocol": "official",
         "results": [
-            {**row, "iou_official": _iou(report.scores_of(result)[0])}
+            {**row, "iou_official": plain_shares(report.scores_of(result)[0].iou.tolist())}
             for result in report.results
             if result.scans
             for row in [_row(report, result)]
@@ -121,34 +153,6 @@ def report_json(report: RobustReport) -> dict[str, Any]:
         "is_complete": report.is_complete,
         "failed": list(report.failed),
     }
-
-
-def report_tables(report: RobustReport) -> tuple[Table | Text, ...]:
-    """Rich renderables for a terminal."""
-    table = Table(
-        title=f"{report.set_name}: {report.info.name}, {report.votes}", title_style="bold"
-    )
-    headers = ("corruption", "severity", "mIoU official", "mIoU published", "accuracy official",
-               "accuracy published", "baseline mIoU", "scans")  # fmt: skip
-    table.add_column(headers[0], min_width=max(map(len, CORRUPTIONS)))
-    table.add_column(headers[1], min_width=max(map(len, SEVERITIES)))
-    for header in headers[2:]:
-        table.add_column(header, justify="right")
-    for row in rows(report):
-        is_whole = row["severity"] in ("", "mean")
-        known = report.baseline.get(row["corruption"]) if is_whole else None
-        table.add_row(
-            Text(row["corruption"]),  # a folder's name may look like markup
-            row["severity"],
-            f"{row['miou_official']:.1%}",
-            f"{row['miou_published']:.1%}",
-            f"{row['accuracy_official']:.1%}",
-            f"{row['accuracy_published']:.1%}",
-            "" if known is None else f"{known:.1%}",
-            f"{row['scans']:,}",
-            style="bold" if is_whole else None,
-        )
-    return (table, *(Text(line) for line in remarks(report)))
 
 
 def remarks(report: RobustReport) -> list[str]:
@@ -196,7 +200,3 @@ def _partial(report: RobustReport) -> str:
         reasons.append(f"{len(report.failed)} scans left out")
     partial = f", PARTIAL: {'; '.join(reasons)}" if reasons else ""
     return partial if report.baseline else f", over {len(scores.corruptions)} corruptions{partial}"
-
-
-def _iou(scores: Scores) -> list[float | None]:
-    return [None if math.isnan(value) else float(value) for value in scores.iou]

@@ -1,4 +1,4 @@
-"""`pass2d stats`: the statistics of a prepared data set as tables and as JSON."""
+"""The statistics of a prepared data set: classes, scans, points, ranges."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from pass2d.cache.statistics import RANGE_EDGES_M, DatasetStatistics, SplitStatistics, Spread
+from pass2d.common.html import Cell, column_chart, compact, section
+from pass2d.reports.report import Part, Report, percent
 
 SCAN_COLUMNS = ("split", "scans", "sequences", "seen by a picture", "no labels", "no picture")
 """Of the table of scans."""
@@ -19,27 +18,46 @@ POINT_COLUMNS = ("split", "points per scan", "least", "median", "most", "mean", 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def report_tables(statistics: DatasetStatistics) -> tuple[Table | Text, ...]:
-    """Rich renderables for a terminal: classes, scans, ranges, remarks."""
-    lines = remarks(statistics)
-    return (
-        _class_table(statistics),
-        _table("scans", SCAN_COLUMNS, [scan_cells(split) for split in statistics.splits]),
-        _table("points", POINT_COLUMNS, [row for s in statistics.splits for row in point_cells(s)]),
-        _range_table(statistics),
-        *(Text(f"{split.split}: {sequence_line(split)}") for split in statistics.splits),
-        *(Text(line, style="yellow") for line in lines),
+def report(statistics: DatasetStatistics) -> Report:
+    """What there is to read of a data set."""
+    info, splits = statistics.info, statistics.splits
+    volume = ", ".join(
+        f"{axis} {low:g} to {high:g} m"
+        for axis, low, high in zip("xyz", info.grid.low, info.grid.high, strict=True)
     )
-
-
-def report_json(statistics: DatasetStatistics) -> dict[str, Any]:
-    """Everything as plain data: counts and shares per class and split, and the rest."""
-    return {
-        "dataset": statistics.info.name,
-        "range_edges_m": list(RANGE_EDGES_M),
-        "splits": {split.split: _split_json(split, statistics) for split in statistics.splits},
-        "remarks": list(remarks(statistics)),
-    }
+    return Report(
+        title=f"pass2d: {info.name}",
+        subtitle=f"{info.labels.n_classes - 1} classes; volume {volume}",
+        tiles=_headline(statistics),
+        parts=[
+            _class_part(statistics),
+            Part(
+                heading="scans", header=SCAN_COLUMNS, rows=[_scan_cells(split) for split in splits]
+            ),
+            Part(
+                heading="points",
+                header=POINT_COLUMNS,
+                rows=[row for split in splits for row in _point_cells(split)],
+            ),
+            Part(
+                heading="points by range: bins of 5 m",
+                header=("split", "histogram", "median bin"),
+                rows=[_range_cells(split) for split in splits],
+                align="lll",
+                on_page=False,
+            ),
+        ],
+        lines=[f"{split.split}: {_sequence_line(split)}" for split in splits],
+        remarks=remarks(statistics),
+        remark_style="yellow",
+        charts=lambda: [chart for split in splits for chart in _charts(split)],
+        data={
+            "dataset": info.name,
+            "range_edges_m": list(RANGE_EDGES_M),
+            "splits": {split.split: _split_json(split, statistics) for split in splits},
+            "remarks": list(remarks(statistics)),
+        },
+    )
 
 
 def remarks(statistics: DatasetStatistics) -> tuple[str, ...]:
@@ -74,46 +92,30 @@ def _listing(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def labelled_splits(statistics: DatasetStatistics) -> list[SplitStatistics]:
-    """Those with at least one scan with labels."""
-    return [s for s in statistics.splits if s.scans_without_label < s.scans]
-
-
-def _class_table(statistics: DatasetStatistics) -> Table:
-    names, colors = statistics.info.labels.names, statistics.info.labels.colors_rgb
-    result = Table(title=f"{statistics.info.name}: classes", title_justify="left")
-    result.add_column("id", justify="right")
-    result.add_column("class")
-    labelled = labelled_splits(statistics)
+def _class_part(statistics: DatasetStatistics) -> Part:
+    labels = statistics.info.labels
+    labelled = [s for s in statistics.splits if s.scans_without_label < s.scans]
+    header = ["id", "class"]
     for split in labelled:
-        for column in ("points", "share", "weight"):
-            result.add_column(f"{split.split} {column}", justify="right")
-    for c, name in enumerate(names):
-        cells = [
-            text
-            for split in labelled
-            for text in (
-                f"{split.class_counts[c]:,}",
-                percent(float(split.class_shares[c])),
-                f"{split.class_weights[c]:.3f}" if c else "ignored",
-            )
-        ]
-        red, green, blue = colors[c]
-        swatch = Text("■ ", style=f"rgb({red},{green},{blue})" if c else "default")
-        result.add_row(str(c), swatch + Text(name), *cells)
-    return result
+        header += [f"{split.split} {column}" for column in ("points", "share", "weight")]
+    rows: list[list[str | Cell]] = []
+    for c, name in enumerate(labels.names):
+        row: list[str | Cell] = [str(c), Cell(text=name, color_rgb=labels.colors_rgb[c])]
+        for split in labelled:
+            share = float(split.class_shares[c])
+            row.append(f"{split.class_counts[c]:,}")
+            row.append(Cell(text=percent(share), bar=_log_length(share)))
+            row.append(f"{split.class_weights[c]:.3f}" if c else "ignored")
+        rows.append(row)
+    return Part(heading=f"{statistics.info.name}: classes", header=header, rows=rows, align="rl")
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    result = Table(title=title, title_justify="left")
-    for place, column in enumerate(columns):
-        result.add_column(column, justify="right" if place else "left")
-    for row in rows:
-        result.add_row(*row)
-    return result
+def _log_length(share: float) -> float:
+    """0 for 1e-5 and below, 1 for all: on a linear bar the rare classes would vanish."""
+    return max(0.0, 1 + math.log10(share) / 5) if share else 0.0
 
 
-def scan_cells(split: SplitStatistics) -> tuple[str, ...]:
+def _scan_cells(split: SplitStatistics) -> tuple[str, ...]:
     """The row of a split below ``SCAN_COLUMNS``."""
     return (
         split.split,
@@ -125,7 +127,7 @@ def scan_cells(split: SplitStatistics) -> tuple[str, ...]:
     )
 
 
-def point_cells(split: SplitStatistics) -> tuple[tuple[str, ...], ...]:
+def _point_cells(split: SplitStatistics) -> tuple[tuple[str, ...], ...]:
     """The two rows of a split below ``POINT_COLUMNS``."""
     return (
         (split.split, "raw file", *_spread(split.points_raw), f"{split.total_raw:,}"),
@@ -133,21 +135,35 @@ def point_cells(split: SplitStatistics) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def sequence_line(split: SplitStatistics) -> str:
+def _sequence_line(split: SplitStatistics) -> str:
     """E.g. "scans per sequence: 00 4541, 01 1101"."""
     return "scans per sequence: " + _listing([f"{n} {c}" for n, c in split.scans_per_sequence])
 
 
-def _range_table(statistics: DatasetStatistics) -> Table:
-    result = Table(title="points by range: bins of 5 m", title_justify="left")
-    for column in ("split", "histogram", "median bin"):
-        result.add_column(column)
-    for split in statistics.splits:
-        counts = split.range_histogram
-        top = max(1, int(counts.max()))
-        bars = "".join(_BLOCKS[math.ceil(8 * int(count) / top)] for count in counts)
-        result.add_row(split.split, bars, _median_bin(split))
-    return result
+def _range_cells(split: SplitStatistics) -> tuple[str, str, str]:
+    counts = split.range_histogram
+    top = max(1, int(counts.max()))
+    bars = "".join(_BLOCKS[math.ceil(8 * int(count) / top)] for count in counts)
+    return split.split, bars, _median_bin(split)
+
+
+def _charts(split: SplitStatistics) -> list[str]:
+    names, counts = zip(*split.scans_per_sequence, strict=True)
+    labels = [_bin_name(place) for place in range(len(RANGE_EDGES_M))]
+    ranges = column_chart(labels, split.range_histogram.tolist(), unit="points")
+    return [
+        section(f"Scans per sequence: {split.split}", column_chart(names, counts, unit="scans")),
+        section(f"Points by range in metres: {split.split}", ranges),
+    ]
+
+
+def _headline(statistics: DatasetStatistics) -> list[tuple[str, str]]:
+    values = [
+        ("scans", f"{sum(s.scans for s in statistics.splits):,}"),
+        ("points", compact(sum(s.total_raw for s in statistics.splits))),
+        ("in the volume", compact(sum(s.total_kept for s in statistics.splits))),
+    ]
+    return values + [(f"{s.split} scans", f"{s.scans:,}") for s in statistics.splits]
 
 
 def _median_bin(split: SplitStatistics) -> str:
@@ -155,10 +171,10 @@ def _median_bin(split: SplitStatistics) -> str:
     if not total[-1]:
         return "-"
     place = int((total * 2 >= total[-1]).argmax())
-    return bin_name(place) + " m"
+    return _bin_name(place) + " m"
 
 
-def bin_name(place: int) -> str:
+def _bin_name(place: int) -> str:
     """Metres of a bin of the range histogram: "5-10"."""
     if place + 1 == len(RANGE_EDGES_M):
         return f"{RANGE_EDGES_M[place]}+"
@@ -193,13 +209,6 @@ def _split_json(split: SplitStatistics, statistics: DatasetStatistics) -> dict[s
         "absent_classes": list(split.absent),
         "range_histogram": split.range_histogram.tolist(),
     }
-
-
-def percent(share: float) -> str:
-    """0.0123 -> "1.23%"; tiny shares keep a digit."""
-    if share and share < 0.0001:
-        return f"{100 * share:.1g}%"
-    return f"{share:.2%}"
 
 
 def _spread(spread: Spread) -> tuple[str, ...]:
