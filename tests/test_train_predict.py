@@ -245,7 +245,7 @@ def test_results_are_overwritten_only_when_allowed(checkpoint: Path, tmp_path: P
     scan = write_bin(tmp_path / "a.bin", some_points(20))
     truth = tmp_path / "a.label"
     truth.write_bytes(b"made by hand")
-    with pytest.raises(DataError, match=r"a\.label is already there.*--overwrite"):
+    with pytest.raises(DataError, match=r"a\.label is already there.*overwrite"):
         predict(scan, checkpoint, tmp_path, device=CPU)
     assert truth.read_bytes() == b"made by hand"
     predict(scan, checkpoint, tmp_path, overwrite=True, device=CPU)

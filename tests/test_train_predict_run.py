@@ -291,7 +291,7 @@ def test_all_formats_say_the_same(checkpoint: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("formats", [(), ("png",), ("label", "label")])
 def test_unknown_formats_are_refused(formats: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match="--format must be some of label, npy, ply, bin"):
+    with pytest.raises(ConfigError, match=r"formats. must be some of label, npy, ply, bin"):
         Outputs(formats=formats)
 
 
@@ -302,7 +302,7 @@ def test_nuscenes_labels_are_explained_once(tmp_path: Path) -> None:
     heard = Heard()
     both = Outputs(formats=("label", "bin"))
     predict(tmp_path / "in", path, tmp_path / "out", outputs=both, device=CPU, progress=heard)
-    assert sum("uint32 raw ids" in line and "--format bin" in line for line in heard.lines) == 1
+    assert sum("uint32 raw ids" in line and "formats=bin" in line for line in heard.lines) == 1
     only_bin = Outputs(formats=("bin",))
     heard = Heard()
     predict(tmp_path / "in", path, tmp_path / "b", outputs=only_bin, device=CPU, progress=heard)

@@ -324,7 +324,7 @@ def test_bad_files_are_named_and_left_out(stubbed, tmp_path: Path) -> None:
     assert report.results[0].scans == 1
     texts = sorted(report.failed)
     assert any("1.label: 4 bytes, but the scan has 300 points" in text for text in texts)
-    assert any("2.bin: no label file" in text and "--clean" in text for text in texts)
+    assert any("2.bin: no label file" in text and "`clean`" in text for text in texts)
     assert any("3.label: raw label 77 is not in the table" in text for text in texts)
     assert not list((tmp_path / "out").rglob("*.json"))  # an unfinished count is not kept
 

@@ -100,7 +100,7 @@ def test_which_data_sets_belong_to_a_clean_one(cache_root: Path, tmp_path: Path)
         "semkitti-fog-light", "semkitti-fog-moderate", "semkitti-fog-heavy",
         "semkitti-crosstalk-heavy", "semkitti-incomplete_echo-light",
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match="Choose the clean one: --dataset semkitti"):
+    with pytest.raises(ConfigError, match="Choose the clean one: `dataset=semkitti`"):
         corrupted_datasets(cache_root / "semkitti-fog-light")
 
 

@@ -138,7 +138,7 @@ def test_same_predictions_give_the_same_bytes(stubbed, scans, tmp_path: Path) ->
 def test_a_missing_scan_is_an_error_here_not_on_the_server(stubbed, scans, tmp_path) -> None:
     rules = replace(RULES, scan_counts={"11": SCANS, "12": SCANS + 1})
     out = tmp_path / "s.zip"
-    with pytest.raises(DataError, match=r"sequence 12: 3 scans, officially 4.*--allow-partial"):
+    with pytest.raises(DataError, match=r"sequence 12: 3 scans, officially 4.*allow_partial"):
         submit(stubbed, scans[0], out, benchmarks=[rules], config=SubmitConfig())
     assert not out.exists()
     partial = SubmitConfig(allow_partial=True)
@@ -306,7 +306,7 @@ def test_a_gap_in_the_frames_is_named(tmp_path: Path) -> None:
 
 
 def test_a_split_that_nobody_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--split 'tset': .* has train, val, test"):
+    with pytest.raises(ConfigError, match=r"split. 'tset': .* has train, val, test"):
         verify_submission(zipped(tmp_path / "s.zip", entries()), [RULES], split="tset")
 
 
@@ -329,7 +329,7 @@ def test_a_name_that_is_there_twice_is_a_problem(tmp_path: Path) -> None:
     path = zipped(tmp_path / "s.zip", entries())
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(FIRST, b"\x28\0\0\0")
-    assert f"s.zip: {FIRST}: is there 2 times" in verify_submission(path, [RULES]).problems
+    assert f"s.zip: {FIRST}: occurs 2 times" in verify_submission(path, [RULES]).problems
 
 
 def test_an_entry_that_claims_to_be_huge_is_not_unpacked(tmp_path: Path) -> None:
@@ -493,7 +493,7 @@ def test_a_scan_that_a_nuscenes_scene_lacks_is_named(nuscenes) -> None:
 def test_nuscenes_needs_an_answer_for_every_point(nuscenes, tmp_path: Path) -> None:
     with CacheReader.open(nuscenes[0]) as reader:
         split = str(reader.scans.split[0])
-    with pytest.raises(ConfigError, match="Use --outside nearest"):
+    with pytest.raises(ConfigError, match="Use `outside=nearest`"):
         submit_nuscenes(nuscenes, tmp_path / "n.zip", split, outside="ignore")
 
 

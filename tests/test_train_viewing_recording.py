@@ -182,7 +182,7 @@ def test_window_without_a_display_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    with pytest.raises(ConfigError, match="--save"), recording(SET, [item(0)], None):
+    with pytest.raises(ConfigError, match=r"save=FILE\.rrd"), recording(SET, [item(0)], None):
         pass
 
 
@@ -204,7 +204,7 @@ def test_window_that_does_not_open_is_one_line(
     monkeypatch.setattr(rr, "RecordingStream", Stream)
     monkeypatch.setenv("PATH", "/usr/bin")
     with (
-        pytest.raises(ConfigError, match=r"\(no viewer\)\. --save"),
+        pytest.raises(ConfigError, match=r"\(no viewer\)\. `save="),
         recording(SET, [item(0)], None),
     ):
         pass

@@ -155,10 +155,10 @@ def remarks(report: EvalReport) -> tuple[str, ...]:
         gain = 100 * (best.official.miou - best.miou_outside_ignored)
         lines.append(
             "Points outside the volume took the label of the nearest predicted point: "
-            f"{gain:+.2f} points of mIoU against leaving them without (--outside ignore)."
+            f"{gain:+.2f} points of mIoU against leaving them without one."
         )
     elif report.outside == "ignore":
-        lines.append("Points outside the volume got no prediction: misses (--outside nearest).")
+        lines.append("Points outside the volume got no prediction: they are misses.")
     is_kitti = report.info.layout == "semantickitti"
     absent = [report.info.labels.names[c] for c in best.official.absent]
     if absent:

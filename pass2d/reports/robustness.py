@@ -179,7 +179,9 @@ def remarks(report: RobustReport) -> list[str]:
             f"{partial})"
         )
     if report.clean_miou is None:
-        lines.append("mRR needs the score without corruption: give --clean CACHE")
+        lines.append(
+            "mRR needs the score without corruption, from a prepared clean data set (--clean)"
+        )
     if report.baseline and scores.mce is None:
         lines.append(f"mCE and mRR need Robo3D's corruptions: {', '.join(CORRUPTIONS)}")
     if report.failed:

@@ -26,7 +26,7 @@ def labelled_positions(
         of = "" if sequences is None else f" of the sequences {', '.join(sequences)}"
         raise ConfigError(
             f"{reader.root}: split {split!r} has {len(selected)} scans{of}, none with labels; "
-            f"splits with labels: {', '.join(found) or 'none'}. Choose one with --split, or "
+            f"splits with labels: {', '.join(found) or 'none'}. Choose one by `split`, or "
             "prepare it."
         )
     return labelled, len(selected) - len(labelled)

@@ -50,12 +50,13 @@ def evaluate(
         cache_root: What `pass2d prepare` wrote.
         split: "train", "val" or "test".
         dataset: Which data set, if the cache holds several.
-        sequences: Only these; all of the split without.
+        sequences: Only these; by default all of the split.
         limit: At most so many scans, spread evenly over the split.
         votes: With votes the scans are evaluated without them as well.
         outside: See ``OutsidePolicy``.
-        team: The processes that share the work, and this one's device; alone, without, on the GPU
-            if there is one. Each gets the whole report, the same whatever their number.
+        team: The processes that share the work, and this one's device. By default this process
+            works alone, on the GPU if there is one. Each gets the whole report, the
+            same whatever their number.
         progress: Is told of every scan.
 
     Raises:
@@ -188,7 +189,7 @@ def count_scans(
                 continue
             for count, answer in zip(counts, found.passes, strict=True):
                 count.add(scan.place, count_scan(scan, answer.labels, info.labels.n_classes))
-    cached.say_anew(progress)
+    cached.say_unhashed(progress)
     return counts
 
 
@@ -215,12 +216,12 @@ def require_same_data(trained: TrainedNetwork, info: DatasetInfo) -> None:
             f"{checkpoint}: trained on the {own.labels.n_classes - 1} classes of {own.name} "
             f"({', '.join(own.labels.names[1:4])}, ...), but the cache holds the "
             f"{theirs.labels.n_classes - 1} of {theirs.name} "
-            f"({', '.join(theirs.labels.names[1:4])}, ...). Choose another with --dataset."
+            f"({', '.join(theirs.labels.names[1:4])}, ...). Choose another by `dataset`."
         )
     if (own.sweeps > 0) != (theirs.sweeps > 0):
         raise ConfigError(
             f"{checkpoint}: trained on scans with {own.sweeps} added sweeps, but the cache was "
-            f"prepared with {theirs.sweeps}. Prepare the data set with --sweeps {own.sweeps}."
+            f"prepared with {theirs.sweeps}. Prepare the data set with `sweeps={own.sweeps}`."
         )
     if own.grid != theirs.grid and trained.card.preprocessing.in_volume_only:
         raise ConfigError(

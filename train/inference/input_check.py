@@ -1,4 +1,4 @@
-"""Whether an input looks like what a network was trained with, and which option would mend it."""
+"""Whether an input looks like the training data, and which option would fix it if not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InputWarning:
     kind: str
     """Of `cache.likeness.Difference`, or "no_statistics"."""
     option: str
-    """What would mend it, e.g. "--unit mm"; "" for nothing."""
+    """What would fix it, e.g. "--unit mm"; "" if nothing would."""
     message: str
     """One line; names the file and the option."""
     scans: int = 1
@@ -88,19 +88,19 @@ class InputCheck:
 
     def _advice(self, difference: Difference, option: str) -> str:
         if difference.kind == "density":
-            return " Expect worse labels; no option mends it"
+            return " Expect worse labels; no option can fix it"
         if difference.kind == "no_signal":
             full = self._expected.full_scale
             return (
                 f"; the training data's is 0..{full:.0f}. Name its column if there is one: {option}"
             )
         if difference.kind == "range":
-            return ": is --unit right? Another sensor or place may also be the reason"
+            return ": is --unit right? Another sensor or place may also explain it"
         if difference.kind == "recenter":
             return f": {option} moves each scan's middle to x = y = 0, its ground to z = 0"
         if difference.kind == "rotate":
             return (
-                f": {option}. (Which way is ahead cannot be told from points: the first number "
+                f": {option}. (The points do not tell which way is ahead: the first number "
                 "turns about z)"
             )
         return f": {option}"
@@ -112,7 +112,7 @@ def expectation(card: Card) -> Expectation:
 
 
 class WarningLog:
-    """The first warning of each difference, and how many scans show it.
+    """The first warning about each difference, and how many scans show it.
 
     Another unit, axis or scale of the signal is another difference; heights vary from scan to scan.
     """
@@ -140,7 +140,7 @@ def no_statistics() -> InputWarning:
         kind="no_statistics",
         option="",
         message="this checkpoint carries no statistics of its training data (imported, or of an "
-        "older pass2d): range, height and density of the input are not compared with it",
+        "older pass2d): range, height and density of the input are not checked",
         scans=0,
     )
 

@@ -90,7 +90,7 @@ class CachedVotes:
     """By place, on the scans' device; None for one that has none."""
 
     def voxels(self, passes: Sequence[Pass], starts: Sequence[int]) -> tuple[ScaleVoxels, ...]:
-        """The voxels of passes that begin at these rows; () if one must be voxelised anew."""
+        """The voxels of passes that begin at these rows; () if one of them has no hash."""
         found: list[Sequence[ScanHash]] = []
         symmetries: list[int] = []
         for place, vote in passes:
@@ -118,8 +118,8 @@ def vote_logits(
         votes: As many sequences as scans; each with at least one vote.
         size: Passes (scan, vote) are put together up to this; when a GPU runs out of memory, they
             are halved as often as it takes.
-        hashes: Of the cache, which serve under the grid's symmetries; without, and for any other
-            vote, scans are voxelised anew.
+        hashes: The cache's, used for votes that are symmetries of the grid. By default, and for
+            other votes, scans are voxelised from their points.
 
     Returns:
         Per scan (N, C) float32 on the scans' device.
@@ -157,7 +157,7 @@ def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> 
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Within, the device is this thread's current one, on which spconv's kernels are launched."""
+    """Makes the device this thread's current one: spconv launches its kernels there."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

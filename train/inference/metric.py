@@ -56,7 +56,8 @@ def count_pairs(
         labels: (N,) training ids, integer.
         predictions: (N,) training ids, integer.
         n_classes: C.
-        group: (N,) integer, below n_groups; e.g. the scan of each point. All in group 0 without.
+        group: (N,) integer, below n_groups; e.g. the scan of each point. By default all
+            are in group 0.
         n_groups: G.
 
     Returns:
@@ -160,7 +161,7 @@ def both_scores(
         outside: (C, C) of the others.
         info: Of the data set: its layout says what an absent class counts.
         sees_outside: Whether the network itself predicts the others. If not, they have no
-            prediction for `published`, whatever `--outside` gave them.
+            prediction for `published`, whatever ``OutsidePolicy`` gave them.
     """
     official = official_scores(inside + outside, absent_counts_zero=info.layout != "nuscenes")
     predicted = outside if sees_outside else without_predictions(outside)

@@ -1,4 +1,4 @@
-"""Scans as a network takes them, with the way back to all of their points."""
+"""Scans cut to what a network takes, and how its answers get back to all points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TREE_POINTS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ScanInput:
-    """K of a scan's N points for a network, and which of the others take whose answer."""
+    """The K points of a scan that a network sees, and whose answers the other N - K take."""
 
     name: str
     """Random votes are drawn by it: an answer does not depend on what is labelled beside it."""
@@ -62,8 +62,8 @@ def scan_input(
         name: See ``ScanInput``.
         is_seen: (N,) whether the network sees the point; its numbers must be finite.
         outside: What the others are given.
-        is_plausible: (N,) whether the point lies anywhere; only such a one takes another's answer.
-            All do by default.
+        is_plausible: (N,) whether the coordinates can be true; only such a point takes another's
+            answer. By default all are.
         hashes: Of the points that are seen, in their order.
         tree_points: See ``TREE_POINTS``.
     """
@@ -123,7 +123,7 @@ class CachedScans:
         self.reader = reader
         self._uses_volume, self._outside = network.uses_volume, outside
         self._scales = hashed_scales(network, reader.info.grid, plans, progress)
-        self._anew: set[int] = set()
+        self._unhashed: set[int] = set()
 
     def read(self, position: int, *, label: bool) -> tuple[ScanRecord, ScanInput]:
         """Read one scan, as the cache has it and as the network takes it.
@@ -137,17 +137,17 @@ class CachedScans:
             grid = self.reader.info.grid
             hashes = scan_hashes(record.voxels, scales=self._scales, grid=grid)
             if hashes is None and record.n:
-                self._anew.add(position)
+                self._unhashed.add(position)
         return record, record_input(
             record, uses_volume=self._uses_volume, outside=self._outside, hashes=hashes
         )
 
-    def say_anew(self, progress: Progress) -> None:
-        """Say how many scans had no hash that serves, if any."""
-        if self._anew:
+    def say_unhashed(self, progress: Progress) -> None:
+        """Report how many scans had no usable hash, if any."""
+        if self._unhashed:
             progress.say(
-                f"{len(self._anew)} scans were voxelised anew for lattice votes: their hashes are "
-                "not in the cache, or a point lies on the upper border of the volume"
+                f"{len(self._unhashed)} scans were voxelised from their points for lattice votes: "
+                "their hashes are not in the cache, or a point lies on the volume's upper border"
             )
 
 
@@ -206,7 +206,7 @@ def hashed_scales(
     elif len(grid_symmetries(grid)) < len(SYMMETRIES):
         reason = "the grid is not square and centred in x and y"
     if reason:
-        progress.say(f"lattice votes voxelise each scan anew: {reason}")
+        progress.say(f"lattice votes voxelise each scan from its points: {reason}")
         return ()
     return network.scales
 

@@ -34,7 +34,7 @@ class ScanFile:
     name: str
     """Path below the input folder without suffix: "08/velodyne/000123"."""
     target: Path
-    """Of the results, without suffix."""
+    """Path of the results, without suffix."""
 
     def result(self, suffix: str) -> Path:
         """The result of a suffix such as ".label"."""
@@ -50,8 +50,8 @@ def find_scans(
         inputs: One file of a known format, or a folder. Hidden files are left out.
         out: Folder of the results; they lie in it as the inputs lie in theirs. Below ``inputs`` it
             is left out.
-        on_closed: Is told of every sub-folder that cannot be read, and why; the first one is an
-            error without.
+        on_closed: Is told of every sub-folder that cannot be read, and why; by default the first
+            one is an error.
 
     Returns:
         In the order of names.
@@ -147,7 +147,7 @@ def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
     except (OSError, ValueError) as error:  # too long a name, a zero byte
         shown = ascii(line[:60])
         raise DataError(
-            f"{shown}: no path of a file: {' '.join(str(error).split()[:6])}"
+            f"{shown}: not the path of a file: {' '.join(str(error).split()[:6])}"
         ) from error
     if is_folder:
         raise DataError(f"{line}: a folder; one file per line is expected")
@@ -160,7 +160,7 @@ def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
 
 
 def refuse_input_as_result(scans: Iterable[ScanFile], suffixes: Sequence[str]) -> None:
-    """Refuse results that would replace a file of points, or be read as one the next time.
+    """Refuse results that would replace a point file, or be read as one next time.
 
     Raises:
         DataError: Naming the first.
@@ -169,8 +169,8 @@ def refuse_input_as_result(scans: Iterable[ScanFile], suffixes: Sequence[str]) -
         for suffix in suffixes:
             if suffix.endswith(SUFFIXES) and scan.target.parent == scan.points.parent:
                 raise DataError(
-                    f"{scan.result(suffix)}: a result among the files of points would be taken for "
-                    "one of them. Choose another --out."
+                    f"{scan.result(suffix)}: a result among the point files would be taken for "
+                    "one of them. Choose another `out`."
                 )
 
 

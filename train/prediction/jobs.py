@@ -135,7 +135,7 @@ class ScanReader:
             advice = " ".join(one.option for one in warnings if one.kind in {"unit", "recenter"})
             failure = (
                 f"{where}: none of {n} points has coordinates that a lidar could measure "
-                f"(within 1 km): {advice or 'check --unit, --map; for .bin --columns, --dtype'}"
+                f"(within 1 km): {advice or 'check `unit`, `map`; for .bin `columns`, `dtype`'}"
             )
             return replace(job, failure=failure, warnings=tuple(warnings))
         return replace(

@@ -35,7 +35,7 @@ class Outputs:
         unknown = [word for word in self.formats if word not in FORMATS]
         if unknown or not self.formats or len(set(self.formats)) < len(self.formats):
             raise ConfigError(
-                f"--format must be some of {', '.join(FORMATS)}, each once, "
+                f"`formats` must be some of {', '.join(FORMATS)}, each once, "
                 f"got {','.join(self.formats)!r}"
             )
 
@@ -112,7 +112,7 @@ def format_notes(outputs: Outputs, info: DatasetInfo) -> list[str]:
         return []
     return [
         "labels of this nuScenes checkpoint are uint32 raw ids (0..31, one per class); the "
-        "benchmark's own form, uint8 of the 16 classes in NAME_lidarseg.bin, is --format bin"
+        "benchmark's own form, uint8 of the 16 classes in NAME_lidarseg.bin, is `formats=bin`"
     ]
 
 

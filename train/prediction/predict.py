@@ -119,13 +119,14 @@ def predict(
         votes: Test-time augmentation.
         outside: Whether points outside the volume take the label of the nearest predicted point
             ("nearest"), or 0 ("ignore").
-        outputs: Which files; ``.label`` files without.
+        outputs: Which files to write; by default ``.label`` files.
         png: Draw each scan, whatever ``outputs`` says.
-        overwrite: Make results anew that are already there, whoever made them.
-        columns: Numbers per point of ``.bin`` files; found out without.
-        dtype: Of their numbers, key of `cache.columns.DTYPES`; found out without.
-        mapping: Which column is which, units, place, rotation; x, y, z, signal as they are without.
-        batch_size: Scans per pass through the network; what suits the device without.
+        overwrite: Replace existing results, whoever made them.
+        columns: Numbers per point of ``.bin`` files; by default found out.
+        dtype: Of their numbers, a key of `cache.columns.DTYPES`; by default found out.
+        mapping: Which column is which, units, place, rotation; by default x, y, z, signal as
+            they are.
+        batch_size: Scans per pass through the network; by default what suits the device.
         device: Defaults to the GPU if there is one.
         progress: Is told of every scan, of files that failed, and of each way in which the input
             differs from the training data.

@@ -33,7 +33,7 @@ class ResultFolder:
             out: The folder.
             suffixes: What follows a scan's name, one per file.
             settings: Whatever changes a result, e.g. the checkpoint's hash.
-            overwrite: Make everything anew, whatever is there.
+            overwrite: Replace whatever is there.
         """
         self._suffixes = suffixes
         self._overwrite = overwrite
@@ -126,9 +126,9 @@ class ResultFolder:
             differing = ", ".join(self._record.differing)
             return (
                 f" It was made with other settings ({differing}). Choose another "
-                "--out, or allow --overwrite."
+                "`out`, or set `overwrite`."
             )
-        return " Choose another --out, or allow --overwrite."
+        return " Choose another `out`, or set `overwrite`."
 
 
 def _write_whole(path: Path, content: bytes) -> None:

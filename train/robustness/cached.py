@@ -95,7 +95,7 @@ def robust_cache(
                 progress=progress if root == clean else Silent(),
             )
             results += run.count([cached_set(cached, positions, limit=limit)])
-            cached.say_anew(progress)
+            cached.say_unhashed(progress)
     return run.report(
         results,
         set_name=COLLECTION,
@@ -115,7 +115,7 @@ def corrupted_datasets(clean: Path) -> tuple[tuple[Path, CorruptionInfo], ...]:
     if own is not None:
         raise ConfigError(
             f"{clean}: a corrupted data set ({own.collection}). Choose the clean one: "
-            f"--dataset {own.clean}."
+            f"`dataset={own.clean}`."
         )
     found = []
     for file in sorted(clean.parent.glob(f"*/{DATASET_FILE}")):
@@ -131,7 +131,7 @@ def _chosen(
     if not found:
         raise ConfigError(
             f"{clean.parent}: no corrupted data sets of {clean.name}. Make them with "
-            "`pass2d prepare ... --corrupt all`, or evaluate a published set with --root."
+            "`pass2d prepare ... --corrupt all`, or evaluate a published set, `root`."
         )
     names = sorted({corruption.name for _, corruption in found})
     words = None if wanted is None else corruption_words(wanted)
@@ -140,7 +140,7 @@ def _chosen(
             near = difflib.get_close_matches(word, names, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ConfigError(
-                f"--corruptions: no {word!r} in {clean.parent}, found {', '.join(names)}.{hint}"
+                f"`corruptions`: no {word!r} in {clean.parent}, found {', '.join(names)}.{hint}"
             )
     return [item for item in found if words is None or item[1].name in words]
 

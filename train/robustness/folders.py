@@ -64,7 +64,7 @@ def find_corrupted(root: Path) -> tuple[CorruptedFolder, ...]:
     """
     if not root.is_dir():
         kind = "is a file" if root.exists() else "there is no such folder"
-        raise DataError(f"{root}: {kind}. Give --root the folder of SemanticKITTI-C or nuScenes-C.")
+        raise DataError(f"{root}: {kind}. `root` is the folder of SemanticKITTI-C or nuScenes-C.")
     points: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     labels: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     for path in _files(root):

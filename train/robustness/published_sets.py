@@ -68,7 +68,7 @@ def robust_folders(
 
     Raises:
         CheckpointError, CacheError: They cannot be read.
-        DataError: The folder is no such set, or not one scan of it could be used.
+        DataError: The folder is not such a set, or none of its scans could be used.
     """
     folders = find_corrupted(root)
     trained = trained_network(checkpoint, device)
@@ -113,7 +113,7 @@ def robust_folders(
         results = run.count(require_sets((*own, *downloaded), corruptions))
     if not any(result.scans for result in results[len(own) :]):
         reason = next((line for result in results for line in result.failed), "no scans")
-        raise DataError(f"{root}: not one scan could be used: {reason}")
+        raise DataError(f"{root}: none of its scans could be used: {reason}")
     name = set_name(folders, layout=info.layout)
     return run.report(
         results,

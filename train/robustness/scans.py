@@ -162,7 +162,9 @@ def _labels_of(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles |
         found = by_token or clean.labels.get(name)
         if found is not None:
             return found
-    remedy = "is --clean the cache of the same scans?" if clean else "give --clean CACHE"
+    remedy = (
+        "is `clean` the cache of the same scans?" if clean else "give `clean`, a prepared cache"
+    )
     raise DataError(
         f"{scan.points}: no label file of that name beside it. Corruptions that keep the points "
         f"share the labels of the clean set: {remedy}"
@@ -273,7 +275,7 @@ def require_sets(sets: Sequence[ScanSet], wanted: Sequence[str] | None) -> tuple
     missing = [name for name in names if name not in there]
     if missing:
         raise DataError(
-            f"--corruptions: no {', '.join(missing)} in this set; there are "
+            f"`corruptions`: no {', '.join(missing)} in this set; there are "
             f"{', '.join(sorted(there))}."
         )
     return tuple(chosen for chosen in sets if chosen.corruption in (*names, CLEAN))

@@ -96,7 +96,7 @@ def parse_meta(text: str | None) -> dict[str, bool]:
         key, _, value = (word.strip() for word in part.partition("="))
         if key not in META_KEYS or value.lower() not in ("true", "false"):
             raise ConfigError(
-                f"--meta {part.strip()!r}: expected FLAG=true or FLAG=false with a FLAG of "
+                f"`meta` {part.strip()!r}: expected FLAG=true or FLAG=false with a FLAG of "
                 f"{', '.join(META_KEYS)}"
             )
         meta[key] = value.lower() == "true"

@@ -15,7 +15,7 @@ from pass2d.common.files import read_whole
 from pass2d.train.submission.benchmark import Benchmark
 
 MAX_POINTS = 20_000_000
-"""No lidar gives more per scan: a larger entry is no prediction, and is not read."""
+"""No lidar measures more per scan: a larger entry cannot be a prediction and is not read."""
 MAX_TEXT_BYTES = 1 << 20
 """Of the description and of submission.json."""
 _CHUNK = 1 << 20
@@ -49,7 +49,7 @@ def read_description(path: Path) -> bytes:
     except OSError as error:
         raise DataError(f"{path}: the description cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: the description is no UTF-8 text") from error
+        raise DataError(f"{path}: the description is not UTF-8 text") from error
     if len(data) > MAX_TEXT_BYTES:
         raise DataError(f"{path}: the description has {len(data)} bytes, at most 1 MiB is a text")
     return data
@@ -100,7 +100,7 @@ def check_predictions(
     if nbytes != info.file_size:
         raise ValueError(f"damaged ({nbytes:,} bytes where {info.file_size:,} are announced)")
     if bad is not None:
-        legal = "which is no raw id of the label table"
+        legal = "which is not a raw id of the label table"
         if benchmark.is_nuscenes:
             legal = f"expected 1 to {benchmark.info.labels.n_classes - 1} in uint8"
         raise ValueError(f"holds {bad}, {legal}")

@@ -20,7 +20,7 @@ RECORD = "finished.jsonl"
 class Parts:
     """A folder beside the zip with one compressed file per scan.
 
-    It belongs to one job (checkpoint, cache, options): another job starts anew. Each file is
+    It belongs to one job (checkpoint, cache, options): another job starts over. Each file is
     written aside and renamed, and carries a checksum, so that a killed run leaves no half answer.
     """
 
@@ -105,5 +105,5 @@ class Parts:
 def busy(folder: Path) -> CacheError:
     """Another run works on the same zip."""
     return CacheError(
-        f"{folder}: another run writes this submission now. Wait for it, or choose another --out."
+        f"{folder}: another run is writing this submission. Wait for it, or choose another `out`."
     )

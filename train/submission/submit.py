@@ -102,9 +102,9 @@ def submit(
     """
     progress, started = progress or Silent(), time.perf_counter()
     if out.is_dir():
-        raise DataError(f"{out}: a folder. --out names the zip to write.")
+        raise DataError(f"{out}: a folder. `out` names the zip to write.")
     if out.exists() and not config.overwrite:
-        raise DataError(f"{out} is already there. Choose another --out, or allow --overwrite.")
+        raise DataError(f"{out} is already there. Choose another `out`, or set `overwrite`.")
     description = None if config.description is None else read_description(config.description)
     trained = trained_network(checkpoint, device)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
@@ -169,7 +169,7 @@ def _benchmark(
     if reader.info.corruption is not None:
         raise ConfigError(
             f"{reader.root}: a corrupted data set ({reader.info.corruption.collection}); servers "
-            f"want the clean scans. Choose --dataset {reader.info.corruption.clean}."
+            f"want the clean scans. Choose `dataset={reader.info.corruption.clean}`."
         )
     layout = reader.info.layout
     found = next((b for b in benchmarks if b.info.layout == layout), None)
@@ -182,12 +182,12 @@ def _benchmark(
         )
     if found.is_nuscenes and config.outside == "ignore":
         raise ConfigError(
-            "--outside ignore: nuScenes refuses points without an answer. Use --outside nearest."
+            "`outside=ignore`: nuScenes refuses points without an answer. Use `outside=nearest`."
         )
     if found.is_nuscenes and config.description is not None:
-        raise ConfigError("--description is SemanticKITTI's; nuScenes has --meta")
+        raise ConfigError("`description` is for SemanticKITTI; nuScenes takes `meta`")
     if config.meta and not found.is_nuscenes:
-        raise ConfigError("--meta is nuScenes'; SemanticKITTI has --description")
+        raise ConfigError("`meta` is for nuScenes; SemanticKITTI takes `description`")
     return found
 
 
@@ -233,7 +233,7 @@ class _Work:
         self._progress.start("predict", total=len(self._scans.positions), unit="scans")
         self._progress.advance(len(self._scans.positions) - len(todo))
         self._predict(todo)
-        self._cached.say_anew(self._progress)
+        self._cached.say_unhashed(self._progress)
 
     def _predict(self, todo: Sequence[int]) -> None:
         config = self._config

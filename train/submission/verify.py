@@ -85,7 +85,7 @@ def verify_submission(
             )
             return check.run(progress or Silent())
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file. Give --verify a submission zip.") from error
+        raise DataError(f"{path}: no such file. `verify_zip` takes a submission zip.") from error
     except IsADirectoryError as error:
         raise DataError(f"{path}: a folder; expected a zip file.") from error
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
@@ -130,7 +130,7 @@ class _Check:
             self._compare_expected()
         if self._expected is None and self._files:
             self._notes.append(
-                "points per scan not checked: give --cache the prepared data set to compare them"
+                "points per scan not checked: `cache_root` compares them with the prepared data"
             )
         return VerifyReport(
             path=self._path,
@@ -146,7 +146,7 @@ class _Check:
         """Name what does not belong; find out which benchmark it is for."""
         for name, count in Counter(info.filename for info in self._infos).items():
             if count > 1:
-                self._problem(f"{name}: is there {count} times")
+                self._problem(f"{name}: occurs {count} times")
         kinds: Counter[str] = Counter()
         foreign = []
         for info in self._infos:
@@ -170,7 +170,7 @@ class _Check:
         )
         for name in foreign:
             if name not in extra:
-                self._problem(f"{name}: does not belong into a submission")
+                self._problem(f"{name}: does not belong in a submission")
         return benchmark
 
     def _require_rest(self, benchmark: Benchmark) -> None:
@@ -178,14 +178,16 @@ class _Check:
             self._require_meta()
             if self._split not in benchmark.splits:
                 known = ", ".join(benchmark.splits)
-                self._problem(f"lidarseg/{self._split}/: no split of the server: {known}")
+                self._problem(
+                    f"lidarseg/{self._split}/: not a split of the server, which has {known}"
+                )
             for name, (_, entry) in self._files.items():
                 if entry.group != self._split:
-                    self._problem(f"{name}: another split than {self._split}")
+                    self._problem(f"{name}: not of split {self._split}")
             return
         if self._split not in benchmark.splits:
             raise ConfigError(
-                f"--split {self._split!r}: {benchmark.info.name} has {', '.join(benchmark.splits)}"
+                f"`split` {self._split!r}: {benchmark.info.name} has {', '.join(benchmark.splits)}"
             )
         if any(info.filename == DESCRIPTION_FILE for info in self._infos):
             self._text(DESCRIPTION_FILE)
@@ -224,7 +226,7 @@ class _Check:
             wanted += [f"sequences/{sequence}/", f"sequences/{sequence}/predictions/"]
         for name in wanted:
             if name not in there:
-                self._problem(f"{name}: no entry for the folder itself")
+                self._problem(f"{name}: the folder itself has no entry")
 
     def _require_meta(self) -> None:
         name = f"{self._split}/submission.json"

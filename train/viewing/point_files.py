@@ -23,8 +23,8 @@ def point_files(
     Args:
         inputs: File or folder.
         info: Label table and usual columns.
-        columns: Numbers per point of ``.bin`` files; found out without.
-        dtype: Of their numbers; found out without.
+        columns: Numbers per point of ``.bin`` files; by default found out.
+        dtype: Of their numbers; by default found out.
 
     Raises:
         DataError: No point file there.

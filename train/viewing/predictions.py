@@ -44,7 +44,7 @@ class PredictionFolder:
         self._table = table
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder. Give --predictions what predict wrote.")
+            raise DataError(f"{folder}: no such folder. `predictions` is what `predict` wrote.")
         for place, _, names in os.walk(folder, followlinks=True):
             for name in names:
                 suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
@@ -86,7 +86,7 @@ class PredictionFolder:
         except OSError as error:
             raise DataError(f"{path}: not readable: {error.strerror}") from error
         if len(data) % dtype.itemsize:
-            raise DataError(f"{path}: {len(data)} bytes are no whole number of labels: truncated?")
+            raise DataError(f"{path}: {len(data)} bytes: not a whole number of labels. Truncated?")
         raw = np.frombuffer(data, dtype).astype(np.uint32) & np.uint32(0xFFFF)
         return Prediction(_training_ids(raw, self._table, path), _confidence(path))
 
@@ -138,5 +138,5 @@ def _confidence(labels: Path) -> NDArray[np.float32] | None:
     try:
         values = np.load(BytesIO(read_whole(path)), allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no readable .npy file: {error}") from error
+        raise DataError(f"{path}: not a readable .npy file: {error}") from error
     return np.asarray(values, np.float32).ravel()

@@ -32,7 +32,7 @@ FLUSH_S = 5.0
 """After so long without a byte more Rerun's writer has given up: a full disk ends it silently."""
 FOOTER_S = 60.0
 """What is left to write when all scans are in the file."""
-NEEDS_NOTHING = "--html FILE and --png FOLDER need nothing more"
+NEEDS_NOTHING = "`html=FILE` and `png=FOLDER` need nothing more"
 
 
 def rerun_package() -> ModuleType:
@@ -226,7 +226,7 @@ def _require_display() -> None:
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
         raise ConfigError(
-            "no display for Rerun's window here: --save FILE.rrd writes a recording to open "
+            "there is no display for Rerun's window: `save=FILE.rrd` writes a recording to open "
             f"elsewhere; {NEEDS_NOTHING}"
         )
 
@@ -238,7 +238,7 @@ def _viewer_errors() -> Iterator[None]:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"Rerun's viewer does not start or was closed ({reason}). --save FILE.rrd writes a "
+            f"Rerun's viewer does not start or was closed ({reason}). `save=FILE.rrd` writes a "
             f"recording; {NEEDS_NOTHING}."
         ) from error
 

@@ -47,7 +47,7 @@ def checkpoint_labels(
         raise CheckpointError(
             f"{trained.source}: trained on other classes ({', '.join(segmenter.names[1:5])}, ...) "
             f"than these scans have ({', '.join(table.names[1:5])}, ...). For a folder of point "
-            "files --layout names the classes."
+            "files `layout` names the classes."
         )
 
     speaker = DifferenceSpeaker(expectation(segmenter.card), say)
