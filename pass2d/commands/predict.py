@@ -20,6 +20,7 @@ from pass2d.commands.options import (
     VotesOption,
     outside_rule,
 )
+from pass2d.commands.wording import as_typed
 
 if TYPE_CHECKING:
     from pass2d.train.prediction.predict import PredictSummary, ScanResult
@@ -182,14 +183,14 @@ def _summary_json(summary: PredictSummary) -> dict[str, Any]:
         "seconds": summary.seconds,
         "scans_per_s": summary.scans_per_s,
         "failed": [
-            {"file": str(failed.points), "reason": failed.reason} for failed in summary.failed
+            {"file": str(one.points), "reason": as_typed(one.reason)} for one in summary.failed
         ],
-        "notes": list(summary.notes),
+        "notes": [as_typed(note) for note in summary.notes],
         "warnings": [
             {
                 "kind": warning.kind,
                 "option": warning.option,
-                "message": warning.message,
+                "message": as_typed(warning.message),
                 "scans": warning.scans,
             }
             for warning in summary.warnings

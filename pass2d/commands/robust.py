@@ -24,6 +24,7 @@ from pass2d.commands.options import (
     outside_rule,
     path_or_url,
 )
+from pass2d.commands.wording import as_typed
 from pass2d.common.errors import ConfigError
 
 
@@ -132,7 +133,9 @@ def robust_command(
         console.say(f"summary: {path}")
         console.close()
         if as_json:
-            print_json(report_json(report))
+            document = report_json(report)
+            failed = [as_typed(line) for line in document["failed"]]
+            print_json({**document, "failed": failed})
         else:
             print_rich(*report_tables(report))
         if report.failed:
