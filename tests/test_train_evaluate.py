@@ -30,7 +30,6 @@ from pass2d.reports.report import report_json, report_tables, write_html
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
 from pass2d.train.distributed.process_group import Team
-from pass2d.train.evaluation.confusion import write_confusion
 from pass2d.train.evaluation.counts import (
     BAND_NAMES,
     EvalCounts,
@@ -364,14 +363,12 @@ def test_tables_show_each_class_and_protocol(report) -> None:
     assert "nearest predicted point" in text
 
 
-def test_page_and_picture_are_written(report, tmp_path: Path) -> None:
+def test_page_is_written_and_nothing_else(report, tmp_path: Path) -> None:
     write_html(report, tmp_path / "eval.html")
-    write_confusion(report, tmp_path / "confusion.png")
     html = (tmp_path / "eval.html").read_text()
     assert "data:image/png;base64," in html
     assert html.count("<td>published</td>") == 2
-    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["confusion.png", "eval.html"]
+    assert [p.name for p in tmp_path.iterdir()] == ["eval.html"]
 
 
 def test_absent_class_is_a_dash_in_tables_and_null_in_json() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pass2d.common.html import Cell, picture, section
 from pass2d.reports.report import Part, Report, percent, plain_shares
-from pass2d.train.evaluation.confusion import confusion
 from pass2d.train.evaluation.counts import BAND_NAMES, EvalReport, PassResult, ScanScore
+from pass2d.train.evaluation.pictures import confusion
 from pass2d.train.inference.metric import Scores
 
 LISTED_SCANS = 5

@@ -115,22 +115,7 @@ def evaluate_network(
     size: PassSize | None = None,
     progress: Progress | None = None,
 ) -> EvalCounts:
-    """Count a network's predictions on scans; in a run on several devices, on this one's share.
-
-    Args:
-        network: On its device; it is evaluated in eval mode and given back in the mode it was in.
-        reader: An open cache with the network's classes and grid.
-        positions: Rows of ``reader.scans``; all must have labels. The same for all processes.
-        votes: How each scan is moved before each pass.
-        outside: See ``OutsidePolicy``.
-        team: See ``evaluate``.
-        size: How much goes through the network at once; by default what suits its device.
-        progress: Is told of every scan.
-
-    Returns:
-        Counts on the network's device. ``reduce`` sums them over processes, ``scores`` reads both
-        protocols.
-    """
+    """`count_scans` for one vote plan."""
     return count_scans(
         network,
         reader,
@@ -154,7 +139,22 @@ def count_scans(
     team: Team | None = None,
     size: PassSize | None = None,
 ) -> tuple[EvalCounts, ...]:
-    """As `evaluate_network`, for several vote plans at once: each scan is read once."""
+    """Count a network's predictions on scans; in a run on several devices, on this one's share.
+
+    Args:
+        network: On its device; it is evaluated in eval mode and given back in the mode it was in.
+        reader: An open cache with the network's classes and grid.
+        positions: Rows of ``reader.scans``; all must have labels. The same for all processes.
+        plans: How each scan is moved before each pass; each scan is read once for all of them.
+        outside: See ``OutsidePolicy``.
+        progress: Is told of every scan.
+        team: See ``evaluate``.
+        size: How much goes through the network at once; by default what suits its device.
+
+    Returns:
+        Counts per plan, on the network's device. ``reduce`` sums them over processes, ``scores``
+        reads both protocols.
+    """
     device = next(network.parameters()).device
     rank, world = (0, 1) if team is None else (team.rank, team.world)
     size, info = size or pass_size(device), reader.info

@@ -17,7 +17,7 @@ from pass2d.common.progress import Silent
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.drawing.legend import ERRORS, outcomes
 from pass2d.train.drawing.render import birds_eye, facing_ahead, on_picture, range_image, save_png
-from pass2d.train.evaluation.confusion import write_confusion
+from pass2d.train.drawing.render_confusion import confusion_picture
 from pass2d.train.evaluation.counts import EvalReport
 from pass2d.train.inference.labels import label_scans
 from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan
@@ -53,9 +53,8 @@ def write_pictures(
         DataError: They cannot be written there.
     """
     make_folder(folder, "pictures")
-    confusion = folder / "confusion.png"
-    write_confusion(report, confusion)
-    written = [confusion]
+    written = [folder / "confusion.png"]
+    save_png(confusion(report), written[0])
     trained = trained_network(network or report.checkpoint, device)
     scans = report.best.scans
     titles = {scans[0].scan_id: scans[0].scan_id + (" (worst)" if len(scans) > 1 else "")}
@@ -80,6 +79,12 @@ def write_pictures(
                 save_png(picture, path)
                 written.append(path)
     return tuple(written)
+
+
+def confusion(report: EvalReport) -> Image.Image:
+    """Draw the confusion matrix of the best pass."""
+    title = f"{report.info.name} {report.split}, official protocol, {report.best.votes}"
+    return confusion_picture(report.best.confusion, report.info.labels.names, title=title)
 
 
 def scan_pictures(

@@ -25,7 +25,7 @@ from pass2d.train.robustness.scans import (
     ScanSet,
     cached_set,
     clean_files,
-    folder_sets,
+    folder_set,
     require_sets,
 )
 
@@ -101,15 +101,18 @@ def robust_folders(
                 )
                 positions, _ = labelled_positions(reader, CLEAN_SPLIT)
                 own = (cached_set(cached, positions, limit=limit),)
-        downloaded = folder_sets(
-            folders,
-            info,
-            uses_volume=run.uses_volume,
-            outside=outside,
-            clean=files,
-            limit=limit,
-            layout=layout,
-        )
+        downloaded = [
+            folder_set(
+                folder,
+                info,
+                uses_volume=run.uses_volume,
+                outside=outside,
+                clean=files,
+                limit=limit,
+                layout=layout,
+            )
+            for folder in folders
+        ]
         results = run.count(require_sets((*own, *downloaded), corruptions))
     if not any(result.scans for result in results[len(own) :]):
         reason = next((line for result in results for line in result.failed), "no scans")

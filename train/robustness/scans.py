@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,40 +61,6 @@ def clean_files(reader: CacheReader, *, split: str) -> CleanFiles:
     return CleanFiles(tokens=tokens, labels=labels)
 
 
-def folder_sets(
-    folders: Sequence[CorruptedFolder],
-    info: DatasetInfo,
-    *,
-    uses_volume: bool,
-    outside: OutsidePolicy,
-    clean: CleanFiles | None = None,
-    limit: int | None = None,
-    layout: BinaryOptions | None = None,
-) -> tuple[ScanSet, ...]:
-    """Scan sets of folders.
-
-    Args:
-        folders: Of `find_corrupted`.
-        info: Of the checkpoint: label table, volume, columns.
-        uses_volume: Whether the network sees only the points inside the volume.
-        outside: What the other points are given.
-        clean: Where labels and tokens are found that the set lacks.
-        limit: At most so many scans of each, spread evenly.
-        layout: Of the point files; None: as many columns as make a point per label.
-    """
-    return tuple(
-        _folder_set(
-            _limited(folder, limit),
-            info,
-            uses_volume=uses_volume,
-            outside=outside,
-            clean=clean,
-            layout=layout,
-        )
-        for folder in folders
-    )
-
-
 def cached_set(
     cached: CachedScans, positions: NDArray[np.int64], *, limit: int | None = None
 ) -> ScanSet:
@@ -121,34 +87,40 @@ def cached_set(
     )
 
 
-def _limited(folder: CorruptedFolder, limit: int | None) -> CorruptedFolder:
-    return replace(
-        folder, scans=tuple(folder.scans[i] for i in evenly_spaced(len(folder.scans), limit))
-    )
-
-
-def _folder_set(
+def folder_set(
     folder: CorruptedFolder,
     info: DatasetInfo,
     *,
     uses_volume: bool,
     outside: OutsidePolicy,
-    clean: CleanFiles | None,
-    layout: BinaryOptions | None,
+    clean: CleanFiles | None = None,
+    limit: int | None = None,
+    layout: BinaryOptions | None = None,
 ) -> ScanSet:
+    """The scan set of a folder.
+
+    Args:
+        folder: Of `find_corrupted`.
+        info: Of the checkpoint: label table, volume, columns.
+        uses_volume: Whether the network sees only the points inside the volume.
+        outside: What the other points are given.
+        clean: Where labels and tokens are found that the set lacks.
+        limit: At most so many scans, spread evenly.
+        layout: Of the point files; by default as many columns as make a point per label.
+    """
     table = label_lookup(info)
+    scans = [folder.scans[place] for place in evenly_spaced(len(folder.scans), limit)]
 
     def load(place: int) -> EvalScan:
-        scan = folder.scans[place]
-        labels = _labels_of(scan, folder, clean)
-        record = read_corrupted(scan.points, labels, info, table=table, layout=layout)
+        labels = _labels_of(scans[place], folder, clean)
+        record = read_corrupted(scans[place].points, labels, info, table=table, layout=layout)
         seen = record_input(record, uses_volume=uses_volume, outside=outside)
         return eval_scan(record, seen, place=place)
 
     return ScanSet(
         corruption=folder.corruption,
         severity=folder.severity,
-        names=tuple(str(scan.points) for scan in folder.scans),
+        names=tuple(str(scan.points) for scan in scans),
         load=load,
     )
 
@@ -180,16 +152,7 @@ def label_lookup(info: DatasetInfo) -> NDArray[np.uint8]:
 
 
 def read_corrupted(
-<<<<<<< HEAD
-    points_file: Path,
-    labels_file: Path,
-    info: DatasetInfo,
-    *,
-    table: NDArray[np.int16],
-    layout: BinaryOptions | None = None,
-=======
     points_file: Path, labels_file: Path, info: DatasetInfo, *, table: NDArray[np.uint8]
->>>>>>> cd4fdb4 (One home for writing a file aside, for making its folder and for raw ids to training ids)
 ) -> ScanRecord:
     """Read a scan and its labels as `prepare` would.
 
