@@ -249,7 +249,7 @@ def test_results_below_the_inputs_are_not_read_as_inputs(checkpoint: Path, tmp_p
     for _ in range(2):
         predict(folder, checkpoint, folder / "out", outputs=ALL_FORMATS, device=CPU)
     assert len(results(folder / "out")) == 5
-    with pytest.raises(DataError, match=r"a\.npy: a result among the files of points"):
+    with pytest.raises(DataError, match=r"a\.npy: a result among the point files"):
         predict(folder / "a.bin", checkpoint, folder, outputs=ALL_FORMATS, device=CPU)
 
 

@@ -86,7 +86,9 @@ class PredictionFolder:
         except OSError as error:
             raise DataError(f"{path}: not readable: {error.strerror}") from error
         if len(data) % dtype.itemsize:
-            raise DataError(f"{path}: {len(data)} bytes: not a whole number of labels. Truncated?")
+            raise DataError(
+                f"{path}: {len(data)} bytes: not a whole number of labels. Is it truncated?"
+            )
         raw = np.frombuffer(data, dtype).astype(np.uint32) & np.uint32(0xFFFF)
         return Prediction(_training_ids(raw, self._table, path), _confidence(path))
 
