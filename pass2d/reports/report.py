@@ -143,13 +143,13 @@ def plain_shares(values: Sequence[float]) -> list[float | None]:
 def _table_of(part: Part) -> Table:
     drawn = Table(title=part.heading, title_justify="left")
     aligned = part.align.ljust(len(part.header), "r")
+    widest = max((_text(row[0]).cell_len for row in part.rows), default=0)
     for place, (name, side) in enumerate(zip(part.header, aligned, strict=True)):
-        words = [_text(row[place]).cell_len for row in part.rows]
         drawn.add_column(
             name,
             justify="left" if side == "l" else "right",
             overflow="fold",
-            min_width=min(_WIDEST_FIRST, max(words, default=0)) if place == 0 else None,
+            min_width=None if place else min(_WIDEST_FIRST, widest),
         )
     for place, row in enumerate(part.rows):
         drawn.add_row(

@@ -152,7 +152,12 @@ def label_lookup(info: DatasetInfo) -> NDArray[np.uint8]:
 
 
 def read_corrupted(
-    points_file: Path, labels_file: Path, info: DatasetInfo, *, table: NDArray[np.uint8]
+    points_file: Path,
+    labels_file: Path,
+    info: DatasetInfo,
+    *,
+    table: NDArray[np.uint8],
+    layout: BinaryOptions | None = None,
 ) -> ScanRecord:
     """Read a scan and its labels as `prepare` would.
 
