@@ -47,12 +47,12 @@ from bench.cache_contenders import (
     source_files,
     usual_loader,
 )
-from pass2d.cache.encode import camera_arrays as encode_camera
-from pass2d.cache.encode import lidar_arrays as encode_lidar
-from pass2d.cache.encode import voxel_arrays as encode_voxel
 from pass2d.cache.keys import hash_file
 from pass2d.cache.reader import CacheReader
-from pass2d.cache.shard import ArrayWriter
+from pass2d.cache.writing.encode import camera_arrays as encode_camera
+from pass2d.cache.writing.encode import lidar_arrays as encode_lidar
+from pass2d.cache.writing.encode import voxel_arrays as encode_voxel
+from pass2d.cache.writing.shard import ArrayWriter
 from pass2d.common.progress import Silent
 from pass2d.pipeline import compose
 from pass2d.pipeline.datasets.semkitti import list_semkitti

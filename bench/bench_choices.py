@@ -36,11 +36,11 @@ import torch
 
 from bench.sample_root import sample_root
 from pass2d.cache.codec import CRC_BYTES, Codec, decode_into
-from pass2d.cache.encode import camera_arrays as encode_camera
-from pass2d.cache.encode import lidar_arrays as encode_lidar
-from pass2d.cache.encode import voxel_arrays as encode_voxel
 from pass2d.cache.fields import FIELDS
 from pass2d.cache.schema import SCALES, VoxelLevel
+from pass2d.cache.writing.encode import camera_arrays as encode_camera
+from pass2d.cache.writing.encode import lidar_arrays as encode_lidar
+from pass2d.cache.writing.encode import voxel_arrays as encode_voxel
 from pass2d.models.inputs import Grid, ScaleVoxels
 from pass2d.models.twodpass.geometry import build_geometry
 from pass2d.models.twodpass.hierarchy import build_levels

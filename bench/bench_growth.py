@@ -27,8 +27,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.many_scans import ManyScans, write_many
+from pass2d.cache.fields import Fields
 from pass2d.cache.layout import _BLOCKS
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.sample_root import sample_root
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare

@@ -38,8 +38,9 @@ from PIL import Image
 from bench.bench_cache import drop_from_page_cache
 from bench.cache_contenders import repeated
 from bench.many_scans import ManyScans, write_many
-from pass2d.cache.arena import Arena
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.reading.arena import Arena
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti

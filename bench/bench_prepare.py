@@ -37,12 +37,12 @@ from typing import Any
 
 from bench.cache_contenders import repeated
 from bench.many_scans import ManyScans, write_many
-from pass2d.cache.encode import camera_arrays as encode_camera
-from pass2d.cache.encode import lidar_arrays as encode_lidar
-from pass2d.cache.encode import voxel_arrays as encode_voxel
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.keys import hash_file
-from pass2d.cache.shard import ArrayWriter
+from pass2d.cache.writing.encode import camera_arrays as encode_camera
+from pass2d.cache.writing.encode import lidar_arrays as encode_lidar
+from pass2d.cache.writing.encode import voxel_arrays as encode_voxel
+from pass2d.cache.writing.shard import ArrayWriter
 from pass2d.common.progress import Silent
 from pass2d.pipeline import compose
 from pass2d.pipeline.datasets.semkitti import list_semkitti
@@ -87,7 +87,7 @@ class Watch(Silent):
 
 def stages_alone(listing: SourceListing, folder: Path) -> dict[str, float]:
     """CPU milliseconds per scan of every stage's own work."""
-    spent = dict.fromkeys(STAGES, 0.0)
+    spent = dict.fromkeys(CONTAINERS, 0.0)
     for first in range(0, len(listing.scans), SHARD_SCANS):
         scans = listing.scans[first : first + SHARD_SCANS]
         out = folder / f"alone-{first}"
@@ -211,14 +211,16 @@ def object_store(ray: Any) -> tuple[int, int]:
 def report(alone: dict[str, float], runs: list[Run], count: int) -> tuple[list[str], dict]:
     """The tables as lines, and the figures."""
     cpus = len(os.sched_getaffinity(0))
-    lines = [f"{'CPU, ms per scan':24}" + "".join(f"{s:>9}" for s in STAGES) + "   stages   driver"]
+    lines = [
+        f"{'CPU, ms per scan':24}" + "".join(f"{s:>9}" for s in CONTAINERS) + "   stages   driver"
+    ]
     total = sum(alone.values())
-    lines.append(f"{'stages alone':24}" + "".join(f"{alone[s]:9.2f}" for s in STAGES)
+    lines.append(f"{'stages alone':24}" + "".join(f"{alone[s]:9.2f}" for s in CONTAINERS)
                  + f"{total:9.2f}")  # fmt: skip
     for one in runs:
         name = f"prepare, {one.workers} workers" if one.workers else "prepare, inline"
         own = sum(one.stage_ms.values())
-        cells = "".join(f"{one.stage_ms[s]:9.2f}" for s in STAGES)
+        cells = "".join(f"{one.stage_ms[s]:9.2f}" for s in CONTAINERS)
         ratio = (own + max(0.0, one.driver_ms)) / total
         lines.append(f"{name:24}{cells}{own:9.2f}{one.driver_ms:9.2f}   all / alone {ratio:.2f}")
     first = next((one for one in runs if one.workers == 1), None)
@@ -263,7 +265,7 @@ def main() -> None:
         before = stages_alone(one_shard, folder / "alone")
         runs = [run(listing, folder / "out", 0)]
         after = stages_alone(one_shard, folder / "alone")
-        alone = {stage: (before[stage] + after[stage]) / 2 for stage in STAGES}
+        alone = {stage: (before[stage] + after[stage]) / 2 for stage in CONTAINERS}
         runs += [run(listing, folder / "out", n) for n in options.workers]
     lines, figures = report(alone, runs, options.scans)
     print("\n".join(lines))

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from pass2d.cache.arena import Arena
 from pass2d.cache.codec import CRC_BYTES, decode_into
-from pass2d.cache.fields import FIELDS
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import FIELDS, Fields
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.reading.arena import Arena
 from pass2d.pipeline import compose
 from pass2d.pipeline.source import SourceListing
 
@@ -50,7 +50,7 @@ def chunks_of(reader: CacheReader, position: int) -> list[Chunk]:
     found = []
     shard = int(reader.scans.shard[position])
     for name in TRAINING_ARRAYS:
-        array = reader._shards.get(FIELDS[name].stage, shard).arrays[name]
+        array = reader._shards.get(FIELDS[name].container, shard).arrays[name]
         spans = reader._chunks[name].spans(position)
         if name == "image":
             start, stop = crop(reader, position)
@@ -188,7 +188,7 @@ def plain_zarr(root: Path, reader: CacheReader) -> Read:
         shard, row = int(reader.scans.shard[position]), int(reader.scans.row[position])
         start, stop = crop(reader, position)
         for name in TRAINING_ARRAYS:
-            array = groups[FIELDS[name].stage, shard][name]
+            array = groups[FIELDS[name].container, shard][name]
             array[row] if name != "image" else array[row, :, start:stop]
 
     return read

@@ -16,7 +16,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from pass2d.cache.fields import FIELDS, STAGES, STRIP_COLUMNS, chunks_per_scan
+from pass2d.cache.fields import CONTAINERS, FIELDS, STRIP_COLUMNS, chunks_per_scan
 from pass2d.cache.layout import (
     DATASET,
     HASH,
@@ -29,7 +29,7 @@ from pass2d.cache.layout import (
 from pass2d.cache.rows import FailedScan, ScanSources
 from pass2d.cache.schema import SCALES, DatasetInfo
 from pass2d.cache.statistics import RANGE_EDGES_M
-from pass2d.cache.tables import Tables, is_listed
+from pass2d.cache.tables import Tables
 from pass2d.common.errors import CacheError
 from pass2d.common.json import from_json, loads
 
@@ -53,7 +53,7 @@ def check_info(info: DatasetInfo, *, where: str) -> None:
         CacheError: says what.
     """
     for wrong in _info_faults(info):
-        raise CacheError(f"{where}: {wrong}. Run `pass2d cache repair`, or prepare again.")
+        raise CacheError(f"{where}: {wrong}. Run `repair`, or prepare again.")
 
 
 def _info_faults(info: DatasetInfo) -> Iterator[str]:
@@ -105,8 +105,8 @@ def check_tables(tables: Tables, info: DatasetInfo, *, where: str) -> None:
 
 def _wrong(where: str, what: str) -> CacheError:
     return CacheError(
-        f"{where}: {what[:300]}. No `prepare` writes this: run `pass2d cache verify`, or prepare "
-        "again into a new --cache."
+        f"{where}: {what[:300]}. No `prepare` writes this: run `verify`, or prepare "
+        "again into a new `cache_root`."
     )
 
 
@@ -157,9 +157,9 @@ def _name_faults(scans: pa.Table) -> Iterator[str]:
         )
         bad = pc.or_(column.is_null(), pc.is_in(column, value_set=kinds.filter(wrong)))
         if pc.any(bad).as_py():
-            place = pc.index(bad, value=True).as_py()
-            found = column[place].as_py()
-            yield f"column {name}, row {place}: found {found!r:.70}, expected a plain name"
+            row = pc.index(bad, value=True).as_py()
+            found = column[row].as_py()
+            yield f"column {name}, row {row}: found {found!r:.70}, expected a plain name"
 
 
 def _is_plain(column: pa.Array, *, is_id: bool) -> bool:
@@ -193,19 +193,23 @@ def _shard_faults(shards: pa.Table) -> Iterator[str]:
             return
     names = ("stage", "shard", "key", "path", "scans", "bytes")
     seen = set()
-    for stage, shard, key, path, scans, nbytes in zip(
+    for container, shard, key, path, scans, nbytes in zip(
         *(shards[name].to_pylist() for name in names), strict=True
     ):
-        if stage not in STAGES or not 0 <= shard < MOST_SHARDS or HASH.fullmatch(key) is None:
-            yield f"found shard {shard} of {stage[:40]!r} with key {key[:40]!r}"
+        if (
+            container not in CONTAINERS
+            or not 0 <= shard < MOST_SHARDS
+            or HASH.fullmatch(key) is None
+        ):
+            yield f"found shard {shard} of {container[:40]!r} with key {key[:40]!r}"
             return
-        expected = f"{stage}/{shard_name(shard, key)}.zarr"
+        expected = f"{container}/{shard_name(shard, key)}.zarr"
         if path != expected:
             yield f"column path: found {path[:80]!r}, expected {expected!r}"
             return
-        if (stage, shard) in seen:
-            yield f"shard {shard} of {stage} occurs twice"
-        seen.add((stage, shard))
+        if (container, shard) in seen:
+            yield f"shard {shard} of {container} occurs twice"
+        seen.add((container, shard))
         if not 0 <= scans <= MOST_POINTS or not 0 <= nbytes < _MOST_BYTES:
             yield f"{path}: {scans} scans, {nbytes} bytes"
     yield from _file_faults(shards)
@@ -346,9 +350,10 @@ def _chunk_faults(
     voxels: NDArray[np.int64],
 ) -> Iterator[str]:
     stored: dict[str, NDArray[np.bool_]] = {}
-    for name in FIELDS:
+    for name, spec in FIELDS.items():
         columns = tuple(f"{name}_{part}" for part in ("offset", "length", "crc"))
-        if is_listed(name, info.n_cameras):
+        is_listed = spec.is_listed(info.n_cameras)
+        if is_listed:
             lists = _flat(scans, columns)
             if lists is None:
                 yield f"columns {', '.join(columns)} are not equally long"
@@ -365,34 +370,32 @@ def _chunk_faults(
         offset, length = (array.to_numpy(zero_copy_only=False) for array in arrays[:2])
         is_stored = length != 0
         if (offset < 0).any() or (offset >= _MOST_BYTES).any():
-            yield f"column {name}_offset: a place that no file has"
+            yield f"column {name}_offset: outside any file"
             return
         if (is_stored & ((length < _LEAST_CHUNK) | (length > MOST_POINTS))).any():
             yield f"column {name}_length: {_LEAST_CHUNK} to {MOST_POINTS} bytes are possible"
             return
         counts = np.concatenate([[0], np.cumsum(is_stored)])
         stored[name] = np.diff(counts[starts])
-        if name == "image" and info.n_cameras == 1:
+        if spec.length == "picture" and info.n_cameras == 1:
             yield from _strip_faults(starts, offset, length, width[:, 0])
-        elif is_listed(name, info.n_cameras):
+        elif is_listed:
             wrong = ~np.isin(np.diff(starts), (0, info.n_cameras))
             if wrong.any():
                 yield f"column {name}_offset: expected one entry per camera"
     has_label = scans["has_label"].to_numpy(zero_copy_only=False)
-    n_seen = (m > 0).sum(axis=1)
-    wanted = {
+    has_voxels = voxels.any(axis=1)
+    least = {
         "label": has_label,
-        "image": (width > 0).any(axis=1),
-        "point_index": n_seen,
-        "pixel": n_seen,
-        "coord": voxels.any(axis=1),
-        "inverse": voxels.any(axis=1),
-        "vlabel": voxels.any(axis=1) & has_label,
+        "picture": (width > 0).any(axis=1),
+        "visible": (m > 0).sum(axis=1),
+        "voxels": has_voxels,
+        "labelled voxels": has_voxels & has_label,
     }
-    for name, least in wanted.items():
-        if (stored[name] < least).any():
-            place = int(np.argmax(stored[name] < least))
-            yield f"row {place}: {name} is not stored, although the scan has it"
+    for name, spec in FIELDS.items():
+        if spec.stored_with and (stored[name] < least[spec.stored_with]).any():
+            row = int(np.argmax(stored[name] < least[spec.stored_with]))
+            yield f"row {row}: {name} is not stored, although the scan has it"
 
 
 def _strip_faults(
@@ -436,13 +439,14 @@ def _disagreements(tables: Tables) -> Iterator[str]:
         return
     has = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
     listed = [tables.shards[name].to_pylist() for name in ("stage", "shard", "scans")]
-    numbers_of: dict[str, set[int]] = {stage: set() for stage in STAGES}
-    for stage, number, scans in zip(*listed, strict=True):
+    numbers_of: dict[str, set[int]] = {container: set() for container in CONTAINERS}
+    for container, number, scans in zip(*listed, strict=True):
         if has.get(number, 0) != scans:
-            yield f"shard {number} of {stage}: {scans} scans, but {has.get(number, 0)} are listed"
+            listed_here = has.get(number, 0)
+            yield f"shard {number} of {container}: {scans} scans, but {listed_here} are listed"
             return
-        numbers_of[stage].add(number)
-    for stage, column in (("lidar", None), ("camera", "image_width"), ("voxel", "voxels")):
+        numbers_of[container].add(number)
+    for container, column in (("lidar", None), ("camera", "image_width"), ("voxel", "voxels")):
         needed = set(has)
         if column is not None:
             values = tables.scans[column].combine_chunks().flatten().to_numpy()
@@ -453,5 +457,5 @@ def _disagreements(tables: Tables) -> Iterator[str]:
                     )
                 ].tolist()
             )
-        if missing := needed - numbers_of[stage]:
-            yield f"scans of shard {min(missing)}, but no `{stage}` shard of that number"
+        if missing := needed - numbers_of[container]:
+            yield f"scans of shard {min(missing)}, but no `{container}` shard of that number"

@@ -1,18 +1,20 @@
 """The table of arrays: which container holds which field, in which type and codec.
 
-Home of the names, types, axes and codecs that FORMAT lists; writer, reader and verify ask here.
+Home of all that is told of a field (`docs/format.md` lists it): its name on disk and in memory, the
+option that asks for it, its length, types and codecs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from pass2d.cache.codec import Codec
 
-STAGES = ("lidar", "camera", "voxel")
-"""Containers, in the order in which they depend on each other."""
+CONTAINERS = ("lidar", "camera", "voxel")
+"""Zarr groups of a shard, in the order in which they depend on each other."""
 PROFILES = ("speed", "size")
 STRIP_COLUMNS = 128
 """Picture columns per inner chunk: a 480-wide crop reads 4 or 5 strips of 10."""
@@ -29,92 +31,268 @@ CODEC_VERSIONS = {"speed": 1, "size": 2}
 """Raised when a profile's codecs change; a part of the key from 2 on (`pipeline.jobs`)."""
 
 
+Length = Literal["points", "outside", "visible", "picture", "voxels"]
+"""What the last axis counts: kept points, points outside the volume, points that a picture sees,
+picture columns and colours, voxels of all scales end to end."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FieldSpec:
-    """One array of a container."""
+    """One array of a container; a new one is a line of `FIELDS`."""
 
     name: str
-    stage: str
+    container: str
+    length: Length
     dtypes: tuple[str, ...]
     """NumPy type names; the first that holds a shard's values exactly is used."""
-    rows: int
-    """Length of the axis between scan (and camera) and points: 3 for xyz; 0 for no such axis."""
     speed: Codec
     size: Codec = _ZSTD_SHUFFLE
-    is_per_camera: bool = False
+    rows: int = 0
+    """Length of the axis between scan (and camera) and points: 3 for xyz; 0 for no such axis."""
+    attribute: str = ""
+    """Of `ScanRecord`, `CameraView` or `VoxelLevel`; "": it is in ``ScanRecord.extra`` by name."""
+    option: str = "extra"
+    """Of `Fields`, that asks for it; "": always read."""
+    is_required: bool = False
+    """Whether every scan has it."""
+    is_signal: bool = False
+    """Stored as uint8 with the shard's divisor where that is exact, else as float32."""
+    is_class: bool = False
+    """Whether the values are training ids."""
+    stored_with: Literal["", "label", "picture", "visible", "voxels", "labelled voxels"] = ""
+    """What the manifest says of a scan that must have it."""
+
+    @property
+    def is_per_camera(self) -> bool:
+        """Whether a scan has one chunk (or more) per camera."""
+        return self.container == "camera"
+
+    def is_listed(self, n_cameras: int) -> bool:
+        """Whether a scan has several chunks: its columns of the manifest hold lists."""
+        return self.length == "picture" or (n_cameras > 1 and self.is_per_camera)
 
     def codec(self, profile: str) -> Codec:
         """The codec of a profile."""
         return self.speed if profile == "speed" else self.size
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """What to read besides xyz, signal, raw_index and time."""
+
+    label: bool = True
+    instance: bool = False
+    image: bool = False
+    pixels: bool = False
+    """Visible points and their pixels."""
+    voxels: bool = False
+    outside: bool = False
+    """The raw file's points outside the volume."""
+    camera: int | None = None
+    """Only this camera; all of them when None."""
+    extra: tuple[str, ...] = ()
+    """Names of fields that have no option of their own."""
+
+    def asks_for(self, spec: FieldSpec) -> bool:
+        """Whether to read a field."""
+        if spec.option == "extra":
+            return spec.name in self.extra
+        return not spec.option or bool(getattr(self, spec.option))
+
+
+_SIGNAL = ("uint8", "float32")
+_POINTS: tuple[FieldSpec, ...] = (
+    FieldSpec(
+        name="xyz",
+        attribute="xyz",
+        option="",
+        container="lidar",
+        length="points",
+        rows=3,
+        dtypes=("float32",),
+        speed=_LZ4_SHUFFLE,
+        is_required=True,
+    ),
+    FieldSpec(
+        name="intensity",
+        attribute="signal",
+        option="",
+        container="lidar",
+        length="points",
+        dtypes=_SIGNAL,
+        speed=_LZ4_FAST,
+        is_required=True,
+        is_signal=True,
+    ),
+    FieldSpec(
+        name="label",
+        attribute="label",
+        option="label",
+        container="lidar",
+        length="points",
+        dtypes=("uint8",),
+        speed=_LZ4_PLAIN,
+        is_class=True,
+        stored_with="label",
+    ),
+    FieldSpec(
+        name="instance",
+        attribute="instance",
+        option="instance",
+        container="lidar",
+        length="points",
+        dtypes=("uint16", "uint32"),
+        speed=_LZ4_SHUFFLE,
+    ),
+    FieldSpec(
+        name="raw_index",
+        attribute="raw_index",
+        option="",
+        container="lidar",
+        length="points",
+        dtypes=("int32",),
+        speed=_LZ4_SHUFFLE,
+        is_required=True,
+    ),
+    FieldSpec(
+        name="time",
+        attribute="time",
+        option="",
+        container="lidar",
+        length="points",
+        dtypes=("float32",),
+        speed=_LZ4_SHUFFLE,
+    ),
+)
+_OUTSIDE: tuple[FieldSpec, ...] = (
+    FieldSpec(
+        name="outside_xyz",
+        attribute="outside_xyz",
+        option="outside",
+        container="lidar",
+        length="outside",
+        rows=3,
+        dtypes=("float32",),
+        speed=_LZ4_SHUFFLE,
+        is_required=True,
+    ),
+    FieldSpec(
+        name="outside_intensity",
+        attribute="outside_signal",
+        option="outside",
+        container="lidar",
+        length="outside",
+        dtypes=_SIGNAL,
+        speed=_LZ4_FAST,
+        is_required=True,
+        is_signal=True,
+    ),
+    FieldSpec(
+        name="outside_label",
+        attribute="outside_label",
+        option="outside",
+        container="lidar",
+        length="outside",
+        dtypes=("uint8",),
+        speed=_LZ4_PLAIN,
+        is_class=True,
+    ),
+    FieldSpec(
+        name="outside_time",
+        attribute="outside_time",
+        option="outside",
+        container="lidar",
+        length="outside",
+        dtypes=("float32",),
+        speed=_LZ4_SHUFFLE,
+    ),
+)
+_CAMERA: tuple[FieldSpec, ...] = (
+    FieldSpec(
+        name="image",
+        attribute="image",
+        option="image",
+        container="camera",
+        length="picture",
+        dtypes=("uint8",),
+        speed=_LZ4_PLAIN,
+        size=_ZSTD_BITS,
+        stored_with="picture",
+    ),
+    FieldSpec(
+        name="point_index",
+        attribute="point_index",
+        option="pixels",
+        container="camera",
+        length="visible",
+        dtypes=("int32",),
+        speed=_LZ4_SHUFFLE,
+        stored_with="visible",
+    ),
+    FieldSpec(
+        name="pixel",
+        attribute="pixel_rc",
+        option="pixels",
+        container="camera",
+        length="visible",
+        rows=2,
+        dtypes=("uint16",),
+        speed=_LZ4_SHUFFLE,
+        stored_with="visible",
+    ),
+)
+_VOXEL: tuple[FieldSpec, ...] = (
+    FieldSpec(
+        name="coord",
+        attribute="coord",
+        option="voxels",
+        container="voxel",
+        length="voxels",
+        rows=3,
+        dtypes=("int16",),
+        speed=_LZ4_SHUFFLE,
+        is_required=True,
+        stored_with="voxels",
+    ),
+    FieldSpec(
+        name="vlabel",
+        attribute="label",
+        option="voxels",
+        container="voxel",
+        length="voxels",
+        dtypes=("uint8",),
+        speed=_LZ4_PLAIN,
+        is_class=True,
+        stored_with="labelled voxels",
+    ),
+    FieldSpec(
+        name="inverse",
+        attribute="inverse",
+        option="voxels",
+        container="voxel",
+        length="points",  # of each scale
+        rows=5,
+        dtypes=("int32",),
+        speed=_LZ4_SHUFFLE,
+        is_required=True,
+        stored_with="voxels",
+    ),
+)
 FIELDS: dict[str, FieldSpec] = {
-    spec.name: spec
-    for spec in (
-        FieldSpec(name="xyz", stage="lidar", dtypes=("float32",), rows=3, speed=_LZ4_SHUFFLE),
-        FieldSpec(
-            name="intensity", stage="lidar", dtypes=("uint8", "float32"), rows=0, speed=_LZ4_FAST
-        ),
-        FieldSpec(name="label", stage="lidar", dtypes=("uint8",), rows=0, speed=_LZ4_PLAIN),
-        FieldSpec(
-            name="instance", stage="lidar", dtypes=("uint16", "uint32"), rows=0, speed=_LZ4_SHUFFLE
-        ),
-        FieldSpec(name="raw_index", stage="lidar", dtypes=("int32",), rows=0, speed=_LZ4_SHUFFLE),
-        FieldSpec(name="time", stage="lidar", dtypes=("float32",), rows=0, speed=_LZ4_SHUFFLE),
-        FieldSpec(
-            name="outside_xyz", stage="lidar", dtypes=("float32",), rows=3, speed=_LZ4_SHUFFLE
-        ),
-        FieldSpec(
-            name="outside_intensity",
-            stage="lidar",
-            dtypes=("uint8", "float32"),
-            rows=0,
-            speed=_LZ4_FAST,
-        ),
-        FieldSpec(name="outside_label", stage="lidar", dtypes=("uint8",), rows=0, speed=_LZ4_PLAIN),
-        FieldSpec(
-            name="outside_time", stage="lidar", dtypes=("float32",), rows=0, speed=_LZ4_SHUFFLE
-        ),
-        FieldSpec(
-            name="image",
-            stage="camera",
-            dtypes=("uint8",),
-            rows=0,
-            speed=_LZ4_PLAIN,
-            size=_ZSTD_BITS,
-            is_per_camera=True,
-        ),
-        FieldSpec(
-            name="point_index",
-            stage="camera",
-            dtypes=("int32",),
-            rows=0,
-            speed=_LZ4_SHUFFLE,
-            is_per_camera=True,
-        ),
-        FieldSpec(
-            name="pixel",
-            stage="camera",
-            dtypes=("uint16",),
-            rows=2,
-            speed=_LZ4_SHUFFLE,
-            is_per_camera=True,
-        ),
-        FieldSpec(name="coord", stage="voxel", dtypes=("int16",), rows=3, speed=_LZ4_SHUFFLE),
-        FieldSpec(name="vlabel", stage="voxel", dtypes=("uint8",), rows=0, speed=_LZ4_PLAIN),
-        FieldSpec(name="inverse", stage="voxel", dtypes=("int32",), rows=5, speed=_LZ4_SHUFFLE),
-    )
+    spec.name: spec for spec in (*_POINTS, *_OUTSIDE, *_CAMERA, *_VOXEL)
 }
+"""Every array by name, in the order of `dataset.json`. Writer, reader, manifest, checks and reports
+loop over it."""
 
 
-def stage_fields(stage: str) -> tuple[FieldSpec, ...]:
+def container_fields(container: str) -> tuple[FieldSpec, ...]:
     """The fields of a container."""
-    return tuple(spec for spec in FIELDS.values() if spec.stage == stage)
+    return tuple(spec for spec in FIELDS.values() if spec.container == container)
 
 
 def chunks_per_scan(name: str, *, n_cameras: int, width: int) -> int:
     """Inner chunks that one scan has in field ``name``; ``width`` is the stored picture width."""
-    if name == "image" and n_cameras == 1:
+    if FIELDS[name].length == "picture" and n_cameras == 1:
         return -(-width // STRIP_COLUMNS)
     return n_cameras if FIELDS[name].is_per_camera else 1
 

@@ -58,8 +58,8 @@ def hash_file(path: Path) -> tuple[int, int, str]:
 def hash_descriptor(fd: int) -> str:
     """xxh3_128 of an open file, whatever lies at its path now; its offset stays."""
     digest = xxhash.xxh3_128()
-    place = 0
-    while block := os.pread(fd, _BLOCK_BYTES, place):
+    offset = 0
+    while block := os.pread(fd, _BLOCK_BYTES, offset):
         digest.update(block)
-        place += len(block)
+        offset += len(block)
     return digest.hexdigest()

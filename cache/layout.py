@@ -1,4 +1,4 @@
-"""Names and places of everything below ``<cache>/<data set>/``."""
+"""Names and paths of everything below ``<cache>/<data set>/``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.common.errors import CacheError
 
 DATASET_FILE = "dataset.json"
@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def dataset_file(self) -> Path:
-        """Label table, grid, field and stage tables."""
+        """Label table, grid, field and container tables."""
         return self.root / DATASET_FILE
 
     @property
@@ -68,27 +68,27 @@ class Layout:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Those that are made, and emptied, directly below the root; none of them is a link."""
-        below = (self.root / stage for stage in STAGES)
+        below = (self.root / container for container in CONTAINERS)
         rows = self.root / "rows"
         return (
             self.scratch,
             self.manifest,
             *below,
             rows,
-            *(rows / stage for stage in STAGES),
+            *(rows / container for container in CONTAINERS),
         )
 
     def generation(self, number: int) -> Path:
         """Folder of one generation."""
         return self.manifest / f"gen-{number:06d}"
 
-    def shard(self, stage: str, shard: int, key: str) -> Path:
+    def shard(self, container: str, shard: int, key: str) -> Path:
         """Zarr group of one shard."""
-        return self.root / stage / f"{shard_name(shard, key)}.zarr"
+        return self.root / container / f"{shard_name(shard, key)}.zarr"
 
-    def row(self, stage: str, shard: int, key: str) -> Path:
+    def row(self, container: str, shard: int, key: str) -> Path:
         """Commit record of one shard."""
-        return self.root / "rows" / stage / f"{shard_name(shard, key)}.json"
+        return self.root / "rows" / container / f"{shard_name(shard, key)}.json"
 
 
 def shard_name(shard: int, key: str) -> str:
@@ -113,8 +113,8 @@ def is_format_name(name: str) -> bool:
         is_table = rest in (SCANS_FILE, SHARDS_FILE, HASHES_FILE)
         return is_table and GENERATION.fullmatch(second) is not None
     if first == "rows":
-        return second in STAGES and ROW_FILE.fullmatch(rest) is not None
-    is_shard = first in STAGES and SHARD_FOLDER.fullmatch(second) is not None
+        return second in CONTAINERS and ROW_FILE.fullmatch(rest) is not None
+    is_shard = first in CONTAINERS and SHARD_FOLDER.fullmatch(second) is not None
     return is_shard and MEMBER.fullmatch(rest) is not None
 
 
@@ -144,7 +144,7 @@ def require_dataset_name(name: str, *, where: str) -> None:
 def _no_name(name: str, expected: str, where: str) -> CacheError:
     return CacheError(
         f"{where}: found the name {name[:60]!r}, expected {expected}. Nothing of that name is "
-        "read or written. Did `pass2d prepare` make this cache?"
+        "read or written. Did `prepare` make this cache?"
     )
 
 
@@ -163,5 +163,5 @@ def shard_number(sequence: str, block: int) -> int:
             "have. Split it into sequences of their own."
         )
     match = re.fullmatch(r"(?:scene-)?(\d{1,4})", sequence)
-    place = int(match[1]) if match else _NAMED_BASE + zlib.crc32(sequence.encode()) % 900_000
-    return place * _BLOCKS + block
+    number = int(match[1]) if match else _NAMED_BASE + zlib.crc32(sequence.encode()) % 900_000
+    return number * _BLOCKS + block

@@ -16,14 +16,14 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from pass2d.cache.check_manifest import check_info, check_tables
-from pass2d.cache.fields import FIELDS, STAGES, stage_fields
+from pass2d.cache.fields import CONTAINERS, FIELDS, container_fields
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import GENERATION, HASH, HASHES_FILE, SCANS_FILE, SHARDS_FILE, Layout
 from pass2d.cache.schema import FORMAT_VERSION, DatasetInfo
 from pass2d.cache.tables import SHARD_SCHEMA, Tables, with_chunk_columns
 from pass2d.common.errors import CacheError
 from pass2d.common.files import (
-    COMING,
+    INCOMING,
     attempt_folder,
     lock_file,
     read_failure,
@@ -56,22 +56,22 @@ def describe_dataset(info: DatasetInfo) -> bytes:
     info = from_json(DatasetInfo, to_json(info), where="description")  # 50 and 50.0 are the same
     fields = {
         spec.name: {
-            "container": spec.stage,
+            "container": spec.container,
             "dtypes": spec.dtypes,
             "rows": spec.rows,
             "is_per_camera": spec.is_per_camera,
         }
         for spec in FIELDS.values()
     }
-    stages = {
-        stage: {
-            "fields": [spec.name for spec in stage_fields(stage)],
-            "inputs": [] if stage == "lidar" else ["lidar"],
+    containers = {
+        container: {
+            "fields": [spec.name for spec in container_fields(container)],
+            "inputs": [] if container == "lidar" else ["lidar"],
         }
-        for stage in STAGES
+        for container in CONTAINERS
     }
     return dumps(
-        {"format_version": FORMAT_VERSION, "info": info, "fields": fields, "stages": stages}
+        {"format_version": FORMAT_VERSION, "info": info, "fields": fields, "stages": containers}
     )
 
 
@@ -86,17 +86,17 @@ def parse_dataset(data: bytes, *, where: str) -> DatasetInfo:
     if not isinstance(version, int) or isinstance(version, bool):
         raise CacheError(
             f"{where}: no format_version, so this is not a pass2d cache, or a damaged one. "
-            "Give --cache a folder that `pass2d prepare` made."
+            "Give `cache_root` a folder that `prepare` made."
         )
     if version > FORMAT_VERSION:
         raise CacheError(
             f"{where}: format version {version!s:.20}, this pass2d reads {FORMAT_VERSION}. "
-            "A newer pass2d wrote it: upgrade, or prepare into another --cache."
+            "A newer pass2d wrote it: upgrade, or prepare into another `cache_root`."
         )
     if version < FORMAT_VERSION:
         raise CacheError(
             f"{where}: format version {version!s:.20}, this pass2d reads {FORMAT_VERSION}. "
-            "An older pass2d wrote it: prepare again into a new --cache."
+            "An older pass2d wrote it: prepare again into a new `cache_root`."
         )
     info = from_json(DatasetInfo, value.get("info"), where=where)
     check_info(info, where=where)
@@ -139,7 +139,7 @@ def parse_current(data: bytes, *, where: str) -> int:
     if match is None:
         raise CacheError(
             f"{where}: found {text[:40]!r}, expected the name of a generation such "
-            "as gen-000001. The file is damaged: run `pass2d cache repair`."
+            "as gen-000001. The file is damaged: run `repair`."
         )
     return int(match[1])
 
@@ -178,7 +178,7 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
     if number is None:
         raise CacheError(
             f"{layout.root}: no finished generation (the file CURRENT is missing). "
-            "`pass2d prepare` has not ended yet: run it again, it goes on where it stopped."
+            "`prepare` has not ended yet: run it again, it goes on where it stopped."
         )
     folder = layout.generation(number)
     hashes = _hashes(folder)
@@ -186,7 +186,7 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
     shards = _load_table(folder / SHARDS_FILE, hashes.get(SHARDS_FILE))
     metadata = (scans.schema.metadata or {}).get(_METADATA)
     if metadata is None:
-        raise CacheError(f"{folder / SCANS_FILE}: no description. Run `pass2d cache repair`.")
+        raise CacheError(f"{folder / SCANS_FILE}: no description. Run `repair`.")
     info = parse_dataset(metadata, where=str(folder / SCANS_FILE))
     try:
         # Parquet renames the items of lists: back to the names that `build_tables` gives.
@@ -196,8 +196,7 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
         )
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise CacheError(
-            f"{folder}: other columns than expected ({_first_line(error)}). "
-            "Run `pass2d cache repair`."
+            f"{folder}: other columns than expected ({_first_line(error)}). Run `repair`."
         ) from error
     check_tables(tables, info, where=str(folder))
     return Manifest(number=number, info=info, tables=tables)
@@ -214,7 +213,7 @@ def parse_hashes(data: bytes, *, where: str) -> dict[str, str]:
     if not is_sound or not all(isinstance(h, str) and HASH.fullmatch(h) for h in files.values()):
         raise CacheError(
             f"{where}: expected the hashes of {SCANS_FILE} and {SHARDS_FILE} and nothing else. "
-            "Run `pass2d cache repair`."
+            "Run `repair`."
         )
     return dict(files)
 
@@ -237,15 +236,11 @@ def _load_table(path: Path, xxh3: str | None) -> pa.Table:
         file.seek(0)
         return pq.read_table(file, memory_map=False, partitioning=None)
     except FileNotFoundError as error:
-        raise CacheError(
-            f"{path}: missing, although CURRENT names it. Run `pass2d cache repair`."
-        ) from error
+        raise CacheError(f"{path}: missing, although CURRENT names it. Run `repair`.") from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if isinstance(error, PermissionError):
             raise read_failure(path, error) from error
-        raise CacheError(
-            f"{path}: damaged ({_first_line(error)}). Run `pass2d cache repair`."
-        ) from error
+        raise CacheError(f"{path}: damaged ({_first_line(error)}). Run `repair`.") from error
 
 
 _MOST_ROWS = 10_000_000
@@ -264,8 +259,7 @@ def _arrow_file(path: Path, xxh3: str | None) -> pa.BufferReader:
     data = read_whole(path)
     if xxh3 is not None and hash_bytes(data) != xxh3:
         raise CacheError(
-            f"{path}: {len(data)} bytes that are not as written (xxh3 differs). "
-            "Run `pass2d cache repair`."
+            f"{path}: {len(data)} bytes that are not as written (xxh3 differs). Run `repair`."
         )
     buffer = pa.allocate_buffer(len(data))
     memoryview(buffer).cast("B")[:] = data
@@ -309,18 +303,18 @@ def publish_generation(layout: Layout, info: DatasetInfo, tables: Tables) -> int
             for name, data in files.items():
                 write_file(attempt / name, [data])
             sync_tree(attempt)
-            number, coming = _claim(layout, attempt)
+            number, incoming = _claim(layout, attempt)
             sync(layout.manifest)
-        coming.replace(layout.current_file)
+        incoming.replace(layout.current_file)
         sync(layout.root)
-        for old in coming_files(layout):  # of a run that was killed
+        for old in incoming_files(layout):  # of a run that was killed
             old.unlink(missing_ok=True)
     return number
 
 
-def coming_files(layout: Layout) -> list[Path]:
+def incoming_files(layout: Layout) -> list[Path]:
     """What runs are about to rename to CURRENT, or were when they were killed."""
-    return sorted(layout.scratch.glob(f"{COMING}*"))
+    return sorted(layout.scratch.glob(f"{INCOMING}*"))
 
 
 def require_newest(layout: Layout) -> None:
@@ -334,12 +328,12 @@ def require_newest(layout: Layout) -> None:
     """
     while (current := current_number(layout)) is not None:
         newest = max(generation_numbers(layout), default=0)
-        if newest <= current or any(_names(path, newest) for path in coming_files(layout)):
+        if newest <= current or any(_names(path, newest) for path in incoming_files(layout)):
             return
         if current_number(layout) == current:  # else a run has swapped it meanwhile
             raise CacheError(
                 f"{layout.current_file}: names gen-{current:06d}, but there is gen-{newest:06d}. "
-                "The file is damaged, or somebody changed it: run `pass2d cache repair`."
+                "The file is damaged, or somebody changed it: run `repair`."
             )
 
 
@@ -366,19 +360,19 @@ def _claim(layout: Layout, attempt: Path) -> tuple[int, Path]:
     """Put a generation in place; its number, and the file that says so and becomes CURRENT."""
     number = max([0, *generation_numbers(layout)]) + 1
     while True:
-        coming = layout.scratch / f"{COMING}{uuid.uuid4().hex}"
+        incoming = layout.scratch / f"{INCOMING}{uuid.uuid4().hex}"
         try:
-            write_file(coming, [f"{layout.generation(number).name}\n".encode()])
-            sync(coming)
+            write_file(incoming, [f"{layout.generation(number).name}\n".encode()])
+            sync(incoming)
             attempt.rename(layout.generation(number))
         except OSError as error:
             with contextlib.suppress(OSError):
-                coming.unlink(missing_ok=True)
+                incoming.unlink(missing_ok=True)
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             number += 1
         else:
-            return number, coming
+            return number, incoming
 
 
 @contextlib.contextmanager

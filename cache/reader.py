@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,42 +12,21 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.chunks import Allocate, ChunkReader, StoredChunk
-from pass2d.cache.descriptors import DescriptorPool
-from pass2d.cache.fields import FIELDS
+from pass2d.cache.datasets import find_dataset, read_description
+from pass2d.cache.fields import FIELDS, Fields, FieldSpec, container_fields
 from pass2d.cache.keys import hash_bytes
-from pass2d.cache.layout import DATASET_FILE, Layout, require_dataset_name
-from pass2d.cache.manifest import load_manifest, open_generation, parse_dataset, require_newest
-from pass2d.cache.place import is_url
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import load_manifest, open_generation, require_newest
+from pass2d.cache.reading.chunks import AllocateArray, ChunkReader, StoredChunk
+from pass2d.cache.reading.descriptors import DescriptorPool
+from pass2d.cache.reading.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
+from pass2d.cache.reading.shard_table import ShardInfo, ShardTable
 from pass2d.cache.remote.mirror import RemoteMirror
 from pass2d.cache.remote.ranges import PartialFiles
-from pass2d.cache.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
-from pass2d.cache.schema import SCALES, CameraView, CorruptionInfo, ScanRecord, VoxelLevel
-from pass2d.cache.shard_table import ShardInfo, ShardTable
+from pass2d.cache.schema import SCALES, CameraView, ScanRecord, VoxelLevel
+from pass2d.cache.urls import is_url
 from pass2d.common.errors import CacheError
-from pass2d.common.files import NO_PERMISSION, read_failure, read_file
 from pass2d.common.json import dumps
-
-_PREPARE_FIRST = (
-    "Run `pass2d prepare semkitti` (or nuscenes) first, or give --cache FOLDER, the one that it "
-    "wrote."
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fields:
-    """What to read besides xyz, signal and raw_index."""
-
-    label: bool = True
-    instance: bool = False
-    image: bool = False
-    pixels: bool = False
-    """Visible points and their pixels."""
-    voxels: bool = False
-    outside: bool = False
-    """The raw file's points outside the volume."""
-    camera: int | None = None
-    """Only this camera; all of them when None."""
 
 
 class CacheReader:
@@ -58,7 +35,7 @@ class CacheReader:
     def __init__(
         self, layout: Layout, *, check: bool = True, mirror: RemoteMirror | None = None
     ) -> None:
-        parse_dataset(_dataset_bytes(layout), where=str(layout.dataset_file))
+        read_description(layout)
         manifest = load_manifest(layout)
         self.root = layout.root
         self.generation = manifest.number
@@ -80,6 +57,7 @@ class CacheReader:
             mirror.space.forget = self._pool.forget
         self._sources: Any = None
         """Columns of `scans.parquet`, from the first `source_file` on."""
+        self._point_fields = container_fields("lidar")
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
 
@@ -137,7 +115,7 @@ class CacheReader:
         fields: Fields,
         *,
         columns: tuple[int, int] | None = None,
-        allocate: Allocate = np.empty,
+        allocate: AllocateArray = np.empty,
     ) -> ScanRecord:
         """Read one scan.
 
@@ -160,24 +138,27 @@ class CacheReader:
         position: int,
         fields: Fields,
         columns: tuple[int, int] | None,
-        allocate: Allocate,
+        allocate: AllocateArray,
     ) -> ScanRecord:
         scan = _Scan(self, position, allocate)
+        extra: dict[str, NDArray[Any]] = {}
+        values: dict[str, NDArray[Any] | None] = {}
+        for spec in self._point_fields:
+            if not fields.asks_for(spec):
+                continue
+            value = scan.points(spec)
+            if spec.attribute:
+                values[spec.attribute] = value
+            elif value is not None:
+                extra[spec.name] = value
+        record: dict[str, Any] = values  # the names are those of the table
         return ScanRecord(
             scan_id=scan.scan_id,
             n_raw=int(self.scans.n_raw[position]),
-            xyz=scan.points("xyz"),
-            signal=scan.signal("intensity"),
-            raw_index=scan.points("raw_index"),
-            label=scan.optional("label") if fields.label else None,
-            instance=scan.instance() if fields.instance else None,
-            time=scan.optional("time"),
             cameras=scan.cameras(fields, columns),
             voxels=scan.voxels() if fields.voxels else (),
-            outside_xyz=scan.points("outside_xyz") if fields.outside else None,
-            outside_signal=scan.signal("outside_intensity") if fields.outside else None,
-            outside_label=scan.optional("outside_label") if fields.outside else None,
-            outside_time=scan.optional("outside_time") if fields.outside else None,
+            extra=extra,
+            **record,
         )
 
     def source_file(self, position: int, role: str) -> Path | None:
@@ -203,7 +184,7 @@ class CacheReader:
 
     def stored_chunks(self, position: int, field: str) -> tuple[StoredChunk, ...]:
         """Where the inner chunks of one field of one scan lie; those not stored are left out."""
-        info = self._shards.get(FIELDS[field].stage, int(self.scans.shard[position]))
+        info = self._shards.get(FIELDS[field].container, int(self.scans.shard[position]))
         if info is None or field not in info.arrays:
             return ()
         return tuple(
@@ -245,7 +226,7 @@ class CacheReader:
 class _Scan:
     """The reads of one scan; lives as long as one call of `CacheReader.read`."""
 
-    def __init__(self, reader: CacheReader, position: int, allocate: Allocate) -> None:
+    def __init__(self, reader: CacheReader, position: int, allocate: AllocateArray) -> None:
         self._reader = reader
         self._position = int(position)
         self._allocate = allocate
@@ -254,22 +235,20 @@ class _Scan:
         self._n = int(reader.scans.n[position])
         self._n_outside = int(reader.scans.n_raw[position]) - self._n
 
-    def points(self, field: str) -> NDArray[Any]:
-        """A per-point field that every scan has: (N,) or (rows, N)."""
-        values = self.optional(field)
+    def points(self, spec: FieldSpec) -> NDArray[Any] | None:
+        """A field of the `lidar` container, (N,) or (rows, N); None for scans without it."""
+        values = self._chunk(spec.name, 0)
         if values is None:
-            raise CacheError(f"{self._reader.root}: {self._name(field)} is not stored.")
-        return values
+            if spec.is_required:
+                raise CacheError(f"{self._reader.root}: {self._name(spec.name)} is not stored.")
+            return None
+        values = values[..., : self._n if spec.length == "points" else self._n_outside]
+        if spec.is_signal:
+            return self._signal(values)
+        # As wide as the field gets, whatever the shard's values needed.
+        return values if len(spec.dtypes) == 1 else values.astype(spec.dtypes[-1], copy=False)
 
-    def optional(self, field: str) -> NDArray[Any] | None:
-        """A per-point field, None for scans without it."""
-        values = self._chunk(field, 0)
-        size = self._n_outside if field.startswith("outside") else self._n
-        return None if values is None else values[..., :size]
-
-    def signal(self, field: str) -> NDArray[np.float32]:
-        """The signal as float32."""
-        values = self.points(field)
+    def _signal(self, values: NDArray[Any]) -> NDArray[np.float32]:
         divisor = self._info("lidar").signal_divisor
         if divisor == 0:
             return values
@@ -277,11 +256,6 @@ class _Scan:
         # Exactly `signal_table(divisor)[values]` (a test holds them together), in a seventh of
         # the time of that lookup.
         return np.divide(values, np.float32(divisor), out=out, dtype=np.float32)
-
-    def instance(self) -> NDArray[np.uint32] | None:
-        """Instance ids as uint32."""
-        values = self.optional("instance")
-        return None if values is None else values.astype(np.uint32, copy=False)
 
     def cameras(self, fields: Fields, columns: tuple[int, int] | None) -> tuple[CameraView, ...]:
         """The views that are asked for and that exist."""
@@ -298,7 +272,7 @@ class _Scan:
         if coord is None or inverse is None:
             raise CacheError(
                 f"{self._reader.root}: scan {self.scan_id} has no voxel hashes. "
-                "Run `pass2d prepare` again."
+                "Run `prepare` again."
             )
         ends = self._reader.scans.voxels[self._position].cumsum()
         starts = [0, *ends[:-1]]
@@ -345,7 +319,7 @@ class _Scan:
         spans = table.spans(self._position)
         if camera >= len(spans) or spans[camera].length == 0:
             return None
-        array = self._info(FIELDS[field].stage).arrays[field]
+        array = self._info(FIELDS[field].container).arrays[field]
         values = self._reader._reader.read(
             array, spans[camera], name=self._name(field), allocate=self._allocate
         )
@@ -353,12 +327,12 @@ class _Scan:
         is_multi = FIELDS[field].is_per_camera and self._reader.info.n_cameras > 1
         return values[0] if is_multi else values
 
-    def _info(self, stage: str) -> ShardInfo:
-        info = self._reader._shards.get(stage, self._shard)
+    def _info(self, container: str) -> ShardInfo:
+        info = self._reader._shards.get(container, self._shard)
         if info is None:
             raise CacheError(
-                f"{self._reader.root}: scan {self.scan_id} has no {stage} shard. "
-                "Run `pass2d prepare` again."
+                f"{self._reader.root}: scan {self.scan_id} has no {container} shard. "
+                "Run `prepare` again."
             )
         return info
 
@@ -366,96 +340,16 @@ class _Scan:
         return f"field {field} of scan {self.scan_id}"
 
 
-def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
-    """The folder of a prepared data set.
-
-    Corrupted data sets do not count where there is one clean one beside them: it is meant.
-
-    Raises:
-        CacheError: there is none, or several and ``dataset`` does not choose.
-    """
-    try:
-        return _find_dataset(cache_root, dataset)
-    except OSError as error:
-        raise read_failure(cache_root, error, remedy="Check --cache") from error
-
-
-def _find_dataset(cache_root: Path, dataset: str | None) -> Path:
-    if not cache_root.is_dir():
-        raise CacheError(f"{cache_root}: no such folder. {_PREPARE_FIRST}")
-    if (cache_root / DATASET_FILE).is_file() and dataset in (None, cache_root.name):
-        return cache_root
-    if not os.access(cache_root, os.R_OK | os.X_OK):
-        raise CacheError(f"{cache_root}: {NO_PERMISSION}.")
-    found = sorted(path.parent for path in cache_root.glob(f"*/{DATASET_FILE}"))
-    names = [path.name for path in found]
-    if dataset is not None:
-        if len(dataset) > 100:
-            require_dataset_name(dataset, where="--dataset")
-        if dataset not in names:
-            near = difflib.get_close_matches(dataset, names, n=1)
-            listed = f"did you mean {near[0]!r}? P" if near else "p"
-            raise CacheError(
-                f"{cache_root}: no data set {dataset!r}; {listed}repared are: "
-                f"{', '.join(names) or 'none'}."
-            )
-        return cache_root / dataset
-    if not found:
-        for folder in cache_root.iterdir():
-            if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-                raise CacheError(f"{folder}: {NO_PERMISSION}.")
-        raise CacheError(
-            f"{cache_root}: no prepared data set (no */{DATASET_FILE}). {_PREPARE_FIRST}"
-        )
-    clean = [p for p in found if corruption_of(p) is None] if len(found) > 1 else found
-    if len(clean) != 1:
-        raise CacheError(f"{cache_root}: holds {', '.join(names)}. Choose one with --dataset.")
-    return clean[0]
-
-
-def corruption_of(dataset_root: Path) -> CorruptionInfo | None:
-    """What a data set of pass2d-C was made by; None for others, also for unreadable ones."""
-    layout = Layout(root=dataset_root)
-    try:
-        info = parse_dataset(_dataset_bytes(layout), where=str(layout.dataset_file))
-    except CacheError:
-        return None
-    return info.corruption
-
-
-def _dataset_bytes(layout: Layout) -> bytes:
-    try:
-        return read_file(layout.dataset_file)
-    except FileNotFoundError as error:
-        raise read_failure(layout.dataset_file, error) from error
-
-
 def _wanted_chunks(
     reader: CacheReader, position: int, fields: Fields, columns: tuple[int, int] | None
 ) -> Iterable[tuple[StoredChunk, float]]:
     """The chunks that `CacheReader.read` will ask for, and the share of each field's bytes."""
-    for name in _field_names(fields):
-        chunks = reader.stored_chunks(position, name)
+    for name, spec in FIELDS.items():
+        chunks = reader.stored_chunks(position, name) if fields.asks_for(spec) else ()
         wanted = [chunk for chunk in chunks if _is_wanted(reader, chunk, fields, columns)]
         total = sum(chunk.span.length for chunk in chunks)
         share = sum(chunk.span.length for chunk in wanted) / max(1, total)
         yield from ((chunk, share) for chunk in wanted)
-
-
-def _field_names(fields: Fields) -> list[str]:
-    by_option = {
-        "label": fields.label,
-        "instance": fields.instance,
-        "image": fields.image,
-        "point_index": fields.pixels,
-        "pixel": fields.pixels,
-        "outside_label": fields.outside,
-        "outside_xyz": fields.outside,
-        "outside_intensity": fields.outside,
-        "outside_time": fields.outside,
-        **dict.fromkeys(("coord", "vlabel", "inverse"), fields.voxels),
-    }
-    return [name for name in FIELDS if by_option.get(name, True)]
 
 
 def _is_wanted(
@@ -465,7 +359,7 @@ def _is_wanted(
         return True
     if reader.info.n_cameras > 1:
         return fields.camera in (None, chunk.part)
-    if chunk.field != "image" or columns is None:
+    if FIELDS[chunk.field].length != "picture" or columns is None:
         return True
     strip = chunk.array.chunk[2]
     return columns[0] < (chunk.part + 1) * strip and chunk.part * strip < columns[1]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.layout import HASH, MEMBER, MOST_SHARDS, Layout
 from pass2d.cache.schema import FORMAT_VERSION
 from pass2d.common.errors import CacheError
@@ -81,7 +81,7 @@ class VoxelEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Entries:
-    """The scans of one shard in row order; only the shard's own stage is filled."""
+    """The scans of one shard in row order; only the shard's own container is filled."""
 
     lidar: tuple[LidarEntry, ...] = ()
     camera: tuple[CameraEntry, ...] = ()
@@ -156,6 +156,13 @@ class ShardHeader:
     profile: str
     parameters: Any
     inputs: Any
+    """As `key_inputs.encode_inputs` has it."""
+
+    @property
+    def lidar_key(self) -> str:
+        """Key of the `lidar` shard that this one was made from; "" of `lidar` itself."""
+        key = self.inputs.get("lidar", "")
+        return key if isinstance(key, str) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +173,7 @@ class ShardRow:
     shard: int
     entries: Entries
     encodings: dict[str, Any]
-    """E.g. {"intensity_divisor": 100}; see `cache/README.md`."""
+    """E.g. {"intensity_divisor": 100}; see `docs/format.md`."""
     files: tuple[FileHash, ...]
     fields: tuple[FieldChunks, ...]
     sources: tuple[ScanSources, ...] = ()
@@ -197,18 +204,18 @@ def decode_row(data: bytes, *, where: str) -> ShardRow:
     if value.get("format_version") != FORMAT_VERSION:
         raise CacheError(
             f"{where}: format version {value.get('format_version')!r:.20}, this pass2d reads "
-            f"{FORMAT_VERSION}. Another pass2d wrote it: prepare again into a new --cache."
+            f"{FORMAT_VERSION}. Another pass2d wrote it: prepare again into a new `cache_root`."
         )
     row = from_json(ShardRow, value.get("row"), where=where)
     for wrong in _faults(row):
-        raise CacheError(f"{where}: {wrong[:200]}. Run `pass2d cache repair`.")
+        raise CacheError(f"{where}: {wrong[:200]}. Run `repair`.")
     return row
 
 
 def _faults(row: ShardRow) -> Iterator[str]:
     """What no record says, although its checksum is right: names that lead elsewhere first."""
     header = row.header
-    if header.stage not in STAGES or not 0 <= row.shard < MOST_SHARDS:
+    if header.stage not in CONTAINERS or not 0 <= row.shard < MOST_SHARDS:
         yield f"found shard {row.shard!s:.20} of {header.stage[:40]!r}"
     if HASH.fullmatch(header.key) is None:
         yield f"found the key {header.key[:40]!r}, expected 32 hex digits"
@@ -246,14 +253,14 @@ def commit_row(layout: Layout, row: ShardRow) -> None:
     replace_file(path, encode_row(row), scratch=layout.scratch)
 
 
-def load_row(layout: Layout, stage: str, shard: int, key: str) -> ShardRow | None:
+def load_row(layout: Layout, container: str, shard: int, key: str) -> ShardRow | None:
     """Read a commit record; None when there is none."""
-    path = layout.row(stage, shard, key)
+    path = layout.row(container, shard, key)
     try:
         data = read_file(path)
     except FileNotFoundError:
         return None
     row = decode_row(data, where=str(path))
-    if row.header.key != key or row.header.stage != stage or row.shard != shard:
-        raise CacheError(f"{path}: describes another shard. Run `pass2d cache repair`.")
+    if row.header.key != key or row.header.stage != container or row.shard != shard:
+        raise CacheError(f"{path}: describes another shard. Run `repair`.")
     return row

@@ -1,12 +1,14 @@
 """What a prepared data set holds: its description and one scan's arrays. Home of the field names.
 
-Shapes follow the cache (`cache/README.md`): structure of arrays, one contiguous block per field, so
+Shapes follow the cache (`docs/format.md`): structure of arrays, one contiguous block per field, so
 that a decoded chunk is the array and nothing is copied.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ UNKNOWN_LABEL = 255
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    """The volume and its finest voxel grid. Cells: SPEC, section 3."""
+    """The volume and its finest voxel grid. Cells: docs/maths.md, section 3."""
 
     low: tuple[float, float, float]
     """x, y, z in metres; a point is kept when it is strictly above."""
@@ -161,6 +163,9 @@ class ScanRecord:
     """(O,) training ids; None for scans without labels."""
     outside_time: NDArray[np.float32] | None = None
     """(O,) as `time`."""
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Per-point fields of the table (`fields.py`) without an attribute here, by name: (N,) or
+    (rows, N)."""
 
     @property
     def n(self) -> int:

@@ -148,7 +148,7 @@ def class_weights(counts: ArrayLike) -> NDArray[np.float32]:
     Raises:
         ShapeError: ``counts`` is not (C,) with non-negative numbers.
 
-    Source: SPEC, section 5.
+    Source: docs/maths.md, section 5.
     """
     shares = _checked_counts(counts).astype(np.float64)
     shares[0] = 0

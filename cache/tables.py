@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from pass2d.cache.fields import FIELDS, STAGES
+from pass2d.cache.fields import CONTAINERS, FIELDS
+from pass2d.cache.key_inputs import header_inputs
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import shard_name
 from pass2d.cache.rows import ABSENT, ChunkRef, LidarEntry, ShardRow
@@ -16,16 +17,11 @@ from pass2d.cache.schema import SCALES
 from pass2d.common.json import dumps
 
 ShardRows = Mapping[str, ShardRow]
-"""The records of one shard by stage; "lidar" is always there."""
-
-
-def is_listed(name: str, n_cameras: int) -> bool:
-    """Whether a field has several chunks per scan: its columns hold lists."""
-    return name == "image" or (n_cameras > 1 and FIELDS[name].is_per_camera)
+"""The records of one shard by container; "lidar" is always there."""
 
 
 def scan_schema(n_cameras: int) -> pa.Schema:
-    """Columns of scans.parquet; `cache/README.md` describes each."""
+    """Columns of scans.parquet; `docs/format.md` describes each."""
     names: list[tuple[str, pa.DataType]] = [
         ("scan_id", pa.string()),
         ("split", pa.string()),
@@ -50,22 +46,22 @@ def scan_schema(n_cameras: int) -> pa.Schema:
         ("source_mtime_ns", pa.list_(pa.int64())),
         ("source_xxh3", pa.list_(pa.string())),
     ]
-    for name in FIELDS:
+    for spec in FIELDS.values():
+        is_listed = spec.is_listed(n_cameras)
         for part, kind in (("offset", pa.int64()), ("length", pa.int64()), ("crc", pa.uint32())):
-            listed = is_listed(name, n_cameras)
-            names.append((f"{name}_{part}", pa.list_(kind) if listed else kind))
+            names.append((f"{spec.name}_{part}", pa.list_(kind) if is_listed else kind))
     return pa.schema(names)
 
 
 def with_chunk_columns(scans: pa.Table, *, n_cameras: int) -> pa.Table:
     """Give scans.parquet the columns of fields that did not exist when it was written, all null."""
     schema = scan_schema(n_cameras)
-    for name in ("time", "outside_time"):
-        if f"{name}_offset" in scans.column_names:
-            continue
-        for part in ("offset", "length", "crc"):
-            kind = schema.field(f"{name}_{part}").type
-            scans = scans.append_column(f"{name}_{part}", pa.nulls(len(scans), kind))
+    for spec in FIELDS.values():
+        columns = [f"{spec.name}_{part}" for part in ("offset", "length", "crc")]
+        may_lack = not (spec.is_required or spec.stored_with or spec.is_listed(n_cameras))
+        if may_lack and not set(columns) & set(scans.column_names):
+            for column in columns:
+                scans = scans.append_column(column, pa.nulls(len(scans), schema.field(column).type))
     return scans.select(schema.names).cast(schema)
 
 
@@ -104,7 +100,7 @@ class Tables:
     scans: pa.Table
     """Sorted by shard and row, which is sequence and frame order."""
     shards: pa.Table
-    """Sorted by stage and shard."""
+    """Sorted by container and shard."""
 
 
 def shard_record(row: ShardRow, *, sequence: str) -> dict[str, Any]:
@@ -125,7 +121,7 @@ def shard_record(row: ShardRow, *, sequence: str) -> dict[str, Any]:
         "code_version": header.code_version,
         "profile": header.profile,
         "parameters": _text(header.parameters),
-        "input_key": header.inputs.get("lidar") or hash_bytes(dumps(header.inputs)),
+        "input_key": header.lidar_key or hash_bytes(dumps(header.inputs)),
         "inputs": _text(header.inputs),
         "arrays": _text({f.name: {"dtype": f.dtype, "chunk": f.chunk} for f in row.fields}),
         "encodings": _text(row.encodings),
@@ -192,9 +188,9 @@ def _camera_columns(row: ShardRow | None, index: int, n_cameras: int) -> dict[st
 def _source_columns(rows: ShardRows, scan_id: str) -> dict[str, Any]:
     files = [
         file
-        for stage in STAGES
-        if stage in rows
-        for scan in rows[stage].sources
+        for container in CONTAINERS
+        if container in rows
+        for scan in rows[container].sources
         if scan.scan_id == scan_id
         for file in scan.files
     ]
@@ -210,16 +206,15 @@ def _source_columns(rows: ShardRows, scan_id: str) -> dict[str, Any]:
 def _chunk_columns(rows: ShardRows, index: int, n_cameras: int) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     stored = {f.name: f.chunks[index] for row in rows.values() for f in row.fields}
-    for name in FIELDS:
-        refs: Sequence[ChunkRef] = stored.get(name, ())
-        listed = is_listed(name, n_cameras)
+    for spec in FIELDS.values():
+        refs: Sequence[ChunkRef] = stored.get(spec.name, ())
         for part in ("offset", "length", "crc"):
             values = [getattr(ref, part) for ref in refs]
-            if listed:
-                columns[f"{name}_{part}"] = values
+            if spec.is_listed(n_cameras):
+                columns[f"{spec.name}_{part}"] = values
             else:
                 is_stored = bool(refs) and refs[0] != ABSENT
-                columns[f"{name}_{part}"] = values[0] if is_stored else None
+                columns[f"{spec.name}_{part}"] = values[0] if is_stored else None
     return columns
 
 
@@ -237,7 +232,7 @@ def build_tables(shards: Sequence[ShardRows], *, n_cameras: int) -> Tables:
     """Tables of complete shards.
 
     Args:
-        shards: the records of each shard by stage; those without "lidar" scans give no scan rows.
+        shards: the records of each shard by container; without "lidar" scans no scan rows.
         n_cameras: of the data set.
     """
     scans = [record for rows in shards for record in scan_records(rows, n_cameras=n_cameras)]
@@ -251,7 +246,7 @@ def build_tables(shards: Sequence[ShardRows], *, n_cameras: int) -> Tables:
 
 
 def _sequence(rows: ShardRows) -> str:
-    return str(rows["lidar"].header.inputs["sequence"])
+    return header_inputs(rows["lidar"].header).sequence
 
 
 def merge_tables(parts: Sequence[Tables]) -> Tables:

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pass2d.cache.reader import CacheReader, Fields
+    from pass2d.cache.fields import Fields
+    from pass2d.cache.reader import CacheReader
     from pass2d.common.errors import Pass2DError
     from pass2d.pipeline.datasets.nuscenes import list_nuscenes
     from pass2d.pipeline.datasets.semkitti import list_semkitti
@@ -40,7 +41,7 @@ __all__ = [
 
 _HOMES = {
     "CacheReader": "cache.reader",
-    "Fields": "cache.reader",
+    "Fields": "cache.fields",
     "Pass2DError": "common.errors",
     "PrepareConfig": "pipeline.prepare",
     "Recipe": "train.recipes.recipe",

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from pass2d.cache.failures import encode_failures
-from pass2d.cache.place import dataset_place, is_url
 from pass2d.cache.rows import FailedScan
+from pass2d.cache.urls import dataset_location, is_url
 from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets.published_doubts import cache_doubts
 from pass2d.pipeline.problem import Warned, merge_warnings
@@ -120,7 +120,7 @@ def prepare_all(
         CacheError: as `prepare`; the data sets before are whole then.
     """
     work = partial(_prepare_each, listings, cache_root, progress=progress)
-    places = [dataset_place(str(cache_root), listing.info.name) for listing in listings]
+    places = [dataset_location(str(cache_root), listing.info.name) for listing in listings]
     if config.workers == 0 or len(listings) == 1:
         return work(config)
     plans = [plan(li, place, config) for li, place in zip(listings, places, strict=True)]
@@ -144,7 +144,7 @@ def _prepare_each(
     for listing in listings:
         if len(listings) > 1:
             progress.say(f"data set {listing.info.name}")
-        place = dataset_place(str(cache_root), listing.info.name)
+        place = dataset_location(str(cache_root), listing.info.name)
         summaries.append(prepare(listing, place, config, progress))
     return tuple(summaries)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ from pass2d.cache.schema import (
 )
 from pass2d.cache.statistics import RANGE_EDGES_M
 from pass2d.cache.tables import build_tables, merge_tables
-from pass2d.cache.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
+from pass2d.cache.writing.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
 
 SPLIT_OF = {"08": "val", "11": "test"}
 
@@ -136,10 +138,12 @@ def write_sample_cache(
     shard_scans: int = 4,
     profile: str = "speed",
     seed: int = 0,
+    extra: Callable[[str, int], dict[str, NDArray[Any]]] = lambda _id, _n: {},
 ) -> dict[str, ScanRecord]:
     """Prepare made-up scans below ``cache_root``; ``n_scans`` in each sequence.
 
     Sequence "08" is validation, "11" test (and without labels), all others are training.
+    ``extra`` gives fields without an attribute, by scan id and number of points.
 
     Returns:
         The scans by scan id, as they went in.
@@ -161,6 +165,7 @@ def write_sample_cache(
             )
             for frame in range(n_scans)
         ]
+        scans = [replace(scan, extra=extra(scan.scan_id, scan.n)) for scan in scans]
         written.update({scan.scan_id: scan for scan in scans})
         for block, first in enumerate(range(0, n_scans, shard_scans)):
             shards.append(

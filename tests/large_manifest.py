@@ -101,7 +101,7 @@ def _rows(job: ShardJob, info: DatasetInfo) -> dict[str, ShardRow]:
 def _row(job: ShardJob, header: ShardHeader, entries: Entries, sources: tuple) -> ShardRow:
     fields = []
     for name, spec in FIELDS.items():
-        if spec.stage == header.stage:
+        if spec.container == header.stage:
             count = 10 if name == "image" else 1
             refs = tuple(ChunkRef(offset=99 * c, length=99, crc=12345) for c in range(count))
             chunk = (1, 370, 128, 3) if name == "image" else (1, 120_000)

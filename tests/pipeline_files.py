@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 
 CALIB = (
     "P0: 100 0 50 0 0 100 40 0 0 0 1 0\n"
@@ -23,7 +23,7 @@ def shards(root: Path) -> dict[str, bytes]:
     """Every byte of every shard."""
     return {
         str(path.relative_to(root)): path.read_bytes()
-        for stage in STAGES
+        for stage in CONTAINERS
         for path in (root / stage).rglob("*")
         if path.is_file()
     }

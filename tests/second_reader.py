@@ -1,4 +1,4 @@
-"""A reader of the format written from cache/README.md alone: it imports nothing of pass2d."""
+"""A reader of the format written from docs/format.md alone: it imports nothing of pass2d."""
 
 from __future__ import annotations
 

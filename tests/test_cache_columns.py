@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pass2d.cache.columns import DTYPES, PointLayout, find_layout
+from pass2d.cache.clouds.columns import DTYPES, PointLayout, find_layout
 
 USUAL = [PointLayout(columns=4), PointLayout(columns=5)]
 

@@ -17,12 +17,13 @@ from pass2d.cache.care.records_from_shards import describe_shard
 from pass2d.cache.care.status import status
 from pass2d.cache.care.verify import verify
 from pass2d.cache.codec import Codec, decode_into
-from pass2d.cache.inspect import summarize_dataset
-from pass2d.cache.inspect_scan import scan_detail
+from pass2d.cache.fields import Fields
+from pass2d.cache.inspection.scan import scan_detail
+from pass2d.cache.inspection.summary import summarize_dataset
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import encode_tables, load_manifest, parse_dataset
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.rows import decode_row, encode_row, load_row
 from pass2d.cache.statistics import dataset_statistics
 from pass2d.cache.tables import Tables
@@ -70,7 +71,7 @@ def everything(out: Path) -> str:
                 hash_bytes(np.ascontiguousarray(a).tobytes()) for a in arrays if a is not None
             ]
             texts.append(repr(scan_detail(reader, position)))
-        texts.append(repr(summarize_dataset(reader, place="x")))
+        texts.append(repr(summarize_dataset(reader, location="x")))
     texts.append(repr(status(out)))
     return hash_bytes("\n".join(texts).encode())
 

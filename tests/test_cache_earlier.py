@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
-from cache_samples import without_fsync
 from pipeline_files import shards
 
 from pass2d.cache.care.verify import verify
+from pass2d.cache.fields import Fields
 from pass2d.cache.layout import Layout
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
@@ -83,10 +83,9 @@ def test_prepare_keeps_every_shard(world: Path, name: str) -> None:
     list_raw, profile = SETS[name]
     root = world / "cache" / name
     before = shards(root)
-    with without_fsync():
-        listing = list_raw(world / "raw" / name)
-        config = PrepareConfig(workers=0, shard_scans=2, profile=profile)
-        summary = prepare(listing, root, config, Silent())
+    listing = list_raw(world / "raw" / name)
+    config = PrepareConfig(workers=0, shard_scans=2, profile=profile)
+    summary = prepare(listing, root, config, Silent())
     assert summary.written_shards == 0
     assert shards(root) == before
     assert verify(root, Silent()).is_sound
@@ -102,7 +101,6 @@ def test_a_shard_of_other_settings_is_not_kept(world: Path) -> None:
     listing = list_semkitti(world / "raw" / "semkitti")
     grid = replace(listing.info.grid, low=(-51.0, -50.0, -4.0))
     listing = replace(listing, info=replace(listing.info, grid=grid), scans=listing.scans[:2])
-    with without_fsync():
-        config = PrepareConfig(workers=0, shard_scans=2)
-        summary = prepare(listing, world / "cache" / "semkitti", config, Silent())
+    config = PrepareConfig(workers=0, shard_scans=2)
+    summary = prepare(listing, world / "cache" / "semkitti", config, Silent())
     assert summary.written_shards == 3

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 from pass2d.cache.care.gc import collect_garbage
 from pass2d.cache.care.verify import verify
+from pass2d.cache.fields import Fields
 from pass2d.cache.layout import Layout, is_format_name, require_dataset_name, require_member
 from pass2d.cache.manifest import load_manifest, parse_current, parse_hashes, publish_generation
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.remote.config import RemoteConfig
 from pass2d.cache.remote.local_space import LocalSpace
 from pass2d.cache.remote.staged import staged

@@ -13,8 +13,8 @@ import torch
 from cache_samples import sample_info, write_sample_cache
 from typer.testing import CliRunner, Result
 
-from pass2d.cache.inspect import summarize_dataset
-from pass2d.cache.inspect_scan import find_scan, scan_detail
+from pass2d.cache.inspection.scan import find_scan, scan_detail
+from pass2d.cache.inspection.summary import summarize_dataset
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import ScanRecord
 from pass2d.cli import app
@@ -48,7 +48,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
 def test_summary_counts_what_was_written(written: Written) -> None:
     root, scans = written
     with CacheReader.open(root) as reader:
-        summary = summarize_dataset(reader, place="here")
+        summary = summarize_dataset(reader, location="here")
         fingerprint = reader.fingerprint
     assert [(s.split, s.sequences, s.scans, s.scans_with_label) for s in summary.splits] == [
         ("train", 1, 3, 3),
@@ -60,7 +60,7 @@ def test_summary_counts_what_was_written(written: Written) -> None:
         for sequence in ("00", "08", "11")
     ]
     assert (summary.sequences[1].first_frame, summary.sequences[1].last_frame) == (0, 2)
-    assert [(c.stage, c.shards, c.scans) for c in summary.containers] == [
+    assert [(c.container, c.shards, c.scans) for c in summary.containers] == [
         (stage, 6, 9) for stage in ("lidar", "camera", "voxel")
     ]
     assert summary.fingerprint == fingerprint
@@ -71,7 +71,7 @@ def test_summary_counts_what_was_written(written: Written) -> None:
 def test_plain_bytes_are_those_of_the_arrays(written: Written) -> None:
     root, scans = written
     with CacheReader.open(root) as reader:
-        fields = {f.name: f for f in summarize_dataset(reader, place="").fields}
+        fields = {f.name: f for f in summarize_dataset(reader, location="").fields}
     kept = sum(scan.n for scan in scans.values())
     labelled = sum(scan.n for scan in scans.values() if scan.label is not None)
     seen = sum(len(scan.cameras[0].point_index) for scan in scans.values())
@@ -90,9 +90,9 @@ def test_plain_bytes_are_those_of_the_arrays(written: Written) -> None:
 def test_stored_bytes_are_nearly_the_files(written: Written) -> None:
     root, _ = written
     with CacheReader.open(root) as reader:
-        fields = summarize_dataset(reader, place="").fields
+        fields = summarize_dataset(reader, location="").fields
     for field in fields:
-        files = list((root / "semkitti").glob(f"{field.stage}/*.zarr/{field.name}/c/**/0"))
+        files = list((root / "semkitti").glob(f"{field.container}/*.zarr/{field.name}/c/**/0"))
         on_disk = sum(path.stat().st_size for path in files if path.is_file())
         index = on_disk - field.stored_bytes
         assert 0 < index <= len(files) * 4 + 16 * 2 * 6 * 2, field.name  # 16 a chunk, crc32c
@@ -173,7 +173,7 @@ def test_remote_cache(written: Written, tmp_path: Path, monkeypatch: pytest.Monk
         "datasets"
     ][0]
     fs.rm("/inspected", recursive=True)
-    assert near["place"] != far["place"]
+    assert near["location"] != far["location"]
     for name in ("fingerprint", "fields", "sequences", "containers", "scan"):
         assert near[name] == far[name], name
 

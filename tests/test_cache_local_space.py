@@ -11,14 +11,14 @@ from typing import Any
 import fsspec
 import pytest
 
-from pass2d.cache.descriptors import DescriptorPool
 from pass2d.cache.keys import hash_bytes
-from pass2d.cache.place import absolute_place, canonical_url
+from pass2d.cache.reading.descriptors import DescriptorPool
 from pass2d.cache.remote.config import RemoteConfig
 from pass2d.cache.remote.local_space import LocalSpace
 from pass2d.cache.remote.mirror import RemoteMirror, find_store
 from pass2d.cache.remote.store import RemoteStore
 from pass2d.cache.rows import FileHash
+from pass2d.cache.urls import absolute_location, canonical_url
 from pass2d.common.errors import CacheError, ConfigError
 
 SHARD = "lidar/000000-0123456789ab.zarr"
@@ -62,7 +62,7 @@ def held(tmp_path: Path) -> dict[str, int]:
     ],
 )
 def test_one_place_has_one_name(text: str, place: str) -> None:
-    assert absolute_place(text) == place
+    assert absolute_location(text) == place
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_one_place_has_one_name(text: str, place: str) -> None:
 )
 def test_what_looks_like_a_url_is_never_taken_for_a_folder(text: str) -> None:
     with pytest.raises(ConfigError, match=r"(?s)^[^\n]*xpected e\.g\. (\w+://bucket|file:///)"):
-        absolute_place(text)
+        absolute_location(text)
 
 
 def test_a_folder_may_be_called_as_its_data_set(fs: Any, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_nothing_is_evicted_without_need_and_the_oldest_first(fs: Any, tmp_path:
     assert set(held(tmp_path)) == set(files)
     mirror.space.make_room(900, "d")
     assert set(held(tmp_path)) == {"b", "c"}
-    with pytest.raises(CacheError, match=r"^d: 0\.000 GB do not fit .* Set --local-cache-gb"):
+    with pytest.raises(CacheError, match=r"^d: 0\.000 GB do not fit .* Set `local_cache_gb`"):
         mirror.space.make_room(3001, "d")
 
 
@@ -234,7 +234,7 @@ def test_a_file_evicted_while_it_is_checked_is_fetched_again_and_no_descriptor_i
 def test_a_local_folder_that_cannot_be_made_names_the_option(tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(b"")
     config = RemoteConfig(folder=tmp_path / "disk")
-    with pytest.raises(CacheError, match=rf"^{tmp_path}/disk/.*Not a directory.*--local-cache"):
+    with pytest.raises(CacheError, match=rf"^{tmp_path}/disk/.*Not a directory.*`local_cache`"):
         RemoteMirror(RemoteStore("memory://far/set", config))
 
 
@@ -243,7 +243,7 @@ def test_without_a_home_the_option_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(ConfigError, match="--local-cache"):
+    with pytest.raises(ConfigError, match="`local_cache`"):
         RemoteConfig.from_environment()
     monkeypatch.setenv("PASS2D_LOCAL_CACHE", "/somewhere")
     assert RemoteConfig.from_environment().folder == Path("/somewhere")

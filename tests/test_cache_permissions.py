@@ -17,8 +17,9 @@ from pass2d.cache.care.gc import collect_garbage
 from pass2d.cache.care.records_from_shards import current_rows
 from pass2d.cache.care.status import status
 from pass2d.cache.care.verify import verify
+from pass2d.cache.fields import Fields
 from pass2d.cache.layout import HASHES_FILE, SCANS_FILE, SHARDS_FILE, Layout
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import CacheError, CheckpointError, ConfigError, Pass2DError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti

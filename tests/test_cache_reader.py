@@ -16,12 +16,12 @@ import pytest
 import zarr
 from cache_samples import made_up_scan, made_up_view, sample_info, write_sample_cache
 
-from pass2d.cache.arena import Arena
-from pass2d.cache.benchmark import measure_reader
-from pass2d.cache.encode import signal_divisor
-from pass2d.cache.fields import FIELDS, SIGNAL_DIVISORS, signal_table
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import FIELDS, SIGNAL_DIVISORS, Fields, signal_table
+from pass2d.cache.inspection.benchmark import measure_reader
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.reading.arena import Arena
 from pass2d.cache.schema import SCALES, ScanRecord
+from pass2d.cache.writing.encode import signal_divisor
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Silent
 
@@ -76,7 +76,7 @@ def test_plain_zarr_shows_the_same_arrays(tmp_path: Path) -> None:
     assert lidar.attrs["scan_ids"] == list(put)
     assert lidar.metadata.consolidated_metadata is not None
     assert sorted(lidar.array_keys()) == sorted(
-        name for name, spec in FIELDS.items() if spec.stage == "lidar" and "time" not in name
+        name for name, spec in FIELDS.items() if spec.container == "lidar" and "time" not in name
     )
     assert lidar["xyz"].shards == lidar["xyz"].shape == (3, 3, max(s.n for s in scans))
     for row, scan in enumerate(scans):
@@ -159,7 +159,7 @@ def test_six_cameras_with_one_missing(tmp_path: Path) -> None:
     from pass2d.cache.layout import Layout
     from pass2d.cache.manifest import publish_generation
     from pass2d.cache.tables import build_tables, merge_tables
-    from pass2d.cache.writer import write_camera_shard
+    from pass2d.cache.writing.writer import write_camera_shard
 
     info, rng = sample_info(n_cameras=6), np.random.default_rng(2)
     scan = made_up_scan(rng, scan_id="a", info=info, image_hw=(24, 40))
@@ -389,7 +389,7 @@ def test_few_files_may_be_open(tmp_path: Path, monkeypatch) -> None:
 
 def test_reading_needs_no_zarr_torch_or_ray() -> None:
     code = (
-        "import sys, pass2d.cache.reader, pass2d.cache.writer; "
+        "import sys, pass2d.cache.reader, pass2d.cache.writing.writer; "
         "print(sorted({'zarr', 'torch', 'ray', 'spconv'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from remote_samples import s3_environment, s3_server
 from typer.testing import CliRunner
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.remote.config import RemoteConfig
 from pass2d.cache.remote.mirror import RemoteMirror
 from pass2d.cache.remote.store import RemoteStore

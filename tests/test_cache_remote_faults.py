@@ -14,7 +14,8 @@ from cache_samples import write_sample_cache
 from remote_samples import FaultyProxy, Request, s3_environment, s3_server
 from typer.testing import CliRunner
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.stream import StreamPlan, block_order, mix_partner
@@ -29,7 +30,8 @@ URL = "s3://reading/some/prefix"
 READ_ALL = """
 import sys
 import xxhash
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 
 fields = Fields(label=True, instance=True, image=True, pixels=True, voxels=True)
 digest = xxhash.xxh3_128()

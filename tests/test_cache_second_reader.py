@@ -1,4 +1,4 @@
-"""cache/README.md is enough to read a cache: a reader written from it gives what ours gives."""
+"""docs/format.md is enough to read a cache: a reader written from it gives what ours gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from nuscenes_files import NuscenesFolder
 from pipeline_files import png, scan_points, write_sequence
 from second_reader import SCALES, SecondReader, key_of, read_shard_array, unsealed
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti

@@ -14,14 +14,14 @@ from cache_samples import sample_info, write_sample_cache
 from pipeline_files import write_sequence
 from typer.testing import CliRunner
 
-from pass2d.cache.care.damage import VerifyReport
+from pass2d.cache.care.damage import IntegrityReport
 from pass2d.cache.care.gc import collect_garbage
 from pass2d.cache.care.status import status
 from pass2d.cache.care.verify import verify
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS, Fields
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.manifest import describe_dataset
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.common.errors import CacheError
 from pass2d.common.files import lock_file
@@ -60,10 +60,10 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def shards(root: Path) -> dict[str, bytes]:
-    return {name: data for name, data in files(root).items() if name.startswith(STAGES)}
+    return {name: data for name, data in files(root).items() if name.startswith(CONTAINERS)}
 
 
-def found(root: Path) -> VerifyReport:
+def found(root: Path) -> IntegrityReport:
     return verify(root, Silent())
 
 
@@ -72,7 +72,7 @@ def one_of_each_kind(tree: dict[str, bytes]) -> dict[str, bytes]:
     kinds = {}
     for name, data in tree.items():
         stage, *inside = Path(name).parts
-        is_array = stage in STAGES and len(inside) > 2
+        is_array = stage in CONTAINERS and len(inside) > 2
         kinds[stage, inside[-1] if is_array else len(inside) and name[-6:]] = (name, data)
     return dict(kinds.values())
 
@@ -121,9 +121,9 @@ def test_any_flipped_bit_is_found(made: tuple[Path, Path], fault_rounds: int) ->
                 found(out)
         else:
             damage = next(d for d in found(out).damages if d.path == name)
-            if name.startswith(STAGES):
+            if name.startswith(CONTAINERS):
                 stage, folder, *inside = Path(name).parts
-                assert (damage.stage, f"{damage.shard:06d}") == (stage, folder[:6])
+                assert (damage.container, f"{damage.shard:06d}") == (stage, folder[:6])
                 assert damage.field == (inside[0] if len(inside) > 1 else "")
         (out / name).write_bytes(was)
     assert found(out).is_sound
@@ -139,7 +139,7 @@ def test_a_damaged_chunk_names_its_scan(made: tuple[Path, Path]) -> None:
     path.write_bytes(data)
     (damage,) = found(out).damages
     assert damage.scan_ids == ("00/000001",)
-    assert (damage.stage, damage.shard, damage.field) == ("lidar", 0, "label")
+    assert (damage.container, damage.shard, damage.field) == ("lidar", 0, "label")
     assert "label/c/0/0" in str(damage)
     assert "scan 00/000001" in str(damage)
 
@@ -187,7 +187,7 @@ def test_a_missing_shard_folder_and_record(made: tuple[Path, Path]) -> None:
     _, out = made
     shutil.rmtree(next((out / "voxel").glob("008000-*")))
     (damage,) = found(out).damages
-    assert (damage.kind, damage.stage, damage.shard) == ("missing", "voxel", 8000)
+    assert (damage.kind, damage.container, damage.shard) == ("missing", "voxel", 8000)
 
 
 def test_rows_that_lie_are_found(made: tuple[Path, Path]) -> None:
@@ -205,23 +205,23 @@ def test_rows_that_lie_are_found(made: tuple[Path, Path]) -> None:
 def test_values_are_checked_against_each_other(made: tuple[Path, Path]) -> None:
     """A shard that was written wrong, with right checksums everywhere."""
     from pass2d.cache.care.check_shard import ShardChecker
-    from pass2d.cache.encode import ArrayPlan
     from pass2d.cache.layout import Layout
     from pass2d.cache.rows import decode_row
-    from pass2d.cache.shard import ArrayWriter
+    from pass2d.cache.writing.encode import ArrayPlan
+    from pass2d.cache.writing.shard import ArrayWriter
 
     _, out = made
     record = next((out / "rows/voxel").glob("000000-*"))
     row = decode_row(record.read_bytes(), where="row")
     folder = out / "voxel" / f"{record.stem}.zarr"
-    from pass2d.cache.shard_reader import ShardReader
+    from pass2d.cache.reading.shard_reader import ShardReader
 
     reader = ShardReader(Layout(root=out), row)
     values = [reader.chunk("inverse", index)[None] for index in range(2)]
     values[1][0, 2, 3] = 10_000
     shutil.rmtree(folder / "inverse")
     from pass2d.cache.fields import FIELDS
-    from pass2d.cache.shard import ArraySpec
+    from pass2d.cache.writing.shard import ArraySpec
 
     spec = ArraySpec(
         name="inverse",
@@ -261,7 +261,7 @@ def test_changed_code_is_found_by_rebuilding(made, monkeypatch) -> None:
 
     monkeypatch.setattr(tasks, "voxel_arrays", other)
     report = verify(out, Silent(), rebuild=rebuild_and_compare(out), rebuild_share=1.0)
-    assert {(d.kind, d.stage) for d in report.damages} == {("other bytes", "voxel")}
+    assert {(d.kind, d.container) for d in report.damages} == {("other bytes", "voxel")}
     assert {d.path.split("/")[2] for d in report.damages} == {"vlabel"}
 
 
@@ -287,7 +287,7 @@ def test_repair_mends_every_file(made: tuple[Path, Path], tmp_path: Path) -> Non
             assert found(out).damages == (), name
             for position in range(len(reader.scans)):  # a running reader is not disturbed
                 reader.read(position, ALL)
-        assert shards(out) == {n: d for n, d in before.items() if n.startswith(STAGES)}
+        assert shards(out) == {n: d for n, d in before.items() if n.startswith(CONTAINERS)}
         prepare(list_semkitti(raw), out, INLINE, Silent())
         assert files(out)["failed.jsonl"] == before["failed.jsonl"]
         assert found(out).is_sound
@@ -457,14 +457,14 @@ def test_a_repair_that_was_interrupted(made: tuple[Path, Path], monkeypatch) -> 
 
 def test_folders_in_the_place_of_files(made: tuple[Path, Path]) -> None:
     _, out = made
-    records = [next((out / "rows" / stage).glob("000000-*")) for stage in STAGES]
+    records = [next((out / "rows" / stage).glob("000000-*")) for stage in CONTAINERS]
     for path in (*records, out / "CURRENT", out / "dataset.json", out / "failed.jsonl"):
         was = path.read_bytes()
         path.unlink()
         path.mkdir()
         (damage,) = found(out).damages
         assert (damage.kind, damage.path) == ("unreadable", str(path.relative_to(out)))
-        assert damage.stage == (path.parent.name if path in records else "")
+        assert damage.container == (path.parent.name if path in records else "")
         assert repair(out, Silent()).unrepaired == ()
         if path not in records:
             assert path.read_bytes() == was

@@ -10,9 +10,9 @@ import zarr
 from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
 
-from pass2d.cache.fields import FIELDS, STAGES
+from pass2d.cache.fields import CONTAINERS, FIELDS, Fields
 from pass2d.cache.layout import shard_name
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
@@ -70,12 +70,12 @@ def assert_zarr_shows_what_the_reader_gives(root: Path) -> set[str]:
         for position in range(len(reader.scans)):
             scan = reader.read(position, ALL)
             shard, row = int(reader.scans.shard[position]), int(reader.scans.row[position])
-            for stage in STAGES:
+            for stage in CONTAINERS:
                 folder = root / stage / f"{shard_name(shard, keys[stage, shard])}.zarr"
                 group = zarr.open(folder, mode="r")
                 assert group.attrs["scan_ids"][row] == scan.scan_id
                 for name, array in group.arrays():
-                    assert FIELDS[name].stage == stage
+                    assert FIELDS[name].container == stage
                     assert_equal_field(
                         np.asarray(array[row]),
                         name,

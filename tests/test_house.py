@@ -53,10 +53,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         (ANY_FILE,),
     ),
     "cache": (
-        ("benchmark", "clouds", "inspect", "inspect_scan"),
+        ("clouds", "inspection"),
         ("reader",),
         ("remote",),
         ("care",),
+        ("reading", "writing"),
         (ANY_FILE,),
     ),
     "commands": (("app",), ("doctor",), (ANY_FILE,)),

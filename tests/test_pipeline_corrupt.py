@@ -21,8 +21,9 @@ from typer.testing import CliRunner, Result
 
 from pass2d.cache.care.status import status
 from pass2d.cache.care.verify import verify
+from pass2d.cache.fields import Fields
 from pass2d.cache.manifest import describe_dataset, parse_dataset
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.rows import ScanSources
 from pass2d.cache.schema import CorruptionInfo
 from pass2d.cli import app
@@ -295,7 +296,7 @@ def test_the_clean_data_set_is_meant_where_there_is_one(tmp_path: Path) -> None:
     with CacheReader.open(tmp_path) as reader:
         assert reader.info.name == "semkitti-fog-heavy"
     write_sample_cache(tmp_path, n_scans=1, info=corrupted_info("semkitti-fog-light"))
-    with pytest.raises(CacheError, match="Choose one with --dataset"):
+    with pytest.raises(CacheError, match="Choose one with `dataset`"):
         CacheReader.open(tmp_path)
     write_sample_cache(tmp_path, n_scans=1)
     with CacheReader.open(tmp_path) as reader:
@@ -305,7 +306,7 @@ def test_the_clean_data_set_is_meant_where_there_is_one(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="did you mean 'semkitti-fog-heavy'"):
         CacheReader.open(tmp_path, dataset="semkitti-fog-heav")
     write_sample_cache(tmp_path, n_scans=1, info=replace(sample_info(), name="nuscenes"))
-    with pytest.raises(CacheError, match="Choose one with --dataset"):
+    with pytest.raises(CacheError, match="Choose one with `dataset`"):
         CacheReader.open(tmp_path)
 
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from pass2d.cache.clouds.nowhere import NOWHERE, is_measured
 from pass2d.cache.clouds.statistics import raw_points
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.raw_scans import list_raw, read_raw

@@ -10,8 +10,9 @@ import pytest
 from nuscenes_files import NuscenesFolder, jpeg, token
 from PIL import Image
 
+from pass2d.cache.fields import Fields
 from pass2d.cache.layout import shard_number
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import CacheError, DataError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import camera_arrays, lidar_arrays

@@ -10,7 +10,8 @@ import pytest
 from nuscenes_files import NuscenesFolder
 
 from pass2d.cache.care.verify import verify
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays

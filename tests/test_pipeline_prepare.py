@@ -15,8 +15,8 @@ from large_manifest import many_scans, publish_many
 from pipeline_files import png, scan_points, shards, write_sequence
 
 from pass2d.cache.care.status import status
-from pass2d.cache.fields import STAGES
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import CONTAINERS, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import Silent
@@ -108,7 +108,7 @@ def test_cache_holds_what_the_stages_compute(raw: Path, tmp_path: Path) -> None:
     assert (summary.scans_without_image, summary.scans_without_label) == (2, 1)
     assert (summary.written_shards, summary.kept_shards, summary.generation) == (12, 0, 1)
     assert heard.said == list(list_semkitti(raw).notes)
-    assert {stage.stage for stage in summary.stage_seconds} == set(STAGES)
+    assert {stage.stage for stage in summary.stage_seconds} == set(CONTAINERS)
     assert summary.slowest_stage in summary.stage_seconds
     assert not (tmp_path / "out" / "failed.jsonl").exists()
 
@@ -273,7 +273,7 @@ def test_sequences_come_one_by_one(raw: Path, tmp_path: Path) -> None:
     assert run(raw, out, sequences=["00", "11"]).written_shards == 9
     assert_holds(out, list_semkitti(raw))
     after = tree(out)
-    unchanged = [n for n in first if n.startswith((*STAGES, "rows", "manifest"))]
+    unchanged = [n for n in first if n.startswith((*CONTAINERS, "rows", "manifest"))]
     assert all(after[n] == first[n] for n in unchanged)
     once = tmp_path / "once"
     run(raw, once)

@@ -20,7 +20,8 @@ from stub_network import StubNetwork, by_place
 from torch import Tensor
 from typer.testing import CliRunner
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo, GridConfig, ScanRecord
 from pass2d.cli import app
 from pass2d.common.errors import ConfigError, DataError

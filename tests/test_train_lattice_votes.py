@@ -12,7 +12,8 @@ from cache_samples import sample_info, write_sample_cache
 from stub_network import StubNetwork, trained_stub
 from train_samples import Heard
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import GridConfig
 from pass2d.common.progress import Silent
 from pass2d.models.inputs import Grid

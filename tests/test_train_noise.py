@@ -13,7 +13,8 @@ from cache_samples import write_sample_cache
 from pipeline_files import write_sequence
 from train_samples import assert_same_tensors, final_weights, tiny_recipe
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent

@@ -13,7 +13,8 @@ from cache_samples import sample_info, write_sample_cache
 from nuscenes_files import NuscenesFolder
 from stub_network import StubNetwork
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes

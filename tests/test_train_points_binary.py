@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_cache_columns import street
 
-from pass2d.cache.columns import DTYPES, PointLayout
+from pass2d.cache.clouds.columns import DTYPES, PointLayout
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.train.points.binary import BinaryOptions, read_binary
 

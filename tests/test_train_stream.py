@@ -15,7 +15,8 @@ import torch
 from cache_samples import write_sample_cache
 from train_samples import Heard, tiny_recipe
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import CacheError
 from pass2d.train.data.batch import RawBatch

@@ -1,1 +1,1 @@
-"""Verifying, mending and cleaning a prepared data set."""
+"""Verifying, describing and cleaning a prepared data set."""

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from pass2d.cache.care.damage import Damage, Kind
 from pass2d.cache.care.records_from_shards import describe_shard, expected_key, without_paths
 from pass2d.cache.codec import CRC_BYTES, crc32c
+from pass2d.cache.fields import FIELDS
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import KEY_DIGITS, Layout
+from pass2d.cache.reading.shard_reader import ShardReader
 from pass2d.cache.rows import ABSENT, FieldChunks, FileHash, LidarEntry, ShardRow, load_row
 from pass2d.cache.schema import SCALES
-from pass2d.cache.shard import INDEX_ENTRY_BYTES, encode_index
-from pass2d.cache.shard_reader import ShardReader
+from pass2d.cache.writing.shard import INDEX_ENTRY_BYTES, encode_index
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_whole
 
@@ -55,7 +56,7 @@ class ShardChecker:
                 kind=kind,
                 path=str(path),
                 text=text,
-                stage=header.stage,
+                container=header.stage,
                 shard=self._row.shard,
                 key=header.key[:KEY_DIGITS],
                 field=field,
@@ -122,10 +123,10 @@ class ShardChecker:
             return ids
         written = encode_index([ref for refs in chunks.chunks for ref in refs])
         found = data[-len(written) :]
-        hit, place = [], 0
+        hit, start = [], 0
         for scan_id, refs in zip(ids, chunks.chunks, strict=True):
-            own = slice(place, place + INDEX_ENTRY_BYTES * len(refs))
-            place = own.stop
+            own = slice(start, start + INDEX_ENTRY_BYTES * len(refs))
+            start = own.stop
             if found[own] != written[own]:
                 hit.append(scan_id)
         return tuple(hit) or ids
@@ -160,13 +161,16 @@ class ShardChecker:
         self, reader: ShardReader, index: int, n_classes: int
     ) -> Iterator[tuple[str, str]]:
         values = {f.name: _all_parts(reader, f, index) for f in self._row.fields}
-        stage = self._row.header.stage
-        if stage == "lidar":
-            yield from _lidar_faults(values, self._row.entries.lidar[index], n_classes)
-        elif stage == "camera":
+        for field in (name for name in values if name in FIELDS and FIELDS[name].is_class):
+            if any(part is not None and (part >= n_classes).any() for part in values[field]):
+                yield f"label beyond the {n_classes} classes", field
+        container = self._row.header.stage
+        if container == "lidar":
+            yield from _lidar_faults(values, self._row.entries.lidar[index])
+        elif container == "camera":
             yield from self._camera_faults(values, index)
         else:
-            yield from self._voxel_faults(values, index, n_classes)
+            yield from self._voxel_faults(values, index)
 
     def _camera_faults(self, values: dict[str, list[Any]], index: int) -> Iterator[tuple[str, str]]:
         n = self._points_of(index)
@@ -182,29 +186,24 @@ class ShardChecker:
             if (pixel >= np.array([[view.height], [view.width]])).any():
                 yield f"pixel outside the {view.height} x {view.width} picture", "pixel"
 
-    def _voxel_faults(
-        self, values: dict[str, list[Any]], index: int, n_classes: int
-    ) -> Iterator[tuple[str, str]]:
+    def _voxel_faults(self, values: dict[str, list[Any]], index: int) -> Iterator[tuple[str, str]]:
         counts = self._row.entries.voxel[index].voxels
         n = self._points_of(index)
         inverse = values["inverse"][0][:, :n]
         coord = values["coord"][0].astype(np.int64)
-        for place, (scale, count) in enumerate(zip(SCALES, counts, strict=True)):
-            row = inverse[place]
+        for level, (scale, count) in enumerate(zip(SCALES, counts, strict=True)):
+            row = inverse[level]
             # Padding is 0, so an unknown n hides nothing but voxel 0.
             if row.size and (row.min() < 0 or row.max() >= max(1, count)):
                 yield f"inverse beyond the {count} voxels of scale {scale}", "inverse"
-            start = sum(counts[:place])
+            start = sum(counts[:level])
             x, y, z = coord[:, start : start + count]
             if not (np.diff((x << 40) | (y << 20) | z) > 0).all():
                 yield f"cells of scale {scale} are not sorted and distinct", "coord"
-        vlabel = values.get("vlabel", [None])[0]
-        if vlabel is not None and (vlabel >= n_classes).any():
-            yield f"label beyond the {n_classes} classes", "vlabel"
 
     def _points_of(self, index: int) -> int | None:
         """N of the scan, from the `lidar` shard that this one was made from."""
-        key = self._row.header.inputs["lidar"]
+        key = self._row.header.lidar_key
         try:
             lidar = load_row(self._layout, "lidar", self._row.shard, key)
         except (CacheError, OSError):
@@ -212,18 +211,12 @@ class ShardChecker:
         return None if lidar is None else lidar.entries.lidar[index].n
 
 
-def _lidar_faults(
-    values: dict[str, list[Any]], entry: LidarEntry, n_classes: int
-) -> Iterator[tuple[str, str]]:
+def _lidar_faults(values: dict[str, list[Any]], entry: LidarEntry) -> Iterator[tuple[str, str]]:
     raw_index = values["raw_index"][0][: entry.n]
     if entry.n and (raw_index[0] < 0 or raw_index[-1] >= entry.n_raw):
         yield f"raw_index beyond the {entry.n_raw} raw points", "raw_index"
     if not (np.diff(raw_index) > 0).all():
         yield "raw_index does not increase", "raw_index"
-    for field in ("label", "outside_label"):
-        label = values.get(field, [None])[0]
-        if label is not None and (label >= n_classes).any():
-            yield f"label beyond the {n_classes} classes", field
     if entry.has_label:
         label, n_counts = values["label"][0][: entry.n], len(entry.label_histogram)
         if "time" in values:  # points of added sweeps have no label and are not counted

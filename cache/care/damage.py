@@ -19,7 +19,7 @@ class Damage:
     """Relative to the data set's folder."""
     text: str
     """What was found and expected."""
-    stage: str = ""
+    container: str = ""
     shard: int = -1
     key: str = ""
     """12 digits, as in the names."""
@@ -28,17 +28,17 @@ class Damage:
     """Scans whose data is hit; all of the shard when its metadata is."""
 
     def __str__(self) -> str:
-        place = f" (shard {self.shard} of {self.stage}" if self.stage else ""
-        place += f", field {self.field}" if self.field else ""
+        where = f" (shard {self.shard} of {self.container}" if self.container else ""
+        where += f", field {self.field}" if self.field else ""
         if self.scan_ids:
             scans = ", ".join(self.scan_ids[:3])
             more = f" and {len(self.scan_ids) - 3} more" if len(self.scan_ids) > 3 else ""
-            place += f", scan {scans}{more}"
-        return f"{self.path}: {self.text}{place + ')' if place else ''}"
+            where += f", scan {scans}{more}"
+        return f"{self.path}: {self.text}{where + ')' if where else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyReport:
+class IntegrityReport:
     """What `verify` looked at and what it found."""
 
     files: int
@@ -58,13 +58,15 @@ class VerifyReport:
         return not self.damages
 
 
-Place = tuple[str, int, str]
-"""Stage, number and key (or its first 12 digits) of a shard."""
-NOWHERE: Place = ("", -1, "")
+ShardId = tuple[str, int, str]
+"""Container, number and key (or its first 12 digits) of a shard."""
+NO_SHARD: ShardId = ("", -1, "")
 """Not in a shard."""
 
 
-def damaged_at(kind: Kind, path: str, text: str, place: Place) -> Damage:
+def damaged_at(kind: Kind, path: str, text: str, shard_id: ShardId) -> Damage:
     """Damage of a shard as a whole, or of none."""
-    stage, shard, key = place
-    return Damage(kind=kind, path=path, text=text, stage=stage, shard=shard, key=key[:KEY_DIGITS])
+    container, shard, key = shard_id
+    return Damage(
+        kind=kind, path=path, text=text, container=container, shard=shard, key=key[:KEY_DIGITS]
+    )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.layout import ROW_FILE, SHARD_FOLDER, Layout, shard_name
 from pass2d.cache.manifest import (
     current_number,
@@ -71,7 +71,7 @@ def collect_garbage(
     require_newest(layout)
     current = current_number(layout)
     if current is None and not layout.dataset_file.is_file():
-        raise CacheError(f"{dataset_root}: no prepared data set. Check --cache.")
+        raise CacheError(f"{dataset_root}: no prepared data set. Check `cache_root`.")
     with contextlib.ExitStack() as stack:
         lock = lock_file(layout.scratch / "prepare.lock", exclusive=True, wait=False)
         try:
@@ -128,12 +128,12 @@ class _Collector:
         return not is_free
 
     def _referenced(self) -> dict[str, set[str]]:
-        names: dict[str, set[str]] = {stage: set() for stage in STAGES}
+        names: dict[str, set[str]] = {container: set() for container in CONTAINERS}
         for number in self._generations:
             shards = load_manifest(self._layout, number).tables.shards
             columns = [shards[name].to_pylist() for name in ("stage", "shard", "key")]
-            for stage, shard, key in zip(*columns, strict=True):
-                names[stage].add(shard_name(shard, key))
+            for container, shard, key in zip(*columns, strict=True):
+                names[container].add(shard_name(shard, key))
         return names
 
     def _old_generations(self) -> Iterable[Path]:
@@ -141,12 +141,12 @@ class _Collector:
         return [self._layout.generation(n) for n in numbers if n not in self._generations]
 
     def _records(self) -> Iterable[Path]:
-        for stage in STAGES:
-            for path in _children(self._layout.root / "rows" / stage):
-                if ROW_FILE.fullmatch(path.name) and path.stem not in self._names[stage]:
+        for container in CONTAINERS:
+            for path in _children(self._layout.root / "rows" / container):
+                if ROW_FILE.fullmatch(path.name) and path.stem not in self._names[container]:
                     if self._is_unfinished(path):
-                        self._names[stage].add(path.stem)
-                        self._kept.append(f"rows/{stage}/{path.name}: of an unfinished run")
+                        self._names[container].add(path.stem)
+                        self._kept.append(f"rows/{container}/{path.name}: of an unfinished run")
                     else:
                         yield path
 
@@ -162,11 +162,11 @@ class _Collector:
         return any(p.stat().st_mtime_ns > self._old_ns for p in files if p.is_file())
 
     def _shards(self) -> Iterable[Path]:
-        for stage in STAGES:
-            for path in _children(self._layout.root / stage):
-                if SHARD_FOLDER.fullmatch(path.name) and path.stem not in self._names[stage]:
+        for container in CONTAINERS:
+            for path in _children(self._layout.root / container):
+                if SHARD_FOLDER.fullmatch(path.name) and path.stem not in self._names[container]:
                     if self._is_young(path):
-                        self._kept.append(f"{stage}/{path.name}: a run may be writing it")
+                        self._kept.append(f"{container}/{path.name}: a run may be writing it")
                     else:
                         yield path
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pass2d.cache.codec import CRC_BYTES
-from pass2d.cache.fields import FIELDS, STAGES
+from pass2d.cache.fields import CONTAINERS, FIELDS
+from pass2d.cache.key_inputs import source_files
 from pass2d.cache.keys import hash_bytes, stage_key
 from pass2d.cache.layout import GROUP_FILE, ROW_FILE, SHARD_FOLDER, Layout
 from pass2d.cache.rows import (
@@ -20,15 +21,13 @@ from pass2d.cache.rows import (
     FailedScan,
     FieldChunks,
     FileHash,
-    ScanSources,
     ShardHeader,
     ShardRow,
-    SourceFile,
     decode_row,
     load_row,
 )
 from pass2d.cache.schema import FORMAT_VERSION
-from pass2d.cache.shard import parse_index
+from pass2d.cache.writing.shard import parse_index
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_failure, read_file
 from pass2d.common.json import from_json, loads
@@ -50,7 +49,7 @@ def describe_shard(folder: Path) -> ShardRow:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CacheError(
             f"{folder / GROUP_FILE}: does not describe a shard ({type(error).__name__}: "
-            f"{error!s:.100}). Run `pass2d cache repair`."
+            f"{error!s:.100}). Run `repair`."
         ) from error
 
 
@@ -64,7 +63,7 @@ def _describe_shard(folder: Path) -> ShardRow:
     if attributes.get("format_version") != FORMAT_VERSION:
         raise CacheError(
             f"{group}: format version {attributes.get('format_version')!r:.20}, this pass2d reads "
-            f"{FORMAT_VERSION}. Another pass2d wrote it: prepare again into a new --cache."
+            f"{FORMAT_VERSION}. Another pass2d wrote it: prepare again into a new `cache_root`."
         )
     header = ShardHeader(**{name: attributes[name] for name in ShardHeader.__dataclass_fields__})
     arrays = metadata["consolidated_metadata"]["metadata"]
@@ -77,7 +76,7 @@ def _describe_shard(folder: Path) -> ShardRow:
         fields=tuple(
             _field_chunks(folder, name, arrays[name]) for name in FIELDS if name in arrays
         ),
-        sources=_sources(header),
+        sources=source_files(header),
         failed=tuple(
             FailedScan(scan_id=scan_id, stage=header.stage, reason=_REASON)
             for scan_id in attributes["failed"]
@@ -97,31 +96,31 @@ def expected_key(header: ShardHeader) -> str:
 
 
 def current_rows(layout: Layout) -> dict[int, dict[str, ShardRow]]:
-    """The newest consistent commit records by shard and stage: a manifest without a manifest.
+    """The newest consistent commit records by shard and container: a manifest without a manifest.
 
     Of several `lidar` records of a shard the newest counts; `camera` and `voxel` must belong to it.
     """
     found: dict[int, dict[str, ShardRow]] = {}
-    for stage in STAGES:
-        folder = layout.root / "rows" / stage
+    for container in CONTAINERS:
+        folder = layout.root / "rows" / container
         paths = sorted(folder.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         for path in paths:
             match = ROW_FILE.fullmatch(path.name)
-            row = None if match is None else _row_by_name(layout, stage, path)
+            row = None if match is None else _row_by_name(layout, container, path)
             if row is None:
                 continue
             lidar = found.get(row.shard, {}).get("lidar")
-            if stage == "lidar":
+            if container == "lidar":
                 found[row.shard] = {"lidar": row}
-            elif lidar is not None and row.header.inputs.get("lidar") == lidar.header.key:
-                found[row.shard][stage] = row
+            elif lidar is not None and row.header.lidar_key == lidar.header.key:
+                found[row.shard][container] = row
     return found
 
 
-def _row_by_name(layout: Layout, stage: str, path: Path) -> ShardRow | None:
+def _row_by_name(layout: Layout, container: str, path: Path) -> ShardRow | None:
     row = decode_row(_read(path), where=str(path))
-    is_there = layout.shard(stage, row.shard, row.header.key).is_dir()
-    return load_row(layout, stage, row.shard, row.header.key) if is_there else None
+    is_there = layout.shard(container, row.shard, row.header.key).is_dir()
+    return load_row(layout, container, row.shard, row.header.key) if is_there else None
 
 
 def _read(path: Path) -> bytes:
@@ -162,27 +161,12 @@ def _chunk_ref(data: np.ndarray, offset: int, length: int, path: Path) -> ChunkR
     if length == 0:
         return ABSENT
     if offset + length > len(data) or length <= CRC_BYTES:
-        raise CacheError(f"{path}: its index points beyond its end. Run `pass2d cache repair`.")
+        raise CacheError(f"{path}: its index points beyond its end. Run `repair`.")
     crc = data[offset + length - CRC_BYTES : offset + length].tobytes()
     return ChunkRef(offset=offset, length=length, crc=int.from_bytes(crc, "little"))
-
-
-def _sources(header: ShardHeader) -> tuple[ScanSources, ...]:
-    scans = header.inputs.get("scans", [])
-    place = 4 if header.stage == "lidar" else 1  # see the inputs of keys in cache/README.md
-    return tuple(
-        ScanSources(
-            scan_id=scan[0],
-            files=tuple(
-                SourceFile(role=role, path="", nbytes=nbytes, mtime_ns=0, xxh3=xxh3)
-                for role, nbytes, xxh3 in scan[place]
-            ),
-        )
-        for scan in scans
-    )
 
 
 def without_paths(row: ShardRow) -> ShardRow:
     """A record as `describe_shard` would make it: for comparison."""
     failed = tuple(replace(scan, reason=_REASON) for scan in row.failed)
-    return replace(row, sources=_sources(row.header), failed=failed, writer="", seconds=0.0)
+    return replace(row, sources=source_files(row.header), failed=failed, writer="", seconds=0.0)

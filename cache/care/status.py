@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.cache.failures import recorded_failures
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.keys import hash_file
 from pass2d.cache.layout import Layout, shard_name
 from pass2d.cache.manifest import (
@@ -22,10 +22,10 @@ from pass2d.cache.schema import FORMAT_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageStatus:
+class ContainerStatus:
     """One container of the current generation."""
 
-    stage: str
+    container: str
     shards: int
     nbytes: int
     code_versions: tuple[int, ...]
@@ -46,7 +46,7 @@ class StatusReport:
     scans: dict[str, int]
     """By split."""
     sequences: tuple[str, ...]
-    stages: tuple[StageStatus, ...]
+    containers: tuple[ContainerStatus, ...]
     failed: int
     """Scans that could not be prepared."""
     sources: int
@@ -97,7 +97,7 @@ def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
         generations=len(generation_numbers(layout)),
         scans=dict(Counter(scans["split"].to_pylist())),
         sequences=tuple(sorted(set(scans["sequence"].to_pylist()))),
-        stages=tuple(_stage_status(manifest, stage) for stage in STAGES),
+        containers=tuple(_container_status(manifest, container) for container in CONTAINERS),
         failed=len({scan.scan_id for _, scan in recorded_failures(shards)}),
         sources=sources.count,
         changed=tuple(sources.changed),
@@ -109,17 +109,17 @@ def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
         ),
         unfinished=sum(
             1
-            for stage in STAGES
-            for path in (dataset_root / "rows" / stage).glob("*.json")
-            if (stage, path.stem) not in listed
+            for container in CONTAINERS
+            for path in (dataset_root / "rows" / container).glob("*.json")
+            if (container, path.stem) not in listed
         ),
     )
 
 
-def _stage_status(manifest: Manifest, stage: str) -> StageStatus:
-    rows = [row for row in manifest.tables.shards.to_pylist() if row["stage"] == stage]
-    return StageStatus(
-        stage=stage,
+def _container_status(manifest: Manifest, container: str) -> ContainerStatus:
+    rows = [row for row in manifest.tables.shards.to_pylist() if row["stage"] == container]
+    return ContainerStatus(
+        container=container,
         shards=len(rows),
         nbytes=sum(row["bytes"] for row in rows),
         code_versions=tuple(sorted({row["code_version"] for row in rows})),
@@ -130,7 +130,7 @@ def _stage_status(manifest: Manifest, stage: str) -> StageStatus:
 def _listed_names(manifest: Manifest) -> set[tuple[str, str]]:
     shards = manifest.tables.shards
     columns = [shards[name].to_pylist() for name in ("stage", "shard", "key")]
-    return {(stage, shard_name(n, key)) for stage, n, key in zip(*columns, strict=True)}
+    return {(container, shard_name(n, key)) for container, n, key in zip(*columns, strict=True)}
 
 
 Source = tuple[str, int, int, str]

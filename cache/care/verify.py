@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pass2d.cache.care.check_shard import ShardChecker
-from pass2d.cache.care.damage import NOWHERE, Damage, Kind, Place, VerifyReport, damaged_at
+from pass2d.cache.care.damage import NO_SHARD, Damage, IntegrityReport, Kind, ShardId, damaged_at
 from pass2d.cache.failures import read_failures, recorded_failures
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import (
     CURRENT_FILE,
@@ -45,10 +45,10 @@ Rebuild = Callable[[ShardRow], Sequence[str] | None]
 """Makes a shard again from its sources; names of files whose bytes differ, None: sources gone."""
 
 Presence = Callable[[str, str], AbstractContextManager[None]]
-"""Has a shard, given by stage and name, on disk during a `with`."""
+"""Has a shard, given by container and name, on disk during a `with`."""
 
 
-def always_present(stage: str, name: str) -> AbstractContextManager[None]:
+def always_present(container: str, name: str) -> AbstractContextManager[None]:
     """A local data set."""
     return nullcontext()
 
@@ -61,7 +61,7 @@ def verify(
     rebuild_share: float = 0.0,
     seed: int = 0,
     presence: Presence = always_present,
-) -> VerifyReport:
+) -> IntegrityReport:
     """Check every byte of a prepared data set. Writes nothing.
 
     Args:
@@ -76,9 +76,7 @@ def verify(
         CacheError: there is no data set, or it is of an older or newer format version.
     """
     if not dataset_root.is_dir():
-        raise CacheError(
-            f"{dataset_root}: no such folder. Give --cache what `pass2d prepare` made."
-        )
+        raise CacheError(f"{dataset_root}: no such folder. Give `cache_root` what `prepare` made.")
     verifier = _Verifier(Layout(root=dataset_root), progress, presence)
     return verifier.run(rebuild, rebuild_share, seed)
 
@@ -94,7 +92,7 @@ class _Verifier:
         self._nbytes = 0
         self._unfinished: list[Path] = []
 
-    def run(self, rebuild: Rebuild | None, share: float, seed: int) -> VerifyReport:
+    def run(self, rebuild: Rebuild | None, share: float, seed: int) -> IntegrityReport:
         """All checks, from the top of the folder down."""
         for folder in self._layout.folders:
             if folder.is_symlink():
@@ -108,7 +106,7 @@ class _Verifier:
             self._check_listed(manifest, rows)
         sound = self._check_shards(rows, manifest)
         rebuilt = self._rebuild(sound, rebuild, share, seed)
-        return VerifyReport(
+        return IntegrityReport(
             files=self._files,
             nbytes=self._nbytes,
             scans=0 if manifest is None else len(manifest.tables.scans),
@@ -118,7 +116,7 @@ class _Verifier:
             notes=tuple(self._notes),
         )
 
-    def _read(self, path: Path, place: Place = NOWHERE) -> bytes | None:
+    def _read(self, path: Path, shard_id: ShardId = NO_SHARD) -> bytes | None:
         """A file's bytes; None if it cannot be read, which is noted as damage."""
         try:
             data = read_whole(path)
@@ -126,7 +124,7 @@ class _Verifier:
             is_missing = isinstance(error, FileNotFoundError)
             text = "missing" if is_missing else f"cannot read ({error.strerror})"
             kind: Kind = "missing" if is_missing else "unreadable"
-            self._add(damaged_at(kind, self._name(path), text, place))
+            self._add(damaged_at(kind, self._name(path), text, shard_id))
             return None
         self._files += 1
         self._nbytes += len(data)
@@ -223,7 +221,7 @@ class _Verifier:
 
     def _check_names(self) -> None:
         """Files and folders that nobody puts there."""
-        known = {DATASET_FILE, CURRENT_FILE, FAILED_FILE, "manifest", "rows", ".tmp", *STAGES}
+        known = {DATASET_FILE, CURRENT_FILE, FAILED_FILE, "manifest", "rows", ".tmp", *CONTAINERS}
         for path in self._entries(self._layout.root):
             if path.name not in known:
                 self._extra(path)
@@ -231,15 +229,15 @@ class _Verifier:
             if not GENERATION.fullmatch(path.name):
                 self._extra(path)
         for path in self._entries(self._layout.root / "rows"):
-            if path.name not in STAGES:
+            if path.name not in CONTAINERS:
                 self._extra(path)
-        for stage in STAGES:
-            for path in self._entries(self._layout.root / stage):
+        for container in CONTAINERS:
+            for path in self._entries(self._layout.root / container):
                 if not SHARD_FOLDER.fullmatch(path.name):
                     self._extra(path)
-                elif not (self._layout.root / "rows" / stage / f"{path.stem}.json").exists():
+                elif not (self._layout.root / "rows" / container / f"{path.stem}.json").exists():
                     self._unfinished.append(path)
-            for path in self._entries(self._layout.root / "rows" / stage):
+            for path in self._entries(self._layout.root / "rows" / container):
                 if not ROW_FILE.fullmatch(path.name):
                     self._extra(path)
 
@@ -253,13 +251,13 @@ class _Verifier:
 
     def _check_rows(self) -> dict[tuple[str, str], ShardRow]:
         rows: dict[tuple[str, str], ShardRow] = {}
-        for stage in STAGES:
-            for path in self._entries(self._layout.root / "rows" / stage):
+        for container in CONTAINERS:
+            for path in self._entries(self._layout.root / "rows" / container):
                 match = ROW_FILE.fullmatch(path.name)
                 if match is None:
                     continue
-                place = (stage, int(match[1]), match[2])
-                data = self._read(path, place)
+                shard_id = (container, int(match[1]), match[2])
+                data = self._read(path, shard_id)
                 if data is None:
                     continue
                 try:
@@ -267,20 +265,20 @@ class _Verifier:
                     is_named = shard_name(row.shard, row.header.key) == path.stem
                 except CacheError:
                     is_named = False
-                if is_named and row.header.stage == stage:
-                    rows[stage, path.stem] = row
+                if is_named and row.header.stage == container:
+                    rows[container, path.stem] = row
                 else:
                     text = "the commit record is not as it was written"
-                    self._add(damaged_at("changed", self._name(path), text, place))
+                    self._add(damaged_at("changed", self._name(path), text, shard_id))
         return rows
 
     def _check_listed(self, manifest: Manifest, rows: dict[tuple[str, str], ShardRow]) -> None:
         """Every shard of the generation has a record that says the same, and a folder."""
         unreadable = {damage.path for damage in self._damages}
         for listed in manifest.tables.shards.to_pylist():
-            stage, name = listed["stage"], shard_name(listed["shard"], listed["key"])
-            row = rows.get((stage, name))
-            path = f"rows/{stage}/{name}.json"
+            container, name = listed["stage"], shard_name(listed["shard"], listed["key"])
+            row = rows.get((container, name))
+            path = f"rows/{container}/{name}.json"
             if row is None:
                 if path not in unreadable:
                     self._add(_listed_damage("missing", path, "missing", listed))
@@ -299,11 +297,11 @@ class _Verifier:
         n_classes = 256 if manifest is None else manifest.info.labels.n_classes
         sound = []
         for row in rows.values():
-            stage, key = row.header.stage, row.header.key
+            container, key = row.header.stage, row.header.key
             nbytes = 0
-            if self._layout.shard(stage, row.shard, key).is_dir():
+            if self._layout.shard(container, row.shard, key).is_dir():
                 checker = ShardChecker(self._layout, row)
-                with self._presence(stage, shard_name(row.shard, key)):
+                with self._presence(container, shard_name(row.shard, key)):
                     checker.check(n_classes=n_classes)
                 self._damages += checker.damages
                 self._files += checker.files
@@ -312,10 +310,12 @@ class _Verifier:
                 if not checker.damages:
                     sound.append(row)
             elif manifest is None:
-                name = f"{stage}/{shard_name(row.shard, key)}.zarr"
-                self._add(damaged_at("missing", name, "missing", (stage, row.shard, key)))
+                name = f"{container}/{shard_name(row.shard, key)}.zarr"
+                self._add(damaged_at("missing", name, "missing", (container, row.shard, key)))
             elif not _is_listed(manifest, row):
-                self._notes.append(f"{stage} {shard_name(row.shard, key)}: record without a shard")
+                self._notes.append(
+                    f"{container} {shard_name(row.shard, key)}: record without a shard"
+                )
             self._progress.advance(nbytes=nbytes)
         return sound
 
@@ -356,18 +356,18 @@ class _Verifier:
 
 
 def _lidar_name(row: ShardRow) -> str | None:
-    key = row.header.inputs.get("lidar")
-    return None if key is None else shard_name(row.shard, key)
+    key = row.header.lidar_key
+    return shard_name(row.shard, key) if key else None
 
 
 def _lasting(record: dict[str, Any]) -> dict[str, Any]:
-    """A row of shards.parquet without what a later run may note anew in the commit record."""
+    """A row of shards.parquet without what a later run may change in the commit record."""
     return {n: v for n, v in record.items() if n not in ("writer", "seconds", "failed")}
 
 
 def _listed_damage(kind: Kind, path: str, text: str, listed: dict[str, object]) -> Damage:
-    stage, shard, key = (listed[name] for name in ("stage", "shard", "key"))
-    return damaged_at(kind, path, text, (str(stage), int(str(shard)), str(key)))
+    container, shard, key = (listed[name] for name in ("stage", "shard", "key"))
+    return damaged_at(kind, path, text, (str(container), int(str(shard)), str(key)))
 
 
 def _is_listed(manifest: Manifest, row: ShardRow) -> bool:
@@ -375,5 +375,5 @@ def _is_listed(manifest: Manifest, row: ShardRow) -> bool:
 
 
 def damaged_shards(damages: Iterable[Damage]) -> Iterator[tuple[str, int, str]]:
-    """(stage, shard, 12 digits of the key) of damaged shards or records, each once."""
-    yield from sorted({(d.stage, d.shard, d.key) for d in damages if d.stage})
+    """(container, shard, 12 digits of the key) of damaged shards or records, each once."""
+    yield from sorted({(d.container, d.shard, d.key) for d in damages if d.container})

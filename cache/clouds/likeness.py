@@ -68,7 +68,7 @@ class Difference:
     what: str
     """The fact, e.g. "the signal looks like 0..255, the training data's is 0..1"."""
     amount: float = 0.0
-    """"signal", "unit": factor that mends it; "z_offset": metres to add."""
+    """"signal", "unit": factor that corrects it; "z_offset": metres to add."""
     up: str = "z"
     """"rotate": the axis that points up, a key of ``cache.frame_guess.UP``."""
     is_after_others: bool = False
@@ -87,7 +87,7 @@ class Difference:
             "z_offset": f"add {self.amount:.2f} m to z{after}",
             "no_signal": "give the sensor's intensity or remission where there is one",
         }
-        return remedies.get(self.kind, "expect worse labels, nothing mends it")
+        return remedies.get(self.kind, "expect worse labels, nothing corrects it")
 
     def __str__(self) -> str:
         return f"{self.what}: {self.remedy}"
@@ -145,7 +145,7 @@ def differences(
         is_recentred: whether the scan's middle has been moved to x = y = 0.
 
     Returns:
-        At most one of a kind; what mends them belongs together.
+        At most one of a kind; their corrections belong together.
     """
     found = list(_density(points.shape[1], expected))
     sample = points[:, some_rows(points.shape[1])].astype(np.float64, copy=False)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.ground import find_ground, some_rows
 from pass2d.cache.clouds.nowhere import is_measured
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import ScanRecord
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)

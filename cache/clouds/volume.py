@@ -1,4 +1,4 @@
-"""Which points lie inside the volume. Home of that rule (SPEC, section 2.1)."""
+"""Which points lie inside the volume. Home of that rule (docs/maths.md, section 2.1)."""
 
 from __future__ import annotations
 

@@ -29,14 +29,14 @@ class RemoteConfig:
 
     @classmethod
     def from_environment(cls) -> RemoteConfig:
-        """Settings by PASS2D_LOCAL_CACHE and its kin, see `cache/README.md`.
+        """Settings from PASS2D_LOCAL_CACHE and the other variables in `cache/README.md`.
 
         Raises:
             ConfigError: a value is no positive number, or the options are no JSON object.
         """
         changes: dict[str, Any] = {}
-        if place := os.environ.get("PASS2D_LOCAL_CACHE"):
-            changes["folder"] = Path(place).expanduser().resolve()
+        if folder := os.environ.get("PASS2D_LOCAL_CACHE"):
+            changes["folder"] = Path(folder).expanduser().resolve()
         if (size := _positive("PASS2D_LOCAL_CACHE_GB", "GB")) is not None:
             changes["limit_bytes"] = int(size * 1e9)
         if (attempts := _positive("PASS2D_STORE_ATTEMPTS", "attempts")) is not None:
@@ -53,7 +53,7 @@ def _home() -> Path:
         return Path.home()
     except RuntimeError as error:  # no HOME and no account, as in some containers
         raise ConfigError(
-            "there is no home folder to keep what is fetched of a URL: choose one by --local-cache "
+            "there is no home folder to keep what is fetched of a URL: choose one by `local_cache` "
             "(or PASS2D_LOCAL_CACHE)."
         ) from error
 

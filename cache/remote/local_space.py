@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.layout import DATASET, SHARD_FOLDER
 from pass2d.cache.remote.config import RemoteConfig
 from pass2d.common.errors import CacheError
@@ -65,7 +65,7 @@ class LocalSpace:
         if nbytes > self.limit_bytes:
             raise CacheError(
                 f"{what}: {nbytes / 1e9:.3f} GB do not fit into the local cache of "
-                f"{self.limit_bytes / 1e9:.3f} GB. Set --local-cache-gb (or "
+                f"{self.limit_bytes / 1e9:.3f} GB. Set `local_cache_gb` (or "
                 "PASS2D_LOCAL_CACHE_GB) higher."
             )
         with self._lock:
@@ -105,10 +105,10 @@ def _free_bytes(folder: Path, otherwise: int) -> int:
 
 def _held(folder: Path) -> Iterator[tuple[int, int, str]]:
     """(last use, bytes, path) of every shard file here, of all data sets."""
-    for place in _folders(folder, _HASHED):  # <hash of the URL>/<data set>/<stage>
+    for place in _folders(folder, _HASHED):  # <hash of the URL>/<data set>/<container>
         for dataset in _folders(place, DATASET):
-            for stage in _folders(dataset, _STAGE):
-                for shard in _folders(stage, SHARD_FOLDER):
+            for container in _folders(dataset, _STAGE):
+                for shard in _folders(container, SHARD_FOLDER):
                     yield from _files(shard)
 
 
@@ -122,7 +122,7 @@ def _folders(folder: str | Path, pattern: re.Pattern[str]) -> list[str]:
 
 
 _HASHED = re.compile("[0-9a-f]{16}")
-_STAGE = re.compile("|".join(STAGES))
+_STAGE = re.compile("|".join(CONTAINERS))
 
 
 def _files(folder: str) -> Iterator[tuple[int, int, str]]:

@@ -50,21 +50,21 @@ class RemoteMirror:
         self.store = store
         self.url = store.url
         self.space = LocalSpace(store.config)
-        place = store.config.folder / hash_bytes(self.url.encode())[:16]
+        folder = store.config.folder / hash_bytes(self.url.encode())[:16]
         name = self.url.split("/")[-1]
-        self.layout = Layout(root=place / (name if DATASET.fullmatch(name) else "data"))
+        self.layout = Layout(root=folder / (name if DATASET.fullmatch(name) else "data"))
         self._files: dict[str, tuple[int, str]] = {}
         self._busy: dict[str, threading.Lock] = {}
         self._in_parts: set[str] = set()
         self._sound: dict[str, tuple[int, int, int]] = {}
         self._lock = threading.Lock()
-        require_no_link(place, self.layout.root, *self.layout.folders)
+        require_no_link(folder, self.layout.root, *self.layout.folders)
         try:
             self.layout.scratch.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CacheError(
                 f"{self.layout.scratch}: cannot make this folder ({error.strerror}). Choose "
-                "another one for what is fetched: --local-cache (or PASS2D_LOCAL_CACHE)."
+                "another one for what is fetched: `local_cache` (or PASS2D_LOCAL_CACHE)."
             ) from error
         remove_abandoned(self.layout.scratch, min_age_s=60)
 
@@ -81,7 +81,7 @@ class RemoteMirror:
         if mirror.fetch_manifest() is None:
             raise CacheError(
                 f"{mirror.url}/{CURRENT_FILE}: missing, no `prepare` has finished there. "
-                "Run `pass2d prepare` first."
+                "Run `prepare` first."
             )
         return mirror
 
@@ -278,7 +278,7 @@ def find_store(url: str, dataset: str | None, config: RemoteConfig | None = None
         CacheError: there is none, or several and ``dataset`` does not choose.
     """
     if dataset is not None:
-        require_dataset_name(dataset, where="--dataset")
+        require_dataset_name(dataset, where="`dataset`")
     store = RemoteStore(url, config)
     if dataset in (None, store.url.rsplit("/", 1)[-1]) and store.exists(DATASET_FILE):
         return store
@@ -290,7 +290,7 @@ def find_store(url: str, dataset: str | None, config: RemoteConfig | None = None
     if len(found) == 1:
         return store.below(found[0])
     if found:
-        raise CacheError(f"{store.url}: holds {', '.join(found)}. Choose one with --dataset.")
+        raise CacheError(f"{store.url}: holds {', '.join(found)}. Choose one with `dataset`.")
     what = f"data set {dataset!r}" if dataset else f"prepared data set (no */{DATASET_FILE})"
     raise CacheError(f"{store.url}: no {what}. Check the address and what lies there.")
 

@@ -14,11 +14,11 @@ from itertools import groupby
 
 import numpy as np
 
-from pass2d.cache.chunks import StoredChunk
 from pass2d.cache.codec import CRC_BYTES, crc32c
-from pass2d.cache.descriptors import DescriptorPool, OpenFile
+from pass2d.cache.reading.chunks import StoredChunk
+from pass2d.cache.reading.descriptors import DescriptorPool, OpenFile
+from pass2d.cache.reading.scan_table import Span
 from pass2d.cache.remote.mirror import RemoteMirror
-from pass2d.cache.scan_table import Span
 from pass2d.common.errors import CacheError
 
 DENSE_SHARE = 0.25

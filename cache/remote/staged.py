@@ -63,7 +63,7 @@ class StagedDataset:
         contents = {file: _state(self.layout.root / file) for file in untouched}
         yield
         for file, state in contents.items():
-            if _state(self.layout.root / file) == state:  # else it was mended meanwhile
+            if _state(self.layout.root / file) == state:  # else it was repaired meanwhile
                 self._stage_size(file)
 
     def send_back(self) -> None:
@@ -190,7 +190,7 @@ def _current(store: RemoteStore) -> int | None:
 def _store(url: str, dataset: str | None) -> RemoteStore:
     """The data set's store, even if its dataset.json is what was lost."""
     if dataset is not None:
-        require_dataset_name(dataset, where="--dataset")
+        require_dataset_name(dataset, where="`dataset`")
     try:
         return find_store(url, dataset)
     except CacheError:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pass2d.cache.keys import hash_bytes, hash_file
-from pass2d.cache.place import canonical_url
 from pass2d.cache.remote.config import RemoteConfig
+from pass2d.cache.urls import canonical_url
 from pass2d.common.errors import CacheError
 from pass2d.common.files import write_failure
 
@@ -249,7 +249,7 @@ class RemoteStore:
             MissingError: no such object or bucket.
             CacheError: refused, or given up.
         """
-        place = f"{self.url}/{name}" if name else self.url
+        url = f"{self.url}/{name}" if name else self.url
         attempt = 0
         while True:
             try:
@@ -259,7 +259,7 @@ class RemoteStore:
             except Exception as error:  # every protocol has errors of its own
                 attempt += 1
                 if _is_final(error) or attempt >= self.config.attempts:
-                    raise _failure(place, error, attempt, verb) from error
+                    raise _failure(url, error, attempt, verb) from error
             wait_s = self.config.first_wait_s * 2 ** (attempt - 1)
             time.sleep(wait_s * random.uniform(0.5, 1))
 
@@ -292,11 +292,13 @@ def _says(error: Exception, words: Sequence[str]) -> bool:
     return any(word in text for word in words)
 
 
-def _failure(place: str, error: Exception, attempts: int, verb: str) -> CacheError:
+def _failure(url: str, error: Exception, attempts: int, verb: str) -> CacheError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    text = f"{place}: cannot {verb} ({reason[:200]})."
+    text = f"{url}: cannot {verb} ({reason[:200]})."
     if isinstance(error, FileNotFoundError):
-        return MissingError(f"{text} No such object or bucket: check --cache, or prepare again.")
+        return MissingError(
+            f"{text} No such object or bucket: check `cache_root`, or prepare again."
+        )
     if _says(error, _SETTING_WORDS):
         remedy = "Check the settings: AWS_* and ~/.aws, PASS2D_STORE_OPTIONS."
     elif _is_final(error):

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.layout import (
     CURRENT_FILE,
     DATASET_FILE,
@@ -26,12 +26,12 @@ from pass2d.cache.layout import (
     shard_name,
 )
 from pass2d.cache.manifest import describe_dataset, encode_tables, parse_current, parse_dataset
+from pass2d.cache.reading.shard_reader import read_points
 from pass2d.cache.remote.config import RemoteConfig
 from pass2d.cache.remote.mirror import RemoteMirror
 from pass2d.cache.remote.store import RemoteStore
 from pass2d.cache.rows import ShardRow, decode_row, load_row
 from pass2d.cache.schema import DatasetInfo, ScanRecord
-from pass2d.cache.shard_reader import read_points
 from pass2d.cache.tables import Tables
 from pass2d.common.errors import CacheError
 from pass2d.common.files import attempt_folder, read_whole, replace_file, writing
@@ -81,40 +81,40 @@ class Workspace:
         self._store = mirror.store
         self._found: dict[tuple[str, int, str], bytes] = {}
 
-    def bring_record(self, stage: str, shard: int, key: str) -> ShardRow | None:
+    def bring_record(self, container: str, shard: int, key: str) -> ShardRow | None:
         """Look a commit record up; None when there is none or files of its shard are missing."""
-        name = f"rows/{stage}/{shard_name(shard, key)}.json"
+        name = f"rows/{container}/{shard_name(shard, key)}.json"
         data = self._store.find(name)
         if data is None:
             return None
         row = decode_row(data, where=f"{self._store.url}/{name}")
         if not has_objects(self._store, row):
             return None
-        self._found[stage, shard, key] = data
-        path = self.layout.row(stage, shard, key)
+        self._found[container, shard, key] = data
+        path = self.layout.row(container, shard, key)
         replace_file(path, data, scratch=self.layout.scratch)
-        return load_row(self.layout, stage, shard, key)
+        return load_row(self.layout, container, shard, key)
 
     def read_points(self, row: ShardRow) -> Iterator[ScanRecord]:
         """The scans of a published `lidar` shard, from the local copy or the store."""
         self._mirror.expect_files(folder_of(row), row.files)
         return read_points(self._mirror.layout, row, opener=self._mirror.open_file)
 
-    def publish(self, stage: str, shard: int, key: str) -> None:
+    def publish(self, container: str, shard: int, key: str) -> None:
         """Upload what the task wrote, then create the commit record; or renew a changed record.
 
         Raises:
             CacheError: the store does not take it.
         """
-        record = read_whole(self.layout.row(stage, shard, key))
-        name = f"rows/{stage}/{shard_name(shard, key)}.json"
-        found = self._found.get((stage, shard, key))
+        record = read_whole(self.layout.row(container, shard, key))
+        name = f"rows/{container}/{shard_name(shard, key)}.json"
+        found = self._found.get((container, shard, key))
         if found is not None:
             if found != record:  # the same shard; its sources lie elsewhere or have other times
                 self._store.write(name, record)
             return
         row = decode_row(record, where=name)
-        folder = self.layout.shard(stage, shard, key)
+        folder = self.layout.shard(container, shard, key)
         self._store.upload(folder, folder_of(row))
         if not has_objects(self._store, row):
             raise CacheError(
@@ -125,7 +125,7 @@ class Workspace:
             earlier = self._store.find(name)
             if earlier is None or not _is_sound(earlier, name):
                 self._store.write(name, record)  # in the place of a damaged one
-        if stage == "lidar":
+        if container == "lidar":
             self._mirror.adopt(folder_of(row), folder, row.files)
 
 
@@ -150,11 +150,11 @@ def has_objects(store: RemoteStore, row: ShardRow) -> bool:
 
 
 def committed_names(store: RemoteStore) -> dict[str, set[str]]:
-    """By stage the names of shards that have a folder and a commit record: six listings."""
+    """By container the names of shards that have a folder and a commit record: six listings."""
     return {
-        stage: _matching(store.names(stage), SHARD_FOLDER)
-        & _matching(store.names(f"rows/{stage}"), ROW_FILE)
-        for stage in STAGES
+        container: _matching(store.names(container), SHARD_FOLDER)
+        & _matching(store.names(f"rows/{container}"), ROW_FILE)
+        for container in CONTAINERS
     }
 
 
@@ -163,8 +163,8 @@ def _matching(names: Sequence[str], pattern: re.Pattern[str]) -> set[str]:
 
 
 def bring_records(store: RemoteStore, layout: Layout, names: Collection[tuple[str, str]]) -> None:
-    """Copy commit records, given as (stage, "008003-0123456789ab"), to a local layout."""
-    wanted = [f"rows/{stage}/{name}.json" for stage, name in sorted(names)]
+    """Copy commit records, given as (container, "008003-0123456789ab"), to a local layout."""
+    wanted = [f"rows/{container}/{name}.json" for container, name in sorted(names)]
     for start in range(0, len(wanted), 64):
         for name, data in store.read_many(wanted[start : start + 64]):
             path = layout.root / name

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pass2d.cache.place import is_url
+from pass2d.cache.urls import is_url
 from pass2d.commands.cache import cache_app
 from pass2d.commands.doctor.command import doctor_command
 from pass2d.commands.evaluate import eval_command

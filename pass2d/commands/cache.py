@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pass2d.cache.place import dataset_place
+from pass2d.cache.urls import dataset_location
 from pass2d.commands.cache_location import located
 from pass2d.commands.console import Console, clear_errors, print_json, print_line
 from pass2d.commands.options import (
@@ -196,11 +196,11 @@ def status_command(
             f"generation {report.generation} of {report.generations}\n"
             f"scans: {scans}; sequences {', '.join(report.sequences)}; failed {report.failed}"
         )
-        for stage in report.stages:
+        for found in report.containers:
             typer.echo(
-                f"{stage.stage}: {stage.shards} shards, {format_bytes(stage.nbytes)}, "
-                f"code version {', '.join(map(str, stage.code_versions)) or '-'}, "
-                f"profile {', '.join(stage.profiles) or '-'}"
+                f"{found.container}: {found.shards} shards, {format_bytes(found.nbytes)}, "
+                f"code version {', '.join(map(str, found.code_versions)) or '-'}, "
+                f"profile {', '.join(found.profiles) or '-'}"
             )
         for word in ("changed", "touched", "vanished", "missing_shards"):
             paths = getattr(report, word)
@@ -266,7 +266,7 @@ def plan_command(
         where, manifest = _planned_on(cache_root, dataset, root)
         listing = list_again(root, manifest, version=version, progress=console)
         config = PrepareConfig(profile=profile or profile_of(manifest))
-        planned = plan(listing, where or dataset_place(cache_root, listing.info.name), config)
+        planned = plan(listing, where or dataset_location(cache_root, listing.info.name), config)
         console.close()
         if as_json:
             print_json(plan_json(planned))
@@ -321,7 +321,7 @@ def bench_command(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how fast this cache can be read here, with and without checksums."""
-    from pass2d.cache.benchmark import measure_reader
+    from pass2d.cache.inspection.benchmark import measure_reader
 
     console = Console()
     with clear_errors(console):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pass2d.cache.place import is_url
+from pass2d.cache.urls import is_url
 from pass2d.common.errors import CacheError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def located(
 
 def dataset_root(cache_root: Path, dataset: str | None) -> Path:
     """The data set's folder, even if its dataset.json is what was lost."""
+    from pass2d.cache.datasets import corruption_of, find_dataset
     from pass2d.cache.layout import require_dataset_name
-    from pass2d.cache.reader import corruption_of, find_dataset
 
     if dataset is not None and (Path(dataset).name != dataset or len(dataset) > 100):
         require_dataset_name(dataset, where="--dataset")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pass2d.cache.place import is_url
+from pass2d.cache.urls import is_url
 from pass2d.commands.console import clear_errors, print_json, print_rich
 from pass2d.commands.options import (
     DEFAULT_CACHE,
@@ -77,8 +77,8 @@ def _show_checkpoint(path: Path, *, as_json: bool) -> None:
 
 def _show_cache(location: str, dataset: str | None, scan: str | None, *, as_json: bool) -> bool:
     """Show the data sets; False when a chunk of the scan is damaged or a data set unreadable."""
-    from pass2d.cache.inspect import summarize_dataset
-    from pass2d.cache.inspect_scan import find_scan, scan_detail
+    from pass2d.cache.inspection.scan import find_scan, scan_detail
+    from pass2d.cache.inspection.summary import summarize_dataset
     from pass2d.cache.reader import CacheReader
     from pass2d.reports.inspect import scan_json, scan_tables, summary_json, summary_tables
 
@@ -98,7 +98,7 @@ def _show_cache(location: str, dataset: str | None, scan: str | None, *, as_json
             is_sound = False
             continue
         with reader:
-            summary = summarize_dataset(reader, place=location)
+            summary = summarize_dataset(reader, location=location)
             detail = None if scan is None else scan_detail(reader, find_scan(reader, scan))
             is_sound = is_sound and (detail is None or detail.is_sound)
             document = summary_json(summary)
@@ -116,7 +116,7 @@ def _show_cache(location: str, dataset: str | None, scan: str | None, *, as_json
 
 def _datasets(location: str, dataset: str | None) -> list[str | None]:
     """Names of the data sets to show; [None] leaves the choice, or the error, to the reader."""
-    from pass2d.cache.inspect import dataset_folders
+    from pass2d.cache.datasets import dataset_folders
 
     if dataset is not None or is_url(location):
         return [dataset]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pass2d.cache.place import absolute_place, is_url
+from pass2d.cache.urls import absolute_location, is_url
 from pass2d.commands.wording import as_typed
 from pass2d.common.errors import ConfigError
 
@@ -40,7 +40,7 @@ def path_or_url(text: str | Path) -> str:
     """Read --cache where a URL will do, too: a path is made absolute."""
     _require_word("--cache", text)
     with _resolving("--cache", text):
-        return absolute_place(str(text))
+        return absolute_location(str(text))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pass2d.cache.place import dataset_place
+from pass2d.cache.urls import dataset_location
 from pass2d.commands.console import (
     Console,
     clear_errors,
@@ -297,7 +297,7 @@ def _prepare(
 
     listings = [listing, *corrupted_listings(listing, variants)]
     if plan:
-        places = [dataset_place(cache_root, li.info.name) for li in listings]
+        places = [dataset_location(cache_root, li.info.name) for li in listings]
         plans = {
             li.info.name: plan_listing(li, location, config)
             for li, location in zip(listings, places, strict=True)

@@ -31,7 +31,7 @@ _FATAL = {
     errno.EEXIST: "a file is in the way: choose another folder",
     errno.ELOOP: "it is a link, and nothing is written through links: remove it",
 }
-COMING = "CURRENT-"
+INCOMING = "CURRENT-"
 """Begins the name of what is about to be renamed to CURRENT."""
 _ATTEMPT = re.compile(r".+-[0-9a-f]{32}")
 """Names that pass2d gives in `.tmp`; nothing else there is ever deleted."""
@@ -109,8 +109,8 @@ def writing(path: Path) -> Iterator[None]:
     except CacheError:
         raise
     except OSError as error:
-        place = Path(error.filename) if isinstance(error.filename, str) else path
-        raise write_failure(place, error) from error
+        where = Path(error.filename) if isinstance(error.filename, str) else path
+        raise write_failure(where, error) from error
 
 
 def open_file(path: Path | str) -> int:
@@ -178,10 +178,10 @@ def sync_tree(folder: Path) -> None:
 
     All at the end: the first fsync writes the file system's journal for all of them.
     """
-    for place, _, names in os.walk(folder, topdown=False):
+    for below, _, names in os.walk(folder, topdown=False):
         for name in names:
-            sync(Path(place) / name)
-        sync(Path(place))
+            sync(Path(below) / name)
+        sync(Path(below))
 
 
 def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
@@ -328,7 +328,7 @@ def attempts(scratch: Path) -> list[Path]:
     return sorted(
         path
         for path in scratch.iterdir()
-        if _ATTEMPT.fullmatch(path.name) and not path.name.startswith(COMING)
+        if _ATTEMPT.fullmatch(path.name) and not path.name.startswith(INCOMING)
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pass2d.cache.manifest import Manifest
-from pass2d.cache.scan_table import ScanTable, scan_table
+from pass2d.cache.reading.scan_table import ScanTable, scan_table
 from pass2d.cache.statistics import lacks_classes
 from pass2d.pipeline.datasets.check import class_problem
 from pass2d.pipeline.doubts import odd_sizes

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pass2d.cache.place import is_url
+from pass2d.cache.urls import is_url
 from pass2d.common.errors import ConfigError
 from pass2d.pipeline.datasets.table import DatasetTable
 

@@ -9,6 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pass2d.cache.key_inputs import (
+    CameraScanInputs,
+    KeyInputs,
+    LidarScanInputs,
+    header_inputs,
+)
 from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import Manifest, load_manifest
 from pass2d.cache.rows import ScanSources, ShardHeader, ShardRow, SourceFile, load_row
@@ -33,9 +39,9 @@ def make_shard(
         OSError: a source file cannot be read.
     """
     try:
-        job = ShardJob(
-            shard=shard, sequence=header.inputs.get("sequence", ""), scans=_scans(header, files)
-        )
+        inputs = header_inputs(header)
+        scans = _scans(inputs, header.parameters, files)
+        job = ShardJob(shard=shard, sequence=inputs.sequence, scans=scans)
         if header.stage == "lidar":  # an older generation may have been prepared with other sweeps
             info = replace(info, sweeps=header.parameters["sweeps"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -44,45 +50,42 @@ def make_shard(
             f"({type(error).__name__}: {error!s:.100}). Run `pass2d prepare` again."
         ) from error
     context = TaskContext(dataset_root=layout.root, info=info, profile=header.profile)
-    lidar_key = header.inputs.get("lidar", "")
-    return run_task(context, StageTask(stage=header.stage, job=job, lidar_key=lidar_key))
+    return run_task(context, StageTask(stage=header.stage, job=job, lidar_key=inputs.lidar_key))
 
 
-def _scans(header: ShardHeader, files: Files) -> tuple[ScanSource, ...]:
+def _scans(inputs: KeyInputs, parameters: dict[str, Any], files: Files) -> tuple[ScanSource, ...]:
     """Scans as the stage needs them, from the key's own inputs."""
-    scans = header.inputs.get("scans", [])
-    if header.stage == "lidar":
-        return tuple(_lidar_source(scan, header.inputs["sequence"], files) for scan in scans)
-    return tuple(_camera_source(scan, header.parameters, files) for scan in scans)
+    return (
+        *(_lidar_source(scan, inputs.sequence, files) for scan in inputs.lidar_scans),
+        *(_camera_source(scan, parameters, files) for scan in inputs.camera_scans),
+    )
 
 
-def _lidar_source(scan: Any, sequence: str, files: Files) -> ScanSource:
-    scan_id, split, frame_index, token, hashes, sweeps = scan
-    paths = {role: _path(scan_id, role, files) for role, _, _ in hashes}
+def _lidar_source(scan: LidarScanInputs, sequence: str, files: Files) -> ScanSource:
+    paths = {file.role: _path(scan.scan_id, file.role, files) for file in scan.files}
     return ScanSource(
-        scan_id=scan_id,
-        split=split,
+        scan_id=scan.scan_id,
+        split=scan.split,
         sequence=sequence,
-        frame_index=frame_index,
-        token=token,
+        frame_index=scan.frame_index,
+        token=scan.token,
         points=paths["points"],
         labels=paths.get("labels"),
         images=(),
         image_from_lidar=None,
         sweeps=tuple(
-            SweepSource(points=paths[f"sweep{place}"], lidar_from_sweep=tuple(m), time_s=time_s)
-            for place, (m, time_s) in enumerate(sweeps)
+            SweepSource(points=paths[f"sweep{place}"], lidar_from_sweep=matrix, time_s=time_s)
+            for place, (matrix, time_s) in enumerate(scan.sweeps)
         ),
     )
 
 
-def _camera_source(scan: Any, parameters: dict[str, Any], files: Files) -> ScanSource:
+def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Files) -> ScanSource:
     """Only what the stage uses: points come from the `lidar` shard."""
-    scan_id, hashes, matrices, taken_hw = scan
-    calib = files.get((scan_id, "calib"))
-    paths = {role: _path(scan_id, role, files) for role, _, _ in hashes}
+    calib = files.get((scan.scan_id, "calib"))
+    paths = {file.role: _path(scan.scan_id, file.role, files) for file in scan.files}
     return ScanSource(
-        scan_id=scan_id,
+        scan_id=scan.scan_id,
         split="",
         sequence="",
         frame_index=0,
@@ -90,10 +93,10 @@ def _camera_source(scan: Any, parameters: dict[str, Any], files: Files) -> ScanS
         points=Path(),
         labels=None,
         images=tuple(paths.get(f"image{camera}") for camera in range(parameters["n_cameras"])),
-        image_from_lidar=None if matrices is None else tuple(tuple(m) for m in matrices),
+        image_from_lidar=scan.image_from_lidar,
         calibration=None if calib is None or not calib.path else Path(calib.path),
         camera_model=parameters["camera_model"],
-        taken_hw=tuple((height, width) for height, width in taken_hw),
+        taken_hw=scan.taken_hw,
         stored_hw=None if parameters["stored_hw"] is None else tuple(parameters["stored_hw"]),
     )
 
@@ -173,7 +176,7 @@ def rebuild_and_compare(dataset_root: Path) -> Callable[[ShardRow], Sequence[str
         with tempfile.TemporaryDirectory(prefix="pass2d-rebuild-") as scratch:
             aside = Layout(root=Path(scratch) / dataset_root.name)
             if header.stage != "lidar":
-                _lend(layout, aside, row.shard, header.inputs["lidar"])
+                _lend(layout, aside, row.shard, header.lidar_key)
             try:
                 result = make_shard(
                     aside, header, row.shard, info=manifest.info, files=files_of_row(row)

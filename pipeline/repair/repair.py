@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pass2d.cache.care.damage import Damage, VerifyReport
+from pass2d.cache.care.damage import Damage, IntegrityReport
 from pass2d.cache.care.records_from_shards import current_rows, describe_shard
 from pass2d.cache.care.verify import Presence, always_present, damaged_shards, verify
 from pass2d.cache.failures import encode_failures, read_failures, recorded_failures
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.layout import CURRENT_FILE, DATASET_FILE, FAILED_FILE, Layout, shard_name
 from pass2d.cache.manifest import (
     Manifest,
@@ -55,7 +55,7 @@ class RepairReport:
     """One line per thing that is as it was again."""
     unrepaired: tuple[str, ...]
     """One line per thing that is not, with the reason and the remedy."""
-    before: VerifyReport
+    before: IntegrityReport
 
 
 def repair(
@@ -91,7 +91,7 @@ def repair(
 
 class _Mender:
     def __init__(
-        self, layout: Layout, progress: Progress, before: VerifyReport, presence: Presence
+        self, layout: Layout, progress: Progress, before: IntegrityReport, presence: Presence
     ) -> None:
         self._layout = layout
         self._presence = presence
@@ -111,7 +111,7 @@ class _Mender:
                 self._remove_extra(damage)
         broken = list(damaged_shards(d for d in self._damages if d.kind != "extra"))
         self._progress.start("repairing", total=len(broken), unit="shards")
-        for wanted in STAGES:  # `lidar` first: the others are made from it
+        for wanted in CONTAINERS:  # `lidar` first: the others are made from it
             for stage, shard, key in broken:
                 if stage == wanted:
                     self._mend_shard(stage, shard, key)
@@ -123,7 +123,7 @@ class _Mender:
         return any(damage.path == path for damage in self._damages)
 
     def _remove_extra(self, damage: Damage) -> None:
-        if damage.stage or damage.path.startswith("manifest/gen-"):
+        if damage.container or damage.path.startswith("manifest/gen-"):
             try:
                 self._move_away(self._layout.root / damage.path)
             except CacheError as error:
@@ -160,7 +160,7 @@ class _Mender:
 
     def _mend_shard(self, stage: str, shard: int, key: str) -> None:
         name = f"{stage}/{shard_name(shard, key)}"
-        hits = [d for d in self._damages if (d.stage, d.shard, d.key) == (stage, shard, key)]
+        hits = [d for d in self._damages if (d.container, d.shard, d.key) == (stage, shard, key)]
         folder, record = self._layout.root / f"{name}.zarr", self._record(name)
         record_path = self._layout.root / "rows" / f"{name}.json"
         try:
@@ -199,7 +199,7 @@ class _Mender:
             places.append(self._layout.row(stage, shard, key))
         away = [self._move_away(place) for place in places]
         try:
-            lidar_key = header.inputs.get("lidar", key)  # of `lidar` itself: nothing is there now
+            lidar_key = header.lidar_key or key  # of `lidar` itself: nothing is there now
             with self._presence("lidar", shard_name(shard, lidar_key)):
                 result = make_shard(self._layout, header, shard, info=self._info, files=files)
             if result.key != header.key:

@@ -17,7 +17,6 @@ from pass2d.cache.manifest import (
     require_newest,
     write_dataset_file,
 )
-from pass2d.cache.place import is_url
 from pass2d.cache.remote.mirror import RemoteMirror
 from pass2d.cache.remote.writer import (
     RemoteTarget,
@@ -30,6 +29,7 @@ from pass2d.cache.remote.writer import (
 )
 from pass2d.cache.rows import FailedScan, ShardRow
 from pass2d.cache.schema import DatasetInfo
+from pass2d.cache.urls import is_url
 from pass2d.common.errors import CacheError
 from pass2d.common.files import (
     NotWritableError,
@@ -42,7 +42,7 @@ from pass2d.common.files import (
 )
 from pass2d.pipeline.run.jobs import ShardJob
 from pass2d.pipeline.run.next_generation import PublishedShards, load_rows, next_tables, publish
-from pass2d.pipeline.run.plan import FarShards, PreparePlan, plan_prepare
+from pass2d.pipeline.run.plan import PreparePlan, RemoteShards, plan_prepare
 from pass2d.pipeline.run.tasks import TaskContext
 
 
@@ -187,11 +187,11 @@ class RemoteFolder:
     def plan(self, jobs: tuple[ShardJob, ...], info: DatasetInfo, profile: str) -> PreparePlan:
         """Compare with what is there: the manifest and one listing of names per container."""
         self._mirror.fetch_manifest()
-        far = FarShards(
+        remote = RemoteShards(
             committed=committed_names(self._store),
             bring=lambda names: bring_records(self._store, self._layout, names),
         )
-        return plan_prepare(jobs, self._layout, info=info, profile=profile, far=far)
+        return plan_prepare(jobs, self._layout, info=info, profile=profile, remote=remote)
 
     def describe(self, info: DatasetInfo) -> None:
         """Put dataset.json in place."""

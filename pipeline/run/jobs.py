@@ -10,6 +10,13 @@ from typing import Any
 
 from pass2d.cache.check_manifest import wrong_scan_names
 from pass2d.cache.fields import CODEC_VERSIONS, STRIP_COLUMNS
+from pass2d.cache.key_inputs import (
+    CameraScanInputs,
+    KeyInputs,
+    LidarScanInputs,
+    encode_inputs,
+    hashed_files,
+)
 from pass2d.cache.keys import stage_key
 from pass2d.cache.layout import shard_number
 from pass2d.cache.rows import ScanSources, ShardHeader
@@ -97,13 +104,20 @@ def lidar_header(
     variant = variant_of(info)
     if variant is not None:
         parameters["corruption"] = corruption_table(info.layout).parameters(variant)
-    inputs = {
-        "sequence": job.sequence,
-        "scans": [
-            [scan.scan_id, scan.split, scan.frame_index, scan.token, _hashes(files), _sweeps(scan)]
+    inputs = KeyInputs(
+        sequence=job.sequence,
+        lidar_scans=tuple(
+            LidarScanInputs(
+                scan_id=scan.scan_id,
+                split=scan.split,
+                frame_index=scan.frame_index,
+                token=scan.token,
+                files=hashed_files(files),
+                sweeps=tuple((sweep.lidar_from_sweep, sweep.time_s) for sweep in scan.sweeps),
+            )
             for scan, files in zip(job.scans, sources, strict=True)
-        ],
-    }
+        ),
+    )
     return _header("lidar", profile, parameters, inputs)
 
 
@@ -123,13 +137,18 @@ def camera_header(
         "camera_model": scans[0].camera_model if scans else "kitti",
         "stored_hw": scans[0].stored_hw if scans else None,
     }
-    inputs = {
-        "lidar": lidar_key,
-        "scans": [
-            [scan.scan_id, _hashes(files), scan.image_from_lidar, scan.taken_hw]
+    inputs = KeyInputs(
+        lidar_key=lidar_key,
+        camera_scans=tuple(
+            CameraScanInputs(
+                scan_id=scan.scan_id,
+                files=hashed_files(files),
+                image_from_lidar=scan.image_from_lidar,
+                taken_hw=scan.taken_hw,
+            )
             for scan, files in zip(scans, sources, strict=True)
-        ],
-    }
+        ),
+    )
     return _header("camera", profile, parameters, inputs)
 
 
@@ -141,7 +160,7 @@ def voxel_header(*, lidar_key: str, info: DatasetInfo, profile: str) -> ShardHea
         "shape": list(info.grid.shape),
     }
     parameters = {"grid": grid, "scales": list(SCALES)}
-    return _header("voxel", profile, parameters, {"lidar": lidar_key})
+    return _header("voxel", profile, parameters, KeyInputs(lidar_key=lidar_key))
 
 
 def _floats(values: Sequence[float]) -> list[float]:
@@ -149,7 +168,8 @@ def _floats(values: Sequence[float]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _header(stage: str, profile: str, parameters: Any, inputs: Any) -> ShardHeader:
+def _header(stage: str, profile: str, parameters: Any, key_inputs: KeyInputs) -> ShardHeader:
+    inputs = encode_inputs(stage, key_inputs)
     version = STAGE_CODE_VERSIONS[stage]
     if CODEC_VERSIONS[profile] > 1:
         parameters = {**parameters, "codecs": CODEC_VERSIONS[profile]}
@@ -164,11 +184,3 @@ def _header(stage: str, profile: str, parameters: Any, inputs: Any) -> ShardHead
         parameters=parameters,
         inputs=inputs,
     )
-
-
-def _sweeps(scan: ScanSource) -> list[list[Any]]:
-    return [[sweep.lidar_from_sweep, sweep.time_s] for sweep in scan.sweeps]
-
-
-def _hashes(scan: ScanSources) -> list[list[Any]]:
-    return [[f.role, f.nbytes, f.xxh3] for f in scan.files if f.role != "calib"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import Manifest, current_number, load_manifest, publish_generation
 from pass2d.cache.rows import ShardRow, load_row
@@ -96,7 +96,7 @@ def load_rows(layout: Layout, keys: dict[int, dict[str, str]]) -> list[dict[str,
 
 
 def _load_rows(layout: Layout, shard: int, keys: dict[str, str]) -> dict[str, ShardRow]:
-    stages: Sequence[str] = [stage for stage in STAGES if stage in keys]
+    stages: Sequence[str] = [stage for stage in CONTAINERS if stage in keys]
     rows = {}
     for stage in stages:
         row = load_row(layout, stage, shard, keys[stage])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pass2d.cache.fields import STAGES
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cache.layout import ROW_FILE, SHARD_FOLDER, Layout, shard_name
 from pass2d.cache.manifest import Manifest, current_number, load_manifest, require_version
 from pass2d.cache.rows import ScanSources, ShardHeader, load_row
@@ -60,7 +60,7 @@ class PreparePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FarShards:
+class RemoteShards:
     """Shards that lie in a remote store; ``layout`` then holds the manifest alone."""
 
     committed: dict[str, set[str]]
@@ -75,7 +75,7 @@ def plan_prepare(
     *,
     info: DatasetInfo,
     profile: str,
-    far: FarShards | None = None,
+    remote: RemoteShards | None = None,
 ) -> PreparePlan:
     """Compare what is wanted with what is there. Reads no source file, only sizes and times.
 
@@ -84,12 +84,12 @@ def plan_prepare(
         layout: the prepared data set's folder; it need not exist.
         info: of the listing.
         profile: "speed" or "size".
-        far: of a remote store.
+        remote: of a store.
     """
     require_version(layout)
     has_manifest = layout.dataset_file.is_file() and current_number(layout) is not None
     manifest = load_manifest(layout) if has_manifest else None
-    planner = _Planner(layout, manifest, info=info, profile=profile, jobs=jobs, far=far)
+    planner = _Planner(layout, manifest, info=info, profile=profile, jobs=jobs, remote=remote)
     tasks: list[PlannedTask] = []
     for job in jobs:
         tasks += planner.plan(job)
@@ -110,14 +110,16 @@ class _Planner:
         info: DatasetInfo,
         profile: str,
         jobs: Sequence[ShardJob],
-        far: FarShards | None,
+        remote: RemoteShards | None,
     ) -> None:
         self._layout = layout
         self._info = info
         self._profile = profile
         self._jobs = jobs
         self._committed = (
-            {stage: _committed(layout, stage) for stage in STAGES} if far is None else far.committed
+            {stage: _committed(layout, stage) for stage in CONTAINERS}
+            if remote is None
+            else remote.committed
         )
         self._earlier = {} if manifest is None else earlier_shards(manifest)
         self._sequence_of = {} if manifest is None else _sequences(manifest)
@@ -126,8 +128,8 @@ class _Planner:
             self._index.add_table(manifest.tables.scans, manifest.tables.shards)
         shards = {job.shard for job in jobs}
         unlisted = {(s, name) for s, name in self._unlisted() if _number(name) in shards}
-        if far is not None:
-            far.bring(unlisted)
+        if remote is not None:
+            remote.bring(unlisted)
         self._unread: dict[int, list[tuple[str, str]]] = defaultdict(list)
         for stage, name in sorted(unlisted):
             self._unread[_number(name)].append((stage, name))

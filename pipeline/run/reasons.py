@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pass2d.cache.key_inputs import KeyInputs, header_inputs, parse_inputs
 from pass2d.cache.manifest import Manifest
 from pass2d.cache.rows import ShardHeader
-from pass2d.common.errors import CacheError
 from pass2d.common.json import loads
 
 NEW = "new"
@@ -69,12 +69,15 @@ def difference(earlier: EarlierShard, header: ShardHeader) -> str:
         (earlier.profile != header.profile, f"profile {earlier.profile} -> {header.profile}"),
         (bool(changed), ", ".join(changed)),
         (
-            header.stage != "lidar" and earlier.input_key != header.inputs.get("lidar"),
+            header.stage != "lidar" and earlier.input_key != header.lidar_key,
             "lidar changed",
         ),
     )
     return next((text for holds, text in facts if holds), "") or _scan_difference(
-        loads(earlier.inputs, where="column inputs"), json.loads(json.dumps(header.inputs))
+        parse_inputs(
+            header.stage, loads(earlier.inputs, where="column inputs"), where="column inputs"
+        ),
+        header_inputs(header),
     )
 
 
@@ -84,20 +87,17 @@ def _change(name: str, before: Any, now: Any) -> str:
     return f"{name} {values}" if len(values) < 40 else f"{name} changed"
 
 
-def _scan_difference(earlier: Any, wanted: Any) -> str:
-    """Which scans came, went or have other files or numbers, from the inputs of two keys."""
-    try:
-        before = {scan[0]: scan for scan in earlier["scans"]}
-    except (IndexError, KeyError, TypeError) as error:
-        raise CacheError("column inputs of shards.parquet: no scans. Prepare again.") from error
-    now = {scan[0]: scan for scan in wanted["scans"]}
+def _scan_difference(earlier: KeyInputs, wanted: KeyInputs) -> str:
+    """Which scans came, went or have other files or numbers."""
+    before = {scan.scan_id: scan for scan in earlier.scans}
+    now = {scan.scan_id: scan for scan in wanted.scans}
     facts = (
         ("added", [i for i in now if i not in before]),
         ("removed", [i for i in before if i not in now]),
         ("changed", [i for i in now if i in before and now[i] != before[i]]),
     )
     words = [f"{what} {_first_of(ids)}" for what, ids in facts if ids]
-    noun = "pictures or calibration of scans" if "lidar" in wanted else "scans"
+    noun = "pictures or calibration of scans" if wanted.lidar_key else "scans"
     return f"{noun} {', '.join(words)}" if words else "order of scans changed"
 
 

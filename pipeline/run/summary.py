@@ -11,8 +11,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from pass2d.cache.failures import recorded_failures
 from pass2d.cache.fields import FIELDS
 from pass2d.cache.manifest import Manifest
+from pass2d.cache.reading.scan_table import chunk_table, scan_table
 from pass2d.cache.rows import FailedScan
-from pass2d.cache.scan_table import chunk_table, scan_table
 from pass2d.cache.tables import source_sizes
 from pass2d.pipeline.problem import Warned
 from pass2d.pipeline.source import SourceListing
@@ -166,7 +166,7 @@ def _field_bytes(manifest: Manifest, chosen: np.ndarray) -> dict[str, int]:
     sizes = {}
     for name in FIELDS:
         chunks = chunk_table(manifest.tables.scans, name)
-        ends = np.concatenate([[0], np.cumsum(chunks.places[:, 1])])
+        ends = np.concatenate([[0], np.cumsum(chunks.entries[:, 1])])
         per_scan = ends[chunks.start[1:]] - ends[chunks.start[:-1]]
         if total := int(per_scan[chosen].sum()):
             sizes[name] = total

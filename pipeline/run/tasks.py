@@ -16,6 +16,7 @@ from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.clouds.statistics import raw_points
 from pass2d.cache.keys import hash_file
 from pass2d.cache.layout import Layout
+from pass2d.cache.reading.shard_reader import read_points
 from pass2d.cache.remote.writer import RemoteTarget, Workspace
 from pass2d.cache.rows import (
     FailedScan,
@@ -28,8 +29,7 @@ from pass2d.cache.rows import (
     load_row,
 )
 from pass2d.cache.schema import CameraView, DatasetInfo, ScanRecord
-from pass2d.cache.shard_reader import read_points
-from pass2d.cache.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
+from pass2d.cache.writing.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
 from pass2d.common.errors import CacheError, Pass2DError
 from pass2d.pipeline.compose import (
     camera_arrays,

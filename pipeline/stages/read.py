@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.columns import PointLayout, find_layout
 from pass2d.cache.clouds.nowhere import NOWHERE
-from pass2d.cache.columns import PointLayout, find_layout
 from pass2d.pipeline.problem import Problem, ProblemError
 
 

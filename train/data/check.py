@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.likeness import Expectation, differences
 from pass2d.cache.clouds.statistics import raw_points
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.statistics import lacks_classes
 from pass2d.common.errors import ConfigError
 from pass2d.train.data.positions import evenly_spaced

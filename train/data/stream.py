@@ -1,7 +1,7 @@
 """Batches from the cache, in an order that only seed and epoch decide, read by a few threads.
 
 Threads, not processes: the decoders release the interpreter lock, and a process would have to copy
-every sample (FORMAT, what decided it). They read and decode; what chance decides for a scan is a
+every sample (measured: bench/RESULTS.md). They read and decode; what chance decides for a scan is a
 pure function of (seed, epoch, scan), so their number changes nothing.
 """
 
@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pass2d.cache.arena import Arena
-from pass2d.cache.chunks import Allocate
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.reading.arena import Arena
+from pass2d.cache.reading.chunks import AllocateArray
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import CacheError
 from pass2d.train.data.batch import LoadedScan, RawBatch
@@ -166,7 +167,7 @@ def load_scan(
     position: int,
     *,
     epoch: int,
-    allocate: Allocate = np.empty,
+    allocate: AllocateArray = np.empty,
 ) -> LoadedScan:
     """Read one scan as the plan asks for it.
 
@@ -261,7 +262,7 @@ def _read(
     fields: Fields,
     *,
     columns: tuple[int, int] | None,
-    allocate: Allocate,
+    allocate: AllocateArray,
 ) -> ScanRecord:
     try:
         return reader.read(position, fields, columns=columns, allocate=allocate)

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo, ScanRecord
 from pass2d.common.files import make_folder
 from pass2d.common.progress import Silent

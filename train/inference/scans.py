@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import GridConfig, ScanRecord
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress

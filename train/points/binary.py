@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.columns import (
+from pass2d.cache.clouds.columns import (
     COLUMNS,
     DTYPES,
     PointLayout,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from pass2d.cache.datasets import find_dataset
 from pass2d.cache.layout import DATASET_FILE, Layout
 from pass2d.cache.manifest import parse_dataset
-from pass2d.cache.reader import CacheReader, find_dataset
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import CorruptionInfo
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.files import read_whole

@@ -62,7 +62,7 @@ def robust_folders(
         votes: Test-time augmentation.
         outside: What points outside the volume are given.
         columns: Numbers per point of the ``.bin`` files; detected if None.
-        dtype: Of their numbers, key of `cache.columns.DTYPES`; detected if None.
+        dtype: Of their numbers, key of `cache.clouds.columns.DTYPES`; detected if None.
         device: Defaults to the GPU if there is one.
         progress: Is told of every scan.
 

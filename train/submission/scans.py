@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.train.submission.benchmark import Benchmark
 from pass2d.train.submission.sources import check_sources

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet, view_scan
 from pass2d.train.viewing.times import scan_time_s
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from pass2d.cache.place import is_url
+from pass2d.cache.urls import is_url
 from pass2d.commands.doctor.finding import Check, Finding, guarded
 from pass2d.commands.doctor.libraries import (
     Ask,

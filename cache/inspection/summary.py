@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from pass2d.cache.fields import STAGES
-from pass2d.cache.inspect_sizes import FieldSize, field_sizes
+from pass2d.cache.fields import CONTAINERS
+from pass2d.cache.inspection.sizes import FieldSize, field_sizes
 from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import generation_numbers, load_manifest
 from pass2d.cache.reader import CacheReader
-from pass2d.cache.scan_table import ScanTable
+from pass2d.cache.reading.scan_table import ScanTable
 from pass2d.cache.schema import FORMAT_VERSION, SCALES, DatasetInfo
 from pass2d.cache.statistics import SPLITS
 from pass2d.cache.tables import source_sizes
@@ -56,7 +56,7 @@ class SplitSummary:
 class ContainerSummary:
     """One container: `lidar`, `camera` or `voxel`."""
 
-    stage: str
+    container: str
     shards: int
     scans: int
     nbytes: int
@@ -73,7 +73,7 @@ class ContainerSummary:
 class DatasetSummary:
     """What one generation of a prepared data set holds."""
 
-    place: str
+    location: str
     """Folder, or URL."""
     dataset: str
     info: DatasetInfo
@@ -103,12 +103,12 @@ class DatasetSummary:
         return sum(container.nbytes for container in self.containers)
 
 
-def summarize_dataset(reader: CacheReader, *, place: str) -> DatasetSummary:
+def summarize_dataset(reader: CacheReader, *, location: str) -> DatasetSummary:
     """Sum up a generation.
 
     Args:
         reader: open; local or remote.
-        place: what the user called it.
+        location: what the user called it.
 
     Raises:
         CacheError: the manifest is damaged.
@@ -119,7 +119,7 @@ def summarize_dataset(reader: CacheReader, *, place: str) -> DatasetSummary:
     rows: list[dict[str, Any]] = shards.to_pylist()
     sources = source_sizes(manifest.tables.scans)
     return DatasetSummary(
-        place=place,
+        location=location,
         dataset=reader.info.name,
         info=reader.info,
         format_version=FORMAT_VERSION,
@@ -130,20 +130,13 @@ def summarize_dataset(reader: CacheReader, *, place: str) -> DatasetSummary:
         splits=tuple(_split(scans, split) for split in SPLITS if (scans.split == split).any()),
         sequences=_sequences(scans, rows),
         fields=field_sizes(scans, rows, reader.chunk_lengths),
-        containers=tuple(_container(rows, stage) for stage in STAGES),
+        containers=tuple(_container(rows, container) for container in CONTAINERS),
         manifest_bytes=_file_bytes(layout.generation(reader.generation)),
         source_files=len(sources),
         source_bytes=sum(sources),
         signal_divisors=_divisors(rows),
         failed=_failed(rows),
     )
-
-
-def dataset_folders(cache_root: Path) -> tuple[Path, ...]:
-    """The data sets below a local cache folder; itself when it is one."""
-    if (cache_root / "dataset.json").is_file():
-        return (cache_root,)
-    return tuple(sorted(path.parent for path in cache_root.glob("*/dataset.json")))
 
 
 def _split(scans: ScanTable, split: str) -> SplitSummary:
@@ -183,11 +176,11 @@ def _sequences(scans: ScanTable, shards: Sequence[dict[str, Any]]) -> tuple[Sequ
     )
 
 
-def _container(shards: Sequence[dict[str, Any]], stage: str) -> ContainerSummary:
-    rows = [row for row in shards if row["stage"] == stage]
+def _container(shards: Sequence[dict[str, Any]], container: str) -> ContainerSummary:
+    rows = [row for row in shards if row["stage"] == container]
     parameters = dict.fromkeys(row["parameters"] for row in rows)
     return ContainerSummary(
-        stage=stage,
+        container=container,
         shards=len(rows),
         scans=sum(row["scans"] for row in rows),
         nbytes=sum(row["bytes"] for row in rows),

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.fields import FIELDS
+from pass2d.cache.fields import FIELDS, Fields
 from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import load_manifest
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES
 from pass2d.common.errors import CacheError
 
@@ -185,16 +185,22 @@ def _cameras(
 
 def _values(reader: CacheReader, position: int) -> tuple[tuple[ValueRange, ...], int | None]:
     try:
-        record = reader.read(position, Fields(label=False, instance=True))
+        extra = tuple(name for name, spec in FIELDS.items() if not spec.attribute)
+        record = reader.read(position, Fields(label=False, instance=True, extra=extra))
     except CacheError:
         return (), None  # the table of chunks says which one is damaged
-    named: list[tuple[str, NDArray[np.float32]]] = [
+    named: list[tuple[str, NDArray[Any]]] = [
         *zip("xyz", record.xyz, strict=True),
         ("range", np.linalg.norm(record.xyz, axis=0)),
         (reader.info.signal_name, record.signal),
     ]
     if record.time is not None:
         named.append(("time", record.time))
+    for name, values in record.extra.items():
+        if FIELDS[name].length == "points":
+            rows = values.reshape(-1, values.shape[-1])
+            titles = [name] if len(rows) == 1 else [f"{name} {row}" for row in range(len(rows))]
+            named += zip(titles, rows, strict=True)
     ranges = tuple(
         ValueRange(
             name=name,

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.arena import Arena
-from pass2d.cache.fields import FIELDS
-from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cache.fields import FIELDS, Fields
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.reading.arena import Arena
+from pass2d.common.errors import CacheError
 from pass2d.common.progress import Progress
 
 WAYS: dict[str, Fields] = {
@@ -22,13 +23,6 @@ WAYS: dict[str, Fields] = {
     "all": Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True),
 }
 """What is read of each scan."""
-_POINTS = ("xyz", "intensity", "raw_index", "time")
-_STORED = {
-    "points": _POINTS,
-    "training": (*_POINTS, "label", "image", "point_index", "pixel"),
-    "all": tuple(FIELDS),
-}
-"""Arrays that each way reads."""
 _PASSES = 5
 THREADS = (1, 2, 3)
 """Reading threads that training may have."""
@@ -82,11 +76,14 @@ def measure_reader(
     As in training, arrays are decoded into memory that is used again.
 
     Args:
-        cache_root: what `pass2d prepare` wrote.
+        cache_root: what `prepare` wrote.
         dataset: which data set, if the cache holds several.
         scans: at most so many.
         rounds: how often each is read; at least 2.
         progress: is told of every round.
+
+    Raises:
+        CacheError: it cannot be read, or holds no scan.
     """
     progress.start("reading", total=rounds, unit="rounds")
     times: dict[tuple[str, bool], list[NDArray[np.float64]]] = {}
@@ -94,6 +91,8 @@ def measure_reader(
         CacheReader.open(cache_root, dataset=dataset) as checked,
         CacheReader.open(cache_root, dataset=dataset, check=False) as unchecked,
     ):
+        if not len(checked.scans):
+            raise CacheError(f"{checked.root}: holds no scan, so there is nothing to measure.")
         every = max(1, len(checked.scans) // scans)
         positions = range(0, len(checked.scans), every)[:scans]
         for _ in range(max(2, rounds)):
@@ -132,7 +131,8 @@ def _read_ms(reader: CacheReader, positions: Sequence[int], fields: Fields) -> N
 
 def _stored_bytes(reader: CacheReader, positions: Sequence[int], way: str) -> float:
     rows = list(positions)
-    total = sum(int(reader.chunk_lengths(name)[0][rows].sum()) for name in _STORED[way])
+    asked = [name for name, spec in FIELDS.items() if WAYS[way].asks_for(spec)]
+    total = sum(int(reader.chunk_lengths(name)[0][rows].sum()) for name in asked)
     return total / max(1, len(rows))
 
 

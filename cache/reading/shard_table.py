@@ -13,7 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from pass2d.cache.fields import FIELDS, STRIP_COLUMNS, FieldSpec
 from pass2d.cache.layout import Layout
-from pass2d.cache.scan_table import ScanTable
+from pass2d.cache.reading.scan_table import ScanTable, field_lengths
 from pass2d.common.errors import CacheError
 from pass2d.common.json import loads
 
@@ -32,7 +32,7 @@ class ArrayLayout:
 class ShardInfo:
     """One shard of one container."""
 
-    stage: str
+    container: str
     shard: int
     key: str
     folder: Path
@@ -49,35 +49,35 @@ class ShardTable:
         self._layout = layout
         self._scans = scans
         stages, numbers = shards["stage"].to_pylist(), shards["shard"].to_pylist()
-        self._place = {(s, n): i for i, (s, n) in enumerate(zip(stages, numbers, strict=True))}
+        self._index = {(s, n): i for i, (s, n) in enumerate(zip(stages, numbers, strict=True))}
         self._columns = {name: shards[name].to_pylist() for name in ("key", "arrays", "encodings")}
         self._parsed: dict[tuple[str, int], ShardInfo] = {}
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._index)
 
     def keys(self) -> list[tuple[str, int, str]]:
-        """(stage, shard, key) of all shards, sorted."""
-        return sorted((s, n, self._columns["key"][i]) for (s, n), i in self._place.items())
+        """(container, shard, key) of all shards, sorted."""
+        return sorted((s, n, self._columns["key"][i]) for (s, n), i in self._index.items())
 
-    def get(self, stage: str, shard: int) -> ShardInfo | None:
+    def get(self, container: str, shard: int) -> ShardInfo | None:
         """One shard; None when its container has none of that number.
 
         Raises:
             CacheError: its arrays are others than its scans need.
         """
-        found = self._parsed.get((stage, shard))
-        if found is None and (stage, shard) in self._place:
+        found = self._parsed.get((container, shard))
+        if found is None and (container, shard) in self._index:
             # Two threads may parse the same shard; the results are equal and one of them stays.
-            found = self._parsed[stage, shard] = self._parse(stage, shard)
+            found = self._parsed[container, shard] = self._parse(container, shard)
         return found
 
-    def _parse(self, stage: str, shard: int) -> ShardInfo:
-        place = self._place[stage, shard]
-        key = self._columns["key"][place]
-        folder = self._layout.shard(stage, shard, key)
-        arrays = loads(self._columns["arrays"][place], where=f"{folder}: column arrays")
-        encodings = loads(self._columns["encodings"][place], where=f"{folder}: column encodings")
+    def _parse(self, container: str, shard: int) -> ShardInfo:
+        index = self._index[container, shard]
+        key = self._columns["key"][index]
+        folder = self._layout.shard(container, shard, key)
+        arrays = loads(self._columns["arrays"][index], where=f"{folder}: column arrays")
+        encodings = loads(self._columns["encodings"][index], where=f"{folder}: column encodings")
         try:
             divisor = encodings.get("intensity_divisor", 0)
             known = {name: value for name, value in arrays.items() if name in FIELDS}
@@ -86,10 +86,10 @@ class ShardTable:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CacheError(
                 f"{folder}: what the manifest says of its arrays cannot be ({error!s:.200}). "
-                "Run `pass2d cache verify`, or prepare again into a new --cache."
+                "Run `verify`, or prepare again into a new `cache_root`."
             ) from error
         return ShardInfo(
-            stage=stage,
+            container=container,
             shard=shard,
             key=key,
             folder=folder,
@@ -109,8 +109,7 @@ class ShardTable:
     ) -> None:
         """Refuse an array of another type, or of a shape that the shard's scans do not fit in."""
         chunk, dtype = array["chunk"], array["dtype"]
-        is_signal = spec.name.endswith("intensity")
-        dtypes = (spec.dtypes[0 if divisor else 1],) if is_signal else spec.dtypes
+        dtypes = (spec.dtypes[0 if divisor else 1],) if spec.is_signal else spec.dtypes
         if type(divisor) is not int or not 0 <= divisor <= _MOST_BYTES or dtype not in dtypes:
             raise ValueError(f"{spec.name}: type {dtype!s:.20}, divisor {divisor!s:.20}")
         least = self._least_chunk(spec, shard)
@@ -130,23 +129,15 @@ class ShardTable:
         """Per axis of an inner chunk the size that the shard's scans need; and if it is exact."""
         scans = self._scans
         rows = slice(*np.searchsorted(scans.shard, [shard, shard + 1]).tolist())
-        cameras = scans.camera_m.shape[1]
-        if spec.name == "image":
-            height, width = scans.camera_hw[rows].reshape(-1, 2).max(axis=0, initial=0).tolist()
-            strip = (width, False) if cameras > 1 else (STRIP_COLUMNS, True)
+        is_multi = spec.is_per_camera and scans.camera_m.shape[1] > 1
+        length = int(field_lengths(spec, scans)[rows].max(initial=1))
+        if spec.length == "picture":
+            height = int(scans.camera_hw[rows, :, 0].max(initial=0))
+            strip = (length, False) if is_multi else (STRIP_COLUMNS, True)
             tail = [(height, False), strip, (3, True)]
         else:
-            if spec.is_per_camera:
-                length = scans.camera_m[rows].max(initial=1)
-            elif spec.name in ("coord", "vlabel"):
-                length = scans.voxels[rows].sum(axis=1).max(initial=1)
-            elif spec.name.startswith("outside"):
-                length = (scans.n_raw[rows] - scans.n[rows]).max(initial=1)
-            else:
-                length = scans.n[rows].max(initial=1)
-            tail = [*([(spec.rows, True)] if spec.rows else []), (int(length), False)]
-        camera = [(1, True)] if cameras > 1 and spec.is_per_camera else []
-        return [(1, True), *camera, *tail]
+            tail = [*([(spec.rows, True)] if spec.rows else []), (length, False)]
+        return [(1, True), *([(1, True)] if is_multi else []), *tail]
 
 
 _MOST_BYTES = 2**31 - 17

@@ -4,7 +4,7 @@ Home of that rule; `pipeline` refuses what it would read wrongly, `train` choose
 
 Read with the right number of columns, each column has its own distribution (z near the ground, the
 signal above 0); read with a wrong one, each takes x, y, z and signal in turn, and all look alike.
-How far they differ is measured in bits: what the place of a number in its row tells of its value.
+How far they differ is measured in bits: what a number's position in its row tells about its value.
 The type is told by the values themselves: a float64 read as float32, or one of the other byte
 order, has the exponents of noise.
 """

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.chunks import ChunkReader
-from pass2d.cache.descriptors import DescriptorPool
 from pass2d.cache.layout import Layout
+from pass2d.cache.reading.chunks import ChunkReader
+from pass2d.cache.reading.descriptors import DescriptorPool
+from pass2d.cache.reading.scan_table import Span
+from pass2d.cache.reading.shard_table import ArrayLayout
 from pass2d.cache.rows import ShardRow
-from pass2d.cache.scan_table import Span
 from pass2d.cache.schema import ScanRecord
-from pass2d.cache.shard_table import ArrayLayout
 
 
 class ShardReader:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.codec import Codec
 from pass2d.cache.fields import FIELDS, FieldSpec
-from pass2d.cache.scan_table import ScanTable
+from pass2d.cache.reading.scan_table import ScanTable, field_lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class FieldSize:
     """One field over all scans that have it."""
 
     name: str
-    stage: str
+    container: str
     dtypes: tuple[str, ...]
     """Of its shards."""
     codecs: tuple[str, ...]
@@ -64,7 +64,7 @@ def _field_size(
     dtypes: set[str] = set()
     profiles: set[str] = set()
     for row in shards:
-        if row["stage"] != spec.stage:
+        if row["stage"] != spec.container:
             continue
         array = json.loads(row["arrays"]).get(spec.name)
         if array is not None:
@@ -76,7 +76,7 @@ def _field_size(
     has = stored > 0
     return FieldSize(
         name=spec.name,
-        stage=spec.stage,
+        container=spec.container,
         dtypes=tuple(sorted(dtypes)),
         codecs=tuple(codec_name(spec.codec(profile)) for profile in sorted(profiles)),
         scans=int(has.sum()),
@@ -88,14 +88,10 @@ def _field_size(
 
 def _items(spec: FieldSpec, scans: ScanTable) -> NDArray[np.int64]:
     """(S,) numbers that each scan has of a field."""
-    if spec.name == "image":
+    if spec.length == "picture":
         return scans.camera_hw.prod(axis=2).sum(axis=1) * 3
-    if spec.is_per_camera:
-        return scans.m * max(1, spec.rows)
-    if spec.stage == "voxel" and spec.name != "inverse":
-        return scans.voxels.sum(axis=1) * max(1, spec.rows)
-    points = scans.n_raw - scans.n if spec.name.startswith("outside") else scans.n
-    return points * max(1, spec.rows)
+    lengths = field_lengths(spec, scans)
+    return (lengths.sum(axis=1) if lengths.ndim == 2 else lengths) * max(1, spec.rows)
 
 
 def codec_name(codec: Codec) -> str:

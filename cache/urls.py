@@ -22,7 +22,7 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def absolute_place(text: str) -> str:
+def absolute_location(text: str) -> str:
     """A URL in its one form, a path made absolute; "file:///data/cache" and "local://" are paths.
 
     Raises:
@@ -62,6 +62,6 @@ def _example(protocol: str) -> str:
     return "file:///data/cache" if protocol in ("file", "local") else f"{protocol}://bucket/prefix"
 
 
-def dataset_place(cache_root: str, name: str) -> Path | str:
+def dataset_location(cache_root: str, name: str) -> Path | str:
     """The folder or URL of data set ``name`` below ``--cache``."""
     return f"{cache_root.rstrip('/')}/{name}" if is_url(cache_root) else Path(cache_root) / name

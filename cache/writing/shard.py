@@ -180,11 +180,11 @@ def parse_index(data: bytes, n_chunks: int, *, where: str) -> NDArray[np.uint64]
     """
     size = n_chunks * INDEX_ENTRY_BYTES
     if len(data) < size + CRC_BYTES:
-        raise CacheError(f"{where}: too short for its index. Run `pass2d cache repair`.")
+        raise CacheError(f"{where}: too short for its index. Run `repair`.")
     tail = np.frombuffer(data, np.uint8)[len(data) - size - CRC_BYTES :]
     index, crc = tail[:size], int.from_bytes(tail[size:].tobytes(), "little")
     if crc32c(index) != crc:
-        raise CacheError(f"{where}: the index is damaged. Run `pass2d cache repair`.")
+        raise CacheError(f"{where}: the index is damaged. Run `repair`.")
     pairs = index.view("<u8").reshape(n_chunks, 2).astype(np.uint64)
     pairs[pairs[:, 0] == _NO_CHUNK] = 0
     return pairs

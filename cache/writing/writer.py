@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pass2d.cache.encode import ArrayPlan, Views, camera_arrays, lidar_arrays, voxel_arrays
 from pass2d.cache.layout import GROUP_FILE, Layout, shard_name
 from pass2d.cache.rows import (
     CameraEntry,
@@ -29,7 +28,8 @@ from pass2d.cache.rows import (
     commit_row,
 )
 from pass2d.cache.schema import FORMAT_VERSION, ScanRecord, VoxelLevel
-from pass2d.cache.shard import ArrayWriter, group_metadata
+from pass2d.cache.writing.encode import ArrayPlan, Views, camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.cache.writing.shard import ArrayWriter, group_metadata
 from pass2d.common.files import (
     attempt_folder,
     require_no_link,

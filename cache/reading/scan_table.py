@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from pass2d.cache.fields import FieldSpec
+
 
 class Span(NamedTuple):
     """Where an inner chunk lies in its shard file. A tuple: the reader makes a dozen per scan."""
@@ -33,7 +35,7 @@ class ScanTable:
     shard: NDArray[np.int64]
     """(S,) number of the shard, in all containers."""
     row: NDArray[np.int64]
-    """(S,) place in the shard."""
+    """(S,) index in the shard."""
     n_raw: NDArray[np.int64]
     n: NDArray[np.int64]
     m: NDArray[np.int64]
@@ -56,6 +58,21 @@ class ScanTable:
 
     def __len__(self) -> int:
         return len(self.scan_id)
+
+
+def field_lengths(spec: FieldSpec, scans: ScanTable) -> NDArray[np.int64]:
+    """(S,) or (S, cameras): the last axis of a field of each scan; of a picture its width."""
+    match spec.length:
+        case "points":
+            return scans.n
+        case "outside":
+            return scans.n_raw - scans.n
+        case "visible":
+            return scans.camera_m
+        case "picture":
+            return scans.camera_hw[..., 1]
+        case "voxels":
+            return scans.voxels.sum(axis=1)
 
 
 def scan_table(scans: pa.Table) -> ScanTable:
@@ -92,19 +109,19 @@ class ChunkTable:
     """Where the chunks of one field lie: scan s owns entries start[s]:start[s + 1]."""
 
     start: NDArray[np.int64]
-    places: NDArray[np.int64]
+    entries: NDArray[np.int64]
     """(chunks, 3): offset, length and crc, as in `Span`."""
 
     def spans(self, position: int) -> list[Span]:
         """The chunks of one scan in grid order; none when the field is not stored."""
         begin, end = self.start[position : position + 2].tolist()
-        return list(map(Span._make, self.places[begin:end].tolist()))
+        return list(map(Span._make, self.entries[begin:end].tolist()))
 
     def totals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(S,) bytes and (S,) chunks that are stored, per scan."""
         ends = [
             np.concatenate([[0], np.cumsum(values, dtype=np.int64)])[self.start]
-            for values in (self.places[:, 1], self.places[:, 1] > 0)
+            for values in (self.entries[:, 1], self.entries[:, 1] > 0)
         ]
         return np.diff(ends[0]), np.diff(ends[1])
 
@@ -118,7 +135,7 @@ def chunk_table(scans: pa.Table, name: str) -> ChunkTable:
     else:
         start = np.arange(len(scans) + 1)
         values = [column.fill_null(0).to_numpy(zero_copy_only=False) for column in columns]
-    return ChunkTable(start=start, places=np.column_stack(values).astype(np.int64))
+    return ChunkTable(start=start, entries=np.column_stack(values).astype(np.int64))
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.fields import FIELDS, SIGNAL_DIVISORS, STRIP_COLUMNS, FieldSpec, signal_table
+from pass2d.cache.fields import (
+    SIGNAL_DIVISORS,
+    STRIP_COLUMNS,
+    FieldSpec,
+    Length,
+    container_fields,
+    signal_table,
+)
 from pass2d.cache.schema import CameraView, ScanRecord, VoxelLevel
-from pass2d.cache.shard import ArraySpec
+from pass2d.cache.writing.shard import ArraySpec
 
-Chunk = NDArray[np.generic] | None
+Chunk = NDArray[Any] | None
 Views = Sequence[CameraView | None]
 """The pictures of one scan, one per camera; None where there is none."""
 
@@ -25,7 +33,7 @@ class ArrayPlan:
     chunks: Iterator[Chunk]
 
 
-def signal_divisor(signals: Sequence[NDArray[np.float32]]) -> int:
+def signal_divisor(signals: Sequence[NDArray[Any]]) -> int:
     """The divisor d for which every value is exactly ``float32(k / d)``, k in 0..255; 0: none."""
     for divisor in SIGNAL_DIVISORS:
         table = signal_table(divisor)
@@ -51,60 +59,81 @@ def lidar_arrays(
     records: Sequence[ScanRecord], *, profile: str
 ) -> tuple[list[ArrayPlan], dict[str, int]]:
     """Arrays of a `lidar` container and its encodings."""
-    n_max = max([1, *(record.n for record in records)])
-    o_max = max([1, *(record.n_raw - record.n for record in records)])
-    outside = [r.outside_signal for r in records if r.outside_signal is not None]
-    divisor = signal_divisor([*(record.signal for record in records), *outside])
-    wide = any(r.instance is not None and r.instance.max(initial=0) > 65535 for r in records)
-
-    def signal(values: NDArray[np.float32] | None) -> Chunk:
-        return _codes(values, divisor) if divisor and values is not None else values
-
-    def instance(record: ScanRecord) -> NDArray[np.generic] | None:
-        if record.instance is None:
-            return None
-        return record.instance.astype(np.uint32 if wide else np.uint16)
-
-    signal_dtype = "uint8" if divisor else "float32"
-    columns: dict[str, tuple[str, int, list[Chunk]]] = {
-        "xyz": ("float32", n_max, [r.xyz for r in records]),
-        "intensity": (signal_dtype, n_max, [signal(r.signal) for r in records]),
-        "label": ("uint8", n_max, [r.label for r in records]),
-        "instance": ("uint32" if wide else "uint16", n_max, [instance(r) for r in records]),
-        "raw_index": ("int32", n_max, [r.raw_index for r in records]),
-        "time": ("float32", n_max, [r.time for r in records]),
-        "outside_xyz": ("float32", o_max, [r.outside_xyz for r in records]),
-        "outside_intensity": (signal_dtype, o_max, [signal(r.outside_signal) for r in records]),
-        "outside_label": ("uint8", o_max, [r.outside_label for r in records]),
-        "outside_time": ("float32", o_max, [r.outside_time for r in records]),
+    columns: dict[FieldSpec, list[Chunk]] = {
+        spec: [_of_record(record, spec) for record in records] for spec in container_fields("lidar")
+    }
+    signals = [values for spec, values in columns.items() if spec.is_signal]
+    divisor = signal_divisor([v for values in signals for v in values if v is not None])
+    lengths: dict[Length, int] = {
+        "points": max([1, *(record.n for record in records)]),
+        "outside": max([1, *(record.n_raw - record.n for record in records)]),
     }
     plans = [
-        _points_plan(FIELDS[name], dtype, values, length, profile)
-        for name, (dtype, length, values) in columns.items()
+        _points_plan(spec, dtype, stored, lengths[spec.length], profile)
+        for spec, values in columns.items()
         if any(value is not None for value in values)
+        for dtype, stored in [_as_stored(spec, values, divisor)]
     ]
     return plans, {"intensity_divisor": divisor}
 
 
+def _of_record(record: ScanRecord, spec: FieldSpec) -> NDArray[Any] | None:
+    if not spec.attribute:
+        return record.extra.get(spec.name)
+    value: NDArray[Any] | None = getattr(record, spec.attribute)
+    return value
+
+
+def _as_stored(
+    spec: FieldSpec, values: Sequence[Chunk], divisor: int
+) -> tuple[str, Sequence[Chunk]]:
+    """A field's type in this shard, and its values in that type."""
+    if spec.is_signal:
+        codes = [_codes(v, divisor) if divisor and v is not None else v for v in values]
+        return spec.dtypes[0 if divisor else 1], codes
+    if len(spec.dtypes) == 1:
+        return spec.dtypes[0], values
+    dtype = _narrowest(spec, values)
+    return dtype, [None if value is None else value.astype(dtype) for value in values]
+
+
+def _narrowest(spec: FieldSpec, values: Sequence[Chunk]) -> str:
+    """The first of a field's types of whole numbers that holds all values."""
+    for dtype in spec.dtypes[:-1]:
+        limits = np.iinfo(dtype)
+        if all(
+            value is None
+            or (value.max(initial=0) <= limits.max and value.min(initial=0) >= limits.min)
+            for value in values
+        ):
+            return dtype
+    return spec.dtypes[-1]
+
+
 def voxel_arrays(hashes: Sequence[Sequence[VoxelLevel]], *, profile: str) -> list[ArrayPlan]:
-    """Arrays of a `voxel` container: scales end to end in `coord` and `vlabel`."""
-    v_max = max([1, *(sum(level.coord.shape[1] for level in levels) for levels in hashes)])
-    n_max = max([1, *(len(level.inverse) for levels in hashes for level in levels)])
-    columns: dict[str, tuple[list[Chunk], int]] = {
-        "coord": ([np.concatenate([v.coord for v in levels], axis=1) for levels in hashes], v_max),
-        "vlabel": ([_voxel_labels(levels) for levels in hashes], v_max),
-        "inverse": ([np.stack([v.inverse for v in levels]) for levels in hashes], n_max),
+    """Arrays of a `voxel` container: scales end to end, or a row per scale for each point."""
+    lengths: dict[Length, int] = {
+        "voxels": max([1, *(sum(v.coord.shape[1] for v in levels) for levels in hashes)]),
+        "points": max([1, *(len(v.inverse) for levels in hashes for v in levels)]),
+    }
+    columns = {
+        spec: [_of_levels(levels, spec) for levels in hashes] for spec in container_fields("voxel")
     }
     return [
-        _points_plan(FIELDS[name], FIELDS[name].dtypes[0], values, length, profile)
-        for name, (values, length) in columns.items()
+        _points_plan(spec, spec.dtypes[0], values, lengths[spec.length], profile)
+        for spec, values in columns.items()
         if any(value is not None for value in values)
     ]
 
 
-def _voxel_labels(levels: Sequence[VoxelLevel]) -> Chunk:
-    labels = [level.label for level in levels if level.label is not None]
-    return np.concatenate(labels) if len(labels) == len(levels) else None
+def _of_levels(levels: Sequence[VoxelLevel], spec: FieldSpec) -> Chunk:
+    values = [getattr(level, spec.attribute) for level in levels]
+    if any(value is None for value in values):
+        return None
+    joined: NDArray[Any] = (
+        np.concatenate(values, axis=-1) if spec.length == "voxels" else np.stack(values)
+    )
+    return joined
 
 
 def camera_arrays(pictures: Sequence[Views], *, n_cameras: int, profile: str) -> list[ArrayPlan]:
@@ -114,9 +143,10 @@ def camera_arrays(pictures: Sequence[Views], *, n_cameras: int, profile: str) ->
         return []
     m_max = max(1, *(len(view.point_index) for view in views))
     return [
-        _image_plan(pictures, n_cameras, profile),
-        _view_plan(FIELDS["point_index"], pictures, m_max, n_cameras, profile),
-        _view_plan(FIELDS["pixel"], pictures, m_max, n_cameras, profile),
+        _image_plan(spec, pictures, n_cameras, profile)
+        if spec.length == "picture"
+        else _view_plan(spec, pictures, m_max, n_cameras, profile)
+        for spec in container_fields("camera")
     ]
 
 
@@ -147,14 +177,16 @@ def _view_plan(
         codec=field.codec(profile),
     )
     values = (
-        None if view is None else (view.pixel_rc if field.rows else view.point_index)
+        None if view is None else getattr(view, field.attribute)
         for scan in pictures
         for view in scan
     )
     return ArrayPlan(spec=spec, chunks=(_padded(value, spec) for value in values))
 
 
-def _image_plan(pictures: Sequence[Views], n_cameras: int, profile: str) -> ArrayPlan:
+def _image_plan(
+    field: FieldSpec, pictures: Sequence[Views], n_cameras: int, profile: str
+) -> ArrayPlan:
     images = [v.image for scan in pictures for v in scan if v is not None and v.image is not None]
     height = max(image.shape[0] for image in images)
     width = max(image.shape[1] for image in images)
@@ -164,8 +196,13 @@ def _image_plan(pictures: Sequence[Views], n_cameras: int, profile: str) -> Arra
     else:
         shape = (len(pictures), height, width, 3)
         chunk = (1, height, STRIP_COLUMNS, 3)
-    codec = FIELDS["image"].codec(profile)
-    spec = ArraySpec(name="image", dtype="uint8", shape=shape, chunk=chunk, codec=codec)
+    spec = ArraySpec(
+        name=field.name,
+        dtype=field.dtypes[0],
+        shape=shape,
+        chunk=chunk,
+        codec=field.codec(profile),
+    )
     return ArrayPlan(spec=spec, chunks=_image_chunks(pictures, spec))
 
 

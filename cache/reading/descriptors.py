@@ -65,7 +65,7 @@ class DescriptorPool:
                 self.forget(path)
 
     def forget(self, path: str) -> None:
-        """Close the descriptor of ``path`` as soon as nobody uses it; then `take` opens it anew."""
+        """Close the descriptor of ``path`` once nobody uses it; then `take` opens it again."""
         with self._lock:
             entry = self._open.get(path)
             if entry is not None:

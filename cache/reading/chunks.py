@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.codec import CRC_BYTES, crc32c, decode_into
-from pass2d.cache.descriptors import DescriptorPool
-from pass2d.cache.scan_table import Span
-from pass2d.cache.shard_table import ArrayLayout
+from pass2d.cache.reading.descriptors import DescriptorPool
+from pass2d.cache.reading.scan_table import Span
+from pass2d.cache.reading.shard_table import ArrayLayout
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_failure
 
 _UINT8 = np.dtype(np.uint8)
 _REMEDIES = {
-    errno.ENOENT: "Run `pass2d cache repair`.",
+    errno.ENOENT: "Run `repair`.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n).",
-    errno.EIO: "The disk reports a fault: check it, then run `pass2d cache verify`.",
+    errno.EIO: "The disk reports a fault: check it, then run `verify`.",
 }
 
-Allocate = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
+AllocateArray = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Gives the array to decode into, e.g. a pinned one; ``numpy.empty`` does."""
 
 
@@ -56,7 +56,7 @@ class ChunkReader:
         span: Span,
         *,
         name: str,
-        allocate: Allocate = np.empty,
+        allocate: AllocateArray = np.empty,
     ) -> NDArray[Any]:
         """One inner chunk without its leading axis of length 1.
 
@@ -76,7 +76,7 @@ class ChunkReader:
         name: str,
         hw: tuple[int, int],
         columns: tuple[int, int],
-        allocate: Allocate = np.empty,
+        allocate: AllocateArray = np.empty,
     ) -> NDArray[np.uint8]:
         """Columns [start, stop) of a picture that is stored in strips; other strips stay unread.
 
@@ -120,14 +120,13 @@ class ChunkReader:
         except OSError as error:
             if isinstance(error, PermissionError):
                 raise read_failure(array.path, error) from error
-            remedy = _REMEDIES.get(error.errno or 0, "Run `pass2d cache verify`.")
+            remedy = _REMEDIES.get(error.errno or 0, "Run `verify`.")
             raise CacheError(
                 f"{array.path}: cannot read {name} ({error.strerror}). {remedy}"
             ) from error
         if got != size:
             raise CacheError(
-                f"{array.path}: truncated, {name} ends after {got} of {size} bytes. "
-                "Run `pass2d cache repair`."
+                f"{array.path}: truncated, {name} ends after {got} of {size} bytes. Run `repair`."
             )
         return buffer
 
@@ -146,13 +145,13 @@ class ChunkReader:
             if found != span.crc:
                 raise CacheError(
                     f"{array.path}: {name} is damaged (crc32c {found:08x}, expected "
-                    f"{span.crc:08x}). Run `pass2d cache repair`."
+                    f"{span.crc:08x}). Run `repair`."
                 )
         try:
             decode_into(packed, out)
         except (RuntimeError, ValueError, struct.error) as error:
             raise CacheError(
-                f"{array.path}: {name} does not decompress ({error}). Run `pass2d cache repair`."
+                f"{array.path}: {name} does not decompress ({error}). Run `repair`."
             ) from error
 
     def _scratch(self, purpose: str, size: int) -> NDArray[np.uint8]:

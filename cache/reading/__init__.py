@@ -1,0 +1,1 @@
+"""From files to arrays: open files, chunks, tables of scans and shards."""

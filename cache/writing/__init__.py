@@ -1,0 +1,1 @@
+"""From arrays to published shards: encoding, the Zarr group, the commit."""
