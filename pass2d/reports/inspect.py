@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pass2d.cache.inspect import ContainerSummary, DatasetSummary
-from pass2d.cache.inspect_scan import ChunkState, ScanDetail
+from pass2d.cache.inspection.scan import ChunkState, ScanDetail
+from pass2d.cache.inspection.summary import ContainerSummary, DatasetSummary
 from pass2d.cache.schema import LabelTable
 from pass2d.cache.statistics import RANGE_EDGES_M
 from pass2d.common.html import Cell
@@ -48,7 +48,7 @@ def summary_tables(summary: DatasetSummary) -> list[Table | Text]:
     if more > 0:
         failed[SHOWN_FAILED:] = [Text(f"... and {more} more (--json lists all)")]
     return [
-        facts_table(f"{summary.dataset}: {summary.place}", lines),
+        facts_table(f"{summary.dataset}: {summary.location}", lines),
         _splits(summary),
         _sequences(summary),
         _fields(summary),
@@ -163,7 +163,7 @@ def _fields(summary: DatasetSummary) -> Table:
     rows = [
         (
             field.name,
-            field.stage,
+            field.container,
             ", ".join(field.dtypes),
             ", ".join(field.codecs),
             f"{field.scans:,}",
@@ -186,7 +186,7 @@ def _containers(summary: DatasetSummary) -> Table:
 def _container(container: ContainerSummary) -> tuple[str, ...]:
     settings = " / ".join(_short(parameters) for parameters in container.parameters)
     return (
-        container.stage,
+        container.container,
         f"{container.shards:,}",
         f"{container.scans:,}",
         format_bytes(container.nbytes),

@@ -123,7 +123,7 @@ def predict(
         png: Draw each scan, whatever ``outputs`` says.
         overwrite: Replace existing results, whoever made them.
         columns: Numbers per point of ``.bin`` files; by default found out.
-        dtype: Of their numbers, a key of `cache.columns.DTYPES`; by default found out.
+        dtype: Of their numbers, a key of `cache.clouds.columns.DTYPES`; by default found out.
         mapping: Which column is which, units, place, rotation; by default x, y, z, signal as
             they are.
         batch_size: Scans per pass through the network; by default what suits the device.
