@@ -29,12 +29,12 @@ from pass2d.corruptions.registry import (
     corruption_table,
     scan_generator,
 )
-from pass2d.pipeline.compose import lidar_arrays, read_file, scan_counts
+from pass2d.pipeline.compose import lidar_arrays, scan_counts
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pass2d.pipeline.stages.images import decode_rgb
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
 from pass2d.pipeline.stages.projection import project_points
-from pass2d.pipeline.stages.read import decode_points, require_finite
+from pass2d.pipeline.stages.read import decode_points, read_file, require_finite
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import cells_per_axis, voxelize
 

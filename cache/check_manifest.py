@@ -27,7 +27,7 @@ from pass2d.cache.layout import (
     shard_name,
 )
 from pass2d.cache.rows import FailedScan, ScanSources
-from pass2d.cache.schema import SCALES, DatasetInfo
+from pass2d.cache.schema import KNOWN_FACTS, SCALES, DatasetFacts, DatasetInfo
 from pass2d.cache.statistics import RANGE_EDGES_M
 from pass2d.cache.tables import Tables
 from pass2d.common.errors import CacheError
@@ -74,6 +74,10 @@ def _info_faults(info: DatasetInfo) -> Iterator[str]:
         yield f"the volume {grid.low} to {grid.high} is none"
     if not all(0 < size < 2**15 for size in grid.shape):
         yield f"a grid of {grid.shape!s:.60} cells; `coord` holds up to {2**15 - 1}"
+    if info.own_facts is None and info.layout not in KNOWN_FACTS:
+        yield f"layout {info.layout[:60]!r} without its facts"
+        return
+    yield from fact_faults(info.facts, n_classes=labels.n_classes)
     if not 1 <= info.n_cameras <= _MOST_CAMERAS:
         yield f"{info.n_cameras!s:.20} cameras, expected 1 to {_MOST_CAMERAS}"
     if not 3 <= info.raw_columns <= 64 or not 0 <= info.sweeps <= 1000:
@@ -81,6 +85,20 @@ def _info_faults(info: DatasetInfo) -> Iterator[str]:
     for name in (info.name, *([info.corruption.clean] if info.corruption else [])):
         if DATASET.fullmatch(name) is None:
             yield f"found {name[:60]!r}, expected the name of a data set such as semkitti"
+
+
+def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
+    """What cannot be true of any data set."""
+    if facts.label_bytes not in (1, 4):
+        yield f"label_bytes {facts.label_bytes!s:.20}, expected 1 or 4"
+    if facts.has_instances and facts.label_bytes == 1:
+        yield "has_instances, but labels of one byte hold none"
+    if facts.forward_axis not in ("x", "y"):
+        yield f"forward_axis {facts.forward_axis[:20]!r}, expected 'x' or 'y'"
+    if not math.isfinite(facts.full_scale) or facts.full_scale <= 0:
+        yield f"full_scale {facts.full_scale}, expected the largest signal"
+    if not all(0 <= answer < n_classes for answer in facts.forbidden_answers):
+        yield f"forbidden_answers {facts.forbidden_answers!s:.60}, expected training ids"
 
 
 def check_tables(tables: Tables, info: DatasetInfo, *, where: str) -> None:

@@ -78,13 +78,59 @@ class CorruptionInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """In what data sets differ, beside labels and volume. Code asks these, never for a name."""
+
+    title: str
+    """For people: "SemanticKITTI"."""
+    label_bytes: int
+    """Of one raw label: 4 (raw id in the low 16 bits, instance id in the others) or 1 (raw id)."""
+    has_instances: bool
+    """Whether the labels hold instance ids."""
+    forward_axis: str
+    """Where the lidar frame looks ahead: "x" (y is left) or "y" (x is right)."""
+    full_scale: float
+    """Largest signal in its files: 1 or 255, say."""
+    absent_counts_zero: bool
+    """Whether `official` counts a class without label and prediction as IoU 0 or leaves it out."""
+    forbidden_answers: tuple[int, ...] = ()
+    """Training ids that the benchmark does not take as a prediction."""
+    benchmark: str = ""
+    """Form of the submission, a name in `train/submission/`; empty where there is no benchmark."""
+
+
+KNOWN_FACTS = {
+    "semantickitti": DatasetFacts(
+        title="SemanticKITTI",
+        label_bytes=4,
+        has_instances=True,
+        forward_axis="x",
+        full_scale=1.0,
+        absent_counts_zero=True,
+        benchmark="semantickitti",
+    ),
+    "nuscenes": DatasetFacts(
+        title="nuScenes",
+        label_bytes=1,
+        has_instances=False,
+        forward_axis="y",
+        full_scale=255.0,
+        absent_counts_zero=False,
+        forbidden_answers=(0,),
+        benchmark="nuscenes",
+    ),
+}
+"""Of caches and checkpoints that say none, by layout: the two that came before there were facts."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """Everything training and prediction must know of a data set; `dataset.json` holds it."""
 
     name: str
     """Folder below the cache root, e.g. "semkitti"."""
     layout: str
-    """"semantickitti" or "nuscenes": which files, which submission."""
+    """How its raw files lie: a name in `pipeline/datasets/`."""
     labels: LabelTable
     grid: GridConfig
     n_cameras: int
@@ -101,6 +147,13 @@ class DatasetInfo:
     """None: the scans as they were measured."""
     drops_invalid: bool | None = field(default=None, metadata=OMITTED_IF_NONE)
     """True: rows of NaN or infinity were dropped: they lie at ``cache.nowhere.NOWHERE``."""
+    own_facts: DatasetFacts | None = field(default=None, metadata=OMITTED_IF_NONE)
+    """None: the ``KNOWN_FACTS`` of its layout."""
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """In what the data set differs from others."""
+        return KNOWN_FACTS[self.layout] if self.own_facts is None else self.own_facts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +11,6 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
-from pass2d.common.files import read_whole
 from pass2d.corruptions.registry import NEEDS_LABELS, Variant
 from pass2d.pipeline.corrupted import variant_of
 from pass2d.pipeline.doubts import picture_doubts, require_in_volume
@@ -22,22 +19,13 @@ from pass2d.pipeline.source import ScanSource
 from pass2d.pipeline.stages.corrupt import CorruptedPoints, corrupt_points
 from pass2d.pipeline.stages.counts import count_labels, count_ranges
 from pass2d.pipeline.stages.images import decode_rgb, resize_bilinear
-from pass2d.pipeline.stages.label_types import require_label_type
-from pass2d.pipeline.stages.labels import instance_ids, map_labels
 from pass2d.pipeline.stages.projection import (
     VisiblePoints,
     pixels_after_resize,
     project_points,
     project_points_by_depth,
 )
-from pass2d.pipeline.stages.read import (
-    decode_points,
-    decode_raw_labels,
-    drop_invalid,
-    require_finite,
-    require_layout,
-    require_same_length,
-)
+from pass2d.pipeline.stages.read import read_file, read_scan, read_sweep
 from pass2d.pipeline.stages.sweeps import add_sweep
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
@@ -69,11 +57,7 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
         ProblemError: a file is missing, empty, truncated, inconsistent, holds unknown labels or no
             point in the volume.
     """
-    points = read_points(scan.points, info)
-    label, instance = _labels_of(scan, len(points), info)
-    if info.drops_invalid:
-        points, label, instance = _without_invalid(points, label, instance, info)
-    require_finite(points, file=scan.points)
+    points, label, instance = read_scan(scan.points, scan.labels, info)
     require_in_volume(points, info=info, file=scan.points)
     raw = np.ascontiguousarray(points[:, :4].T)
     variant = variant_of(info)
@@ -173,74 +157,12 @@ def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
     )
 
 
-def read_points(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
-    """Read a point file as it is, (R, columns), read-only.
-
-    Raises:
-        ProblemError: it is missing, truncated, or clearly of another number of columns.
-    """
-    data = read_file(file)
-    require_layout(data, columns=info.raw_columns, file=file)
-    return decode_points(data, columns=info.raw_columns, file=file)
-
-
-def read_raw_labels(
-    file: Path, info: DatasetInfo, *, n_points: int | None = None
-) -> NDArray[np.uint32]:
-    """Read a label file as it is, (R,).
-
-    Raises:
-        ProblemError: it is missing, truncated, or seems to be of another type; where the number of
-            the scan's points is known, sizes of other types are known, too.
-    """
-    data = read_file(file)
-    label_bytes = 4 if info.layout == "semantickitti" else 1
-    require_label_type(
-        data, n_points=n_points, label_bytes=label_bytes, table=info.labels, file=file
-    )
-    return decode_raw_labels(data, label_bytes=label_bytes, file=file)
-
-
-_NO_FILE = frozenset(
-    {
-        *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM),
-        *(errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG),
-    }
-)
-
-
-def read_file(file: Path) -> bytes:
-    """Read a whole file of the raw data set.
-
-    Raises:
-        ProblemError: it is missing, a folder, a pipe or not readable. Other failures of the disk
-            or the network stay an OSError: they may pass, and the runner tries again.
-    """
-    try:
-        return read_whole(file)
-    except OSError as error:
-        if error.errno not in _NO_FILE:
-            raise
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=(error.strerror or type(error).__name__).lower(),
-                expected="a readable file",
-                remedy=(
-                    "Change its permissions."
-                    if isinstance(error, PermissionError)
-                    else "Was it moved, or is it a link to nowhere? List the data set again."
-                ),
-            )
-        ) from error
-
-
 def visible_points(
     scan: ScanSource, camera: int, xyz: NDArray[np.float32], *, image_hw: tuple[int, int]
 ) -> VisiblePoints:
     """The points (3, N) of a calibrated scan that a camera sees, as its data set has it."""
     assert scan.image_from_lidar is not None, scan.scan_id
-    project = project_points if scan.camera_model == "kitti" else project_points_by_depth
+    project = project_points if scan.camera_rule == "x_ahead" else project_points_by_depth
     return project(
         xyz,
         image_from_lidar=np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4),
@@ -287,46 +209,6 @@ def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
     return image
 
 
-def _labels_of(
-    scan: ScanSource, n_points: int, info: DatasetInfo
-) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint32] | None]:
-    """(R,) training ids and instance ids of a scan's own points; None without a label file."""
-    if scan.labels is None:
-        return None, None
-    raw_labels = read_raw_labels(scan.labels, info, n_points=n_points)
-    require_same_length(
-        n_points=n_points,
-        n_labels=len(raw_labels),
-        points_file=scan.points,
-        labels_file=scan.labels,
-    )
-    label = map_labels(raw_labels, table=info.labels, file=scan.labels)
-    return label, instance_ids(raw_labels)
-
-
-def _without_invalid(
-    points: NDArray[np.float32],
-    label: NDArray[np.uint8] | None,
-    instance: NDArray[np.uint32] | None,
-    info: DatasetInfo,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.uint32] | None]:
-    """Points with finite numbers; of rows that have none the label is ignored.
-
-    A corrupted scan has rows of its own: there they leave.
-    """
-    points, is_invalid = drop_invalid(points)
-    if not is_invalid.any():
-        return points, label, instance
-    if info.corruption is not None:
-        points = points[~is_invalid]
-        label = None if label is None else label[~is_invalid]
-        instance = None if instance is None else instance[~is_invalid]
-    elif label is not None and instance is not None:
-        label, instance = label.copy(), instance.copy()
-        label[is_invalid], instance[is_invalid] = 0, 0
-    return points, label, instance
-
-
 def _corrupted(
     scan: ScanSource,
     points: NDArray[np.float32],
@@ -359,10 +241,7 @@ def _with_sweeps(
     """
     parts, times = [raw], [np.zeros(raw.shape[1], np.float32)]
     for place, sweep in enumerate(scan.sweeps, start=1):
-        points = read_points(sweep.points, info)
-        if info.drops_invalid:
-            points = points[np.isfinite(points).all(axis=1)]
-        require_finite(points, file=sweep.points)
+        points = read_sweep(sweep.points, info)
         if variant is not None and variant.name not in NEEDS_LABELS:
             points = _corrupted(scan, points, info, variant, part=place).points.T
         matrix = np.array(sweep.lidar_from_sweep).reshape(3, 4)

@@ -138,7 +138,7 @@ def picture_doubts(
             image_hw=image_hw,
             xyz=xyz,
             n_visible=n_visible,
-            ahead=AHEAD if scan.camera_model == "kitti" else None,
+            ahead=AHEAD if scan.camera_rule == "x_ahead" else None,
         )
     ]
 

@@ -7,7 +7,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pass2d.cache.failures import encode_failures
@@ -17,7 +16,7 @@ from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets.published_doubts import cache_doubts
 from pass2d.pipeline.problem import Warned, merge_warnings
 from pass2d.pipeline.run.describe import reason_lines
-from pass2d.pipeline.run.destination import LocalFolder, opened, remote_folder
+from pass2d.pipeline.run.destination import Destination, LocalFolder, opened, remote_folder
 from pass2d.pipeline.run.jobs import ShardJob, cut_into_shards
 from pass2d.pipeline.run.next_generation import PublishedShards
 from pass2d.pipeline.run.options import PrepareConfig
@@ -63,42 +62,9 @@ def prepare(
     Raises:
         CacheError: the cache cannot be written, or is damaged or of another format version.
     """
-    config, progress = config or PrepareConfig(), progress or Silent()
-    started = time.perf_counter()
-    with opened(dataset_root, workers=config.workers) as place:
-        for note in listing.notes:
-            progress.say(note)
-        jobs = cut_into_shards(listing.scans, shard_scans=config.shard_scans)
-        todo = place.plan(jobs, listing.info, config.profile)
-        for line in reason_lines(todo):
-            progress.say(line)
-        place.describe(listing.info)
-        work = _Work(todo, progress)
-        config = decided(config, [todo], progress)
-        if todo.tasks:
-            context = place.context(listing.info, config.profile)
-            with _runner(context, config, progress) as runner:
-                work.run(runner)
-        published = place.publish(
-            listing.info, PublishedShards(keys=work.keys, changed=work.changed, jobs=todo.jobs)
-        )
-        warned = merge_warnings(cache_doubts(published, listing), (*listing.warned, *work.warned))
-        for warning in warned:
-            progress.say(str(warning))
-        summary = summarize(
-            published,
-            listing,
-            warned=warned,
-            dropped_points=work.dropped,
-            dataset_root=place.name,
-            failed=[*listing.failed, *work.failed],
-            seconds=time.perf_counter() - started,
-            stage_seconds=work.stage_seconds(),
-            written_shards=work.written,
-            kept_shards=len(todo.keys),
-        )
-        failed = all_failures(published, listing, summary, place.read_failed())
-        place.write_failed(encode_failures(failed))
+    (summary,) = _prepare(
+        [(listing, dataset_root)], config or PrepareConfig(), progress or Silent()
+    )
     return summary
 
 
@@ -119,34 +85,78 @@ def prepare_all(
     Raises:
         CacheError: as `prepare`; the data sets before are whole then.
     """
-    work = partial(_prepare_each, listings, cache_root, progress=progress)
     places = [dataset_location(str(cache_root), listing.info.name) for listing in listings]
-    if config.workers == 0 or len(listings) == 1:
-        return work(config)
-    plans = [plan(li, place, config) for li, place in zip(listings, places, strict=True)]
-    config = decided(config, plans, progress)
-    if config.workers == 0 or not any(planned.tasks for planned in plans):
-        return work(config)
-    from pass2d.pipeline.run.ray_runner import connected
-
-    with connected(config):
-        return work(config)
+    return _prepare(list(zip(listings, places, strict=True)), config, progress)
 
 
-def _prepare_each(
-    listings: Sequence[SourceListing],
-    cache_root: Path | str,
-    config: PrepareConfig,
-    *,
-    progress: Progress,
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """A data set whose place is open."""
+
+    listing: SourceListing
+    place: Destination
+    todo: PreparePlan
+
+
+def _prepare(
+    targets: Sequence[tuple[SourceListing, Path | str]], config: PrepareConfig, progress: Progress
 ) -> tuple[PrepareSummary, ...]:
-    summaries = []
-    for listing in listings:
-        if len(listings) > 1:
-            progress.say(f"data set {listing.info.name}")
-        place = dataset_location(str(cache_root), listing.info.name)
-        summaries.append(prepare(listing, place, config, progress))
-    return tuple(summaries)
+    """Plan all of them, decide on Ray once, then prepare one after the other."""
+    with contextlib.ExitStack() as stack:
+        planned = []
+        for listing, dataset_root in targets:
+            place = stack.enter_context(opened(dataset_root, workers=config.workers))
+            jobs = cut_into_shards(listing.scans, shard_scans=config.shard_scans)
+            todo = place.plan(jobs, listing.info, config.profile)
+            planned.append(_Planned(listing=listing, place=place, todo=todo))
+        config = decided(config, [one.todo for one in planned], progress)
+        has_work = any(one.todo.tasks for one in planned)
+        if len(planned) > 1 and config.workers != 0 and has_work:
+            from pass2d.pipeline.run.ray_runner import connected
+
+            stack.enter_context(connected(config))
+        summaries = []
+        for one in planned:
+            if len(planned) > 1:
+                progress.say(f"data set {one.listing.info.name}")
+            summaries.append(_prepare_planned(one, config, progress))
+        return tuple(summaries)
+
+
+def _prepare_planned(
+    planned: _Planned, config: PrepareConfig, progress: Progress
+) -> PrepareSummary:
+    started = time.perf_counter()
+    listing, place, todo = planned.listing, planned.place, planned.todo
+    for line in (*listing.notes, *reason_lines(todo)):
+        progress.say(line)
+    place.describe(listing.info)
+    work = _Work(todo, progress)
+    if todo.tasks:
+        context = place.context(listing.info, config.profile)
+        with _runner(context, config, progress) as runner:
+            work.run(runner)
+    published = place.publish(
+        listing.info, PublishedShards(keys=work.keys, changed=work.changed, jobs=todo.jobs)
+    )
+    warned = merge_warnings(cache_doubts(published, listing), (*listing.warned, *work.warned))
+    for warning in warned:
+        progress.say(str(warning))
+    summary = summarize(
+        published,
+        listing,
+        warned=warned,
+        dropped_points=work.dropped,
+        dataset_root=place.name,
+        failed=[*listing.failed, *work.failed],
+        seconds=time.perf_counter() - started,
+        stage_seconds=work.stage_seconds(),
+        written_shards=work.written,
+        kept_shards=len(todo.keys),
+    )
+    failed = all_failures(published, listing, summary, place.read_failed())
+    place.write_failed(encode_failures(failed))
+    return summary
 
 
 @contextlib.contextmanager

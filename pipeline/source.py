@@ -10,8 +10,9 @@ from pass2d.cache.rows import FailedScan
 from pass2d.cache.schema import DatasetInfo
 from pass2d.pipeline.problem import Warned
 
-CameraModel = Literal["kitti", "nuscenes"]
-"""Which points a camera may see: those with x > 0 (KITTI), or those before it (nuScenes)."""
+CameraRule = Literal["x_ahead", "in_front"]
+"""Which points a camera may see: those with x > 0 in the lidar frame (as KITTI's tools have it), or
+those in front of the camera (nuScenes)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class ScanSource:
     calibration: Path | None = None
     """The file that says ``image_from_lidar``, where one file does: it is recorded among the
     sources, so that a change is noticed, while only the numbers count for keys."""
-    camera_model: CameraModel = "kitti"
+    camera_rule: CameraRule = "x_ahead"
     taken_hw: tuple[tuple[int, int], ...] = ()
     """Per camera height and width that the calibration is for, (0, 0) where nobody says; empty: it
     is for the pictures as they are."""

@@ -9,6 +9,10 @@ import numpy as np
 from PIL import Image
 
 from pass2d.cache.fields import CONTAINERS
+from pass2d.common.progress import Progress, Silent
+from pass2d.pipeline.datasets.layout import Wanted
+from pass2d.pipeline.datasets.registry import DATASETS
+from pass2d.pipeline.problem import Problem
 
 CALIB = (
     "P0: 100 0 50 0 0 100 40 0 0 0 1 0\n"
@@ -27,6 +31,34 @@ def shards(root: Path) -> dict[str, bytes]:
         for path in (root / stage).rglob("*")
         if path.is_file()
     }
+
+
+def check_semkitti(root: Path, **options: object) -> list[Problem]:
+    """`prepare semkitti --check`."""
+    return _check("semkitti", root, **options)
+
+
+def check_nuscenes(root: Path, **options: object) -> list[Problem]:
+    """`prepare nuscenes --check`."""
+    return _check("nuscenes", root, **options)
+
+
+def _check(
+    name: str,
+    root: Path,
+    *,
+    progress: Progress | None = None,
+    drop_invalid: bool = False,
+    png: Path | None = None,
+    **wanted: object,
+) -> list[Problem]:
+    return DATASETS[name].check(
+        root,
+        Wanted(**wanted),
+        drop_invalid=drop_invalid,
+        png=png,
+        progress=progress or Silent(),
+    )
 
 
 def scan_points(n: int = 50, seed: int = 0) -> np.ndarray:

@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
+from pipeline_files import check_semkitti
 
 from bench.many_scans import ManyScans, write_many
 from pass2d.common.progress import Silent
-from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti
+from pass2d.pipeline.datasets.semkitti import list_semkitti
 
 CONFIG = ManyScans(scans=7, points=500, image_hw=(16, 64), per_sequence=4)
 

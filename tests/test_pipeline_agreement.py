@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline_files import CALIB, png, write_sequence
+from pipeline_files import CALIB, check_semkitti, png, write_sequence
 
 from pass2d.common.errors import Pass2DError
 from pass2d.common.progress import Silent
-from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti
+from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.problem import Problem
 

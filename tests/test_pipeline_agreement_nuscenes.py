@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from nuscenes_files import NuscenesFolder, jpeg
+from pipeline_files import check_nuscenes
 
-from pass2d.common.errors import Pass2DError
+from pass2d.common.errors import DataError, Pass2DError
 from pass2d.common.progress import Silent
-from pass2d.pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.problem import Problem
 
@@ -333,3 +336,60 @@ def test_real_data_have_no_faults(shared: Path, name: str, n_scans: int) -> None
     assert len(listing.scans) == n_scans
     assert not listing.failed
     assert not listing.warned
+
+
+def test_every_row_that_cannot_be_read_is_named(folder: NuscenesFolder) -> None:
+    folder.tables["sample"][0]["timestamp"] = "late"
+    folder.tables["sample"].append(folder.tables["sample"][1])
+    folder.tables["sample_data"][-1]["width"] = -1
+    folder.tables["ego_pose"][-2]["rotation"] = [0, 0]
+    folder.tables["calibrated_sensor"][2]["translation"] = None
+    del folder.tables["lidarseg"][0]["filename"]
+    root = folder.write()
+    found = [problem for problem in checked(root) if problem.severity == "error"]
+    assert [(problem.file.stem, problem.expected) for problem in found] == [
+        ("sample", "a whole number 0..4611686018427387904"),
+        ("sample", "one row for each"),
+        ("calibrated_sensor", "3 finite numbers"),
+        ("sample_data", "a whole number 0..65536"),
+        ("lidarseg", "a table as nuScenes has it"),
+        ("ego_pose", "4 finite numbers"),
+    ]
+    code, (said,) = prepared(root)  # which ends at the first
+    assert code == 1
+    assert found[0].found in said
+
+
+def test_a_key_frame_without_its_sample_is_an_error(folder: NuscenesFolder) -> None:
+    gone = folder.tables["sample"].pop(1)["token"]
+    root = folder.write()
+    (problem,) = (problem for problem in checked(root) if problem.severity == "error")
+    assert (problem.file.name, problem.found) == ("sample.json", f"no row {gone}")
+    listing = list_nuscenes(root)
+    assert len(listing.scans) == 3
+    (failed,) = listing.failed
+    assert (failed.stage, failed.reason) == ("lidar", str(problem))
+
+
+@pytest.mark.parametrize("place", ["samples/CAM_BACK", "lidarseg/v1.0-mini", "samples/LIDAR_TOP"])
+def test_a_folder_that_cannot_be_read_is_one_problem(
+    folder: NuscenesFolder, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder.write()
+    closed, real = root / place, os.listdir
+
+    def listdir(path: object) -> list[str]:
+        if path == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    (problem,) = (problem for problem in checked(root) if problem.severity == "error")
+    assert (problem.file, problem.found) == (closed, "permission denied")
+    if place != "samples/CAM_BACK":  # not one scan can be prepared whole
+        with pytest.raises(DataError, match=f"{place}: found permission denied"):
+            list_nuscenes(root)
+        return
+    summary = prepare(list_nuscenes(root), root.parent / "out", INLINE, Silent())
+    assert [failed.stage for failed in summary.failed] == ["camera"] * 4
+    assert (summary.scans, summary.scans_without_image) == (4, 0)

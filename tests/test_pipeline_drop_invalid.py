@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline_files import scan_points, write_sequence
+from nuscenes_files import NuscenesFolder
+from pipeline_files import check_semkitti, scan_points, write_sequence
 from typer.testing import CliRunner
 
 from pass2d.cache.clouds.nowhere import NOWHERE, is_measured
@@ -17,7 +18,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.raw_scans import list_raw, read_raw
-from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti
+from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.run.describe import summary_lines
 from pass2d.train.viewing.scan import view_scan
@@ -109,3 +110,30 @@ def test_view_of_the_raw_data_shows_the_others(raw: Path) -> None:
     scan = view_scan(read_raw(found.scans[0], found.info), frame_index=0, time_s=None)
     assert scan.n == 50
     assert np.flatnonzero(np.isnan(scan.xyz).any(axis=0)).tolist() == BAD
+
+
+def test_nuscenes_and_its_corrupted_sets_drop_them_too(tmp_path: Path) -> None:
+    folder = NuscenesFolder(tmp_path / "raw", scenes=("scene-0061",), samples=1, n=400)
+    (name,) = (name for name in folder.files if name.startswith("samples/LIDAR_TOP"))
+    points = np.frombuffer(folder.files[name], np.float32).reshape(-1, 5).copy()
+    points[[3, 7], 1] = np.nan
+    folder.files[name] = points.tobytes()
+    words = ["prepare", "nuscenes", "--root", str(folder.write()), "--workers", "0"]
+    words += ["--cache", str(tmp_path / "cache"), "--corrupt", "fog:heavy,beam_missing:light"]
+    runner = CliRunner()
+    refused = runner.invoke(app, words)
+    assert refused.exit_code == 1
+    assert "NaN" in refused.output
+    result = runner.invoke(app, [*words, "--drop-invalid"])
+    assert result.exit_code == 0, result.output
+    for dataset, n_raw in (
+        ("nuscenes", {400}),
+        ("nuscenes-fog-heavy", {398}),  # a corrupted scan has rows of its own; fog adds none here
+        ("nuscenes-beam_missing-light", set(range(1, 399))),
+    ):
+        with CacheReader.open(tmp_path / "cache", dataset=dataset) as reader:
+            record = reader.read(0, Fields(label=True, outside=True))
+        assert np.isfinite(record.xyz).all()
+        assert np.isfinite(record.outside_xyz).all()
+        assert record.n_raw in n_raw
+        assert record.label is not None

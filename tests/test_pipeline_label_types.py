@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pass2d.pipeline.compose import read_points, read_raw_labels
 from pass2d.pipeline.datasets.nuscenes import nuscenes_table
 from pass2d.pipeline.datasets.semkitti import semkitti_table
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.label_types import require_label_type
+from pass2d.pipeline.stages.read import read_label_file, read_point_file
 
 KITTI, NUSCENES = semkitti_table().info, nuscenes_table().info
 N = 120
@@ -187,11 +187,11 @@ def test_no_real_label_file_is_refused(shared: Path) -> None:
     assert len(files) >= 8
     for file in files:
         points = file.parent.parent / "velodyne" / f"{file.stem}.bin"
-        n = len(read_points(points, KITTI))
-        assert len(read_raw_labels(file, KITTI, n_points=n)) == n
-        assert len(read_raw_labels(file, KITTI)) == n
+        n = len(read_point_file(points, KITTI))
+        assert len(read_label_file(file, KITTI, n_points=n)) == n
+        assert len(read_label_file(file, KITTI)) == n
     files = sorted((shared / "real").glob("*/lidarseg/*/*_lidarseg.bin"))
     assert len(files) == 5
     for file in files:
         n = file.stat().st_size
-        assert len(read_raw_labels(file, NUSCENES, n_points=n)) == n
+        assert len(read_label_file(file, NUSCENES, n_points=n)) == n

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from pass2d.common.progress import Silent
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays, read_points, read_raw_labels
+from pass2d.pipeline.compose import camera_arrays, lidar_arrays
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
+from pass2d.pipeline.stages.read import read_label_file, read_point_file
 from pass2d.synth.nuscenes_config import nuscenes_preset
 from pass2d.synth.nuscenes_generate import generate_nuscenes
 
@@ -45,9 +46,9 @@ def compare(root: Path, version: str, *, sweeps: int) -> None:
     for scan in listing.scans:
         report = reports[scan.token]
         assert (scan.sequence, str(scan.points)) == (report["scene"], report["points"])
-        assert len(read_points(scan.points, listing.info)) == report["n"]
+        assert len(read_point_file(scan.points, listing.info)) == report["n"]
         assert scan.labels is not None
-        raw = read_raw_labels(scan.labels, listing.info)
+        raw = read_label_file(scan.labels, listing.info)
         assert [names[value] for value in raw.tolist()] == report["labels"]
         record = lidar_arrays(scan, listing.info)
         for name, view in zip(nuscenes_table().cameras, camera_arrays(scan, record), strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from nuscenes_files import NuscenesFolder, jpeg, token
 from PIL import Image
+from pipeline_files import check_nuscenes
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.layout import shard_number
@@ -16,7 +17,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import CacheError, DataError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import camera_arrays, lidar_arrays
-from pass2d.pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
 from pass2d.pipeline.prepare import PrepareConfig, plan, prepare
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.run.jobs import cut_into_shards

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nuscenes_files import NuscenesFolder
+from pipeline_files import check_nuscenes
 
 from pass2d.cache.care.verify import verify
 from pass2d.cache.fields import Fields
@@ -15,7 +16,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
-from pass2d.pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.prepare import PrepareConfig, plan, prepare
 from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
 from pass2d.pipeline.stages.ego_motion import Pose, lidar_from_sweep_through_world

@@ -48,11 +48,25 @@ def test_nuscenes_with_sweeps_and_another_picture_size(tmp_path: Path) -> None:
     options = ("--workers", 0, "--sweeps", 1, "--image-size", "original")
     pass2d("prepare", "nuscenes", *given, *options)
     assert planned(*given)["tasks"] == []
-    wrong = CliRunner().invoke(
-        app, ["cache", "plan", "--root", str(tmp_path), "--cache", str(cache)]
+    write_sequence(tmp_path / "kitti", "00", (0,))
+    for root, message in (
+        (tmp_path, "no tables of any version"),
+        (tmp_path / "kitti", "looks like SemanticKITTI, but data set nuscenes is of nuScenes"),
+    ):
+        words = ["cache", "plan", "--root", str(root), "--cache", str(cache)]
+        wrong = CliRunner().invoke(app, [*words, "--dataset", "nuscenes"])
+        assert wrong.exit_code == 1
+        assert message in wrong.stderr
+
+
+def test_dropped_points_stay_dropped(tmp_path: Path) -> None:
+    given = ("--root", tmp_path / "raw", "--cache", tmp_path / "cache")
+    write_sequence(tmp_path / "raw", "00", (0,))
+    pass2d(
+        "prepare", "semkitti", *given, "--workers", 0, "--drop-invalid", "--corrupt", "fog:light"
     )
-    assert wrong.exit_code == 1
-    assert "but data set nuscenes is of nuscenes" in wrong.stderr
+    for dataset in ("semkitti", "semkitti-fog-light"):
+        assert planned(*given, "--dataset", dataset)["tasks"] == []
 
 
 def test_scans_that_cannot_be_listed_are_no_lost_scans(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from typer.testing import CliRunner, Result
 
 from pass2d.cli import app
 from pass2d.common.errors import ConfigError
-from pass2d.pipeline.datasets.known import known_tables
 from pass2d.pipeline.datasets.nuscenes_scenes import locate_tables
+from pass2d.pipeline.datasets.registry import DATASETS
 from pass2d.pipeline.datasets.roots import FoundRoot, find_root
 from pass2d.pipeline.datasets.semkitti_files import locate_sequences
 
-SEMKITTI, NUSCENES = known_tables()
+SEMKITTI, NUSCENES = (dataset.table for dataset in DATASETS.values())
 
 
 @pytest.fixture(autouse=True)

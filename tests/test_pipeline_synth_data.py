@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from conftest import PROJECT_ROOT
 from PIL import Image
+from pipeline_files import check_semkitti
 
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import lidar_arrays
-from pass2d.pipeline.datasets.semkitti import check_semkitti, list_semkitti, semkitti_table
+from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pass2d.pipeline.run.ray_guard import children, is_running
 from pass2d.pipeline.stages.projection import project_points
 from pass2d.synth.config import SynthConfig, preset

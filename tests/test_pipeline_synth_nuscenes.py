@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pipeline_files import check_nuscenes
 
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import camera_arrays, lidar_arrays
-from pass2d.pipeline.datasets.nuscenes import check_nuscenes, list_nuscenes, nuscenes_table
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
 from pass2d.pipeline.stages.ego_motion import Pose
 from pass2d.synth.config import preset
 from pass2d.synth.culling import picture_windows

@@ -50,7 +50,8 @@ CHANGES: dict[str, tuple[dict, dict]] = {
 
 
 def card_of(scans: list[Scan], signal_name: str = "remission") -> Card:
-    info = replace(sample_info(), signal_name=signal_name)
+    facts = replace(sample_info().facts, full_scale=255.0 if signal_name == "intensity" else 1.0)
+    info = replace(sample_info(), signal_name=signal_name, own_facts=facts)
     statistics = scan_statistics([scan.T for scan in scans])
     return Card(architecture="2dpass", settings={}, info=info, input_statistics=statistics)
 

@@ -13,7 +13,8 @@ from test_train_points import POINTS, pcd_header, write_las, write_ply
 
 from pass2d.common.errors import DataError
 from pass2d.train.points import packed
-from pass2d.train.points.registry import read_columns
+from pass2d.train.points.columns import PointColumns, from_matrix
+from pass2d.train.points.registry import READERS, read_columns
 
 ROWS = [[1.5, -2, 3, 7], [4, 5, -6.25, 8], [9, 10, 11, 12]]
 
@@ -224,3 +225,18 @@ def test_whatever_a_reader_raises_is_one_line(
 
         monkeypatch.setattr("plyfile.PlyData.read", fail)
         refused(tmp_path / "a.ply", "no readable .ply file|more points than fit the memory")
+
+
+def test_a_format_is_a_reader_and_a_line(tmp_path: Path) -> None:
+    def read_lines(path: Path, data: bytes) -> PointColumns:
+        """Three whole numbers a line, from the last to the first."""
+        rows = [[int(word) for word in line.split()] for line in data.decode().splitlines()]
+        return from_matrix(path, np.array(rows[::-1], np.float32))
+
+    (tmp_path / "a.turned").write_text("1 2 3\n4 5 6\n")
+    (tmp_path / "b.turned.gz").write_bytes(gzip.compress(b"1 2 3\n4 5 6\n"))
+    for name in ("a.turned", "b.turned.gz"):
+        found = read_columns(tmp_path / name, {**READERS, ".turned": read_lines})
+        assert [column.tolist() for column in found.values] == [[4, 1], [5, 2], [6, 3]]
+    with pytest.raises(DataError, match=r"one of \.npy"):
+        read_columns(tmp_path / "a.turned")

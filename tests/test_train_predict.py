@@ -294,6 +294,8 @@ def test_links_are_followed_and_hidden_files_left_out(checkpoint: Path, tmp_path
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
     assert summary.scans == 1
     assert (tmp_path / "out/linked/0.label").is_file()
+    (failed,) = summary.failed
+    assert failed.reason == f"{tmp_path / 'in/pipe.bin'}: a pipe, not a file of points"
 
 
 def test_colours_and_names_come_from_the_card(checkpoint: Path) -> None:

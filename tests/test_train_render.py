@@ -39,10 +39,10 @@ def labels(*ids: int) -> np.ndarray:
 
 def test_ahead_of_a_nuscenes_lidar_is_up() -> None:
     xyz = column_vectors((0, 40, 0), (-25, 0, 0))  # 40 m ahead, 25 m to the left
-    picture = birds_eye(facing_ahead(xyz, "nuscenes"), labels(1, 2), TABLE, size_px=1000)
+    picture = birds_eye(facing_ahead(xyz, "y"), labels(1, 2), TABLE, size_px=1000)
     plain = birds_eye(column_vectors((40, 0, 0), (0, 25, 0)), labels(1, 2), TABLE, size_px=1000)
     np.testing.assert_array_equal(picture, plain)
-    assert facing_ahead(xyz, "semantickitti") is xyz
+    assert facing_ahead(xyz, "x") is xyz
 
 
 def test_ignored_points_are_grey_not_the_tables_black() -> None:

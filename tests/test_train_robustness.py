@@ -142,8 +142,8 @@ def test_sets_are_named_after_what_they_are(tmp_path: Path) -> None:
         )
     folders = find_corrupted(tmp_path)
     assert [f.corruption for f in folders] == ["clean", "fog", "gaussian_noise"]
-    assert set_name(folders, layout="semantickitti") == "SemanticKITTI-C (Yan et al.)"
-    assert set_name(folders, layout="nuscenes") == "nuScenes-C (Robo3D)"
+    assert set_name(folders, title="SemanticKITTI") == "SemanticKITTI-C (Yan et al.)"
+    assert set_name(folders, title="nuScenes") == "nuScenes-C (Robo3D)"
 
 
 def test_a_part_of_a_set_is_known_by_the_folders_above_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from stub_network import StubNetwork
 from test_train_predict import card, segmenter, some_points
 
+from pass2d.cache.schema import KNOWN_FACTS
 from pass2d.common.errors import ShapeError
 from pass2d.train.inference.segmenter import Segmenter
 
@@ -70,7 +71,7 @@ def test_a_signal_of_another_scale_is_said_once() -> None:
         labels = segmenter()([points, points])
     assert len(said) == 1
     assert len(labels) == 2
-    info = replace(card().info, signal_name="intensity")
+    info = replace(card().info, own_facts=KNOWN_FACTS["nuscenes"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Segmenter(StubNetwork(), replace(card(), info=info))(points)

@@ -21,8 +21,8 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.common.errors import CheckpointError, ConfigError, DataError, Pass2DError
 from pass2d.common.progress import Progress, Silent
-from pass2d.pipeline.datasets.known import known_tables
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
+from pass2d.pipeline.datasets.registry import DATASETS
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
@@ -410,7 +410,7 @@ def nuscenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def nuscenes_rules() -> Benchmark:
-    table = next(t for t in known_tables() if t.info.layout == "nuscenes")
+    table = DATASETS["nuscenes"].table
     return Benchmark(info=table.info, splits=table.splits)
 
 
@@ -532,7 +532,7 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_predicted(
 ) -> None:
     for out, changes, said in (
         (tmp_path / "s.zip", {"description": tmp_path / "none.txt"}, "none.txt: the description"),
-        (tmp_path / "s.zip", {"meta": (("use_camera", True),)}, "`meta` is for nuScenes"),
+        (tmp_path / "s.zip", {"meta": (("use_camera", True),)}, "`meta`: SemanticKITTI takes none"),
         (tmp_path, {"overwrite": True}, "a folder. `out` names the zip"),
     ):
         with pytest.raises(Pass2DError, match=said):

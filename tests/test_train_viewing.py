@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,15 @@ def test_plain_folder_of_bin_files_needs_nothing_else(tmp_path: Path) -> None:
         "b_above.png",
         "b_range.png",
     ]
+
+
+def test_a_pipe_or_a_closed_folder_among_point_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(scan_points(200).tobytes())
+    os.mkfifo(tmp_path / "b.bin")  # to open it would wait for ever
+    result = view(tmp_path, "--png", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert f"{tmp_path / 'b.bin'}: a pipe, not a file of points" in result.stderr
+    assert (tmp_path / "out" / "a_above.png").is_file()
 
 
 def test_panels_say_right_and_wrong() -> None:

@@ -204,7 +204,7 @@ def test_nuscenes_is_seen_from_behind_too(tmp_path: Path) -> None:
     kitti = scan()
     x, y, z = kitti.xyz
     turned = replace(kitti, xyz=np.stack([-y, x, z]))  # x to the right, y ahead
-    write_view_page([turned], tmp_path / "n.html", replace(SET, layout="nuscenes"))
+    write_view_page([turned], tmp_path / "n.html", replace(SET, forward_axis="y"))
     write_view_page([kitti], tmp_path / "k.html", SET)
     seen = [
         look(tmp_path / name, tmp_path, address="color=truth&gl=off")

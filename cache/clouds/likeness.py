@@ -95,10 +95,9 @@ class Difference:
 
 def of_dataset(info: DatasetInfo) -> Expectation:
     """What the files of a data set promise: metres, the sensor's frame, a scale of the signal."""
-    scale = _usual_scale(info)
     return Expectation(
         whose=f"the layout of {info.layout}",
-        full_scale=scale,
+        full_scale=info.facts.full_scale,
         range_m=TYPICAL_RANGE_M,
         is_rough=True,
     )
@@ -120,7 +119,7 @@ def of_statistics(
     signal = _percentiles(known.get("signal"), 99)
     return Expectation(
         whose="the training data",
-        full_scale=_usual_scale(info) if signal is None else _full_scale(signal[0]),
+        full_scale=info.facts.full_scale if signal is None else _full_scale(signal[0]),
         range_m=None if reach is None else (reach[0], reach[1]),
         ground_z=None if ground is None else ground[0],
         points=None if points is None else points[0],
@@ -285,10 +284,6 @@ def _height(found: Guess, expected: Expectation, *, z_offset: float) -> Iterator
         amount=amount,
         is_after_others=is_after,
     )
-
-
-def _usual_scale(info: DatasetInfo) -> float:
-    return 255.0 if info.signal_name == "intensity" else 1.0
 
 
 def _full_scale(value: float) -> float:

@@ -279,10 +279,10 @@ def _usual_root(cache_root: str, dataset: str | None, console: Console) -> Path:
     """Where the raw files of the cache's data set lie, for a user who does not say."""
     from pass2d.cache.layout import Layout
     from pass2d.cache.manifest import load_manifest
-    from pass2d.pipeline.datasets.relist import find_raw
+    from pass2d.pipeline.datasets.registry import DATASETS
 
     with located(cache_root, dataset, with_records=False) as location:
-        found = find_raw(load_manifest(Layout(root=location.root)).info)
+        found = DATASETS.of(load_manifest(Layout(root=location.root)).info).find()
     console.say(f"root: {found.root} ({found.reason})")
     return found.root
 
@@ -293,10 +293,11 @@ def _planned_on(
     """The data set that is meant, and its manifest; nothing where none is prepared."""
     from pass2d.cache.layout import Layout
     from pass2d.cache.manifest import load_manifest
-    from pass2d.pipeline.datasets.relist import is_nuscenes
+    from pass2d.pipeline.datasets.registry import DATASETS
 
-    name = "nuscenes" if is_nuscenes(root) else "semkitti"
-    for wanted in (dataset,) if dataset else (name, None):
+    found = DATASETS.at(root)
+    names = () if found is None else (found.table.info.name,)
+    for wanted in (dataset,) if dataset else (*names, None):
         try:
             with located(cache_root, wanted, with_records=False) as location:
                 manifest = load_manifest(Layout(root=location.root))

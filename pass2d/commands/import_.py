@@ -20,11 +20,11 @@ def import_command(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a published checkpoint to ours. No code in the file is executed."""
-    from pass2d.pipeline.datasets.known import known_datasets
+    from pass2d.pipeline.datasets.registry import DATASETS
     from pass2d.train.checkpoints.published.importer import import_checkpoint
 
     with clear_errors():
-        report = import_checkpoint(checkpoint, out, datasets=known_datasets())
+        report = import_checkpoint(checkpoint, out, datasets=DATASETS.infos())
         if as_json:
             print_json({key: plain(value) for key, value in asdict(report).items()})
             return

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+import typer.main
+from typer.core import TyperGroup
 
 from pass2d.cache.urls import dataset_location
 from pass2d.commands.console import (
@@ -14,7 +19,9 @@ from pass2d.commands.console import (
     clear_errors,
     print_json,
     print_line,
-    words,
+)
+from pass2d.commands.console import (
+    words as _listed,
 )
 from pass2d.commands.options import (
     DEFAULT_CACHE,
@@ -26,18 +33,15 @@ from pass2d.commands.options import (
 from pass2d.commands.synth import synth_command
 from pass2d.common.errors import ConfigError
 from pass2d.common.text import one_line
+from pass2d.pipeline.datasets.words import CommandWords, table_files, words_by_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from pass2d.corruptions.registry import Variant
+    from pass2d.pipeline.datasets.registry import Dataset, Datasets
     from pass2d.pipeline.datasets.roots import FoundRoot
     from pass2d.pipeline.problem import Problem
     from pass2d.pipeline.run.options import PrepareConfig
     from pass2d.pipeline.source import SourceListing
-
-prepare_app = typer.Typer(no_args_is_help=True, help="Prepare a raw data set as a cache.")
-prepare_app.command("synth")(synth_command)
 
 SplitsOption = Annotated[str, typer.Option(help="Splits to prepare, comma-separated.")]
 LimitOption = Annotated[int | None, typer.Option(help="Prepare at most this many scans.", min=1)]
@@ -83,79 +87,15 @@ PlanOption = Annotated[
 ]
 
 
-@prepare_app.command("semkitti")
-def semkitti_command(
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="SemanticKITTI, its dataset/ or its sequences/. Defaults to PASS2D_SEMKITTI, or "
-            "to a usual place such as dataset/SemanticKITTI.",
-            resolve_path=True,
-        ),
-    ] = None,
-    cache_root: Annotated[
-        str,
-        typer.Option(
-            "--cache",
-            help="Cache folder or its URL, e.g. s3://bucket/prefix. Data goes to its semkitti/.",
-            parser=path_or_url,
-            metavar="PATH|URL",
-        ),
-    ] = DEFAULT_CACHE,
-    splits: SplitsOption = "train,val,test",
-    sequences: Annotated[str | None, typer.Option(help="Only these sequences, e.g. 00,08.")] = None,
-    limit: LimitOption = None,
-    local_cache: LocalCacheOption = None,
-    local_cache_gb: LocalCacheSizeOption = None,
-    workers: WorkersOption = None,
-    ray_address: RayAddressOption = None,
-    profile: ProfileOption = "speed",
-    drop_invalid: DropInvalidOption = False,
-    corrupt: CorruptOption = None,
-    check: CheckOption = False,
-    png: PngOption = None,
-    plan: PlanOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Prepare SemanticKITTI: projections, labels, pictures, voxel hashes, counts."""
-    from pass2d.pipeline.datasets.semkitti import check_semkitti, find_semkitti, list_semkitti
-    from pass2d.pipeline.run.options import PrepareConfig
-
-    console = Console()
-    with clear_errors(console):
-        chosen_splits, chosen = words(splits) or (), words(sequences)
-        variants = _variants(corrupt)
-        _require_check(png, check=check)
-        config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
-        location = root or _found(find_semkitti, console)
-        if check:
-            found = check_semkitti(
-                location,
-                splits=chosen_splits,
-                sequences=chosen,
-                limit=limit,
-                drop_invalid=drop_invalid,
-                png=png,
-                progress=console,
-            )
-            console.close()
-            _show_problems(found, as_json=as_json)
-            return
-        listing = list_semkitti(location, splits=chosen_splits, sequences=chosen, limit=limit)
-        listing = _dropping(listing) if drop_invalid else listing
-        _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
+Load = Callable[[], Any]
+"""Gives the known `Datasets`, which are read only where they are needed."""
 
 
-@prepare_app.command("nuscenes")
-def nuscenes_command(
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with v1.0-*/, samples/ and lidarseg/. Defaults to PASS2D_NUSCENES, or to "
-            "a usual place such as dataset/nuscenes.",
-            resolve_path=True,
-        ),
-    ] = None,
+def _of_a_dataset(
+    words: CommandWords,
+    datasets: Load,
+    *,
+    root: Annotated[Path | None, typer.Option(resolve_path=True)] = None,
     version: Annotated[
         str | None,
         typer.Option(
@@ -166,20 +106,17 @@ def nuscenes_command(
         str,
         typer.Option(
             "--cache",
-            help="Cache folder or its URL, e.g. s3://bucket/prefix. Data goes to its nuscenes/.",
+            help="Cache folder or its URL, e.g. s3://bucket/prefix.",
             parser=path_or_url,
             metavar="PATH|URL",
         ),
     ] = DEFAULT_CACHE,
     splits: SplitsOption = "train,val,test",
-    scenes: Annotated[
-        str | None,
-        typer.Option("--scenes", "--sequences", help="Only these scenes, e.g. scene-0061,103."),
-    ] = None,
+    sequences: Annotated[str | None, typer.Option()] = None,
     limit: LimitOption = None,
     image_size: Annotated[
-        str, typer.Option(help="Size of the stored pictures as WIDTHxHEIGHT, or original.")
-    ] = "400x240",
+        str | None, typer.Option(help="Size of the stored pictures as WIDTHxHEIGHT, or original.")
+    ] = None,
     sweeps: Annotated[
         int, typer.Option(help="Past lidar sweeps to add to each scan.", min=0, max=10)
     ] = 0,
@@ -195,44 +132,117 @@ def nuscenes_command(
     plan: PlanOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Prepare nuScenes-lidarseg: six cameras per scan, labels, voxel hashes, counts."""
-    from pass2d.pipeline.datasets.nuscenes import check_nuscenes, find_nuscenes, list_nuscenes
+    """Prepare a data set. What its own command lacks of these options has its default."""
+    from pass2d.pipeline.datasets.layout import Wanted
     from pass2d.pipeline.run.options import PrepareConfig, image_size_hw
 
     console = Console()
     with clear_errors(console):
-        chosen_splits, chosen = words(splits) or (), words(scenes)
         variants = _variants(corrupt)
         _require_check(png, check=check)
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
-        location = root or _found(find_nuscenes, console)
+        dataset: Dataset = datasets()[words.name]
+        size = image_size_hw(image_size) if image_size else dataset.table.stored_hw
+        wanted = Wanted(
+            splits=_listed(splits) or (),
+            sequences=_listed(sequences),
+            limit=limit,
+            version=version,
+            stored_hw=size,
+            sweeps=sweeps,
+        )
+        place = root or _found(dataset.find, console)
         if check:
-            found = check_nuscenes(
-                location,
-                version=version,
-                splits=chosen_splits,
-                scenes=chosen,
-                limit=limit,
-                sweeps=sweeps,
-                drop_invalid=drop_invalid,
-                png=png,
-                progress=console,
+            found = dataset.check(
+                place, wanted, drop_invalid=drop_invalid, png=png, progress=console
             )
             console.close()
             _show_problems(found, as_json=as_json)
             return
-        listing = list_nuscenes(
-            location,
-            version=version,
-            splits=chosen_splits,
-            scenes=chosen,
-            limit=limit,
-            stored_hw=image_size_hw(image_size),
-            sweeps=sweeps,
-            progress=console,
-        )
+        listing = dataset.list_scans(place, wanted, progress=console)
         listing = _dropping(listing) if drop_invalid else listing
         _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
+
+
+OWN_OPTIONS = ("version", "image_size", "sweeps")
+"""Those that a data set has only if the table ``command`` of its TOML names them."""
+
+
+def _command(words: CommandWords, datasets: Load) -> Callable[..., None]:
+    """The command of one data set: with its own help, without the options that it lacks."""
+    variable = f"PASS2D_{words.name.upper()}"
+    word = "scene" if "scenes" in words.options else "sequence"
+    names = dict.fromkeys((f"--{word}s", "--sequences"))
+    own = {
+        "root": typer.Option(
+            help=f"{words.root} Defaults to {variable}, or to a usual place such as "
+            f"{words.usual_root}.",
+            resolve_path=True,
+        ),
+        "sequences": typer.Option(*names, help=f"Only these {word}s, e.g. {words.sequences}."),
+    }
+    signature = inspect.signature(_of_a_dataset, eval_str=True)
+    parameters = []
+    for name, parameter in list(signature.parameters.items())[2:]:
+        if name in own:
+            kind = get_args(parameter.annotation)[0]
+            parameters.append(parameter.replace(annotation=Annotated[kind, own[name]]))
+        elif name not in OWN_OPTIONS or name in words.options:
+            parameters.append(parameter)
+
+    def command(**options: Any) -> None:
+        _of_a_dataset(words, datasets, **options)
+
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _known() -> Datasets:
+    from pass2d.pipeline.datasets.registry import DATASETS
+
+    return DATASETS
+
+
+def prepare_typer(
+    files: Callable[[], Sequence[Path]] = table_files,
+    datasets: Load = _known,
+) -> typer.Typer:
+    """`prepare` with a command per data set.
+
+    Args:
+        files: their TOML files, which are read when one of the commands is asked for.
+        datasets: what they stand for, asked when a command runs.
+    """
+
+    class Group(TyperGroup):
+        """A command per data set, beside those that are always there."""
+
+        @functools.cached_property
+        def words(self) -> dict[str, CommandWords]:
+            return words_by_name(files())
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            return [*self.words, *super().list_commands(ctx)]
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            if cmd_name not in self.words:
+                return super().get_command(ctx, cmd_name)
+            words = self.words[cmd_name]
+            one = typer.Typer(add_completion=False)
+            one.command(cmd_name, help=words.help)(_command(words, datasets))
+            return typer.main.get_command(one)
+
+    app = typer.Typer(
+        cls=Group,
+        no_args_is_help=True,
+        help="Prepare a raw data set as a cache.",
+        callback=lambda: None,  # without one, Typer takes the only command for the whole of it
+    )
+    app.command("synth")(synth_command)
+    return app
+
+
+prepare_app = prepare_typer()
 
 
 def _dropping(listing: SourceListing) -> SourceListing:

@@ -125,12 +125,13 @@ def submit_command(
 
 
 def _benchmarks() -> tuple[Benchmark, ...]:
-    from pass2d.pipeline.datasets.known import known_tables
+    from pass2d.pipeline.datasets.registry import DATASETS
     from pass2d.train.submission.benchmark import Benchmark
 
     return tuple(
         Benchmark(info=table.info, splits=table.splits, scan_counts=table.scan_counts)
-        for table in known_tables()
+        for table in (dataset.table for dataset in DATASETS.values())
+        if table.info.facts.benchmark
     )
 
 
@@ -147,10 +148,11 @@ def _verify(
     benchmarks, expected = _benchmarks(), None
     if cache_root is not None:
         from pass2d.cache.reader import CacheReader
+        from pass2d.train.submission.benchmark import benchmark_of
         from pass2d.train.submission.scans import expected_points
 
         with CacheReader.open(cache_root, dataset=dataset) as reader:
-            benchmark = next(b for b in benchmarks if b.info.layout == reader.info.layout)
+            benchmark = benchmark_of(reader, benchmarks)
             expected = expected_points(reader, benchmark, split=split)
     return verify_submission(
         path,

@@ -39,7 +39,7 @@ def view_command(
     raw: Annotated[
         Path | None,
         typer.Argument(
-            help="Raw data set (SemanticKITTI, one of its sequences, nuScenes) or point files.",
+            help="Raw data set, one of its sequences, or point files.",
             resolve_path=True,
         ),
     ] = None,
@@ -92,7 +92,10 @@ def view_command(
     ] = None,
     layout: Annotated[
         str | None,
-        typer.Option(help="Classes of plain point files: semkitti (default) or nuscenes."),
+        typer.Option(
+            help="Data set whose layout and classes the raw files have, e.g. nuscenes. Detected by "
+            "default; semkitti for plain point files."
+        ),
     ] = None,
     columns: Annotated[
         int | None,

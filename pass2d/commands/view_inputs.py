@@ -13,6 +13,7 @@ from pass2d.common.errors import ConfigError, Pass2DError
 if TYPE_CHECKING:
     from pass2d.cache.reader import CacheReader
     from pass2d.cache.schema import DatasetInfo
+    from pass2d.pipeline.datasets.registry import Datasets
     from pass2d.pipeline.source import ScanSource
     from pass2d.train.viewing.scan import Labeller, ViewScan, ViewSet
 
@@ -28,8 +29,9 @@ def open_scans(
     layout: str | None,
     columns: int | None,
     dtype: str | None,
+    datasets: Datasets | None = None,
 ) -> Iterator[ViewSet]:
-    """List the scans of a cache, a raw data set, or a folder of point files.
+    """List the scans of a cache, a raw data set (of those in ``datasets``), or point files.
 
     Raises:
         ConfigError: Neither or both were given, or an option that says nothing about what was.
@@ -43,7 +45,13 @@ def open_scans(
         if dataset is not None:
             raise ConfigError("--dataset applies only with --cache")
         yield _raw_scans(
-            raw, split=split, sequences=sequences, layout=layout, columns=columns, dtype=dtype
+            raw,
+            split=split,
+            sequences=sequences,
+            layout=layout,
+            columns=columns,
+            dtype=dtype,
+            datasets=datasets,
         )
         return
     from pass2d.cache.reader import CacheReader
@@ -113,19 +121,24 @@ def _raw_scans(
     layout: str | None,
     columns: int | None,
     dtype: str | None,
+    datasets: Datasets | None,
 ) -> ViewSet:
-    from pass2d.pipeline.datasets.raw_scans import info_of_layout, list_raw
+    from pass2d.pipeline.datasets.raw_scans import known_dataset, list_raw
+    from pass2d.pipeline.datasets.registry import DATASETS
+    from pass2d.pipeline.datasets.words import FIRST
     from pass2d.train.viewing.point_files import point_files
     from pass2d.train.viewing.scan import ViewItem, ViewSet
 
-    found = list_raw(raw, split=split, sequences=sequences)
+    datasets = DATASETS if datasets is None else datasets
+    found = list_raw(raw, split=split, sequences=sequences, name=layout, datasets=datasets)
     if found is None:
         if split is not None or sequences is not None:
             raise ConfigError(
                 f"{raw}: point files have no splits or sequences. Choose with --scan or --scans."
             )
-        return point_files(raw, info_of_layout(layout or "semkitti"), columns=columns, dtype=dtype)
-    _only_for_point_files(raw, layout=layout, columns=columns, dtype=dtype)
+        info = known_dataset(layout or FIRST, datasets).table.info
+        return point_files(raw, info, columns=columns, dtype=dtype)
+    _only_for_point_files(raw, layout=None, columns=columns, dtype=dtype)
     items = tuple(
         ViewItem(
             name=scan.scan_id,
@@ -142,7 +155,7 @@ def _raw_scans(
         table=found.info.labels,
         signal_name=found.info.signal_name,
         n_cameras=found.info.n_cameras,
-        layout=found.info.layout,
+        forward_axis=found.info.facts.forward_axis,
         items=items,
         notes=found.notes,
     )

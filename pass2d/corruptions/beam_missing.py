@@ -8,6 +8,7 @@ import numpy as np
 
 from pass2d.corruptions.beams import beam_count, beams_of
 from pass2d.corruptions.cloud import Cloud, Corrupted, keep
+from pass2d.corruptions.corruption import Corruption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +36,6 @@ def beam_missing(
     is_missing = np.zeros(max(beam_count(beam), last + 1), bool)
     is_missing[missing] = True
     return keep(cloud, ~is_missing[beam])
+
+
+CORRUPTION = Corruption(name="beam_missing", settings=BeamMissingSettings, apply=beam_missing)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pass2d.corruptions.beams import beam_count, beams_of
 from pass2d.corruptions.cloud import Cloud, Corrupted, keep
+from pass2d.corruptions.corruption import Corruption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +40,6 @@ def cross_sensor(
     kept = np.zeros(cloud.n, bool)
     kept[order[place % settings.every_nth_point == 0]] = True
     return keep(cloud, kept)
+
+
+CORRUPTION = Corruption(name="cross_sensor", settings=CrossSensorSettings, apply=cross_sensor)

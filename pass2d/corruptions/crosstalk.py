@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pass2d.corruptions.cloud import Cloud, Corrupted
+from pass2d.corruptions.corruption import Corruption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +33,6 @@ def crosstalk(cloud: Cloud, settings: CrosstalkSettings, rng: np.random.Generato
     xyz[:, hit] += error
     source[hit] = -1
     return Corrupted(xyz=xyz, signal=cloud.signal, source=source)
+
+
+CORRUPTION = Corruption(name="crosstalk", settings=CrosstalkSettings, apply=crosstalk)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.corruptions.cloud import Cloud, Corrupted, replace_returns
+from pass2d.corruptions.corruption import Corruption
 
 LIGHT_M_S = 299_792_458.0
 PULSE_S = 20e-9
@@ -114,3 +115,6 @@ def soft_response(alpha_per_m: float) -> SoftResponse:
         largest=np.maximum.accumulate(value).astype(np.float32),
         share=(summed / summed[-1]).astype(np.float32),
     )
+
+
+CORRUPTION = Corruption(name="fog", settings=FogSettings, apply=fog)

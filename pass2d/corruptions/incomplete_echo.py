@@ -8,6 +8,7 @@ import numpy as np
 
 from pass2d.common.errors import DataError
 from pass2d.corruptions.cloud import Cloud, Corrupted, keep
+from pass2d.corruptions.corruption import Corruption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +50,11 @@ def incomplete_echo(
     kept = np.ones(cloud.n, bool)
     kept[rows[order[place < n_dropped[vehicle[order]]]]] = False
     return keep(cloud, kept)
+
+
+CORRUPTION = Corruption(
+    name="incomplete_echo",
+    settings=IncompleteEchoSettings,
+    apply=incomplete_echo,
+    needs_labels=True,
+)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pass2d.corruptions.cloud import Cloud, Corrupted
+from pass2d.corruptions.corruption import Corruption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +25,6 @@ def motion_blur(cloud: Cloud, settings: MotionBlurSettings, rng: np.random.Gener
     """
     jitter = rng.standard_normal(cloud.xyz.shape, np.float32) * np.float32(settings.std_m)
     return Corrupted(xyz=cloud.xyz + jitter, signal=cloud.signal, source=np.arange(cloud.n))
+
+
+CORRUPTION = Corruption(name="motion_blur", settings=MotionBlurSettings, apply=motion_blur)

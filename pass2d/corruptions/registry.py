@@ -6,7 +6,7 @@ import difflib
 import functools
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,55 +15,47 @@ import numpy as np
 import xxhash
 
 from pass2d.common.errors import ConfigError
-from pass2d.corruptions.beam_missing import BeamMissingSettings, beam_missing
+from pass2d.corruptions import (
+    beam_missing,
+    cross_sensor,
+    crosstalk,
+    fog,
+    incomplete_echo,
+    motion_blur,
+    snow,
+    wet_ground,
+)
 from pass2d.corruptions.cloud import Cloud, Corrupted, Sensor
-from pass2d.corruptions.cross_sensor import CrossSensorSettings, cross_sensor
-from pass2d.corruptions.crosstalk import CrosstalkSettings, crosstalk
-from pass2d.corruptions.fog import FogSettings, fog
-from pass2d.corruptions.incomplete_echo import IncompleteEchoSettings, incomplete_echo
-from pass2d.corruptions.motion_blur import MotionBlurSettings, motion_blur
-from pass2d.corruptions.snow import SnowSettings, snow
-from pass2d.corruptions.wet_ground import WetGroundSettings, wet_ground
+from pass2d.corruptions.corruption import Corruption
 
 CODE_VERSION = 1
 """Part of the key of corrupted scans: raise it when a corruption's output changes."""
 COLLECTION = "pass2d-C"
 """What reports call these data sets, so that nobody takes them for the published ones."""
 
-CorruptionName = Literal[
-    "fog",
-    "wet_ground",
-    "snow",
-    "motion_blur",
-    "beam_missing",
-    "crosstalk",
-    "incomplete_echo",
-    "cross_sensor",
-]
-SeverityName = Literal["light", "moderate", "heavy"]
-CORRUPTIONS: tuple[CorruptionName, ...] = get_args(CorruptionName)
+KNOWN: tuple[Corruption, ...] = (
+    fog.CORRUPTION,
+    wet_ground.CORRUPTION,
+    snow.CORRUPTION,
+    motion_blur.CORRUPTION,
+    beam_missing.CORRUPTION,
+    crosstalk.CORRUPTION,
+    incomplete_echo.CORRUPTION,
+    cross_sensor.CORRUPTION,
+)
 """In the order of the published tables."""
+CORRUPTIONS: tuple[str, ...] = tuple(one.name for one in KNOWN)
+SeverityName = Literal["light", "moderate", "heavy"]
 SEVERITIES: tuple[SeverityName, ...] = get_args(SeverityName)
-NEEDS_LABELS: frozenset[CorruptionName] = frozenset({"incomplete_echo"})
+NEEDS_LABELS: frozenset[str] = frozenset(one.name for one in KNOWN if one.needs_labels)
 """Corruptions of some classes only; `wet_ground` can do without labels."""
-
-_WORK: dict[CorruptionName, tuple[type[Any], Callable[[Cloud, Any, Any], Corrupted]]] = {
-    "fog": (FogSettings, fog),
-    "wet_ground": (WetGroundSettings, wet_ground),
-    "snow": (SnowSettings, snow),
-    "motion_blur": (MotionBlurSettings, motion_blur),
-    "beam_missing": (BeamMissingSettings, beam_missing),
-    "crosstalk": (CrosstalkSettings, crosstalk),
-    "incomplete_echo": (IncompleteEchoSettings, incomplete_echo),
-    "cross_sensor": (CrossSensorSettings, cross_sensor),
-}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Variant:
     """A corruption at a severity."""
 
-    name: CorruptionName
+    name: str
     severity: SeverityName
 
     @property
@@ -78,6 +70,8 @@ class CorruptionTable:
 
     sensor: Sensor
     settings: dict[Variant, Any]
+    known: dict[str, Corruption]
+    """By name."""
 
     def parameters(self, variant: Variant) -> dict[str, Any]:
         """Everything that decides a corruption's output but the scan, as plain data for keys."""
@@ -96,8 +90,12 @@ class CorruptionTable:
 
 
 @functools.cache
-def corruption_table(layout: str) -> CorruptionTable:
+def corruption_table(layout: str, known: tuple[Corruption, ...] = KNOWN) -> CorruptionTable:
     """The table of a data set's layout: "semantickitti" or "nuscenes".
+
+    Args:
+        layout: names a TOML file of this folder.
+        known: the corruptions that there are.
 
     Raises:
         ConfigError: no table for that layout, or a damaged one.
@@ -107,8 +105,12 @@ def corruption_table(layout: str) -> CorruptionTable:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
         sensor = Sensor(**{key: _frozen(value) for key, value in raw["sensor"].items()})
         settings = {
-            Variant(name=name, severity=severity): _settings(raw[name], _WORK[name][0], place)
-            for name in CORRUPTIONS
+            Variant(name=one.name, severity=severity): _settings(
+                raw[one.name] if one.name in raw or not one.usual else dict(one.usual),
+                one.settings,
+                place,
+            )
+            for one in known
             for place, severity in enumerate(SEVERITIES)
         }
     except FileNotFoundError as error:
@@ -118,7 +120,7 @@ def corruption_table(layout: str) -> CorruptionTable:
         ) from error
     except (tomllib.TOMLDecodeError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"{file}: {type(error).__name__}: {error}. See README.md.") from error
-    return CorruptionTable(sensor=sensor, settings=settings)
+    return CorruptionTable(sensor=sensor, settings=settings, known={one.name: one for one in known})
 
 
 def corrupt(
@@ -137,7 +139,7 @@ def corrupt(
     """
     if cloud.n == 0:
         return Corrupted(xyz=cloud.xyz, signal=cloud.signal, source=np.arange(0))
-    return _WORK[variant.name][1](cloud, table.settings[variant], rng)
+    return table.known[variant.name].apply(cloud, table.settings[variant], rng)
 
 
 def scan_generator(
@@ -157,8 +159,12 @@ def scan_generator(
     return np.random.default_rng(xxhash.xxh3_128_intdigest(text.encode()))
 
 
-def parse_variants(text: str) -> tuple[Variant, ...]:
+def parse_variants(text: str, known: Sequence[Corruption] = KNOWN) -> tuple[Variant, ...]:
     """Read a list such as "fog:heavy,snow"; without a severity all three; "all" is everything.
+
+    Args:
+        text: the list.
+        known: the corruptions that there are.
 
     Returns:
         Each once, in the order of the tables.
@@ -167,12 +173,13 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
         ConfigError: an unknown corruption or severity; proposes the nearest.
     """
     found: set[Variant] = set()
+    every = tuple(one.name for one in known)
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise ConfigError(f"`corrupt`: found {text!r}, expected e.g. fog:heavy,snow or all.")
     for word in words:
         name, colon, severity = (part.strip() for part in word.partition(":"))
-        names = CORRUPTIONS if name == "all" else (_known(name, CORRUPTIONS, word, "corruption"),)
+        names = every if name == "all" else (_known(name, every, word, "corruption"),)
         if colon:
             levels: Sequence[SeverityName] = (_known(severity, SEVERITIES, word, "severity"),)
         else:
@@ -180,7 +187,7 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
         found |= {Variant(name=n, severity=level) for n in names for level in levels}
     return tuple(
         variant
-        for variant in (Variant(name=n, severity=s) for n in CORRUPTIONS for s in SEVERITIES)
+        for variant in (Variant(name=n, severity=s) for n in every for s in SEVERITIES)
         if variant in found
     )
 

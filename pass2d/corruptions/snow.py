@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.corruptions.cloud import Cloud, Corrupted, replace_returns
+from pass2d.corruptions.corruption import Corruption
 from pass2d.corruptions.reach import REFERENCE_M, reflectivity, weakest_reflectivity
 
 FLAKE_DENSITY = 0.1
@@ -180,3 +181,6 @@ def _unheard_depth(
     unheard = 1 - np.exp(-reach) * (1 + reach + reach**2 / 2)
     depth = np.concatenate([[0], np.cumsum((unheard[1:] + unheard[:-1]) / 2) * (grid[1] - grid[0])])
     return np.interp(range_m, grid, flakes.extinction_per_m * depth)
+
+
+CORRUPTION = Corruption(name="snow", settings=SnowSettings, apply=snow)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.corruptions.cloud import Cloud, Corrupted
+from pass2d.corruptions.corruption import Corruption
 from pass2d.corruptions.ground import ground_points, incidence_cos, plane_through
 from pass2d.corruptions.reach import reflectivity, weakest_reflectivity
 
@@ -89,3 +90,6 @@ def fresnel_reflectance(cosine: NDArray[np.floating]) -> NDArray[np.floating]:
     across = (cosine - WATER_INDEX * inner) / (cosine + WATER_INDEX * inner)
     along = (WATER_INDEX * cosine - inner) / (WATER_INDEX * cosine + inner)
     return (across**2 + along**2) / 2
+
+
+CORRUPTION = Corruption(name="wet_ground", settings=WetGroundSettings, apply=wet_ground)

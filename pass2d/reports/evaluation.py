@@ -159,11 +159,11 @@ def remarks(report: EvalReport) -> tuple[str, ...]:
         )
     elif report.outside == "ignore":
         lines.append("Points outside the volume got no prediction: they are misses.")
-    is_kitti = report.info.layout == "semantickitti"
+    counts_zero = report.info.facts.absent_counts_zero
     absent = [report.info.labels.names[c] for c in best.official.absent]
     if absent:
-        rule = "counts absent classes as 0" if is_kitti else "leaves absent classes out"
-        other = "leaves them out" if is_kitti else "too"
+        rule = "counts absent classes as 0" if counts_zero else "leaves absent classes out"
+        other = "leaves them out" if counts_zero else "too"
         lines.append(f"official {rule}, published {other}: {', '.join(absent)}.")
     if report.scans_without_label:
         lines.append(f"{report.scans_without_label:,} scans without labels were left out.")

@@ -19,7 +19,9 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.cache.statistics import lacks_classes
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Progress
-from pass2d.pipeline.compose import read_picture, read_points, read_raw_labels, visible_points
+from pass2d.pipeline.compose import read_picture, visible_points
+from pass2d.pipeline.datasets.draw_calibration import draw_calibrations
+from pass2d.pipeline.datasets.layout import Examined
 from pass2d.pipeline.doubts import (
     odd_sizes,
     picture_doubts,
@@ -31,8 +33,7 @@ from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.run.jobs import cut_into_shards
 from pass2d.pipeline.source import ScanSource
 from pass2d.pipeline.stages.counts import count_labels
-from pass2d.pipeline.stages.labels import map_labels
-from pass2d.pipeline.stages.read import drop_invalid, require_finite, require_same_length
+from pass2d.pipeline.stages.read import attempt_scan, read_sweep
 from pass2d.pipeline.stages.volume import split_volume
 
 _AGAIN = "The file is damaged: copy or download it again."
@@ -60,6 +61,28 @@ class ScanFindings:
     """(C,) points per training id; None without readable labels."""
     n_bytes: int
     """Bytes of the scan's files."""
+
+
+def check_examined(
+    seen: Examined, *, png: Path | None, cameras: Sequence[str], progress: Progress
+) -> list[Problem]:
+    """Read all files of a listed data set.
+
+    Args:
+        seen: what names and tables show.
+        png: folder of one picture per sequence and camera, with the points on it; None: none.
+        cameras: their names where there are several.
+        progress: scans read and their bytes.
+
+    Returns:
+        What was seen, then what the files hold.
+    """
+    problems = [*seen.problems, *check_scans(seen.scans, seen.info, progress=progress)]
+    if png is not None:
+        draw_calibrations(
+            seen.scans, seen.info, png, problems=problems, cameras=cameras, progress=progress
+        )
+    return problems
 
 
 def check_scans(
@@ -130,28 +153,23 @@ def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:
 def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True) -> ScanFindings:
     """Read one scan's files and name all that is wrong with them, and what is unlikely."""
     problems: list[Problem] = []
-    points = _attempt(scan.points, lambda: read_points(scan.points, info), problems)
-    xyz = None
+    found = attempt_scan(scan.points, scan.labels, info)
+    problems += [_problem_of(file, error) for file, error in found.errors]
+    points, xyz = found.points, None
     if points is not None:
         before = len(problems)
-        if info.drops_invalid:
-            points, _ = drop_invalid(points)
-        _attempt(scan.points, lambda: require_finite(points, file=scan.points), problems)
-        if len(problems) == before:
-            in_volume = partial(require_in_volume, points, info=info, file=scan.points)
-            _attempt(scan.points, in_volume, problems)
+        in_volume = partial(require_in_volume, points, info=info, file=scan.points)
+        _attempt(scan.points, in_volume, problems)
         if len(problems) == before:
             raw = np.ascontiguousarray(points[:, :4].T)
             raw = raw.compress(is_measured(raw), axis=1) if info.drops_invalid else raw
             problems += scan_doubts(raw, info=info, file=scan.points, is_thorough=is_thorough)
             xyz = raw[:3].take(split_volume(raw[:3], grid=info.grid).inside, axis=1)
     for sweep in scan.sweeps:
-        more = _attempt(sweep.points, partial(read_points, sweep.points, info), problems)
-        if more is not None and not info.drops_invalid:
-            _attempt(sweep.points, partial(require_finite, more, file=sweep.points), problems)
+        _attempt(sweep.points, partial(read_sweep, sweep.points, info), problems)
     class_counts = None
-    if scan.labels is not None:
-        class_counts = _check_labels(scan, scan.labels, info, points=points, problems=problems)
+    if found.label is not None:
+        class_counts = count_labels(found.label, n_classes=info.labels.n_classes)
     pictures = []
     for camera, file in enumerate(scan.images):
         shape = None if file is None else _attempt(file, partial(_shape, scan, camera), problems)
@@ -168,42 +186,20 @@ def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True)
     )
 
 
-def _check_labels(
-    scan: ScanSource,
-    file: Path,
-    info: DatasetInfo,
-    *,
-    points: NDArray[np.float32] | None,
-    problems: list[Problem],
-) -> NDArray[np.int64] | None:
-    n_points = None if points is None else len(points)
-    read = partial(read_raw_labels, file, info, n_points=n_points)
-    raw_labels = _attempt(file, read, problems)
-    if raw_labels is None:
-        return None
-    if points is not None:
-        same_length = partial(
-            require_same_length,
-            n_points=len(points),
-            n_labels=len(raw_labels),
-            points_file=scan.points,
-            labels_file=file,
-        )
-        _attempt(file, same_length, problems)
-    label = _attempt(file, lambda: map_labels(raw_labels, table=info.labels, file=file), problems)
-    return None if label is None else count_labels(label, n_classes=info.labels.n_classes)
-
-
 def _attempt(file: Path, work: Callable[[], T], problems: list[Problem]) -> T | None:
     """The result of the work, or None and one more problem."""
     try:
         return work()
-    except ProblemError as error:
-        problems.append(error.problem)
-    except OSError as error:  # a disk or network that fails on this file
-        found = (error.strerror or type(error).__name__).lower()
-        problems.append(Problem(file=file, found=found, expected="a readable file", remedy=_AGAIN))
+    except (ProblemError, OSError) as error:
+        problems.append(_problem_of(file, error))
     return None
+
+
+def _problem_of(file: Path, error: ProblemError | OSError) -> Problem:
+    if isinstance(error, ProblemError):
+        return error.problem
+    found = (error.strerror or type(error).__name__).lower()  # a disk or network that fails on it
+    return Problem(file=file, found=found, expected="a readable file", remedy=_AGAIN)
 
 
 def _shape(scan: ScanSource, camera: int) -> tuple[int, int]:

@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.files import make_folder, written_whole
 from pass2d.common.progress import Progress
-from pass2d.pipeline.compose import read_picture, read_points, visible_points
+from pass2d.pipeline.compose import read_picture, visible_points
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource
+from pass2d.pipeline.stages.read import read_point_file
 
 NEAR_M, FAR_M = 3.0, 50.0
 _COLORS = ((255, 60, 40), (255, 210, 50), (80, 220, 90), (60, 190, 255), (110, 80, 255))
@@ -114,7 +115,7 @@ def _chosen(
 
 
 def _drawn(scan: ScanSource, camera: int, info: DatasetInfo) -> Image.Image:
-    xyz = np.ascontiguousarray(read_points(scan.points, info)[:, :3].T)
+    xyz = np.ascontiguousarray(read_point_file(scan.points, info)[:, :3].T)
     image = read_picture(scan, camera)
     height, width, _ = image.shape
     seen = visible_points(scan, camera, xyz, image_hw=(height, width))

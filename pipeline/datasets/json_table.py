@@ -42,6 +42,10 @@ ANY = Kind("anything", lambda _value: True)
 """Looked at later, where only the rows that are kept must be right."""
 
 
+def _refuse(fault: DataError) -> None:
+    raise fault
+
+
 def read_rows(
     file: Path,
     columns: Mapping[str, Kind],
@@ -49,6 +53,7 @@ def read_rows(
     optional: Mapping[str, Kind] | None = None,
     advance: Callable[[int], None] = lambda _nbytes: None,
     chunk_chars: int = CHUNK_CHARS,
+    on_fault: Callable[[DataError], None] = _refuse,
 ) -> Iterator[tuple[Any, ...]]:
     """Read a table that is a JSON list of objects, without ever holding the whole of it.
 
@@ -58,6 +63,8 @@ def read_rows(
         optional: keys whose value may be null, and is None where a row lacks them.
         advance: hears of bytes read.
         chunk_chars: so much of the file is read at once.
+        on_fault: hears of a row without one of the columns, or with a value of another kind, which
+            is then passed over; it is an error without.
 
     Yields:
         Per row the values of ``columns``, then of ``optional``.
@@ -70,14 +77,10 @@ def read_rows(
     try:
         with os.fdopen(open_file(file), encoding="utf-8-sig") as stream:
             for number, row in enumerate(_objects(stream, file, advance, chunk_chars)):
-                if not isinstance(row, dict) or not columns.keys() <= row.keys():
-                    raise _lacking(file, number, row, columns)
-                for name, kind in columns.items():
-                    if not kind.accepts(row[name]):
-                        raise _of_another_kind(file, number, name, row[name], kind)
-                for name, kind in optional.items():
-                    if row.get(name) is not None and not kind.accepts(row[name]):
-                        raise _of_another_kind(file, number, name, row[name], kind)
+                fault = _fault(file, number, row, columns, optional)
+                if fault is not None:
+                    on_fault(fault)
+                    continue
                 yield (*(row[name] for name in columns), *(row.get(name) for name in optional))
     except OSError as error:
         raise DataError(
@@ -86,6 +89,24 @@ def read_rows(
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is no text ({error.reason}). {_AGAIN}") from error
+
+
+def _fault(
+    file: Path,
+    number: int,
+    row: Any,
+    columns: Mapping[str, Kind],
+    optional: Mapping[str, Kind],
+) -> DataError | None:
+    if not isinstance(row, dict) or not columns.keys() <= row.keys():
+        return _lacking(file, number, row, columns)
+    for name, kind in columns.items():
+        if not kind.accepts(row[name]):
+            return _of_another_kind(file, number, name, row[name], kind)
+    for name, kind in optional.items():
+        if row.get(name) is not None and not kind.accepts(row[name]):
+            return _of_another_kind(file, number, name, row[name], kind)
+    return None
 
 
 def _objects(

@@ -1,4 +1,4 @@
-"""nuScenes-lidarseg: which scans there are, and what is missing. Needs no devkit."""
+"""The layout of nuScenes-lidarseg: which scans there are, what is missing. Needs no devkit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from pass2d.cache.rows import FailedScan
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Progress, Silent
-from pass2d.pipeline.datasets.check import check_scans
-from pass2d.pipeline.datasets.draw_calibration import draw_calibrations
+from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
 from pass2d.pipeline.datasets.nuscenes_labels import info_by_name
 from pass2d.pipeline.datasets.nuscenes_missing import LABELS, POINTS, SWEEPS, Missing
@@ -28,6 +27,7 @@ from pass2d.pipeline.datasets.nuscenes_scenes import (
 )
 from pass2d.pipeline.datasets.nuscenes_tables import (
     LIDAR,
+    NO_ROW,
     Sample,
     Scene,
     SensorData,
@@ -37,7 +37,6 @@ from pass2d.pipeline.datasets.nuscenes_tables import (
     read_scenes,
     read_tables,
 )
-from pass2d.pipeline.datasets.roots import FoundRoot, find_root
 from pass2d.pipeline.datasets.table import DatasetTable, load_table
 from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
 from pass2d.pipeline.source import ScanSource, SourceListing, SweepSource
@@ -46,8 +45,6 @@ from pass2d.pipeline.stages.ego_motion import (
     lidar_from_sweep_through_world,
 )
 
-STORED_HW = (240, 400)
-"""Height and width at which the published networks saw the pictures."""
 MAX_SWEEPS = 10
 _NOTHING = (0.0,) * 12
 _MOST_NOTES = 10
@@ -60,32 +57,25 @@ def nuscenes_table() -> DatasetTable:
     return load_table(Path(__file__).with_suffix(".toml"))
 
 
-def find_nuscenes() -> FoundRoot:
-    """Where the data set lies for a user who does not say.
-
-    Raises:
-        ConfigError: as `find_root`.
-    """
-    return find_root(nuscenes_table(), locate_tables, sign="v1.0-*/scene.json")
-
-
 def list_nuscenes(
     root: Path,
     *,
+    table: DatasetTable | None = None,
     version: str | None = None,
     splits: Sequence[str] = SPLITS,
     scenes: Sequence[str] | None = None,
     limit: int | None = None,
-    stored_hw: tuple[int, int] | None = STORED_HW,
+    stored_hw: tuple[int, int] | None = (240, 400),
     sweeps: int = 0,
     progress: Progress | None = None,
 ) -> SourceListing:
-    """List the key frames of a nuScenes folder.
+    """List the key frames of a folder in nuScenes' layout.
 
     A scan is the lidar file of a key frame; labels and pictures may be missing.
 
     Args:
         root: holds the folder of tables (e.g. ``v1.0-mini/``), ``samples/`` and ``lidarseg/``.
+        table: of the data set; nuScenes' when None.
         version: "v1.0-mini", "v1.0-trainval" or "v1.0-test"; not needed when only one is there.
         splits: any of "train", "val", "test"; those that the version lacks are passed over.
         scenes: only these, e.g. ("scene-0061", "103"); all that exist when None.
@@ -106,14 +96,18 @@ def list_nuscenes(
     """
     # Absolute: Ray's workers have another current folder.
     root = root.absolute()
-    found = _read(root, version, splits, scenes, sweeps=sweeps, progress=progress or Silent())
+    wanted = Wanted(splits=splits, sequences=scenes, limit=limit, version=version, sweeps=sweeps)
+    found = _read(root, table or nuscenes_table(), wanted, progress or Silent())
     lister = _Lister(found, stored_hw=stored_hw)
     listed = (lister.scan(*sample) for sample in found.samples())
     scans = [scan for scan in listed if scan is not None]
+    if not scans and lister.closed:
+        raise ProblemError(next(iter(lister.closed.values())))
     _require_scans(found, scans)
     calibrated = [lister.calibrated(scan) for scan in first_of_each_split(scans, limit)]
     usable = tuple(one.usable() for one in calibrated if one.is_whole)
-    problems = _distinct(calibrated)
+    lost = {token: found.tables.lost_problem(token) for token in found.tables.lost}
+    problems = [*lost.values(), *_distinct(calibrated)]
     if not usable:
         raise DataError(str(problems[0]))
     return SourceListing(
@@ -121,56 +115,39 @@ def list_nuscenes(
         scans=usable,
         notes=(*found.notes, *lister.missing.notes(), *_notes_on_rows(problems)),
         warned=merge_warnings(p for p in problems if p.severity == "warning"),
-        failed=tuple(failed for one in calibrated for failed in one.failed()),
+        failed=(
+            *(FailedScan(scan_id=t, stage="lidar", reason=str(p)) for t, p in lost.items()),
+            *(failed for one in calibrated for failed in one.failed()),
+        ),
     )
 
 
-def check_nuscenes(
-    root: Path,
-    *,
-    version: str | None = None,
-    splits: Sequence[str] = SPLITS,
-    scenes: Sequence[str] | None = None,
-    limit: int | None = None,
-    sweeps: int = 0,
-    drop_invalid: bool = False,
-    png: Path | None = None,
-    progress: Progress,
-) -> list[Problem]:
-    """Look at every file of a nuScenes folder and write nothing but pictures, if asked.
-
-    Args:
-        root: as for ``list_nuscenes``, likewise the next four.
-        version: "v1.0-mini", "v1.0-trainval" or "v1.0-test".
-        splits: any of "train", "val", "test".
-        scenes: only these; all that exist when None.
-        limit: read at most this many scans.
-        sweeps: past sweeps that are wanted, and read too.
-        drop_invalid: whether points of NaN are to be dropped, and so are no fault.
-        png: folder of one picture per sequence and camera, with the points on it; None: none.
-        progress: large tables; scans read and their bytes.
-
-    Returns:
-        Every missing, damaged or inconsistent file; first those seen in the tables and by name,
-        then scan by scan.
-
-    Raises:
-        DataError: as ``list_nuscenes``, but rows that do not fit together are among the problems.
-    """
-    found = _read(root, version, splits, scenes, sweeps=sweeps, progress=progress)
+def _examine(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> Examined:
+    """As `list_nuscenes`; rows that do not fit together are among the problems."""
+    faults: list[Problem] = []
+    found = _read(root, table, wanted, progress, faults=faults)
     lister = _Lister(found, stored_hw=None)
     listed = (lister.scan(*sample) for sample in found.samples())
     scans = [scan for scan in listed if scan is not None]
-    _require_scans(found, scans)
-    calibrated = [lister.calibrated(scan) for scan in first_of_each_split(scans, limit)]
-    chosen = [one.scan for one in calibrated]
-    problems = [*_distinct(calibrated), *found.problems(), *lister.missing.problems()]
-    info = replace(found.info, drops_invalid=drop_invalid or None)
-    problems += check_scans(chosen, info, progress=progress)
-    if png is not None:
-        cameras = nuscenes_table().cameras
-        draw_calibrations(chosen, info, png, problems=problems, cameras=cameras, progress=progress)
-    return problems
+    if not faults and not lister.closed:
+        _require_scans(found, scans)
+    calibrated = [lister.calibrated(scan) for scan in first_of_each_split(scans, wanted.limit)]
+    rows = [found.tables.lost_problem(token) for token in found.tables.lost]
+    rows += _distinct(calibrated)
+    # A row that cannot be read is said once, not again for every row that names it.
+    faulty = {fault.file for fault in faults}
+    rows = [row for row in rows if row.kind != NO_ROW or row.file not in faulty]
+    return Examined(
+        info=found.info,
+        scans=tuple(one.scan for one in calibrated),
+        problems=(
+            *faults,
+            *(closed for closed in lister.closed.values() if closed not in rows),
+            *rows,
+            *found.problems(),
+            *lister.missing.problems(),
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +156,7 @@ class _Found:
 
     root: Path
     version: str
+    table: DatasetTable
     info: DatasetInfo
     split_of: dict[str, str]
     """By name of the scene."""
@@ -219,7 +197,7 @@ class _Calibrated:
     broken: frozenset[int] = frozenset()
     """Cameras whose picture is there and cannot be projected."""
     is_whole: bool = True
-    """Whether the past sweeps that were asked for can be added."""
+    """Whether its labels can be read, and the past sweeps that were asked for be added."""
 
     def usable(self) -> ScanSource:
         """The scan without the pictures that cannot be projected."""
@@ -260,28 +238,30 @@ def _notes_on_rows(problems: Sequence[Problem]) -> list[str]:
 
 def _read(
     root: Path,
-    version: str | None,
-    splits: Sequence[str],
-    scenes: Sequence[str] | None,
-    *,
-    sweeps: int,
+    table: DatasetTable,
+    wanted: Wanted,
     progress: Progress,
+    *,
+    faults: list[Problem] | None = None,
 ) -> _Found:
+    """Read the tables; ``faults`` takes what is wrong with their rows, which else is an error."""
+    sweeps, splits, scenes = wanted.sweeps, wanted.splits, wanted.sequences
     if not 0 <= sweeps <= MAX_SWEEPS:
-        raise ConfigError(f"--sweeps must be 0 to {MAX_SWEEPS} past sweeps, found {sweeps}.")
-    table = nuscenes_table()
-    root, version = choose_version(root, version)
-    reader = TableReader(root / version, progress)
-    known = read_scenes(reader)
+        raise ConfigError(f"sweeps {sweeps}: must be 0 to {MAX_SWEEPS} past sweeps.")
+    root, version = choose_version(root, wanted.version)
+    reader = TableReader(root / version, progress, faults=faults)
+    strict = TableReader(root / version, progress)
+    known = read_scenes(strict)
     split_of = choose_scenes(
         known, table, version=version, splits=splits, names=scenes, where=reader.folder
     )
     chosen = [scene for scene in known if scene.name in split_of]
-    info, remarks = info_by_name(table, read_label_ids(reader), file=reader.file("category"))
+    info, remarks = info_by_name(table, read_label_ids(strict), file=reader.file("category"))
     notes = notes_on_scenes(known, table, version=version, split_of=split_of, splits=splits)
     return _Found(
         root=root,
         version=version,
+        table=table,
         info=replace(info, sweeps=sweeps),
         split_of=split_of,
         scenes=chosen,
@@ -304,8 +284,10 @@ class _Lister:
     def __init__(self, found: _Found, *, stored_hw: tuple[int, int] | None) -> None:
         samples, version = found.root / "samples", found.version
         self._found = found
-        self._cameras = nuscenes_table().cameras
+        self._cameras = found.table.cameras
         self._stored_hw = stored_hw
+        self.closed: dict[Path, Problem] = {}
+        """Folders that cannot be read: whether a file is there nobody knows."""
         self._names: dict[Path, frozenset[str]] = {}
         self._rows: dict[str, tuple[SensorData, list[SensorData | None]]] = {}
         self.missing = Missing(
@@ -341,7 +323,7 @@ class _Lister:
                 for camera, data in zip(self._cameras, pictures, strict=True)
             ),
             image_from_lidar=None,
-            camera_model="nuscenes",
+            camera_rule=self._found.table.camera_rule,
             taken_hw=tuple((0, 0) if data is None else data.hw for data in pictures),
             stored_hw=self._stored_hw,
         )
@@ -351,10 +333,16 @@ class _Lister:
         lidar, pictures = self._rows[scan.scan_id]
         problems: dict[str, Problem] = {}
         broken, is_whole = set(), True
+        if scan.labels is None and (closed := self.closed.get(self._label_file(lidar).parent)):
+            _keep(problems, closed)
+            is_whole = False
         matrices: list[tuple[float, ...]] = [_NOTHING] * len(pictures)
         for camera, (data, file) in enumerate(zip(pictures, scan.images, strict=True)):
             if data is None:
                 continue
+            if closed := self.closed.get((self._found.root / data.filename).parent):
+                _keep(problems, closed)
+                broken.add(camera)
             try:
                 matrices[camera] = self._matrix(lidar, data)
                 doubt = self._found.tables.direction_doubt(data)
@@ -396,6 +384,8 @@ class _Lister:
             sweep = earlier
             points = self._existing(SWEEPS, scene, self._found.root / sweep.filename)
             if points is None:
+                if closed := self.closed.get((self._found.root / sweep.filename).parent):
+                    raise ProblemError(closed)
                 continue
             tables.require_together(lidar, sweep)
             matrix = lidar_from_sweep_through_world(
@@ -428,13 +418,20 @@ class _Lister:
         self.missing.count(role)
         if file is not None and file.name in self._listed(file.parent):
             return file
+        if file is not None and file.parent in self.closed:
+            return None
         self.missing.add(role, scene, file)
         return None
 
     def _listed(self, folder: Path) -> frozenset[str]:
         # Names only, once per folder: 240,000 questions one by one take minutes on a network disk.
         if folder not in self._names:
-            self._names[folder] = frozenset(_names(folder))
+            names: Sequence[str] = ()
+            try:
+                names = _names(folder)
+            except ProblemError as error:
+                self.closed[folder] = error.problem
+            self._names[folder] = frozenset(names)
         return self._names[folder]
 
 
@@ -442,14 +439,45 @@ def _names(folder: Path) -> Sequence[str]:
     """What lies in a folder; nothing where there is no such folder.
 
     Raises:
-        DataError: it may not be read, or the disk fails.
+        ProblemError: it may not be read, or the disk fails.
     """
     try:
         return os.listdir(folder)  # noqa: PTH208
     except OSError as error:
         if error.errno in _NO_FOLDER:
             return ()
-        raise DataError(
-            f"{folder}: cannot be read ({(error.strerror or str(error)).lower()}). Change its "
-            "permissions, or check the disk."
+        raise ProblemError(
+            Problem(
+                file=folder,
+                found=(error.strerror or str(error)).lower(),
+                expected="a readable folder",
+                remedy="Change its permissions, or check the disk.",
+            )
         ) from error
+
+
+def _list(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> SourceListing:
+    return list_nuscenes(
+        root,
+        table=table,
+        version=wanted.version,
+        splits=wanted.splits,
+        scenes=wanted.sequences,
+        limit=wanted.limit,
+        stored_hw=wanted.stored_hw,
+        sweeps=wanted.sweeps,
+        progress=progress,
+    )
+
+
+def _locate(root: Path, table: DatasetTable) -> Path | None:
+    return locate_tables(root)
+
+
+LAYOUT = RawLayout(
+    name="nuscenes",
+    sign="v1.0-*/scene.json",
+    locate=_locate,
+    list_scans=_list,
+    examine=_examine,
+)

@@ -32,7 +32,7 @@ def choose_version(root: Path, version: str | None) -> tuple[Path, str]:
         DataError: no such folder or version, or several to choose from.
     """
     if version is not None and version not in VERSIONS:
-        raise DataError(f"version {version!r}: there is none. Use any of {words(VERSIONS)}.")
+        raise DataError(f"unknown version {version!r}; choose from {words(VERSIONS)}.")
     layout = "a folder with v1.0-*/*.json, samples/ and lidarseg/"
     if not root.is_dir():
         kind = "is a file" if root.exists() else "there is no such folder"
@@ -90,7 +90,7 @@ def choose_scenes(
         DataError: unknown split or scene, or none that fits.
     """
     if unknown := [split for split in splits if split not in SPLITS]:
-        raise DataError(f"split {unknown[0]!r}: there is none of that name. Use {words(SPLITS)}.")
+        raise DataError(f"unknown split {unknown[0]!r}; choose from {words(SPLITS)}.")
     official = _official(table, version)
     if names is None:
         chosen = {s.name: official[s.name] for s in known if official.get(s.name) in splits}

@@ -6,9 +6,10 @@ Of a table only the rows of the scenes that were asked for are kept, so that the
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.ego_motion import Pose
 
 LIDAR = "LIDAR_TOP"
+NO_ROW = "no row"
+"""Kind of a problem: a row that others name is not there."""
 _MIB = 1 << 20
 _LARGEST_SIDE = 1 << 16
 """Pixels; larger pictures have no 16 bit pixels."""
@@ -93,6 +96,13 @@ class Tables:
     ego_poses: dict[str, Pose]
     labels: dict[str, str] | None
     """Label file below the root by token of the lidar file; None without the table."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Token of the missing row of sample, by token of the lidar's key frame that names it."""
+
+    def lost_problem(self, token: str) -> Problem:
+        """What is said of such a key frame, which is of nobody knows which scene."""
+        named_by = f"row {token} of sample_data.json"
+        return self._no_row("sample", self.lost[token], named_by).problem
 
     def calibration(self, data: SensorData) -> Calibration:
         """How the sensor sat that wrote a file.
@@ -171,6 +181,7 @@ class Tables:
                 found=f"no row {shown(token)}",
                 expected=f"one, as {named_by} names it",
                 remedy="Are the tables of one version? Unpack them again.",
+                kind=NO_ROW,
             )
         )
 
@@ -178,9 +189,32 @@ class Tables:
 class TableReader:
     """Opens the tables of one version and reports what was read."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, folder: Path, progress: Progress, *, faults: list[Problem] | None = None
+    ) -> None:
+        """Read from ``folder``; with ``faults`` rows that cannot be read are added there."""
         self.folder = folder
         self._progress = progress
+        self._faults = faults
+
+    @contextlib.contextmanager
+    def checked(self, name: str) -> Iterator[None]:
+        """Around the use of one row of a table: what is wrong with it ends it, or all."""
+        try:
+            yield
+        except DataError as error:
+            self._refuse(error, self.file(name))
+
+    def _refuse(self, error: DataError, file: Path) -> None:
+        if self._faults is None:
+            raise error
+        text = str(error).removeprefix(f"{file}: ")
+        found, is_told, rest = text.rpartition(", expected ")
+        if not is_told:
+            found, _, remedy = text.partition(". ")
+            rest = f"a table as nuScenes has it. {remedy or 'Unpack it again.'}"
+        expected, _, remedy = rest.partition(". ")
+        self._faults.append(Problem(file=file, found=found, expected=expected, remedy=remedy))
 
     def rows(
         self,
@@ -192,10 +226,20 @@ class TableReader:
         """The rows of one table; a progress phase of its own when it is large."""
         file = self.file(name)
         size = file.stat().st_size if file.is_file() else 0
-        if size < 16 * _MIB:
-            return read_rows(file, columns, optional=optional)
-        self._progress.start(f"reading {file.name}", total=size // _MIB, unit="MiB")
-        return read_rows(file, columns, optional=optional, advance=self._advance())
+        advance = None
+        if size >= 16 * _MIB:
+            self._progress.start(f"reading {file.name}", total=size // _MIB, unit="MiB")
+            advance = self._advance()
+        try:
+            yield from read_rows(
+                file,
+                columns,
+                optional=optional,
+                advance=advance or (lambda _nbytes: None),
+                on_fault=lambda fault: self._refuse(fault, file),
+            )
+        except DataError as error:
+            self._refuse(error, file)
 
     def has(self, name: str) -> bool:
         """Whether there is such a table."""
@@ -226,9 +270,10 @@ def read_scenes(reader: TableReader) -> list[Scene]:
     tokens, names = _Once(file, "token"), _Once(file, "name")
     scenes = []
     for token, name in reader.rows("scene", {"token": TOKEN, "name": TEXT}):
-        tokens.add(token)
-        names.add(name)
-        scenes.append(Scene(token, name))
+        with reader.checked("scene"):
+            tokens.add(token)
+            names.add(name)
+            scenes.append(Scene(token, name))
     return sorted(scenes, key=lambda scene: scene.name)
 
 
@@ -281,10 +326,10 @@ def read_tables(
     Raises:
         DataError: a table is missing or damaged.
     """
-    samples = _samples(reader, {scene.token for scene in scenes})
+    samples, every = _samples(reader, {scene.token for scene in scenes})
     found = _calibrations(reader, set(channels))
     wanted = {sample.token for of_scene in samples.values() for sample in of_scene}
-    data, lidar = _sensor_data(reader, wanted, found, sweeps=sweeps)
+    data, lidar, lost = _sensor_data(reader, wanted, found, every=every, sweeps=sweeps)
     used = {row.ego_pose_token for row in (*data.values(), *lidar.values())}
     labels = None
     if reader.has("lidarseg"):
@@ -297,6 +342,7 @@ def read_tables(
         calibrations=found.rows,
         sensorless=found.sensorless,
         ego_poses=_ego_poses(reader, used),
+        lost=lost,
         labels=labels,
     )
 
@@ -329,24 +375,31 @@ def _label_files(reader: TableReader, kept: Collection[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for token, filename in reader.rows("lidarseg", {"sample_data_token": TOKEN, "filename": ANY}):
         if token in kept:
-            once.add(token)
-            labels[token] = _below_root(filename, f"{file}: row of {token}")
+            with reader.checked("lidarseg"):
+                once.add(token)
+                labels[token] = _below_root(filename, f"{file}: row of {token}")
     return labels
 
 
-def _samples(reader: TableReader, scene_tokens: Collection[str]) -> dict[str, list[Sample]]:
+def _samples(
+    reader: TableReader, scene_tokens: Collection[str]
+) -> tuple[dict[str, list[Sample]], set[str]]:
+    """Key frames by scene, in the order of time, and the tokens of those of all scenes."""
+    every: set[str] = set()
     file = reader.file("sample")
     once = _Once(file, "token")
     samples: dict[str, list[Sample]] = {token: [] for token in scene_tokens}
     columns = {"token": TOKEN, "timestamp": ANY, "scene_token": TOKEN}
     for token, timestamp, scene in reader.rows("sample", columns):
+        every.add(token)
         if scene in samples:
-            once.add(token)
-            time_us = _whole(timestamp, "timestamp", f"{file}: row {token}", most=_LATEST)
-            samples[scene].append(Sample(token, time_us))
+            with reader.checked("sample"):
+                once.add(token)
+                time_us = _whole(timestamp, "timestamp", f"{file}: row {token}", most=_LATEST)
+                samples[scene].append(Sample(token, time_us))
     for of_scene in samples.values():
         of_scene.sort(key=lambda sample: (sample.timestamp_us, sample.token))
-    return samples
+    return samples, every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,8 +427,9 @@ def _calibrations(reader: TableReader, channels: Collection[str]) -> _Calibratio
     once = _Once(reader.file("sensor"), "token")
     sensors: dict[str, str] = {}
     for token, channel in reader.rows("sensor", {"token": TOKEN, "channel": TEXT}):
-        once.add(token)
-        sensors[token] = channel
+        with reader.checked("sensor"):
+            once.add(token)
+            sensors[token] = channel
     file = reader.file("calibrated_sensor")
     once = _Once(file, "token")
     columns = {
@@ -396,19 +450,27 @@ def _calibrations(reader: TableReader, channels: Collection[str]) -> _Calibratio
         if channel not in channels:
             found.others.add(token)
             continue
-        once.add(token)
-        where = f"{file}: row {token} ({channel})"
-        found.channel_of[token] = channel
-        found.rows[token] = Calibration(
-            ego_from_sensor=_pose(rotation, translation, where),
-            intrinsics=() if channel == LIDAR else _intrinsics(intrinsics, where),
-        )
+        with reader.checked("calibrated_sensor"):
+            once.add(token)
+            where = f"{file}: row {token} ({channel})"
+            found.channel_of[token] = channel
+            found.rows[token] = Calibration(
+                ego_from_sensor=_pose(rotation, translation, where),
+                intrinsics=() if channel == LIDAR else _intrinsics(intrinsics, where),
+            )
     return found
 
 
 def _sensor_data(
-    reader: TableReader, samples: Collection[str], calibrations: _Calibrations, *, sweeps: bool
-) -> tuple[dict[tuple[str, str], SensorData], dict[str, SensorData]]:
+    reader: TableReader,
+    samples: Collection[str],
+    calibrations: _Calibrations,
+    *,
+    every: Collection[str],
+    sweeps: bool,
+) -> tuple[dict[tuple[str, str], SensorData], dict[str, SensorData], dict[str, str]]:
+    """Key frames and sweeps, and by its token the sample of a lidar key frame that has no row."""
+    lost: dict[str, str] = {}
     columns = {
         "token": TOKEN,
         "sample_token": TOKEN,
@@ -426,35 +488,42 @@ def _sensor_data(
     for row in reader.rows("sample_data", columns, optional=optional):
         token, sample, ego, calibration, timestamp, is_key, filename, height, width, prev = row
         if sample not in samples:
+            if (
+                is_key
+                and sample not in every
+                and calibrations.channel(calibration, filename) == LIDAR
+            ):
+                lost[token] = sample
             continue
         channel = calibrations.channel(calibration, filename)
         is_sweep = sweeps and channel == LIDAR
         if channel is None or not (is_key or is_sweep):
             continue
-        where = f"{file}: row {token}"
-        tokens.add(token)
-        hw = (
-            _whole(0 if height is None else height, "height", where, most=_LARGEST_SIDE),
-            _whole(0 if width is None else width, "width", where, most=_LARGEST_SIDE),
-        )
-        if prev not in (None, "") and not is_text(prev):
-            raise _wrong(where, "prev", prev, "a token or nothing")
-        kept = SensorData(
-            token=token,
-            channel=channel,
-            ego_pose_token=ego,
-            calibration_token=calibration,
-            timestamp_us=_whole(timestamp, "timestamp", where, most=_LATEST),
-            filename=_below_root(filename, where),
-            hw=hw,
-            prev=prev or "",
-        )
-        if is_key:
-            frames.add((sample, channel), f"a key frame of {channel} for sample {sample}")
-            data[sample, channel] = kept
-        if is_sweep:
-            lidar[token] = kept
-    return data, lidar
+        with reader.checked("sample_data"):
+            where = f"{file}: row {token}"
+            tokens.add(token)
+            hw = (
+                _whole(0 if height is None else height, "height", where, most=_LARGEST_SIDE),
+                _whole(0 if width is None else width, "width", where, most=_LARGEST_SIDE),
+            )
+            if prev not in (None, "") and not is_text(prev):
+                raise _wrong(where, "prev", prev, "a token or nothing")
+            kept = SensorData(
+                token=token,
+                channel=channel,
+                ego_pose_token=ego,
+                calibration_token=calibration,
+                timestamp_us=_whole(timestamp, "timestamp", where, most=_LATEST),
+                filename=_below_root(filename, where),
+                hw=hw,
+                prev=prev or "",
+            )
+            if is_key:
+                frames.add((sample, channel), f"a key frame of {channel} for sample {sample}")
+                data[sample, channel] = kept
+            if is_sweep:
+                lidar[token] = kept
+    return data, lidar, lost
 
 
 def _ego_poses(reader: TableReader, tokens: Collection[str]) -> dict[str, Pose]:
@@ -464,8 +533,9 @@ def _ego_poses(reader: TableReader, tokens: Collection[str]) -> dict[str, Pose]:
     columns = {"token": TOKEN, "rotation": ANY, "translation": ANY}
     for token, rotation, translation in reader.rows("ego_pose", columns):
         if token in tokens:
-            once.add(token)
-            poses[token] = _pose(rotation, translation, f"{file}: row {token}")
+            with reader.checked("ego_pose"):
+                once.add(token)
+                poses[token] = _pose(rotation, translation, f"{file}: row {token}")
     return poses
 
 

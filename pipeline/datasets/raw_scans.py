@@ -8,17 +8,11 @@ from pathlib import Path
 
 from pass2d.cache.schema import DatasetInfo, ScanRecord
 from pass2d.common.errors import DataError
+from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import camera_arrays, lidar_arrays
+from pass2d.pipeline.datasets.layout import Wanted
 from pass2d.pipeline.datasets.limit import SPLITS
-from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
-from pass2d.pipeline.datasets.semkitti import (
-    list_semkitti,
-    read_calibration,
-    scan_sources,
-    semkitti_table,
-)
-from pass2d.pipeline.datasets.semkitti_files import POINTS, find_sequences, list_files
-from pass2d.pipeline.problem import ProblemError
+from pass2d.pipeline.datasets.registry import DATASETS, Dataset, Datasets
 from pass2d.pipeline.source import ScanSource
 
 
@@ -33,18 +27,25 @@ class RawScans:
 
 
 def list_raw(
-    root: Path, *, split: str | None = None, sequences: Sequence[str] | None = None
+    root: Path,
+    *,
+    split: str | None = None,
+    sequences: Sequence[str] | None = None,
+    name: str | None = None,
+    datasets: Datasets = DATASETS,
 ) -> RawScans | None:
     """Find out what a folder is and list its scans; files that are missing are passed over.
 
     Args:
-        root: SemanticKITTI (its root, ``dataset/``, ``sequences/``, one sequence or its
-            ``velodyne/``), or the root of nuScenes.
+        root: The root of a data set in a known layout, or a part of it: of SemanticKITTI its
+            ``dataset/``, ``sequences/``, one sequence or its ``velodyne/``.
         split: "train", "val" or "test" only.
         sequences: Only these.
+        name: Of the data set; the first one that the folder may be when None.
+        datasets: Those that are known.
 
     Returns:
-        None when it is neither: a folder of point files, perhaps, or a file.
+        None when it is none: a folder of point files, perhaps, or a file.
 
     Raises:
         DataError: There is nothing there, no such sequence, or the tables are damaged.
@@ -53,20 +54,23 @@ def list_raw(
         raise DataError(f"{root}: no such file or folder")
     if not root.is_dir():
         return None
-    if root.name == POINTS and (root.parent / POINTS).is_dir():
-        root = root.parent
-    splits = SPLITS if split is None else (split,)
-    if (root / POINTS).is_dir():
-        return _one_sequence(root, splits=splits, sequences=sequences)
-    if any(root.glob("v1.0-*/scene.json")) or (root / "scene.json").is_file():
-        listing = list_nuscenes(root, splits=splits, scenes=sequences, stored_hw=None)
+    wanted = Wanted(splits=SPLITS if split is None else (split,), sequences=sequences)
+    tried = datasets.values() if name is None else (known_dataset(name, datasets),)
+    for dataset in tried:
+        list_part = dataset.layout.list_part
+        if list_part is not None and dataset.layout.is_part(root):
+            listing = list_part(root, dataset.table, wanted, Silent())
+        elif dataset.is_at(root):
+            listing = dataset.list_scans(root, wanted)
+        else:
+            continue
         return RawScans(info=listing.info, scans=listing.scans, notes=listing.notes)
-    try:
-        find_sequences(root)
-    except DataError:
-        return None
-    listing = list_semkitti(root, splits=splits, sequences=sequences)
-    return RawScans(info=listing.info, scans=listing.scans, notes=listing.notes)
+    if name is not None and (other := datasets.at(root)) is not None:
+        raise DataError(
+            f"{root}: laid out as {other.table.info.facts.title}, not as "
+            f"{datasets[name].table.info.facts.title}"
+        )
+    return None
 
 
 def read_raw(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
@@ -82,33 +86,12 @@ def read_raw(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     return replace(record, cameras=tuple(view for view in views if view is not None))
 
 
-def info_of_layout(layout: str) -> DatasetInfo:
-    """Label table, colours and columns by the name of a data set: "semkitti" or "nuscenes".
+def known_dataset(name: str, datasets: Datasets = DATASETS) -> Dataset:
+    """A data set by its name.
 
     Raises:
-        DataError: Another name.
+        DataError: There is none.
     """
-    tables = {"semkitti": semkitti_table, "nuscenes": nuscenes_table}
-    if layout not in tables:
-        raise DataError(f"--layout {layout!r}: semkitti or nuscenes is expected")
-    return tables[layout]().info
-
-
-def _one_sequence(
-    folder: Path, *, splits: Sequence[str], sequences: Sequence[str] | None
-) -> RawScans:
-    """A sequence's own folder, of whatever name; no scans if another one is wanted."""
-    files = list_files(folder.name, folder)
-    if not files.points:
-        raise DataError(f"{folder / POINTS}: no scans NNNNNN.bin")
-    table = semkitti_table()
-    split = table.split_of(files.sequence) or "test"
-    if split not in splits or files.sequence not in (sequences or [files.sequence]):
-        return RawScans(info=table.info, scans=())
-    notes: tuple[str, ...] = ()
-    try:
-        matrix = read_calibration(files) if files.images else None
-    except ProblemError as error:
-        matrix, notes = None, (f"no pictures: {error.problem}",)
-    scans = tuple(scan_sources(files, matrix, split=split))
-    return RawScans(info=table.info, scans=scans, notes=notes)
+    if name not in datasets:
+        raise DataError(f"unknown data set {name!r}; choose from {', '.join(datasets)}")
+    return datasets[name]

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from pass2d.cache.manifest import Manifest
-from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CacheError, DataError
 from pass2d.common.progress import Progress
 from pass2d.pipeline.corrupted import corrupted_listings, variant_of
-from pass2d.pipeline.datasets.nuscenes import STORED_HW, find_nuscenes, list_nuscenes
-from pass2d.pipeline.datasets.roots import FoundRoot
-from pass2d.pipeline.datasets.semkitti import find_semkitti, list_semkitti, semkitti_table
+from pass2d.pipeline.datasets.layout import Wanted
+from pass2d.pipeline.datasets.registry import DATASETS, Datasets
+from pass2d.pipeline.datasets.table import DatasetTable
+from pass2d.pipeline.datasets.words import FIRST
 from pass2d.pipeline.source import SourceListing
 
 
-def is_nuscenes(root: Path) -> bool:
-    """Whether a raw data set has the devkit's tables."""
-    return any(root.glob("v1.0-*/"))
-
-
-def find_raw(info: DatasetInfo) -> FoundRoot:
-    """Where the raw files of a cache's data set lie for a user who does not say.
-
-    Raises:
-        ConfigError: as `find_root`.
-    """
-    return find_semkitti() if info.layout == semkitti_table().info.layout else find_nuscenes()
-
-
 def list_again(
-    root: Path, manifest: Manifest | None, *, version: str | None, progress: Progress
+    root: Path,
+    manifest: Manifest | None,
+    *,
+    version: str | None,
+    progress: Progress,
+    datasets: Datasets = DATASETS,
 ) -> SourceListing:
     """List all of a raw data set with a cache's own settings: picture size, sweeps, corruption.
 
@@ -40,28 +32,29 @@ def list_again(
         manifest: of the cache; None before there is one: the settings that `prepare` has.
         version: of nuScenes, where several are in the root.
         progress: hears of the tables read.
+        datasets: those that are known.
 
     Raises:
         CacheError: the cache is of another data set than the root.
         DataError: as the readers of raw data sets.
     """
     info = None if manifest is None else manifest.info
-    wanted = "nuscenes" if is_nuscenes(root) else semkitti_table().info.layout
-    if info is not None and root.is_dir() and info.layout != wanted:
+    found = datasets.at(root) if root.is_dir() else None
+    dataset = (found or datasets[FIRST]) if info is None else datasets.of(info)
+    if found is not None and info is not None and found.layout.name != info.layout:
         raise CacheError(
-            f"{root}: looks like {wanted}, but data set {info.name} is of {info.layout}. "
-            "Give the --root that it was made from, or another --dataset."
+            f"{root}: looks like {found.table.info.facts.title}, but data set {info.name} is of "
+            f"{dataset.table.info.facts.title}. Give the --root that it was made from, or another "
+            "--dataset."
         )
-    if wanted == "nuscenes":
-        listing = list_nuscenes(
-            root,
-            version=version,
-            stored_hw=_stored_hw(manifest),
-            sweeps=0 if info is None else info.sweeps,
-            progress=progress,
-        )
-    else:
-        listing = list_semkitti(root)
+    wanted = Wanted(
+        version=version,
+        stored_hw=_stored_hw(manifest, dataset.table),
+        sweeps=0 if info is None else info.sweeps,
+    )
+    listing = dataset.list_scans(root, wanted, progress=progress)
+    if info is not None:
+        listing = replace(listing, info=replace(listing.info, drops_invalid=info.drops_invalid))
     if lost := [failed for failed in listing.failed if failed.stage == "lidar"]:
         raise DataError(lost[0].reason)  # a scan that may be whole in the cache is not gone
     variant = None if info is None else variant_of(info)
@@ -74,9 +67,9 @@ def profile_of(manifest: Manifest | None) -> str:
     return str(found.pop()) if len(found) == 1 else "speed"
 
 
-def _stored_hw(manifest: Manifest | None) -> tuple[int, int] | None:
+def _stored_hw(manifest: Manifest | None, table: DatasetTable) -> tuple[int, int] | None:
     if manifest is None:
-        return STORED_HW
+        return table.stored_hw
     stages, texts = (manifest.tables.shards[n].to_pylist() for n in ("stage", "parameters"))
     for stage, text in zip(stages, texts, strict=True):
         if stage == "camera":
@@ -89,4 +82,4 @@ def _stored_hw(manifest: Manifest | None) -> tuple[int, int] | None:
                     "Prepare again into a new --cache."
                 )
             return (stored[0], stored[1])
-    return STORED_HW
+    return table.stored_hw

@@ -1,4 +1,4 @@
-"""SemanticKITTI: which scans there are, and what is missing."""
+"""The layout of SemanticKITTI: which scans there are, and what is missing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from pathlib import Path
 from pass2d.cache.rows import FailedScan
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
-from pass2d.pipeline.compose import read_file
-from pass2d.pipeline.datasets.check import check_scans
-from pass2d.pipeline.datasets.draw_calibration import draw_calibrations
+from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
-from pass2d.pipeline.datasets.roots import FoundRoot, find_root
 from pass2d.pipeline.datasets.semkitti_files import (
     POINTS,
     SequenceFiles,
@@ -27,6 +24,7 @@ from pass2d.pipeline.datasets.table import DatasetTable, load_table
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource, SourceListing
 from pass2d.pipeline.stages.calibration import image_from_lidar_matrix, require_sensible
+from pass2d.pipeline.stages.read import read_file
 
 
 @functools.cache
@@ -35,28 +33,21 @@ def semkitti_table() -> DatasetTable:
     return load_table(Path(__file__).with_suffix(".toml"))
 
 
-def find_semkitti() -> FoundRoot:
-    """Where the data set lies for a user who does not say.
-
-    Raises:
-        ConfigError: as `find_root`.
-    """
-    return find_root(semkitti_table(), locate_sequences, sign="sequences/NN/velodyne")
-
-
 def list_semkitti(
     root: Path,
     *,
+    table: DatasetTable | None = None,
     splits: Sequence[str] = SPLITS,
     sequences: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> SourceListing:
-    """List the scans of a SemanticKITTI folder.
+    """List the scans of a folder in SemanticKITTI's layout.
 
     A scan is a point file; labels, pictures, calib.txt, poses.txt and times.txt may be missing.
 
     Args:
         root: the data set, its ``dataset/`` or its ``sequences/``.
+        table: of the data set; SemanticKITTI's when None.
         splits: any of "train", "val", "test".
         sequences: only these, e.g. ("00", "08"); all that exist when None.
         limit: at most this many scans in all, the first ones of each split in equal shares.
@@ -70,23 +61,25 @@ def list_semkitti(
         DataError: wrong folder, a sequence that does not exist, or no scans at all.
     """
     # Absolute: Ray's workers have another current folder.
-    chosen = choose_sequences(root.absolute(), splits=splits, sequences=sequences)
+    root = root.absolute()
+    table = table or semkitti_table()
+    chosen = choose_sequences(root, table, splits=splits, sequences=sequences)
     closed: dict[str, Problem] = {}
     files = list(_readable(chosen, closed))
     if closed and not any(s.points for s in files):
         raise ProblemError(next(iter(closed.values())))
     _require_scans(root, files, is_each=sequences is not None)
     calibrations = {s.sequence: _calibration(s) for s in files}
-    found = [scan for s in files for scan in _scans(s, _matrix(calibrations[s.sequence]))]
+    found = [scan for s in files for scan in _scans(s, table, calibrations[s.sequence])]
     scans = tuple(first_of_each_split(found, limit))
     facts = [(s.sequence, fact) for s in files for fact in _facts(s)]
     damaged = {n: c.problem for n, c in calibrations.items() if isinstance(c, ProblemError)}
     return SourceListing(
-        info=semkitti_table().info,
+        info=table.info,
         scans=scans,
         notes=(
             *merge_facts(facts),
-            *_notes_on_others(root, chosen, splits, sequences),
+            *_notes_on_others(root, table, chosen, splits, sequences),
             *(f"sequence {name}: no pictures are prepared: {p}" for name, p in damaged.items()),
             *(f"sequence {name}: not prepared: {p}" for name, p in closed.items()),
         ),
@@ -101,35 +94,9 @@ def list_semkitti(
     )
 
 
-def check_semkitti(
-    root: Path,
-    *,
-    splits: Sequence[str] = SPLITS,
-    sequences: Sequence[str] | None = None,
-    limit: int | None = None,
-    drop_invalid: bool = False,
-    png: Path | None = None,
-    progress: Progress,
-) -> list[Problem]:
-    """Look at every file of a SemanticKITTI folder and write nothing but pictures, if asked.
-
-    Args:
-        root: as for ``list_semkitti``, likewise the next three.
-        splits: any of "train", "val", "test".
-        sequences: only these; all that exist when None.
-        limit: read at most this many scans.
-        drop_invalid: whether points of NaN are to be dropped, and so are no fault.
-        png: folder of one picture per sequence and camera, with the points on it; None: none.
-        progress: scans read and their bytes.
-
-    Returns:
-        Every missing, damaged or inconsistent file; first those seen by name, then scan by scan.
-
-    Raises:
-        DataError: as ``list_semkitti``, but a damaged calib.txt is one of the problems.
-    """
-    table = semkitti_table()
-    chosen = choose_sequences(root, splits=splits, sequences=sequences)
+def _examine(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> Examined:
+    """As `list_semkitti`; a damaged calib.txt or a closed folder is one of the problems."""
+    chosen = choose_sequences(root, table, splits=wanted.splits, sequences=wanted.sequences)
     closed: dict[str, Problem] = {}
     listed = list(_readable(chosen, closed))
     problems = list(closed.values())
@@ -137,16 +104,13 @@ def check_semkitti(
         _require_scans(root, listed, is_each=False)
     scans: list[ScanSource] = []
     for files in listed:
-        n_published = table.scan_counts.get(files.sequence)
-        problems += missing_problems(
-            files, published_scans=n_published, is_asked=sequences is not None
-        )
+        problems += missing_problems(files, table, is_asked=wanted.sequences is not None)
         calibration = _calibration(files)
         if isinstance(calibration, ProblemError) and "calib.txt" in files.texts:
             problems.append(calibration.problem)
         if not files.images:
             problems += _unused_damage(files)
-        scans += _scans(files, _matrix(calibration))
+        scans += _scans(files, table, calibration)
     problems += [
         Problem(
             file=root,
@@ -155,14 +119,13 @@ def check_semkitti(
             remedy="Legal; what is there is prepared.",
             severity="note",
         )
-        for note in _notes_on_others(root, chosen, splits, sequences)
+        for note in _notes_on_others(root, table, chosen, wanted.splits, wanted.sequences)
     ]
-    info = replace(table.info, drops_invalid=drop_invalid or None)
-    read = first_of_each_split(scans, limit)
-    problems += check_scans(read, info, progress=progress)
-    if png is not None:
-        draw_calibrations(read, info, png, problems=problems, progress=progress)
-    return problems
+    return Examined(
+        info=table.info,
+        scans=tuple(first_of_each_split(scans, wanted.limit)),
+        problems=tuple(problems),
+    )
 
 
 def _readable(chosen: dict[str, Path], closed: dict[str, Problem]) -> Iterator[SequenceFiles]:
@@ -183,17 +146,16 @@ def _readable(chosen: dict[str, Path], closed: dict[str, Problem]) -> Iterator[S
 
 
 def choose_sequences(
-    root: Path, *, splits: Sequence[str], sequences: Sequence[str] | None
+    root: Path, table: DatasetTable, *, splits: Sequence[str], sequences: Sequence[str] | None
 ) -> dict[str, Path]:
     """Folders of the sequences that were asked for.
 
     Raises:
         DataError: wrong folder, unknown split, or a sequence that does not exist.
     """
-    table = semkitti_table()
     if unknown := [split for split in splits if split not in SPLITS]:
-        raise DataError(f"split {unknown[0]!r}: there is none of that name. Use {_words(SPLITS)}.")
-    found = find_sequences(root)
+        raise DataError(f"unknown split {unknown[0]!r}; choose from {_words(SPLITS)}.")
+    found = find_sequences(root, known=table.sequences)
     if sequences is None:
         chosen = [name for name in found if table.split_of(name) in splits]
         if not chosen:
@@ -202,7 +164,7 @@ def choose_sequences(
                 f"Expected any of {_words(name for s in splits for name in table.splits[s])}."
             )
         return {name: found[name] for name in chosen}
-    return {name: found[name] for name in _asked(root, found, splits, sequences)}
+    return {name: found[name] for name in _asked(root, table, found, splits, sequences)}
 
 
 def _require_scans(root: Path, files: Sequence[SequenceFiles], *, is_each: bool) -> None:
@@ -213,16 +175,19 @@ def _require_scans(root: Path, files: Sequence[SequenceFiles], *, is_each: bool)
         raise DataError(f"{root}: no scans in {where}. Expected files NNNNNN.bin there.")
 
 
-def _scans(files: SequenceFiles, matrix: tuple[float, ...] | None) -> list[ScanSource]:
-    split = semkitti_table().split_of(files.sequence)
-    assert split is not None  # choose_sequences took them from the table
-    return scan_sources(files, matrix, split=split)
-
-
-def scan_sources(
-    files: SequenceFiles, matrix: tuple[float, ...] | None, *, split: str
+def _scans(
+    files: SequenceFiles,
+    table: DatasetTable,
+    calibration: tuple[float, ...] | ProblemError | None,
+    *,
+    otherwise: str = "",
 ) -> list[ScanSource]:
-    """The scans of a sequence; without a matrix, image_from_lidar, they have no usable picture."""
+    """The scans of a sequence, which without a calibration have no usable picture.
+
+    ``otherwise`` is the split of a sequence that the table does not know.
+    """
+    matrix = None if isinstance(calibration, ProblemError) else calibration
+    split = table.split_of(files.sequence) or otherwise
     return [
         ScanSource(
             scan_id=f"{files.sequence}/{frame:06d}",
@@ -235,6 +200,7 @@ def scan_sources(
             images=(files.images.get(frame),),
             image_from_lidar=None if matrix is None else (matrix,),
             calibration=None if matrix is None else files.calib,
+            camera_rule=table.camera_rule,
         )
         for frame, points in files.points.items()
     ]
@@ -275,7 +241,7 @@ def _unused_damage(files: SequenceFiles) -> list[Problem]:
 
 def _attempt_calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemError | None:
     try:
-        return read_calibration(files)
+        return _read_calibration(files)
     except ProblemError as error:
         return error
     except OSError as error:  # the disk fails on this file
@@ -288,11 +254,7 @@ def _attempt_calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemErr
         return ProblemError(problem)
 
 
-def _matrix(calibration: tuple[float, ...] | ProblemError | None) -> tuple[float, ...] | None:
-    return None if isinstance(calibration, ProblemError) else calibration
-
-
-def read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
+def _read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
     """The sequence's image_from_lidar, row by row; None without calib.txt.
 
     Raises:
@@ -307,9 +269,12 @@ def read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
 
 
 def _asked(
-    root: Path, found: dict[str, Path], splits: Sequence[str], sequences: Sequence[str]
+    root: Path,
+    table: DatasetTable,
+    found: dict[str, Path],
+    splits: Sequence[str],
+    sequences: Sequence[str],
 ) -> list[str]:
-    table = semkitti_table()
     names = sorted({name.zfill(2) for name in sequences})
     if not names:
         raise DataError("sequences: none were named. Leave the option out to take all.")
@@ -317,7 +282,9 @@ def _asked(
         split = table.split_of(name)
         if split is None:
             known = _words(name for names in table.splits.values() for name in names)
-            raise DataError(f"sequence {name}: not one of SemanticKITTI. Use any of {known}.")
+            raise DataError(
+                f"sequence {name}: not one of {table.info.facts.title}. Use any of {known}."
+            )
         if name not in found:
             raise DataError(f"{root}: no folder for sequence {name}. Found {_words(found)}.")
         if split not in splits:
@@ -329,16 +296,69 @@ def _asked(
 
 
 def _notes_on_others(
-    root: Path, chosen: dict[str, Path], splits: Sequence[str], sequences: Sequence[str] | None
+    root: Path,
+    table: DatasetTable,
+    chosen: dict[str, Path],
+    splits: Sequence[str],
+    sequences: Sequence[str] | None,
 ) -> list[str]:
     if sequences is not None:
         return []
-    table = semkitti_table()
     empty = [s for s in splits if not any(table.split_of(name) == s for name in chosen)]
-    foreign = [name for name in find_sequences(root) if table.split_of(name) is None]
+    foreign = [
+        name for name in find_sequences(root, known=table.sequences) if table.split_of(name) is None
+    ]
     notes = [f"split {split}: no sequence found" for split in empty]
     return notes + [f"sequence {name}: in no split, left out" for name in foreign]
 
 
 def _words(names: Iterable[str]) -> str:
     return ", ".join(names) or "nothing"
+
+
+def _list(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> SourceListing:
+    return list_semkitti(
+        root,
+        table=table,
+        splits=wanted.splits,
+        sequences=wanted.sequences,
+        limit=wanted.limit,
+    )
+
+
+def _list_part(
+    root: Path, table: DatasetTable, wanted: Wanted, progress: Progress
+) -> SourceListing:
+    """A sequence's own folder, of whatever name, or its velodyne/; none if another is wanted."""
+    folder = root.parent if root.name == POINTS else root
+    files = list_files(folder.name, folder)
+    if not files.points:
+        raise DataError(f"{folder / POINTS}: no scans NNNNNN.bin")
+    calibration = _calibration(files) if "calib.txt" in files.texts else None
+    found = _scans(files, table, calibration, otherwise="test")
+    notes: tuple[str, ...] = ()
+    if isinstance(calibration, ProblemError):
+        notes = (f"no pictures: {calibration.problem}",)
+    is_wanted = found[0].split in wanted.splits and (
+        wanted.sequences is None or files.sequence in wanted.sequences
+    )
+    return SourceListing(info=table.info, scans=tuple(found) if is_wanted else (), notes=notes)
+
+
+def _is_part(folder: Path) -> bool:
+    return (folder / POINTS).is_dir() or (folder.name == POINTS and folder.is_dir())
+
+
+def _locate(root: Path, table: DatasetTable) -> Path | None:
+    return locate_sequences(root, known=table.sequences)
+
+
+LAYOUT = RawLayout(
+    name="semantickitti",
+    sign="sequences/NN/velodyne",
+    locate=_locate,
+    list_scans=_list,
+    examine=_examine,
+    is_part=_is_part,
+    list_part=_list_part,
+)

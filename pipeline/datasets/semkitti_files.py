@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,12 @@ class SequenceFiles:
         return self.folder / "calib.txt"
 
 
-def find_sequences(root: Path) -> dict[str, Path]:
+def find_sequences(root: Path, *, known: Container[str] = ()) -> dict[str, Path]:
     """Find the sequence folders below a data set's root.
 
     Args:
         root: the data set, its ``dataset/`` or its ``sequences/``.
+        known: names of sequences that are not two digits.
 
     Returns:
         Folder of each sequence, in the order of their numbers; never empty.
@@ -56,17 +57,21 @@ def find_sequences(root: Path) -> dict[str, Path]:
         raise DataError(f"{root}: is a file. Expected a folder with {_LAYOUT}.")
     for folder in (root / "sequences", root / "dataset" / "sequences", root):
         names = _names(folder) if folder.is_dir() else ()
-        found = {name: folder / name for name in sorted(names) if _SEQUENCE.fullmatch(name)}
+        found = {name: folder / name for name in sorted(names) if _is_sequence(name, known)}
         found = {name: path for name, path in found.items() if path.is_dir()}
         if found:
             return found
     raise DataError(f"{root}: {_nothing_found(root)} Expected a folder with {_LAYOUT}.")
 
 
-def locate_sequences(root: Path) -> Path | None:
+def _is_sequence(name: str, known: Container[str]) -> bool:
+    return _SEQUENCE.fullmatch(name) is not None or name in known
+
+
+def locate_sequences(root: Path, *, known: Container[str] = ()) -> Path | None:
     """The folder of sequences that a root stands for, links resolved; None if it has no scans."""
     try:
-        found = find_sequences(root)
+        found = find_sequences(root, known=known)
     except (DataError, OSError):
         return None
     folder = next((path for path in found.values() if (path / POINTS).is_dir()), None)

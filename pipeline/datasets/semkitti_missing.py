@@ -12,6 +12,7 @@ from pass2d.pipeline.datasets.semkitti_files import (
     SequenceFiles,
     frame_ranges,
 )
+from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import Problem
 
 _TEXTS = ("calib.txt", "poses.txt", "times.txt")
@@ -52,14 +53,12 @@ def merge_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
-def missing_problems(
-    files: SequenceFiles, *, published_scans: int | None, is_asked: bool
-) -> list[Problem]:
+def missing_problems(files: SequenceFiles, table: DatasetTable, *, is_asked: bool) -> list[Problem]:
     """Name every file that a sequence lacks and every one that belongs to no scan.
 
     Args:
         files: of the sequence.
-        published_scans: scans of this sequence in the whole data set.
+        table: knows how many scans the whole sequence has.
         is_asked: whether it was asked for by name: then it must have scans.
 
     Returns:
@@ -84,8 +83,9 @@ def missing_problems(
     if gaps:
         found = f"no scans {frame_ranges(gaps, max_runs=None)}"
         problems.append(_note(files.folder / POINTS, found, "frame numbers without gaps", _GAPS))
+    published_scans = table.scan_counts.get(files.sequence)
     if published_scans is not None and published_scans != n_scans:
-        expected = f"{published_scans}, as in the whole of SemanticKITTI"
+        expected = f"{published_scans}, as in the whole of {table.info.facts.title}"
         problems.append(
             _note(
                 files.folder / POINTS,

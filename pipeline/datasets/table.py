@@ -6,10 +6,20 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pass2d.cache.schema import DatasetInfo, GridConfig, LabelTable
-from pass2d.common.errors import ConfigError
+from pass2d.cache.check_manifest import fact_faults
+from pass2d.cache.layout import DATASET
+from pass2d.cache.schema import (
+    KNOWN_FACTS,
+    DatasetFacts,
+    DatasetInfo,
+    GridConfig,
+    LabelTable,
+)
+from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.json import from_json
+from pass2d.pipeline.source import CameraRule
 
 T = TypeVar("T")
 
@@ -30,8 +40,17 @@ class DatasetTable:
     """(C,) points per training id in the training split as published; zeros where not."""
     cameras: tuple[str, ...]
     """Names of the cameras in the order of the cache; empty where there is only one."""
+    camera_rule: CameraRule = "x_ahead"
+    """Which points a camera may see."""
+    stored_hw: tuple[int, int] | None = None
+    """Height and width that pictures are resized to where nobody says; None: kept as taken."""
     usual_roots: tuple[str, ...] = ()
     """Paths below the current folder where the data set usually lies, the likeliest first."""
+
+    @property
+    def sequences(self) -> frozenset[str]:
+        """Names of all sequences of all splits."""
+        return frozenset(name for names in self.splits.values() for name in names)
 
     def split_of(self, sequence: str) -> str | None:
         """The split that a sequence belongs to; None when the table does not know it."""
@@ -50,15 +69,19 @@ def load_table(file: Path) -> DatasetTable:
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
         return _table(raw)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}).") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: no TOML file: {error}") from error
     except KeyError as error:
         raise ConfigError(f"{file}: key {error} is missing. See semkitti.toml.") from error
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file}: {error}") from error
 
 
 def _table(raw: Mapping[str, Any]) -> DatasetTable:
+    if DATASET.fullmatch(raw["name"]) is None:
+        raise ValueError(f"name {raw['name'][:40]!r}: expected letters, digits, '-' and '_'")
     labels = _labels(raw["classes"], raw["raw_labels"])
     grid = raw["grid"]
     info = DatasetInfo(
@@ -74,11 +97,15 @@ def _table(raw: Mapping[str, Any]) -> DatasetTable:
         has_class_weights=raw["has_class_weights"],
         signal_name=raw["signal_name"],
         raw_columns=raw["raw_columns"],
+        own_facts=_own_facts(raw["layout"], raw["facts"], n_classes=labels.n_classes),
     )
     _check_grid(info.grid)
     cameras = tuple(raw.get("cameras", ()))
     if max(1, len(cameras)) != info.n_cameras:
         raise ValueError(f"n_cameras is {info.n_cameras}, but {len(cameras)} cameras are named")
+    rule = raw.get("camera_rule", "x_ahead")
+    if rule not in get_args(CameraRule):
+        raise ValueError(f"camera_rule {rule!r}: expected {' or '.join(get_args(CameraRule))}")
     splits = {split: tuple(names) for split, names in raw["splits"].items()}
     return DatasetTable(
         info=info,
@@ -87,8 +114,21 @@ def _table(raw: Mapping[str, Any]) -> DatasetTable:
         scan_counts=dict(raw.get("scan_counts", {})),
         published_points=tuple(entry.get("points", 0) for entry in raw["classes"]),
         cameras=cameras,
+        camera_rule=rule,
+        stored_hw=None if "stored_hw" not in raw else _pair(raw["stored_hw"]),
         usual_roots=tuple(raw.get("usual_roots", ())),
     )
+
+
+def _own_facts(layout: str, raw: Mapping[str, Any], *, n_classes: int) -> DatasetFacts | None:
+    """None where they are those that caches of this layout have without saying so."""
+    try:
+        facts = from_json(DatasetFacts, raw, where="[facts]")
+    except CacheError as error:
+        raise ValueError(f"[facts]: {error.__cause__}. See semkitti.toml.") from error
+    for wrong in fact_faults(facts, n_classes=n_classes):
+        raise ValueError(f"[facts]: {wrong}")
+    return None if KNOWN_FACTS.get(layout) == facts else facts
 
 
 def _labels(classes: list[Mapping[str, Any]], raw_labels: Mapping[str, Any]) -> LabelTable:
@@ -115,6 +155,12 @@ def _triple(values: list[T], kind: type[T]) -> tuple[T, T, T]:
     if len(values) != 3 or any(not isinstance(value, kind) for value in values):
         raise ValueError(f"{values} must be three of {kind.__name__}")
     return values[0], values[1], values[2]
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    if len(values) != 2 or any(type(value) is not int or value < 1 for value in values):
+        raise ValueError(f"stored_hw {values}: expected height and width")
+    return values[0], values[1]
 
 
 def _check_grid(grid: GridConfig) -> None:

@@ -21,7 +21,7 @@ from pass2d.cache.rows import ScanSources, ShardHeader, ShardRow, SourceFile, lo
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CacheError
 from pass2d.common.json import loads
-from pass2d.pipeline.run.jobs import ShardJob
+from pass2d.pipeline.run.jobs import RECORDED_RULES, ShardJob
 from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult, run_task
 from pass2d.pipeline.source import ScanSource, SweepSource
 
@@ -80,6 +80,9 @@ def _lidar_source(scan: LidarScanInputs, sequence: str, files: Files) -> ScanSou
     )
 
 
+_RULE_OF = {recorded: rule for rule, recorded in RECORDED_RULES.items()}
+
+
 def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Files) -> ScanSource:
     """Only what the stage uses: points come from the `lidar` shard."""
     calib = files.get((scan.scan_id, "calib"))
@@ -95,7 +98,7 @@ def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Fi
         images=tuple(paths.get(f"image{camera}") for camera in range(parameters["n_cameras"])),
         image_from_lidar=scan.image_from_lidar,
         calibration=None if calib is None or not calib.path else Path(calib.path),
-        camera_model=parameters["camera_model"],
+        camera_rule=_RULE_OF[parameters["camera_model"]],
         taken_hw=scan.taken_hw,
         stored_hw=None if parameters["stored_hw"] is None else tuple(parameters["stored_hw"]),
     )

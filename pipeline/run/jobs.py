@@ -25,7 +25,10 @@ from pass2d.common.errors import CacheError
 from pass2d.corruptions.registry import corruption_table
 from pass2d.pipeline.compose import STAGE_CODE_VERSIONS
 from pass2d.pipeline.corrupted import variant_of
-from pass2d.pipeline.source import ScanSource
+from pass2d.pipeline.source import CameraRule, ScanSource
+
+RECORDED_RULES: dict[CameraRule, str] = {"x_ahead": "kitti", "in_front": "nuscenes"}
+"""Camera rules as the keys of shards say them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,8 @@ def lidar_header(
         "n_classes": info.labels.n_classes,
         "sweeps": info.sweeps,
     }
+    if info.own_facts is not None:
+        parameters["label_bytes"] = info.own_facts.label_bytes
     if info.drops_invalid:
         parameters["drops_invalid"] = True
     variant = variant_of(info)
@@ -134,7 +139,7 @@ def camera_header(
         "n_cameras": info.n_cameras,
         "strip_columns": STRIP_COLUMNS,
         # The same of all scans of a listing.
-        "camera_model": scans[0].camera_model if scans else "kitti",
+        "camera_model": RECORDED_RULES[scans[0].camera_rule if scans else "x_ahead"],
         "stored_hw": scans[0].stored_hw if scans else None,
     }
     inputs = KeyInputs(

@@ -1,15 +1,204 @@
-"""Bytes of a scan's files to arrays."""
+"""A scan's two files to arrays: points and labels."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.columns import PointLayout, find_layout
 from pass2d.cache.clouds.nowhere import NOWHERE
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.files import read_whole
 from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.stages.label_types import require_label_type
+from pass2d.pipeline.stages.labels import instance_ids, map_labels
+
+
+class RawScan(NamedTuple):
+    """A scan's points, all rows of the file in its order, and what its label file says."""
+
+    points: NDArray[np.float32]
+    """(R, columns) as in the file; rows of NaN that are dropped lie at ``NOWHERE``."""
+    label: NDArray[np.uint8] | None
+    """(R,) training ids; None for scans without labels."""
+    instance: NDArray[np.uint32] | None
+    """(R,) instance ids."""
+
+
+class Attempt(NamedTuple):
+    """A scan's two files as far as they can be read."""
+
+    points: NDArray[np.float32] | None
+    """(R, columns); None if the file cannot be read, or holds NaN that is not to be dropped."""
+    label: NDArray[np.uint8] | None
+    """(R,) training ids; None without labels that can be read."""
+    instance: NDArray[np.uint32] | None
+    errors: tuple[tuple[Path, ProblemError | OSError], ...]
+    """What is wrong with which file; an OSError may pass."""
+
+
+def read_scan(points_file: Path, labels_file: Path | None, info: DatasetInfo) -> RawScan:
+    """Read and check both files of a scan.
+
+    Args:
+        points_file: of the scan.
+        labels_file: None for scans without labels.
+        info: label table and layout of the data set; whether rows of NaN are dropped.
+
+    Raises:
+        ProblemError: a file is missing, truncated or of another type, the two do not belong
+            together, a label is unknown, or NaN is not to be dropped.
+        OSError: reading failed in a way that may pass.
+    """
+    found = attempt_scan(points_file, labels_file, info)
+    for _, error in found.errors:
+        raise error
+    assert found.points is not None, points_file
+    return RawScan(found.points, found.label, found.instance)
+
+
+def attempt_scan(points_file: Path, labels_file: Path | None, info: DatasetInfo) -> Attempt:
+    """As `read_scan`, but go on after an error: `--check` wants all of them."""
+    errors: list[tuple[Path, ProblemError | OSError]] = []
+    points = raw_labels = label = instance = None
+    n_points = None
+    try:
+        points = read_point_file(points_file, info)
+        n_points = len(points)
+        if not info.drops_invalid:
+            require_finite(points, file=points_file)
+    except (ProblemError, OSError) as error:
+        errors.append((points_file, error))
+        points = None
+    if labels_file is not None:
+        try:
+            raw_labels = read_label_file(labels_file, info, n_points=n_points)
+            if n_points is not None:
+                require_same_length(
+                    n_points=n_points,
+                    n_labels=len(raw_labels),
+                    points_file=points_file,
+                    labels_file=labels_file,
+                )
+        except (ProblemError, OSError) as error:
+            errors.append((labels_file, error))
+    if raw_labels is not None and labels_file is not None:
+        try:
+            label = map_labels(raw_labels, table=info.labels, file=labels_file)
+            if info.facts.has_instances:
+                instance = instance_ids(raw_labels)
+            else:
+                instance = np.zeros(len(raw_labels), np.uint32)
+        except ProblemError as error:
+            errors.append((labels_file, error))
+    if points is not None and info.drops_invalid:
+        if errors:
+            points, _ = drop_invalid(points)
+        else:
+            points, label, instance = _without_invalid(points, label, instance, info)
+    return Attempt(points, label, instance, tuple(errors))
+
+
+def read_sweep(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
+    """Read the points of an added sweep, (R, columns); rows of NaN leave if they are dropped.
+
+    Raises:
+        ProblemError: as `read_scan`.
+    """
+    points = read_point_file(file, info)
+    if info.drops_invalid:
+        return points[np.isfinite(points).all(axis=1)]
+    require_finite(points, file=file)
+    return points
+
+
+def read_point_file(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
+    """Read a point file as it is, (R, columns), read-only.
+
+    Raises:
+        ProblemError: it is missing, truncated, or clearly of another number of columns.
+    """
+    data = read_file(file)
+    require_layout(data, columns=info.raw_columns, file=file)
+    return decode_points(data, columns=info.raw_columns, file=file)
+
+
+def read_label_file(
+    file: Path, info: DatasetInfo, *, n_points: int | None = None
+) -> NDArray[np.uint32]:
+    """Read a label file as it is, (R,).
+
+    Raises:
+        ProblemError: it is missing, truncated, or seems to be of another type; where the number of
+            the scan's points is known, sizes of other types are known, too.
+    """
+    data = read_file(file)
+    label_bytes = info.facts.label_bytes
+    require_label_type(
+        data, n_points=n_points, label_bytes=label_bytes, table=info.labels, file=file
+    )
+    return decode_raw_labels(data, label_bytes=label_bytes, file=file)
+
+
+_NO_FILE = frozenset(
+    {
+        *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM),
+        *(errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG),
+    }
+)
+
+
+def read_file(file: Path) -> bytes:
+    """Read a whole file of the raw data set.
+
+    Raises:
+        ProblemError: it is missing, a folder, a pipe or not readable. Other failures of the disk
+            or the network stay an OSError: they may pass, and the runner tries again.
+    """
+    try:
+        return read_whole(file)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise ProblemError(
+            Problem(
+                file=file,
+                found=(error.strerror or type(error).__name__).lower(),
+                expected="a readable file",
+                remedy=(
+                    "Change its permissions."
+                    if isinstance(error, PermissionError)
+                    else "Was it moved, or is it a link to nowhere? List the data set again."
+                ),
+            )
+        ) from error
+
+
+def _without_invalid(
+    points: NDArray[np.float32],
+    label: NDArray[np.uint8] | None,
+    instance: NDArray[np.uint32] | None,
+    info: DatasetInfo,
+) -> RawScan:
+    """Points with finite numbers; of rows that have none the label is ignored.
+
+    A corrupted scan has rows of its own: there they leave.
+    """
+    points, is_invalid = drop_invalid(points)
+    if not is_invalid.any():
+        return RawScan(points, label, instance)
+    if info.corruption is not None:
+        points = points[~is_invalid]
+        label = None if label is None else label[~is_invalid]
+        instance = None if instance is None else instance[~is_invalid]
+    elif label is not None and instance is not None:
+        label, instance = label.copy(), instance.copy()
+        label[is_invalid], instance[is_invalid] = 0, 0
+    return RawScan(points, label, instance)
 
 
 def decode_points(data: bytes, *, columns: int, file: Path) -> NDArray[np.float32]:

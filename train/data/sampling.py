@@ -6,6 +6,7 @@ others as they were.
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,7 +18,6 @@ from pass2d.cache.schema import GridConfig
 from pass2d.corruptions.registry import (
     CORRUPTIONS,
     SEVERITIES,
-    CorruptionName,
     SeverityName,
     Variant,
 )
@@ -63,7 +63,7 @@ class AugmentConfig:
     """Probability that the picture is flipped left to right."""
     noise_probability: float = 0.5
     """Probability that a scan is corrupted. Mode noise."""
-    noise_corruptions: tuple[CorruptionName, ...] = CORRUPTIONS
+    noise_corruptions: tuple[str, ...] = CORRUPTIONS
     """Which one is drawn from these, evenly. Mode noise."""
     noise_severities: tuple[SeverityName, ...] = SEVERITIES
     """And how severe, from these. Mode noise."""
@@ -78,6 +78,12 @@ class AugmentConfig:
         for name in ("noise_corruptions", "noise_severities"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must name at least one; noise_probability = 0 is none")
+        for name in self.noise_corruptions:
+            if name not in CORRUPTIONS:
+                near = difflib.get_close_matches(name, CORRUPTIONS, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                names = ", ".join(CORRUPTIONS)
+                raise ValueError(f"noise_corruptions: {name!r} is none of {names}{hint}")
         if self.translate_m < 0:
             raise ValueError(f"translate_m must not be negative, got {self.translate_m}")
         for name in ("crop_hw", "resize_hw"):

@@ -32,14 +32,14 @@ LARGEST_GAP_ROWS = 4
 """Rows without a return that a range image closes: few or unevenly spaced beams leave them."""
 
 
-def facing_ahead(xyz: NDArray[np.float32], layout: str) -> NDArray[np.float32]:
+def facing_ahead(xyz: NDArray[np.float32], forward_axis: str) -> NDArray[np.float32]:
     """(3, N) a scan turned so that x looks ahead and y to the left, as pictures want it.
 
     Args:
         xyz: (3, N) lidar frame.
-        layout: Of its data set: the lidar of nuScenes has x to the right and y ahead.
+        forward_axis: "x", or "y" as the lidar of nuScenes has it: x is to its right.
     """
-    return np.stack([xyz[1], -xyz[0], xyz[2]]) if layout == "nuscenes" else xyz
+    return np.stack([xyz[1], -xyz[0], xyz[2]]) if forward_axis == "y" else xyz
 
 
 def birds_eye(

@@ -131,7 +131,7 @@ def pass_result(
     inside, outside = counts.inside(), counts.outside()
     official, published = counts.scores(info)
     ignored = official_scores(
-        inside + without_predictions(outside), absent_counts_zero=info.layout != "nuscenes"
+        inside + without_predictions(outside), absent_counts_zero=info.facts.absent_counts_zero
     )
     bands = counts.total.sum(dim=0).cpu().numpy()
     singles = [

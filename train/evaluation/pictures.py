@@ -103,7 +103,7 @@ def scan_pictures(
         Names and pictures: "prediction", "range", and where possible "truth", "errors", "camera".
     """
     table, raw = info.labels, record.raw()
-    xyz, truth = facing_ahead(raw.points[:, :3].T, info.layout), raw.label
+    xyz, truth = facing_ahead(raw.points[:, :3].T, info.facts.forward_axis), raw.label
     pictures = [
         ("prediction", birds_eye(xyz, predicted, table, title=f"{title}: prediction")),
         ("range", range_image(xyz, predicted, table, title=f"{title}: prediction")),

@@ -86,20 +86,21 @@ def count_pairs(
 def mask_forbidden_classes(
     logits: Tensor, info: DatasetInfo, *, allow_ignored: bool = True
 ) -> Tensor:
-    """Leave out the answers that a benchmark forbids: nuScenes takes 1..16 only.
+    """Leave out the answers that the data set's benchmark forbids (nuScenes: 0).
 
     Args:
         logits: (N, C).
-        info: Of the data set: its layout says which benchmark it is.
+        info: Of the data set: its facts name the answers.
         allow_ignored: Whether class 0 stays where the benchmark does not forbid it.
 
     Returns:
         (N, C); a forbidden class has -inf, so that neither argmax nor softmax takes it.
     """
-    if allow_ignored and info.layout != "nuscenes":
+    forbidden = {*info.facts.forbidden_answers, *(() if allow_ignored else (0,))}
+    if not forbidden:
         return logits
     allowed = logits.clone()
-    allowed[:, 0] = -torch.inf
+    allowed[:, sorted(forbidden)] = -torch.inf
     return allowed
 
 
@@ -159,11 +160,11 @@ def both_scores(
     Args:
         inside: (C, C) of the points inside the volume.
         outside: (C, C) of the others.
-        info: Of the data set: its layout says what an absent class counts.
+        info: Of the data set: its facts say what an absent class counts.
         sees_outside: Whether the network itself predicts the others. If not, they have no
             prediction for `published`, whatever ``OutsidePolicy`` gave them.
     """
-    official = official_scores(inside + outside, absent_counts_zero=info.layout != "nuscenes")
+    official = official_scores(inside + outside, absent_counts_zero=info.facts.absent_counts_zero)
     predicted = outside if sees_outside else without_predictions(outside)
     return official, published_scores(inside + predicted)
 

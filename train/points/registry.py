@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pass2d.common.errors import DataError, Pass2DError
@@ -15,7 +15,10 @@ from pass2d.train.points.pcd import read_pcd
 from pass2d.train.points.ply import read_ply
 from pass2d.train.points.text import read_text
 
-READERS: dict[str, Callable[[Path, bytes], PointColumns]] = {
+Reader = Callable[[Path, bytes], PointColumns]
+"""Of a file's path, for messages, and its bytes."""
+
+READERS: Mapping[str, Reader] = {
     ".npy": read_npy,
     ".npz": read_npz,
     ".pcd": read_pcd,
@@ -26,7 +29,7 @@ READERS: dict[str, Callable[[Path, bytes], PointColumns]] = {
     ".csv": read_text,
     ".xyz": read_text,
 }
-"""By suffix in lower case, of a file's path and bytes; `.bin` has no columns of its own and stays
+"""By suffix in lower case; `.bin` has no columns of its own and stays
 with `binary`. Each may also be packed: `.csv.gz`."""
 
 
@@ -35,17 +38,17 @@ def point_suffix(name: str) -> str:
     return Path(name.lower().removesuffix(PACKED)).suffix
 
 
-def read_columns(path: Path) -> PointColumns:
-    """Read the columns of a point file.
+def read_columns(path: Path, readers: Mapping[str, Reader] = READERS) -> PointColumns:
+    """Read the columns of a point file, of a format that one of the readers knows.
 
     Raises:
         ConfigError: The package that reads the format is not installed; the message names it.
         DataError: Missing, not readable, of another format, truncated, or more than fits memory.
     """
     kind = point_suffix(path.name)
-    reader = READERS.get(kind)
+    reader = readers.get(kind)
     if reader is None:
-        raise DataError(f"{path}: one of {', '.join(READERS)} is expected")
+        raise DataError(f"{path}: one of {', '.join(readers)} is expected")
     data = file_bytes(path)
     try:
         return reader(path, data)

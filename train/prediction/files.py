@@ -50,8 +50,8 @@ def find_scans(
         inputs: One file of a known format, or a folder. Hidden files are left out.
         out: Folder of the results; they lie in it as the inputs lie in theirs. Below ``inputs`` it
             is left out.
-        on_closed: Is told of every sub-folder that cannot be read, and why; by default the first
-            one is an error.
+        on_closed: Is told of every sub-folder, pipe or socket that cannot be read, and why; by
+            default the first one is an error.
 
     Returns:
         In the order of names.
@@ -177,7 +177,7 @@ def refuse_input_as_result(scans: Iterable[ScanFile], suffixes: Sequence[str]) -
 def _walk(
     folder: Path, *, leave_out: Path
 ) -> tuple[list[Path], Counter[str], list[tuple[Path, str]]]:
-    """Point files below a folder, what else there is by suffix, and folders that are closed."""
+    """Point files below a folder, what else there is by suffix, and what cannot be read."""
     found: list[Path] = []
     others: Counter[str] = Counter()
     closed: list[tuple[Path, str]] = []
@@ -200,10 +200,13 @@ def _walk(
             if name.startswith("."):
                 continue
             path = Path(place) / name
-            if name.lower().endswith(SUFFIXES) and (path.is_file() or not path.exists()):
+            if not name.lower().endswith(SUFFIXES):
+                others[Path(name).suffix or "without suffix"] += 1
+            elif path.is_file() or not path.exists():
                 found.append(path)  # also a link that leads nowhere: it will be named
             else:
-                others[Path(name).suffix or "without suffix"] += 1
+                what = "pipe" if path.is_fifo() else "socket" if path.is_socket() else "device"
+                closed.append((path, f"{path}: a {what}, not a file of points"))
     return found, others, closed
 
 

@@ -108,11 +108,12 @@ def ply_bytes(scan: LabelledScan, info: DatasetInfo) -> bytes:
 def format_notes(outputs: Outputs, info: DatasetInfo) -> list[str]:
     """What a person should know of the formats' numbers; said once."""
     has_raw = any(word in outputs.formats for word in ("label", "npy", "ply"))
-    if info.layout != "nuscenes" or not has_raw:
+    if info.facts.label_bytes != 1 or not has_raw:
         return []
     return [
-        "labels of this nuScenes checkpoint are uint32 raw ids (0..31, one per class); the "
-        "benchmark's own form, uint8 of the 16 classes in NAME_lidarseg.bin, is `formats=bin`"
+        f"labels of this {info.facts.title} checkpoint are uint32 raw ids "
+        f"(0..{max(info.labels.raw_to_training)}, one per class); the benchmark's own form, uint8 "
+        f"of the {info.labels.n_classes - 1} classes in NAME_lidarseg.bin, is `formats=bin`"
     ]
 
 
@@ -124,7 +125,7 @@ def _npy(array: NDArray[np.generic]) -> bytes:
 
 def _png(draw: Callable[..., object], scan: LabelledScan, info: DatasetInfo) -> bytes:
     buffer = io.BytesIO()
-    xyz = facing_ahead(scan.xyz, info.layout)
+    xyz = facing_ahead(scan.xyz, info.facts.forward_axis)
     picture = draw(xyz, scan.labels, info.labels, title=scan.name)
     picture.save(buffer, format="PNG")  # type: ignore[attr-defined]  # a Pillow image
     return buffer.getvalue()

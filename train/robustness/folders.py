@@ -100,11 +100,10 @@ def find_corrupted(root: Path) -> tuple[CorruptedFolder, ...]:
     )
 
 
-def set_name(folders: Sequence[CorruptedFolder], *, layout: str) -> str:
+def set_name(folders: Sequence[CorruptedFolder], *, title: str) -> str:
     """The published set that folders belong to, for reports: only Robo3D's has severities."""
-    if layout == "nuscenes":
-        return "nuScenes-C (Robo3D)"
-    return "SemanticKITTI-C (Robo3D)" if any(folder.severity for folder in folders) else YAN
+    has_severities = any(folder.severity for folder in folders)
+    return YAN if YAN.startswith(f"{title}-C") and not has_severities else f"{title}-C (Robo3D)"
 
 
 def _files(root: Path) -> list[Path]:

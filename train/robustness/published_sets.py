@@ -117,10 +117,10 @@ def robust_folders(
     if not any(result.scans for result in results[len(own) :]):
         reason = next((line for result in results for line in result.failed), "no scans")
         raise DataError(f"{root}: none of its scans could be used: {reason}")
-    name = set_name(folders, layout=info.layout)
+    name = set_name(folders, title=info.facts.title)
     return run.report(
         results,
         set_name=name,
-        baseline={} if name == YAN else BASELINE_MIOU[info.layout],
+        baseline={} if name == YAN else BASELINE_MIOU.get(info.facts.benchmark, {}),
         clean_source=f"split {CLEAN_SPLIT} of {clean}" if own else "the set's own clean scans",
     )

@@ -21,7 +21,7 @@ CORRUPTIONS = (
 SEVERITIES = ("light", "moderate", "heavy")
 CLEAN = "clean"
 NOISE_LABELS = {"semantickitti": (21, 22, 23), "nuscenes": (41, 42, 43)}
-"""Raw ids of points that a corruption added (fog, snow, crosstalk): ignored, by layout."""
+"""Raw ids of points that a corruption added (fog, snow, crosstalk): ignored, by benchmark."""
 
 BASELINE_MIOU: dict[str, dict[str, float]] = {
     "semantickitti": {
@@ -47,7 +47,7 @@ BASELINE_MIOU: dict[str, dict[str, float]] = {
         "cross_sensor": 0.5095,
     },
 }
-"""mIoU of Robo3D's baseline, MinkUNet-18 (cr 1.0), by layout; mean over the severities."""
+"""mIoU of Robo3D's baseline, MinkUNet-18 (cr 1.0), by benchmark; mean over the severities."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,7 +146,7 @@ def _labels_of(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles |
 def label_lookup(info: DatasetInfo) -> NDArray[np.uint8]:
     """As `LabelTable.training_lookup`; added noise is 0, where the table lacks it."""
     lookup = info.labels.training_lookup()
-    for raw in NOISE_LABELS.get(info.layout, ()):
+    for raw in NOISE_LABELS.get(info.facts.benchmark, ()):
         lookup[raw] = 0 if lookup[raw] == UNKNOWN_LABEL else lookup[raw]
     return lookup
 

@@ -99,8 +99,11 @@ def assemble(
             f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
             "does not tell how the network does on scans that it has not seen"
         )
-    if recipe.augment.mix and reader.info.layout == "nuscenes":
-        progress.say("warning: augment.mix changes nothing: nuScenes' labels hold no instance ids")
+    if recipe.augment.mix and not reader.info.facts.has_instances:
+        progress.say(
+            "warning: augment.mix changes nothing: the labels of "
+            f"{reader.info.facts.title} hold no instance ids"
+        )
     elif recipe.augment.mix and len(positions) == 1:
         progress.say("warning: augment.mix changes nothing: there is no second training scan")
     hashes_exist = bool((reader.scans.voxels[positions] > 0).all())

@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
 
@@ -19,8 +19,36 @@ META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
 DESCRIPTION_FILE = "description.txt"
 """SemanticKITTI: an optional text beside `sequences/`."""
 
-_KITTI_ENTRY = re.compile(r"sequences/([0-9]{2})/predictions/([0-9]{6})\.label")
-_NUSCENES_ENTRY = re.compile(r"lidarseg/([A-Za-z0-9_]+)/([0-9A-Za-z]+)_lidarseg\.bin")
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a server wants its zip."""
+
+    name: str
+    """What a data set's facts call it."""
+    entry: re.Pattern[str]
+    """Of a prediction file: group (sequence, or the server's name of the split) and scan."""
+    takes_raw_ids: bool
+    """uint32 raw ids; else uint8 training ids, which may not be 0."""
+    has_meta: bool
+    """`SPLIT/submission.json` says what the method uses, and names hold the split; else there may
+    be a description, and names hold the sequence."""
+
+
+FORMS = (
+    Form(
+        name="semantickitti",
+        entry=re.compile(r"sequences/([0-9]{2})/predictions/([0-9]{6})\.label"),
+        takes_raw_ids=True,
+        has_meta=False,
+    ),
+    Form(
+        name="nuscenes",
+        entry=re.compile(r"lidarseg/([A-Za-z0-9_]+)/([0-9A-Za-z]+)_lidarseg\.bin"),
+        takes_raw_ids=False,
+        has_meta=True,
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,24 +62,24 @@ class Benchmark:
     """Official scans per sequence; empty where nobody published them."""
 
     @property
-    def is_nuscenes(self) -> bool:
-        """The other layout is SemanticKITTI's."""
-        return self.info.layout == "nuscenes"
+    def form(self) -> Form:
+        """How the zip must look."""
+        return next(form for form in FORMS if form.name == self.info.facts.benchmark)
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
         """Of a prediction file."""
-        return np.dtype("u1") if self.is_nuscenes else np.dtype("<u4")
+        return np.dtype("<u4") if self.form.takes_raw_ids else np.dtype("u1")
 
     def entry_name(self, *, split: str, sequence: str, frame_index: int, token: str) -> str:
         """Where a scan's predictions lie in the zip; ``split`` is the server's name."""
-        if self.is_nuscenes:
+        if self.form.has_meta:
             return f"lidarseg/{split}/{token}_lidarseg.bin"
         return f"sequences/{sequence}/predictions/{frame_index:06d}.label"
 
     def encode(self, labels: NDArray[np.uint8]) -> bytes:
         """Training ids (N,) as the file that the server reads."""
-        if self.is_nuscenes:
+        if not self.form.takes_raw_ids:
             return labels.astype("u1").tobytes()
         raw_ids = np.array(self.info.labels.training_to_raw, "<u4")
         return raw_ids[labels].tobytes()
@@ -59,15 +87,15 @@ class Benchmark:
     def is_allowed(self) -> NDArray[np.bool_]:
         """(65536,) which low 16 bits a prediction may have."""
         allowed = np.zeros(1 << 16, np.bool_)
-        if self.is_nuscenes:
-            allowed[1 : self.info.labels.n_classes] = True
-        else:
+        if self.form.takes_raw_ids:
             allowed[list(self.info.labels.raw_to_training)] = True
+        else:
+            allowed[1 : self.info.labels.n_classes] = True
         return allowed
 
     def server_split(self, split: str, sequences: Iterable[str]) -> str:
         """The server's name of a split; nuScenes' mini version has splits of its own."""
-        if not self.is_nuscenes:
+        if not self.form.has_meta:
             return split
         there, mini = set(sequences), f"mini_{split}"
         return mini if there and there == set(self.splits.get(mini, ())) else split
@@ -76,6 +104,19 @@ class Benchmark:
         """Official sequences (scenes) of a split that are not there."""
         there = set(sequences)
         return [name for name in self.splits.get(server_split, ()) if name not in there]
+
+
+def benchmark_of(reader: CacheReader, benchmarks: Sequence[Benchmark]) -> Benchmark:
+    """The benchmark of a prepared data set.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    facts = reader.info.facts
+    for benchmark in benchmarks:
+        if benchmark.form.name == facts.benchmark:
+            return benchmark
+    raise ConfigError(f"{reader.root}: {facts.title} has no benchmark to submit to")
 
 
 def submission_json(meta: Mapping[str, bool]) -> bytes:
@@ -107,7 +148,7 @@ def parse_meta(text: str | None) -> dict[str, bool]:
 class EntryName:
     """A prediction file's name, taken apart."""
 
-    kind: Literal["semantickitti", "nuscenes"]
+    form: Form
     group: str
     """Sequence, or nuScenes' name of the split."""
     scan: str
@@ -116,10 +157,9 @@ class EntryName:
 
 def parse_entry(name: str) -> EntryName | None:
     """Take a name in a zip apart; None when it is no prediction file of any benchmark."""
-    if match := _KITTI_ENTRY.fullmatch(name):
-        return EntryName(kind="semantickitti", group=match[1], scan=match[2])
-    if match := _NUSCENES_ENTRY.fullmatch(name):
-        return EntryName(kind="nuscenes", group=match[1], scan=match[2])
+    for form in FORMS:
+        if match := form.entry.fullmatch(name):
+            return EntryName(form=form, group=match[1], scan=match[2])
     return None
 
 

@@ -101,7 +101,7 @@ def check_predictions(
         raise ValueError(f"damaged ({nbytes:,} bytes where {info.file_size:,} are announced)")
     if bad is not None:
         legal = "which is not a raw id of the label table"
-        if benchmark.is_nuscenes:
+        if not benchmark.form.takes_raw_ids:
             legal = f"expected 1 to {benchmark.info.labels.n_classes - 1} in uint8"
         raise ValueError(f"holds {bad}, {legal}")
 

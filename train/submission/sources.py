@@ -47,10 +47,8 @@ def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
             problems.append(
                 f"{path}: {nbytes:,} bytes do not hold the {n_raw:,} points that were prepared"
             )
-    if reader.info.layout == "semantickitti":
-        problems += _unprepared(by_folder)
-    else:
-        problems += _unprepared_samples(reader, positions, by_folder)
+    problems += _unprepared(by_folder)
+    problems += _unprepared_samples(reader, positions, by_folder)
     notes = []
     if gone:
         notes.append(
@@ -79,6 +77,7 @@ def _failed(reader: CacheReader, positions: Sequence[int]) -> list[str]:
 
 
 def _unprepared(by_folder: dict[Path, set[str]]) -> list[str]:
+    """Files NNNNNN.bin beside the prepared ones: nuScenes has no such names."""
     problems = []
     for folder, names in sorted(by_folder.items()):
         if not folder.is_dir():
@@ -95,7 +94,7 @@ def _unprepared(by_folder: dict[Path, set[str]]) -> list[str]:
 def _unprepared_samples(
     reader: CacheReader, positions: Sequence[int], folders: Iterable[Path]
 ) -> list[str]:
-    """NuScenes' scenes that have more samples than were prepared, by the tables of the raw data.
+    """Scenes that have more samples than were prepared, by nuScenes' tables where there are any.
 
     Point files lie in ``ROOT/samples/LIDAR_TOP``, the tables in ``ROOT/v1.0-*``.
     """

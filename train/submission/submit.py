@@ -27,6 +27,7 @@ from pass2d.train.submission.archive import write_archive, written_aside
 from pass2d.train.submission.benchmark import (
     DESCRIPTION_FILE,
     Benchmark,
+    benchmark_of,
     parse_meta,
     submission_json,
 )
@@ -171,23 +172,21 @@ def _benchmark(
             f"{reader.root}: a corrupted data set ({reader.info.corruption.collection}); servers "
             f"want the clean scans. Choose `dataset={reader.info.corruption.clean}`."
         )
-    layout = reader.info.layout
-    found = next((b for b in benchmarks if b.info.layout == layout), None)
-    if found is None:
-        raise ConfigError(f"{reader.root}: there is no benchmark for the layout {layout!r}")
+    found = benchmark_of(reader, benchmarks)
     if found.info.labels.names != reader.info.labels.names:
         raise ConfigError(
             f"{reader.root}: {reader.info.labels.n_classes - 1} classes of its own; the server "
             f"wants the {found.info.labels.n_classes - 1} of {found.info.name}."
         )
-    if found.is_nuscenes and config.outside == "ignore":
+    title = found.info.facts.title
+    if not found.form.takes_raw_ids and config.outside == "ignore":
         raise ConfigError(
-            "`outside=ignore`: nuScenes refuses points without an answer. Use `outside=nearest`."
+            f"`outside=ignore`: {title} refuses points without an answer. Use `outside=nearest`."
         )
-    if found.is_nuscenes and config.description is not None:
-        raise ConfigError("`description` is for SemanticKITTI; nuScenes takes `meta`")
-    if config.meta and not found.is_nuscenes:
-        raise ConfigError("`meta` is for nuScenes; SemanticKITTI takes `description`")
+    if found.form.has_meta and config.description is not None:
+        raise ConfigError(f"`description`: {title} takes none; it has `meta`")
+    if config.meta and not found.form.has_meta:
+        raise ConfigError(f"`meta`: {title} takes none; it has `description`")
     return found
 
 
@@ -298,7 +297,7 @@ class _Work:
 
     def _entries(self, benchmark: Benchmark) -> Iterator[tuple[str, bytes]]:
         scans = self._scans
-        if benchmark.is_nuscenes:
+        if benchmark.form.has_meta:
             meta = {**parse_meta(None), **dict(self._config.meta)}
             yield "lidarseg/", b""
             yield f"lidarseg/{scans.server_split}/", b""
@@ -311,7 +310,7 @@ class _Work:
         folders: set[str] = set()
         self._progress.start("pack", total=len(scans.positions), unit="scans")
         for place, (name, position) in enumerate(zip(scans.names, scans.positions, strict=True)):
-            for folder in () if benchmark.is_nuscenes else _folders(name):
+            for folder in () if benchmark.form.has_meta else _folders(name):
                 if folder not in folders:
                     folders.add(folder)
                     yield folder, b""

@@ -134,7 +134,7 @@ class _Check:
             )
         return VerifyReport(
             path=self._path,
-            benchmark="" if benchmark is None else benchmark.info.layout,
+            benchmark="" if benchmark is None else benchmark.form.name,
             split=self._split,
             scans=len(self._files),
             points=points,
@@ -152,7 +152,7 @@ class _Check:
         for info in self._infos:
             entry = parse_entry(info.filename)
             if entry is not None:
-                kinds[entry.kind] += 1
+                kinds[entry.form.name] += 1
                 self._files[info.filename] = info, entry
             elif not info.is_dir():
                 foreign.append(info.filename)
@@ -160,21 +160,19 @@ class _Check:
             self._problem(no_predictions(foreign))
             return None
         kind = kinds.most_common(1)[0][0]
-        foreign += [name for name, (_, entry) in self._files.items() if entry.kind != kind]
-        self._files = {n: f for n, f in self._files.items() if f[1].kind == kind}
-        benchmark = next(b for b in self._benchmarks if b.info.layout == kind)
-        if benchmark.is_nuscenes:
+        foreign += [name for name, (_, entry) in self._files.items() if entry.form.name != kind]
+        self._files = {n: f for n, f in self._files.items() if f[1].form.name == kind}
+        benchmark = next(b for b in self._benchmarks if b.form.name == kind)
+        if benchmark.form.has_meta:
             self._split = next(iter(self._files.values()))[1].group
-        extra = (
-            {DESCRIPTION_FILE} if kind == "semantickitti" else {f"{self._split}/submission.json"}
-        )
+        extra = f"{self._split}/submission.json" if benchmark.form.has_meta else DESCRIPTION_FILE
         for name in foreign:
-            if name not in extra:
+            if name != extra:
                 self._problem(f"{name}: does not belong in a submission")
         return benchmark
 
     def _require_rest(self, benchmark: Benchmark) -> None:
-        if benchmark.is_nuscenes:
+        if benchmark.form.has_meta:
             self._require_meta()
             if self._split not in benchmark.splits:
                 known = ", ".join(benchmark.splits)

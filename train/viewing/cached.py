@@ -46,7 +46,7 @@ def cached_scans(
         table=reader.info.labels,
         signal_name=reader.info.signal_name,
         n_cameras=reader.info.n_cameras,
-        layout=reader.info.layout,
+        forward_axis=reader.info.facts.forward_axis,
         items=tuple(items),
     )
 

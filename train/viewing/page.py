@@ -70,7 +70,7 @@ def _write(file: TextIO, scans: Iterable[ViewScan], of: ViewSet) -> None:
         "classes": _table_json(of.table),
         "errors": _table_json(ERRORS),
         "ramp": ramp(np.arange(256) / 255).tolist(),
-        "ahead": math.pi / 2 if of.layout == "nuscenes" else 0.0,  # from x towards y
+        "ahead": math.pi / 2 if of.forward_axis == "y" else 0.0,  # from x towards y
         "ground": float(np.median(grounds)) if grounds else 0.0,
         "scans": about,
     }

@@ -66,7 +66,7 @@ def write_panels(scan: ViewScan, folder: Path, of: ViewSet) -> tuple[Path, ...]:
     def title(panel: Panel) -> str:
         return f"{scan.name}: {panel.title}"
 
-    xyz = facing_ahead(scan.xyz, of.layout)
+    xyz = facing_ahead(scan.xyz, of.forward_axis)
     above = [birds_eye(xyz, p.labels, p.table, title=title(p)) for p in panels]
     ranges = [range_image(xyz, p.labels, p.table, title=title(p)) for p in panels]
     pictures = {"above": _grid(above), "range": _stack(ranges)}

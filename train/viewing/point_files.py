@@ -27,9 +27,10 @@ def point_files(
         dtype: Of their numbers; by default found out.
 
     Raises:
-        DataError: No point file there.
+        DataError: No point file there. What cannot be read beside others is one of the notes.
     """
-    files = find_scans(inputs, Path("unused"))
+    notes: list[str] = []
+    files = find_scans(inputs, Path("unused"), on_closed=lambda _, why: notes.append(why))
     binary = BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype)
     items = tuple(
         ViewItem(
@@ -47,8 +48,9 @@ def point_files(
         table=info.labels,
         signal_name=info.signal_name,
         n_cameras=0,
-        layout=info.layout,
+        forward_axis=info.facts.forward_axis,
         items=items,
+        notes=tuple(notes),
     )
 
 

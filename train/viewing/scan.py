@@ -92,8 +92,8 @@ class ViewSet:
     n_cameras: int
     """Pictures that a scan may have."""
     items: tuple[ViewItem, ...]
-    layout: str = "semantickitti"
-    """Of the data set, which decides where ahead is; see `train.render.facing_ahead`."""
+    forward_axis: str = "x"
+    """Of the lidar frame: "x" or "y"; see `train.drawing.render.facing_ahead`."""
     notes: tuple[str, ...] = ()
     """What is missing or damaged, for people."""
 

@@ -1,0 +1,71 @@
+"""What a reader file offers: how the raw files of some data sets lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.progress import Progress
+from pass2d.pipeline.datasets.limit import SPLITS
+from pass2d.pipeline.datasets.table import DatasetTable
+from pass2d.pipeline.problem import Problem
+from pass2d.pipeline.source import ScanSource, SourceListing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which scans of a raw data set are wanted. A reader without an option passes it over."""
+
+    splits: Sequence[str] = SPLITS
+    """Any of "train", "val", "test"."""
+    sequences: Sequence[str] | None = None
+    """Only these; all that exist when None."""
+    limit: int | None = None
+    """At most so many scans in all, the first ones of each split in equal shares."""
+    version: str | None = None
+    """Of a root that holds several."""
+    stored_hw: tuple[int, int] | None = None
+    """Height and width that pictures are resized to; None keeps them as taken."""
+    sweeps: int = 0
+    """Past lidar sweeps to add to each scan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A raw data set as its tables and the names of its files show it."""
+
+    info: DatasetInfo
+    scans: tuple[ScanSource, ...]
+    problems: tuple[Problem, ...]
+    """What is missing, damaged or inconsistent, and what is unusual but legal (notes)."""
+
+
+ListScans = Callable[[Path, DatasetTable, Wanted, Progress], SourceListing]
+"""Root, table: the scans that are wanted. An optional file that is missing is a note, no error."""
+ExamineScans = Callable[[Path, DatasetTable, Wanted, Progress], Examined]
+"""The same for `--check`, with every problem that names and tables show."""
+
+
+def _no_part(folder: Path) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawLayout:
+    """One reader file."""
+
+    name: str
+    """The ``layout`` of the TOML files that use it."""
+    sign: str
+    """What a root holds, for messages: "sequences/NN/velodyne"."""
+    locate: Callable[[Path, DatasetTable], Path | None]
+    """Where the data itself lies for a root (links resolved); None where that is no root."""
+    list_scans: ListScans
+    examine: ExamineScans | None = None
+    """None: the notes and failed parts of `list_scans` are all that there is to say."""
+    is_part: Callable[[Path], bool] = _no_part
+    """Whether a folder is a part of a data set that `list_part` takes, e.g. one sequence."""
+    list_part: ListScans | None = None
+    """As `list_scans`, of such a folder."""

@@ -1,0 +1,186 @@
+"""The data sets that pass2d knows: each is a TOML file here, read by the reader of its layout.
+
+A data set is added by its TOML file; one in a new layout by a reader file and a line in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pass2d.cache.schema import DatasetInfo
+from pass2d.common.errors import ConfigError
+from pass2d.common.progress import Progress, Silent
+from pass2d.pipeline.datasets import nuscenes, semkitti
+from pass2d.pipeline.datasets.check import check_examined
+from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
+from pass2d.pipeline.datasets.roots import FoundRoot, find_root
+from pass2d.pipeline.datasets.table import DatasetTable, load_table
+from pass2d.pipeline.datasets.words import table_files
+from pass2d.pipeline.problem import Problem
+from pass2d.pipeline.source import SourceListing
+
+LAYOUTS = (semkitti.LAYOUT, nuscenes.LAYOUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A data set: its table, and the reader of its layout."""
+
+    table: DatasetTable
+    layout: RawLayout
+
+    def find(self) -> FoundRoot:
+        """Where it lies for a user who does not say.
+
+        Raises:
+            ConfigError: as `find_root`.
+        """
+
+        def locate(root: Path) -> Path | None:
+            return self.layout.locate(root, self.table)
+
+        return find_root(self.table, locate, sign=self.layout.sign)
+
+    def is_at(self, root: Path) -> bool:
+        """Whether a folder is a root of this layout."""
+        return self.layout.locate(root, self.table) is not None
+
+    def list_scans(
+        self, root: Path, wanted: Wanted | None = None, *, progress: Progress | None = None
+    ) -> SourceListing:
+        """List its scans.
+
+        Raises:
+            DataError: a wrong folder, something that was asked for is not there, or no scans.
+        """
+        return self.layout.list_scans(root, self.table, wanted or Wanted(), progress or Silent())
+
+    def check(
+        self,
+        root: Path,
+        wanted: Wanted | None = None,
+        *,
+        drop_invalid: bool = False,
+        png: Path | None = None,
+        progress: Progress,
+    ) -> list[Problem]:
+        """Look at every file and write nothing but pictures, if asked.
+
+        Args:
+            root: as for `list_scans`.
+            wanted: as for `list_scans`.
+            drop_invalid: whether points of NaN are to be dropped, and so are no fault.
+            png: folder of one picture per sequence and camera, with the points on it; None: none.
+            progress: scans read and their bytes.
+
+        Returns:
+            Every missing, damaged or inconsistent file; first those seen by name, then scan by
+            scan.
+
+        Raises:
+            DataError: as `list_scans`, where not one scan can be looked at.
+        """
+        examine = self.layout.examine or self._examine
+        seen = examine(root, self.table, wanted or Wanted(), progress)
+        info = replace(seen.info, drops_invalid=drop_invalid or None)
+        cameras = self.table.cameras
+        return check_examined(replace(seen, info=info), png=png, cameras=cameras, progress=progress)
+
+    def _examine(
+        self, root: Path, table: DatasetTable, wanted: Wanted, progress: Progress
+    ) -> Examined:
+        listing = self.layout.list_scans(root, table, wanted, progress)
+        notes = [
+            Problem(
+                file=root,
+                found=note,
+                expected=f"the whole of {table.info.facts.title}",
+                remedy="Legal; what is there is prepared.",
+                severity="note",
+            )
+            for note in listing.notes
+        ]
+        failed = [
+            Problem(
+                file=root,
+                found=f"{part.scan_id}: {part.reason}",
+                expected="all parts of the scan",
+                remedy="`prepare` leaves it out.",
+            )
+            for part in listing.failed
+        ]
+        warned = [warning.first for warning in listing.warned]
+        return Examined(info=listing.info, scans=listing.scans, problems=(*failed, *warned, *notes))
+
+
+class Datasets(Mapping[str, Dataset]):
+    """Data sets by name, in the order in which a raw folder is tried."""
+
+    def __init__(self, files: tuple[Path, ...], layouts: tuple[RawLayout, ...]) -> None:
+        self._files, self._layouts = files, layouts
+        readers = {layout.name: layout for layout in layouts}
+        self._known: dict[str, Dataset] = {}
+        for file in files:
+            table = load_table(file)
+            if table.info.layout not in readers:
+                raise ConfigError(
+                    f"{file}: layout {table.info.layout!r}: expected one of {', '.join(readers)}"
+                )
+            if table.info.name in self._known:
+                raise ConfigError(f"{file}: there is a data set {table.info.name!r} already")
+            layout = readers[table.info.layout]
+            self._known[table.info.name] = Dataset(table=table, layout=layout)
+
+    def __getitem__(self, name: str) -> Dataset:
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def extended(self, file: Path, *layouts: RawLayout) -> Datasets:
+        """These and one more.
+
+        Args:
+            file: its TOML.
+            layouts: the reader of its layout, if that is a new one.
+
+        Raises:
+            ConfigError: as `load_table`, or its name is taken.
+        """
+        return Datasets((*self._files, file), (*self._layouts, *layouts))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The TOML files."""
+        return self._files
+
+    def infos(self) -> tuple[DatasetInfo, ...]:
+        """Label table, grid and facts of every data set."""
+        return tuple(dataset.table.info for dataset in self._known.values())
+
+    def of(self, info: DatasetInfo) -> Dataset:
+        """The data set that a cache was prepared from; else one of the same layout.
+
+        Raises:
+            ConfigError: no reader for its layout.
+        """
+        name = info.name if info.corruption is None else info.corruption.clean
+        for dataset in (self._known.get(name), *self._known.values()):
+            if dataset is not None and dataset.layout.name == info.layout:
+                return dataset
+        raise ConfigError(
+            f"data set {info.name}: there is no reader for the layout {info.layout!r}. Known are "
+            f"{', '.join(layout.name for layout in self._layouts)}."
+        )
+
+    def at(self, root: Path) -> Dataset | None:
+        """The first data set in whose layout a folder is."""
+        return next((dataset for dataset in self._known.values() if dataset.is_at(root)), None)
+
+
+DATASETS = Datasets(table_files(), LAYOUTS)

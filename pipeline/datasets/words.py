@@ -1,0 +1,54 @@
+"""What the command line says of each data set, read from its TOML alone: `--help` waits for it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FIRST = "semkitti"
+"""Of several data sets in one layout a folder is taken for this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandWords:
+    """The table ``command`` of a data set's TOML."""
+
+    name: str
+    title: str
+    help: str
+    root: str
+    """What --root takes."""
+    usual_root: str
+    """A place where it often lies."""
+    sequences: str
+    """An example of --sequences."""
+    options: tuple[str, ...] = ()
+    """Of the reader's own options those that it has."""
+
+
+def table_files() -> tuple[Path, ...]:
+    """The TOML files of all data sets."""
+    files = Path(__file__).parent.glob("*.toml")
+    return tuple(sorted(files, key=lambda file: (file.stem != FIRST, file.name)))
+
+
+def command_words(file: Path) -> CommandWords:
+    """Read them from a file that `load_table` takes."""
+    raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    title, words = raw["facts"]["title"], raw.get("command", {})
+    return CommandWords(
+        name=raw["name"],
+        title=title,
+        help=words.get("help", f"Prepare {title}."),
+        root=words.get("root", f"Folder of {title}."),
+        usual_root=next(iter(raw.get("usual_roots", ())), f"dataset/{raw['name']}"),
+        sequences=words.get("sequences", "00,08"),
+        options=tuple(words.get("options", ())),
+    )
+
+
+def words_by_name(files: Sequence[Path]) -> dict[str, CommandWords]:
+    """Of several files."""
+    return {words.name: words for words in map(command_words, files)}
