@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import selectors
 import shutil
 import signal
 import sys
@@ -69,52 +70,41 @@ def _signal_at(name: str, place: str) -> None:
 
 def run(fault: str, words: list[str]) -> tuple[int, str, str]:
     """Fork, break what the fault says, run the command."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in ("out", "err")]
-        for path in paths:
-            path.touch()
-        child = os.fork()
-        if child == 0:
-            code = 99
-            try:
-                signal.alarm(LIMIT_S)
-                # Pipes, not files: these are not what has no space.
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                for number, path in enumerate(paths, 1):
-                    _write_through(number, path)
-                sys.stdout = os.fdopen(1, "w", closefd=False)  # not those of the parent's outputs
-                sys.stderr = os.fdopen(2, "w", closefd=False)
-                if fault in FAULTS:
-                    FAULTS[fault]()
-                else:
-                    _signal_at(*fault.split())
-                code = _command(words)
-            finally:
-                os._exit(code)
-        status = os.waitpid(child, 0)[1]
-        while True:  # those that write the files
-            try:
-                os.waitpid(-1, 0)
-            except ChildProcessError:
-                break
-        code = os.waitstatus_to_exitcode(status)
-        return code, *(path.read_text(errors="replace") for path in paths)  # type: ignore[return-value]
-
-
-def _write_through(number: int, path: Path) -> None:
-    """Let a descriptor write to a file by way of a process without limits."""
-    reading, writing = os.pipe()
-    if os.fork() == 0:
+    pipes = [os.pipe(), os.pipe()]  # not files: these are not what has no space
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            signal.alarm(LIMIT_S)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for number, pipe in enumerate(pipes, 1):
+                os.dup2(pipe[1], number)
+                for descriptor in pipe:
+                    os.close(descriptor)
+            sys.stdout = os.fdopen(1, "w", closefd=False)  # not those of the parent's outputs
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+            if fault in FAULTS:
+                FAULTS[fault]()
+            else:
+                _signal_at(*fault.split())
+            code = _command(words)
+        finally:
+            os._exit(code)
+    said = {reading: b"" for reading, _ in pipes}
+    for _, writing in pipes:
         os.close(writing)
-        if number == 2:  # the writer of the first would keep its pipe open
-            os.close(1)
-        with path.open("wb") as file:
-            while data := os.read(reading, 1 << 16):
-                file.write(data)
-        os._exit(0)
-    os.close(reading)
-    os.dup2(writing, number)
-    os.close(writing)
+    with selectors.DefaultSelector() as ready:
+        for reading in said:
+            ready.register(reading, selectors.EVENT_READ)
+        while ready.get_map():
+            for key, _ in ready.select():
+                data = os.read(key.fd, 1 << 16)
+                said[key.fd] += data
+                if not data:
+                    ready.unregister(key.fd)
+                    os.close(key.fd)
+    out, err = (text.decode(errors="replace") for text in said.values())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), out, err
 
 
 def _command(words: list[str]) -> int:
