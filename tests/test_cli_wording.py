@@ -13,7 +13,7 @@ from test_cli_words import options
 from typer import Exit
 
 from pass2d.commands.console import clear_errors
-from pass2d.commands.wording import COMMANDS, OPTIONS, as_typed
+from pass2d.commands.wording import COMMANDS, OPTIONS, as_typed, typed_messages
 from pass2d.common.errors import CacheError
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pass2d"
@@ -47,6 +47,12 @@ def test_errors_are_said_so(capsys: pytest.CaptureFixture[str]) -> None:
         raise CacheError("x: checksum differs. Repair the cache (`repair`).")
     said = capsys.readouterr().err
     assert said == "error: x: checksum differs. Repair the cache (`pass2d cache repair`).\n"
+
+
+def test_json_has_options_in_messages_and_data_as_it_is() -> None:
+    given = {"failed": [{"file": "`dataset`", "reason": "name it: `dataset`"}], "notes": ("`out`",)}
+    typed = {"failed": [{"file": "`dataset`", "reason": "name it: --dataset"}], "notes": ["--out"]}
+    assert typed_messages(given) == typed
 
 
 def test_what_is_said_can_be_typed() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pass2d.commands.signals import SIGNALS, Signals
-from pass2d.commands.wording import as_typed
+from pass2d.commands.wording import as_typed, typed_messages
 from pass2d.common.errors import ConfigError, Pass2DError, SaidElsewhereError
 from pass2d.common.progress import format_bytes, format_seconds
 from pass2d.common.text import one_line, printable
@@ -236,7 +236,7 @@ def _stop(console: Console | None, text: str, code: int, cause: BaseException) -
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document; numbers that JSON lacks (NaN) are an error."""
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    typer.echo(json.dumps(typed_messages(document), indent=2, allow_nan=False))
 
 
 def print_rich(*renderables: object) -> None:

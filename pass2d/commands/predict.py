@@ -20,7 +20,7 @@ from pass2d.commands.options import (
     VotesOption,
     outside_rule,
 )
-from pass2d.commands.wording import as_typed
+from pass2d.commands.wording import typed_messages
 
 if TYPE_CHECKING:
     from pass2d.train.prediction.predict import PredictSummary, ScanResult
@@ -146,7 +146,8 @@ def predict_command(
         )
         console.close()
         if as_json and is_stream:
-            typer.echo(json.dumps({"kind": "summary", **_summary_json(summary)}))
+            summary_line = typed_messages({"kind": "summary", **_summary_json(summary)})
+            typer.echo(json.dumps(summary_line))
         elif as_json:
             print_json(_summary_json(summary))
         else:
@@ -182,15 +183,13 @@ def _summary_json(summary: PredictSummary) -> dict[str, Any]:
         "class_points": dict(zip(summary.names, summary.class_points.tolist(), strict=True)),
         "seconds": summary.seconds,
         "scans_per_s": summary.scans_per_s,
-        "failed": [
-            {"file": str(one.points), "reason": as_typed(one.reason)} for one in summary.failed
-        ],
-        "notes": [as_typed(note) for note in summary.notes],
+        "failed": [{"file": str(one.points), "reason": one.reason} for one in summary.failed],
+        "notes": list(summary.notes),
         "warnings": [
             {
                 "kind": warning.kind,
                 "option": warning.option,
-                "message": as_typed(warning.message),
+                "message": warning.message,
                 "scans": warning.scans,
             }
             for warning in summary.warnings

@@ -24,7 +24,6 @@ from pass2d.commands.options import (
     outside_rule,
     path_or_url,
 )
-from pass2d.commands.wording import as_typed
 from pass2d.common.errors import ConfigError
 
 
@@ -133,9 +132,7 @@ def robust_command(
         console.say(f"summary: {path}")
         console.close()
         if as_json:
-            document = report_json(report)
-            failed = [as_typed(line) for line in document["failed"]]
-            print_json({**document, "failed": failed})
+            print_json(report_json(report))
         else:
             print_rich(*report_tables(report))
         if report.failed:

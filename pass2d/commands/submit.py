@@ -23,7 +23,6 @@ from pass2d.commands.options import (
     outside_rule,
     path_or_url,
 )
-from pass2d.commands.wording import as_typed
 
 if TYPE_CHECKING:
     from pass2d.train.submission.benchmark import Benchmark
@@ -167,11 +166,7 @@ def _verify(
 def _show_report(report: VerifyReport, *, as_json: bool) -> None:
     """Print what a check found; exit code 1 unless the zip is sound."""
     if as_json:
-        said = {
-            "problems": [as_typed(line) for line in report.problems],
-            "notes": [as_typed(line) for line in report.notes],
-        }
-        print_json({key: plain(value) for key, value in asdict(report).items()} | said)
+        print_json({key: plain(value) for key, value in asdict(report).items()})
     else:
         for problem in report.problems[:SHOWN_PROBLEMS]:
             print_line(f"problem: {problem}")
@@ -201,7 +196,7 @@ def _show_summary(summary: SubmitSummary, *, as_json: bool) -> None:
                 "reused": summary.reused,
                 "seconds": summary.seconds,
                 "is_complete": summary.is_complete,
-                "notes": [as_typed(note) for note in summary.notes],
+                "notes": list(summary.notes),
             }
         )
         return

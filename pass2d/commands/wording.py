@@ -8,6 +8,8 @@ options and commands that a user types.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 COMMANDS = {
     "benchmark": "pass2d cache bench",
@@ -43,6 +45,9 @@ OPTIONS = {
 } | {"cache_root": "--cache", "formats": "--format", "run_root": "--run", "verify_zip": "--verify"}
 """Argument of the library -> option."""
 
+MESSAGES = ("error", "failed", "message", "notes", "option", "problems", "reason", "remedy", "text")
+"""Keys of JSON documents whose strings are what the library says; all others are data."""
+
 _TERM = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
 
 
@@ -53,6 +58,15 @@ def as_typed(text: str) -> str:
     'name them: --columns 4, --overwrite; or `pass2d cache repair` the cache'
     """
     return _TERM.sub(_replacement, text)
+
+
+def typed_messages(value: Any, key: str = "") -> Any:
+    """A JSON document whose messages are `as_typed`."""
+    if isinstance(value, Mapping):
+        return {name: typed_messages(item, name) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [typed_messages(item, key) for item in value]
+    return as_typed(value) if isinstance(value, str) and key in MESSAGES else value
 
 
 def _replacement(term: re.Match[str]) -> str:
