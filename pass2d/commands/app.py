@@ -47,7 +47,7 @@ class _Pass2D(TyperGroup):
             if is_url(value) and option in LOCAL_ONLY:
                 typer.echo(
                     f"error: {option} {value}: expected a path on a local disk "
-                    "(of all files only a cache may be at a URL).",
+                    "(only a cache may be at a URL).",
                     err=True,
                 )
                 raise typer.Exit(1)

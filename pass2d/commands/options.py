@@ -22,7 +22,7 @@ def local_folder(text: str | Path) -> Path:
     """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
     _require_word("--cache", text)
     if is_url(str(text)):
-        raise _refused(f"--cache {text}: this command reads a local folder only. Copy it to one.")
+        raise _refused(f"--cache {text}: this command needs a local folder. Copy the cache to one.")
     with _resolving("--cache", text):
         return Path(text).resolve()
 
@@ -31,7 +31,7 @@ def run_folder(text: str) -> Path:
     """Read --run: a local folder; a URL is refused, not taken for a path."""
     _require_word("--run", text)
     if is_url(text):
-        raise _refused(f"--run {text}: a run lies on a local disk. Choose a folder.")
+        raise _refused(f"--run {text}: a run must be on a local disk. Choose a folder.")
     with _resolving("--run", text):
         return Path(text).resolve()
 
@@ -45,14 +45,14 @@ def path_or_url(text: str | Path) -> str:
 
 @contextmanager
 def _resolving(option: str, text: str | Path) -> Iterator[None]:
-    """While a place is made absolute: what is wrong with it is one line."""
+    """Make what is wrong with a path, while it is made absolute, one line."""
     try:
         yield
     except ConfigError as error:
         raise _refused(str(error)) from error
     except (OSError, RuntimeError) as error:  # no current folder any more; links in a circle
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _refused(f"{option} {text}: {reason}. Give the whole path of a folder.") from error
+        raise _refused(f"{option} {text}: {reason}. Give an absolute path.") from error
 
 
 def _require_word(option: str, text: str | Path) -> None:
