@@ -52,7 +52,7 @@ def _run() -> None:
     except ImportError as error:
         if (error.name or "").split(".")[0] == "pass2d":
             raise
-        sys.exit(f"error: a package cannot be imported: {error}. run `pass2d doctor`")
+        sys.exit(f"error: a package cannot be imported: {error}. Run `pass2d doctor`.")
 
 
 def _open_closed_outputs() -> None:

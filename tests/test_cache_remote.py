@@ -204,7 +204,7 @@ def test_commands_take_urls_or_say_what_is_wrong_with_them(url: str, local: Path
     run = CliRunner().invoke(app, ["train", "--cache", url, "--run", "s3://bucket/run"])
     assert run.exit_code == 1
     assert run.output == (
-        "error: --run s3://bucket/run: a run lies on a local disk. Choose a folder.\n"
+        "error: --run s3://bucket/run: a run must be on a local disk. Choose a folder.\n"
     )
     missing = CliRunner().invoke(app, ["stats", "--cache", "memory://nothing"])
     assert missing.exit_code == 1
