@@ -30,8 +30,8 @@ RADIUS_M = 0.04
 JPEG_QUALITY = 90
 FLUSH_S = 5.0
 """After so long without a byte more Rerun's writer has given up: a full disk ends it silently."""
-FOOTER_S = 60.0
-"""What is left to write when all scans are in the file."""
+FOOTER_S = 15.0
+"""The same of the footer, which is made when all scans are in the file."""
 NEEDS_NOTHING = "`html=FILE` and `png=FOLDER` need nothing more"
 
 
@@ -85,10 +85,10 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
             stream.save(aside)
             yield log
             _flush(stream, aside)
-            _disconnect(rr, stream, patience_s=FOOTER_S)
+            _disconnect(rr, stream, aside, patience_s=FOOTER_S)
             _require_whole(rr, aside)
     finally:
-        _disconnect(rr, stream, patience_s=FLUSH_S)
+        _disconnect(rr, stream, save, patience_s=FLUSH_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,11 +262,15 @@ def _flush(stream: Any, path: Path) -> None:
     raise OSError(None, "Rerun stopped writing")
 
 
-def _disconnect(rr: ModuleType, stream: Any, *, patience_s: float) -> None:
+def _disconnect(rr: ModuleType, stream: Any, path: Path, *, patience_s: float) -> None:
     """Close the file; a writer that has given up would be waited for without end."""
     closing = threading.Thread(target=stream.disconnect, daemon=True)
     closing.start()
+    before = -1
     closing.join(patience_s)
+    while closing.is_alive() and path.exists() and (size := path.stat().st_size) > before:
+        before = size
+        closing.join(patience_s)
     if closing.is_alive():
         rr.unregister_shutdown()  # it would wait, too
 
