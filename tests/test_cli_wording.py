@@ -13,7 +13,7 @@ from test_cli_words import options
 from typer import Exit
 
 from pass2d.commands.console import clear_errors
-from pass2d.commands.wording import COMMANDS, OPTIONS, as_typed, typed_messages
+from pass2d.commands.wording import COMMANDS, OPTIONS, in_options, typed_messages
 from pass2d.common.errors import CacheError
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pass2d"
@@ -39,7 +39,7 @@ _TERM = re.compile(r"`([a-z][a-z0-9_]*)(?:=[^`\s]+)?`")
     ],
 )
 def test_arguments_become_options(said: str, typed: str) -> None:
-    assert as_typed(said) == typed
+    assert in_options(said) == typed
 
 
 def test_errors_are_said_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pass2d.commands.signals import SIGNALS, Signals
-from pass2d.commands.wording import as_typed, typed_messages
+from pass2d.commands.wording import in_options, typed_messages
 from pass2d.common.errors import ConfigError, Pass2DError, SaidElsewhereError
 from pass2d.common.progress import format_bytes, format_seconds
 from pass2d.common.text import one_line, printable
@@ -96,7 +96,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
-        text = one_line(as_typed(text))
+        text = one_line(in_options(text))
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -230,7 +230,7 @@ def _stop(console: Console | None, text: str, code: int, cause: BaseException) -
     if console is not None:
         console.close()
     if text:
-        typer.echo(one_line(as_typed(text)), err=True)
+        typer.echo(one_line(in_options(text)), err=True)
     raise typer.Exit(code) from cause
 
 
@@ -260,7 +260,7 @@ def print_rich(*renderables: object) -> None:
 
 def print_line(text: str) -> None:
     """Print one line of a result; its words may come from files."""
-    typer.echo(one_line(as_typed(text)))
+    typer.echo(one_line(in_options(text)))
 
 
 def words(text: str | None) -> tuple[str, ...] | None:

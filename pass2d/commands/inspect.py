@@ -18,7 +18,7 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     path_or_url,
 )
-from pass2d.commands.wording import as_typed
+from pass2d.commands.wording import in_options
 from pass2d.common.errors import CacheError, ConfigError
 
 
@@ -94,7 +94,7 @@ def _show_cache(location: str, dataset: str | None, scan: str | None, *, as_json
         except CacheError as error:
             if len(chosen) == 1:
                 raise
-            typer.echo(as_typed(f"error: {error}"), err=True)
+            typer.echo(in_options(f"error: {error}"), err=True)
             is_sound = False
             continue
         with reader:

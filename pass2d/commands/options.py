@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from pass2d.cache.urls import absolute_location, is_url
-from pass2d.commands.wording import as_typed
+from pass2d.commands.wording import in_options
 from pass2d.common.errors import ConfigError
 
 DEFAULT_CACHE = "cache"
@@ -64,7 +64,7 @@ def _require_word(option: str, text: str | Path) -> None:
 def _refused(text: str) -> typer.Exit:
     """Say what is wrong with an option, unless its words are still being completed."""
     if "_PASS2D_COMPLETE" not in os.environ:
-        typer.echo(as_typed(f"error: {text}"), err=True)
+        typer.echo(in_options(f"error: {text}"), err=True)
     return typer.Exit(1)
 
 

@@ -51,22 +51,22 @@ MESSAGES = ("error", "failed", "message", "notes", "option", "problems", "reason
 _TERM = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
 
 
-def as_typed(text: str) -> str:
+def in_options(text: str) -> str:
     """A message of the library, with options and commands for arguments and functions.
 
-    >>> as_typed("name them: `columns=4`, `overwrite=True`; or `repair` the cache")
+    >>> in_options("name them: `columns=4`, `overwrite=True`; or `repair` the cache")
     'name them: --columns 4, --overwrite; or `pass2d cache repair` the cache'
     """
     return _TERM.sub(_replacement, text)
 
 
 def typed_messages(value: Any, key: str = "") -> Any:
-    """A JSON document whose messages are `as_typed`."""
+    """A JSON document whose messages are `in_options`."""
     if isinstance(value, Mapping):
         return {name: typed_messages(item, name) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [typed_messages(item, key) for item in value]
-    return as_typed(value) if isinstance(value, str) and key in MESSAGES else value
+    return in_options(value) if isinstance(value, str) and key in MESSAGES else value
 
 
 def _replacement(term: re.Match[str]) -> str:

@@ -15,7 +15,7 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     path_or_url,
 )
-from pass2d.commands.wording import as_typed
+from pass2d.commands.wording import in_options
 from pass2d.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ def doctor_command(
         answers = examine(
             location, dataset=dataset, full=full, start_ray=start_ray, progress=console
         )
-        found = [replace(f, found=as_typed(f.found), remedy=as_typed(f.remedy)) for f in answers]
+        found = [
+            replace(one, found=in_options(one.found), remedy=in_options(one.remedy))
+            for one in answers
+        ]
         console.close()
         worst = [name for name in ("broken", "warning") if any(f.state == name for f in found)]
         if as_json:
