@@ -13,7 +13,6 @@ from pass2d.cache.manifest import load_manifest
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.remote.staged import staged
 from pass2d.commands.doctor.finding import Finding
-from pass2d.commands.wording import as_typed
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Progress, format_bytes
 
@@ -43,7 +42,7 @@ def cache_findings(
                 findings.append(_verified(reader, location, dataset, progress))
     except CacheError as error:
         remedy = "See the message."
-        return [Finding(name="cache", state="broken", found=as_typed(str(error)), remedy=remedy)]
+        return [Finding(name="cache", state="broken", found=str(error), remedy=remedy)]
     return findings
 
 
@@ -70,7 +69,7 @@ def _sampled(reader: CacheReader, seed: int | None) -> Finding:
                 try:
                     reader.check_chunk(position, chunk)
                 except CacheError as error:
-                    problems.append(as_typed(str(error)))
+                    problems.append(str(error))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return Finding(
