@@ -18,7 +18,7 @@ from pass2d.common.errors import CacheError
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pass2d"
 
-SPOKEN = ("common", "corruptions")
+SPOKEN = ("common", "corruptions", "models")
 """Packages and rooms whose messages name no option; add yours when its messages are done."""
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")

@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": "pass2d doctor",
     "evaluate": "pass2d eval",
     "fit": "pass2d train",
+    "gc": "pass2d cache gc",
     "import_checkpoint": "pass2d import",
     "plan": "pass2d cache plan",
     "predict": "pass2d predict",
