@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import Context
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -20,7 +21,9 @@ DOCUMENTS = [PROJECT / "Makefile", *PROJECT.glob("*.md"), *PROJECT.glob("[a-z]*/
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in group.commands.items():
+    context = Context(group)
+    for name in group.list_commands(context):  # some are made when they are asked for
+        command = group.get_command(context, name)
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
         else:
