@@ -516,7 +516,7 @@ def test_status_sees_changed_and_vanished_sources(made: tuple[Path, Path]) -> No
     assert report.is_current
     assert (report.scans, report.failed) == ({"train": 2, "val": 1}, 1)
     assert report.sources == 13  # 4 of points, 4 of labels, 3 pictures, 2 calib.txt
-    assert [stage.shards for stage in report.stages] == [2, 2, 2]
+    assert [stage.shards for stage in report.containers] == [2, 2, 2]
     velodyne = raw / "sequences/00/velodyne"
     (velodyne / "000000.bin").write_bytes(b"shorter")
     (velodyne / "000001.bin").touch()
