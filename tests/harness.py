@@ -1,6 +1,7 @@
-"""Runs commands on inputs that are wrong in one place, and says whether they ended as they must.
+"""Disturbs commands in one place, and says whether they ended as they must.
 
-A case is a seed and a number: they choose the command, the file and what happens to it. A world of
+A case is a seed and a number: they choose the command and what happens: a file of its input is
+wrong, it is killed or interrupted, its cache lies in a bucket that others write to. A world of
 a few tiny inputs is made once; each case gets a fresh copy under the same path, so that all it
 prints can be compared with what the undamaged world gives.
 """
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import stat
@@ -19,19 +21,25 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 from harm import HARMS, STRUCTURAL
+from harness_buckets import URL, attack, filled, objects
+from harness_ends import INTERRUPTED, LAST_LINE, Moment, choose_moment, run_until
 from typer.testing import CliRunner
 
 from pass2d.cli import app
 from pass2d.commands.doctor.finding import Finding
 
-LIMIT_S = 45
+LIMIT_S = 120
 """A command that takes longer on a few hundred points hangs."""
+HARMED, ENDED, BUCKET = "harmed", "ended", "bucket"
+"""What happens to a command: a wrong file, a signal, a bucket that others write to."""
+ONLY_IN_FOLDERS = frozenset({"folder", "fifo", "broken link", "folder elsewhere"})
+"""Harms that no object of a bucket can have."""
 SEALED, RAW, FREE = "sealed", "raw", "free"
 """What a change of a file must lead to: the same result or a word about it, always; the same where
 what is left cannot be a valid file; nothing but an orderly end."""
@@ -57,22 +65,27 @@ class Command:
     """Its arguments; it runs in the case's folder."""
     needs: tuple[str, ...]
     """Folders of the world that are copied for it."""
-    inputs: tuple[Input, ...]
+    inputs: tuple[Input, ...] = ()
     writes: tuple[str, ...] = ()
     """What it may change below the case's folder."""
+    adds: tuple[str, ...] = ()
+    """Folders in which it may make files, and change none."""
     code: int = 0
     """How it ends undisturbed."""
     compared: str = ""
-    """Only values whose path ends so must be the same."""
+    """Only values whose path begins so must be the same."""
+    restores: tuple[str, ...] = ()
+    """Values whose path begins so must be the same where it ends well, whatever it says."""
     then: tuple[str, ...] = ()
     """A command that must also end well where this one did."""
+    kind: str = HARMED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a command ended."""
 
-    code: int
+    code: int | None
     out: str
     err: str
     fault: str = ""
@@ -87,13 +100,21 @@ class HangError(BaseException):
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One file of one command's input, harmed in one way."""
+    """One command that is disturbed in one way."""
 
     seed: int
     number: int
 
     def __str__(self) -> str:
         return f"{self.seed}:{self.number}"
+
+
+class Trial(NamedTuple):
+    """What was done to a command, what is wrong with how it ended, and how it ended."""
+
+    done: str
+    wrong: str
+    outcome: Outcome
 
 
 class Harness:
@@ -104,10 +125,12 @@ class Harness:
     ) -> None:
         self.world = root / "world"
         self.case = root / "case"
+        self._scratch = root / "scratch"
         make(self.case)  # where it will lie: a cache remembers its sources' paths
         self.case.rename(self.world)
         self._commands = commands
         self._expected: dict[str, Outcome] = {}
+        self._calls: dict[str, int] = {}
 
     def check(self, case: Case) -> str:
         """Run a case.
@@ -117,58 +140,124 @@ class Harness:
         """
         choose = random.Random(f"{case.seed} {case.number}")
         command = self._commands[case.number % len(self._commands)]
-        self._lay_out(command)
-        role = choose.choice(command.inputs)
-        files = sorted(path for path in self.case.glob(role.glob) if path.is_file())
-        assert files, (command.name, role.glob)
-        file = choose.choice(files)
-        name = choose.choice(sorted(HARMS))
-        HARMS[name](file, choose, self.case / "innocent")
-        before = _snapshot(self.case, command.writes)
-        outcome = self._run(command, pipes=[file] if name == "fifo" else [])
-        touched = _snapshot(self.case, command.writes)
-        wrong = _disorder(outcome, file, command.code)
-        must_be_said = role.kind == SEALED or (role.kind == RAW and name in STRUCTURAL)
-        must_be_said &= not (role.may_be_left_out and name in ("missing", "folder", "fifo"))
-        if not wrong and outcome.code == command.code and must_be_said:
-            said = outcome.out + outcome.err
-            is_said = _says(said, file) or (role.kind == RAW and file.parent.name in said)
-            wrong = "" if is_said else "silence"
-        if wrong == "silence":
-            expected = self._undisturbed(command).result
-            differing = [
-                key
-                for key, value in expected.items()
-                if key.endswith(command.compared) and outcome.result.get(key) != value
-            ]
-            wrong = f"silently another result: {differing[:5]}" if differing else ""
-        if not wrong and before != touched:
-            changed = {
-                key for key in before.keys() | touched if before.get(key) != touched.get(key)
-            }
-            wrong = f"changed outside of its output: {sorted(changed)[:5]}"
-        if not wrong and command.then and outcome.code == 0:
-            after = self._invoke(command.then, [])
-            wrong = f"then {command.then}: {after}" if after.code or after.fault else ""
+        check = {HARMED: self._harmed, ENDED: self._ended, BUCKET: self._attacked}
+        done, wrong, outcome = check[command.kind](command, choose)
         if not wrong:
             return ""
-        where = file.relative_to(self.case)
         return (
-            f"case {case}: {name} of {where}: pass2d {' '.join(command.words)}\n{wrong}\n"
+            f"case {case}: {done}: pass2d {' '.join(command.words)}\n{wrong}\n"
             f"exit code {outcome.code}, {outcome.fault}\nstderr: {outcome.err[-3000:]}\n"
             f"stdout: {outcome.out[-1500:]}\n"
             f"again: pytest tests/test_cli_harm.py --harm-seed {case.seed} "
             f"--harm-case {case.number}"
         )
 
+    def _harmed(self, command: Command, choose: random.Random) -> Trial:
+        """A file of its input is wrong."""
+        self._lay_out(command)
+        role = choose.choice(command.inputs)
+        file = self._one_of(role, choose)
+        name = choose.choice(sorted(HARMS))
+        HARMS[name](file, choose, self.case / "innocent")
+        before = _snapshot(self.case, command)
+        outcome = self._run(command, pipes=[file] if name == "fifo" else [])
+        wrong = _changes(before, _snapshot(self.case, command), command)
+        if not wrong and command.then and outcome.code == 0:
+            then = self._invoke(command.then, [])
+            wrong = f"then {command.then}: {then}" if then.code or then.fault else ""
+        wrong = _disorder(outcome, file, command.code) or wrong
+        must_be_said = role.kind == SEALED or (role.kind == RAW and name in STRUCTURAL)
+        must_be_said &= not (role.may_be_left_out and name in ("missing", "folder"))
+        if not wrong and outcome.code == command.code and must_be_said:
+            said = outcome.out + outcome.err
+            is_said = _says(said, file) or (role.kind == RAW and file.parent.name in said)
+            wrong = "" if is_said else self._another_result(command, outcome, command.compared)
+        if not wrong and command.restores and outcome.code == command.code:
+            wrong = self._another_result(command, outcome, command.restores)
+        return Trial(f"{name} of {file.relative_to(self.case)}", wrong, outcome)
+
+    def _ended(self, command: Command, choose: random.Random) -> Trial:
+        """It is killed or interrupted; the same command again gives what it gives undisturbed."""
+        if command.name not in self._calls:
+            self._lay_out(command)
+            never = Moment(number=signal.SIGTERM, call=0, delay_s=0)
+            code, _, err, self._calls[command.name] = self._run_until(command, never)
+            first = Outcome(code=code, out="", err=err, result=self._written(command))
+            self._expected[command.name] = self._common(command, first, self._fresh(command))
+        moment = choose_moment(choose, self._calls[command.name])
+        self._lay_out(command)
+        before = _snapshot(self.case, command)
+        code, out, err, _ = self._run_until(command, moment)
+        outcome = Outcome(code=code, out=out, err=err)
+        after = _snapshot(self.case, command)
+        is_killed = code == -signal.SIGKILL
+        wrong = _bad_end(outcome, moment) or _changes(before, after, command, is_killed=is_killed)
+        if not wrong:
+            outcome = self._run(command, pipes=[])
+            wrong = self._another_result(command, outcome, "file")
+            is_there = not wrong and "--overwrite" in outcome.err
+            if not wrong and (outcome.fault or (outcome.code != 0 and not is_there)):
+                wrong = "the same command again does not end well"
+            elif wrong:
+                wrong = f"again: {wrong}"
+        return Trial(str(moment), wrong, outcome)
+
+    def _attacked(self, command: Command, choose: random.Random) -> Trial:
+        """Its cache lies in a bucket that others can write to, or that lost bytes."""
+        self._lay_out(command)
+        local, more = self.case / "cache", {}
+        role = choose.choice(command.inputs)
+        if choose.random() < 0.5:
+            file = self._one_of(role, choose)
+            done = choose.choice(sorted(HARMS.keys() - ONLY_IN_FOLDERS))
+            HARMS[done](file, choose, self.case / "innocent")
+        else:
+            done, file, more = attack(local, choose)
+        before = _snapshot(self.case, command)
+        outcome = self._run(command, pipes=[], more=more)
+        strays = [path for path in self.case.parent.rglob("*") if "evil" in path.name]
+        wrong = (
+            _disorder(outcome, file, command.code)
+            or _changes(before, _snapshot(self.case, command), command)
+            or (f"written: {strays}" if strays else "")
+        )
+        said = outcome.out + outcome.err
+        is_said = _says(said, file) or "not of pass2d" in said or "is no part of" in said
+        if not wrong and role.kind == SEALED and outcome.code == command.code and not is_said:
+            wrong = self._another_result(command, outcome, command.compared)
+        return Trial(f"{done} of {file}", wrong, outcome)
+
+    def _one_of(self, role: Input, choose: random.Random) -> Path:
+        files = sorted(path for path in self.case.glob(role.glob) if path.is_file())
+        assert files, role.glob
+        return choose.choice(files)
+
+    def _another_result(
+        self, command: Command, outcome: Outcome, start: str | tuple[str, ...]
+    ) -> str:
+        """What differs, of values whose path begins so, from what the command gives undisturbed."""
+        differing = [
+            key
+            for key, value in self._undisturbed(command).result.items()
+            if key.startswith(start) and outcome.result.get(key) != value
+        ]
+        return f"silently another result: {differing[:5]}" if differing else ""
+
+    def _run_until(self, command: Command, moment: Moment) -> tuple[int | None, str, str, int]:
+        return run_until(command.words, self.case, moment, self._scratch, LIMIT_S)
+
     def _undisturbed(self, command: Command) -> Outcome:
         """What does not change from run to run."""
         if command.name not in self._expected:
             first, second = (self._fresh(command) for _ in range(2))
-            assert first.code == command.code, (command, first)
-            same = {k: v for k, v in first.result.items() if second.result.get(k) == v}
-            self._expected[command.name] = Outcome(code=0, out="", err="", result=same)
+            self._expected[command.name] = self._common(command, first, second)
         return self._expected[command.name]
+
+    def _common(self, command: Command, first: Outcome, second: Outcome) -> Outcome:
+        """What two undisturbed runs agree on."""
+        assert first.code == second.code == command.code, (command, first, second)
+        same = {k: v for k, v in first.result.items() if second.result.get(k) == v}
+        return Outcome(code=0, out="", err="", result=same)
 
     def _fresh(self, command: Command) -> Outcome:
         self._lay_out(command)
@@ -181,17 +270,36 @@ class Harness:
             copy = shutil.copytree if (self.world / name).is_dir() else shutil.copy2
             copy(self.world / name, self.case / name)
 
-    def _run(self, command: Command, pipes: list[Path]) -> Outcome:
-        outcome = self._invoke(command.words, pipes)
-        result = _leaves(outcome.out)
-        for name in command.writes:
-            for path in sorted([self.case / name, *(self.case / name).rglob("*")]):
-                if path.is_file() and not path.is_symlink():
-                    data = path.read_bytes()
-                    result[f"file {path.relative_to(self.case)}"] = hashlib.md5(data).hexdigest()
-        return Outcome(
-            code=outcome.code, out=outcome.out, err=outcome.err, fault=outcome.fault, result=result
-        )
+    def _run(
+        self, command: Command, pipes: list[Path], more: dict[str, bytes] | None = None
+    ) -> Outcome:
+        """Run a command; of a bucket, what the folder ``cache`` and ``more`` hold."""
+        if command.kind == BUCKET:
+            with filled(self.case / "cache", more or {}):
+                shutil.rmtree(self.case / "cache")
+                before = objects()
+                outcome = self._invoke(command.words, pipes)
+                written = objects()
+            if URL not in command.writes:
+                changed = sorted(dict(before.items() ^ written.items()))
+                written, fault = {}, f"changed in the bucket: {changed}" if changed else ""
+                outcome = replace(outcome, fault=outcome.fault or fault)
+        else:
+            outcome = self._invoke(command.words, pipes)
+            written = self._written(command)
+        return replace(outcome, result={**_leaves(outcome.out), **written})
+
+    def _written(self, command: Command) -> dict[str, str]:
+        """Each file that a command wrote by hash, but for its own notes (hidden ones)."""
+        places = [self.case / name for name in command.writes]
+        return {
+            f"file {path.relative_to(self.case)}": hashlib.md5(path.read_bytes()).hexdigest()
+            for place in places
+            for path in sorted([place, *place.rglob("*")])
+            if path.is_file()
+            and not path.is_symlink()
+            and "/." not in f"/{path}"[len(str(place)) :]
+        }
 
     def _invoke(self, words: tuple[str, ...], pipes: list[Path]) -> Outcome:
         with contextlib.chdir(self.case), _watched(pipes), _without_probes():
@@ -289,19 +397,52 @@ def _watched(pipes: list[Path]) -> Iterator[None]:
         release()
 
 
-def _snapshot(root: Path, writes: tuple[str, ...]) -> dict[str, tuple[object, ...]]:
-    """Every file below a folder but for what may change."""
+def _bad_end(outcome: Outcome, moment: Moment) -> str:
+    """What no end by a signal may be; a command may also have ended just before."""
+    wanted = INTERRUPTED.get(moment.number, -moment.number)
+    if outcome.code not in (0, wanted):
+        return f"exit code {outcome.code}, expected {wanted}: {outcome.err[-2000:]}"
+    lines = outcome.err.splitlines()
+    if "Traceback (most recent" in outcome.err or any(x.startswith("error:") for x in lines):
+        return f"more than that it was interrupted: {outcome.err[-2000:]}"
+    if outcome.code in INTERRUPTED.values():
+        is_told = LAST_LINE in lines[-1:] or any(moment.number.name in x for x in lines)
+        if not is_told or lines.count(LAST_LINE) > 1:
+            return f"not one line that it was interrupted: {outcome.err[-2000:]}"
+    return ""
+
+
+def _snapshot(root: Path, command: Command) -> dict[str, tuple[object, ...]]:
+    """Every file below a folder but for what the command may change."""
     found: dict[str, tuple[object, ...]] = {}
     for folder, folders, files in os.walk(root):
         here = Path(folder).relative_to(root)
-        folders[:] = [name for name in folders if str(here / name) not in writes]
+        folders[:] = [name for name in folders if str(here / name) not in command.writes]
         for name in (*folders, *files):
-            if str(here / name) in writes:
+            if str(here / name) in command.writes:
                 continue
             info = (root / here / name).lstat()
             data = (info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else ()
             found[str(here / name)] = (stat.S_IFMT(info.st_mode), *data)
     return found
+
+
+def _changes(
+    before: dict[str, tuple[object, ...]],
+    after: dict[str, tuple[object, ...]],
+    command: Command,
+    *,
+    is_killed: bool = False,
+) -> str:
+    """What a command changed that it must leave alone."""
+    changed = {
+        key
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key)
+        and not (key not in before and key.split("/")[0] in command.adds)
+        and not (is_killed and re.fullmatch(r"\..*\.tmp", key))  # the next run takes no notice
+    }
+    return f"changed outside of its output: {sorted(changed)[:5]}" if changed else ""
 
 
 def _leaves(text: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import laspy
@@ -11,11 +12,13 @@ import numpy as np
 import plyfile
 import pypcd4
 import torch
-from harness import FREE, RAW, SEALED, Command, Input
+from harness import BUCKET, ENDED, FREE, HARMED, RAW, SEALED, Command, Input
+from harness_buckets import URL
 from nuscenes_files import NuscenesFolder
 from pipeline_files import scan_points, write_sequence
 from typer.testing import CliRunner
 
+from pass2d.cache.fields import CONTAINERS
 from pass2d.cli import app
 
 SMALL = "--set epochs=1 --set network.settings.hidden=4 --set network.settings.image_branch=false"
@@ -37,6 +40,10 @@ def make_world(world: Path) -> None:
         _pass2d("prepare semkitti --root kitti --cache cache --workers 0")
         _pass2d("prepare nuscenes --root nuscenes --cache ncache --workers 0")
         _pass2d("prepare semkitti --root kitti --cache rcache --workers 0 --corrupt fog:heavy")
+        for more in ("--sequences 00,08", ""):  # two generations, then a damaged shard
+            _pass2d(f"prepare semkitti --root kitti --cache dcache --workers 0 {more}")
+        damaged = min(p for p in Path("dcache").rglob("xyz/c/**/*") if p.is_file())
+        damaged.write_bytes(damaged.read_bytes()[:-9])
         Path("recipe.toml").write_text(
             'extends = "2dpass-small"\nepochs = 1\nbatch_size = 2\nseed = 3\ndevice = "cpu"\n'
             "torch_threads = 1\n[network.settings]\nhidden = 4\nblock_scales = [2, 4]\n"
@@ -113,29 +120,49 @@ POINTS = (Input(glob="points/*", kind=RAW, may_be_left_out=True),)
 
 def _command(
     line: str,
-    inputs: tuple[Input, ...],
+    inputs: tuple[Input, ...] = (),
     *,
     writes: str = "",
+    adds: str = "",
     then: str = "",
     code: int = 0,
     compared: str = "",
+    kind: str = HARMED,
+    sources: str = "",
+    restores: tuple[str, ...] = (),
 ) -> Command:
     words = line.split()
-    tops = {i.glob.split("/")[0] for i in inputs} | {w.split("/")[0] for w in words}
+    tops = {i.glob.split("/")[0] for i in inputs} | {w.split("/")[0] for w in (*words, sources)}
     known = (
-        *("kitti", "nuscenes", "cache", "ncache", "rcache", "run", "points", "corrupted"),
-        *("labels", "s.zip", "published.ckpt", "recipe.toml"),
+        *("kitti", "nuscenes", "cache", "ncache", "rcache", "dcache", "run", "points"),
+        *("corrupted", "labels", "s.zip", "published.ckpt", "recipe.toml"),
     )
     return Command(
-        name=line,
+        name=f"{kind} {line}",
         words=tuple(words),
         needs=tuple(top for top in known if top in tops),
         inputs=inputs,
         writes=tuple(writes.split()),
+        adds=tuple(adds.split()),
         then=tuple(then.split()),
         code=code,
         compared=compared,
+        restores=restores,
+        kind=kind,
     )
+
+
+def _ended(line: str, *, writes: str = "", sources: str = "") -> Command:
+    return _command(line, writes=writes, sources=sources, kind=ENDED)
+
+
+def _bucket(
+    line: str, kind: str = SEALED, *, writes: tuple[str, ...] = (), sources: str = ""
+) -> Command:
+    inputs = tuple(replace(role, kind=kind) for role in CACHE)
+    words = f"{line} --cache {URL} --local-cache disk --json"
+    made = _command(words, inputs, sources=sources, kind=BUCKET)
+    return replace(made, writes=("disk", "cache", *writes))
 
 
 _NEW = "--cache out --workers 0 --json"
@@ -159,13 +186,14 @@ COMMANDS = (
     _command(f"inspect {BEST} --json", (CHECKPOINT,)),
     _command(
         f"train --cache cache --recipe recipe.toml --run new {SMALL} --json",
-        (*CACHE, Input(glob="recipe.toml", kind=FREE)),
+        (*CACHE, Input(glob="recipe.toml", kind=RAW)),
         writes="new",
     ),
     _command(
         "train --cache cache --recipe recipe.toml --run run --resume --json",
         (Input(glob="run/**/*", kind=FREE),),
-        writes="run innocent",  # who links checkpoints/ to another disk wants them there
+        writes="run",
+        adds="innocent",  # who links checkpoints/ to another disk wants them there
     ),
     _command(f"eval --cache cache --checkpoint {BEST} --json", (*CACHE, CHECKPOINT)),
     _command(
@@ -185,7 +213,7 @@ COMMANDS = (
     _command(
         f"submit --cache cache --checkpoint {BEST} --out out.zip --allow-partial --json",
         (*CACHE, CHECKPOINT),
-        writes="out.zip out.zip.parts",
+        writes="out.zip .out.zip.parts",
     ),
     _command("submit --verify s.zip --json", (Input(glob="s.zip", kind=FREE),), code=1),
     _command(
@@ -206,9 +234,11 @@ COMMANDS = (
     _command("cache verify --cache cache --json", CACHE),
     _command(
         "cache repair --cache cache --json",
-        (*CACHE, *CACHE),
+        CACHE,
+        sources="kitti",
         writes="cache",
-        compared=".is_sound",  # what it made again is checked by the next command
+        restores=tuple(f"file cache/semkitti/{container}/" for container in CONTAINERS),
+        compared="file",
         then="cache verify --cache cache",
     ),
     _command("cache gc --cache cache --json", CACHE),
@@ -218,5 +248,35 @@ COMMANDS = (
         "cache plan --cache cache --root kitti --json",
         (*KITTI, Input(glob="cache/**/*", kind=FREE)),
     ),
-    _command("doctor --cache cache --full --json", CACHE, compared=".state"),
+    _command("cache bench --cache cache --limit 2 --rounds 2 --json", CACHE),
+    _command("doctor --cache cache --full --json", CACHE),
+    _ended(f"prepare semkitti --root kitti {_NEW}", writes="out"),
+    _ended(f"prepare nuscenes --root nuscenes {_NEW}", writes="out"),
+    _ended("prepare synth --out out --preset tiny --scans 1 --workers 0 --json", writes="out"),
+    _ended("stats --cache cache --json --html page.html", writes="page.html"),
+    _ended(
+        f"train --cache cache --recipe recipe.toml --run new {SMALL} --resume --json", writes="new"
+    ),
+    _ended(f"eval --cache cache --checkpoint {BEST} --json"),
+    _ended(f"predict points --checkpoint {BEST} --out out --json", writes="out"),
+    _ended("view --cache cache --png out --scans : --json", writes="out"),
+    _ended("view kitti --html out.html --scans : --json", writes="out.html"),
+    _ended(
+        f"submit --cache cache --checkpoint {BEST} --out out.zip --allow-partial --json",
+        writes="out.zip .out.zip.parts",
+    ),
+    _ended(
+        f"robust --root corrupted --clean cache --checkpoint {BEST} --out out --json", writes="out"
+    ),
+    _ended("import published.ckpt --out new.safetensors --json", writes="new.safetensors new.json"),
+    _ended("cache repair --cache dcache --json", writes="dcache", sources="kitti"),
+    _ended("cache gc --cache dcache --json", writes="dcache"),
+    _bucket("stats"),
+    _bucket("inspect"),
+    _bucket(f"eval --checkpoint {BEST}"),
+    _bucket("prepare semkitti --root kitti --workers 0", FREE, writes=(URL,)),
+    _bucket("cache verify"),
+    _bucket("cache repair", writes=(URL,), sources="kitti"),
+    _bucket("cache gc", FREE, writes=(URL,)),
+    _bucket("cache status"),
 )

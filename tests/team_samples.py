@@ -26,12 +26,20 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
-def exit_code(work: Callable[..., None], *given: Any) -> int | None:
-    """How a process ends that calls a function; negative for the signal that killed it."""
+def exit_code(work: Callable[..., None], *given: Any, limit_s: float | None = None) -> int | None:
+    """How a process ends that calls a function.
+
+    Returns:
+        Its exit code; negative for the signal that killed it; None where the time was up.
+    """
     process = _CONTEXT.Process(target=work, args=given)
     process.start()
-    process.join()
-    return process.exitcode
+    process.join(limit_s)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+        process.join()
+    return code
 
 
 def in_processes(world: int, work: Work, given: dict[str, Any], folder: Path) -> list[Any]:

@@ -1,6 +1,5 @@
 """The `pass2d` command from end to end on a tiny synthetic world, and its words on bad input."""
 
-import json
 import os
 import shlex
 import shutil
@@ -13,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 import typer
-from typer.testing import CliRunner, Result
+from typed import answer, pass2d, refusal
 
-from pass2d.cli import app
 from pass2d.commands.console import clear_errors
 
 HEAVY = ("numpy", "torch", "ray", "zarr", "spconv", "torchvision", "scipy", "pyarrow")
@@ -23,25 +21,6 @@ SMALL_NETWORK = ("--set", "network.settings.hidden=8", "--set", "epochs=1", "--s
 WRITTEN_IDS = {0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81}
 """Raw ids that SemanticKITTI's server takes, and 0."""
 PROJECT = Path(__file__).resolve().parents[1]
-
-
-def pass2d(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def answer(*words: object) -> dict:
-    result = pass2d(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refusal(*words: object) -> str:
-    """The one line of a command that must fail."""
-    result = pass2d(*words)
-    assert result.exit_code == 1, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def spawn(*words: object, cwd: Path, stdin: int | None = None) -> subprocess.Popen:

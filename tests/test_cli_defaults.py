@@ -13,9 +13,8 @@ from cache_samples import write_sample_cache
 from pipeline_files import scan_points
 from team_samples import in_processes
 from train_samples import tiny_recipe
-from typer.testing import CliRunner, Result
+from typed import pass2d
 
-from pass2d.cli import app
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
 from pass2d.train.checkpoints.runs import RunFolder, new_run_folder, newest_network, run_folders
@@ -24,10 +23,6 @@ from pass2d.train.recipes.recipe import to_toml
 from pass2d.train.run.choice import choose_run, holds_nothing, newest_alike
 
 NAME = r"tiny-\d{8}-\d{6}(-\d+)?"
-
-
-def pass2d(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def answer(*words: object) -> tuple[dict, list[str]]:

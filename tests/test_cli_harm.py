@@ -1,4 +1,4 @@
-"""No file that a user can hand over ends in a traceback, a hang, or silence.
+"""No file, signal or bucket ends a command in a traceback, a hang, or silence.
 
 `--harm-cases 1000 --harm-seed 7` runs more of them; what fails names its number for `--harm-case`.
 """
@@ -19,11 +19,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         option = metafunc.config.getoption
         seed, only = option("--harm-seed"), option("--harm-case")
-        numbers = range(option("--harm-cases")) if only is None else [only]
+        first = option("--harm-first")
+        numbers = range(first, first + option("--harm-cases")) if only is None else [only]
         cases = [Case(seed=seed, number=number) for number in numbers]
         metafunc.parametrize("case", cases, ids=str)
 
 
-def test_harmed_input_ends_in_order(harness: Harness, case: Case) -> None:
+def test_a_disturbed_command_ends_in_order(harness: Harness, case: Case) -> None:
     wrong = harness.check(case)
     assert not wrong, wrong

@@ -109,14 +109,28 @@ def test_the_second_ends_at_once_but_not_the_first_ones_echo(
     assert left == [130]
 
 
+STUCK = """
+import ctypes, threading, time
+import pass2d.commands.signals as s
+s._ECHO_S = 0
+s.SIGNALS.catch()
+lock, take = ctypes.create_string_buffer(256), ctypes.CDLL(None).pthread_mutex_lock
+take(lock)
+main = sys._getframe()
+
+def tell(line):
+    while main.f_lineno != line:  # from there no signal is heard before the lock is waited for
+        time.sleep(0.01)
+    print("stuck", file=sys.stderr, flush=True)
+
+threading.Thread(target=tell, args=(main.f_lineno + 2,), daemon=True).start()
+
+take(lock)
+"""
+
+
 def test_the_second_ends_a_process_that_is_stuck_in_a_library() -> None:
-    code = (
-        "import ctypes, pass2d.commands.signals as s; s._ECHO_S = 0; s.SIGNALS.catch(); "
-        "lock = ctypes.create_string_buffer(256); take = ctypes.CDLL(None).pthread_mutex_lock; "
-        "take(lock)\nwith s.SIGNALS.deciding():\n"
-        "    print('stuck', file=sys.stderr, flush=True); take(lock)"
-    )
-    with start(code) as process:
+    with start(STUCK) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "stuck\n"
         while process.poll() is None:  # each is heard on its own

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heard import Heard
 from pipeline_files import CALIB, check_semkitti, png, write_sequence
 
 from pass2d.common.errors import Pass2DError
@@ -19,16 +20,6 @@ from pass2d.pipeline.problem import Problem
 
 INLINE = PrepareConfig(workers=0)
 N = 1500
-
-
-class Heard(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def street(n: int = N) -> np.ndarray:
@@ -171,7 +162,7 @@ def prepared(root: Path) -> tuple[int, list[str]]:
         summary = prepare(list_semkitti(root), root.parent / "out", INLINE, heard)
     except Pass2DError as error:
         return 1, [str(error)]
-    return int(bool(summary.failed)), [*heard.said, *(f.reason for f in summary.failed)]
+    return int(bool(summary.failed)), [*heard.lines, *(f.reason for f in summary.failed)]
 
 
 def test_whole_data_raise_no_alarm(root: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heard import Heard
 from nuscenes_files import NuscenesFolder, jpeg
 from pipeline_files import check_nuscenes
 
@@ -24,16 +25,6 @@ N = 1500
 SCENES = "v1.0-mini: 2 of 10 scenes are in the tables"
 CAMERA = 1
 """Place of CAM_FRONT among the sensors; that of the lidar is 0."""
-
-
-class Heard(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def street(seed: int) -> bytes:
@@ -231,7 +222,7 @@ def prepared(root: Path) -> tuple[int, list[str]]:
         summary = prepare(list_nuscenes(root), root.parent / "out", INLINE, heard)
     except Pass2DError as error:
         return 1, [str(error)]
-    return int(bool(summary.failed)), [*heard.said, *(f.reason for f in summary.failed)]
+    return int(bool(summary.failed)), [*heard.lines, *(f.reason for f in summary.failed)]
 
 
 def test_whole_data_raise_no_alarm(folder: NuscenesFolder) -> None:

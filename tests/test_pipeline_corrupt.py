@@ -17,7 +17,7 @@ import pytest
 from cache_samples import sample_info, write_sample_cache
 from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
-from typer.testing import CliRunner, Result
+from typed import pass2d
 
 from pass2d.cache.care.status import status
 from pass2d.cache.care.verify import verify
@@ -26,7 +26,6 @@ from pass2d.cache.manifest import describe_dataset, parse_dataset
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.rows import ScanSources
 from pass2d.cache.schema import CorruptionInfo
-from pass2d.cli import app
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import Silent
 from pass2d.corruptions import registry
@@ -61,10 +60,6 @@ def raw(tmp_path: Path) -> Path:
     write_sequence(root, "08", (0, 5), n=400)
     write_sequence(root, "11", (0,), n=400, labels=False)
     return root
-
-
-def pass2d(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def listings(raw: Path, text: str, **chosen: object):

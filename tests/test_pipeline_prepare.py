@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cache_samples import sample_info
+from heard import Heard
 from large_manifest import many_scans, publish_many
 from pipeline_files import png, scan_points, shards, write_sequence
 
@@ -30,20 +31,6 @@ from pass2d.pipeline.source import SourceListing
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
 INLINE = PrepareConfig(workers=0, shard_scans=2)
-
-
-class Heard(Silent):
-    """Remembers what was said and counted."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.done = 0
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
-        self.done += count
 
 
 @pytest.fixture
@@ -107,7 +94,7 @@ def test_cache_holds_what_the_stages_compute(raw: Path, tmp_path: Path) -> None:
     assert (summary.scans, summary.points, heard.done) == (6, 300, 6)
     assert (summary.scans_without_image, summary.scans_without_label) == (2, 1)
     assert (summary.written_shards, summary.kept_shards, summary.generation) == (12, 0, 1)
-    assert heard.said == list(list_semkitti(raw).notes)
+    assert heard.lines == list(list_semkitti(raw).notes)
     assert {stage.stage for stage in summary.stage_seconds} == set(CONTAINERS)
     assert summary.slowest_stage in summary.stage_seconds
     assert not (tmp_path / "out" / "failed.jsonl").exists()
@@ -212,7 +199,7 @@ def test_a_changed_file_redoes_its_shard(raw: Path, tmp_path: Path) -> None:
     }
     heard = Heard()
     assert prepare(list_semkitti(raw), out, INLINE, heard).written_shards == 3
-    assert f"lidar of 1 shard again (sequence 00): {labels} has another time" in heard.said
+    assert f"lidar of 1 shard again (sequence 00): {labels} has another time" in heard.lines
     assert_holds(out, list_semkitti(raw))
     after = tree(out)
     lost = [n for n in before if n not in after and not n.startswith("rows/")]
@@ -344,7 +331,7 @@ def test_bad_scans_are_left_out_and_listed(raw: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (out / "failed.jsonl").read_text().splitlines()]
     assert [line["scan_id"] for line in lines] == ["00/000000", "08/000005", "11/000000"]
     assert "raw label" in lines[1]["reason"]
-    assert sum("000000.png" in text for text in heard.said) == 1
+    assert sum("000000.png" in text for text in heard.lines) == 1
     with CacheReader.open(out) as reader:
         assert reader.scans.scan_id.tolist() == ["00/000001", "00/000002", "08/000000", "11/000000"]
         assert reader.read(3, ALL).cameras == ()
@@ -510,9 +497,6 @@ def test_all_of_semantickitti_unchanged_reads_no_file(tmp_path: Path, monkeypatc
     before = tree(tmp_path / "out")
     for name in ("hash_file", "run_task", "load_row"):
         monkeypatch.setattr(tasks, name, None)
-    config = PrepareConfig()
-    todo = plan(listing, tmp_path / "out", config)
-    assert (todo.tasks, todo.dropped, len(todo.keys)) == ((), (), 3 * len(todo.jobs))
-    summary = prepare(listing, tmp_path / "out", config, Silent())
+    summary = prepare(listing, tmp_path / "out", PrepareConfig(), Silent())
     assert (summary.scans, summary.points, summary.written_shards) == (43_552, 43_552 * 124_000, 0)
     assert tree(tmp_path / "out") == before

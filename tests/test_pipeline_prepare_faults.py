@@ -71,7 +71,7 @@ def test_each_call_that_fails_for_good(
     calls = _number_of_calls(raw, tmp_path / "counted")
     assert calls > 100
     # The codes fail on the same paths: more of the calls for a full disk, each with more rounds.
-    step = 1 if fault_rounds > 1 else 5 if code == errno.ENOSPC else 17
+    step = 1 if fault_rounds > 1 else 13 if code == errno.ENOSPC else 43
     for number in range(1, calls + 1, step):
         out = tmp_path / "out"
         with failing_calls(code, first=number, last=calls + 99):
@@ -92,7 +92,7 @@ def test_each_call_that_fails_once(
     """EIO in a shard is tried again; outside of it (manifest) it is a clear error."""
     raw, whole = tiny
     calls = _number_of_calls(raw, tmp_path / "counted")
-    for number in range(1, calls + 1, 1 if fault_rounds > 1 else 9):
+    for number in range(1, calls + 1, 1 if fault_rounds > 1 else 23):
         out = tmp_path / f"out{number}"
         with failing_calls(errno.EIO, first=number):
             try:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from heard import Heard
 from pipeline_files import shards, write_sequence
 from prepare_faults import go, start_driver
 
@@ -131,22 +132,8 @@ def test_a_ray_that_does_not_start_is_one_error(
     log.unlink()
 
 
-class Heard(Silent):
-    """What a run says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.on_first: Callable[[], object] = lambda: None
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
-        self.on_first()
-        self.on_first = lambda: None
-
-    def lost(self) -> list[str]:
-        return [line for line in self.lines if line.startswith("Ray is lost")]
+def lost(heard: Heard) -> list[str]:
+    return [line for line in heard.lines if line.startswith("Ray is lost")]
 
 
 @pytest.fixture
@@ -170,7 +157,7 @@ def test_a_run_whose_ray_is_lost_goes_on_without_it(
     summary = prepare(list_semkitti(raw), tmp_path / "out", ON_RAY, heard)
     assert (summary.scans, summary.failed) == (6, ())
     assert shards(tmp_path / "out") == shards(tmp_path / "inline")
-    (line,) = heard.lost()
+    (line,) = lost(heard)
     assert "as by --workers 0" in line
     Path(line.rpartition(" ")[2]).unlink()
 
@@ -192,21 +179,22 @@ LONG = pytest.mark.skipif("PASS2D_LONG_TESTS" not in os.environ, reason="PASS2D_
 def test_a_part_of_ray_that_is_killed(
     raw: Path, tmp_path: Path, victim: str, number: signal.Signals
 ) -> None:
-    heard = Heard()
     below: dict[int, str] = {}
 
-    def kill() -> None:
+    def kill(count: int) -> None:
+        if count > 1:
+            return
         guard = next(pid for pid in ray_guard.children(os.getpid()) if _is_guard(pid))
         (driver,) = ray_guard.children(guard)
         below.update(ray_guard.children(driver))
         os.kill(next(pid for pid, name in below.items() if name == victim), number)
 
-    heard.on_first = kill
+    heard = Heard(on_advance=kill)
     summary = prepare(list_semkitti(raw), tmp_path / "out", ON_RAY, heard)
     assert (summary.scans, summary.failed) == (6, ())
     assert shards(tmp_path / "out") == shards(tmp_path / "inline")
     assert not any(ray_guard.is_running(pid) for pid in below)
-    for line in heard.lost():
+    for line in lost(heard):
         Path(line.rpartition(" ")[2]).unlink()
 
 

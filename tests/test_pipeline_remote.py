@@ -15,7 +15,8 @@ import pytest
 from large_manifest import many_scans, publish_many
 from pipeline_files import write_sequence
 from remote_samples import FaultyProxy, Request, folder_bytes, s3_environment, s3_server
-from typer.testing import CliRunner, Result
+from typed import pass2d
+from typer.testing import CliRunner
 
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.remote.mirror import RemoteMirror
@@ -280,10 +281,6 @@ def test_ray_workers_write_the_same_bytes(
     summary = prepare(list_semkitti(raw), URL, PrepareConfig(workers=2), Silent())
     assert summary.written_shards == 9
     assert far_bytes(s3(), PLACE) == folder_bytes(local)
-
-
-def pass2d(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
-from typer.testing import CliRunner, Result
+from typed import pass2d
 
-from pass2d.cli import app
 from pass2d.common.errors import ConfigError
 from pass2d.pipeline.datasets.nuscenes_scenes import locate_tables
 from pass2d.pipeline.datasets.registry import DATASETS
@@ -27,10 +26,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("PASS2D_SEMKITTI", "PASS2D_NUSCENES"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
-
-
-def pass2d(*words: str) -> Result:
-    return CliRunner().invoke(app, words)
 
 
 def semkitti(here: Path, **environment: str) -> FoundRoot:

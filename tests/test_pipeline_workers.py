@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from heard import Heard
 from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
-from test_pipeline_prepare import Heard
 
 from pass2d.corruptions.registry import parse_variants
 from pass2d.pipeline.corrupted import corrupted_listings
@@ -45,7 +45,7 @@ def test_ray_starts_where_the_time_that_it_saves_is_longer_than_its_start(cpus: 
         heard = Heard()
         todo = plan_of(*[(seconds / 300, seconds / 300, seconds / 300)] * 100)
         assert decided(PrepareConfig(), [todo], heard).workers == chosen
-        (line,) = heard.said
+        (line,) = heard.lines
         assert line.startswith("1,000 scans, about ")
         assert "--workers" in line
 
@@ -68,7 +68,7 @@ def test_what_was_asked_for_is_obeyed_in_silence() -> None:
     for config in (PrepareConfig(workers=3), PrepareConfig(ray_address="auto")):
         assert decided(config, [plan_of((0, 0, 0))], heard) == config
     assert decided(PrepareConfig(), [plan_of()], heard) == PrepareConfig()  # nothing to do
-    assert heard.said == []
+    assert heard.lines == []
 
 
 def test_the_whole_amount_counts(cpus: int) -> None:
@@ -112,7 +112,7 @@ def test_a_handful_of_scans_starts_no_ray_and_gives_the_same_bytes(
     config = PrepareConfig(shard_scans=2)
     prepare_all(listings, tmp_path / "left_out", config, heard)
     prepare_all(listings, tmp_path / "none", replace(config, workers=0), Heard())
-    assert [line for line in heard.said if "Ray" in line] == [
+    assert [line for line in heard.lines if "Ray" in line] == [
         "8 scans, about 0.4 s of work: done in this process, Ray would take longer "
         "(--workers N starts it)"
     ]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
+from heard import Heard
 from stub_network import StubNetwork, trained_stub
-from train_samples import Heard
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader

@@ -148,7 +148,9 @@ def last_cursor(run_root: Path) -> int:
 @needs_proc
 @pytest.mark.slow
 def test_a_process_killed_under_torchrun_ends_the_job(place: Path, tmp_path: Path) -> None:
-    command = [*TORCHRUN, "--nproc-per-node=2", "-m", "pass2d.cli"]
+    script = tmp_path / "start.py"
+    script.write_text("from pass2d.cli import main\nmain()\n")
+    command = [*TORCHRUN, "--nproc-per-node=2", "--", str(script)]
     with training([*command, *arguments(place, tmp_path / "run")]) as process:
         team = members(process.pid)
         os.kill(team[1], signal.SIGKILL)

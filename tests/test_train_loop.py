@@ -14,10 +14,10 @@ from unittest import mock
 import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
+from heard import Heard
 from team_samples import exit_code
 from torch import Tensor
 from train_samples import (
-    Heard,
     assert_same_tensors,
     final_state,
     final_weights,

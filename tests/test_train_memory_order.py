@@ -11,9 +11,10 @@ import pytest
 import torch
 import torchvision
 from cache_samples import write_sample_cache
+from heard import Heard
 from team_samples import in_processes, shallow_resnet
 from torch import Tensor, nn
-from train_samples import Heard, assert_same_tensors, final_state, tiny_recipe
+from train_samples import assert_same_tensors, final_state, tiny_recipe
 
 from pass2d.train.distributed.process_group import Team, sum_by_rank, sum_gradients
 from pass2d.train.loop import run

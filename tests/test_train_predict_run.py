@@ -17,10 +17,10 @@ import numpy as np
 import plyfile
 import pytest
 import torch
+from heard import Heard
 from stub_network import StubNetwork, by_place
 from test_cli import PROJECT, pass2d, spawn
 from test_train_predict import CPU, card, inside, results, some_points, write_bin
-from train_samples import Heard
 
 from pass2d.cache.clouds.statistics import scan_statistics
 from pass2d.common.errors import ConfigError, DataError

@@ -12,7 +12,8 @@ import fsspec
 import numpy as np
 import pytest
 from cache_samples import write_sample_cache
-from train_samples import Heard, assert_same_tensors, final_state, tiny_recipe
+from heard import Heard
+from train_samples import assert_same_tensors, final_state, tiny_recipe
 
 from pass2d.cache.remote.store import RemoteStore
 from pass2d.common.errors import ConfigError

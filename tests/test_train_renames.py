@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
-from train_samples import Heard, final_weights, tiny_recipe
+from heard import Heard
+from train_samples import final_weights, tiny_recipe
 
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent

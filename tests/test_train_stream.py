@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from cache_samples import write_sample_cache
-from train_samples import Heard, tiny_recipe
+from heard import Heard
+from train_samples import tiny_recipe
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader

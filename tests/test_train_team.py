@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from cache_samples import write_sample_cache
+from heard import Heard
 from torch import distributed
-from train_samples import Heard, final_weights, tiny_recipe
+from train_samples import final_weights, tiny_recipe
 
 from pass2d.common.errors import ConfigError
 from pass2d.train.distributed.heartbeat import LostProcessError

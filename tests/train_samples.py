@@ -33,32 +33,6 @@ def tiny_recipe(*overrides: str) -> Recipe:
     return load_recipe("2dpass-small", [*TINY, *overrides])
 
 
-class Heard:
-    """A progress that remembers what it was told, and calls back."""
-
-    def __init__(self, on_advance=None, on_start=None, on_say=None) -> None:
-        self.lines: list[str] = []
-        self.advances = 0
-        self._on_advance, self._on_start, self._on_say = on_advance, on_start, on_say
-
-    def start(self, title: str, *, total: int, unit: str) -> None:
-        if self._on_start is not None:
-            self._on_start(title)
-
-    def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
-        self.advances += 1
-        if self._on_advance is not None:
-            self._on_advance(self.advances)
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-        if self._on_say is not None:
-            self._on_say(text)
-
-    def all(self) -> str:
-        return "\n".join(self.lines)
-
-
 def final_state(run_root: Path) -> dict[str, Tensor]:
     """All tensors of a run's newest state."""
     return load_checkpoint(run_root / "checkpoints" / "last.safetensors").tensors

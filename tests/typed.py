@@ -1,0 +1,29 @@
+"""Commands as a person types them, in this process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from pass2d.cli import app
+
+
+def pass2d(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def answer(*words: object) -> dict[str, Any]:
+    """The JSON of a command that must end well."""
+    result = pass2d(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refusal(*words: object) -> str:
+    """The one error of a command that must fail."""
+    result = pass2d(*words)
+    assert result.exit_code == 1, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    return line
