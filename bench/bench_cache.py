@@ -129,11 +129,11 @@ def stages_alone(listing: SourceListing, folder: Path) -> float:
     for scan in listing.scans:
         for path in _files(scan):
             hash_file(path)
-        lidar = compose.lidar_arrays(scan, listing.info)
+        lidar = compose.lidar_record(scan, listing.info)
         compose.scan_counts(lidar, listing.info)
         records.append(lidar)
-        pictures.append(compose.camera_arrays(scan, lidar))
-        hashes.append(compose.voxel_arrays(lidar, grid=listing.info.grid))
+        pictures.append(compose.camera_views(scan, lidar))
+        hashes.append(compose.voxel_levels(lidar, grid=listing.info.grid))
     for first in range(0, len(records), 64):
         part = slice(first, first + 64)
         plans = [

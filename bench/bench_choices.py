@@ -93,8 +93,8 @@ def weigh_weights(root: Path, n_scans: int, repeats: int) -> None:
     grid = Grid(low=info.grid.low, high=info.grid.high, shape=info.grid.shape)
     rows = []
     for scan in list_semkitti(root).scans[:n_scans]:
-        lidar = compose.lidar_arrays(scan, info)
-        levels = compose.voxel_arrays(lidar, grid=info.grid)
+        lidar = compose.lidar_record(scan, info)
+        levels = compose.voxel_levels(lidar, grid=info.grid)
         weights = scale_weights(levels)
         packed = [SPEED.encode(w) for w in weights]
         holders = [np.empty_like(w) for w in weights]
@@ -144,9 +144,9 @@ def weigh_shuffles(root: Path, n_scans: int, repeats: int) -> None:
     listing = list_semkitti(root)
     records, pictures, hashes = [], [], []
     for scan in listing.scans[:n_scans]:
-        records.append(compose.lidar_arrays(scan, listing.info))
-        pictures.append(compose.camera_arrays(scan, records[-1]))
-        hashes.append(compose.voxel_arrays(records[-1], grid=listing.info.grid))
+        records.append(compose.lidar_record(scan, listing.info))
+        pictures.append(compose.camera_views(scan, records[-1]))
+        hashes.append(compose.voxel_levels(records[-1], grid=listing.info.grid))
     plans = [
         *encode_lidar(records, profile="size")[0],
         *encode_camera(pictures, n_cameras=1, profile="size"),

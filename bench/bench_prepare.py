@@ -96,7 +96,7 @@ def stages_alone(listing: SourceListing, folder: Path) -> dict[str, float]:
         records = []
         for scan in scans:
             hash_all(scan.points, scan.labels)
-            records.append(compose.lidar_arrays(scan, listing.info))
+            records.append(compose.lidar_record(scan, listing.info))
             compose.scan_counts(records[-1], listing.info)
         write(encode_lidar(records, profile="speed")[0], out)
         spent["lidar"] += time.process_time() - begin
@@ -105,12 +105,12 @@ def stages_alone(listing: SourceListing, folder: Path) -> dict[str, float]:
         pictures = []
         for scan, record in zip(scans, records, strict=True):
             hash_all(*scan.images)
-            pictures.append(compose.camera_arrays(scan, record))
+            pictures.append(compose.camera_views(scan, record))
         write(encode_camera(pictures, n_cameras=1, profile="speed"), out)
         spent["camera"] += time.process_time() - begin
 
         begin = time.process_time()
-        hashes = [compose.voxel_arrays(record, grid=listing.info.grid) for record in records]
+        hashes = [compose.voxel_levels(record, grid=listing.info.grid) for record in records]
         write(encode_voxel(hashes, profile="speed"), out)
         spent["voxel"] += time.process_time() - begin
         shutil.rmtree(out)
@@ -163,7 +163,9 @@ def _prepare(listing: SourceListing, folder: Path, config: PrepareConfig) -> Run
     assert not summary.failed, summary.failed[0]
     shutil.rmtree(folder)
     count = len(listing.scans)
-    stage_ms = {s.stage: 1e3 * (s.compute + s.write) / count for s in summary.stage_seconds}
+    stage_ms = {
+        s.container: 1e3 * (s.compute + s.write) / count for s in summary.seconds_by_container
+    }
     inline = sum(stage_ms.values()) if config.workers == 0 else 0.0
     return Run(
         workers=config.workers or 0,

@@ -29,7 +29,7 @@ from pass2d.corruptions.registry import (
     corruption_table,
     scan_generator,
 )
-from pass2d.pipeline.compose import lidar_arrays, scan_counts
+from pass2d.pipeline.compose import lidar_record, scan_counts
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pass2d.pipeline.stages.images import decode_rgb
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
@@ -56,7 +56,7 @@ class Inputs:
             self.image_bytes = read_file(scan.images[0])
             self.matrix = np.reshape(scan.image_from_lidar[0], (3, 4))
             self.raw_labels = np.frombuffer(read_file(scan.labels), "<u4")
-            self.lidar = lidar_arrays(scan, self.info)
+            self.lidar = lidar_record(scan, self.info)
         self.points = decode_points(self.points_bytes, columns=4, file=RANDOM)
         self.raw_xyz = np.ascontiguousarray(self.points[:, :3].T)
         self.image_hw = decode_rgb(self.image_bytes, file=RANDOM).shape[:2]

@@ -199,8 +199,8 @@ def source_files(listing: SourceListing) -> Read:
 
     def read(position: int) -> None:
         scan = listing.scans[position]
-        lidar = compose.lidar_arrays(scan, listing.info)
-        compose.camera_arrays(scan, lidar)
+        lidar = compose.lidar_record(scan, listing.info)
+        compose.camera_views(scan, lidar)
 
     return read
 

@@ -30,7 +30,7 @@ from pass2d.pipeline.stages.sweeps import add_sweep
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
 
-STAGE_CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1}
+CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1}
 """Part of a stage's key: raise a number when that stage's output changes for the same input."""
 
 
@@ -43,7 +43,7 @@ class ScanCounts(NamedTuple):
     """(R,) points of the raw file per bin of ``cache.statistics.RANGE_EDGES_M``."""
 
 
-def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
+def lidar_record(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     """Read, check, label, corrupt (data sets of pass2d-C) and cut a scan's points.
 
     Args:
@@ -93,7 +93,7 @@ def lidar_arrays(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     )
 
 
-def camera_arrays(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | None, ...]:
+def camera_views(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | None, ...]:
     """Decode a scan's pictures and find the points that each shows.
 
     Args:
@@ -120,7 +120,7 @@ def camera_arrays(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | Non
     return tuple(views)
 
 
-def voxel_arrays(
+def voxel_levels(
     lidar: ScanRecord, *, grid: GridConfig, scales: Sequence[int] = SCALES
 ) -> tuple[VoxelLevel, ...]:
     """Hash a scan's kept points at every scale.
@@ -141,7 +141,7 @@ def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
     """Count a scan's points by label and by range.
 
     Args:
-        lidar: of ``lidar_arrays``; its outside points count for the ranges.
+        lidar: of ``lidar_record``; its outside points count for the ranges.
         info: the number of classes.
     """
     ranges = count_ranges(lidar.xyz)
@@ -173,7 +173,7 @@ def visible_points(
 def view_doubts(
     scan: ScanSource, lidar: ScanRecord, views: Sequence[CameraView | None]
 ) -> list[Problem]:
-    """What is unlikely about a scan's pictures, given ``camera_arrays`` of it."""
+    """What is unlikely about a scan's pictures, given ``camera_views`` of it."""
     xyz = lidar.xyz if lidar.time is None else lidar.xyz[:, lidar.time == 0]
     found: list[Problem] = []
     for camera, view in enumerate(views):

@@ -22,8 +22,8 @@ from pass2d.pipeline.run.next_generation import PublishedShards
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.pipeline.run.plan import PreparePlan
 from pass2d.pipeline.run.runners import InlineRunner, Runner, TaskFailure
-from pass2d.pipeline.run.summary import PrepareSummary, StageSeconds, all_failures, summarize
-from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult
+from pass2d.pipeline.run.summary import ContainerSeconds, PrepareSummary, all_failures, summarize
+from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult
 from pass2d.pipeline.run.workers import decided
 from pass2d.pipeline.source import SourceListing
 
@@ -150,7 +150,7 @@ def _prepare_planned(
         dataset_root=place.name,
         failed=[*listing.failed, *work.failed],
         seconds=time.perf_counter() - started,
-        stage_seconds=work.stage_seconds(),
+        seconds_by_container=work.seconds_by_container(),
         written_shards=work.written,
         kept_shards=len(todo.keys),
     )
@@ -172,7 +172,7 @@ def _runner(context: TaskContext, config: PrepareConfig, progress: Progress) -> 
 
 @dataclass
 class _Open:
-    """A shard on its way: stages that are still to do."""
+    """A shard on its way: containers that are still to be made."""
 
     job: ShardJob
     left: set[str]
@@ -195,8 +195,8 @@ class _Work:
         self._open: dict[int, _Open] = {}
         for task in todo.tasks:
             shard = self._open.setdefault(task.shard, _Open(jobs[task.shard], set()))
-            shard.left.add(task.stage)
-        self._ready: deque[StageTask] = deque()
+            shard.left.add(task.container)
+        self._ready: deque[ContainerTask] = deque()
         for shard in self._open.values():
             self._ready.extend(self._startable(shard))
 
@@ -216,25 +216,27 @@ class _Work:
             else:
                 self._succeeded(outcome)
 
-    def stage_seconds(self) -> tuple[StageSeconds, ...]:
-        """CPU time per stage of this run."""
+    def seconds_by_container(self) -> tuple[ContainerSeconds, ...]:
+        """CPU time per container of this run."""
         return tuple(
-            StageSeconds(stage=stage, compute=compute, write=write)
-            for stage, (compute, write) in self._seconds.items()
+            ContainerSeconds(container=name, compute=compute, write=write)
+            for name, (compute, write) in self._seconds.items()
         )
 
-    def _startable(self, shard: _Open) -> list[StageTask]:
-        stages = ["lidar"] if "lidar" in shard.left else sorted(shard.left)
+    def _startable(self, shard: _Open) -> list[ContainerTask]:
+        names = ["lidar"] if "lidar" in shard.left else sorted(shard.left)
         lidar_key = self.keys.get(("lidar", shard.job.shard), "")
         return [
-            StageTask(stage=stage, job=shard.job, lidar_key="" if stage == "lidar" else lidar_key)
-            for stage in stages
+            ContainerTask(
+                container=name, job=shard.job, lidar_key="" if name == "lidar" else lidar_key
+            )
+            for name in names
         ]
 
     def _succeeded(self, result: TaskResult) -> None:
         shard = self._open[result.shard]
-        self._seconds[result.stage][0] += result.compute_seconds
-        self._seconds[result.stage][1] += result.write_seconds
+        self._seconds[result.container][0] += result.compute_seconds
+        self._seconds[result.container][1] += result.write_seconds
         self.written += result.is_new
         self.dropped += result.dropped
         shard.nbytes += result.nbytes if result.is_new else 0
@@ -245,10 +247,10 @@ class _Work:
             self.failed += result.failed
             self._finish(shard)
             return
-        self.keys[result.stage, result.shard] = result.key
-        self.changed.add((result.stage, result.shard))
-        shard.left.discard(result.stage)
-        if result.stage == "lidar":
+        self.keys[result.container, result.shard] = result.key
+        self.changed.add((result.container, result.shard))
+        shard.left.discard(result.container)
+        if result.container == "lidar":
             # First in the queue: its points are still in the page cache.
             self._ready.extendleft(self._startable(shard))
         if not shard.left:
@@ -257,13 +259,13 @@ class _Work:
     def _failed(self, failure: TaskFailure) -> None:
         task = failure.task
         shard = self._open[task.job.shard]
-        self._progress.say(f"shard {task.job.shard}, stage {task.stage}: {failure.reason}")
+        self._progress.say(f"shard {task.job.shard}, {task.container}: {failure.reason}")
         self.failed += [
-            FailedScan(scan_id=scan.scan_id, stage=task.stage, reason=failure.reason)
+            FailedScan(scan_id=scan.scan_id, stage=task.container, reason=failure.reason)
             for scan in task.job.scans
         ]
-        shard.left.discard(task.stage)
-        if task.stage == "lidar" or not shard.left:
+        shard.left.discard(task.container)
+        if task.container == "lidar" or not shard.left:
             self._finish(shard)
 
     def _finish(self, shard: _Open) -> None:

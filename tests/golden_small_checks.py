@@ -23,7 +23,7 @@ from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.registry import build_network
 from pass2d.models.twodpass.cells import plan_cells, root_cells, scale_cells
 from pass2d.models.twodpass.published_names import CLASS_WEIGHT_BUFFERS, our_name, our_tensor
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record, voxel_levels
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.datasets.table import load_table
 from pass2d.pipeline.stages.calibration import image_from_lidar_matrix
@@ -276,8 +276,8 @@ def frame_batch(config: AugmentConfig, *, size_hw: tuple[int, int], is_mirrored:
     """The recorded frame as a batch of one scan, cropped where the recording was."""
     facts, listing = facts_of("dataset_semkitti"), list_semkitti(recorded("frame"))
     (scan,), grid = listing.scans, listing.info.grid
-    lidar = lidar_arrays(scan, listing.info)
-    (view,) = camera_arrays(scan, lidar)
+    lidar = lidar_record(scan, listing.info)
+    (view,) = camera_views(scan, lidar)
     assert view is not None
     assert view.image is not None
     top, left = (facts["crop"][side] if config.crop_hw else 0 for side in ("top", "left"))
@@ -362,7 +362,7 @@ def test_semkitti_frame_end_to_end() -> None:
     (calib,) = frame.glob("sequences/*/calib.txt")
     matrix = image_from_lidar_matrix(calib.read_text(), file=calib)
     np.testing.assert_allclose(matrix, facts["proj_matrix"], rtol=1e-14, atol=1e-12)
-    lidar = lidar_arrays(scan, listing.info)
+    lidar = lidar_record(scan, listing.info)
     points = np.column_stack([lidar.xyz.T, lidar.signal])
     np.testing.assert_array_equal(points, arrays["full_point_feat"])
     np.testing.assert_array_equal(lidar.label, arrays["full_point_label"][:, 0])
@@ -375,7 +375,7 @@ def test_semkitti_frame_end_to_end() -> None:
     whole = np.empty(lidar.n_raw, np.uint8)
     whole[arrays["mask"]], whole[~arrays["mask"]] = lidar.label, lidar.outside_label
     np.testing.assert_array_equal(whole, arrays["ref_label"][:, 0])
-    (view,) = camera_arrays(scan, lidar)
+    (view,) = camera_views(scan, lidar)
     assert view is not None
     np.testing.assert_array_equal(view.point_index, arrays["full_point2img_index"])
     np.testing.assert_array_equal(view.pixel_rc.T, arrays["full_img_indices"])
@@ -384,7 +384,7 @@ def test_semkitti_frame_end_to_end() -> None:
     colors = view.image[crop_rc[:, 0], crop_rc[:, 1]]
     np.testing.assert_array_equal(colors, arrays["crop_rgb_at_img_indices"])
     case = recorded("case_k")
-    for level in voxel_arrays(lidar, grid=listing.info.grid):
+    for level in voxel_levels(lidar, grid=listing.info.grid):
         voxels = load_arrays(case / "voxels.npz")
         assert level.coord.shape[1] == len(voxels[f"scale{level.scale}_coors_bzyx"])
 

@@ -252,14 +252,14 @@ def test_changed_code_is_found_by_rebuilding(made, monkeypatch) -> None:
     from pass2d.pipeline.run import tasks
 
     _, out = made
-    real = tasks.voxel_arrays
+    real = tasks.voxel_levels
 
     def other(lidar, *, grid):
         levels = real(lidar, grid=grid)
         levels[0].label[0] ^= 1
         return levels
 
-    monkeypatch.setattr(tasks, "voxel_arrays", other)
+    monkeypatch.setattr(tasks, "voxel_levels", other)
     report = verify(out, Silent(), rebuild=rebuild_and_compare(out), rebuild_share=1.0)
     assert {(d.kind, d.container) for d in report.damages} == {("other bytes", "voxel")}
     assert {d.path.split("/")[2] for d in report.damages} == {"vlabel"}

@@ -11,7 +11,7 @@ from pipeline_files import png, scan_points, write_sequence
 
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import DataError, UnknownLabelError
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record, scan_counts, voxel_levels
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.source import ScanSource, SourceListing
@@ -32,7 +32,7 @@ REAL_POINTS |= {"11/000000": 115_236}
 
 
 def records(listing: SourceListing) -> list[tuple[ScanSource, ScanRecord]]:
-    return [(scan, lidar_arrays(scan, listing.info)) for scan in listing.scans]
+    return [(scan, lidar_record(scan, listing.info)) for scan in listing.scans]
 
 
 def test_real_scans_have_the_published_points_and_labels(real_semkitti: Path) -> None:
@@ -80,13 +80,13 @@ def test_raw_index_points_back_into_the_file(real_semkitti: Path) -> None:
 def test_other_real_scans_pass_every_stage(shared: Path, name: str) -> None:
     listing = list_semkitti(shared / "real" / name)
     for scan, lidar in records(listing):
-        (view,) = camera_arrays(scan, lidar)
+        (view,) = camera_views(scan, lidar)
         assert 0.05 < len(view.point_index) / lidar.n < 0.3
         assert (view.pixel_rc.max(axis=1) < view.image.shape[:2]).all()
         counts = scan_counts(lidar, listing.info)
         assert counts.label_histogram.sum() == lidar.n
         assert counts.range_histogram.sum() == lidar.n_raw
-        for level in voxel_arrays(lidar, grid=listing.info.grid):
+        for level in voxel_levels(lidar, grid=listing.info.grid):
             assert len(np.unique(level.inverse)) == level.coord.shape[1]
 
 
@@ -111,17 +111,17 @@ def test_scans_of_which_nothing_would_be_left_are_refused(
 ) -> None:
     listing = write_one(tmp_path, points)
     with pytest.raises(ProblemError, match=said):
-        lidar_arrays(listing.scans[0], listing.info)
+        lidar_record(listing.scans[0], listing.info)
 
 
 def test_a_scan_of_which_a_camera_sees_nothing_passes_every_stage(tmp_path: Path) -> None:
     listing = write_one(tmp_path, np.tile([[-10.0, 0, 0, 0.5]], (6, 1)))
     ((scan, lidar),) = records(listing)
     assert (lidar.n_raw, lidar.n) == (6, 6)
-    (view,) = camera_arrays(scan, lidar)
+    (view,) = camera_views(scan, lidar)
     assert view.pixel_rc.shape == (2, 0)
     assert view.image.shape == (80, 100, 3)
-    levels = voxel_arrays(lidar, grid=listing.info.grid)
+    levels = voxel_levels(lidar, grid=listing.info.grid)
     assert [lv.coord.shape for lv in levels] == [(3, 1)] * 5
     counts = scan_counts(lidar, listing.info)
     assert counts.label_histogram[9] == 6
@@ -133,9 +133,9 @@ def test_points_at_the_origin_and_duplicates_pass_every_stage(tmp_path: Path) ->
     points[10:] = [9e-6, 0, 0, 1]
     listing = write_one(tmp_path, points)
     ((scan, lidar),) = records(listing)
-    (view,) = camera_arrays(scan, lidar)
+    (view,) = camera_views(scan, lidar)
     assert view.point_index.tolist() == list(range(10, 20))  # x > 0 only
-    assert voxel_arrays(lidar, grid=listing.info.grid)[0].label.tolist() == [9]
+    assert voxel_levels(lidar, grid=listing.info.grid)[0].label.tolist() == [9]
     assert scan_counts(lidar, listing.info).range_histogram[0] == 20
 
 
@@ -151,7 +151,7 @@ def test_arrays_have_the_shapes_and_types_of_the_cache(tmp_path: Path) -> None:
     for name, dtype in outside.items():
         array = getattr(lidar, name)
         assert (array.shape[-1], array.dtype) == (lidar.n_raw - lidar.n, dtype), name
-    (view,) = camera_arrays(scan, lidar)
+    (view,) = camera_views(scan, lidar)
     assert (view.point_index.dtype, view.pixel_rc.dtype, view.image.dtype) == ("i4", "u2", "u1")
 
 
@@ -159,14 +159,14 @@ def test_no_picture_or_no_calibration_gives_no_view(tmp_path: Path) -> None:
     write_sequence(tmp_path, "00", images=False)
     (write_sequence(tmp_path, "08") / "calib.txt").unlink()
     for scan, lidar in records(list_semkitti(tmp_path)):
-        assert camera_arrays(scan, lidar) == (None,)
+        assert camera_views(scan, lidar) == (None,)
 
 
 def test_pictures_of_another_size_move_no_pixel(tmp_path: Path) -> None:
     small, large = write_sequence(tmp_path, "00"), write_sequence(tmp_path, "08")
     for file in (large / "image_2").iterdir():
         file.write_bytes(png(120, 160))
-    views = [camera_arrays(scan, lidar)[0] for scan, lidar in records(list_semkitti(tmp_path))]
+    views = [camera_views(scan, lidar)[0] for scan, lidar in records(list_semkitti(tmp_path))]
     assert [view.image.shape[:2] for view in views] == [(80, 100)] * 3 + [(120, 160)] * 3
     assert small != large
     common = np.isin(views[3].point_index, views[0].point_index)
@@ -177,13 +177,13 @@ def test_damaged_files_stop_their_scan_with_their_name(tmp_path: Path) -> None:
     listing = write_one(tmp_path, scan_points(9), raw_label=77)
     (scan,) = listing.scans
     with pytest.raises(UnknownLabelError, match=r"000000.label: found raw label 77 \(9 points\)"):
-        lidar_arrays(scan, listing.info)
+        lidar_record(scan, listing.info)
     scan.labels.write_bytes(bytes(8))
     with pytest.raises(DataError, match=r"found 2 labels, expected 9, one per point of .*\.bin"):
-        lidar_arrays(scan, listing.info)
+        lidar_record(scan, listing.info)
     scan.points.write_bytes(bytes(33))
     with pytest.raises(DataError, match="found 33 bytes"):
-        lidar_arrays(scan, listing.info)
+        lidar_record(scan, listing.info)
     scan.points.unlink()
     with pytest.raises(DataError, match="found no such file"):
-        lidar_arrays(scan, listing.info)
+        lidar_record(scan, listing.info)

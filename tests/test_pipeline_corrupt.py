@@ -37,7 +37,7 @@ from pass2d.corruptions.registry import (
     parse_variants,
     scan_generator,
 )
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record, voxel_levels
 from pass2d.pipeline.corrupted import corrupted_listings, variant_of
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
@@ -84,7 +84,7 @@ def test_a_corrupted_scan_is_the_corruption_of_the_raw_file(raw: Path, word: str
     chance = scan_generator(variant, sequence="08", frame_index=5)
     expected = corrupt(cloud, variant, table=table, rng=chance)
 
-    record = lidar_arrays(scan, listing.info)
+    record = lidar_record(scan, listing.info)
     assert record.n_raw == len(expected.source)
     assert np.array_equal(record.xyz, expected.xyz[:, record.raw_index])
     assert np.array_equal(record.signal, expected.signal[record.raw_index])
@@ -109,13 +109,13 @@ def test_the_cache_holds_corrupted_points_with_pixels_where_they_lie(
             noise_label=0,
         )
         for position, scan in enumerate(listing.scans):
-            lidar = lidar_arrays(scan, listing.info)
+            lidar = lidar_record(scan, listing.info)
             held = reader.read(position, ALL)
             assert np.array_equal(held.xyz, lidar.xyz)
-            views = camera_arrays(scan, lidar)
+            views = camera_views(scan, lidar)
             assert np.array_equal(held.cameras[0].point_index, views[0].point_index)
             assert np.array_equal(held.cameras[0].pixel_rc, views[0].pixel_rc)
-            levels = voxel_arrays(lidar, grid=listing.info.grid)
+            levels = voxel_levels(lidar, grid=listing.info.grid)
             assert np.array_equal(held.voxels[0].coord, levels[0].coord)
 
 
@@ -127,18 +127,18 @@ def test_nuscenes_takes_the_beams_of_the_file_and_corrupts_sweeps(tmp_path: Path
     rows[:, 4] = np.arange(320) % 32
     scan.points.write_bytes(rows.tobytes())
     (half,) = corrupted_listings(listing, parse_variants("cross_sensor:moderate"))
-    record = lidar_arrays(scan, replace(half.info, sweeps=0))
+    record = lidar_record(scan, replace(half.info, sweeps=0))
     assert record.n_raw == 16 * 5  # half of the beams, every second of their ten points
     (blurred,) = corrupted_listings(listing, parse_variants("motion_blur:heavy"))
-    clean, after = lidar_arrays(scan, listing.info), lidar_arrays(scan, blurred.info)
+    clean, after = lidar_record(scan, listing.info), lidar_record(scan, blurred.info)
     assert (clean.time > 0).any()
     assert (after.time > 0).any()
     assert not np.isin(after.xyz[0, after.time > 0], clean.xyz[0]).any()
     own = clean.n_raw - 320  # points of the sweep that are far enough
     assert abs((after.n_raw - 320) - own) < 20
-    assert np.isin(lidar_arrays(scan, blurred.info).xyz, after.xyz).all()
+    assert np.isin(lidar_record(scan, blurred.info).xyz, after.xyz).all()
     (echo,) = corrupted_listings(listing, parse_variants("incomplete_echo:heavy"))
-    left = lidar_arrays(scan, echo.info)
+    left = lidar_record(scan, echo.info)
     assert np.isin(clean.xyz[0, clean.time > 0], left.xyz[0]).all()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pass2d.common.progress import Silent
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
 from pass2d.pipeline.stages.read import read_label_file, read_point_file
 from pass2d.synth.nuscenes_config import nuscenes_preset
@@ -50,8 +50,8 @@ def compare(root: Path, version: str, *, sweeps: int) -> None:
         assert scan.labels is not None
         raw = read_label_file(scan.labels, listing.info)
         assert [names[value] for value in raw.tolist()] == report["labels"]
-        record = lidar_arrays(scan, listing.info)
-        for name, view in zip(nuscenes_table().cameras, camera_arrays(scan, record), strict=True):
+        record = lidar_record(scan, listing.info)
+        for name, view in zip(nuscenes_table().cameras, camera_views(scan, record), strict=True):
             if view is not None:
                 same_pixels(
                     record.raw_index[view.point_index], view.pixel_rc, *report["pixels"][name]

@@ -16,7 +16,7 @@ from pass2d.cache.layout import shard_number
 from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import CacheError, DataError
 from pass2d.common.progress import Silent
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
 from pass2d.pipeline.prepare import PrepareConfig, plan, prepare
 from pass2d.pipeline.problem import Problem, ProblemError
@@ -177,8 +177,8 @@ def test_real_scan_equals_the_recorded_mapping(shared: Path) -> None:
     sampled = golden["points_xyzi"]
     step = len(raw) // len(sampled)
     np.testing.assert_array_equal(raw[::step, :4], sampled)
-    lidar = lidar_arrays(scan, listing.info)
-    views = camera_arrays(scan, lidar)
+    lidar = lidar_record(scan, listing.info)
+    views = camera_views(scan, lidar)
     for name, view in zip(CAMERAS, views, strict=True):
         assert view is not None
         assert view.image is not None
@@ -201,7 +201,7 @@ def test_real_scan_equals_the_recorded_mapping(shared: Path) -> None:
 
 def test_real_labels_agree_with_the_published_counts(shared: Path) -> None:
     listing = list_nuscenes(shared / "real" / "nuscenes")
-    lidar = lidar_arrays(listing.scans[0], listing.info)
+    lidar = lidar_record(listing.scans[0], listing.info)
     assert lidar.label is not None
     assert lidar.outside_label is not None
     labels = np.concatenate([lidar.label, lidar.outside_label])
@@ -227,9 +227,9 @@ def test_a_picture_is_resized_as_pillow_does_it() -> None:
 def test_pixels_move_with_the_picture(folder: NuscenesFolder, size: tuple[int, int] | None) -> None:
     root = folder.write()
     taken, stored = (list_nuscenes(root, stored_hw=hw) for hw in (None, size))
-    lidar = lidar_arrays(taken.scans[0], taken.info)
+    lidar = lidar_record(taken.scans[0], taken.info)
     for one, other in zip(
-        camera_arrays(taken.scans[0], lidar), camera_arrays(stored.scans[0], lidar), strict=True
+        camera_views(taken.scans[0], lidar), camera_views(stored.scans[0], lidar), strict=True
     ):
         assert one is not None
         assert other is not None
@@ -245,9 +245,9 @@ def test_a_picture_of_another_size_than_its_calibration_is_refused(folder: Nusce
     name = next(name for name in folder.files if "CAM_FRONT__" in name)
     folder.files[name] = jpeg(1, (80, 160))
     listing = list_nuscenes(folder.write())
-    lidar = lidar_arrays(listing.scans[0], listing.info)
+    lidar = lidar_record(listing.scans[0], listing.info)
     with pytest.raises(ProblemError, match=r"found a picture of 160x80 .* expected 160x90"):
-        camera_arrays(listing.scans[0], lidar)
+        camera_views(listing.scans[0], lidar)
 
 
 # the check
@@ -295,7 +295,7 @@ def test_six_cameras_travel_through_the_cache(folder: NuscenesFolder, tmp_path: 
         assert sorted(reader.scans.sequence.tolist()) == [s.sequence for s in listing.scans]
         for position, scan in enumerate(listing.scans):
             record = reader.read(position, Fields(image=True, pixels=True))
-            expected = [v for v in camera_arrays(scan, lidar_arrays(scan, listing.info)) if v]
+            expected = [v for v in camera_views(scan, lidar_record(scan, listing.info)) if v]
             assert record.scan_id == scan.token
             assert len(record.cameras) == len(expected) == (5 if position == 0 else 6)
             for view, other in zip(record.cameras, expected, strict=True):
@@ -312,7 +312,7 @@ def test_another_picture_size_runs_the_camera_stage_only(
     prepare(list_nuscenes(root), place, INLINE, Silent())
     assert plan(list_nuscenes(root), place, INLINE).tasks == ()
     tasks = plan(list_nuscenes(root, stored_hw=None), place, INLINE).tasks
-    assert {(task.stage, task.reason) for task in tasks} == {
+    assert {(task.container, task.reason) for task in tasks} == {
         ("camera", "stored_hw [240, 400] -> null")
     }
     prepare(list_nuscenes(root, stored_hw=None), place, INLINE, Silent())
@@ -328,4 +328,4 @@ def test_a_new_pose_runs_the_camera_stage_only(folder: NuscenesFolder, tmp_path:
     rows[1]["translation"][0] += 0.5
     file.write_text(json.dumps(rows))
     tasks = plan(list_nuscenes(root), place, INLINE).tasks
-    assert [(task.stage, task.sequence) for task in tasks] == [("camera", "scene-0061")]
+    assert [(task.container, task.sequence) for task in tasks] == [("camera", "scene-0061")]

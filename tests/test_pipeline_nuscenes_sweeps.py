@@ -15,7 +15,7 @@ from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays, scan_counts, voxel_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record, scan_counts, voxel_levels
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.prepare import PrepareConfig, plan, prepare
 from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
@@ -119,8 +119,8 @@ def test_only_points_with_a_vote_decide_a_voxel() -> None:
 def test_key_frame_points_come_first_and_keep_their_labels(folder: NuscenesFolder) -> None:
     root = folder.write()
     alone, joined = list_nuscenes(root), list_nuscenes(root, sweeps=4)
-    own = lidar_arrays(alone.scans[2], alone.info)
-    both = lidar_arrays(joined.scans[2], joined.info)
+    own = lidar_record(alone.scans[2], alone.info)
+    both = lidar_record(joined.scans[2], joined.info)
     assert own.time is None
     assert both.time is not None
     assert both.label is not None
@@ -149,10 +149,10 @@ def test_key_frame_points_come_first_and_keep_their_labels(folder: NuscenesFolde
 def test_pictures_votes_and_counts_know_the_key_frame_only(folder: NuscenesFolder) -> None:
     root = folder.write()
     alone, joined = list_nuscenes(root), list_nuscenes(root, sweeps=4)
-    own = lidar_arrays(alone.scans[2], alone.info)
-    both = lidar_arrays(joined.scans[2], joined.info)
+    own = lidar_record(alone.scans[2], alone.info)
+    both = lidar_record(joined.scans[2], joined.info)
     for one, other in zip(
-        camera_arrays(alone.scans[2], own), camera_arrays(joined.scans[2], both), strict=True
+        camera_views(alone.scans[2], own), camera_views(joined.scans[2], both), strict=True
     ):
         assert one is not None
         assert other is not None
@@ -161,8 +161,8 @@ def test_pictures_votes_and_counts_know_the_key_frame_only(folder: NuscenesFolde
     histogram = scan_counts(both, joined.info).label_histogram
     np.testing.assert_array_equal(histogram, scan_counts(own, alone.info).label_histogram)
     for plain, level in zip(
-        voxel_arrays(own, grid=alone.info.grid),
-        voxel_arrays(both, grid=joined.info.grid),
+        voxel_levels(own, grid=alone.info.grid),
+        voxel_levels(both, grid=joined.info.grid),
         strict=True,
     ):
         assert plain.label is not None
@@ -186,7 +186,7 @@ def test_sweeps_travel_through_the_cache(folder: NuscenesFolder, tmp_path: Path)
     with CacheReader.open(place) as reader:
         assert reader.info.sweeps == 3
         for position, scan in enumerate(listing.scans):
-            expected = lidar_arrays(scan, listing.info)
+            expected = lidar_record(scan, listing.info)
             record = reader.read(position, Fields(outside=True))
             for name in ("time", "outside_time", "xyz", "label", "outside_label"):
                 np.testing.assert_array_equal(getattr(record, name), getattr(expected, name))

@@ -16,7 +16,7 @@ from nuscenes_files import NuscenesFolder
 from pipeline_files import check_nuscenes
 
 from pass2d.common.errors import DataError
-from pass2d.pipeline.compose import lidar_arrays
+from pass2d.pipeline.compose import lidar_record
 from pass2d.pipeline.datasets import json_table
 from pass2d.pipeline.datasets.json_table import ANY, read_rows
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
@@ -267,9 +267,9 @@ def test_labels_are_known_by_name_whatever_their_numbers(folder: NuscenesFolder)
             moved.files[name] = bytes(31 - value for value in data)
     listing = list_nuscenes(moved.write())
     for scan, other in zip(usual.scans, listing.scans, strict=True):
-        expected = lidar_arrays(scan, usual.info).label
+        expected = lidar_record(scan, usual.info).label
         assert expected is not None
-        np.testing.assert_array_equal(lidar_arrays(other, listing.info).label, expected)
+        np.testing.assert_array_equal(lidar_record(other, listing.info).label, expected)
     car = listing.info.labels.names.index("car")
     assert listing.info.labels.training_to_raw[car] == 31 - 17
     assert [note for note in listing.notes if "vehicle.car" in note or "taken by name" in note]

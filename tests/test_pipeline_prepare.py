@@ -21,7 +21,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import Silent
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record, voxel_levels
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare
 from pass2d.pipeline.run import jobs, tasks
@@ -68,18 +68,18 @@ def assert_holds(root: Path, listing: SourceListing) -> None:
                 ("image0", scan.images[0]),
             ):
                 assert reader.source_file(position, role) == file
-            lidar = lidar_arrays(scan, listing.info)
+            lidar = lidar_record(scan, listing.info)
             for name in ("xyz", "signal", "raw_index", "label", "instance"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(lidar, name))
             for name in ("outside_xyz", "outside_signal", "outside_label"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(lidar, name))
-            views = [view for view in camera_arrays(scan, lidar) if view is not None]
+            views = [view for view in camera_views(scan, lidar) if view is not None]
             assert len(found.cameras) == len(views)
             for a, b in zip(found.cameras, views, strict=True):
                 np.testing.assert_array_equal(a.image, b.image)
                 np.testing.assert_array_equal(a.point_index, b.point_index)
                 np.testing.assert_array_equal(a.pixel_rc, b.pixel_rc)
-            levels = voxel_arrays(lidar, grid=listing.info.grid)
+            levels = voxel_levels(lidar, grid=listing.info.grid)
             assert [level.scale for level in found.voxels] == list(SCALES)
             for a, b in zip(found.voxels, levels, strict=True):
                 np.testing.assert_array_equal(a.coord, b.coord)
@@ -95,8 +95,8 @@ def test_cache_holds_what_the_stages_compute(raw: Path, tmp_path: Path) -> None:
     assert (summary.scans_without_image, summary.scans_without_label) == (2, 1)
     assert (summary.written_shards, summary.kept_shards, summary.generation) == (12, 0, 1)
     assert heard.lines == list(list_semkitti(raw).notes)
-    assert {stage.stage for stage in summary.stage_seconds} == set(CONTAINERS)
-    assert summary.slowest_stage in summary.stage_seconds
+    assert {one.container for one in summary.seconds_by_container} == set(CONTAINERS)
+    assert summary.slowest_container in summary.seconds_by_container
     assert not (tmp_path / "out" / "failed.jsonl").exists()
 
 
@@ -145,7 +145,7 @@ def test_plan_writes_nothing(raw: Path, tmp_path: Path) -> None:
 
 def _reasons(listing: SourceListing, out: Path, config: PrepareConfig = INLINE) -> set[str]:
     todo = plan(listing, out, config)
-    return {f"{task.stage} {task.shard}: {task.reason}" for task in todo.tasks}
+    return {f"{task.container} {task.shard}: {task.reason}" for task in todo.tasks}
 
 
 def test_a_new_grid_rewrites_voxels_only(raw: Path, tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_a_new_grid_rewrites_voxels_only(raw: Path, tmp_path: Path) -> None:
 
 def test_a_stage_with_a_new_code_version_runs_alone(raw, tmp_path, monkeypatch) -> None:
     run(raw, tmp_path / "out")
-    monkeypatch.setitem(jobs.STAGE_CODE_VERSIONS, "camera", 99)
-    was = jobs.STAGE_CODE_VERSIONS
+    monkeypatch.setitem(jobs.CODE_VERSIONS, "camera", 99)
+    was = jobs.CODE_VERSIONS
     assert was["camera"] == 99
     reasons = _reasons(list_semkitti(raw), tmp_path / "out")
     assert {r.split(": ")[0] for r in reasons} == {f"camera {s}" for s in (0, 1, 8000, 11000)}
@@ -403,7 +403,7 @@ def test_a_file_that_vanishes_while_preparing_is_a_bad_scan(raw: Path, tmp_path:
 
 def test_errors_of_the_disk_are_tried_again(raw: Path, tmp_path: Path, monkeypatch) -> None:
     calls = []
-    real = tasks.lidar_arrays
+    real = tasks.lidar_record
 
     def flaky(scan, info):
         calls.append(scan.scan_id)
@@ -411,20 +411,20 @@ def test_errors_of_the_disk_are_tried_again(raw: Path, tmp_path: Path, monkeypat
             raise OSError(5, "Input/output error", str(scan.points))
         return real(scan, info)
 
-    monkeypatch.setattr(tasks, "lidar_arrays", flaky)
+    monkeypatch.setattr(tasks, "lidar_record", flaky)
     assert run(raw, tmp_path / "out").failed == ()
     assert calls.count("08/000000") == 4
 
 
 def test_a_disk_that_keeps_failing_costs_one_shard(raw: Path, tmp_path: Path, monkeypatch) -> None:
-    real = tasks.lidar_arrays
+    real = tasks.lidar_record
 
     def broken(scan, info):
         if scan.sequence == "08":
             raise OSError(5, "Input/output error", str(scan.points))
         return real(scan, info)
 
-    monkeypatch.setattr(tasks, "lidar_arrays", broken)
+    monkeypatch.setattr(tasks, "lidar_record", broken)
     summary = run(raw, tmp_path / "out")
     assert [f.scan_id for f in summary.failed] == ["08/000000", "08/000005"]
     assert "Input/output error" in summary.failed[0].reason

@@ -192,7 +192,7 @@ def test_a_run_is_resumed_not_repeated(
     def interrupted(context, task):
         if len(done) == 7:
             raise KeyboardInterrupt
-        done.append((task.stage, task.job.shard))
+        done.append((task.container, task.job.shard))
         return real(context, task)
 
     monkeypatch.setattr(runners, "run_task", interrupted)
@@ -202,7 +202,7 @@ def test_a_run_is_resumed_not_repeated(
     done.clear()
     done.extend([("", 0)] * 8)  # never 7 again
     todo = module.plan(list_semkitti(raw), tmp_path / "out", INLINE)
-    assert {(t.stage, t.shard) for t in todo.tasks}.isdisjoint(first)
+    assert {(t.container, t.shard) for t in todo.tasks}.isdisjoint(first)
     prepare(list_semkitti(raw), tmp_path / "out", INLINE, Silent())
     assert set(done[8:]).isdisjoint(first)
     assert len(done[8:]) + len(first) == 24

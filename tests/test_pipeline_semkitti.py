@@ -13,7 +13,7 @@ import pytest
 from pipeline_files import CALIB, scan_points, write_sequence
 
 from pass2d.common.errors import ConfigError, DataError
-from pass2d.pipeline.compose import lidar_arrays
+from pass2d.pipeline.compose import lidar_record
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pass2d.pipeline.datasets.semkitti_files import frame_ranges
 from pass2d.pipeline.datasets.table import load_table
@@ -343,7 +343,7 @@ def test_a_link_to_nowhere_is_named_when_it_is_read(root: Path) -> None:
     points.symlink_to(root / "gone.bin")
     listing = list_semkitti(root)
     with pytest.raises(DataError, match=r"00/velodyne/000000.bin: found no such file"):
-        lidar_arrays(listing.scans[0], listing.info)
+        lidar_record(listing.scans[0], listing.info)
 
 
 def test_frames_are_written_as_ranges() -> None:

@@ -16,7 +16,7 @@ from pipeline_files import check_semkitti
 
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Silent
-from pass2d.pipeline.compose import lidar_arrays
+from pass2d.pipeline.compose import lidar_record
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pass2d.pipeline.run.ray_guard import children, is_running
 from pass2d.pipeline.stages.projection import project_points
@@ -99,7 +99,7 @@ def test_reader_finds_nothing_to_complain_about(tiny: Path) -> None:
     assert [p for p in problems if p.severity != "note"] == []
     listing = list_semkitti(tiny)
     assert [s.scan_id for s in listing.scans if s.split == "val"] == ["08/000000", "08/000001"]
-    record = lidar_arrays(listing.scans[0], listing.info)
+    record = lidar_record(listing.scans[0], listing.info)
     assert record.label is not None
     assert record.n > 0.8 * record.n_raw
 

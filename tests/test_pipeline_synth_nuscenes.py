@@ -11,7 +11,7 @@ from pipeline_files import check_nuscenes
 
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Silent
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes, nuscenes_table
 from pass2d.pipeline.stages.ego_motion import Pose
 from pass2d.synth.config import preset
@@ -99,12 +99,12 @@ def test_points_fall_on_what_they_hit(tmp_path: Path) -> None:
     )
     generate_nuscenes(tmp_path / "w", config, Silent())
     (scan,) = (listing := list_nuscenes(tmp_path / "w", stored_hw=None)).scans
-    record = lidar_arrays(scan, listing.info)
+    record = lidar_record(scan, listing.info)
     assert record.label is not None
     shots = {shot.channel: shot for shot in sample_shots(config, "scene-0061", 0)}
     street = scene_world(config, "scene-0061")
     raw_of = label_ids()
-    for name, view in zip(nuscenes_table().cameras, camera_arrays(scan, record), strict=True):
+    for name, view in zip(nuscenes_table().cameras, camera_views(scan, record), strict=True):
         assert view is not None
         time_s = shots[name].time_s
         axes = np.eye(4)
@@ -155,7 +155,7 @@ def test_the_set_is_whole_and_has_every_kind_of_row(world: Path) -> None:
         if row["next"]:
             assert by_token[row["next"]]["prev"] == row["token"]
             assert by_token[row["next"]]["timestamp"] > row["timestamp"]
-    lidar = lidar_arrays(listing.scans[1], listing.info)
+    lidar = lidar_record(listing.scans[1], listing.info)
     assert lidar.time is not None
     assert (lidar.time > 0).mean() > 0.5
 

@@ -10,6 +10,7 @@ from heard import Heard
 from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
 
+from pass2d.cache.fields import CONTAINERS
 from pass2d.corruptions.registry import parse_variants
 from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
@@ -25,10 +26,16 @@ def plan_of(*shards_s: tuple[float, float, float]) -> PreparePlan:
     """Shards of 10 scans with these seconds of lidar, camera, voxel."""
     tasks = [
         PlannedTask(
-            stage=stage, shard=shard, sequence="00", scans=10, reason="", nbytes=0, seconds=seconds
+            container=name,
+            shard=shard,
+            sequence="00",
+            scans=10,
+            reason="",
+            nbytes=0,
+            seconds=seconds,
         )
-        for shard, stages in enumerate(shards_s)
-        for stage, seconds in zip(("lidar", "camera", "voxel"), stages, strict=True)
+        for shard, parts_s in enumerate(shards_s)
+        for name, seconds in zip(CONTAINERS, parts_s, strict=True)
     ]
     return PreparePlan(jobs=(), tasks=tuple(tasks), keys={}, dropped=())
 
@@ -90,7 +97,7 @@ def test_pictures_are_counted_one_by_one(tmp_path: Path) -> None:
         tasks = plan(listing, tmp_path / "cache", PrepareConfig()).tasks
         assert tasks
         for task in tasks:
-            if task.stage == "camera":
+            if task.container == "camera":
                 assert task.seconds == pytest.approx(0.02 * pictures * task.scans)
 
 

@@ -439,11 +439,11 @@ def test_pictures_of_the_worst_and_best_scan(report, cached, tmp_path: Path) -> 
 
 
 def test_prepared_scan_goes_back_together_as_in_its_raw_file(real_semkitti: Path) -> None:
-    from pass2d.pipeline.compose import lidar_arrays
+    from pass2d.pipeline.compose import lidar_record
     from pass2d.pipeline.datasets.semkitti import list_semkitti
 
     listing = list_semkitti(real_semkitti, sequences=["08"])
-    scan = lidar_arrays(listing.scans[0], listing.info).raw()
+    scan = lidar_record(listing.scans[0], listing.info).raw()
     folder = real_semkitti / "sequences/08"
     raw = np.fromfile(folder / "velodyne/000000.bin", "<f4").reshape(-1, 4)
     assert np.array_equal(scan.points, raw)
@@ -459,12 +459,12 @@ def test_official_scores_of_a_real_scan_are_those_of_the_benchmarks_tools(
     real_semkitti: Path, outside: str
 ) -> None:
     """The tools' way, from the raw files: raw ids of both sides through the table, all points."""
-    from pass2d.pipeline.compose import lidar_arrays
+    from pass2d.pipeline.compose import lidar_record
     from pass2d.pipeline.datasets.semkitti import list_semkitti
 
     listing = list_semkitti(real_semkitti, sequences=["08"])
     info = listing.info
-    record = lidar_arrays(listing.scans[0], info)
+    record = lidar_record(listing.scans[0], info)
     folder = real_semkitti / "sequences/08"
     raw = np.fromfile(folder / "velodyne/000000.bin", "<f4").reshape(-1, 4)
     raw_labels = np.fromfile(folder / "labels/000000.label", "<u4") & 0xFFFF

@@ -15,7 +15,7 @@ from pass2d.common.errors import ConfigError, ShapeError
 from pass2d.common.progress import Silent
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.registry import build_network
-from pass2d.pipeline.compose import lidar_arrays
+from pass2d.pipeline.compose import lidar_record
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.data.batch import point_batch
@@ -77,7 +77,7 @@ def test_networks_learn_with_time_and_only_the_key_frame_is_scored(
     alone = list_nuscenes(root, splits=("val",))
     labelled = 0
     for scan in alone.scans:
-        record = lidar_arrays(scan, alone.info)
+        record = lidar_record(scan, alone.info)
         assert record.label is not None
         assert record.outside_label is not None
         labelled += np.count_nonzero(record.label) + np.count_nonzero(record.outside_label)

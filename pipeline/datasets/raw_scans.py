@@ -9,7 +9,7 @@ from pathlib import Path
 from pass2d.cache.schema import DatasetInfo, ScanRecord
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Silent
-from pass2d.pipeline.compose import camera_arrays, lidar_arrays
+from pass2d.pipeline.compose import camera_views, lidar_record
 from pass2d.pipeline.datasets.layout import Wanted
 from pass2d.pipeline.datasets.limit import SPLITS
 from pass2d.pipeline.datasets.registry import DATASETS, Dataset, Datasets
@@ -81,8 +81,8 @@ def read_raw(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     Raises:
         ProblemError: A file is missing, truncated, or holds unknown labels.
     """
-    record = lidar_arrays(scan, replace(info, drops_invalid=True))
-    views = camera_arrays(scan, record)
+    record = lidar_record(scan, replace(info, drops_invalid=True))
+    views = camera_views(scan, record)
     return replace(record, cameras=tuple(view for view in views if view is not None))
 
 

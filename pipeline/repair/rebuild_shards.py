@@ -22,7 +22,7 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CacheError
 from pass2d.common.json import loads
 from pass2d.pipeline.run.jobs import RECORDED_RULES, ShardJob
-from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult, run_task
+from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult, run_task
 from pass2d.pipeline.source import ScanSource, SweepSource
 
 Files = dict[tuple[str, str], SourceFile]
@@ -50,7 +50,9 @@ def make_shard(
             f"({type(error).__name__}: {error!s:.100}). Run `pass2d prepare` again."
         ) from error
     context = TaskContext(dataset_root=layout.root, info=info, profile=header.profile)
-    return run_task(context, StageTask(stage=header.stage, job=job, lidar_key=inputs.lidar_key))
+    return run_task(
+        context, ContainerTask(container=header.stage, job=job, lidar_key=inputs.lidar_key)
+    )
 
 
 def _scans(inputs: KeyInputs, parameters: dict[str, Any], files: Files) -> tuple[ScanSource, ...]:

@@ -13,11 +13,11 @@ from pass2d.pipeline.run.summary import PrepareSummary
 
 
 def plan_lines(plan: PreparePlan) -> list[str]:
-    """What would run and why, grouped by stage, sequence and reason."""
-    groups = Counter((task.stage, task.sequence, task.reason) for task in plan.tasks)
+    """What would run and why, grouped by container, sequence and reason."""
+    groups = Counter((task.container, task.sequence, task.reason) for task in plan.tasks)
     lines = [
-        f"{stage:8} sequence {sequence}: {_count(count, 'shard')}: {reason}"
-        for (stage, sequence, reason), count in groups.items()
+        f"{name:8} sequence {sequence}: {_count(count, 'shard')}: {reason}"
+        for (name, sequence, reason), count in groups.items()
     ]
     lines += _dropped(plan)
     lines.append(
@@ -32,12 +32,12 @@ def reason_lines(plan: PreparePlan) -> list[str]:
     places: dict[tuple[str, str], dict[str, int]] = {}
     for task in plan.tasks:
         if task.reason not in (NEW, FOLLOWS):
-            shards = places.setdefault((task.stage, task.reason), {})
+            shards = places.setdefault((task.container, task.reason), {})
             shards[task.sequence] = shards.get(task.sequence, 0) + 1
     return [
-        f"{stage} of {_count(sum(shards.values()), 'shard')} again "
+        f"{name} of {_count(sum(shards.values()), 'shard')} again "
         f"(sequence {', '.join(shards)}): {reason}"
-        for (stage, reason), shards in places.items()
+        for (name, reason), shards in places.items()
     ] + _dropped(plan)
 
 
@@ -55,7 +55,7 @@ def plan_json(plan: PreparePlan) -> dict[str, object]:
     return {
         "tasks": [
             {
-                "stage": task.stage,
+                "stage": task.container,
                 "shard": task.shard,
                 "sequence": task.sequence,
                 "scans": task.scans,
@@ -93,7 +93,7 @@ def problem_json(problem: Problem) -> dict[str, object]:
 
 def summary_lines(summary: PrepareSummary) -> list[str]:
     """What a run of `prepare` did, for people."""
-    slowest = summary.slowest_stage
+    slowest = summary.slowest_container
     dropped = summary.dropped_points
     without = f"; {dropped:,} of no finite numbers dropped" if dropped else ""
     lines = [
@@ -109,9 +109,9 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
         f"{summary.kept_shards} kept, in {format_seconds(summary.seconds)}",
     ]
     if slowest is not None:
-        stages = sorted(summary.stage_seconds, key=lambda stage: -stage.total)
-        times = ", ".join(f"{stage.stage} {stage.total:.1f} s" for stage in stages)
-        lines.append(f"stages:    {times} of CPU; the slowest is {slowest.stage}")
+        parts = sorted(summary.seconds_by_container, key=lambda one: -one.total)
+        times = ", ".join(f"{one.container} {one.total:.1f} s" for one in parts)
+        lines.append(f"stages:    {times} of CPU; the slowest is {slowest.container}")
     by_reason: dict[str, list[str]] = {}
     for failed in summary.failed:
         by_reason.setdefault(failed.reason, []).append(failed.scan_id)
@@ -143,7 +143,7 @@ def summary_json(summary: PrepareSummary) -> dict[str, object]:
         "written_shards": summary.written_shards,
         "kept_shards": summary.kept_shards,
         "seconds": summary.seconds,
-        "stage_cpu_s": {stage.stage: stage.total for stage in summary.stage_seconds},
+        "stage_cpu_s": {one.container: one.total for one in summary.seconds_by_container},
         "failed": [
             {"scan_id": failed.scan_id, "stage": failed.stage, "reason": failed.reason}
             for failed in summary.failed

@@ -23,7 +23,7 @@ from pass2d.cache.rows import ScanSources, ShardHeader
 from pass2d.cache.schema import SCALES, DatasetInfo
 from pass2d.common.errors import CacheError
 from pass2d.corruptions.registry import corruption_table
-from pass2d.pipeline.compose import STAGE_CODE_VERSIONS
+from pass2d.pipeline.compose import CODE_VERSIONS
 from pass2d.pipeline.corrupted import variant_of
 from pass2d.pipeline.source import CameraRule, ScanSource
 
@@ -175,7 +175,7 @@ def _floats(values: Sequence[float]) -> list[float]:
 
 def _header(stage: str, profile: str, parameters: Any, key_inputs: KeyInputs) -> ShardHeader:
     inputs = encode_inputs(stage, key_inputs)
-    version = STAGE_CODE_VERSIONS[stage]
+    version = CODE_VERSIONS[stage]
     if CODEC_VERSIONS[profile] > 1:
         parameters = {**parameters, "codecs": CODEC_VERSIONS[profile]}
     key = stage_key(

@@ -24,9 +24,9 @@ _SECONDS_PER_SCAN = {"lidar": 0.02, "camera": 0.02, "voxel": 0.015}
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTask:
-    """One stage of one shard that has to run."""
+    """One container of one shard that has to be made."""
 
-    stage: str
+    container: str
     shard: int
     sequence: str
     scans: int
@@ -44,7 +44,7 @@ class PreparePlan:
     jobs: tuple[ShardJob, ...]
     tasks: tuple[PlannedTask, ...]
     keys: dict[tuple[str, int], str]
-    """Keys of the shards that are done, by stage and shard."""
+    """Keys of the shards that are done, by container and shard."""
     dropped: tuple[int, ...]
     """Shards of the listed sequences that the next generation will not have."""
 
@@ -64,9 +64,9 @@ class RemoteShards:
     """Shards that lie in a remote store; ``layout`` then holds the manifest alone."""
 
     committed: dict[str, set[str]]
-    """By stage the names of shards with a commit record."""
+    """By container the names of shards with a commit record."""
     bring: Callable[[Collection[tuple[str, str]]], None]
-    """Copies commit records, given by stage and name, into the layout."""
+    """Copies commit records, given by container and name, into the layout."""
 
 
 def plan_prepare(
@@ -117,7 +117,7 @@ class _Planner:
         self._profile = profile
         self._jobs = jobs
         self._committed = (
-            {stage: _committed(layout, stage) for stage in CONTAINERS}
+            {name: _committed(layout, name) for name in CONTAINERS}
             if remote is None
             else remote.committed
         )
@@ -131,18 +131,18 @@ class _Planner:
         if remote is not None:
             remote.bring(unlisted)
         self._unread: dict[int, list[tuple[str, str]]] = defaultdict(list)
-        for stage, name in sorted(unlisted):
-            self._unread[_number(name)].append((stage, name))
+        for container, name in sorted(unlisted):
+            self._unread[_number(name)].append((container, name))
         self.keys: dict[tuple[str, int], str] = {}
 
     def plan(self, job: ShardJob) -> list[PlannedTask]:
         """The tasks that one shard needs."""
         sources = self._sources(job.shard, job.scans, self._index.lidar_sources)
         if sources is None:
-            return self._all_stages(job, self._source_reason("lidar", job))
+            return self._all_containers(job, self._source_reason("lidar", job))
         header = lidar_header(job, sources, info=self._info, profile=self._profile)
         if not self._is_done(header, job.shard):
-            return self._all_stages(job, self._reason(header, job))
+            return self._all_containers(job, self._reason(header, job))
         self.keys["lidar", job.shard] = header.key
         kept = self._kept(job, header.key)
         return [*self._plan_camera(job, kept, header.key), *self._plan_voxel(job, header.key)]
@@ -180,29 +180,29 @@ class _Planner:
         header = camera_header(
             scans, sources, lidar_key=lidar_key, info=self._info, profile=self._profile
         )
-        return self._plan_stage(header, job)
+        return self._plan_container(header, job)
 
     def _plan_voxel(self, job: ShardJob, lidar_key: str) -> list[PlannedTask]:
         header = voxel_header(lidar_key=lidar_key, info=self._info, profile=self._profile)
-        return self._plan_stage(header, job)
+        return self._plan_container(header, job)
 
-    def _plan_stage(self, header: ShardHeader, job: ShardJob) -> list[PlannedTask]:
+    def _plan_container(self, header: ShardHeader, job: ShardJob) -> list[PlannedTask]:
         if self._is_done(header, job.shard):
             self.keys[header.stage, job.shard] = header.key
             return []
         return [self._task(header.stage, job, self._reason(header, job))]
 
-    def _all_stages(self, job: ShardJob, reason: str) -> list[PlannedTask]:
+    def _all_containers(self, job: ShardJob, reason: str) -> list[PlannedTask]:
         tasks = [self._task("lidar", job, reason)]
         after = reason if reason == NEW else FOLLOWS
-        return [*tasks, *(self._task(stage, job, after) for stage in ("camera", "voxel"))]
+        return [*tasks, *(self._task(name, job, after) for name in ("camera", "voxel"))]
 
     def _is_done(self, header: ShardHeader, shard: int) -> bool:
         return shard_name(shard, header.key) in self._committed[header.stage]
 
     def _unlisted(self) -> set[tuple[str, str]]:
         """Stage and name of commit records that the current generation lacks."""
-        listed = {(stage, shard_name(n, e.key)) for (stage, n), e in self._earlier.items()}
+        listed = {(container, shard_name(n, e.key)) for (container, n), e in self._earlier.items()}
         return {(s, n) for s, names in self._committed.items() for n in names} - listed
 
     def _kept(self, job: ShardJob, lidar_key: str) -> tuple[ScanSource, ...]:
@@ -213,11 +213,11 @@ class _Planner:
         assert row is not None, lidar_key
         return job.only(row.entries.scan_ids())
 
-    def _source_reason(self, stage: str, job: ShardJob) -> str:
-        if (stage, job.shard) not in self._earlier:
+    def _source_reason(self, container: str, job: ShardJob) -> str:
+        if (container, job.shard) not in self._earlier:
             return NEW
         for scan in job.scans:
-            files = scan.lidar_files() if stage == "lidar" else scan.camera_files()
+            files = scan.lidar_files() if container == "lidar" else scan.camera_files()
             for role, path in files:
                 if self._index.lookup(role, path) is None:
                     return self._index.change(path)
@@ -227,10 +227,10 @@ class _Planner:
         earlier = self._earlier.get((header.stage, job.shard))
         return NEW if earlier is None else difference(earlier, header)
 
-    def _task(self, stage: str, job: ShardJob, reason: str) -> PlannedTask:
-        similar = [e for (s, _), e in self._earlier.items() if s == stage][:100]
-        per_scan = (float(_BYTES_PER_SCAN[stage]), _SECONDS_PER_SCAN[stage])
-        if stage == "camera":
+    def _task(self, container: str, job: ShardJob, reason: str) -> PlannedTask:
+        similar = [e for (s, _), e in self._earlier.items() if s == container][:100]
+        per_scan = (float(_BYTES_PER_SCAN[container]), _SECONDS_PER_SCAN[container])
+        if container == "camera":
             pictures = sum(image is not None for scan in job.scans for image in scan.images)
             per_scan = (per_scan[0], per_scan[1] * pictures / len(job.scans))
         if similar:
@@ -239,7 +239,7 @@ class _Planner:
                 sum(e.seconds_per_scan for e in similar) / len(similar),
             )
         return PlannedTask(
-            stage=stage,
+            container=container,
             shard=job.shard,
             sequence=job.sequence,
             scans=len(job.scans),
@@ -258,9 +258,9 @@ def _number(name: str) -> int:
     return int(name.split("-", maxsplit=1)[0])
 
 
-def _committed(layout: Layout, stage: str) -> set[str]:
+def _committed(layout: Layout, container: str) -> set[str]:
     """Names ("000003-0123456789ab") of shards that have both a folder and a commit record."""
-    return _names(layout, stage, SHARD_FOLDER) & _names(layout, f"rows/{stage}", ROW_FILE)
+    return _names(layout, container, SHARD_FOLDER) & _names(layout, f"rows/{container}", ROW_FILE)
 
 
 def _names(layout: Layout, folder: str, pattern: Any) -> set[str]:

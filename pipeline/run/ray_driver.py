@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pass2d.common.errors import CacheError
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.pipeline.run.ray_guard import children, end_with_parent, is_running
-from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult, run_task
+from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult, run_task
 from pass2d.pipeline.source import ScanSource
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class NumberedTask:
     """A task and how the driver is to name it."""
 
     number: int
-    task: StageTask
+    task: ContainerTask
 
 
 class Stop:
@@ -256,7 +256,7 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def peak_bytes(task: StageTask) -> int:
+def peak_bytes(task: ContainerTask) -> int:
     """Memory of a task: its shard's arrays, their padded copy and what is decoded from."""
     files = [path for scan in task.job.scans for path in _files(task, scan)]
     sizes = []
@@ -267,8 +267,8 @@ def peak_bytes(task: StageTask) -> int:
     return _WORKER_BYTES + 3 * sum(sizes)
 
 
-def _files(task: StageTask, scan: ScanSource) -> list[Path]:
-    if task.stage == "camera":
+def _files(task: ContainerTask, scan: ScanSource) -> list[Path]:
+    if task.container == "camera":
         return [path for path in scan.images if path is not None]
     return [scan.points]
 

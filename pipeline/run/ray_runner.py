@@ -31,7 +31,7 @@ from pass2d.pipeline.run.ray_driver import (
 )
 from pass2d.pipeline.run.ray_processes import RayProcesses, ray_folder
 from pass2d.pipeline.run.runners import InlineRunner, TaskFailure
-from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult
+from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult
 
 _CONNECT_SECONDS = 10.0
 _IMPORT_S = 180.0
@@ -179,13 +179,13 @@ class RayRunner:
         if config.ray_address is not None and config.workers is not None:
             self.window = config.workers
         self._session, self._say = session, say
-        self._flying: dict[int, StageTask] = {}
+        self._flying: dict[int, ContainerTask] = {}
         self._count = 0
         self._inline = InlineRunner(context, max_retries=config.max_retries)
         self._is_inline = False
         self._send(context)
 
-    def submit(self, task: StageTask) -> None:
+    def submit(self, task: ContainerTask) -> None:
         """Start a task."""
         self._count += 1
         self._flying[self._count] = task

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pass2d.common.errors import CacheError
-from pass2d.pipeline.run.tasks import StageTask, TaskContext, TaskResult, run_task
+from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult, run_task
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFailure:
     """A task that did not succeed after all attempts."""
 
-    task: StageTask
+    task: ContainerTask
     error: BaseException
 
     @property
@@ -31,7 +31,7 @@ class Runner(Protocol):
     def window(self) -> int:
         """Tasks in flight at most: the rest waits in the driver (back-pressure)."""
 
-    def submit(self, task: StageTask) -> None:
+    def submit(self, task: ContainerTask) -> None:
         """Start a task."""
 
     def next_done(self) -> TaskResult | TaskFailure:
@@ -50,9 +50,9 @@ class InlineRunner:
     def __init__(self, context: TaskContext, *, max_retries: int) -> None:
         self._context = context
         self._max_retries = max_retries
-        self._waiting: deque[StageTask] = deque()
+        self._waiting: deque[ContainerTask] = deque()
 
-    def submit(self, task: StageTask) -> None:
+    def submit(self, task: ContainerTask) -> None:
         """Queue a task; it runs in `next_done`."""
         self._waiting.append(task)
 

@@ -19,10 +19,10 @@ from pass2d.pipeline.source import SourceListing
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSeconds:
-    """CPU seconds of one stage in this run, all workers together."""
+class ContainerSeconds:
+    """CPU seconds spent on one container in this run, all workers together."""
 
-    stage: str
+    container: str
     compute: float
     """Reading sources and computing arrays."""
     write: float
@@ -59,7 +59,7 @@ class PrepareSummary:
     written_shards: int
     kept_shards: int
     """Shards that were there already (a scan has three: lidar, camera, voxel)."""
-    stage_seconds: tuple[StageSeconds, ...]
+    seconds_by_container: tuple[ContainerSeconds, ...]
     seconds: float
     """Wall time."""
     notes: tuple[str, ...]
@@ -69,9 +69,9 @@ class PrepareSummary:
     """Of no finite numbers, in the scans that this run prepared."""
 
     @property
-    def slowest_stage(self) -> StageSeconds | None:
+    def slowest_container(self) -> ContainerSeconds | None:
         """None when nothing had to run."""
-        return max(self.stage_seconds, key=lambda stage: stage.total, default=None)
+        return max(self.seconds_by_container, key=lambda one: one.total, default=None)
 
 
 def summarize(
@@ -83,7 +83,7 @@ def summarize(
     warned: Sequence[Warned],
     dropped_points: int = 0,
     seconds: float,
-    stage_seconds: Sequence[StageSeconds],
+    seconds_by_container: Sequence[ContainerSeconds],
     written_shards: int,
     kept_shards: int,
 ) -> PrepareSummary:
@@ -97,7 +97,7 @@ def summarize(
         warned: what is unlikely about the data.
         dropped_points: of no finite numbers, in this run.
         seconds: wall time of the run.
-        stage_seconds: CPU time of the run.
+        seconds_by_container: CPU time of the run.
         written_shards: shards of this run.
         kept_shards: shards that were there.
     """
@@ -121,7 +121,7 @@ def summarize(
         failed=tuple(sorted({*recorded, *failed}, key=lambda f: (f.scan_id, f.stage))),
         written_shards=written_shards,
         kept_shards=kept_shards,
-        stage_seconds=tuple(stage_seconds),
+        seconds_by_container=tuple(seconds_by_container),
         seconds=seconds,
         notes=listing.notes,
         warned=tuple(warned),

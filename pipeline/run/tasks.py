@@ -1,4 +1,4 @@
-"""The task that Ray workers and the inline runner share: one stage of one shard.
+"""The task that Ray workers and the inline runner share: one container of one shard.
 
 Arguments are small (paths and numbers), results are smaller; the data travels by disk.
 """
@@ -32,11 +32,11 @@ from pass2d.cache.schema import CameraView, DatasetInfo, ScanRecord
 from pass2d.cache.writing.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
 from pass2d.common.errors import CacheError, Pass2DError
 from pass2d.pipeline.compose import (
-    camera_arrays,
-    lidar_arrays,
+    camera_views,
+    lidar_record,
     scan_counts,
     view_doubts,
-    voxel_arrays,
+    voxel_levels,
 )
 from pass2d.pipeline.doubts import scan_doubts, thorough
 from pass2d.pipeline.problem import Problem, Warned, merge_warnings
@@ -63,20 +63,20 @@ class TaskContext:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTask:
-    """One stage of one shard."""
+class ContainerTask:
+    """One container of one shard, to be made."""
 
-    stage: str
+    container: str
     job: ShardJob
     lidar_key: str = ""
-    """Key of the shard's `lidar` container; empty for the stage "lidar" itself."""
+    """Key of the shard's `lidar` container; empty for `lidar` itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """What a task tells the driver; the commit record says the rest."""
 
-    stage: str
+    container: str
     shard: int
     key: str
     """Empty when no scan of the shard could be prepared: nothing was written."""
@@ -84,7 +84,7 @@ class TaskResult:
     """False when the shard was there already, e.g. by an interrupted run."""
     nbytes: int
     compute_seconds: float
-    """CPU time of reading and of the stage's functions."""
+    """CPU time of reading and of the stages."""
     write_seconds: float
     """CPU time of encoding and writing."""
     failed: tuple[FailedScan, ...]
@@ -94,8 +94,8 @@ class TaskResult:
     """Points of no finite numbers in those scans."""
 
 
-def run_task(context: TaskContext, task: StageTask) -> TaskResult:
-    """Prepare and publish one stage of one shard.
+def run_task(context: TaskContext, task: ContainerTask) -> TaskResult:
+    """Make and publish one container of one shard.
 
     A scan whose files are bad is left out and reported; everything else that goes wrong is an
     error of the task.
@@ -104,24 +104,24 @@ def run_task(context: TaskContext, task: StageTask) -> TaskResult:
         CacheError: the cache cannot be written, or the `lidar` shard is damaged.
         OSError: reading or writing failed in a way that may pass: try again.
     """
-    stages: dict[str, Callable[[TaskContext, StageTask], TaskResult]] = {
+    makers: dict[str, Callable[[TaskContext, ContainerTask], TaskResult]] = {
         "lidar": _run_lidar,
         "camera": _run_camera,
         "voxel": _run_voxel,
     }
     if context.remote is None:
-        return stages[task.stage](context, task)
+        return makers[task.container](context, task)
     with context.remote.workspace() as workspace:
         aside = replace(
             context, dataset_root=workspace.layout.root, remote=None, workspace=workspace
         )
-        result = stages[task.stage](aside, task)
+        result = makers[task.container](aside, task)
         if result.key:
-            workspace.publish(task.stage, task.job.shard, result.key)
+            workspace.publish(task.container, task.job.shard, result.key)
         return result
 
 
-def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
+def _run_lidar(context: TaskContext, task: ContainerTask) -> TaskResult:
     clock = _Clock()
     job = task.job
     sources = [lidar_sources(scan) for scan in job.scans]
@@ -136,7 +136,7 @@ def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
     looked_at = thorough(job.scans)
     for scan in job.scans:
         try:
-            record = lidar_arrays(scan, context.info)
+            record = lidar_record(scan, context.info)
         except Pass2DError as error:
             failed.append(FailedScan(scan_id=scan.scan_id, stage="lidar", reason=str(error)))
             continue
@@ -152,7 +152,7 @@ def _run_lidar(context: TaskContext, task: StageTask) -> TaskResult:
     clock.computed()
     if not records:
         return TaskResult(
-            stage="lidar",
+            container="lidar",
             shard=job.shard,
             key="",
             is_new=False,
@@ -195,7 +195,7 @@ def _lidar_entry(scan: ScanSource, record: ScanRecord, info: DatasetInfo) -> Lid
     )
 
 
-def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
+def _run_camera(context: TaskContext, task: ContainerTask) -> TaskResult:
     clock = _Clock()
     lidar = _lidar_row(context, task)
     scans = task.job.only(lidar.entries.scan_ids())
@@ -216,7 +216,7 @@ def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
         views: tuple[CameraView | None, ...] = nothing
         if is_seen and record is not None:
             try:
-                views = camera_arrays(scan, record) or nothing
+                views = camera_views(scan, record) or nothing
                 if context.info.corruption is None:
                     doubts += view_doubts(scan, record, views)
             except Pass2DError as error:
@@ -237,7 +237,7 @@ def _run_camera(context: TaskContext, task: StageTask) -> TaskResult:
     return _result(row, clock, is_new=True, doubts=doubts)
 
 
-def _run_voxel(context: TaskContext, task: StageTask) -> TaskResult:
+def _run_voxel(context: TaskContext, task: ContainerTask) -> TaskResult:
     clock = _Clock()
     header = voxel_header(lidar_key=task.lidar_key, info=context.info, profile=context.profile)
     found = _published(context, task, header, [])
@@ -245,7 +245,7 @@ def _run_voxel(context: TaskContext, task: StageTask) -> TaskResult:
         return _result(found, clock, is_new=False)
     lidar = _lidar_row(context, task)
     hashes = [
-        voxel_arrays(record, grid=context.info.grid) for record in _read_points(context, lidar)
+        voxel_levels(record, grid=context.info.grid) for record in _read_points(context, lidar)
     ]
     clock.computed()
     row = write_voxel_shard(
@@ -258,7 +258,7 @@ def _run_voxel(context: TaskContext, task: StageTask) -> TaskResult:
     return _result(row, clock, is_new=True)
 
 
-def _lidar_row(context: TaskContext, task: StageTask) -> ShardRow:
+def _lidar_row(context: TaskContext, task: ContainerTask) -> ShardRow:
     row = _find_row(context, "lidar", task.job.shard, task.lidar_key)
     if row is None:
         raise CacheError(
@@ -268,10 +268,10 @@ def _lidar_row(context: TaskContext, task: StageTask) -> ShardRow:
     return row
 
 
-def _find_row(context: TaskContext, stage: str, shard: int, key: str) -> ShardRow | None:
+def _find_row(context: TaskContext, container: str, shard: int, key: str) -> ShardRow | None:
     if context.workspace is not None:
-        return context.workspace.bring_record(stage, shard, key)
-    return load_row(context.layout, stage, shard, key)
+        return context.workspace.bring_record(container, shard, key)
+    return load_row(context.layout, container, shard, key)
 
 
 def _read_points(context: TaskContext, lidar: ShardRow) -> Iterator[ScanRecord]:
@@ -281,14 +281,14 @@ def _read_points(context: TaskContext, lidar: ShardRow) -> Iterator[ScanRecord]:
 
 
 def _published(
-    context: TaskContext, task: StageTask, header: ShardHeader, sources: Sequence[ScanSources]
+    context: TaskContext, task: ContainerTask, header: ShardHeader, sources: Sequence[ScanSources]
 ) -> ShardRow | None:
     """The record of a shard that is there already, with the sources' present paths and times."""
     layout = context.layout
-    row = _find_row(context, task.stage, task.job.shard, header.key)
+    row = _find_row(context, task.container, task.job.shard, header.key)
     if row is None:
         return None
-    is_here = layout.shard(task.stage, task.job.shard, header.key).is_dir()
+    is_here = layout.shard(task.container, task.job.shard, header.key).is_dir()
     if context.workspace is None and not is_here:
         return None
     if row.sources != tuple(sources):
@@ -338,7 +338,7 @@ def _result(
     row: ShardRow, clock: _Clock, *, is_new: bool, doubts: Sequence[Problem] = ()
 ) -> TaskResult:
     return TaskResult(
-        stage=row.header.stage,
+        container=row.header.stage,
         shard=row.shard,
         key=row.header.key,
         is_new=is_new,

@@ -50,10 +50,10 @@ def start_seconds() -> float:
 
 def longest_shard_seconds(plan: PreparePlan) -> float:
     """The time below which no number of workers gets: of one shard `lidar`, then the slower one."""
-    stages: dict[int, dict[str, float]] = defaultdict(dict)
+    seconds: dict[int, dict[str, float]] = defaultdict(dict)
     for task in plan.tasks:
-        stages[task.shard][task.stage] = task.seconds
-    chains = [s.pop("lidar", 0.0) + max(s.values(), default=0.0) for s in stages.values()]
+        seconds[task.shard][task.container] = task.seconds
+    chains = [s.pop("lidar", 0.0) + max(s.values(), default=0.0) for s in seconds.values()]
     return max(chains, default=0.0)
 
 
