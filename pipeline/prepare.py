@@ -91,7 +91,7 @@ def prepare_all(
 
 @dataclass(frozen=True, kw_only=True)
 class _Planned:
-    """A data set whose place is open."""
+    """A data set and its open destination."""
 
     listing: SourceListing
     place: Destination

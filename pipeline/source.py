@@ -54,8 +54,8 @@ class ScanSource:
     sources, so that a change is noticed, while only the numbers count for keys."""
     camera_rule: CameraRule = "x_ahead"
     taken_hw: tuple[tuple[int, int], ...] = ()
-    """Per camera height and width that the calibration is for, (0, 0) where nobody says; empty: it
-    is for the pictures as they are."""
+    """Per camera height and width that the calibration is for, (0, 0) if unknown; empty: that of
+    the pictures."""
     stored_hw: tuple[int, int] | None = None
     """Height and width that pictures are resized to; None: stored as taken."""
     sweeps: tuple[SweepSource, ...] = ()

@@ -134,9 +134,9 @@ def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("prepare", "semkitti", "--root", "missing"), "there is no such folder"),
+        (("prepare", "semkitti", "--root", "missing"), "no such folder"),
         (("prepare", "semkitti", "--root", "empty"), "the folder is empty"),
-        (("prepare", "semkitti", "--root", "file"), "is a file"),
+        (("prepare", "semkitti", "--root", "file"), ": a file"),
         (("prepare", "semkitti", "--root", "raw", "--sequences", "77"), "77"),
         (("prepare", "semkitti", "--root", "raw", "--splits", "trian"), "trian"),
         (("prepare", "semkitti", "--root", "raw", "--cache", "file"), "file"),

@@ -242,7 +242,7 @@ def test_wrong_names_are_said_with_the_nearest(text: str, said: str) -> None:
 
 
 def test_a_layout_without_a_table_and_a_cloud_of_wrong_shape() -> None:
-    with pytest.raises(ConfigError, match="no corruptions for data sets of layout 'waymo'"):
+    with pytest.raises(ConfigError, match="no corruptions for layout 'waymo'"):
         corruption_table("waymo")
     with pytest.raises(ShapeError):
         Cloud(xyz=np.zeros((4, 3), np.float32), signal=np.zeros(3, np.float32), sensor=SENSOR)

@@ -357,7 +357,7 @@ def test_scenes_and_splits_can_be_chosen(folder: NuscenesFolder) -> None:
     ("options", "message"),
     [
         ({"version": "v2"}, "unknown version 'v2'"),
-        ({"version": "v1.0-trainval"}, r"no tables of v1.0-trainval among what is there"),
+        ({"version": "v1.0-trainval"}, r"no tables of v1.0-trainval; it holds"),
         ({"splits": ("test",)}, "none of split test of v1.0-mini. Its splits are train, val"),
         ({"splits": ("training",)}, "unknown split"),
         ({"scenes": ("scene-0062",)}, "no scene-0062 in scene.json. Found scene-0061, scene-0103"),

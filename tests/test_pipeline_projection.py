@@ -107,7 +107,7 @@ def test_fourth_column_of_a_real_p2_counts(shared: Path) -> None:
         ("\x1b[31m:\n\ufffd: 1\nP0: 1\n", "found no P2 among P0, expected"),
         (CALIB.replace("Tr:", "Tr_velo_to_cam:"), "no Tr among P0, P2, Tr_velo_to_cam"),
         (CALIB.replace("P2: 100", "P2: "), "11 numbers for P2"),
-        (CALIB.replace("P2: 100", "P2: 1oo"), "no number"),
+        (CALIB.replace("P2: 100", "P2: 1oo"), "not a number"),
         (CALIB.replace("P2: 100", "P2: nan"), "not finite"),
         (CALIB + "P2: 1 0 0 0 0 1 0 0 0 0 1 0\n", "several lines"),
     ],

@@ -280,9 +280,9 @@ def test_a_byte_order_mark_before_the_calibration_does_not_matter(root: Path) ->
 
 def test_wrong_folders_are_explained(root: Path, tmp_path: Path) -> None:
     cases = {
-        root / "nowhere": "there is no such folder",
-        root / "sequences" / "00" / "calib.txt": "is a file",
-        root / "sequences" / "00": rf"looks like one sequence: give {root}",
+        root / "nowhere": "no such folder",
+        root / "sequences" / "00" / "calib.txt": ": a file",
+        root / "sequences" / "00": rf"looks like a single sequence: give {root}",
         root / "sequences" / "00" / "velodyne": "scans of one sequence",
     }
     (tmp_path / "empty").mkdir()

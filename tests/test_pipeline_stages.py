@@ -69,7 +69,7 @@ def test_points_that_fit_or_say_nothing_pass(columns: int, n: int) -> None:
 
 def test_numbers_that_are_no_coordinates_are_refused() -> None:
     for data in (bytes(64_000), b"40.5 1.25 -3.0 0.5\n" * 3000, bytes(range(256)) * 250):
-        with pytest.raises(ProblemError, match="numbers that are no coordinates of points"):
+        with pytest.raises(ProblemError, match="numbers that are not coordinates of points"):
             require_layout(data, columns=4, file=FILE)
 
 

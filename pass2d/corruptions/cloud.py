@@ -48,7 +48,7 @@ class Cloud:
     """(N,) 0..``sensor.signal_max``."""
     sensor: Sensor
     beam: NDArray[np.int32] | None = None
-    """(N,) the laser that measured each point, 0..; None: nobody says, `beams_of` estimates it."""
+    """(N,) the laser that measured each point, 0..; None: unknown; `beams_of` estimates it."""
     label: NDArray[np.uint8] | None = None
     """(N,) training ids; None for scans without labels."""
     instance: NDArray[np.uint32] | None = None
@@ -87,7 +87,7 @@ class Corrupted:
 
     @property
     def is_noise(self) -> NDArray[np.bool_]:
-        """(M,) points that are no part of the scene."""
+        """(M,) points that do not belong to the scene."""
         return self.source < 0
 
     def carried(self, values: NDArray[T]) -> NDArray[T]:

@@ -31,7 +31,7 @@ from pass2d.corruptions.corruption import Corruption
 CODE_VERSION = 1
 """Part of the key of corrupted scans: raise it when a corruption's output changes."""
 COLLECTION = "pass2d-C"
-"""What reports call these data sets, so that nobody takes them for the published ones."""
+"""The name in reports, so that they are not mistaken for the published sets."""
 
 KNOWN: tuple[Corruption, ...] = (
     fog.CORRUPTION,
@@ -115,8 +115,7 @@ def corruption_table(layout: str, known: tuple[Corruption, ...] = KNOWN) -> Corr
         }
     except FileNotFoundError as error:
         raise ConfigError(
-            f"no corruptions for data sets of layout {layout!r}: pass2d/corruptions/ has no table "
-            f"{file.name}."
+            f"no corruptions for layout {layout!r}: pass2d/corruptions/ has no table {file.name}."
         ) from error
     except (tomllib.TOMLDecodeError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"{file}: {type(error).__name__}: {error}. See README.md.") from error

@@ -115,7 +115,7 @@ class _Hits:
     """Flakes in beams, beam by beam."""
 
     beam: NDArray[np.int64]
-    """(F,) row of the point whose beam it is, not decreasing."""
+    """(F,) row of the point of the same beam, not decreasing."""
     range_m: NDArray[np.float32]
     part: NDArray[np.float32]
     """(F,) of the beam that it blocks."""

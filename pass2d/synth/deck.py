@@ -22,7 +22,7 @@ class Deck(Generic[Card]):
         self._left: list[Card] = []
 
     def draw(self) -> Card:
-        """The next card; an empty deck is shuffled anew."""
+        """The next card; an empty deck is reshuffled."""
         if not self._left:
             order = self._rng.permutation(len(self._cards))
             self._left = [self._cards[number] for number in order]

@@ -1,4 +1,4 @@
-"""Looks at every file of a raw data set with the stages that prepare it, and collects problems."""
+"""Reads every file of a raw data set by the stages that prepare it, and collects the problems."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ def check_scans(
 
 
 def class_problem(place: Path, *, split: str, found: str) -> Problem:
-    """A split whose labels say nothing, of `lacks_classes`."""
+    """The problem of a split without classes, as found by `lacks_classes`."""
     return Problem(
         file=place,
         found=f"in split {split} {found}",
         expected="labels with classes, for training and evaluation",
-        remedy="Are the labels those of another tool, or of a test set? Nothing can be learnt "
-        "from them, and no score be computed.",
+        remedy="Are they labels of another tool, or of a test set? Nothing can be learnt "
+        "from them, and no score computed.",
         severity="warning",
         kind=f"classes of {split}",
     )

@@ -88,7 +88,7 @@ def read_rows(
             "of nuScenes: unpack the metadata of this version below the root."
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no text ({error.reason}). {_AGAIN}") from error
+        raise DataError(f"{file}: not text ({error.reason}). {_AGAIN}") from error
 
 
 def _fault(

@@ -16,14 +16,14 @@ from pass2d.pipeline.source import ScanSource, SourceListing
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which scans of a raw data set are wanted. A reader without an option passes it over."""
+    """Which scans of a raw data set are wanted. A reader ignores options that it does not have."""
 
     splits: Sequence[str] = SPLITS
     """Any of "train", "val", "test"."""
     sequences: Sequence[str] | None = None
     """Only these; all that exist when None."""
     limit: int | None = None
-    """At most so many scans in all, the first ones of each split in equal shares."""
+    """At most this many scans in all: the first ones of each split, in equal shares."""
     version: str | None = None
     """Of a root that holds several."""
     stored_hw: tuple[int, int] | None = None
@@ -61,7 +61,7 @@ class RawLayout:
     sign: str
     """What a root holds, for messages: "sequences/NN/velodyne"."""
     locate: Callable[[Path, DatasetTable], Path | None]
-    """Where the data itself lies for a root (links resolved); None where that is no root."""
+    """Where the data itself lies for a root (links resolved); None if it is not a root."""
     list_scans: ListScans
     examine: ExamineScans | None = None
     """None: the notes and failed parts of `list_scans` are all that there is to say."""

@@ -287,7 +287,7 @@ class _Lister:
         self._cameras = found.table.cameras
         self._stored_hw = stored_hw
         self.closed: dict[Path, Problem] = {}
-        """Folders that cannot be read: whether a file is there nobody knows."""
+        """Folders that cannot be read: their files may or may not exist."""
         self._names: dict[Path, frozenset[str]] = {}
         self._rows: dict[str, tuple[SensorData, list[SensorData | None]]] = {}
         self.missing = Missing(

@@ -35,7 +35,7 @@ def choose_version(root: Path, version: str | None) -> tuple[Path, str]:
         raise DataError(f"unknown version {version!r}; choose from {words(VERSIONS)}.")
     layout = "a folder with v1.0-*/*.json, samples/ and lidarseg/"
     if not root.is_dir():
-        kind = "is a file" if root.exists() else "there is no such folder"
+        kind = "a file" if root.exists() else "no such folder"
         raise DataError(f"{root}: {kind}. Expected {layout}.")
     if root.name in VERSIONS and (root / "scene.json").is_file():
         version, root = version or root.name, root.parent
@@ -49,7 +49,7 @@ def choose_version(root: Path, version: str | None) -> tuple[Path, str]:
         shown = words(names[:6]) + (", ..." if len(names) > 6 else "")
         hint = " This looks like SemanticKITTI: use 'prepare semkitti'."
         raise DataError(
-            f"{root}: no tables of {version or 'any version'} among what is there ({shown}). "
+            f"{root}: no tables of {version or 'any version'}; it holds {shown}. "
             f"Expected {layout}." + (hint if "sequences" in names else "")
         )
     assert version is not None

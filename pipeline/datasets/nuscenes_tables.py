@@ -100,7 +100,7 @@ class Tables:
     """Token of the missing row of sample, by token of the lidar's key frame that names it."""
 
     def lost_problem(self, token: str) -> Problem:
-        """What is said of such a key frame, which is of nobody knows which scene."""
+        """The problem of such a key frame, whose scene is unknown."""
         named_by = f"row {token} of sample_data.json"
         return self._no_row("sample", self.lost[token], named_by).problem
 
@@ -543,7 +543,7 @@ def _pose(rotation: Any, translation: Any, where: str) -> Pose:
     w, x, y, z = _numbers(rotation, 4, "rotation", where)
     if math.hypot(w, x, y, z) < 1e-6:
         raise DataError(
-            f"{where}: rotation {shown(rotation)} is no quaternion. Unpack the table again."
+            f"{where}: rotation {shown(rotation)} is not a quaternion. Unpack the table again."
         )
     a, b, c = _numbers(translation, 3, "translation", where)
     return Pose(rotation_wxyz=(w, x, y, z), translation_m=(a, b, c))

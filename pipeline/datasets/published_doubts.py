@@ -39,7 +39,7 @@ def cache_doubts(manifest: Manifest, listing: SourceListing) -> Iterator[Problem
 def _odd_pictures(
     table: ScanTable, listed: np.ndarray, listing: SourceListing
 ) -> Iterator[Problem]:
-    """Of data sets whose calibration does not say a size, and whose pictures are as taken."""
+    """For data sets whose calibration gives no size and whose pictures are kept as taken."""
     images = {scan.scan_id: scan.images for scan in listing.scans}
     groups: dict[tuple[str, int], list[tuple[Path, tuple[int, int]]]] = {}
     for row in np.flatnonzero(listed):

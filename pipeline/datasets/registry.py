@@ -32,7 +32,7 @@ class Dataset:
     layout: RawLayout
 
     def find(self) -> FoundRoot:
-        """Where it lies for a user who does not say.
+        """Find its root without being told.
 
         Raises:
             ConfigError: as `find_root`.
@@ -174,12 +174,12 @@ class Datasets(Mapping[str, Dataset]):
             if dataset is not None and dataset.layout.name == info.layout:
                 return dataset
         raise ConfigError(
-            f"data set {info.name}: there is no reader for the layout {info.layout!r}. Known are "
+            f"data set {info.name}: no reader for layout {info.layout!r}; known are "
             f"{', '.join(layout.name for layout in self._layouts)}."
         )
 
     def at(self, root: Path) -> Dataset | None:
-        """The first data set in whose layout a folder is."""
+        """The first data set whose layout a folder has."""
         return next((dataset for dataset in self._known.values() if dataset.is_at(root)), None)
 
 

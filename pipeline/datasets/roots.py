@@ -1,4 +1,4 @@
-"""Where a raw data set lies when nobody says: an environment variable, else the usual places."""
+"""Finds a raw data set without --root: by an environment variable, else in the usual places."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pass2d.common.errors import ConfigError
 from pass2d.pipeline.datasets.table import DatasetTable
 
 Locate = Callable[[Path], Path | None]
-"""Where the data itself lies for a root (links resolved); None where that is no root of it."""
+"""Where the data itself lies for a root (links resolved); None if that is not one of its roots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def _nowhere(table: DatasetTable, variable: str, sign: str, here: Path, there: l
 def _state(path: Path) -> str:
     what = _other_than_folder(path)
     if what is None and not os.access(path, os.R_OK | os.X_OK):
-        what = "may not be read"
+        what = "no permission to read it"
     return "" if what is None else f" ({what})"
 
 
@@ -127,7 +127,7 @@ def _other_than_folder(path: Path) -> str | None:
             return None
         if path.exists():
             return "a file"
-        return "a link to nothing" if path.is_symlink() else "there is no such folder"
+        return "a link to nothing" if path.is_symlink() else "no such folder"
     except OSError as error:  # no permission, or a name that is too long
         return (error.strerror or type(error).__name__).lower()
 

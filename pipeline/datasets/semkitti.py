@@ -207,7 +207,7 @@ def _scans(
 
 
 def _calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemError | None:
-    """The sequence's matrix; None without pictures: then nobody asks what calib.txt says."""
+    """The sequence's matrix; None without pictures, which alone need calib.txt."""
     if not files.images:
         return None
     if "calib.txt" in files.texts:

@@ -52,9 +52,9 @@ def find_sequences(root: Path, *, known: Container[str] = ()) -> dict[str, Path]
         DataError: no such folder, a file, or no sequences in it: says what is there.
     """
     if not root.exists():
-        raise DataError(f"{root}: there is no such folder. Expected a folder with {_LAYOUT}.")
+        raise DataError(f"{root}: no such folder. Expected a folder with {_LAYOUT}.")
     if not root.is_dir():
-        raise DataError(f"{root}: is a file. Expected a folder with {_LAYOUT}.")
+        raise DataError(f"{root}: a file. Expected a folder with {_LAYOUT}.")
     for folder in (root / "sequences", root / "dataset" / "sequences", root):
         names = _names(folder) if folder.is_dir() else ()
         found = {name: folder / name for name in sorted(names) if _is_sequence(name, known)}
@@ -79,7 +79,7 @@ def locate_sequences(root: Path, *, known: Container[str] = ()) -> Path | None:
 
 
 def list_files(sequence: str, folder: Path) -> SequenceFiles:
-    """List one sequence's files; everything that is no frame is passed over."""
+    """List one sequence's files; files that are not frames are skipped."""
     names = set(_names(folder))
     found = {name: _frames(folder / name, suffixes) for name, suffixes in _SUFFIXES.items()}
     return SequenceFiles(
@@ -138,7 +138,7 @@ def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)  # noqa: PTH208  names only: 40,000 frames, no object for each
     except PermissionError as error:
-        raise DataError(f"{folder}: may not be read. Change its permissions.") from error
+        raise DataError(f"{folder}: no permission to read it. Change its permissions.") from error
 
 
 def _nothing_found(root: Path) -> str:
@@ -146,9 +146,9 @@ def _nothing_found(root: Path) -> str:
     if not names:
         return "the folder is empty."
     shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    text = f"no sequence folders 00..21 among what is there ({shown})."
+    text = f"no sequence folders such as 00; it holds {shown}."
     if POINTS in names:
-        text += f" This looks like one sequence: give {root.parent.parent} and --sequences."
+        text += f" This looks like a single sequence: give {root.parent.parent} and its name."
     elif any(name.lower().endswith(".bin") for name in names):
         text += " These look like the scans of one sequence: give the data set's root."
     elif any(name.startswith("v1.0-") for name in names):

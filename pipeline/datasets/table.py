@@ -35,7 +35,7 @@ class DatasetTable:
     splits: dict[str, tuple[str, ...]]
     """Sequences (nuScenes: scenes) of each split."""
     scan_counts: dict[str, int]
-    """Scans of each sequence in the whole data set; empty where nobody published them."""
+    """Scans of each sequence in the whole data set; empty if not published."""
     published_points: tuple[int, ...]
     """(C,) points per training id in the training split as published; zeros where not."""
     cameras: tuple[str, ...]
@@ -43,7 +43,7 @@ class DatasetTable:
     camera_rule: CameraRule = "x_ahead"
     """Which points a camera may see."""
     stored_hw: tuple[int, int] | None = None
-    """Height and width that pictures are resized to where nobody says; None: kept as taken."""
+    """Height and width that pictures are resized to by default; None keeps them as taken."""
     usual_roots: tuple[str, ...] = ()
     """Paths below the current folder where the data set usually lies, the likeliest first."""
 

@@ -105,7 +105,7 @@ class _Mender:
         self.unrepaired: list[str] = []
 
     def run(self) -> None:
-        """From the bottom up: what is made later relies on what is mended before."""
+        """From the bottom up: later repairs rely on earlier ones."""
         for damage in self._damages:
             if damage.kind == "extra":
                 self._remove_extra(damage)

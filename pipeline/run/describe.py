@@ -121,7 +121,7 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
     if summary.failed:
         listed = f"{summary.dataset_root}/failed.jsonl"
         lines.append(
-            f"{_count(len(summary.failed), 'scan')} failed; see {listed}, mend them and run again"
+            f"{_count(len(summary.failed), 'scan')} failed; see {listed}, fix them and run again"
         )
     return lines
 

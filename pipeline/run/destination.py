@@ -162,7 +162,7 @@ def _require_own(layout: Layout) -> None:
         )
         if others:
             raise CacheError(
-                f"{layout.root}: a link to a folder that is no prepared data set but holds "
+                f"{layout.root}: a link to a folder that is not a prepared data set and holds "
                 f"{', '.join(others[:3])}. Let it lead to an empty folder, or choose another "
                 "--cache."
             )

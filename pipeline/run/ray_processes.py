@@ -32,7 +32,7 @@ _SOCKET_BYTES = 107
 _IN_FOLDER = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 _END_S = 15.0
 _LOG_LINES = 200
-"""Of each of Ray's logs so many last lines are kept."""
+"""How many last lines of each of Ray's logs are kept."""
 
 
 class RayProcesses:

@@ -1,4 +1,4 @@
-"""Whether work is worth the start of Ray, where nobody says how many workers to take."""
+"""Decides whether Ray is worth its start when no number of workers is given."""
 
 from __future__ import annotations
 

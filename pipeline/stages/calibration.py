@@ -55,7 +55,7 @@ def require_sensible(text: str, *, file: Path) -> None:
         determinant = np.linalg.det(rotation)
         raise _nonsense(
             file,
-            f"a Tr whose first three columns are no rotation (determinant {determinant:.4g})",
+            f"a Tr that is not a rotation (first three columns: determinant {determinant:.4g})",
             "a rotation and a translation in metres",
         )
     fault = camera_fault(_composed(image_from_cam0, cam0_from_lidar))
@@ -102,7 +102,7 @@ def _matrix(text: str, name: str, file: Path) -> NDArray[np.float64]:
     try:
         matrix = np.array([float(number) for number in found[0]])
     except ValueError as error:
-        raise _malformed(file, name, f"a word that is no number ({error})") from error
+        raise _malformed(file, name, f"a word that is not a number ({error})") from error
     if matrix.size != 12:
         raise _malformed(file, name, f"{matrix.size} numbers")
     if not np.isfinite(matrix).all():

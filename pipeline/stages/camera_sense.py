@@ -58,7 +58,7 @@ class Doubt(NamedTuple):
 
 
 def pinhole(image_from_lidar: NDArray[np.float64]) -> Pinhole | None:
-    """Take a (3, 4) matrix apart; None where there is no such camera (zeros, singular)."""
+    """Take a (3, 4) matrix apart; None if no camera has it (zeros, singular)."""
     square = image_from_lidar[:, :3]
     if not np.isfinite(image_from_lidar).all() or np.linalg.cond(square) > 1e9:
         return None

@@ -16,7 +16,7 @@ from pass2d.pipeline.problem import Problem, ProblemError
 _FEW = 0.01
 """Share of points with a class below which a file is looked at again; real scans have 0.4 to 1."""
 _CLEARLY = 10
-"""Another type makes sense when so many times as many points have a class by it."""
+"""Another type is the right one when this many times as many points have a class by it."""
 _TEXT = re.compile(rb"[0-9eE+\-.,;\s]*")
 _MAGICS = {
     b"\x93NUMPY": ("a NumPy file (.npy)", "np.load(f).astype('{own}').tofile(f)"),
@@ -47,7 +47,7 @@ class _Foreign(NamedTuple):
 
     what: str
     rewrite: str
-    """NumPy expression that writes it anew."""
+    """NumPy expression that rewrites it."""
 
 
 def require_label_type(
@@ -81,7 +81,7 @@ def require_label_type(
             file=file,
             found=f"{len(data)} bytes that look like {found.what}",
             expected=f"little-endian {own} for each point",
-            remedy=f"Write each such file f anew with NumPy (keep a copy): {found.rewrite}.",
+            remedy=f"Rewrite each such file f with NumPy (keep a copy): {found.rewrite}.",
         )
     )
 
@@ -110,7 +110,7 @@ def _foreign(
 
 
 def _share_of_classes(values: NDArray[Any], table: LabelTable) -> float | None:
-    """Share of points with a class but the ignored one; None where a value is no raw id."""
+    """Share of points with a class but the ignored one; None if a value is not a raw id."""
     if values.dtype.kind == "f":
         values = values.astype(np.float64)
         if not ((values >= 0) & (values < 1 << 16) & (values == np.floor(values))).all():

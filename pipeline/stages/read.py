@@ -213,7 +213,7 @@ def decode_points(data: bytes, *, columns: int, file: Path) -> NDArray[np.float3
         (N, columns), read-only; N = 0 for an empty file.
 
     Raises:
-        ProblemError: the size is no multiple of a point's bytes: a truncated or foreign file.
+        ProblemError: the size is not a multiple of a point's bytes: a truncated or foreign file.
     """
     point_bytes = 4 * columns
     if len(data) % point_bytes:
@@ -222,7 +222,7 @@ def decode_points(data: bytes, *, columns: int, file: Path) -> NDArray[np.float3
                 file=file,
                 found=f"{len(data)} bytes",
                 expected=f"a multiple of {point_bytes} (float32, {columns} per point)",
-                remedy="The file is truncated or no point file: copy or download it again.",
+                remedy="The file is truncated, or not a point file: copy or download it again.",
             )
         )
     return np.frombuffer(data, "<f4").reshape(-1, columns)
@@ -244,7 +244,7 @@ def require_layout(data: bytes, *, columns: int, file: Path) -> None:
     if verdict.layout is None:
         if not verdict.is_noise:
             return
-        found = "numbers that are no coordinates of points"
+        found = "numbers that are not coordinates of points"
     elif verdict.layout == expected:
         return
     else:
@@ -255,7 +255,7 @@ def require_layout(data: bytes, *, columns: int, file: Path) -> None:
             found=found,
             expected=f"{expected}, the fourth the signal",
             remedy=(
-                "Is it of another data set, or no point file? Write the first "
+                "Is it from another data set, or not a point file? Write the first "
                 f"{columns} columns as little-endian float32."
             ),
         )
@@ -274,7 +274,7 @@ def decode_raw_labels(data: bytes, *, label_bytes: int, file: Path) -> NDArray[n
         (N,) uint32.
 
     Raises:
-        ProblemError: the size is no multiple of a label's bytes.
+        ProblemError: the size is not a multiple of a label's bytes.
     """
     if len(data) % label_bytes:
         raise ProblemError(
@@ -282,7 +282,7 @@ def decode_raw_labels(data: bytes, *, label_bytes: int, file: Path) -> NDArray[n
                 file=file,
                 found=f"{len(data)} bytes",
                 expected=f"a multiple of {label_bytes} (one label per point)",
-                remedy="The file is truncated or no label file: copy or download it again.",
+                remedy="The file is truncated, or not a label file: copy or download it again.",
             )
         )
     return np.frombuffer(data, f"<u{label_bytes}").astype(np.uint32, copy=False)
