@@ -17,14 +17,17 @@ from pipeline_files import png, scan_points, shards, write_sequence
 
 from pass2d.cache.care.status import status
 from pass2d.cache.fields import CONTAINERS, Fields
+from pass2d.cache.layout import Layout
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import Silent
+from pass2d.corruptions.registry import parse_variants
 from pass2d.pipeline.compose import camera_views, lidar_record, voxel_levels
+from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.semkitti import list_semkitti
-from pass2d.pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare
-from pass2d.pipeline.run import jobs, tasks
+from pass2d.pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare, prepare_all
+from pass2d.pipeline.run import destination, jobs, tasks
 from pass2d.pipeline.run.describe import plan_lines, summary_lines
 from pass2d.pipeline.run.jobs import cut_into_shards
 from pass2d.pipeline.source import SourceListing
@@ -132,6 +135,29 @@ def test_nothing_changed_nothing_done(raw: Path, tmp_path: Path, monkeypatch) ->
     summary = run(raw, tmp_path / "out")
     assert tree(tmp_path / "out") == before
     assert (summary.written_shards, summary.kept_shards, summary.generation) == (0, 12, 1)
+
+
+def test_every_data_set_is_planned_once(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, real = [], destination.plan_prepare
+
+    def counted(jobs: object, layout: Layout, **options: object) -> object:
+        planned.append(layout.root.name)
+        return real(jobs, layout, **options)
+
+    monkeypatch.setattr(destination, "plan_prepare", counted)
+    listing = list_semkitti(raw)
+    variants = parse_variants("fog:light,snow:heavy")
+    listings = [listing, *corrupted_listings(listing, variants)]
+    config = PrepareConfig(shard_scans=2)  # Ray, if it were worth its start
+    heard = Heard()
+    summaries = prepare_all(listings, tmp_path, config, heard)
+    assert planned == ["semkitti", "semkitti-fog-light", "semkitti-snow-heavy"]
+    assert [summary.scans for summary in summaries] == [6, 6, 6]
+    assert [line for line in heard.said if line.startswith("data set ")] == [
+        f"data set {name}" for name in planned
+    ]
 
 
 def test_plan_writes_nothing(raw: Path, tmp_path: Path) -> None:
