@@ -155,7 +155,7 @@ def test_every_data_set_is_planned_once(
     summaries = prepare_all(listings, tmp_path, config, heard)
     assert planned == ["semkitti", "semkitti-fog-light", "semkitti-snow-heavy"]
     assert [summary.scans for summary in summaries] == [6, 6, 6]
-    assert [line for line in heard.said if line.startswith("data set ")] == [
+    assert [line for line in heard.lines if line.startswith("data set ")] == [
         f"data set {name}" for name in planned
     ]
 
