@@ -46,7 +46,7 @@ NOWHERE = (
     *("cache verify", "cache repair", "cache gc", "cache status", "cache plan", "cache bench"),
 )
 INTERRUPTED = {
-    "prepare semkitti --root WORLD/raw --check": "pass2d.pipeline.datasets.semkitti:check_semkitti",
+    "prepare semkitti --root WORLD/raw --check": "pass2d.pipeline.datasets.check:check_scan",
     "prepare semkitti --root WORLD/raw --cache WORLD/new": "pass2d.pipeline.prepare:prepare_all",
     "stats --cache WORLD/cache": "pass2d.cache.statistics:dataset_statistics",
     f"eval --cache WORLD/cache --checkpoint {BEST}": "pass2d.train.evaluation.evaluate:evaluate",
