@@ -116,5 +116,5 @@ def test_a_fault_ends_a_command_in_order(ends, case: tuple[str, str]) -> None:
         assert errors == []
     else:
         assert (code, len(errors)) == (1, 1), err
-        wanted = {"no space": "file", "no folder": "No such file", "full stdout": "No space left"}
+        wanted = {"no space": "File too large", "no folder": "No such file", "full stdout": "No space left"}
         assert wanted[fault] in errors[0]
