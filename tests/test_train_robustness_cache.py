@@ -116,7 +116,7 @@ def test_one_line_says_what_is_wrong(cache_root: Path, tmp_path: Path) -> None:
     lonely.mkdir()
     (lonely / "semkitti").symlink_to(cache_root / "semkitti")
     for words, said in (
-        (["--cache", cache_root, "--root", cache_root], "one of the two"),
+        (["--cache", cache_root, "--root", cache_root], "give only one"),
         (["--cache", cache_root, "--clean", cache_root], "--clean applies only with --root"),
         (["--root", cache_root, "--split", "val"], "--split applies only with --cache"),
         (["--cache", cache_root, "--corruptions", "fogg"], "Did you mean fog?"),
