@@ -84,3 +84,10 @@ def test_cited_sections_are_there() -> None:
         assert chapter in chapters, f"{path}: SPEC, section {number}"
         is_there = not step or re.search(rf"^{step}\. ", chapters[chapter], flags=re.MULTILINE)
         assert is_there, f"{path}: SPEC, section {number}"
+
+
+def test_pages_that_code_names_are_there() -> None:
+    citing = [path for path in SOURCES if re.search(r"docs/\w+\.md", path.read_text("utf-8"))]
+    for path in citing:
+        for word in re.findall(r"docs/\w+\.md", path.read_text("utf-8")):
+            assert (PROJECT / word).is_file(), f"{path}: {word}"
