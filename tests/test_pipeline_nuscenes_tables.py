@@ -102,7 +102,7 @@ def test_a_table_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "gone.json", "token")
     (tmp_path / "t.json").write_bytes(b"[\xff\xfe")
-    with pytest.raises(DataError, match="no text"):
+    with pytest.raises(DataError, match="not text"):
         read(tmp_path / "t.json", "token")
 
 
