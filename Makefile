@@ -28,7 +28,7 @@ setup: $(VENV)/installed  ## Create .venv and install pass2d with the tested ver
 
 demo: $(VENV)/installed  ## Synthetic world -> cache -> training -> evaluation -> pictures (minutes on 2 cores)
 	rm -rf $(DEMO)
-	$(BIN)/pass2d prepare synth --out $(DEMO)/raw --preset small --scans 20 --sequences 00,01,02,03,04,05,06,07,08,09,10,11
+	$(BIN)/pass2d prepare synth --out $(DEMO)/raw --preset demo
 	$(BIN)/pass2d prepare semkitti --root $(DEMO)/raw --cache $(DEMO)/cache
 	$(BIN)/pass2d stats --cache $(DEMO)/cache --html $(DEMO)/stats.html
 	$(BIN)/pass2d train --cache $(DEMO)/cache --recipe demo --run $(DEMO)/run

@@ -28,7 +28,7 @@ def synth_command(
         ),
     ],
     preset: Annotated[
-        str, typer.Option(help="full (as large as real scans), small or tiny.")
+        str, typer.Option(help="full (as large as real scans), small, demo or tiny.")
     ] = "full",
     layout: Annotated[
         str, typer.Option(help="semkitti, or nuscenes (32 beams, six cameras, tables).")
