@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from pass2d.cli import app
 from pass2d.common.errors import ConfigError
+from pass2d.synth.config import preset
 from pass2d.train.optim.optimizer import build_optimizer
 from pass2d.train.optim.schedule import RunLength, learning_rate, warmup_steps
 from pass2d.train.recipes.files import recipe_names
@@ -113,6 +114,16 @@ def test_each_recipe_holds_the_published_settings(name: str) -> None:
     assert kind == "2dpass"
     got = (settings["block_scales"], settings["hidden"], settings["image_branch"])
     assert got == network
+
+
+def test_the_demo_trains_220_steps_on_ten_streets_and_keeps_two_unseen() -> None:
+    world, recipe = preset("demo"), load_recipe("demo")
+    unseen = {"08", "11"}  # validation, and one without labels for predictions
+    streets = set(world.sequences) - unseen
+    assert unseen < set(world.sequences)
+    assert recipe.epochs * len(streets) * world.scans // recipe.batch_size == 220
+    assert recipe.augment.crop_hw is not None
+    assert all(c <= s for c, s in zip(recipe.augment.crop_hw, world.image_hw, strict=True))
 
 
 def test_every_recipe_for_a_published_network_is_in_the_table() -> None:
