@@ -192,7 +192,7 @@ def shares(net: TwoDPass, batch: PointBatch) -> dict[str, float]:
         if event.key in ("aten::mkldnn_convolution", "aten::convolution_backward"):
             kind = "image decoders" if _is_decoders(event.input_shapes) else "ResNet"
             kinds[kind] += event.self_cpu_time_total / 1e6
-        elif event.key.startswith("SubMConvFunction"):
+        elif event.key.startswith("_Convolution"):
             kinds["sparse convolutions"] += event.cpu_time_total / 1e6
     everything = sum(event.self_cpu_time_total for event in events) / 1e6
     kinds["all else"] = everything - sum(kinds.values())

@@ -9,13 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from spconv.core import ConvAlgo
+from spconv.pytorch import SparseConvTensor, SubMConv3d
 from torch import Tensor
 from torch.nn import functional
 
 from pass2d.models.inputs import Grid, PointBatch
-from pass2d.models.sparse import sparse_tensor
 from pass2d.models.twodpass.encoder2d import STRIDES
-from pass2d.models.twodpass.encoder3d import Block, leaky_relu, network_scales
+from pass2d.models.twodpass.encoder3d import (
+    Block,
+    ResidualBlock,
+    SubmanifoldConv,
+    leaky_relu,
+    network_scales,
+)
 from pass2d.models.twodpass.twodpass import TwoDPass
 from pass2d.train.optim.losses import LossConfig
 
@@ -78,13 +85,31 @@ def plain_point_encoder(
     return scatter_mean(rows, voxels.inverse, n)
 
 
+def plain_conv(layer: SubmanifoldConv, voxels: SparseConvTensor) -> SparseConvTensor:
+    weight = layer.conv.weight
+    algo = ConvAlgo.MaskImplicitGemm if weight.is_cuda else ConvAlgo.Native
+    conv = SubMConv3d(
+        weight.shape[-1], len(weight), 3, bias=False, indice_key="neighbours", algo=algo
+    )
+    conv.weight = weight
+    return conv(voxels)
+
+
+def plain_residual(block: ResidualBlock, voxels: SparseConvTensor) -> SparseConvTensor:
+    identity = block.shortcut_norm(block.shortcut(voxels.features))
+    inner = plain_conv(block.conv1, voxels)
+    inner = plain_conv(block.conv2, inner.replace_feature(leaky_relu(block.norm1(inner.features))))
+    return inner.replace_feature(leaky_relu(block.norm2(inner.features) + identity))
+
+
 def plain_block(
     block: Block, features: Tensor, fine: PlainVoxels, coarse: PlainVoxels, n_scans: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     coords = fine.coords[:, [0, 3, 2, 1]].to(torch.int32)
-    shape = (fine.shape[2], fine.shape[1], fine.shape[0])
-    sparse = sparse_tensor(features, coords, shape=shape, n_scans=n_scans)
-    convolved = block.voxel(sparse).features
+    voxels = SparseConvTensor(features, coords, list(reversed(fine.shape)), n_scans)
+    for residual in block.voxel:
+        voxels = plain_residual(residual, voxels)
+    convolved = voxels.features
     both = features + convolved
     layers = block.point
     halved = torch.cat([fine.coords[:, :1], fine.coords[:, 1:] // 2], dim=1)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pass2d.common.errors import ConfigError, DataError, ShapeError
+from pass2d.models.backends.choice import choose_backend
+from pass2d.models.backends.interface import Backend
 from pass2d.models.inputs import Grid, PointBatch, TensorRecord
 
 C = TypeVar("C", bound="NetworkConfig")
@@ -171,6 +173,16 @@ class Network(nn.Module, abc.ABC):
         self.config = config
         self.grid = grid
         self.n_classes = n_classes
+        self.backend = "auto"
+        """Which sparse convolutions `prepare` makes its tables for, see `choose_backend`."""
+
+    def backend_on(self, device: torch.device) -> Backend:
+        """The backend that computes on a device.
+
+        Raises:
+            ConfigError: It does not work there.
+        """
+        return choose_backend(self.backend, device).backend
 
     @property
     def needs_images(self) -> bool:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import torch
 
 from pass2d.common.errors import ConfigError
+from pass2d.models.backends.choice import choose_backend
 from pass2d.models.inputs import Grid
 from pass2d.models.network import Network
 from pass2d.models.sparse_unets.minkunet import MinkowskiNet
@@ -80,6 +81,7 @@ def build_network(
     grid: Grid,
     n_classes: int,
     device: torch.device | str = "cpu",
+    backend: str = "auto",
 ) -> Network:
     """Build a network with fresh weights.
 
@@ -89,10 +91,12 @@ def build_network(
         grid: The volume and its finest voxel grid.
         n_classes: C, the ignored class 0 included.
         device: Where the weights lie.
+        backend: Of the sparse convolutions, see `choose_backend`; the weights are the same for all.
 
     Raises:
-        ConfigError: The kind or a setting is unknown, or a value cannot work.
+        ConfigError: The kind, a setting or the backend is unknown, or a value cannot work.
     """
+    choose_backend(backend, torch.device(device))
     named = NAMED_CONFIGS.get(kind)
     if named is not None and kind not in MODELS:
         kind, settings = named.kind, {**named.settings, **settings}
@@ -105,4 +109,6 @@ def build_network(
         raise ConfigError(f"n_classes must be at least 2 (0 is ignored), got {n_classes}")
     network_type = MODELS[kind]
     config = network_type.config_type.from_settings(settings)
-    return network_type(config, grid=grid, n_classes=n_classes).to(device)
+    network = network_type(config, grid=grid, n_classes=n_classes).to(device)
+    network.backend = backend
+    return network

@@ -132,11 +132,13 @@ class Recording:
     def is_slow_in_float64(self) -> bool:
         return self.inputs["image"][..., 0].size > SLOW_PIXELS
 
-    def network(self, device: str, dtype: torch.dtype) -> TwoDPass:
+    def network(self, device: str, dtype: torch.dtype, backend: str = "auto") -> TwoDPass:
         """With the recording's weights; every published tensor has a place and every place one."""
         settings = {"block_scales": self.config["scale_list"], "hidden": self.config["hidden"]}
         n_classes = self.config["num_classes"]
-        network = build_network("2dpass", settings, grid=self.grid, n_classes=n_classes)
+        network = build_network(
+            "2dpass", settings, grid=self.grid, n_classes=n_classes, backend=backend
+        )
         state = {}
         for entry in self.state_entries:
             name = entry["name"]
@@ -252,12 +254,12 @@ class Replay:
     after_step: LossTerms
 
 
-def replay(case: Recording, device: str, dtype: torch.dtype) -> Replay:
+def replay(case: Recording, device: str, dtype: torch.dtype, backend: str) -> Replay:
     """What the recording did, in its order."""
     batch = case.batch(device)
-    network = case.network(device, dtype)
+    network = case.network(device, dtype, backend)
     evaluation = _evaluate(case, network, batch)
-    calibrated_network = case.network(device, dtype).train()
+    calibrated_network = case.network(device, dtype, backend).train()
     for module in calibrated_network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0

@@ -67,7 +67,7 @@ class Case:
     def result(self) -> dict[str, NDArray[Any]]:
         return load_arrays(FOLDER / f"{self.name}_result.npz")
 
-    def network(self, device: str) -> SparseUNet:
+    def network(self, device: str, backend: str = "auto") -> SparseUNet:
         """With the recording's weights and without dropout."""
         config = self.facts["config"]
         settings = {
@@ -78,7 +78,12 @@ class Case:
         if self.kind == "spvcnn":
             settings["dropout"] = 0.0
         network = build_network(
-            self.kind, settings, grid=ANY_GRID, n_classes=config["num_class"], device=device
+            self.kind,
+            settings,
+            grid=ANY_GRID,
+            n_classes=config["num_class"],
+            device=device,
+            backend=backend,
         )
         assert isinstance(network, SparseUNet)
         loaded = network.load_state_dict(from_torchsparse(self._weights()), strict=False)
@@ -186,8 +191,14 @@ def _watch_stages(network: SparseUNet) -> dict[str, Tensor]:
 
 
 @lru_cache(maxsize=2)  # tests of one case follow each other
-def run_case(case: Case, mode: str, device: str, dtype: torch.dtype = torch.float32) -> Run:
-    network = case.network(device).to(dtype).train(mode == "train")
+def run_case(
+    case: Case,
+    mode: str,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
+) -> Run:
+    network = case.network(device, backend).to(dtype).train(mode == "train")
     stages = _watch_stages(network)
     prepared = network.prepare(case.batch(device))
     if dtype == torch.float64:

@@ -30,16 +30,18 @@ from golden_torchsparse_cases import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pass2d.models.backends.choice import choose_backend
 from pass2d.models.sparse_unets.devoxelize import Cells, Corners
 from pass2d.models.sparse_unets.quantize import quantize
 from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, UpConv
 from pass2d.models.sparse_unets.torchsparse_names import from_torchsparse
-from pass2d.models.sparse_unets.voxel_keys import KeyPacking, VoxelIndex
 from pass2d.models.sparse_unets.voxel_levels import build_levels
+from pass2d.models.voxel_keys import KeyPacking, VoxelIndex
 from pass2d.train.checkpoints.published.layout import recognise
 
 __all__ = [  # the tests and their fixtures: what a test file may collect
     "layer_cases",
+    "sparse_backend",
     "sparse_case",
     "sparse_device",
     "sparse_eval",
@@ -87,19 +89,28 @@ def sparse_case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
+@pytest.fixture(scope="module", params=["native", "spconv"])
+def sparse_backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "spconv":
+        pytest.importorskip("spconv")
+    return request.param
+
+
 @pytest.fixture(scope="module", params=["eval", "train"])
-def sparse_run(request: pytest.FixtureRequest, sparse_case: Case, sparse_device: str) -> Run:
-    return run_case(sparse_case, request.param, sparse_device)
+def sparse_run(
+    request: pytest.FixtureRequest, sparse_case: Case, sparse_device: str, sparse_backend: str
+) -> Run:
+    return run_case(sparse_case, request.param, sparse_device, backend=sparse_backend)
 
 
 @pytest.fixture(scope="module")
-def sparse_eval(sparse_case: Case, sparse_device: str) -> Run:
-    return run_case(sparse_case, "eval", sparse_device)
+def sparse_eval(sparse_case: Case, sparse_device: str, sparse_backend: str) -> Run:
+    return run_case(sparse_case, "eval", sparse_device, backend=sparse_backend)
 
 
 @pytest.fixture(scope="module")
-def sparse_train(sparse_case: Case, sparse_device: str) -> Run:
-    return run_case(sparse_case, "train", sparse_device)
+def sparse_train(sparse_case: Case, sparse_device: str, sparse_backend: str) -> Run:
+    return run_case(sparse_case, "train", sparse_device, backend=sparse_backend)
 
 
 @pytest.fixture(scope="module")
@@ -268,12 +279,16 @@ def _kernel(layer_cases: dict[str, NDArray[Any]], name: str) -> Tensor:
 
 
 def test_sparse_layer_chain_and_its_gradients(
-    layer_cases: dict[str, NDArray[Any]], sparse_device: str
+    layer_cases: dict[str, NDArray[Any]], sparse_device: str, sparse_backend: str
 ) -> None:
     coords, order = _sorted_cells(layer_cases)
     x, y, z = (coords[:, 1:].amax(0) + 1).tolist()
     fine, coarse = build_levels(
-        coords.to(sparse_device), extent=(x, y, z), batch_size=2, n_levels=2
+        coords.to(sparse_device),
+        extent=(x, y, z),
+        batch_size=2,
+        backend=choose_backend(sparse_backend, torch.device(sparse_device)).backend,
+        n_levels=2,
     )
     layers = {
         "subm3": (NeighbourConv(3, 5), fine, fine),

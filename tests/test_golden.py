@@ -22,6 +22,7 @@ from golden_torchsparse_float64 import *  # noqa: F403 - the same networks, to t
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pass2d.models.backends.native import Native
 from pass2d.models.network import Targets
 from pass2d.models.twodpass.encoder3d import point_features
 from pass2d.models.twodpass.geometry import build_geometry
@@ -74,15 +75,16 @@ LIMITS = {
 
 RUNS = [
     pytest.param(
-        (case, device, dtype),
-        id=f"{case.name}-{device}-{str(dtype).removeprefix('torch.')}",
+        (case, device, dtype, backend),
+        id=f"{case.name}-{device}-{str(dtype).removeprefix('torch.')}-{backend}",
         marks=[pytest.mark.gpu] * (device == "cuda")
         + [pytest.mark.slow] * (dtype == torch.float64 and case.is_slow_in_float64),
     )
     for case in CASES
     for dtype in (torch.float32, torch.float64)
-    # the GPU's sparse convolutions know no float64
+    # spconv's sparse convolutions know no float64 on a GPU
     for device in (["cpu", "cuda"] if dtype == torch.float32 else ["cpu"])
+    for backend in (["native", "spconv"] if dtype == torch.float32 else ["native"])
 ]
 
 
@@ -97,15 +99,17 @@ def _plain_float32() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=RUNS or NO_CASES)
 def run(request: pytest.FixtureRequest) -> Replay:
-    case, device, dtype = request.param
+    case, device, dtype, backend = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return _cached_run(case, device, dtype)
+    if backend == "spconv":
+        pytest.importorskip("spconv")
+    return _cached_run(case, device, dtype, backend)
 
 
 @lru_cache(maxsize=2)
-def _cached_run(case: Recording, device: str, dtype: torch.dtype) -> Replay:
-    return replay(case, device, dtype)
+def _cached_run(case: Recording, device: str, dtype: torch.dtype, backend: str) -> Replay:
+    return replay(case, device, dtype, backend)
 
 
 @pytest.fixture(params=CASES or NO_CASES, ids=lambda case: case.name)
@@ -223,7 +227,13 @@ def test_voxels_with_tied_labels(case: Recording) -> None:
 def test_input_feature(case: Recording, device: str, dtype: torch.dtype) -> None:
     levels, batch = voxel_pieces(case, device), case.batch(device)
     geometry = build_geometry(
-        batch.points, levels=levels, grid=case.grid, n_scans=len(batch.offsets) - 1, head_level=1
+        batch.points,
+        levels=levels,
+        grid=case.grid,
+        n_scans=len(batch.offsets) - 1,
+        head_level=1,
+        convolved=(),
+        backend=Native(),
     )
     ours = np.empty((len(batch.points), 10))
     ours[levels[0].order.cpu().numpy()] = as_array(point_features(geometry, dtype=dtype))

@@ -41,6 +41,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("registry",),
         ("vavit",),
         ("sparse_unets", "twodpass"),
+        ("network",),
+        ("backends",),
         (ANY_FILE,),
     ),
     "pipeline": (

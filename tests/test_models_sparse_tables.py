@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pass2d.common.errors import ShapeError
-from pass2d.models.sparse_unets.conv_tables import PairTable
+from pass2d.models.backends.interface import Axes, Volume
+from pass2d.models.backends.pairs import Pairs, child_pairs, neighbour_pairs
 from pass2d.models.sparse_unets.devoxelize import Cells, Corners
 from pass2d.models.sparse_unets.quantize import quantize
-from pass2d.models.sparse_unets.voxel_keys import KeyPacking, VoxelIndex
-from pass2d.models.sparse_unets.voxel_levels import build_levels
+from pass2d.models.voxel_keys import KeyPacking, VoxelIndex
 
 FULL_TURN = (3184, 3168, 624)
 """Cells of a SemanticKITTI scan at 0.05 m: more than 2^32 with one sample."""
@@ -29,46 +29,56 @@ def random_cells(seed: int, *, extent: tuple[int, int, int], samples: int, count
     return torch.from_numpy(np.unique(near, axis=0).astype(np.int32))
 
 
-def pairs_of(table: PairTable, k: int) -> set[tuple[int, ...]]:
-    count = int(table.counts[k])
-    return {tuple(pair) for pair in table.pairs[:, k, :count].T.tolist()}
+def pairs_of(pairs: Pairs, k: int) -> set[tuple[int, ...]]:
+    return set(zip(pairs.inputs[k].tolist(), pairs.outputs[k].tolist(), strict=True))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_tables_find_the_neighbours_and_parents_that_a_dictionary_finds(seed: int) -> None:
+@pytest.mark.parametrize("axes", ["xyz", "zyx"])
+@pytest.mark.parametrize("seed", range(3))
+def test_tables_find_the_neighbours_and_parents_that_a_dictionary_finds(
+    seed: int, axes: Axes
+) -> None:
     cells = random_cells(seed, extent=FULL_TURN, samples=8, count=600)
-    fine, coarse = build_levels(cells, extent=FULL_TURN, batch_size=8, n_levels=2)
+    extent = FULL_TURN
+    if axes == "zyx":
+        cells, extent = cells[:, [0, 3, 2, 1]], extent[::-1]
+    volume = Volume(extent=extent, batch_size=8, axes=axes)
     row_of = {tuple(cell): row for row, cell in enumerate(cells.tolist())}
-    assert isinstance(fine.around, PairTable)
-    for k, (dx, dy, dz) in enumerate(itertools.product((-1, 0, 1), repeat=3)):
+    around = neighbour_pairs(cells, volume)
+    assert around.n_out == len(cells)
+    for k, (da, db, dc) in enumerate(itertools.product((-1, 0, 1), repeat=3)):
         expected = {
-            (row_of[(b, x + dx, y + dy, z + dz)], row)
-            for (b, x, y, z), row in row_of.items()
-            if (b, x + dx, y + dy, z + dz) in row_of
+            (row_of[(sample, a + da, b + db, c + dc)], row)
+            for (sample, a, b, c), row in row_of.items()
+            if (sample, a + da, b + db, c + dc) in row_of
         }
-        assert pairs_of(fine.around, k) == (set() if k == 13 else expected)
-    assert isinstance(fine.down, PairTable)
-    parents = sorted({(b, x // 2, y // 2, z // 2) for b, x, y, z in row_of})
-    assert coarse.coords.tolist() == [list(parent) for parent in parents]
-    for k, (dx, dy, dz) in enumerate(itertools.product((0, 1), repeat=3)):
+        assert pairs_of(around, k) == (set() if k == 13 else expected)
+    down, coarse = child_pairs(cells, volume)
+    parents = [tuple(parent) for parent in coarse.tolist()]
+    order = [0, 1, 2, 3] if axes == "xyz" else [0, 3, 2, 1]
+    assert parents == sorted(
+        {(sample, a // 2, b // 2, c // 2) for sample, a, b, c in row_of},
+        key=lambda parent: [parent[i] for i in order],
+    )
+    for k, (da, db, dc) in enumerate(itertools.product((0, 1), repeat=3)):
         expected = {
-            (row, parents.index((b, x // 2, y // 2, z // 2)))
-            for (b, x, y, z), row in row_of.items()
-            if (x % 2, y % 2, z % 2) == (dx, dy, dz)
+            (row, parents.index((sample, a // 2, b // 2, c // 2)))
+            for (sample, a, b, c), row in row_of.items()
+            if (a % 2, b % 2, c % 2) == (da, db, dc)
         }
-        assert pairs_of(fine.down, k) == expected
+        assert pairs_of(down, k) == expected
+    for pairs in (around, down, down.transposed(len(cells))):
+        assert all((rows.diff() > 0).all() for rows in pairs.outputs)
 
 
 def test_voxels_whose_numbers_differ_by_two_to_the_32_stay_apart() -> None:
     # In a grid of 4096 x 4096 x 512 the linear indices of these two differ by exactly 2^32.
+    volume = Volume(extent=(4096, 4096, 512), batch_size=1)
     cells = torch.tensor([[0, 1, 7, 7], [0, 2049, 7, 7]], dtype=torch.int32)
-    (level,) = build_levels(cells, extent=(4096, 4096, 512), batch_size=1, n_levels=1)
-    assert isinstance(level.around, PairTable)
-    assert level.around.counts.sum() == 0
+    assert sum(map(len, neighbour_pairs(cells, volume).inputs)) == 0
     beside = torch.tensor([[0, 0, 7, 7], [0, 1, 7, 7], [0, 2048, 7, 7]], dtype=torch.int32)
-    (level,) = build_levels(beside, extent=(4096, 4096, 512), batch_size=1, n_levels=1)
-    assert isinstance(level.around, PairTable)
-    assert int(level.around.counts.sum()) == 2  # rows 0 and 1, in both directions
+    # Rows 0 and 1, in both directions.
+    assert sum(map(len, neighbour_pairs(beside, volume).inputs)) == 2
 
 
 def test_more_voxels_than_63_bits_number_are_refused() -> None:

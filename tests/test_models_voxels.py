@@ -83,16 +83,22 @@ def test_point_just_below_the_upper_border_gets_room() -> None:
     assert (cell[1:] < torch.tensor(first.shape)).all()
 
 
-def test_batch_too_large_for_the_cpu_is_an_error_that_says_how_many_fit() -> None:
+def test_scans_of_more_than_2_to_the_32_cells_keep_their_voxels_apart() -> None:
     points = torch.zeros(200, 4)
     points[:, 0] = 49.0
     points[::2, :3] = torch.tensor([-49.0, -49.0, -3.9])
     points[1::2, 1:3] = torch.tensor([49.0, 1.9])
     offsets = torch.arange(0, 201, 2)
-    with pytest.raises(ShapeError, match=r"at most 7\d scans on a CPU"):
-        voxelize(points, offsets, grid=KITTI, scales=(1, 2))
-    points[:, 2] = 0  # all at one height: a tighter box fits
-    assert len(voxelize(points, offsets, grid=KITTI, scales=(1, 2))[0].coords) == 200
+    assert 100 * np.prod(KITTI.shape) > 2**32
+    finest, _ = voxelize(points, offsets, grid=KITTI, scales=(1, 2))
+    assert finest.inverse.tolist() == list(range(200))
+
+
+def test_points_too_far_apart_to_count_their_cells_are_an_error() -> None:
+    points = torch.zeros(2, 4)
+    points[1, :3] = 1e7
+    with pytest.raises(ShapeError, match="are the coordinates metres"):
+        voxelize(points, torch.tensor([0, 2]), grid=KITTI, scales=(1, 2))
 
 
 def test_voxels_merged_from_single_scans_equal_those_of_the_batch() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pass2d.models.inputs import TensorRecord, host_values
-from pass2d.models.sparse_unets.voxel_keys import VoxelIndex
+from pass2d.models.voxel_keys import VoxelIndex
 
 _NO_CORNER = 1e-8
 """Added to the sum of a point's weights: a point without any voxel around it reads zeros."""

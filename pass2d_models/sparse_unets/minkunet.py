@@ -7,7 +7,6 @@ from typing import ClassVar
 from pass2d.models.inputs import PointBatch
 from pass2d.models.network import Prepared, Segmentation
 from pass2d.models.sparse_unets.sparse_unet import PreparedVoxels, SparseUNet, cell_targets
-from pass2d.models.sparse_unets.voxel_levels import build_levels
 
 
 class MinkowskiNet(SparseUNet):
@@ -27,7 +26,7 @@ class MinkowskiNet(SparseUNet):
             row_of_point=cells.inverse,
             targets=cell_targets(batch, cells),
             features=batch.points[cells.first],
-            levels=build_levels(cells.coords, extent=cells.extent, batch_size=cells.batch_size),
+            levels=self.build_levels(cells.coords, cells),
         )
 
     def forward(self, prepared: Prepared) -> Segmentation:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pass2d.common.errors import ShapeError
 from pass2d.models.inputs import TensorRecord
-from pass2d.models.sparse_unets.voxel_keys import KeyPacking
+from pass2d.models.voxel_keys import KeyPacking
 
 _MAX_EXACT_FLOAT32 = 2**24
 

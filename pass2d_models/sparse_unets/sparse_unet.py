@@ -26,7 +26,7 @@ from pass2d.models.network import (
 from pass2d.models.norm import RowNorm
 from pass2d.models.sparse_unets.quantize import QuantizedPoints, quantize
 from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, UpConv
-from pass2d.models.sparse_unets.voxel_levels import VoxelLevel
+from pass2d.models.sparse_unets.voxel_levels import VoxelLevel, build_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +215,15 @@ class SparseUNet(Network):
                 expected = f"training ids 0..{self.n_classes - 1}"
                 raise ShapeError("labels", expected=expected, got=f"{low}..{high}")
         return quantize(points, batch.offsets, voxel_m=self.config.voxel_m)
+
+    def build_levels(self, coords: Tensor, cells: QuantizedPoints) -> tuple[VoxelLevel, ...]:
+        """The voxels at all strides, from the (V, 4) int32 sorted ones at stride 1."""
+        return build_levels(
+            coords,
+            extent=cells.extent,
+            batch_size=cells.batch_size,
+            backend=self.backend_on(coords.device),
+        )
 
     def answer(self, features: Tensor, prepared: Prepared) -> Segmentation:
         """The head's logits for rows of cells."""

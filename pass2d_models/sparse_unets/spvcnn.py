@@ -19,8 +19,7 @@ from pass2d.models.sparse_unets.sparse_unet import (
     SparseUNetConfig,
     cell_targets,
 )
-from pass2d.models.sparse_unets.voxel_keys import KeyPacking
-from pass2d.models.sparse_unets.voxel_levels import build_levels
+from pass2d.models.voxel_keys import KeyPacking
 
 _FINE, _MIDDLE, _COARSE = 0, 2, 4
 """Levels at which the branch meets the U-Net: strides 1, 4, 16."""
@@ -79,9 +78,7 @@ class SPVCNN(SparseUNet):
         packing = KeyPacking(extent=quantized.extent, batch_size=quantized.batch_size)
         # One voxel per cell at 0.05 m; at 0.02 or 0.03 m float32 merges some.
         first, _ = first_of_each(packing.pack(in_cell))
-        levels = build_levels(
-            in_cell[first].int(), extent=packing.extent, batch_size=packing.batch_size
-        )
+        levels = self.build_levels(in_cell[first].int(), quantized)
         near = [levels[number] for number in (_FINE, _MIDDLE, _COARSE)]
         corners = [
             Corners.find(position, sample, index=level.index, stride=level.stride) for level in near

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pass2d.models.backends.interface import Backend, ConvTable, Volume
 from pass2d.models.inputs import Grid, TensorRecord, host_values
 from pass2d.models.twodpass.hierarchy import Level, sort_runs
 from pass2d.models.twodpass.links import Link, Rows, lookup_link, mean_link
@@ -16,10 +18,8 @@ from pass2d.models.twodpass.links import Link, Rows, lookup_link, mean_link
 class LevelGeometry(TensorRecord):
     """The voxels that a block convolves."""
 
-    coords: Tensor
-    """(V, 4) int32: scan, z, y, x."""
-    shape: tuple[int, int, int]
-    """z, y, x cells."""
+    table: ConvTable
+    """Neighbours of its voxels."""
     group_mean: Link
     """Voxels to groups of 2 x 2 x 2 cells of the same scan."""
     group_lookup: Link
@@ -40,7 +40,6 @@ class Descent(TensorRecord):
 class Geometry(TensorRecord):
     """Points and voxels of a batch, for networks whose blocks go through several scales."""
 
-    n_scans: int
     points: Tensor
     """(N, 4) float32, sorted by their voxel of scale 1."""
     point_voxel: Tensor
@@ -49,8 +48,8 @@ class Geometry(TensorRecord):
     """Sorted points to voxels of scale 1."""
     corner: Tensor
     """(V, 3) float64 metres: the lower corner of each voxel of scale 1."""
-    levels: tuple[LevelGeometry, ...]
-    """Of each scale, finest first."""
+    levels: tuple[LevelGeometry | None, ...]
+    """Of each scale, finest first; None where no block starts."""
     links: tuple[Link, ...]
     """links[t]: mean by voxel of level t + 1 over the points of features of level t."""
     descents: tuple[Descent, ...]
@@ -64,6 +63,8 @@ def build_geometry(
     grid: Grid,
     n_scans: int,
     head_level: int,
+    convolved: Collection[int],
+    backend: Backend,
     weights: Tensor | None = None,
 ) -> Geometry:
     """Derive all links from the levels.
@@ -74,6 +75,8 @@ def build_geometry(
         grid: The volume.
         n_scans: B.
         head_level: First level whose features the head sees.
+        convolved: Levels whose voxels are convolved.
+        backend: Of the convolutions.
         weights: (N,) float32, how often each point counts, as the levels do; None: once.
     """
     first = levels[0]
@@ -84,7 +87,6 @@ def build_geometry(
         output_size=len(points),
     )
     return Geometry(
-        n_scans=n_scans,
         points=points.index_select(0, first.order),
         point_voxel=point_voxel,
         point_mean=mean_link(
@@ -94,7 +96,10 @@ def build_geometry(
             weight=None if weights is None else weights.index_select(0, first.order),
         ),
         corner=_corner(first, grid),
-        levels=tuple(_level_geometry(level, n_scans=n_scans) for level in levels),
+        levels=tuple(
+            _level_geometry(level, n_scans=n_scans, backend=backend) if t in convolved else None
+            for t, level in enumerate(levels)
+        ),
         links=tuple(_scale_link(levels[t], levels[t + 1]) for t in range(len(levels) - 1)),
         descents=tuple(
             _descent(levels[t], levels[t + 1] if t + 1 < len(levels) else None)
@@ -112,14 +117,16 @@ def _corner(level: Level, grid: Grid) -> Tensor:
     return cell * size + low
 
 
-def _level_geometry(level: Level, *, n_scans: int) -> LevelGeometry:
+def _level_geometry(level: Level, *, n_scans: int, backend: Backend) -> LevelGeometry:
+    volume = Volume(
+        extent=(level.shape[2], level.shape[1], level.shape[0]), batch_size=n_scans, axes="zyx"
+    )
     x, y, z = ((n + 1) // 2 for n in level.shape)
     scan, cell_z, cell_y, cell_x = level.coords.to(torch.int64).unbind(1)
     key = ((scan * x + (cell_x >> 1)) * y + (cell_y >> 1)) * z + (cell_z >> 1)
     groups = sort_runs(key, largest=n_scans * x * y * z)
     return LevelGeometry(
-        coords=level.coords,
-        shape=(level.shape[2], level.shape[1], level.shape[0]),
+        table=backend.neighbours(level.coords, volume),
         group_mean=mean_link(groups.run, order=groups.order, offsets=groups.offsets),
         group_lookup=lookup_link(groups.run, order=groups.order, offsets=groups.offsets),
     )

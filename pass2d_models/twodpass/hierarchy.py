@@ -9,6 +9,7 @@ labels) is read off.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,8 @@ from pass2d.models.inputs import Grid, ScaleVoxels
 from pass2d.models.twodpass.cells import CellPlan, plan_cells, root_cells, scale_cells
 
 INT32_MAX = 2**31 - 1
-NATIVE_KEY_LIMIT = 2**32
-"""spconv's CPU algorithm cuts a voxel's linear index to 32 bits and then confuses voxels."""
+MOST_CELLS = 2**48
+"""Leaves 15 bits of an int64 key to what tells the pieces of a voxel apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def build_levels(
         weights: (N,) points that each row counts for; None: one each.
 
     Raises:
-        ShapeError: The scans do not fit the CPU's 32-bit voxel index.
+        ShapeError: The points lie so far apart that no key can count the cells between them.
     """
     plan = plan_cells(grid.shape, scales)
     roots = known_cells(voxels, plan=plan) if voxels else root_cells(points, plan=plan, grid=grid)
@@ -86,7 +87,7 @@ def build_levels(
     count = None if weights is None else weights.to(torch.int64)
     levels = []
     for t in range(len(scales)):
-        origin, shape = _frame(plan, bounds, level=t, n_scans=n_scans, device=points.device)
+        origin, shape = _frame(plan, bounds, level=t, n_scans=n_scans)
         key = _voxel_key(roots, batch, plan=plan, level=t, origin=origin, shape=shape)
         bits = _parity_bits(roots, plan=plan, level=t)
         largest = (n_scans * shape[0] * shape[1] * shape[2]) << len(plan.parities[t])
@@ -114,12 +115,7 @@ def known_cells(voxels: tuple[ScaleVoxels, ...], *, plan: CellPlan) -> Tensor:
 
 
 def _frame(
-    plan: CellPlan,
-    bounds: list[list[int]],
-    *,
-    level: int,
-    n_scans: int,
-    device: torch.device,
+    plan: CellPlan, bounds: list[list[int]], *, level: int, n_scans: int
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Origin and shape that hold the volume and, beyond it, the points that left it."""
     low = [bounds[0][cell.root] >> cell.shift for cell in plan.axes[level]]
@@ -130,17 +126,11 @@ def _frame(
         max(n, top + 1) - start
         for n, top, start in zip(plan.shapes[level], high, origin, strict=True)
     ]
-    if device.type == "cpu" and n_scans * shape[0] * shape[1] * shape[2] > NATIVE_KEY_LIMIT:
-        origin = [cell & ~1 for cell in low]
-        shape = [top + 1 - start for top, start in zip(high, origin, strict=True)]
-    cells = shape[0] * shape[1] * shape[2]
-    if device.type == "cpu" and n_scans * cells > NATIVE_KEY_LIMIT:
+    if n_scans * math.prod(shape) > MOST_CELLS:
         raise ShapeError(
-            "the batch",
-            expected=f"at most {NATIVE_KEY_LIMIT // cells} scans on a CPU, whose sparse "
-            f"convolutions number voxels with 32 bits (grid {shape[0]} x {shape[1]} x {shape[2]} "
-            f"at scale {plan.scales[level]})",
-            got=f"{n_scans} scans; use a smaller batch or a GPU",
+            "the extent of the points",
+            expected="a volume of fewer than 2^48 voxels; are the coordinates metres?",
+            got=f"{shape[0]} x {shape[1]} x {shape[2]} voxels in {n_scans} scans",
         )
     return (origin[0], origin[1], origin[2]), (shape[0], shape[1], shape[2])
 

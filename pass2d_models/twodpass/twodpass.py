@@ -127,6 +127,8 @@ class TwoDPass(Network):
                 grid=self.grid,
                 n_scans=len(offsets) - 1,
                 head_level=head_level,
+                convolved={block.start for block in block_levels(self.config)},
+                backend=self.backend_on(points.device),
                 weights=batch.weights,
             ),
             image=self._image_input(batch, levels, counts)

@@ -30,7 +30,7 @@ def voxelize(
         One record per scale; without labels.
 
     Raises:
-        ShapeError: Wrong shapes, no point, or too many cells for a CPU.
+        ShapeError: Wrong shapes, no point, or points too far apart.
     """
     if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0:
         raise ShapeError("points", expected="(N, 3 or more) with N > 0", got=tuple(points.shape))

@@ -29,7 +29,6 @@ class PassSize:
 
     points: int = 400_000
     scans: int = 8
-    """Also keeps samples x grid below the 2^32 cells that spconv counts on a CPU."""
     largest_scan: int | None = None
     """A scan of more points goes through the network in random shares, each of which shows the
     whole scene as a sensor would. None: every scan goes whole."""

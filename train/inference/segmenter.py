@@ -34,7 +34,7 @@ stays bounded."""
 COMPARED_SCANS = 10
 """Scans of a caller whose signal and unit are compared with the training data's."""
 LARGEST_BATCH = 32
-"""More scans of a large grid have more cells than spconv counts."""
+"""Scans in one pass."""
 
 
 class ScanLabels(NamedTuple):

@@ -1,0 +1,1 @@
+"""Sparse convolutions: one interface, and the libraries that can stand behind it."""

@@ -1,0 +1,124 @@
+"""Which backend computes: what a name means on a device, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from pass2d.common.errors import ConfigError
+from pass2d.models.backends.interface import Backend
+from pass2d.models.backends.native import Native
+from pass2d.models.backends.spconv import Spconv
+from pass2d.models.backends.spconv import library as spconv_library
+from pass2d.models.backends.triton import Triton
+from pass2d.models.backends.triton import library as triton_library
+
+BackendName = Literal["auto", "native", "spconv", "triton"]
+"""What a setting may say."""
+
+_BACKENDS: Mapping[str, Backend] = {
+    backend.name: backend for backend in (Native(), Spconv(), Triton())
+}
+_MODULES = {"spconv": "spconv", "triton": "spconv_triton"}
+_SAFE_SPCONV = (2, 3, 8)
+"""Older ones end the process (SIGFPE) beside NumPy 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A backend for a device."""
+
+    backend: Backend
+    why: str
+    """A clause for people: "spconv has no ..."."""
+
+
+def choose_backend(name: str, device: torch.device) -> Choice:
+    """Find the backend that a name means on a device.
+
+    Args:
+        name: Of `BackendName`. "auto": native on a CPU, where it is the fastest; on CUDA spconv,
+            else spconv-triton, whichever is installed and works; native elsewhere.
+        device: Where the network computes.
+
+    Raises:
+        ConfigError: An unknown name, or a backend that does not work there; says what to do.
+    """
+    if name not in get_args(BackendName):
+        near = get_close_matches(name, get_args(BackendName), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"unknown backend {name!r}; choose from {', '.join(get_args(BackendName))}.{hint}"
+        )
+    if name != "auto":
+        problem = _problem(name, device.type)
+        if problem:
+            raise ConfigError(f"backend {name!r} on {device.type}: {problem}")
+        return Choice(backend=_BACKENDS[name], why="as set")
+    if device.type == "cpu":
+        return Choice(backend=_BACKENDS["native"], why="the fastest on a CPU")
+    if device.type != "cuda":
+        return Choice(backend=_BACKENDS["native"], why=f"the only one on {device.type}")
+    problems: list[str] = []
+    for other in ("spconv", "triton"):
+        problem = _problem(other, device.type)
+        if not problem:
+            return Choice(backend=_BACKENDS[other], why="; ".join([*problems, "installed"]))
+        problems.append(f"{other}: {problem}")
+    return Choice(backend=_BACKENDS["native"], why="; ".join(problems))
+
+
+@lru_cache(maxsize=16)
+def _problem(name: str, device_type: str) -> str:
+    """Why a backend does not work on a kind of device; "" if it does."""
+    if name == "native":
+        return ""
+    if device_type not in ({"cpu", "cuda"} if name == "spconv" else {"cuda"}):
+        return f"{_MODULES[name]} has no code for it; use native"
+    if find_spec(_MODULES[name]) is None:
+        extra = "'spconv-cu118>=2.3.8'" if name == "spconv" else "'pass2d[triton]'"
+        return f"{_MODULES[name]} is not installed: pip install {extra}"
+    if name == "spconv" and (problem := spconv_problem(spconv_builds(), np.__version__)):
+        return problem
+    try:
+        (spconv_library if name == "spconv" else triton_library)()
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"{_MODULES[name]} cannot be imported: {reason}"
+    return ""
+
+
+def spconv_builds() -> tuple[tuple[str, str], ...]:
+    """Name and version of each installed build of spconv; all of them share one folder."""
+    found = {
+        (str(one.metadata["Name"]), one.version)
+        for one in distributions()
+        if re.fullmatch(r"spconv(-cu\d+)?", str(one.metadata["Name"] or "").lower())
+    }
+    return tuple(sorted(found))
+
+
+def spconv_problem(builds: tuple[tuple[str, str], ...], numpy_version: str) -> str:
+    """Why the installed spconv must not even be imported; "" if it may.
+
+    Args:
+        builds: See `spconv_builds`.
+        numpy_version: Of NumPy.
+    """
+    for name, version in builds:
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+        if numbers < _SAFE_SPCONV and not numpy_version.startswith("1."):
+            return (
+                f"{name} {version} crashes beside NumPy {numpy_version}: "
+                "pip install 'spconv-cu118>=2.3.8'"
+            )
+    return ""

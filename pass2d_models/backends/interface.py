@@ -1,0 +1,85 @@
+"""What a backend is: it makes tables from voxels, and a table applies a layer's weights.
+
+A table depends on the voxels alone, is made in `Network.prepare` and serves every layer on them.
+Weights are (C_out, k, k, k, C_in) for all backends, the three axes in the order of the
+coordinates' columns, so that a checkpoint knows no backend.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pass2d.models.inputs import TensorRecord
+
+Axes = Literal["xyz", "zyx"]
+"""Order of the columns of coordinates after the first, and so of a kernel's axes."""
+
+
+class ConvTable(TensorRecord, abc.ABC):
+    """Which rows feed which through which weights of a kernel."""
+
+    @abc.abstractmethod
+    def convolve(self, features: Tensor, weight: Tensor) -> Tensor:
+        """Apply a layer; gradients flow to both arguments.
+
+        Args:
+            features: (V_in, C_in).
+            weight: (C_out, k, k, k, C_in), k = 3 or 2.
+
+        Returns:
+            (V_out, C_out), of the weight's type but under float16 autocast on CUDA, which some
+            backends follow.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """Where the voxels of a batch lie."""
+
+    extent: tuple[int, int, int]
+    """Cells along the axes, in the order of the coordinates' columns; coordinates are below."""
+    batch_size: int
+    """Samples."""
+    axes: Axes = "xyz"
+
+
+class Halving(NamedTuple):
+    """A convolution of size 2 and stride 2, and its transpose."""
+
+    down: ConvTable
+    """From the voxels to their parents."""
+    up: ConvTable
+    """From the parents back."""
+    coords: Tensor
+    """(V_coarse, 4) int32: batch and halved cells of the parents."""
+
+
+class Backend(abc.ABC):
+    """A way to compute sparse convolutions."""
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def neighbours(self, coords: Tensor, volume: Volume) -> ConvTable:
+        """Table of 3x3x3 submanifold convolutions. Waits for the device.
+
+        Args:
+            coords: (V, 4) int32: batch and cell, in the order of ``volume.axes``. Distinct; sorted
+                by (batch, x, y, z), or as `halve` of the same backend returned them.
+            volume: Holds them.
+        """
+
+    @abc.abstractmethod
+    def halve(self, coords: Tensor, volume: Volume) -> Halving:
+        """Tables of size 2 and stride 2. Arguments as for `neighbours`; waits for the device."""
+
+
+def takes_bf16(device: torch.device) -> bool:
+    """Whether autocast to bfloat16 is on."""
+    is_on = torch.is_autocast_enabled(device.type)
+    return is_on and torch.get_autocast_dtype(device.type) == torch.bfloat16

@@ -1,0 +1,97 @@
+"""spconv behind the interface: its Native algorithm on a CPU, implicit GEMM on CUDA."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pass2d.models.backends.implicit_gemm import gemm_halving, gemm_neighbours
+from pass2d.models.backends.interface import Backend, ConvTable, Halving, Volume
+from pass2d.models.backends.pairs import Pairs, child_pairs, neighbour_pairs
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """``spconv.pytorch``, imported without what takes long."""
+    # spconv asks torch a question whose answer torch announces to every user, once a run.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        # spconv describes each of its thousands of GPU kernels when it is imported: 7 s of CPU time
+        # that are of no use without a GPU (0.3 s with the lists empty).
+        core = importlib.import_module("spconv.core")
+        core.ALL_IMPGEMM_PARAMS.clear()
+        core.ALL_NATIVE_PARAMS.clear()
+    return importlib.import_module("spconv.pytorch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTable(ConvTable):
+    """What spconv's Native algorithm reads."""
+
+    pairs: Tensor
+    """(2, K, P) int32: input rows, output rows; P is the largest count."""
+    counts: Tensor
+    """(K,) int32 pairs per offset; 0 at the centre of a submanifold kernel, which needs none."""
+    n_out: int
+    """Output voxels."""
+    kind: Literal["submanifold", "down", "up"]
+    """"up" reads the table of "down" backwards."""
+
+    def convolve(self, features: Tensor, weight: Tensor) -> Tensor:
+        """See `ConvTable.convolve`; computes with the weight's type, whatever autocast says."""
+        functional = library().functional
+        apply = {
+            "submanifold": functional.indice_subm_conv,
+            "down": functional.indice_conv,
+            "up": functional.indice_inverse_conv,
+        }[self.kind]
+        with torch.autocast(features.device.type, enabled=False):
+            return apply(
+                features.to(weight.dtype).contiguous(),
+                weight,
+                self.pairs,
+                self.counts,
+                self.n_out,
+                library().ConvAlgo.Native,
+            )
+
+
+class Spconv(Backend):
+    """The library spconv, of any build."""
+
+    name: ClassVar[str] = "spconv"
+
+    def neighbours(self, coords: Tensor, volume: Volume) -> ConvTable:
+        """See `Backend.neighbours`."""
+        if coords.is_cuda:
+            return gemm_neighbours(library(), coords, volume)
+        return _pair_table(neighbour_pairs(coords, volume), kind="submanifold")
+
+    def halve(self, coords: Tensor, volume: Volume) -> Halving:
+        """See `Backend.halve`."""
+        if coords.is_cuda:
+            return gemm_halving(library(), coords, volume)
+        pairs, parents = child_pairs(coords, volume)
+        down = _pair_table(pairs, kind="down")
+        up = PairTable(pairs=down.pairs, counts=down.counts, n_out=len(coords), kind="up")
+        return Halving(down, up, parents)
+
+
+def _pair_table(pairs: Pairs, *, kind: Literal["submanifold", "down"]) -> PairTable:
+    counts = [len(rows) for rows in pairs.inputs]
+    padded = torch.zeros((2, len(counts), max(*counts, 1)), dtype=torch.int32)
+    for k, count in enumerate(counts):
+        padded[0, k, :count] = pairs.inputs[k]
+        padded[1, k, :count] = pairs.outputs[k]
+    return PairTable(
+        pairs=padded,
+        counts=torch.tensor(counts, dtype=torch.int32),
+        n_out=pairs.n_out,
+        kind=kind,
+    )

@@ -1,0 +1,32 @@
+"""spconv-triton behind the interface: implicit GEMM on GPUs, Blackwell and AMD's included."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pass2d.models.backends.implicit_gemm import gemm_halving, gemm_neighbours
+from pass2d.models.backends.interface import Backend, ConvTable, Halving, Volume
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """``spconv_triton.pytorch``, which has the functions of ``spconv.pytorch``."""
+    return importlib.import_module("spconv_triton.pytorch")
+
+
+class Triton(Backend):
+    """The library spconv-triton, an optional dependency; it has no CPU code."""
+
+    name: ClassVar[str] = "triton"
+
+    def neighbours(self, coords: Tensor, volume: Volume) -> ConvTable:
+        """See `Backend.neighbours`."""
+        return gemm_neighbours(library(), coords, volume)
+
+    def halve(self, coords: Tensor, volume: Volume) -> Halving:
+        """See `Backend.halve`."""
+        return gemm_halving(library(), coords, volume)
