@@ -134,7 +134,7 @@ def test_autocast_leaves_sparse_layers_in_float32(backend: Backend) -> None:
         found = table.convolve(features, weight)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
         halved = table.convolve(features.bfloat16(), weight)
-        (grad,) = torch.autograd.grad(halved.sum(), weight)
+    (grad,) = torch.autograd.grad(halved.sum(), weight)
     assert halved.dtype == grad.dtype == torch.float32
 
 

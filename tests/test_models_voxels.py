@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pass2d.common.errors import ShapeError
+from pass2d.models.backends.native import Native
 from pass2d.models.inputs import Grid, ScaleVoxels
 from pass2d.models.twodpass.geometry import Geometry, build_geometry
 from pass2d.models.twodpass.hierarchy import build_levels, inverse_of, piece_of
@@ -164,7 +165,15 @@ def geometry_of(
     """The geometry, inverses and coords per level, and the head's row of each point."""
     points, offsets = made_up_batch(seed, ODD, outside=1.0)
     levels = build_levels(points, offsets, grid=ODD, scales=scales)
-    geometry = build_geometry(points, levels=levels, grid=ODD, n_scans=3, head_level=head_level)
+    geometry = build_geometry(
+        points,
+        levels=levels,
+        grid=ODD,
+        n_scans=3,
+        head_level=head_level,
+        convolved=range(len(levels)),
+        backend=Native(),
+    )
     inverses = [inverse_of(levels, t) for t in range(len(scales))]
     coords = [level.coords.to(torch.int64) for level in levels]
     return geometry, inverses, coords, piece_of(levels, head_level)
