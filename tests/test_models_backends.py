@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.spconv_builds import spconv_problem
 from pass2d.models.backends import choice, native, triton
-from pass2d.models.backends.choice import choose_backend, spconv_problem
+from pass2d.models.backends.choice import choose_backend
+from pass2d.models.backends.implicit_gemm import GemmLibrary
 from pass2d.models.backends.interface import Axes, Backend, ConvTable, Volume
+from pass2d.models.backends.tf32 import tf32_products
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.registry import build_network
 
@@ -212,11 +215,8 @@ def test_spconv_that_would_crash_is_not_imported() -> None:
 class FakeGemm:
     """What triton needs of its library: by the table's contract, in torch, parents shuffled."""
 
-    class ConvAlgo:
-        MaskImplicitGemm = "gemm"
-
-    def __init__(self) -> None:
-        self.ops = self.functional = self
+    MaskImplicitGemm = "gemm"
+    SPCONV_ALLOW_TF32 = False
 
     def get_indice_pairs_implicit_gemm(
         self, coords: Tensor, batch_size: int, shape: list[int], algo: str, **how: Any
@@ -260,7 +260,8 @@ class FakeGemm:
 def test_triton_asks_its_library_for_tables_by_the_contract(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(triton, "library", FakeGemm)
+    fake = FakeGemm()
+    monkeypatch.setattr(triton, "library", lambda: GemmLibrary(fake, fake, fake, fake))
     monkeypatch.setattr(torch.cuda, "device", lambda _device: mock.MagicMock())
     coords = some_voxels(3, "xyz")
     volume = Volume(extent=EXTENT, batch_size=2)
@@ -271,6 +272,12 @@ def test_triton_asks_its_library_for_tables_by_the_contract(
         theirs.neighbours(coords, volume).convolve(features, weight),
         ours.neighbours(coords, volume).convolve(features, weight),
     )
+    assert fake.SPCONV_ALLOW_TF32 is False
+    with tf32_products(True):
+        theirs.neighbours(coords, volume).convolve(features, weight)
+        assert torch.backends.cudnn.allow_tf32
+    assert fake.SPCONV_ALLOW_TF32 is True
+    assert not torch.backends.cuda.matmul.allow_tf32
     own, other = ours.halve(coords, volume), theirs.halve(coords, volume)
     row_of = {tuple(row): i for i, row in enumerate(own.coords.tolist())}
     to_own = torch.tensor([row_of[tuple(row)] for row in other.coords.tolist()])

@@ -144,6 +144,32 @@ def test_segfault_in_spconv_does_not_end_the_other_checks() -> None:
     assert all(finding.remedy for finding in found if finding.state != "ok")
 
 
+def test_without_spconv_a_cpu_lacks_nothing_and_a_gpu_is_slower() -> None:
+    (cpu,) = libraries.spconv_findings("cpu", installed=lambda: False)
+    (gpu,) = libraries.spconv_findings("cuda:0", installed=lambda: False)
+    assert (cpu.state, gpu.state) == ("ok", "warning")
+    assert "spconv-cu118" in gpu.remedy
+
+
+def test_builds_of_spconv_that_crash_or_overwrite_each_other_are_named() -> None:
+    (old,) = libraries.spconv_build_findings((("spconv-cu118", "2.3.6"),))
+    assert old.state == "broken"
+    assert "spconv-cu118 2.3.6" in old.found
+    (two,) = libraries.spconv_build_findings((("spconv-cu118", "2.3.8"), ("spconv-cu126", "2.3.8")))
+    assert two.state == "warning"
+    assert "spconv-cu126" in two.found
+    assert libraries.spconv_build_findings((("spconv-cu126", "2.3.8"),)) == []
+
+
+def test_doctor_says_which_sparse_convolutions_would_be_used() -> None:
+    works = [libraries.Finding(name="spconv on cuda:0", state="ok", found="")]
+    (said,) = libraries.backend_findings(["cpu", "cuda:0", "cuda:1"], works)
+    cpu, first, second = said.found.split("; ")
+    assert cpu.startswith("cpu: native")
+    assert first.startswith("cuda:0: spconv")
+    assert not second.startswith("cuda:1: spconv")
+
+
 def test_wrong_numbers_are_broken_and_every_device_is_asked() -> None:
     fine = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
     wrong = {**fine, "backward_error": float("nan")}

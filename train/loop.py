@@ -11,6 +11,7 @@ import torch
 from pass2d.cache.clouds.statistics import input_statistics
 from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Progress, Silent
+from pass2d.models.backends.tf32 import tf32_products
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
 from pass2d.train.checkpoints.runs import RunFolder
@@ -94,6 +95,7 @@ def run(
         joined_team(recipe.device, progress=progress, lost_after_s=recipe.lost_after_s) as team,
         CacheReader.open(cache_root, dataset=dataset) as reader,
         stop_requests() as stop,
+        tf32_products(recipe.tf32),
     ):
         heard = progress if progress is not None and team.is_first else Silent()
         if team.is_first and recipe.log.tensorboard:

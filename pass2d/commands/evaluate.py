@@ -11,6 +11,7 @@ from pass2d.commands.console import Console, clear_errors, print_json, print_ric
 from pass2d.commands.newest import chosen_network
 from pass2d.commands.options import (
     DEFAULT_CACHE,
+    BackendOption,
     CheckpointOption,
     DatasetOption,
     DeviceOption,
@@ -41,6 +42,7 @@ def eval_command(
     votes: VotesOption = "1",
     outside: OutsideOption = "nearest",
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -70,7 +72,7 @@ def eval_command(
     with clear_errors(console), joined_team(device, progress=console) as team:
         # Of the first one's choice: a run may end between two looks.
         path = of_first(chosen_network(checkpoint, console) if team.is_first else None, team)
-        network = trained_network(path, team.device)
+        network = trained_network(path, team.device, backend=backend)
         report = evaluate(
             network,
             cache_root,

@@ -143,6 +143,12 @@ DtypeOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option(help="auto (the GPU if there is one), cpu, cuda or cuda:N.")
 ]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        help="Of the sparse convolutions: auto (what suits the device), native, spconv, triton."
+    ),
+]
 CheckpointOption = Annotated[
     Path | None,
     typer.Option(

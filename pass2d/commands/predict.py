@@ -12,6 +12,7 @@ import typer
 from pass2d.commands.console import Console, clear_errors, print_json, words
 from pass2d.commands.newest import chosen_network
 from pass2d.commands.options import (
+    BackendOption,
     CheckpointOption,
     DeviceOption,
     DtypeOption,
@@ -97,6 +98,7 @@ def predict_command(
         typer.Option(help="Scans per pass through the network. Chosen for the device by default."),
     ] = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Label raw point files: a raw id for every point, from a checkpoint alone."""
@@ -141,6 +143,7 @@ def predict_command(
             ),
             batch_size=batch_size,
             device=choose_device(device),
+            backend=backend,
             progress=console,
             on_result=tell if is_stream else None,
         )

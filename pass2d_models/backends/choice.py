@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.spconv_builds import spconv_builds, spconv_problem
 from pass2d.models.backends.interface import Backend
 from pass2d.models.backends.native import Native
 from pass2d.models.backends.spconv import Spconv
@@ -29,8 +28,6 @@ _BACKENDS: Mapping[str, Backend] = {
     backend.name: backend for backend in (Native(), Spconv(), Triton())
 }
 _MODULES = {"spconv": "spconv", "triton": "spconv_triton"}
-_SAFE_SPCONV = (2, 3, 8)
-"""Older ones end the process (SIGFPE) beside NumPy 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,31 +91,4 @@ def _problem(name: str, device_type: str) -> str:
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return f"{_MODULES[name]} cannot be imported: {reason}"
-    return ""
-
-
-def spconv_builds() -> tuple[tuple[str, str], ...]:
-    """Name and version of each installed build of spconv; all of them share one folder."""
-    found = {
-        (str(one.metadata["Name"]), one.version)
-        for one in distributions()
-        if re.fullmatch(r"spconv(-cu\d+)?", str(one.metadata["Name"] or "").lower())
-    }
-    return tuple(sorted(found))
-
-
-def spconv_problem(builds: tuple[tuple[str, str], ...], numpy_version: str) -> str:
-    """Why the installed spconv must not even be imported; "" if it may.
-
-    Args:
-        builds: See `spconv_builds`.
-        numpy_version: Of NumPy.
-    """
-    for name, version in builds:
-        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-        if numbers < _SAFE_SPCONV and not numpy_version.startswith("1."):
-            return (
-                f"{name} {version} crashes beside NumPy {numpy_version}: "
-                "pip install 'spconv-cu118>=2.3.8'"
-            )
     return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,17 +11,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pass2d.models.backends.interface import ConvTable, Halving, Volume, takes_bf16
+from pass2d.models.backends.tf32 import is_tf32
 
 _SHAPE_STEP = 2
 """A stride of 2 drops the last plane of an odd axis: shapes are even."""
+
+
+class GemmLibrary(NamedTuple):
+    """The modules of spconv, or of what has the same functions."""
+
+    ops: Any
+    functional: Any
+    constants: Any
+    algorithms: Any
+    """``ConvAlgo``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GemmTable(ConvTable):
     """What implicit GEMM reads, named as in spconv."""
 
-    library: Any
-    """``spconv.pytorch`` or what has its functions."""
+    library: GemmLibrary
     pair_fwd: Tensor
     pair_bwd: Tensor
     pair_mask_fwd: tuple[Tensor, ...]
@@ -41,6 +51,7 @@ class GemmTable(ConvTable):
         return self._convolve(features, weight)
 
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
+        self.library.constants.SPCONV_ALLOW_TF32 = is_tf32()
         # Kernels are launched on the current device, wherever the tensors lie.
         with torch.cuda.device(features.device):
             return self.library.functional.implicit_gemm(
@@ -72,24 +83,26 @@ class GemmTable(ConvTable):
         )
 
 
-def gemm_neighbours(library: Any, coords: Tensor, volume: Volume) -> GemmTable:
+def gemm_neighbours(library: GemmLibrary, coords: Tensor, volume: Volume) -> GemmTable:
     """Let a library find the neighbours of voxels; see `Backend.neighbours`."""
     return _table(library, coords, volume, size=3)[0]
 
 
-def gemm_halving(library: Any, coords: Tensor, volume: Volume) -> Halving:
+def gemm_halving(library: GemmLibrary, coords: Tensor, volume: Volume) -> Halving:
     """Let a library find the parents of voxels, in an order of its own; see `Backend.halve`."""
     table, parents = _table(library, coords, volume, size=2)
     return Halving(table, table.transposed(len(coords)), parents)
 
 
-def _table(library: Any, coords: Tensor, volume: Volume, *, size: int) -> tuple[GemmTable, Tensor]:
+def _table(
+    library: GemmLibrary, coords: Tensor, volume: Volume, *, size: int
+) -> tuple[GemmTable, Tensor]:
     with torch.cuda.device(coords.device):
         result = library.ops.get_indice_pairs_implicit_gemm(
             coords,
             volume.batch_size,
             [-(-cells // _SHAPE_STEP) * _SHAPE_STEP for cells in volume.extent],
-            library.ConvAlgo.MaskImplicitGemm,
+            library.algorithms.MaskImplicitGemm,
             ksize=[size] * 3,
             stride=[1 if size == 3 else 2] * 3,
             padding=[0] * 3,

@@ -6,28 +6,30 @@ import importlib
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from pass2d.models.backends.implicit_gemm import gemm_halving, gemm_neighbours
+from pass2d.models.backends.implicit_gemm import GemmLibrary, gemm_halving, gemm_neighbours
 from pass2d.models.backends.interface import Backend, ConvTable, Halving, Volume
 from pass2d.models.backends.pairs import Pairs, child_pairs, neighbour_pairs
 
 
 @lru_cache(maxsize=1)
-def library() -> Any:
-    """``spconv.pytorch``, imported without what takes long."""
+def library() -> GemmLibrary:
+    """Spconv's modules, imported without what takes long."""
+    core = importlib.import_module("spconv.core")
     # spconv asks torch a question whose answer torch announces to every user, once a run.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     if not torch.cuda.is_available():
         # spconv describes each of its thousands of GPU kernels when it is imported: 7 s of CPU time
         # that are of no use without a GPU (0.3 s with the lists empty).
-        core = importlib.import_module("spconv.core")
         core.ALL_IMPGEMM_PARAMS.clear()
         core.ALL_NATIVE_PARAMS.clear()
-    return importlib.import_module("spconv.pytorch")
+    pytorch = importlib.import_module("spconv.pytorch")
+    constants = importlib.import_module("spconv.constants")
+    return GemmLibrary(pytorch.ops, pytorch.functional, constants, core.ConvAlgo)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class PairTable(ConvTable):
                 self.pairs,
                 self.counts,
                 self.n_out,
-                library().ConvAlgo.Native,
+                library().algorithms.Native,
             )
 
 

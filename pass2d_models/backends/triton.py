@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from pass2d.models.backends.implicit_gemm import gemm_halving, gemm_neighbours
+from pass2d.models.backends.implicit_gemm import GemmLibrary, gemm_halving, gemm_neighbours
 from pass2d.models.backends.interface import Backend, ConvTable, Halving, Volume
 
 
 @lru_cache(maxsize=1)
-def library() -> Any:
-    """``spconv_triton.pytorch``, which has the functions of ``spconv.pytorch``."""
-    return importlib.import_module("spconv_triton.pytorch")
+def library() -> GemmLibrary:
+    """The modules of spconv-triton, which have the functions of spconv's."""
+    pytorch = importlib.import_module("spconv_triton.pytorch")
+    constants = importlib.import_module("spconv_triton.constants")
+    return GemmLibrary(pytorch.ops, pytorch.functional, constants, pytorch.ConvAlgo)
 
 
 class Triton(Backend):

@@ -174,12 +174,15 @@ def is_card_file(path: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == CARD_FORMAT
 
 
-def network_from_checkpoint(path: Path, device: torch.device) -> tuple[Network, Card]:
+def network_from_checkpoint(
+    path: Path, device: torch.device, *, backend: str = "auto"
+) -> tuple[Network, Card]:
     """Build the network of a checkpoint for inference and load its weights.
 
     Args:
         path: an inference export or a training state.
         device: where the network shall run; any, whatever it was trained on.
+        backend: of its sparse convolutions; any, whatever it was trained with.
 
     Returns:
         The network in eval mode, and the card.
@@ -188,12 +191,12 @@ def network_from_checkpoint(path: Path, device: torch.device) -> tuple[Network, 
         CheckpointError: as `load_checkpoint`, or the tensors do not fit the card.
     """
     checkpoint = load_checkpoint(path)
-    network = build_from_card(checkpoint.card, device)
+    network = build_from_card(checkpoint.card, device, backend=backend)
     load_inference_state(network, checkpoint, path)
     return network.eval(), checkpoint.card
 
 
-def build_from_card(card: Card, device: torch.device) -> Network:
+def build_from_card(card: Card, device: torch.device, *, backend: str = "auto") -> Network:
     """An untrained network of the card's architecture, data set and grid, for inference only."""
     from pass2d.models.registry import build_network
 
@@ -206,6 +209,7 @@ def build_from_card(card: Card, device: torch.device) -> Network:
         grid=grid_of(card),
         n_classes=card.info.labels.n_classes,
         device=device,
+        backend=backend,
     )
 
 

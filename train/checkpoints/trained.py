@@ -29,7 +29,10 @@ class TrainedNetwork:
 
 
 def trained_network(
-    checkpoint: Path | str | TrainedNetwork, device: torch.device | str | None = None
+    checkpoint: Path | str | TrainedNetwork,
+    device: torch.device | str | None = None,
+    *,
+    backend: str = "auto",
 ) -> TrainedNetwork:
     """Load a checkpoint, unless it is loaded already.
 
@@ -37,13 +40,14 @@ def trained_network(
         checkpoint: An inference export, a training state, or a network to take as it is.
         device: Where a network that is loaded here runs; by default the GPU if there is one, which
             becomes this thread's current one.
+        backend: Of the sparse convolutions of a network that is loaded here.
 
     Raises:
         CheckpointError: It cannot be read.
-        ConfigError: No such device.
+        ConfigError: No such device, or a backend that does not work there.
     """
     if isinstance(checkpoint, TrainedNetwork):
         return checkpoint
     path = Path(checkpoint)
-    network, card = network_from_checkpoint(path, choose_device(device or "auto"))
+    network, card = network_from_checkpoint(path, choose_device(device or "auto"), backend=backend)
     return TrainedNetwork(network=network, card=card, source=path)

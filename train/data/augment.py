@@ -67,9 +67,11 @@ def move_points(
     moved = torch.empty_like(channels[:3])
     for index, (start, stop) in enumerate(pairwise(segment_starts)):
         part = slice(start, stop)
-        torch.addmm(
-            shift_m[index, :, None], linear[index].t(), channels[:3, part], out=moved[:, part]
-        )
+        # No product of matrices, which a GPU may make with TF32: off by centimetres.
+        from_x, from_y, from_z = linear[index, :, :, None]
+        x, y, z = channels[:3, None, part]
+        torch.addcmul(shift_m[index, :, None], from_x, x, out=moved[:, part])
+        moved[:, part].addcmul_(from_y, y).addcmul_(from_z, z)
     points = channels.new_empty((channels.shape[1], len(channels)))
     for column, channel in enumerate((*moved, *channels[3:])):  # faster than .t().contiguous()
         points[:, column] = channel
@@ -116,9 +118,9 @@ def _blend(images: Tensor, factors: Sequence[float], which: Sequence[int]) -> No
     """One change per picture: 0 brightness, 1 contrast, 2 saturation."""
     aims = None
     if any(which):
-        grey = torch.einsum(
-            "ichw,c->ihw", images, host_values(_GREY_RGB, images.device, dtype=images.dtype)
-        )[:, None]
+        red, green, blue = _GREY_RGB
+        grey = images[:, :1] * red
+        grey.add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)
         mean = grey.mean((1, 2, 3), keepdim=True)
         rest = [
             ((1 - factor) * (kind == 2), (1 - factor) * (kind == 1))

@@ -101,6 +101,7 @@ class Segmenter:
         votes: VotePlan | int | str = SINGLE_PASS,
         outside: OutsidePolicy = "nearest",
         batch_size: int | None = None,
+        backend: str = "auto",
     ) -> Self:
         """Load a checkpoint; it carries all that is needed.
 
@@ -111,13 +112,15 @@ class Segmenter:
             outside: Whether points outside the volume take the nearest predicted point's label
                 ("nearest") or stay without ("ignore").
             batch_size: Scans per pass through the network; by default what suits the device.
+            backend: Of the sparse convolutions: "native" (torch alone), "spconv" or "triton"; by
+                default what suits the device.
 
         Raises:
             CheckpointError: It cannot be read.
-            ConfigError: No such device, votes or ``outside``, or a batch size that is not 1 to
-                ``LARGEST_BATCH``.
+            ConfigError: No such device, backend, votes or ``outside``, or a batch size that is not
+                1 to ``LARGEST_BATCH``.
         """
-        trained = trained_network(path, device)
+        trained = trained_network(path, device, backend=backend)
         return cls(
             trained.network, trained.card, votes=votes, outside=outside, batch_size=batch_size
         )

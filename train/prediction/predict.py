@@ -102,6 +102,7 @@ def predict(
     mapping: InputMapping | None = None,
     batch_size: int | None = None,
     device: torch.device | None = None,
+    backend: str = "auto",
     progress: Progress | None = None,
     on_result: Callable[[ScanResult], None] | None = None,
 ) -> PredictSummary:
@@ -128,6 +129,7 @@ def predict(
             they are.
         batch_size: Scans per pass through the network; by default what suits the device.
         device: Defaults to the GPU if there is one.
+        backend: Of the sparse convolutions; by default what suits the device.
         progress: Is told of every scan, of files that failed, and of each way in which the input
             differs from the training data.
         on_result: Is told of every scan that is finished.
@@ -171,7 +173,12 @@ def predict(
     if scans is not None:
         folder.require_free(scans)
     segmenter = Segmenter.load(
-        checkpoint, device=device, votes=votes, outside=outside, batch_size=batch_size
+        checkpoint,
+        device=device,
+        votes=votes,
+        outside=outside,
+        batch_size=batch_size,
+        backend=backend,
     )
     binary = BinaryOptions(usual=segmenter.card.info.raw_columns, columns=columns, dtype=dtype)
     reader = ScanReader(segmenter, folder, binary=binary, mapping=mapping)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress, Silent
+from pass2d.models.backends.choice import BackendName
 from pass2d.models.registry import MODELS, NAMED_CONFIGS
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.stream import StreamConfig
@@ -114,6 +115,12 @@ class Recipe:
     """Of the forward pass; losses and weights stay float32."""
     device: str = "auto"
     """"auto": the GPU if there is one; else as torch names it: "cpu", "cuda:1"."""
+    backend: BackendName = "auto"
+    """Of the sparse convolutions: "native" (torch alone), "spconv", "triton" (GPUs only). "auto":
+    native on a CPU; on a GPU spconv or spconv-triton, whichever is installed."""
+    tf32: bool = False
+    """Let an NVIDIA GPU round the factors of float32 products to 10 bits, in dense and sparse
+    layers alike: faster; points and colours are moved without."""
     torch_threads: int = 0
     """Threads of torch on a CPU; 0: torch decides. The weights depend on it in the last digits."""
     start_from: str = ""

@@ -267,6 +267,7 @@ def fresh_network(
         grid=Grid(low=grid.low, high=grid.high, shape=grid.shape),
         n_classes=reader.info.labels.n_classes,
         device=team.device,
+        backend=recipe.backend,
     )
 
 

@@ -20,6 +20,7 @@ from pass2d.train.run.state import RunState, base_card, fresh_state, restore_sta
 _FREE = (
     "name",
     "device",
+    "backend",
     "torch_threads",
     "resume_anyway",
     "start_from",

@@ -107,6 +107,8 @@ def base_card(job: Job) -> Card:
             "world_size": str(job.team.world),
             "order": "scans" if job.plan.shards is None else "blocks of shards",
             "torch": torch.__version__,
+            "backend": job.network.backend_on(job.team.device).name,
+            "tf32": "on" if job.recipe.tf32 else "off",
         },
     )
 

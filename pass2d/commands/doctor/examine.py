@@ -11,8 +11,10 @@ from pass2d.cache.urls import is_url
 from pass2d.commands.doctor.finding import Check, Finding, guarded
 from pass2d.commands.doctor.libraries import (
     Ask,
+    backend_findings,
     ray_findings,
     scatter_findings,
+    spconv_build_findings,
     spconv_findings,
     tensorboard_findings,
     torch_findings,
@@ -97,7 +99,9 @@ def examine(
     ]
     middle.append(("torch-scatter", partial(scatter_findings, devices, ask)))
     found += [] if devices else [NO_SPCONV]
+    found += spconv_build_findings()
     found += _run([*middle, *after], progress)
+    found += backend_findings(devices, found)
     return found + _run_alone(alone, progress)
 
 

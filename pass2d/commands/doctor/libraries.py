@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pass2d.commands.doctor.finding import Finding
 from pass2d.commands.doctor.process import Answer, ask
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import format_bytes
+from pass2d.common.spconv_builds import Builds, spconv_builds, spconv_problem
 
 PROBE_S = 180.0
 """A first import from a cold network disk takes a minute."""
@@ -21,6 +23,11 @@ LITTLE_GPU_BYTES = 8 << 30
 REINSTALL = "Reinstall in a fresh environment; in a checkout: rm -r .venv; make setup"
 
 Ask = Callable[..., Answer]
+
+
+def has_spconv() -> bool:
+    """Whether any build of spconv is there; imports none."""
+    return importlib.util.find_spec("spconv") is not None
 
 
 def torch_findings(ask: Ask = ask) -> tuple[list[Finding], list[str]]:
@@ -108,9 +115,68 @@ def _no_cuda(values: dict[str, Any]) -> Finding:
     )
 
 
-def spconv_findings(device: str, ask: Ask = ask) -> list[Finding]:
+def spconv_build_findings(builds: Builds | None = None) -> list[Finding]:
+    """The installed builds of spconv, as their names and versions tell; none is imported.
+
+    Args:
+        builds: Those to judge; by default the installed ones.
+    """
+    builds = spconv_builds() if builds is None else builds
+    named = ", ".join(f"{name} {version}" for name, version in builds)
+    if len(builds) > 1:
+        return [
+            Finding(
+                name="spconv builds",
+                state="warning",
+                found=f"{named}: they overwrite each other in one folder",
+                remedy="Uninstall all of them, then install one: pip install 'spconv-cu118>=2.3.8'",
+            )
+        ]
+    what, _, remedy = spconv_problem(builds, version("numpy")).partition(": ")
+    if what:
+        return [Finding(name="spconv builds", state="broken", found=what, remedy=remedy)]
+    return []
+
+
+def backend_findings(devices: list[str], found: list[Finding]) -> list[Finding]:
+    """Which sparse convolutions would be used on each device, and why.
+
+    Args:
+        devices: That work.
+        found: What the probes of spconv found there.
+    """
+    works = {finding.name for finding in found if finding.state == "ok"}
+    said = []
+    for device in devices:
+        if device == "cpu":
+            said.append("cpu: native (torch alone, the fastest there)")
+        elif f"spconv on {device}" in works:
+            said.append(f"{device}: spconv (it passes its test)")
+        elif importlib.util.find_spec("spconv_triton") is not None:
+            said.append(f"{device}: triton (spconv does not work there)")
+        else:
+            said.append(f"{device}: native (neither spconv nor spconv-triton works there)")
+    if not said:
+        return []
+    return [Finding(name="sparse convolutions", state="ok", found="; ".join(said))]
+
+
+def _no_spconv(name: str, device: str) -> Finding:
+    return Finding(
+        name=name,
+        state="ok" if device == "cpu" else "warning",
+        found="not installed; torch alone computes the sparse convolutions",
+        remedy="" if device == "cpu" else "For speed on a GPU: pip install 'spconv-cu118>=2.3.8'",
+    )
+
+
+def spconv_findings(
+    device: str, ask: Ask = ask, installed: Callable[[], bool] = has_spconv
+) -> list[Finding]:
     """A sparse convolution forward and backward on one device."""
     name = f"spconv on {device}"
+    if not installed():
+        return [_no_spconv(name, device)]
     answer = ask("spconv", device, timeout_s=PROBE_S)
     if answer.values is None:
         return [
@@ -118,9 +184,8 @@ def spconv_findings(device: str, ask: Ask = ask) -> list[Finding]:
                 name=name,
                 state="broken",
                 found=answer.failure,
-                remedy="The networks need it. pass2d uses spconv-cu118, which also runs on CPUs: "
-                "remove other builds (pip list | grep spconv), then pip install "
-                "'spconv-cu118>=2.3.8'",
+                remedy="Train and predict with backend = native until it is mended: remove all "
+                "builds (pip list | grep spconv), then pip install 'spconv-cu118>=2.3.8'",
             )
         ]
     errors = [answer.values["forward_error"], answer.values["backward_error"]]

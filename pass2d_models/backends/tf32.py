@@ -1,0 +1,29 @@
+"""TF32 as one switch: matrix products, cuDNN and the sparse convolutions together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def tf32_products(is_on: bool) -> Iterator[None]:
+    """Within, products of float32 on an NVIDIA GPU are, or are not, made with TF32's 10 bits.
+
+    The sparse convolutions follow torch's matrix products (`is_tf32`). Nothing that moves points or
+    colours is a product of matrices, so they are as exact as ever.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = is_on
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def is_tf32() -> bool:
+    """Whether products may be made with TF32."""
+    return torch.backends.cuda.matmul.allow_tf32
