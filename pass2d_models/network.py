@@ -165,6 +165,8 @@ class Network(nn.Module, abc.ABC):
     kind: ClassVar[str]
     """Name in `MODELS` and in checkpoints."""
     config_type: ClassVar[type[NetworkConfig]]
+    is_sparse: ClassVar[bool] = True
+    """Whether it has sparse convolutions, for which a backend is chosen."""
     training_only: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the state that inference does not need."""
 

@@ -86,14 +86,19 @@ def build_levels(
     batch = batch_index(offsets, n=len(points)).to(torch.int32)
     count = None if weights is None else weights.to(torch.int64)
     levels = []
+    # From here on a row is a piece of the level before, at first a point: `roots`, `batch` and
+    # `count` hold one entry per row, and get shorter with every level.
     for t in range(len(scales)):
         origin, shape = _frame(plan, bounds, level=t, n_scans=n_scans)
+        # One key per row: its voxel of this scale in the high bits, and in the low ones what tells
+        # apart the coarser cells within that voxel.
         key = _voxel_key(roots, batch, plan=plan, level=t, origin=origin, shape=shape)
         bits = _parity_bits(roots, plan=plan, level=t)
         largest = (n_scans * shape[0] * shape[1] * shape[2]) << len(plan.parities[t])
         runs = sort_runs((key << len(plan.parities[t])) | bits, largest=largest)
         level, first = _level(runs, roots, batch, count, plan=plan, t=t, origin=origin, shape=shape)
         levels.append(level)
+        # On with one row per piece: all rows of a piece lie in the same cells of what is to come.
         roots = torch.stack([root.index_select(0, first) for root in roots])
         batch, count = batch.index_select(0, first), level.count
     return tuple(levels)
@@ -210,8 +215,10 @@ def _level(
     shape: tuple[int, int, int],
 ) -> tuple[Level, Tensor]:
     """The level of sorted pieces, and one row of the level before for each piece."""
+    # Pieces are sorted by voxel: a voxel is a run of pieces that share the key's high bits.
     starts, voxel = _starts(runs.key >> len(plan.parities[t]))
     voxel_offsets = _close(starts, len(runs.key))
+    # Any row of a piece stands for it, any piece of a voxel for the voxel.
     first = runs.order.index_select(0, runs.offsets[:-1])
     one = first.index_select(0, starts)
     x, y, z = (cell.index_select(0, one) for cell in scale_cells(roots, plan=plan, level=t))

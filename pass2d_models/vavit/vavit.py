@@ -52,6 +52,7 @@ class VaViT(Network):
     """VaViT; 85.75 million trained values as published."""
 
     kind: ClassVar[str] = "vavit"
+    is_sparse: ClassVar[bool] = False
     config: VaViTConfig
     config_type: ClassVar[type[NetworkConfig]] = VaViTConfig
 

@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 def introduction(job: Job, folder: RunFolder, cursor: int) -> list[str]:
     """The lines with which a run tells what it is; ``cursor``: scans seen before."""
     trained, shipped = (job.network.n_parameters(inference_only=b) for b in (False, True))
-    chosen = choose_backend(job.network.backend, job.team.device)
     lines = [
         f"{job.recipe.name}: {job.network.kind} with {shipped / 1e6:.2f} M parameters "
         f"({trained / 1e6:.2f} M while training) on {job.team.device}"
         + (f" and {job.team.world - 1} more" if job.team.world > 1 else "")
         + f"; {job.n_scans} training and {len(job.val_positions)} validation scans; "
-        f"run folder {folder.root}",
-        f"sparse convolutions: {chosen.backend.name} ({chosen.why})",
+        f"run folder {folder.root}"
     ]
+    if job.network.is_sparse:
+        chosen = choose_backend(job.network.backend, job.team.device)
+        lines.append(f"sparse convolutions: {chosen.backend.name} ({chosen.why})")
     source = getattr(job.network, "image_weights_from", None)
     # What another run's checkpoint gave, and what not, is said where it is read.
     is_fresh = cursor == 0 and not job.recipe.start_from

@@ -107,7 +107,11 @@ def base_card(job: Job) -> Card:
             "world_size": str(job.team.world),
             "order": "scans" if job.plan.shards is None else "blocks of shards",
             "torch": torch.__version__,
-            "backend": job.network.backend_on(job.team.device).name,
+            **(
+                {"backend": job.network.backend_on(job.team.device).name}
+                if job.network.is_sparse
+                else {}
+            ),
             "tf32": "on" if job.recipe.tf32 else "off",
         },
     )
