@@ -26,8 +26,8 @@ from pass2d.models.registry import build_network
 from pass2d.models.sparse_unets.devoxelize import Cells
 from pass2d.models.sparse_unets.sparse_unet import PreparedVoxels, SparseUNet
 from pass2d.models.sparse_unets.spvcnn import PreparedPointVoxels
+from pass2d.models.sparse_unets.stride_levels import StrideLevel
 from pass2d.models.sparse_unets.torchsparse_names import from_torchsparse, to_torchsparse
-from pass2d.models.sparse_unets.voxel_levels import VoxelLevel
 from pass2d.train.optim.losses import LossConfig, LossTerms, compute_loss
 
 VARIABLE = "PASS2D_GOLDEN_TORCHSPARSE"
@@ -148,7 +148,7 @@ class Run:
         facts = self.facts["grads"].values()
         return [f["rel_l2_err_vs_fp64"] for f in facts if not f.get("zero_in_exact_arithmetic")]
 
-    def level(self, stride: int) -> VoxelLevel:
+    def level(self, stride: int) -> StrideLevel:
         return next(level for level in self.prepared.levels if level.stride == stride)
 
 

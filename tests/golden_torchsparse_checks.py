@@ -34,8 +34,8 @@ from pass2d.models.backends.choice import choose_backend
 from pass2d.models.sparse_unets.devoxelize import Cells, Corners
 from pass2d.models.sparse_unets.quantize import quantize
 from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, UpConv
+from pass2d.models.sparse_unets.stride_levels import build_levels
 from pass2d.models.sparse_unets.torchsparse_names import from_torchsparse
-from pass2d.models.sparse_unets.voxel_levels import build_levels
 from pass2d.models.voxel_keys import KeyPacking, VoxelIndex
 from pass2d.train.checkpoints.published.layout import recognise
 

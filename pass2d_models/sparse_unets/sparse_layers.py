@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pass2d.models.backends.interface import ConvTable
-from pass2d.models.sparse_unets.voxel_levels import VoxelLevel
+from pass2d.models.sparse_unets.stride_levels import StrideLevel
 
 
 class SparseConv(nn.Module, abc.ABC):
@@ -27,7 +27,7 @@ class SparseConv(nn.Module, abc.ABC):
         )
         """(C_out, x, y, z, C_in)."""
 
-    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+    def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """Rows of (C_in,) to rows of (C_out,); `level` is the finer one where two meet."""
         table = self.table(level)
         assert table is not None, "the coarsest level has none below it"
@@ -35,7 +35,7 @@ class SparseConv(nn.Module, abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def table(level: VoxelLevel) -> ConvTable | None:
+    def table(level: StrideLevel) -> ConvTable | None:
         """The level's table for this kind of layer."""
 
 
@@ -46,7 +46,7 @@ class NeighbourConv(SparseConv):
         super().__init__(n_in, n_out, size=3, fan=n_in)
 
     @staticmethod
-    def table(level: VoxelLevel) -> ConvTable | None:
+    def table(level: StrideLevel) -> ConvTable | None:
         """(V, C_in) to (V, C_out)."""
         return level.around
 
@@ -58,7 +58,7 @@ class DownConv(SparseConv):
         super().__init__(n_in, n_out, size=2, fan=n_in)
 
     @staticmethod
-    def table(level: VoxelLevel) -> ConvTable | None:
+    def table(level: StrideLevel) -> ConvTable | None:
         """(V, C_in) at `level` to (V_coarser, C_out)."""
         return level.down
 
@@ -70,6 +70,6 @@ class UpConv(SparseConv):
         super().__init__(n_in, n_out, size=2, fan=n_out)
 
     @staticmethod
-    def table(level: VoxelLevel) -> ConvTable | None:
+    def table(level: StrideLevel) -> ConvTable | None:
         """(V_coarser, C_in) to (V, C_out) at `level`, the finer one."""
         return level.up

@@ -26,7 +26,7 @@ from pass2d.models.network import (
 from pass2d.models.norm import RowNorm
 from pass2d.models.sparse_unets.quantize import QuantizedPoints, quantize
 from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, UpConv
-from pass2d.models.sparse_unets.voxel_levels import VoxelLevel, build_levels
+from pass2d.models.sparse_unets.stride_levels import StrideLevel, build_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class PreparedVoxels(Prepared):
 
     features: Tensor
     """(M, 4) float32: x, y, z, signal of each cell's first point."""
-    levels: tuple[VoxelLevel, ...]
+    levels: tuple[StrideLevel, ...]
     """Strides 1, 2, 4, 8, 16."""
 
 
@@ -73,7 +73,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.net = nn.ModuleList([conv, RowNorm(width)])
 
-    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+    def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """`level` is the finer of the two that the convolution connects."""
         conv, norm = self.net
         return torch.relu(norm(conv(features, level)))
@@ -99,7 +99,7 @@ class ResidualBlock(nn.Module):
             else nn.Sequential(pointwise(n_in, n_out), RowNorm(n_out))
         )
 
-    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+    def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """(V, C_in) to (V, C_out)."""
         inner = _conv_norm(self.net, features, level)
         return torch.relu(inner + self.downsample(features))
@@ -120,7 +120,7 @@ class Stem(nn.ModuleList):
             ]
         )
 
-    def forward(self, features: Tensor, level: VoxelLevel) -> Tensor:
+    def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """(V, C_in) to (V, C_out)."""
         return _conv_norm(self, features, level)
 
@@ -137,7 +137,7 @@ class Stage(nn.ModuleList):
             ]
         )
 
-    def forward(self, features: Tensor, fine: VoxelLevel, coarse: VoxelLevel) -> Tensor:
+    def forward(self, features: Tensor, fine: StrideLevel, coarse: StrideLevel) -> Tensor:
         """From the voxels of `fine` to those of `coarse`."""
         down, *residual = self
         features = down(features, fine)
@@ -153,7 +153,7 @@ class UpStage(nn.ModuleList):
         residual = [ResidualBlock(n_out + n_skip, n_out), ResidualBlock(n_out, n_out)]
         super().__init__([ConvBlock(UpConv(n_in, n_out), n_out), nn.ModuleList(residual)])
 
-    def forward(self, features: Tensor, skip: Tensor, fine: VoxelLevel) -> Tensor:
+    def forward(self, features: Tensor, skip: Tensor, fine: StrideLevel) -> Tensor:
         """From the coarser voxels to those of `fine`; `skip` are features there."""
         up, residual = self
         assert isinstance(residual, nn.ModuleList)
@@ -216,7 +216,7 @@ class SparseUNet(Network):
                 raise ShapeError("labels", expected=expected, got=f"{low}..{high}")
         return quantize(points, batch.offsets, voxel_m=self.config.voxel_m)
 
-    def build_levels(self, coords: Tensor, cells: QuantizedPoints) -> tuple[VoxelLevel, ...]:
+    def build_levels(self, coords: Tensor, cells: QuantizedPoints) -> tuple[StrideLevel, ...]:
         """The voxels at all strides, from the (V, 4) int32 sorted ones at stride 1."""
         return build_levels(
             coords,
@@ -236,7 +236,7 @@ class SparseUNet(Network):
         nothing = next(self.parameters()).new_zeros((0, self.n_classes))
         return Segmentation(row_logits=nothing, row_of_point=prepared.row_of_point)
 
-    def down_stages(self, features: Tensor, levels: Sequence[VoxelLevel]) -> tuple[Tensor, ...]:
+    def down_stages(self, features: Tensor, levels: Sequence[StrideLevel]) -> tuple[Tensor, ...]:
         """Features after each of the four stages, from those at stride 1."""
         outputs = []
         for number, stage in enumerate((self.stage1, self.stage2, self.stage3, self.stage4)):
@@ -258,7 +258,7 @@ def pointwise(n_in: int, n_out: int) -> nn.Linear:
     return linear
 
 
-def _conv_norm(layers: nn.ModuleList, features: Tensor, level: VoxelLevel) -> Tensor:
+def _conv_norm(layers: nn.ModuleList, features: Tensor, level: StrideLevel) -> Tensor:
     for layer in layers:
         is_sparse = isinstance(layer, NeighbourConv)
         features = layer(features, level) if is_sparse else layer(features)

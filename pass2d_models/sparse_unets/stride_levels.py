@@ -12,7 +12,7 @@ from pass2d.models.voxel_keys import KeyPacking, VoxelIndex
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoxelLevel(TensorRecord):
+class StrideLevel(TensorRecord):
     """The voxels of a batch at one stride."""
 
     stride: int
@@ -36,7 +36,7 @@ def build_levels(
     batch_size: int,
     backend: Backend,
     n_levels: int = 5,
-) -> tuple[VoxelLevel, ...]:
+) -> tuple[StrideLevel, ...]:
     """Halve the resolution again and again, and index what each layer needs.
 
     Args:
@@ -55,7 +55,7 @@ def build_levels(
         packing = KeyPacking(extent=extent, batch_size=batch_size)
         halving = None if number == n_levels - 1 else backend.halve(coords, volume)
         levels.append(
-            VoxelLevel(
+            StrideLevel(
                 stride=2**number,
                 coords=coords,
                 index=VoxelIndex.build(coords, packing=packing),
