@@ -152,8 +152,9 @@ def _files(scan: ScanSource) -> list[Path]:
 
 def stream_ratio(reader: CacheReader, rounds: int) -> float:
     """Wall time per scan of a loop over the stream (2 threads) / of the reader alone."""
+    from pass2d.train.data.plan import StreamPlan
     from pass2d.train.data.sampling import AugmentConfig
-    from pass2d.train.data.stream import BatchStream, StreamConfig, StreamPlan
+    from pass2d.train.data.stream import BatchStream, StreamConfig
 
     plan = StreamPlan(
         positions=np.arange(len(reader.scans)),

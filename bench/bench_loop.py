@@ -52,7 +52,7 @@ MODES = {
     "none": ("augment.mode=none",),
     "lattice": ("augment.mode=lattice",),
     "full": ("augment.mode=full",),
-    "full+mix": ("augment.mode=full", "augment.mix=true"),
+    "full+mix": ("augment.mode=full", "augment.mixes=[{instance-copy=1}]"),
 }
 Measured = dict[str, list[tuple[float, float]]]
 """Row -> (CPU, wall) seconds per sample, one per round."""

@@ -27,7 +27,7 @@ from pass2d.cli import app
 from pass2d.commands.doctor.cache_check import cache_findings
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import Silent
-from pass2d.train.data.stream import block_order
+from pass2d.train.data.plan import block_order
 
 ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True)
 

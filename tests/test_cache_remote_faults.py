@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from cache_samples import write_sample_cache
 from remote_samples import FaultyProxy, Request, s3_environment, s3_server
+from train_samples import INSTANCE_COPY
 from typer.testing import CliRunner
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
+from pass2d.train.data.plan import StreamPlan, block_order, mix_partner
 from pass2d.train.data.sampling import AugmentConfig
-from pass2d.train.data.stream import StreamPlan, block_order, mix_partner
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -197,7 +198,7 @@ def test_a_mix_partner_lies_in_the_block_that_is_read_then() -> None:
         positions=positions,
         batch_size=4,
         seed=3,
-        augment=AugmentConfig(mix=True),
+        augment=AugmentConfig(mixes=INSTANCE_COPY),
         size_hw=None,
         shards=shards,
     )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from cache_samples import plain_voxels
+from cache_samples import plain_voxels, sample_info
 from torchvision.transforms.v2 import functional as picture
+from train_samples import INSTANCE_COPY
 
 from pass2d.cache.schema import CameraView, GridConfig, ScanRecord
 from pass2d.train.data import augment
-from pass2d.train.data.batch import LoadedScan, point_batch
-from pass2d.train.data.collate import collate, common_crop, heap, instances_of, place_crop
+from pass2d.train.data.batch import point_batch
+from pass2d.train.data.collate import collate, common_crop, heap, place_crop
 from pass2d.train.data.lattice import CachedHash, leaves_grid, map_cells, scale_voxels
+from pass2d.train.data.mixes import copy_instances
 from pass2d.train.data.sampling import (
     SYMMETRIES,
     AugmentConfig,
@@ -23,8 +24,10 @@ from pass2d.train.data.sampling import (
     grid_symmetries,
     linear_map,
 )
+from pass2d.train.data.scan import LoadedScan
 
 CPU = torch.device("cpu")
+INFO = sample_info()
 GRID = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
 OFF = AugmentConfig(
     dropout_ratio=0, rotate=False, flip=False, scale=0, translate_m=0, jitter=0, mirror=0
@@ -63,7 +66,7 @@ def coordinate_scan(rng: np.random.Generator, *, n: int = 700, hw: tuple[int, in
     )
 
 
-def load(record: ScanRecord, config: AugmentConfig, *, scan: int, **extra: object) -> LoadedScan:
+def load(record: ScanRecord, config: AugmentConfig, *, scan: int) -> LoadedScan:
     """What the stream makes of a record whose picture has all columns."""
     view = record.cameras[0]
     assert view.image is not None
@@ -77,13 +80,14 @@ def load(record: ScanRecord, config: AugmentConfig, *, scan: int, **extra: objec
         pixel_rc=view.pixel_rc,
     )
     cut_record = ScanRecord(**{**vars(record), "cameras": (cut,)})
-    return LoadedScan(position=scan, record=cut_record, draw=draw, crop=crop, **extra)  # type: ignore[arg-type]
+    return LoadedScan(position=scan, info=INFO, record=cut_record, draw=draw, crop=crop)
 
 
 def with_partner(scan: LoadedScan, other: ScanRecord, config: AugmentConfig) -> LoadedScan:
     """The scan with the instances of another one mixed in."""
     draw = draw_scan(config, seed=0, epoch=0, scan=scan.position + 50, grid=GRID)
-    return replace(scan, partner=instances_of(other), partner_draw=draw)
+    partner = LoadedScan(position=50, info=INFO, record=other, draw=draw, crop=None)
+    return copy_instances(scan, partner, np.random.default_rng(0))
 
 
 def test_rotation_flip_and_factor_are_the_formulas_of_the_paper() -> None:
@@ -137,7 +141,7 @@ def test_switching_one_augmentation_off_leaves_all_others_as_they_were() -> None
         ({"crop_hw": None}, set()),
         ({"jitter": 0.0}, {"jitter"}),
         ({"mirror": 0.0}, {"is_mirrored"}),
-        ({"mix": True}, set()),
+        ({"mixes": INSTANCE_COPY}, set()),
     ],
 )
 def test_each_augmentation_has_a_switch_of_its_own(off: dict, changed: set[str]) -> None:
@@ -196,7 +200,7 @@ def test_mode_none_changes_nothing() -> None:
         only(flip=True),
         only(scale=0.05),
         only(translate_m=0.1),
-        only(mix=True, mirror=0.5, dropout_ratio=0.2),
+        only(mixes=INSTANCE_COPY, mirror=0.5, dropout_ratio=0.2),
         AugmentConfig(mode="lattice", jitter=0, crop_hw=(48, 32)),
         AugmentConfig(mode="none", crop_hw=(32, 160)),
     ],
@@ -206,7 +210,7 @@ def test_pixels_still_point_at_the_same_object(config: AugmentConfig) -> None:
     rng = np.random.default_rng(1)
     hw = (70, 203)
     scans = [load(coordinate_scan(rng, hw=hw), config, scan=i) for i in range(3)]
-    if config.mix:
+    if config.mixes:
         scans = [with_partner(scan, coordinate_scan(rng, hw=hw), config) for scan in scans]
     size = common_crop(config, np.array([hw]))
     raw = collate(scans, with_images=True, size_hw=size, allocate=heap)
@@ -264,18 +268,17 @@ def test_points_move_by_the_map_of_their_segment() -> None:
 
 def test_mix_appends_the_instances_of_the_second_scan_with_their_own_map() -> None:
     rng = np.random.default_rng(4)
-    config = AugmentConfig(dropout_ratio=0, mix=True)
+    config = AugmentConfig(dropout_ratio=0, mixes=INSTANCE_COPY)
     record, other = (coordinate_scan(rng, hw=(70, 203)) for _ in range(2))
-    partner_draw = draw_scan(config, seed=0, epoch=0, scan=9, grid=GRID)
-    partner = instances_of(other)
     assert other.instance is not None
     rows = np.flatnonzero(other.instance)
-    np.testing.assert_array_equal(partner.raw_index, rows)
-    scan = load(record, config, scan=0, partner=partner, partner_draw=partner_draw)
+    scan = with_partner(load(record, config, scan=0), other, config)
+    (added,) = scan.added
+    np.testing.assert_array_equal(added.record.raw_index, rows)
     raw = collate([scan], with_images=True, size_hw=(64, 192), allocate=heap)
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
     assert len(batch.points) == record.n + len(rows)
-    expected = other.xyz[:, rows].T @ np.array(partner_draw.linear) + partner_draw.shift_m
+    expected = other.xyz[:, rows].T @ np.array(added.draw.linear) + added.draw.shift_m
     np.testing.assert_allclose(batch.points[record.n :, :3], expected, rtol=1e-4, atol=1e-3)
     assert batch.images is not None
     assert int(batch.images.point_index.max()) < record.n
@@ -286,14 +289,13 @@ def test_instance_points_of_the_second_scan_are_cut_out_first_then_dropped_among
     None
 ):
     rng = np.random.default_rng(5)
-    config = only(mix=True, dropout_ratio=0.9)
+    config = only(mixes=INSTANCE_COPY, dropout_ratio=0.9)
     record, other = (coordinate_scan(rng, hw=(70, 203)) for _ in range(2))
     assert other.instance is not None
     other.instance[:3] = (0, 0, 1)  # point 0 is no instance's: no copy of it may come
     rows = np.flatnonzero(other.instance)
     scan = with_partner(load(record, config, scan=0), other, config)
-    assert scan.partner_draw is not None
-    assert scan.partner_draw.drop_ratio > 0.1
+    assert scan.added[0].draw.drop_ratio > 0.1
     raw = collate([scan], with_images=False, size_hw=(0, 0), allocate=heap)
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
     assert batch.weights is not None
@@ -441,7 +443,7 @@ def test_a_scan_without_picture_in_a_batch_sees_nothing() -> None:
     rng = np.random.default_rng(6)
     with_picture = load(coordinate_scan(rng, hw=(70, 203)), OFF, scan=0)
     bare = ScanRecord(**{**vars(with_picture.record), "cameras": ()})
-    without = LoadedScan(position=1, record=bare, draw=with_picture.draw, crop=None)
+    without = LoadedScan(position=1, info=INFO, record=bare, draw=with_picture.draw, crop=None)
     raw = collate([without, with_picture], with_images=True, size_hw=(64, 192), allocate=heap)
     batch = point_batch(raw, config=OFF, grid=GRID, device=CPU)
     assert batch.images is not None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nuscenes_files import YAW_DEG, NuscenesFolder
 from PIL import Image
 from pipeline_files import write_sequence
+from train_samples import INSTANCE_COPY
 
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES, ScanRecord
@@ -25,11 +26,13 @@ from pass2d.models.inputs import PointBatch
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
-from pass2d.train.data.batch import LoadedScan, RawBatch, point_batch
+from pass2d.train.data.batch import RawBatch, point_batch
 from pass2d.train.data.collate import collate, common_crop, heap
 from pass2d.train.data.dropout import KeptPoints, kept_points
-from pass2d.train.data.sampling import AugmentConfig, ScanDraw
-from pass2d.train.data.stream import StreamPlan, load_scan
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import StreamPlan
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.scan import LoadedScan, ScanDraw
 
 KITTI_HW = (376, 1241)
 TAKEN_HW, SMALL_HW = (900, 1600), (240, 400)
@@ -126,9 +129,8 @@ class Augmented:
 
     def mixed_points(self, number: int) -> NDArray[np.float32]:
         scan = self.scans[number]
-        assert scan.partner is not None
-        assert scan.partner_draw is not None
-        return self.segment(2 * number + 1, scan.partner, scan.partner_draw)
+        (added,) = scan.added
+        return self.segment(2 * number + 1, added.record, added.draw)
 
 
 def stay(points: NDArray[np.float32], truth: Expected, draw: ScanDraw) -> NDArray[np.bool_]:
@@ -190,8 +192,8 @@ def pinhole(
         replace(OFF, translate_m=0.1),
         replace(OFF, mirror=1.0),
         replace(OFF, crop_hw=None),
-        replace(OFF, mix=True),
-        AugmentConfig(jitter=0, mix=True),
+        replace(OFF, mixes=INSTANCE_COPY),
+        AugmentConfig(jitter=0, mixes=INSTANCE_COPY),
         AugmentConfig(mode="lattice", jitter=0),
         AugmentConfig(mode="none"),
     ],
@@ -222,18 +224,17 @@ def test_mixed_in_points_are_the_instances_of_the_other_file(
     reader, expected = kitti
     partners = set()
     for epoch in range(6):
-        made = Augmented.of(reader, AugmentConfig(jitter=0, mix=True), epoch=epoch)
+        made = Augmented.of(reader, AugmentConfig(jitter=0, mixes=INSTANCE_COPY), epoch=epoch)
         for number, scan in enumerate(made.scans):
-            assert scan.partner is not None
-            assert scan.partner_draw is not None
-            assert scan.partner_draw.linear != scan.draw.linear  # it is augmented by itself
-            other = int(scan.partner.scan_id.rpartition("/")[2])
+            (added,) = scan.added
+            assert added.draw.linear != scan.draw.linear  # it is augmented by itself
+            other = int(added.record.scan_id.rpartition("/")[2])
             assert other != number
             partners.add((number, other))
             mixed = made.mixed_points(number)
             assert len(mixed) == (len(expected[other].xyz) if other else 0)
             if other:
-                stay(mixed, expected[other], scan.partner_draw)
+                stay(mixed, expected[other], added.draw)
     assert len(partners) == 6  # each with each other
 
 

@@ -14,8 +14,9 @@ from pass2d.models.inputs import Grid
 from pass2d.models.registry import build_network
 from pass2d.train.data.batch import point_batch
 from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
-from pass2d.train.data.stream import StreamPlan, load_scan
 
 CPU = torch.device("cpu")
 

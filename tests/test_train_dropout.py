@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cache_samples import sample_info
 from numpy.typing import NDArray
 
 from pass2d.cache.schema import CameraView, GridConfig, ScanRecord
 from pass2d.models.inputs import PointBatch
-from pass2d.train.data.batch import LoadedScan, RawBatch, point_batch
+from pass2d.train.data.batch import RawBatch, point_batch
 from pass2d.train.data.collate import collate, heap, place_crop
 from pass2d.train.data.dropout import KeptPoints, kept_points
 from pass2d.train.data.sampling import AugmentConfig, draw_scan
+from pass2d.train.data.scan import LoadedScan
 
 CPU = torch.device("cpu")
 GRID = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
@@ -110,7 +112,13 @@ def loaded(record: ScanRecord, config: AugmentConfig, *, scan: int, epoch: int =
     assert image is not None
     crop = place_crop(CROP_HW, image_hw=image.shape[:2], share=draw.crop_share)
     cut = replace(record.cameras[0], image=image[:, slice(*crop.columns)])
-    return LoadedScan(position=scan, record=replace(record, cameras=(cut,)), draw=draw, crop=crop)
+    return LoadedScan(
+        position=scan,
+        info=sample_info(),
+        record=replace(record, cameras=(cut,)),
+        draw=draw,
+        crop=crop,
+    )
 
 
 Row = tuple[float, ...]

@@ -424,7 +424,7 @@ def test_tensorboard_events_are_written(data: Path, tmp_path: Path) -> None:
         ("average.kind=swa", "average.start_share=0"),
         ("augment.mode=lattice",),
         ("augment.mode=none",),
-        ("augment.mix=true",),
+        ("augment.mixes=[{instance-copy=1}]",),
         ("schedule.kind=plateau",),
         ("precision=bf16",),
     ],

@@ -106,9 +106,11 @@ def test_a_mix_without_instance_ids_is_said(tmp_path: Path) -> None:
     info = replace(sample_info(), layout="nuscenes")
     write_sample_cache(tmp_path / "cache", n_scans=1, sequences=("00",), n_points=50, info=info)
     heard = Heard()
-    recipe = tiny_recipe("augment.mix=true", "epochs=1")
+    recipe = tiny_recipe("augment.mixes=[{instance-copy=1}]", "epochs=1")
     run(tmp_path / "cache", recipe, run_root=tmp_path / "run", progress=heard)
-    assert "augment.mix changes nothing: nuScenes' labels hold no instance ids" in heard.all()
+    assert (
+        "instance-copy changes nothing: the labels of nuScenes hold no instance ids" in heard.all()
+    )
 
 
 def test_a_resumed_run_no_longer_needs_the_file_of_the_2d_weights(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cache_samples import write_sample_cache
 from pipeline_files import write_sequence
-from train_samples import assert_same_tensors, final_weights, tiny_recipe
+from train_samples import INSTANCE_COPY, assert_same_tensors, final_weights, tiny_recipe
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
@@ -29,10 +29,13 @@ from pass2d.corruptions.registry import (
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.stages.labels import map_labels
-from pass2d.train.data.collate import collate, count_points, heap
+from pass2d.train.data.collate import collate, heap
 from pass2d.train.data.corrupt import corrupted_record
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig, draw_scan
-from pass2d.train.data.stream import BatchStream, StreamConfig, StreamPlan, load_scan
+from pass2d.train.data.scan import count_points
+from pass2d.train.data.stream import BatchStream, StreamConfig
 from pass2d.train.loop import run
 
 NOISE = AugmentConfig(mode="noise", crop_hw=(32, 96), noise_probability=0.9)
@@ -188,15 +191,17 @@ def test_another_epoch_is_corrupted_in_another_way(reader: CacheReader) -> None:
 
 
 def test_mix_appends_instances_of_corrupted_partners(reader: CacheReader) -> None:
-    plan = plan_for(reader, augment=replace(NOISE, mix=True, noise_probability=1), size_hw=None)
+    plan = plan_for(
+        reader, augment=replace(NOISE, mixes=INSTANCE_COPY, noise_probability=1), size_hw=None
+    )
     scans = [load_scan(reader, plan, 0, epoch=e) for e in range(8)]
-    assert all(scan.partner_draw.corruption is not None for scan in scans)
     for scan in scans:
-        assert scan.partner is not None
-        assert (scan.partner.instance != 0).all()
+        (added,) = scan.added
+        assert added.draw.corruption is not None
+        assert (added.record.instance != 0).all()
     raw = collate(scans, with_images=False, size_hw=(0, 0), allocate=heap)
     copies = sum(count - 1 for _, count in raw.repeated)
-    assert raw.channels.shape[1] + copies == sum(s.record.n + s.partner.n for s in scans)
+    assert raw.channels.shape[1] + copies == sum(s.n for s in scans)
 
 
 def test_hashes_would_be_stale(reader: CacheReader) -> None:

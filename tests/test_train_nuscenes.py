@@ -22,8 +22,9 @@ from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.data.batch import point_batch
 from pass2d.train.data.collate import collate, common_crop, heap
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
-from pass2d.train.data.stream import StreamPlan, load_scan
 from pass2d.train.evaluation.evaluate import evaluate, evaluate_network
 from pass2d.train.inference.metric import mask_forbidden_classes, official_scores
 from pass2d.train.inference.segmenter import Segmenter

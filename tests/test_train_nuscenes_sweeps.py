@@ -20,8 +20,9 @@ from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.data.batch import point_batch
 from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
-from pass2d.train.data.stream import StreamPlan, load_scan
 from pass2d.train.evaluation.evaluate import evaluate
 from pass2d.train.loop import run
 from pass2d.train.prediction.predict import predict

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from torch import nn
+from train_samples import INSTANCE_COPY
 from typer.testing import CliRunner
 
 from pass2d.cli import app
@@ -50,24 +51,32 @@ def test_every_recipe_loads_and_comes_back_from_its_own_toml(tmp_path: Path) -> 
 
 LARGE_SCALES = [2, 4, 8, 16, 16, 16]
 PUBLISHED = {
-    # name: epochs, scans per batch and device, network, Lovasz weight, schedule, mix, crop
-    "2dpass-small": (64, 8, ([2, 4, 8, 16], 64, True), 0.1, "cosine-step", False, (320, 480)),
-    "baseline": (64, 8, ([2, 4, 8, 16], 64, False), 0.1, "cosine-step", False, (320, 480)),
-    "2dpass-large": (64, 4, (LARGE_SCALES, 256, True), 1.0, "cosine-epoch", True, (320, 480)),
-    "2dpass-nuscenes-128": (80, 8, (LARGE_SCALES, 128, True), 1.0, "cosine-epoch", False, None),
-    "baseline-nuscenes": (80, 8, (LARGE_SCALES, 128, False), 1.0, "cosine-epoch", False, None),
-    "2dpass-nuscenes-256": (80, 8, (LARGE_SCALES, 256, True), 1.0, "cosine-epoch", False, None),
-    "minkowskinet": (64, 8, "minkowskinet", 1.0, "cosine-step", False, None),
-    "spvcnn": (64, 8, "spvcnn", 1.0, "cosine-step", False, None),
-    "minkowskinet-nuscenes": (80, 32, "minkowskinet", 1.0, "cosine-epoch", False, None),
-    "spvcnn-nuscenes": (80, 32, "spvcnn", 1.0, "cosine-epoch", False, None),
+    # name: epochs, scans per batch and device, network, Lovasz weight, schedule, mixes, crop
+    "2dpass-small": (64, 8, ([2, 4, 8, 16], 64, True), 0.1, "cosine-step", (), (320, 480)),
+    "baseline": (64, 8, ([2, 4, 8, 16], 64, False), 0.1, "cosine-step", (), (320, 480)),
+    "2dpass-large": (
+        64,
+        4,
+        (LARGE_SCALES, 256, True),
+        1.0,
+        "cosine-epoch",
+        INSTANCE_COPY,
+        (320, 480),
+    ),
+    "2dpass-nuscenes-128": (80, 8, (LARGE_SCALES, 128, True), 1.0, "cosine-epoch", (), None),
+    "baseline-nuscenes": (80, 8, (LARGE_SCALES, 128, False), 1.0, "cosine-epoch", (), None),
+    "2dpass-nuscenes-256": (80, 8, (LARGE_SCALES, 256, True), 1.0, "cosine-epoch", (), None),
+    "minkowskinet": (64, 8, "minkowskinet", 1.0, "cosine-step", (), None),
+    "spvcnn": (64, 8, "spvcnn", 1.0, "cosine-step", (), None),
+    "minkowskinet-nuscenes": (80, 32, "minkowskinet", 1.0, "cosine-epoch", (), None),
+    "spvcnn-nuscenes": (80, 32, "spvcnn", 1.0, "cosine-epoch", (), None),
 }
 """SPEC, sections 2, 4, 6 and 7."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_each_recipe_holds_the_published_settings(name: str) -> None:
-    epochs, batch_size, network, lambda_lovasz, schedule, mix, crop_hw = PUBLISHED[name]
+    epochs, batch_size, network, lambda_lovasz, schedule, mixes, crop_hw = PUBLISHED[name]
     recipe = load_recipe(name)
     sgd = recipe.optimizer
     assert (sgd.kind, sgd.learning_rate, sgd.momentum, sgd.nesterov) == ("sgd", 0.24, 0.9, True)
@@ -101,7 +110,7 @@ def test_each_recipe_holds_the_published_settings(name: str) -> None:
         assert learning_rate(plan, 0.24, step=100 * middle + 99, length=length) == rates[middle]
     assert recipe.data.class_weights == "auto"  # SemanticKITTI yes, nuScenes no
     augment = recipe.augment
-    assert (augment.mode, augment.mix, augment.cameras) == ("full", mix, "one")
+    assert (augment.mode, augment.mixes, augment.cameras) == ("full", mixes, "one")
     assert (augment.dropout, augment.dropout_ratio) == ("copy", 0.2)
     assert (augment.scale, augment.translate_m) == (0.05, 0.1)
     assert (augment.rotate, augment.flip) == (True, True)
@@ -226,7 +235,23 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("epochs=0", "epochs must be at least 1"),
         ("augment.crop_hw=[100, 480]", "multiples of 16"),
         ("augment.crop_hw=[320]", "expected 2 values"),
-        ("augment.mode=lattice; augment.mix=true", "mix changes the voxels"),
+        ("augment.mode=lattice; augment.mix=true", "mixes: the voxels change"),
+        ("augment.mode=none; augment.extra={fog=1}", "extra: the voxels change"),
+        (
+            "augment.mixes=[{instnce-copy=1}]",
+            "unknown mix 'instnce-copy'; did you mean 'instance-copy'",
+        ),
+        (
+            "augment.mixes=[{instance-copy=0.7}, {instance-copy=1.2}]",
+            "a probability, 0..1, got 1.2",
+        ),
+        ("augment.mixes=[{}]", "mixes: of {} at most one is applied"),
+        ("augment.mixes=3", "mixes: expected a list, got 3"),
+        ("augment.mixes=[laser]", "mixes: expected a list, got"),
+        ("augment.mixes=['laser']", r"mixes[0]: expected a table, got 'laser'"),
+        ("augment.mixes=[{instance-copy='x'}]", r"mixes[0].instance-copy: expected a number"),
+        ("augment.extra={foog=0.5}", "unknown augmentation 'foog'; did you mean 'fog'"),
+        ("augment.extra={fog=-0.5}", "fog has a probability, 0..1, got -0.5"),
         ("optimizer=3", "expected a table"),
         ("epochs.x=3", "is a value, not a table"),
         ("epochs", "expected KEY=VALUE"),
@@ -317,9 +342,7 @@ def test_a_recipe_may_change_another_one(tmp_path: Path) -> None:
     path.write_text('extends = "2dpass-large"\nepochs = 3\n[augment]\nmix = false\n')
     recipe = load_recipe(str(path))
     large = load_recipe("2dpass-large")
-    assert recipe == replace(
-        large, name="mine", epochs=3, augment=replace(large.augment, mix=False)
-    )
+    assert recipe == replace(large, name="mine", epochs=3, augment=replace(large.augment, mixes=()))
 
 
 def test_the_baseline_has_no_image_branch() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
 from heard import Heard
-from train_samples import final_weights, tiny_recipe
+from train_samples import final_weights, INSTANCE_COPY, tiny_recipe
 
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
@@ -52,6 +52,25 @@ def test_old_names_of_overrides_and_of_a_recipe_below() -> None:
     new = load_recipe("overfit", ["augment.dropout=remove"], progress=heard)
     assert (new.augment.dropout, new.augment.dropout_ratio) == ("remove", 0.2)
     assert len(heard.lines) == 3
+
+
+@pytest.mark.parametrize(("old", "new"), [("true", INSTANCE_COPY), ("false", ())])
+def test_the_old_mix_of_a_recipe_is_a_group_of_one(
+    tmp_path: Path, old: str, new: tuple[dict[str, float], ...]
+) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text(f'extends = "2dpass-large"\n[augment]\nmix = {old}\n')
+    heard = Heard()
+    recipe = load_recipe(str(path), progress=heard)
+    assert recipe.augment.mixes == new
+    assert len(heard.lines) == 1
+    assert f"old.toml: augment.mix = {old} is called augment.mixes = [" in heard.lines[0]
+    path.write_text(to_toml(recipe))
+    assert load_recipe(str(path), progress=heard) == recipe
+    assert load_recipe("2dpass-large", [f"augment.mix={old}"]).augment.mixes == new
+    assert len(heard.lines) == 1
+    with pytest.raises(ConfigError, match=r"augment: unknown key 'mix'; did you mean 'mixes'"):
+        load_recipe("2dpass-large", ["augment.mix=3"])
 
 
 @pytest.mark.parametrize("value", ["true", "[0.1]", '"drop"', "1.5"])

@@ -17,7 +17,8 @@ from pass2d.common.progress import Silent
 from pass2d.models.norm import RowNorm
 from pass2d.train.data.batch import point_batch
 from pass2d.train.data.collate import collate, heap
-from pass2d.train.data.stream import batch_at, load_scan
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import batch_at
 from pass2d.train.distributed.process_group import (
     Team,
     agree,

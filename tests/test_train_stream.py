@@ -14,7 +14,7 @@ import pytest
 import torch
 from cache_samples import write_sample_cache
 from heard import Heard
-from train_samples import tiny_recipe
+from train_samples import INSTANCE_COPY, tiny_recipe
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
@@ -22,16 +22,10 @@ from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import CacheError
 from pass2d.train.data.batch import RawBatch
 from pass2d.train.data.dropout import kept_points
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import StreamPlan, batch_at, epoch_order, mix_partner
 from pass2d.train.data.sampling import AugmentConfig
-from pass2d.train.data.stream import (
-    BatchStream,
-    StreamConfig,
-    StreamPlan,
-    batch_at,
-    epoch_order,
-    load_scan,
-    mix_partner,
-)
+from pass2d.train.data.stream import BatchStream, StreamConfig
 from pass2d.train.distributed.process_group import Team
 from pass2d.train.run.assemble import assemble
 
@@ -182,7 +176,7 @@ def test_order_changes_with_seed_and_epoch_only() -> None:
 
 
 def test_threads_prefetch_and_starting_point_change_nothing(reader: CacheReader) -> None:
-    plan = plan_for(reader, augment=replace(SMALL, mix=True))
+    plan = plan_for(reader, augment=replace(SMALL, mixes=INSTANCE_COPY))
     whole = take(reader, plan, 12, threads=1, prefetch=1)
     assert len({batch["positions"] for batch in whole}) > 5
     for threads, prefetch in ((2, 1), (3, 5)):
@@ -237,7 +231,7 @@ def test_points_outside_the_volume_stand_where_the_raw_file_has_them(reader: Cac
 def test_a_scan_is_never_mixed_with_itself_and_with_each_other_equally_often(
     reader: CacheReader,
 ) -> None:
-    mixing = AugmentConfig(mix=True)
+    mixing = AugmentConfig(mixes=INSTANCE_COPY)
     positions = np.array([3, 4, 8, 9, 20])
     plan = plan_for(reader, positions=positions, augment=mixing)
     shares = (np.arange(400) + 0.5) / 400
@@ -248,7 +242,7 @@ def test_a_scan_is_never_mixed_with_itself_and_with_each_other_equally_often(
     # A remote store: a scan alone in its block of shards takes any other.
     shards = np.array([0, 1, 2, 3, 4]) * 10
     blocks = plan_for(reader, positions=positions, augment=mixing, shards=shards)
-    with mock.patch("pass2d.train.data.stream._WINDOW", 1):
+    with mock.patch("pass2d.train.data.plan._WINDOW", 1):
         assert {mix_partner(blocks, 8, share, epoch=0) for share in shares.tolist()} == {
             3,
             4,
@@ -260,13 +254,18 @@ def test_a_scan_is_never_mixed_with_itself_and_with_each_other_equally_often(
 
 def test_a_single_scan_is_mixed_with_nothing(reader: CacheReader) -> None:
     one = reader.select(split="train")[:1]
-    plan = plan_for(reader, positions=one, augment=replace(SMALL, mix=True), batch_size=1)
-    assert load_scan(reader, plan, int(one[0]), epoch=0).partner is None
+    plan = plan_for(
+        reader, positions=one, augment=replace(SMALL, mixes=INSTANCE_COPY), batch_size=1
+    )
+    assert load_scan(reader, plan, int(one[0]), epoch=0).added == ()
     (batch,) = take(reader, plan, 1, threads=1)
     assert len(batch["segment_starts"]) == 2
     heard = Heard()
-    assemble(reader, tiny_recipe("augment.mix=true", "data.limit=1"), ALONE, heard)
-    assert "augment.mix changes nothing: there is no second training scan" in heard.all()
+    assemble(reader, tiny_recipe("augment.mixes=[{instance-copy=1}]", "data.limit=1"), ALONE, heard)
+    assert (
+        "augment.mixes: instance-copy changes nothing: there is no second training scan"
+        in heard.all()
+    )
 
 
 def test_stale_hashes_are_refused(reader: CacheReader) -> None:

@@ -27,6 +27,9 @@ TINY = (
     "stream.prefetch=2",
 )
 
+INSTANCE_COPY = ({"instance-copy": 1.0},)
+"""`AugmentConfig.mixes` of the published mix."""
+
 
 def tiny_recipe(*overrides: str) -> Recipe:
     """2DPASS without pictures, with 4 channels."""

@@ -19,8 +19,9 @@ from pass2d.common.progress import Progress, Silent
 from pass2d.train.checkpoints.runs import RunFolder
 from pass2d.train.data.batch import point_batch
 from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
-from pass2d.train.data.stream import StreamPlan, load_scan
 from pass2d.train.distributed.process_group import Team
 from pass2d.train.evaluation.evaluate import evaluate
 from pass2d.train.inference.metric import count_pairs, official_scores

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
+from collections.abc import Iterable
 
 _LONGEST_NAME, _LONGEST_WORD, _LONGEST_LINE = 60, 120, 8000
 _GAP = "..."
@@ -50,6 +52,27 @@ def one_line(text: str) -> str:
     line = _escaped(_BREAKS.sub(" ", _cut(text.strip(), 20 * _LONGEST_LINE)))
     line = _LONG_WORDS.sub(lambda found: _cut(found[0], _LONGEST_WORD), line)
     return _cut(line, _LONGEST_LINE)
+
+
+def nearest(word: object, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """The known word that a person may have meant; None where none is near."""
+    if not isinstance(word, str):
+        return None
+    near = difflib.get_close_matches(word[:_LONGEST_NAME], list(known), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def did_you_mean(word: object, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """A question for the end of a message, e.g. "did you mean 'sgd'?"; "" where none is near."""
+    near = nearest(word, known, cutoff=cutoff)
+    return "" if near is None else f"did you mean {near!r}?"
+
+
+def unknown(word: object, known: Iterable[str], *, what: str) -> str:
+    """What to say of an unknown word, e.g. "unknown key 'lr'; choose from momentum, rate"."""
+    names = sorted(set(known))
+    remedy = did_you_mean(word, names) or f"choose from {', '.join(names) or 'none'}"
+    return f"unknown {what} {quoted(word)}; {remedy}"
 
 
 def printable(text: str) -> str:

@@ -7,41 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pass2d.cache.schema import GridConfig, ScanRecord
+from pass2d.cache.schema import GridConfig
 from pass2d.models.inputs import ImageBatch, PointBatch, ScaleVoxels, TensorRecord
 from pass2d.train.data import augment
 from pass2d.train.data.lattice import CachedHash, scale_voxels
-from pass2d.train.data.sampling import AugmentConfig, ScanDraw
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """A rectangle of a stored picture, in its pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def columns(self) -> tuple[int, int]:
-        """[start, stop), for the reader."""
-        return self.left, self.left + self.width
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedScan:
-    """One scan as the stream's threads read it."""
-
-    position: int
-    """Row in the cache's scan table."""
-    record: ScanRecord
-    draw: ScanDraw
-    crop: Crop | None
-    """Of the picture in `record`, whose columns are already cut; None without a picture."""
-    partner: ScanRecord | None = None
-    """Mix augmentation: the second scan, already reduced to the points to append."""
-    partner_draw: ScanDraw | None = None
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.scan import ScanDraw
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
-"""Decoded scans to one batch on the host: crops, what a mix appends, what lies where."""
+"""Decoded scans to one batch on the host: crops, dropout, what lies where."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pass2d.cache.schema import CameraView, ScanRecord
-from pass2d.train.data.batch import Crop, LoadedScan, RawBatch
+from pass2d.train.data.batch import RawBatch
 from pass2d.train.data.dropout import DropoutKind, KeptPoints, kept_points
 from pass2d.train.data.lattice import CachedHash
-from pass2d.train.data.sampling import AugmentConfig, ScanDraw
+from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.scan import Crop, LoadedScan, ScanDraw, count_points
 
 Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 """Gives memory for a field: name, shape, type."""
@@ -58,29 +60,12 @@ def place_crop(size_hw: tuple[int, int], *, image_hw: tuple[int, int], share: fl
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What moves together: a scan, or what is mixed into one."""
+class _Segment:
+    """A part of a scan and which of its points stay."""
 
     record: ScanRecord
     draw: ScanDraw
     kept: KeptPoints
-
-
-def instances_of(record: ScanRecord) -> ScanRecord:
-    """The points of a second scan that the mix augmentation appends: those with an instance id."""
-    assert record.instance is not None
-    assert record.label is not None
-    rows = np.flatnonzero(record.instance)
-    return ScanRecord(
-        scan_id=record.scan_id,
-        n_raw=record.n_raw,
-        xyz=record.xyz[:, rows],
-        signal=record.signal[rows],
-        raw_index=record.raw_index[rows],
-        label=record.label[rows],
-        instance=record.instance[rows],
-        time=None if record.time is None else record.time[rows],
-    )
 
 
 def collate(
@@ -93,7 +78,7 @@ def collate(
 ) -> RawBatch:
     """Lay scans end to end, without the points that are dropped.
 
-    What is mixed in drops its points among themselves.
+    What a mix added with an augmentation of its own drops its points among themselves.
 
     Args:
         scans: in the order of the batch.
@@ -102,24 +87,28 @@ def collate(
         allocate: where the arrays go, e.g. pinned memory that is used again.
         dropout: what becomes of dropped points.
     """
-    by_scan = [_parts(scan, dropout) for scan in scans]
-    parts = [part for of_scan in by_scan for part in of_scan]
-    segment_starts = _starts([part.kept.count for part in parts])
-    scan_starts = _starts([sum(part.kept.count for part in of_scan) for of_scan in by_scan])
+    # What moves together lies end to end: a scan, then what was added to it, then the next scan.
+    by_scan = [_segments(scan, dropout) for scan in scans]
+    segments = [segment for of_scan in by_scan for segment in of_scan]
+    segment_starts = _starts([segment.kept.count for segment in segments])
+    scan_starts = _starts([sum(s.kept.count for s in of_scan) for of_scan in by_scan])
     total = segment_starts[-1]
-    has_time = any(part.record.time is not None for part in parts)
+
+    # Coordinates, signals and labels of the points that stay.
+    has_time = any(segment.record.time is not None for segment in segments)
     channels = allocate("channels", (5 if has_time else 4, total), torch.float32)
-    has_labels = all(part.record.label is not None for part in parts)
+    has_labels = all(segment.record.label is not None for segment in segments)
     labels = allocate("labels", (total,), torch.uint8) if has_labels else None
-    for part, start, stop in zip(parts, segment_starts[:-1], segment_starts[1:], strict=True):
+    for segment, (start, stop) in zip(segments, pairwise(segment_starts), strict=True):
         rows = slice(start, stop)
         _fill_kept(
-            part, channels.numpy()[:, rows], labels if labels is None else labels.numpy()[rows]
+            segment, channels.numpy()[:, rows], labels if labels is None else labels.numpy()[rows]
         )
-    kept = [of_scan[0].kept for of_scan in by_scan]
+
+    # Pixels, at the rows where their points lie now; what was added has none.
     images, seen, image_scan = _collate_images(
         scans if with_images else None,
-        kept=kept,
+        kept=[of_scan[0].kept for of_scan in by_scan],
         scan_starts=scan_starts,
         size_hw=size_hw,
         allocate=allocate,
@@ -132,12 +121,12 @@ def collate(
         scan_starts=scan_starts,
         segment_starts=segment_starts,
         repeated=tuple(
-            (start, 1 + part.kept.copies)
-            for part, start in zip(parts, segment_starts[:-1], strict=True)
-            if part.kept.copies
+            (start, 1 + segment.kept.copies)
+            for segment, start in zip(segments, segment_starts[:-1], strict=True)
+            if segment.kept.copies
         ),
-        linear=torch.tensor([part.draw.linear for part in parts], dtype=torch.float32),
-        shift_m=torch.tensor([part.draw.shift_m for part in parts], dtype=torch.float32),
+        linear=torch.tensor([s.draw.linear for s in segments], dtype=torch.float32),
+        shift_m=torch.tensor([s.draw.shift_m for s in segments], dtype=torch.float32),
         images=images,
         image_scan=image_scan,
         image_index=seen[0],
@@ -147,25 +136,19 @@ def collate(
     )
 
 
-def count_points(record: ScanRecord) -> int:
-    """Points of a record, those outside the volume included when they were read."""
-    outside = 0 if record.outside_signal is None else len(record.outside_signal)
-    return record.n + outside
-
-
-def _parts(scan: LoadedScan, dropout: DropoutKind) -> list[_Part]:
-    records = [(scan.record, scan.draw)]
-    if scan.partner is not None and scan.partner_draw is not None:
-        records.append((scan.partner, scan.partner_draw))
+def _segments(scan: LoadedScan, dropout: DropoutKind) -> list[_Segment]:
     return [
-        _Part(
-            record=record,
-            draw=draw,
+        _Segment(
+            record=part.record,
+            draw=part.draw,
             kept=kept_points(
-                count_points(record), ratio=draw.drop_ratio, seed=draw.point_seed, kind=dropout
+                count_points(part.record),
+                ratio=part.draw.drop_ratio,
+                seed=part.draw.point_seed,
+                kind=dropout,
             ),
         )
-        for record, draw in records
+        for part in scan.parts
     ]
 
 
@@ -174,10 +157,10 @@ def _starts(counts: Sequence[int]) -> tuple[int, ...]:
 
 
 def _fill_kept(
-    part: _Part, channels: NDArray[np.float32], labels: NDArray[np.uint8] | None
+    segment: _Segment, channels: NDArray[np.float32], labels: NDArray[np.uint8] | None
 ) -> None:
     """Fill (4 or 5, K) channels and (K,) labels with the points that stay."""
-    record, rows = part.record, part.kept.rows
+    record, rows = segment.record, segment.kept.rows
     if rows is None:
         _fill_points(record, channels, labels)
         return
@@ -186,8 +169,8 @@ def _fill_kept(
     if record.time is not None:
         every.append(record.time)
     if record.outside_xyz is not None:
-        whole = np.empty((len(channels), part.kept.n), np.float32)
-        label = None if labels is None else np.empty(part.kept.n, np.uint8)
+        whole = np.empty((len(channels), segment.kept.n), np.float32)
+        label = None if labels is None else np.empty(segment.kept.n, np.uint8)
         _fill_points(record, whole, label)
         every = list(whole)
     for source, target in zip(every, channels, strict=True):

@@ -6,22 +6,36 @@ others as they were.
 
 from __future__ import annotations
 
-import difflib
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.schema import GridConfig
+from pass2d.common.text import unknown
 from pass2d.corruptions.registry import (
     CORRUPTIONS,
     SEVERITIES,
     SeverityName,
     Variant,
 )
+from pass2d.train.data.augmentations import AUGMENTATIONS
 from pass2d.train.data.dropout import DropoutKind
+from pass2d.train.data.mixes import MIXES
+from pass2d.train.data.scan import ScanDraw
+
+
+def _require_probabilities(
+    what: str, chosen: Mapping[str, float], known: Mapping[str, object]
+) -> None:
+    for name, probability in chosen.items():
+        if name not in known:
+            raise ValueError(unknown(name, known, what=what))
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{what} {name} has a probability, 0..1, got {probability}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +60,14 @@ class AugmentConfig:
     """One factor on x and y, uniform in 1 - this .. 1 + this. Mode full."""
     translate_m: float = 0.1
     """Standard deviation of a shift per axis, metres. Mode full."""
-    mix: bool = False
-    """Append the instances of a second scan. Mode full."""
+    mixes: tuple[dict[str, float], ...] = ()
+    """Mixes with a second scan: groups of names of `MIXES` and their probabilities, applied in this
+    order. Of a group at most one is applied, with a partner that is drawn each time anew, e.g.
+    [{instance-copy = 1.0}]. Modes full and noise."""
+    extra: dict[str, float] = field(default_factory=dict)
+    """More augmentations, names of `AUGMENTATIONS` (each of the corruptions, at any severity) and
+    the probability that a scan gets them, in this order, e.g. {fog = 0.1}. Modes full and
+    noise."""
     cameras: Literal["one", "all"] = "one"
     """"one": a sample sees one of its scan's pictures, each equally often (as published for
     nuScenes); "all": it sees them all."""
@@ -80,18 +100,27 @@ class AugmentConfig:
                 raise ValueError(f"{name} must name at least one; noise_probability = 0 is none")
         for name in self.noise_corruptions:
             if name not in CORRUPTIONS:
-                near = difflib.get_close_matches(name, CORRUPTIONS, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
-                names = ", ".join(CORRUPTIONS)
-                raise ValueError(f"noise_corruptions: {name!r} is none of {names}{hint}")
+                raise ValueError(f"noise_corruptions: {unknown(name, CORRUPTIONS, what='name')}")
         if self.translate_m < 0:
             raise ValueError(f"translate_m must not be negative, got {self.translate_m}")
         for name in ("crop_hw", "resize_hw"):
             size = getattr(self, name)
             if size is not None and any(side < 16 or side % 16 for side in size):
                 raise ValueError(f"{name} must be multiples of 16, got {list(size)}")
-        if self.mix and not self.is_free:
-            raise ValueError("mix changes the voxels: it needs mode = 'full' or 'noise'")
+        self._check_tables()
+
+    def _check_tables(self) -> None:
+        for group in self.mixes:
+            _require_probabilities("mix", group, MIXES)
+            if not 0 < sum(group.values()) <= 1 + 1e-9:
+                raise ValueError(
+                    f"mixes: of {group} at most one is applied: the probabilities must add up to "
+                    "more than 0 and at most 1"
+                )
+        _require_probabilities("augmentation", self.extra, AUGMENTATIONS)
+        if (self.mixes or self.extra) and not self.is_free:
+            name = "mixes" if self.mixes else "extra"
+            raise ValueError(f"{name}: the voxels change, which needs mode = 'full' or 'noise'")
 
     @property
     def keeps_hashes(self) -> bool:
@@ -102,35 +131,6 @@ class AugmentConfig:
     def is_free(self) -> bool:
         """Whether points move freely, as published."""
         return self.mode in ("full", "noise")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanDraw:
-    """What chance decided for one scan in one epoch."""
-
-    drop_ratio: float
-    point_seed: int
-    """Seeds the generator that decides point by point which are dropped."""
-    linear: tuple[tuple[float, float, float], ...]
-    """(3, 3): points are rows, xyz_after = xyz @ linear + shift."""
-    shift_m: tuple[float, float, float]
-    symmetry: int
-    """Mode lattice: which of `SYMMETRIES` `linear` is; else 0."""
-    camera_share: float
-    """0..1: picks one of a scan's pictures."""
-    crop_share: float
-    """0..1: picks the left edge of the crop."""
-    jitter: tuple[float, float, float]
-    """Factors of brightness, contrast, saturation."""
-    jitter_order: tuple[int, ...]
-    """Permutation of 0, 1, 2."""
-    is_mirrored: bool
-    partner_share: float
-    """0..1: picks the second scan of the mix augmentation."""
-    corruption: Variant | None = None
-    """What is done to the scan before all else."""
-    corruption_seed: int = 0
-    """Seeds the corruption."""
 
 
 SYMMETRIES: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (

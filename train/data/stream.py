@@ -10,37 +10,26 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.reading.arena import Arena
-from pass2d.cache.reading.chunks import AllocateArray
-from pass2d.cache.schema import ScanRecord
-from pass2d.common.errors import CacheError
-from pass2d.train.data.batch import LoadedScan, RawBatch
-from pass2d.train.data.collate import collate, instances_of, place_crop
-from pass2d.train.data.corrupt import corrupted_record
-from pass2d.train.data.lattice import leaves_grid
-from pass2d.train.data.sampling import AugmentConfig, ScanDraw, draw_scan, without_symmetry
+from pass2d.train.data.batch import RawBatch
+from pass2d.train.data.collate import collate
+from pass2d.train.data.load import load_scan
+from pass2d.train.data.plan import Batch, StreamPlan, batch_at
 
 _GROWTH = 1.2
 """How much larger than needed a buffer is made, so that few batches need a new one."""
-_WINDOW = 8
-"""Shards among whose scans a remote store's order shuffles: 512 scans, some 1.5 GB."""
 _CLOSING_S = 2.0
 """Longer than it takes to read a scan from a disk."""
-_PARTNER = 1
-"""Salt of the draw for the second scan of a mix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,222 +46,6 @@ class StreamConfig:
             raise ValueError(f"threads must lie in 1..16, got {self.threads}")
         if self.prefetch < 1:
             raise ValueError(f"prefetch must be at least 1, got {self.prefetch}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamPlan:
-    """What a stream delivers."""
-
-    positions: NDArray[np.int64]
-    """(S,) rows in the scan table, in table order."""
-    batch_size: int
-    """Scans per batch and process."""
-    seed: int
-    augment: AugmentConfig
-    size_hw: tuple[int, int] | None
-    """Size of the cropped pictures; None for networks without a 2D branch."""
-    scales: tuple[int, ...] = ()
-    """Voxel hashes to read; only where `augment.keeps_hashes`."""
-    with_outside: bool = False
-    """Read the points outside the volume too."""
-    rank: int = 0
-    world: int = 1
-    shards: NDArray[np.int64] | None = None
-    """(S,) shard of each position, for a remote store: the order then shuffles blocks of shards.
-    None: every scan can come next."""
-
-    def __post_init__(self) -> None:
-        if self.scales and not self.augment.keeps_hashes:
-            raise ValueError(
-                "cached voxel hashes are stale after free augmentation: use none or lattice"
-            )
-
-    @property
-    def joint_size(self) -> int:
-        """Scans of a batch on all ranks together."""
-        return self.batch_size * self.world
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Batches until every scan was seen once; the last may be smaller, on some ranks empty."""
-        return -(-len(self.positions) // self.joint_size)
-
-
-class Batch(NamedTuple):
-    """Which scans come next. A cursor counts the scans that all ranks have seen since the start."""
-
-    epoch: int
-    positions: NDArray[np.int64]
-    """This rank's share."""
-    next_cursor: int
-
-
-def epoch_order(positions: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """All positions once, shuffled by seed and epoch; the same for every rank and world size."""
-    return positions[np.random.default_rng([seed, epoch]).permutation(len(positions))]
-
-
-def block_order(
-    positions: NDArray[np.int64], shards: NDArray[np.int64], *, seed: int, epoch: int
-) -> NDArray[np.int64]:
-    """All positions once: shards shuffled, then the scans of every `_WINDOW` shards.
-
-    So few shards are needed at a time, and each is fetched once an epoch.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    window = _windows(shards, rng)
-    shuffled = rng.permutation(len(positions))
-    return positions[shuffled[np.argsort(window[shuffled], kind="stable")]]
-
-
-def _windows(shards: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """(S,) which group of `_WINDOW` shuffled shards each scan belongs to."""
-    names, index = np.unique(shards, return_inverse=True)
-    return rng.permutation(len(names))[index] // _WINDOW
-
-
-def mix_partner(plan: StreamPlan, position: int, share: float, *, epoch: int) -> int | None:
-    """The second scan of a mix: any other scan of the plan, each equally often.
-
-    Where the order shuffles blocks of shards, any other of the scan's own block, whose shards are
-    at hand then: else a remote store would have to give a whole shard for each partner.
-
-    Returns:
-        Never the scan itself; None: the plan has no other.
-    """
-    others = plan.positions[plan.positions != position]
-    if plan.shards is not None:
-        window = _windows(plan.shards, np.random.default_rng([plan.seed, epoch]))
-        own = window[np.flatnonzero(plan.positions == position)[0]]
-        near = plan.positions[(window == own) & (plan.positions != position)]
-        others = near if len(near) else others
-    return int(others[int(share * len(others))]) if len(others) else None
-
-
-def batch_at(plan: StreamPlan, cursor: int) -> Batch:
-    """The batch that begins where ``cursor`` scans have been seen: all that resuming needs."""
-    epoch, place = divmod(cursor, len(plan.positions))
-    if plan.shards is None:
-        order = epoch_order(plan.positions, seed=plan.seed, epoch=epoch)
-    else:
-        order = block_order(plan.positions, plan.shards, seed=plan.seed, epoch=epoch)
-    joint = order[place : place + plan.joint_size]
-    start = plan.rank * plan.batch_size  # one process that accumulates sees the same batches
-    return Batch(epoch, joint[start : start + plan.batch_size], cursor + len(joint))
-
-
-def load_scan(
-    reader: CacheReader,
-    plan: StreamPlan,
-    position: int,
-    *,
-    epoch: int,
-    allocate: AllocateArray = np.empty,
-) -> LoadedScan:
-    """Read one scan as the plan asks for it.
-
-    Args:
-        reader: of the cache.
-        plan: what the stream delivers.
-        position: row in the scan table.
-        epoch: of the draw.
-        allocate: gives the arrays to decode into.
-
-    Raises:
-        CacheError: the cache is damaged or cannot be read; names scan and field.
-    """
-    grid = reader.info.grid
-    draw = draw_scan(plan.augment, seed=plan.seed, epoch=epoch, scan=position, grid=grid)
-    camera, crop = None, None
-    if plan.size_hw is not None:
-        image_hw = reader.scans.camera_hw[position]
-        cameras = np.flatnonzero(image_hw[:, 0])
-        if len(cameras):
-            drawn = int(cameras[min(int(draw.camera_share * len(cameras)), len(cameras) - 1)])
-            camera = drawn if plan.augment.cameras == "one" else None
-            height, width = (int(side) for side in image_hw[drawn])
-            crop = place_crop(plan.size_hw, image_hw=(height, width), share=draw.crop_share)
-    fields = Fields(
-        label=True,
-        instance=draw.corruption is not None,
-        image=crop is not None,
-        pixels=crop is not None,
-        camera=camera,
-        voxels=bool(plan.scales),
-        outside=plan.with_outside,
-    )
-    read = partial(_read, reader, allocate=allocate)
-    record = read(position, fields, columns=None if crop is None else crop.columns)
-    if draw.corruption is not None:
-        record = _corrupted(record, draw, reader)
-    if plan.scales:
-        levels = tuple(level for level in record.voxels if level.scale in plan.scales)
-        record = replace(record, voxels=levels)
-        if draw.symmetry and leaves_grid(levels, grid):
-            draw = without_symmetry(draw)
-    partner, partner_draw = _load_partner(reader, plan, position, draw, read, epoch=epoch)
-    return LoadedScan(
-        position=position,
-        record=record,
-        draw=draw,
-        crop=crop,
-        partner=partner,
-        partner_draw=partner_draw,
-    )
-
-
-def _load_partner(
-    reader: CacheReader,
-    plan: StreamPlan,
-    position: int,
-    draw: ScanDraw,
-    read: Callable[..., ScanRecord],
-    *,
-    epoch: int,
-) -> tuple[ScanRecord | None, ScanDraw | None]:
-    if not plan.augment.mix:
-        return None, None
-    other = mix_partner(plan, position, draw.partner_share, epoch=epoch)
-    if other is None:
-        return None, None
-    partner_draw = draw_scan(
-        plan.augment,
-        seed=plan.seed + draw.point_seed,  # each scan sees its partner augmented in its own way
-        epoch=epoch,
-        scan=other,
-        grid=reader.info.grid,
-        salt=_PARTNER,
-    )
-    record = read(other, Fields(label=True, instance=True), columns=None)
-    if partner_draw.corruption is not None:
-        record = _corrupted(record, partner_draw, reader)
-    return instances_of(record), partner_draw
-
-
-def _corrupted(record: ScanRecord, draw: ScanDraw, reader: CacheReader) -> ScanRecord:
-    assert draw.corruption is not None
-    return corrupted_record(
-        record, variant=draw.corruption, seed=draw.corruption_seed, info=reader.info
-    )
-
-
-def _read(
-    reader: CacheReader,
-    position: int,
-    fields: Fields,
-    *,
-    columns: tuple[int, int] | None,
-    allocate: AllocateArray,
-) -> ScanRecord:
-    try:
-        return reader.read(position, fields, columns=columns, allocate=allocate)
-    except OSError as error:
-        scan = reader.scans.scan_id[position]
-        wanted = [name for name, value in vars(fields).items() if value is True]
-        raise CacheError(
-            f"{reader.root}: scan {scan}: reading xyz, signal, {', '.join(wanted)} failed: "
-            f"{error}. Run `pass2d cache verify`."
-        ) from error
 
 
 @dataclass

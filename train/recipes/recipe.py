@@ -27,6 +27,7 @@ from pass2d.train.recipes.renames import renamed_settings
 
 _NO_TEXT = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 """Control characters, and bytes of a file name that are no UTF-8."""
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _LARGEST_SEED = 2**63 - 1
 """Of torch, and of TOML."""
 _MOST_THREADS = 1024
@@ -227,13 +228,17 @@ def to_toml(recipe: Recipe) -> str:
 
 def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
     if path:
-        lines = ["", f"[{'.'.join(path)}]", *lines]
+        lines = ["", f"[{'.'.join(map(_toml_key, path))}]", *lines]
     for key, value in table.items():
         if isinstance(value, Mapping):
             lines += _toml_lines(value, (*path, key))
     return lines
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _toml_value(key)
 
 
 def _toml_value(value: Any) -> str:
@@ -246,6 +251,9 @@ def _toml_value(value: Any) -> str:
         return f'"{escaped}"'
     if isinstance(value, list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        items = (f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
     return repr(value)
 
 

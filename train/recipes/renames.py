@@ -37,6 +37,15 @@ def renamed_settings(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
                 'says what becomes of dropped points: "copy" (default, as published: their copies '
                 'count in the losses of the picture too) or "remove"'
             )
+    augment = renamed.get("augment")
+    if isinstance(augment, Mapping) and isinstance(augment.get("mix"), bool):
+        rest = {key: value for key, value in augment.items() if key != "mix"}
+        mixes = [{"instance-copy": 1.0}] if augment["mix"] else []
+        renamed["augment"] = {"mixes": mixes, **rest}
+        notes.append(
+            f"augment.mix = {str(augment['mix']).lower()} is called augment.mixes = "
+            f"{'[{instance-copy = 1.0}]' if mixes else '[]'} now"
+        )
     if isinstance(validation, Mapping) and validation.get("protocol") == "seed":
         renamed["validation"] = {**validation, "protocol": "published"}
         notes.append('validation.protocol = "seed" is called "published" now')

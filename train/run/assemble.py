@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,9 @@ from pass2d.models.network import Network
 from pass2d.models.registry import build_network
 from pass2d.train.data.check import require_usable, say_differences
 from pass2d.train.data.collate import common_crop
+from pass2d.train.data.mixes import MIXES
+from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.positions import evenly_spaced
-from pass2d.train.data.stream import StreamPlan
 from pass2d.train.distributed.process_group import Team
 from pass2d.train.distributed.sync_norm import Sharers, share_norms
 from pass2d.train.optim.schedule import RunLength
@@ -99,13 +100,8 @@ def assemble(
             f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
             "does not tell how the network does on scans that it has not seen"
         )
-    if recipe.augment.mix and not reader.info.facts.has_instances:
-        progress.say(
-            "warning: augment.mix changes nothing: the labels of "
-            f"{reader.info.facts.title} hold no instance ids"
-        )
-    elif recipe.augment.mix and len(positions) == 1:
-        progress.say("warning: augment.mix changes nothing: there is no second training scan")
+    for note in idle_mixes(reader, recipe, positions):
+        progress.say(note)
     hashes_exist = bool((reader.scans.voxels[positions] > 0).all())
     plan = StreamPlan(
         positions=positions,
@@ -134,6 +130,17 @@ def assemble(
         val_positions=val_positions,
         sharers=shared_norms(recipe, network, team),
     )
+
+
+def idle_mixes(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]) -> Iterator[str]:
+    """A warning for each mix of the recipe that changes nothing on these scans."""
+    names = {name: None for group in recipe.augment.mixes for name in group}
+    for name in names:
+        where = f"warning: augment.mixes: {name} changes nothing"
+        if MIXES[name].needs_instances and not reader.info.facts.has_instances:
+            yield f"{where}: the labels of {reader.info.facts.title} hold no instance ids"
+        elif len(positions) == 1:
+            yield f"{where}: there is no second training scan"
 
 
 def training_positions(

@@ -1,0 +1,225 @@
+"""One scan from the cache as a recipe asks for it: read, corrupted, mixed, augmented.
+
+The result is a function of (seed, epoch, scan): whichever thread loads it, and when, changes
+nothing. Each mix and each augmentation has a generator of its own, so that one more or less leaves
+the others as they were.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from pass2d.cache.fields import Fields
+from pass2d.cache.reader import CacheReader
+from pass2d.cache.reading.chunks import AllocateArray
+from pass2d.cache.schema import ScanRecord
+from pass2d.common.errors import CacheError
+from pass2d.train.data.augmentations import AUGMENTATIONS
+from pass2d.train.data.collate import place_crop
+from pass2d.train.data.corrupt import corrupted_record
+from pass2d.train.data.lattice import leaves_grid
+from pass2d.train.data.mixes import MIXES, Mix
+from pass2d.train.data.plan import StreamPlan, mix_partner
+from pass2d.train.data.sampling import draw_scan, without_symmetry
+from pass2d.train.data.scan import Crop, LoadedScan, ScanDraw
+
+_PARTNER = 1
+"""Salt of the draw for the partner in the first group of mixes; later groups count on."""
+_MIXES, _EXTRA = 1, 2
+"""Fifth number of a generator's seed; those of `draw_scan` have four."""
+
+
+def load_scan(
+    reader: CacheReader,
+    plan: StreamPlan,
+    position: int,
+    *,
+    epoch: int,
+    allocate: AllocateArray = np.empty,
+) -> LoadedScan:
+    """Load one scan of the plan.
+
+    Mixes with stored partners come first, then the augmentations of `augment.extra`, then the
+    mixes with augmented partners; dropout and movement follow when the batch is put together.
+
+    Args:
+        reader: of the cache.
+        plan: what the stream delivers.
+        position: row in the scan table.
+        epoch: of the draw.
+        allocate: gives the arrays to decode into.
+
+    Raises:
+        CacheError: the cache is damaged or cannot be read; names scan and field.
+    """
+    source = _Source(reader=reader, plan=plan, epoch=epoch, allocate=allocate)
+    scan = _own_scan(source, position)
+    chosen = [
+        mix
+        for group, names in enumerate(plan.augment.mixes)
+        if (mix := _choose(source, scan, group, names)) is not None
+    ]
+    for mix in chosen:
+        if mix.entry.partner == "stored":
+            scan = _mixed(source, scan, mix)
+    scan = _augmented(source, scan)
+    for mix in chosen:
+        if mix.entry.partner == "augmented":
+            scan = _mixed(source, scan, mix)
+    return scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where scans come from."""
+
+    reader: CacheReader
+    plan: StreamPlan
+    epoch: int
+    allocate: AllocateArray
+
+    def draw(self, position: int, *, seed: int, salt: int = 0) -> ScanDraw:
+        return draw_scan(
+            self.plan.augment,
+            seed=seed,
+            epoch=self.epoch,
+            scan=position,
+            grid=self.reader.info.grid,
+            salt=salt,
+        )
+
+    def read(
+        self, position: int, fields: Fields, *, columns: tuple[int, int] | None = None
+    ) -> ScanRecord:
+        try:
+            return self.reader.read(position, fields, columns=columns, allocate=self.allocate)
+        except OSError as error:
+            scan = self.reader.scans.scan_id[position]
+            wanted = [name for name, value in vars(fields).items() if value is True]
+            raise CacheError(
+                f"{self.reader.root}: scan {scan}: reading xyz, signal, {', '.join(wanted)} "
+                f"failed: {error}. Run `pass2d cache verify`."
+            ) from error
+
+    def corrupted(self, record: ScanRecord, draw: ScanDraw) -> ScanRecord:
+        if draw.corruption is None:
+            return record
+        return corrupted_record(
+            record, variant=draw.corruption, seed=draw.corruption_seed, info=self.reader.info
+        )
+
+    @property
+    def extra_needs_instances(self) -> bool:
+        return any(AUGMENTATIONS[name].needs_instances for name in self.plan.augment.extra)
+
+
+class _ChosenMix(NamedTuple):
+    """A mix that chance has chosen for a scan."""
+
+    entry: Mix
+    group: int
+    """Its group's place in `AugmentConfig.mixes`."""
+    share: float
+    """0..1: picks the partner."""
+    rng: np.random.Generator
+    """For the mix itself."""
+
+
+def _own_scan(source: _Source, position: int) -> LoadedScan:
+    """The scan itself: its picture cropped, corrupted where mode noise says so."""
+    reader, plan = source.reader, source.plan
+    draw = source.draw(position, seed=plan.seed)
+    camera, crop = _camera_and_crop(source, position, draw)
+    fields = Fields(
+        label=True,
+        instance=draw.corruption is not None or source.extra_needs_instances,
+        image=crop is not None,
+        pixels=crop is not None,
+        camera=camera,
+        voxels=bool(plan.scales),
+        outside=plan.with_outside,
+    )
+    record = source.read(position, fields, columns=None if crop is None else crop.columns)
+    record = source.corrupted(record, draw)
+    if plan.scales:
+        levels = tuple(level for level in record.voxels if level.scale in plan.scales)
+        record = replace(record, voxels=levels)
+        if draw.symmetry and leaves_grid(levels, reader.info.grid):
+            draw = without_symmetry(draw)
+    return LoadedScan(position=position, info=reader.info, record=record, draw=draw, crop=crop)
+
+
+def _camera_and_crop(
+    source: _Source, position: int, draw: ScanDraw
+) -> tuple[int | None, Crop | None]:
+    """Which camera's picture is read, None for all, and which part of it; None without pictures."""
+    plan, image_hw = source.plan, source.reader.scans.camera_hw[position]
+    cameras = np.flatnonzero(image_hw[:, 0])
+    if plan.size_hw is None or not len(cameras):
+        return None, None
+    drawn = int(cameras[min(int(draw.camera_share * len(cameras)), len(cameras) - 1)])
+    height, width = (int(side) for side in image_hw[drawn])
+    crop = place_crop(plan.size_hw, image_hw=(height, width), share=draw.crop_share)
+    return drawn if plan.augment.cameras == "one" else None, crop
+
+
+def _choose(
+    source: _Source, scan: LoadedScan, group: int, names: Mapping[str, float]
+) -> _ChosenMix | None:
+    """At most one mix of a group, each with its probability."""
+    seed = [source.plan.seed, source.epoch, scan.position, group, _MIXES]
+    rng = np.random.default_rng(seed)
+    chance, share = rng.uniform(0, 1, 2).tolist()
+    if group == 0:
+        share = scan.draw.partner_share
+    for name, probability in names.items():
+        chance -= probability
+        if chance < 0:
+            return _ChosenMix(MIXES[name], group, share, rng)
+    return None
+
+
+def _mixed(source: _Source, scan: LoadedScan, mix: _ChosenMix) -> LoadedScan:
+    """The scan after a mix; the scan itself where the plan has no other, or nothing would stay."""
+    plan, entry = source.plan, mix.entry
+    other = mix_partner(plan, scan.position, mix.share, epoch=source.epoch)
+    if other is None:
+        return scan
+    is_augmented = entry.partner == "augmented"
+    fields = Fields(
+        label=True,
+        instance=entry.needs_instances or (is_augmented and source.extra_needs_instances),
+        outside=plan.with_outside and entry.takes_outside,
+    )
+    record = source.read(other, fields)
+    draw = scan.draw
+    seed = plan.seed + draw.point_seed  # each scan sees its partner augmented in its own way
+    if is_augmented:
+        draw = source.draw(other, seed=seed, salt=_PARTNER + mix.group)
+        record = source.corrupted(record, draw)
+    partner = LoadedScan(
+        position=other, info=source.reader.info, record=record, draw=draw, crop=None
+    )
+    if is_augmented:
+        partner = _augmented(source, partner, seed=seed, salt=_PARTNER + mix.group)
+    mixed = entry.function(scan, partner, mix.rng)
+    return mixed if mixed.n else scan
+
+
+def _augmented(
+    source: _Source, scan: LoadedScan, *, seed: int | None = None, salt: int = 0
+) -> LoadedScan:
+    """The scan after the augmentations of `augment.extra`, in the recipe's order."""
+    seed = source.plan.seed if seed is None else seed
+    for name, probability in source.plan.augment.extra.items():
+        number = zlib.crc32(name.encode())
+        rng = np.random.default_rng([seed, source.epoch, scan.position, salt, _EXTRA, number])
+        if rng.uniform() < probability:
+            after = AUGMENTATIONS[name].function(scan, rng)
+            scan = after if after.n else scan
+    return scan

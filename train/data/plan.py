@@ -1,0 +1,116 @@
+"""What a stream delivers, and in which order: a function of seed, epoch and rank alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.train.data.sampling import AugmentConfig
+
+_WINDOW = 8
+"""Shards among whose scans a remote store's order shuffles: 512 scans, some 1.5 GB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPlan:
+    """What a stream delivers."""
+
+    positions: NDArray[np.int64]
+    """(S,) rows in the scan table, in table order."""
+    batch_size: int
+    """Scans per batch and process."""
+    seed: int
+    augment: AugmentConfig
+    size_hw: tuple[int, int] | None
+    """Size of the cropped pictures; None for networks without a 2D branch."""
+    scales: tuple[int, ...] = ()
+    """Voxel hashes to read; only where `augment.keeps_hashes`."""
+    with_outside: bool = False
+    """Read the points outside the volume too."""
+    rank: int = 0
+    world: int = 1
+    shards: NDArray[np.int64] | None = None
+    """(S,) shard of each position, for a remote store: the order then shuffles blocks of shards.
+    None: every scan can come next."""
+
+    def __post_init__(self) -> None:
+        if self.scales and not self.augment.keeps_hashes:
+            raise ValueError(
+                "cached voxel hashes are stale after free augmentation: use none or lattice"
+            )
+
+    @property
+    def joint_size(self) -> int:
+        """Scans of a batch on all ranks together."""
+        return self.batch_size * self.world
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches until every scan was seen once; the last may be smaller, on some ranks empty."""
+        return -(-len(self.positions) // self.joint_size)
+
+
+class Batch(NamedTuple):
+    """Which scans come next. A cursor counts the scans that all ranks have seen since the start."""
+
+    epoch: int
+    positions: NDArray[np.int64]
+    """This rank's share."""
+    next_cursor: int
+
+
+def epoch_order(positions: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """All positions once, shuffled by seed and epoch; the same for every rank and world size."""
+    return positions[np.random.default_rng([seed, epoch]).permutation(len(positions))]
+
+
+def block_order(
+    positions: NDArray[np.int64], shards: NDArray[np.int64], *, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """All positions once: shards shuffled, then the scans of every `_WINDOW` shards.
+
+    So few shards are needed at a time, and each is fetched once an epoch.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    window = _windows(shards, rng)
+    shuffled = rng.permutation(len(positions))
+    return positions[shuffled[np.argsort(window[shuffled], kind="stable")]]
+
+
+def _windows(shards: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """(S,) which group of `_WINDOW` shuffled shards each scan belongs to."""
+    names, index = np.unique(shards, return_inverse=True)
+    return rng.permutation(len(names))[index] // _WINDOW
+
+
+def mix_partner(plan: StreamPlan, position: int, share: float, *, epoch: int) -> int | None:
+    """The second scan of a mix: any other scan of the plan, each equally often.
+
+    Where the order shuffles blocks of shards, any other of the scan's own block, whose shards are
+    at hand then: else a remote store would have to give a whole shard for each partner.
+
+    Returns:
+        Never the scan itself; None: the plan has no other.
+    """
+    others = plan.positions[plan.positions != position]
+    if plan.shards is not None:
+        window = _windows(plan.shards, np.random.default_rng([plan.seed, epoch]))
+        own = window[np.flatnonzero(plan.positions == position)[0]]
+        near = plan.positions[(window == own) & (plan.positions != position)]
+        others = near if len(near) else others
+    return int(others[int(share * len(others))]) if len(others) else None
+
+
+def batch_at(plan: StreamPlan, cursor: int) -> Batch:
+    """The batch that begins where ``cursor`` scans have been seen: all that resuming needs."""
+    epoch, place = divmod(cursor, len(plan.positions))
+    if plan.shards is None:
+        order = epoch_order(plan.positions, seed=plan.seed, epoch=epoch)
+    else:
+        order = block_order(plan.positions, plan.shards, seed=plan.seed, epoch=epoch)
+    joint = order[place : place + plan.joint_size]
+    start = plan.rank * plan.batch_size  # one process that accumulates sees the same batches
+    return Batch(epoch, joint[start : start + plan.batch_size], cursor + len(joint))
