@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pass2d.cache.manifest import parse_dataset
 from pass2d.cache.schema import CorruptionInfo, DatasetInfo
 from pass2d.common.errors import CacheError
 from pass2d.common.files import NO_PERMISSION, read_failure, read_file
+from pass2d.common.text import did_you_mean
 
 _PREPARE_FIRST = (
     "Run `prepare_semkitti` or `prepare_nuscenes` first, or give `cache_root=FOLDER`, the folder "
@@ -45,8 +45,8 @@ def _find_dataset(cache_root: Path, dataset: str | None) -> Path:
         if len(dataset) > 100:
             require_dataset_name(dataset, where="`dataset`")
         if dataset not in names:
-            near = difflib.get_close_matches(dataset, names, n=1)
-            listed = f"did you mean {near[0]!r}? P" if near else "p"
+            proposal = did_you_mean(dataset, names)
+            listed = f"{proposal} P" if proposal else "p"
             raise CacheError(
                 f"{cache_root}: no data set {dataset!r}; {listed}repared are: "
                 f"{', '.join(names) or 'none'}."

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
-from typing import ClassVar, TypeVar, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pass2d.common.errors import ConfigError, DataError, ShapeError
+from pass2d.common.errors import DataError, ShapeError
+from pass2d.common.plain import from_plain
 from pass2d.models.backends.choice import choose_backend
 from pass2d.models.backends.interface import Backend
 from pass2d.models.inputs import Grid, PointBatch, TensorRecord
@@ -30,38 +30,11 @@ class NetworkConfig:
         Raises:
             ConfigError: A key is unknown or a value cannot work.
         """
-        known = [f.name for f in fields(cls)]
-        for key in settings:
-            if key not in known:
-                near = get_close_matches(key, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(
-                    f"network setting {key!r} is unknown; there are: {', '.join(known)}.{hint}"
-                )
-        _require_types(settings, get_type_hints(cls))
-        # JSON and TOML know lists only.
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"network settings {dict(settings)}: {error}") from error
+        return from_plain(cls, settings, where="network.settings")
 
     def settings(self) -> dict[str, object]:
         """Plain values from which `from_settings` builds the same; for recipes and cards."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-
-_TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-def _require_types(settings: Mapping[str, object], hints: Mapping[str, type]) -> None:
-    for key, value in settings.items():
-        kind = hints[key]
-        if kind not in _TYPE_WORDS:
-            continue
-        is_kind = isinstance(value, (int, float) if kind is float else kind)
-        if not is_kind or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"network setting {key!r} must be {_TYPE_WORDS[kind]}, got {value!r}")
 
 
 def check_points(points: Tensor, *, channels: int) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.text import unknown
 from pass2d.models.backends.choice import choose_backend
 from pass2d.models.inputs import Grid
 from pass2d.models.network import Network
@@ -101,10 +101,7 @@ def build_network(
     if named is not None and kind not in MODELS:
         kind, settings = named.kind, {**named.settings, **settings}
     if kind not in MODELS:
-        names = sorted({*MODELS, *NAMED_CONFIGS})
-        near = get_close_matches(kind, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"network {kind!r} is unknown; there are: {', '.join(names)}.{hint}")
+        raise ConfigError(unknown(kind, {*MODELS, *NAMED_CONFIGS}, what="network"))
     if n_classes < 2:
         raise ConfigError(f"n_classes must be at least 2 (0 is ignored), got {n_classes}")
     network_type = MODELS[kind]

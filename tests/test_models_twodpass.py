@@ -108,9 +108,9 @@ def test_parameter_counts_of_inference_are_the_published_ones(name: str, million
 
 
 def test_unknown_names_are_refused_with_a_hint() -> None:
-    with pytest.raises(ConfigError, match="Did you mean '2dpass'"):
+    with pytest.raises(ConfigError, match="did you mean '2dpass'"):
         build_network("2dpas", {}, grid=GRID, n_classes=20)
-    with pytest.raises(ConfigError, match="Did you mean 'hidden'"):
+    with pytest.raises(ConfigError, match="did you mean 'hidden'"):
         build_network("2dpass", {"hiden": 8}, grid=GRID, n_classes=20)
     with pytest.raises(ConfigError, match="n_classes"):
         build_network("2dpass", {}, grid=GRID, n_classes=1)

@@ -12,6 +12,7 @@ import torch
 from test_train_checkpoint import CARD, some_tensors
 
 from pass2d.common.errors import CheckpointError, ConfigError, Pass2DError
+from pass2d.common.plain import to_plain
 from pass2d.reports.card import card_json, card_tables
 from pass2d.train.checkpoints.checkpoint import (
     load_checkpoint,
@@ -20,7 +21,6 @@ from pass2d.train.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from pass2d.train.recipes.files import RECIPES
-from pass2d.train.recipes.plain_data import to_plain
 from pass2d.train.recipes.recipe import load_recipe, to_toml
 
 DEEP = "[" * 100_000

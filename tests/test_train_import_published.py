@@ -18,6 +18,7 @@ from train_samples import TINY, final_weights
 
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CheckpointError
+from pass2d.common.plain import from_plain
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import Network
 from pass2d.models.registry import NAMED_CONFIGS, build_network
@@ -32,7 +33,6 @@ from pass2d.train.checkpoints.published.layout import recognise
 from pass2d.train.evaluation.evaluate import evaluate
 from pass2d.train.loop import run
 from pass2d.train.prediction.predict import predict
-from pass2d.train.recipes.plain_data import from_plain
 from pass2d.train.recipes.recipe import load_recipe
 
 TABLES = Path(__file__).resolve().parents[1] / "pipeline" / "datasets"

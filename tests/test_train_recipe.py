@@ -225,8 +225,8 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.epochs=3", "did you mean 'epochs'?"),
         ("loss.hidden=3", "did you mean 'network.settings.hidden'?"),
         ("kind=adam", "did you mean 'optimizer.kind' or 'schedule.kind'"),
-        ("data.zzz=3", "known keys: class_weights, limit, sequences, train_splits"),
-        ("network.settings.hiden=3", "Did you mean 'hidden'"),
+        ("data.zzz=3", "choose from class_weights, limit, sequences, train_splits"),
+        ("network.settings.hiden=3", "did you mean 'hidden'"),
         ("network.config=2dpass-smal", "did you mean '2dpass-small'"),
         ("optimizer.kind=adm", "did you mean 'adam'"),
         ("epochs=many", "expected a whole number, got 'many'"),
@@ -288,7 +288,7 @@ def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'optimizer\.learning_rate'\?"):
         load_recipe(str(path))
     path.write_text("[network.settings]\nhiden = 8\n")
-    with pytest.raises(ConfigError, match="Did you mean 'hidden'"):
+    with pytest.raises(ConfigError, match="did you mean 'hidden'"):
         load_recipe(str(path))
 
 

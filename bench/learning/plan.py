@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pass2d.train.recipes.plain_data import from_plain
+from pass2d.common.plain import from_plain
 from pass2d.train.recipes.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).parent

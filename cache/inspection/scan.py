@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pass2d.cache.manifest import load_manifest
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES
 from pass2d.common.errors import CacheError
+from pass2d.common.text import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,8 @@ def find_scan(reader: CacheReader, wanted: str) -> int:
             return int(found[0])
     if not len(ids):
         raise CacheError(f"{reader.root}: the cache holds no scan at all.")
-    near = difflib.get_close_matches(wanted, ids[:20000].tolist(), n=1, cutoff=0.8)
-    hint = f"Did you mean {near[0]}? " if near else ""
+    near = nearest(wanted, ids[:20000].tolist(), cutoff=0.8)
+    hint = f"Did you mean {near}? " if near else ""
     raise CacheError(
         f"{reader.root}: no scan {wanted!r}. {hint}The {len(ids)} scans are called {ids[0]} to "
         f"{ids[-1]}."

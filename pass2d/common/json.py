@@ -6,13 +6,13 @@ import contextlib
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from functools import cache as memoize
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
 
 import xxhash
 
-from pass2d.common.errors import CacheError
+from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.plain import from_plain
 
 T = TypeVar("T")
 
@@ -92,56 +92,6 @@ def from_json(kind: type[T], value: Any, *, where: str) -> T:
         CacheError: a field is missing, unknown or of another type; the message names ``where``.
     """
     try:
-        result: T = _build(kind, value)
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise CacheError(
-            f"{where}: does not describe a {kind.__name__} ({type(error).__name__}: "
-            f"{error!s:.200}). "
-            "The file is damaged: repair the cache (`repair`)."
-        ) from error
-    return result
-
-
-@memoize
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _build(kind: Any, value: Any) -> Any:
-    if is_dataclass(kind) and isinstance(kind, type):
-        return _build_record(kind, value)
-    if get_origin(kind) is not None:
-        return _build_generic(kind, value)
-    if kind is float and type(value) is int:
-        return float(value)
-    is_other = kind is not Any and not isinstance(value, kind)
-    if is_other or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"expected {kind.__name__}, found {value!r:.60}")
-    return value
-
-
-def _build_generic(kind: Any, value: Any) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is types.UnionType:
-        plain = next(a for a in arguments if a is not type(None))
-        return None if value is None else _build(plain, value)
-    if origin is dict:
-        return {arguments[0](key): _build(arguments[1], item) for key, item in value.items()}
-    assert origin is tuple, kind
-    if arguments[1:] == (Ellipsis,):
-        return tuple(_build(arguments[0], item) for item in value)
-    return tuple(_build(a, item) for a, item in zip(arguments, value, strict=True))
-
-
-def _build_record(kind: type, value: Any) -> Any:
-    hints = _hints(kind)
-    unknown = set(value) - set(hints)
-    if unknown:
-        raise KeyError(f"unknown field {sorted(unknown)[0]}")
-    arguments = {}
-    for field in fields(kind):
-        if field.name in value:
-            arguments[field.name] = _build(hints[field.name], value[field.name])
-        elif field.default is MISSING and field.default_factory is MISSING:
-            raise KeyError(f"field {field.name} is missing")
-    return kind(**arguments)
+        return from_plain(kind, value, where=where)
+    except ConfigError as error:
+        raise CacheError(f"{error}. The file is damaged: run `pass2d cache repair`.") from error

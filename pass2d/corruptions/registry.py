@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import tomllib
@@ -15,6 +14,7 @@ import numpy as np
 import xxhash
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.text import nearest
 from pass2d.corruptions import (
     beam_missing,
     cross_sensor,
@@ -195,8 +195,8 @@ def _known(word: str, known: Sequence[Any], where: str, what: str) -> Any:
     spelled = word.lower().replace("-", "_")
     if spelled in known:
         return spelled
-    near = difflib.get_close_matches(spelled, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else "."
+    near = nearest(spelled, known)
+    hint = f"; did you mean {near}?" if near else "."
     raise ConfigError(
         f"`corrupt`, {where!r}: no {what} {word!r}, expected one of {', '.join(known)}"
         f"{' or all' if what == 'corruption' else ''}{hint}"

@@ -8,11 +8,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from pass2d.common.plain import to_plain
 from pass2d.common.progress import format_bytes
 from pass2d.reports.report import facts_table, rich_table
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import card_notes, open_tensors, read_card
-from pass2d.train.recipes.plain_data import to_plain
 
 PERCENTILES = ("1 %", "5 %", "25 %", "50 %", "75 %", "95 %", "99 %")
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from pass2d.cache.check_manifest import check_info
 from pass2d.common.errors import CacheError, CheckpointError, ConfigError
 from pass2d.common.files import NO_PERMISSION, open_file, read_whole, whole_file
+from pass2d.common.plain import from_plain, to_plain
 from pass2d.models.inputs import Grid
 from pass2d.train.checkpoints.card import CARD_VERSION, Card
-from pass2d.train.recipes.plain_data import from_plain, to_plain
 from pass2d.train.recipes.renames import renamed_metrics
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pass2d.common.errors import ConfigError
 from pass2d.common.files import NO_PERMISSION, read_whole
+from pass2d.common.plain import require_known
 from pass2d.common.progress import Progress, Silent
-from pass2d.train.recipes.plain_data import require_known
 from pass2d.train.recipes.renames import renamed_settings
 
 RECIPES = Path(__file__).parent

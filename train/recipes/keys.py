@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.plain import field_types
+from pass2d.common.text import did_you_mean, nearest
 from pass2d.models.registry import MODELS
-from pass2d.train.recipes.plain_data import field_types
 
 _NETWORK = "network.settings"
 
@@ -45,16 +45,15 @@ def _proposal(key: str, known: Sequence[str], paths: Sequence[str]) -> str:
     """``paths`` are all settings with the names of their tables before them."""
     leaves = {path.rpartition(".")[2] for path in paths}
     short = [leaf for leaf in leaves if "_" in leaf and _initials(leaf) == key]  # lr, wd
-    own = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    others = difflib.get_close_matches(key, sorted(leaves), n=1, cutoff=0.7)
+    other = nearest(key, sorted(leaves), cutoff=0.7)
     for names in ([key], short):
         if found := [path for path in paths if path.rpartition(".")[2] in names]:
             return f"did you mean {' or '.join(map(repr, found))}?"
-    if own:
-        return f"did you mean {own[0]!r}?"
-    if found := [path for path in paths if path.rpartition(".")[2] in others]:
+    if own := did_you_mean(key, known):
+        return own
+    if found := [path for path in paths if path.rpartition(".")[2] == other]:
         return f"did you mean {' or '.join(map(repr, found))}?"
-    return f"known keys: {', '.join(sorted(known))}"
+    return f"choose from {', '.join(sorted(known))}"
 
 
 def _initials(name: str) -> str:

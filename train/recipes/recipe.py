@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.plain import NONE_WORD, from_plain, require_known, to_plain
 from pass2d.common.progress import Progress, Silent
 from pass2d.models.backends.choice import BackendName
 from pass2d.models.registry import MODELS, NAMED_CONFIGS
@@ -22,7 +23,6 @@ from pass2d.train.optim.optimizer import OptimizerConfig
 from pass2d.train.optim.schedule import ScheduleConfig
 from pass2d.train.recipes.files import read_table
 from pass2d.train.recipes.keys import require_known_keys
-from pass2d.train.recipes.plain_data import NONE_WORD, from_plain, require_known, to_plain
 from pass2d.train.recipes.renames import renamed_settings
 
 _NO_TEXT = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
@@ -199,10 +199,7 @@ def network_settings(recipe: Recipe) -> tuple[str, dict[str, object]]:
     if choice.config in NAMED_CONFIGS:
         named = NAMED_CONFIGS[choice.config]
         kind, settings = named.kind, {**named.settings, **settings}
-    try:
-        config = MODELS[kind].config_type.from_settings(settings)
-    except ConfigError as error:
-        raise ConfigError(f"network.settings: {error}") from error
+    config = MODELS[kind].config_type.from_settings(settings)
     return kind, config.settings()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pass2d.cache.schema import CorruptionInfo
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.files import read_whole
 from pass2d.common.progress import Progress, Silent
+from pass2d.common.text import nearest
 from pass2d.corruptions.registry import COLLECTION
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
@@ -138,8 +138,8 @@ def _chosen(
     words = None if wanted is None else corruption_words(wanted)
     for word in words or ():
         if word not in names:
-            near = difflib.get_close_matches(word, names, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            near = nearest(word, names)
+            hint = f" Did you mean {near}?" if near else ""
             raise ConfigError(
                 f"`corruptions`: no {word!r} in {clean.parent}, found {', '.join(names)}.{hint}"
             )

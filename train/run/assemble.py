@@ -14,6 +14,7 @@ from pass2d.cache.clouds.likeness import of_dataset
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.statistics import SPLITS, class_weights
 from pass2d.common.errors import ConfigError
+from pass2d.common.plain import require_known
 from pass2d.common.progress import Progress
 from pass2d.models.inputs import Grid
 from pass2d.models.network import Network
@@ -26,7 +27,6 @@ from pass2d.train.data.positions import evenly_spaced
 from pass2d.train.distributed.process_group import Team
 from pass2d.train.distributed.sync_norm import Sharers, share_norms
 from pass2d.train.optim.schedule import RunLength
-from pass2d.train.recipes.plain_data import require_known
 from pass2d.train.recipes.recipe import Recipe, network_settings
 
 

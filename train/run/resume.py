@@ -7,11 +7,11 @@ from typing import Any
 
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CheckpointError, ConfigError
+from pass2d.common.plain import to_plain
 from pass2d.common.progress import Progress
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import Checkpoint
 from pass2d.train.checkpoints.runs import RunFolder
-from pass2d.train.recipes.plain_data import to_plain
 from pass2d.train.recipes.recipe import Recipe, load_recipe
 from pass2d.train.run.assemble import Job
 from pass2d.train.run.finetune import start_from_checkpoint
