@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 import pass2d.train.data.stream
 import pass2d.train.loop
-import pass2d.train.run.window
+import pass2d.train.run.journal
 from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.train.data.stream import StreamConfig
-from pass2d.train.run.advice import waiting_advice
+from pass2d.train.run.journal import waiting_advice
 
 STEP_S = 1.0
 ADVICE = "of the time goes by waiting for data: "
@@ -73,7 +73,7 @@ def train_with_read_time(
     monkeypatch.setattr(pass2d.train.data.stream, "ThreadPoolExecutor", ReadsWhenAsked)
     monkeypatch.setattr(pass2d.train.data.stream, "wait", wait_for)
     monkeypatch.setattr(pass2d.train.data.stream, "time", clock)
-    monkeypatch.setattr(pass2d.train.run.window, "time", clock)
+    monkeypatch.setattr(pass2d.train.run.journal, "time", clock)
     monkeypatch.setattr(pass2d.train.data.stream, "load_scan", slow_load)
     monkeypatch.setattr(pass2d.train.loop, "optimizer_step", slow_step)
     settings = [

@@ -29,13 +29,12 @@ from pass2d.train.run.folder import (
     save_state,
     write_text,
 )
-from pass2d.train.run.journal import Journal, introduction, require_tensorboard
+from pass2d.train.run.journal import Journal, LogWindow, introduction, require_tensorboard
 from pass2d.train.run.resume import first_state, require_no_state_yet
 from pass2d.train.run.state import RunState, base_card, state_card, state_tensors
 from pass2d.train.run.step import optimizer_step, require_finite
 from pass2d.train.run.stop import StopRequest, stop_requests
 from pass2d.train.run.validate import averaged, is_due, refresh_average, validate
-from pass2d.train.run.window import LogWindow
 
 _AGREE_STEPS = {"cpu": 1, "cuda": 20}
 """Several processes ask each other so often whether someone wants to stop: a GPU waits for it."""

@@ -1,28 +1,43 @@
-"""What a run writes down: a line on the terminal, a line of JSON, TensorBoard."""
+"""What a run writes down: a line on the terminal, a line of JSON, TensorBoard; speed and advice."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError
 from pass2d.common.files import read_whole
 from pass2d.common.progress import Progress
 from pass2d.common.text import one_line
 from pass2d.models.backends.choice import choose_backend
 from pass2d.train.checkpoints.runs import RunFolder
+from pass2d.train.data.stream import BatchStream, StreamConfig
+from pass2d.train.distributed.process_group import Team, gather_names, sum_over_team
 from pass2d.train.recipes.renames import renamed_metrics
 from pass2d.train.run.assemble import Job
 from pass2d.train.run.folder import write_text
+from pass2d.train.run.state import RunState
+from pass2d.train.run.step import rate_at
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+HIGH_WAIT_SHARE = 0.2
+"""Above this share of time spent waiting for data the log says what to change."""
+_ENOUGH_THREADS = 3
+_ENOUGH_BATCHES = 4
 
 
 def introduction(job: Job, folder: RunFolder, cursor: int) -> list[str]:
@@ -205,3 +220,86 @@ def under_new_names(lines: Sequence[str]) -> tuple[list[str], list[str]]:
         said |= dict.fromkeys(notes)
         renamed.append(json.dumps(record, ensure_ascii=False) + "\n" if notes else line)
     return renamed, list(said)
+
+
+class LogWindow:
+    """Measures since the last line."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._wait_s = 0.0
+        self._scans = 0
+
+    def add(self, scans: int) -> None:
+        """A step of so many scans is done."""
+        self._scans += scans
+
+    def restart(self, stream: BatchStream) -> None:
+        """Begin anew: what came before (a validation) is not the loop's doing."""
+        self._start, self._wait_s, self._scans = time.perf_counter(), stream.wait_s, 0
+
+    def write(
+        self, job: Job, state: RunState, stream: BatchStream, journal: Journal | None
+    ) -> None:
+        """Write the line and begin anew; here and only here the loop waits for the device."""
+        means = mean_losses(state.totals, job.team)
+        state.totals = {}
+        skipped = int(state.skips.total)
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        wait_share = (stream.wait_s - self._wait_s) / seconds
+        speed = self._scans / seconds
+        self.restart(stream)
+        if journal is None:
+            return
+        rate = rate_at(job, state, max(state.cursor - 1, 0))
+        epoch, step = (state.cursor - 1) // job.n_scans + 1, job.step_at(state.cursor)
+        measured = {"scans_per_s": speed, "wait_share": wait_share, "skipped": skipped}
+        journal.write("train", step, {"epoch": epoch, **means, "lr": rate, **measured})
+        total = job.recipe.epochs * job.length.steps_per_epoch
+        journal.say(
+            f"epoch {epoch}/{job.recipe.epochs} step {step}/{total}: loss {means['loss']:.4f}, "
+            f"lr {rate:.4g}, {speed:.2f} scans/s, {wait_share:.0%} waiting for data"
+            + (f", {skipped} steps skipped" if skipped else "")
+        )
+        journal.say_once(waiting_advice(wait_share, job.recipe.stream, job.reader))
+
+
+def mean_losses(totals: dict[str, Tensor], team: Team) -> dict[str, float]:
+    """Means of the losses since the last line of the log, over all processes."""
+    names = sorted(totals)
+    if team.world > 1:
+        names = sorted(set().union(*gather_names(names)))
+    zero = torch.zeros(2, dtype=torch.float64, device=team.device)
+    sums = torch.stack([totals.get(name, zero) for name in names])
+    sum_over_team([sums], team)
+    return {name: s / w for name, (s, w) in zip(names, sums.tolist(), strict=True)}
+
+
+def waiting_advice(
+    wait_share: float, config: StreamConfig, reader: CacheReader, *, cores: int | None = None
+) -> str:
+    """One line that names what this run has not tried yet; "" below `HIGH_WAIT_SHARE`.
+
+    Args:
+        wait_share: 0..1 of the time since the last line of the log.
+        config: of the stream that was waited for.
+        reader: of the cache that it reads.
+        cores: that this process may use; asked of the system when None.
+    """
+    if wait_share <= HIGH_WAIT_SHARE:
+        return ""
+    have = len(os.sched_getaffinity(0)) if cores is None else cores
+    remedies = []
+    if config.threads < _ENOUGH_THREADS:
+        remedies.append(f"raise stream.threads (now {config.threads}) to {_ENOUGH_THREADS}")
+    if config.prefetch < _ENOUGH_BATCHES:
+        remedies.append(f"raise stream.prefetch (now {config.prefetch}) to {_ENOUGH_BATCHES}")
+    if reader.profiles != ("speed",):
+        remedies.append("prepare the cache with --profile speed")
+    if reader.is_remote:
+        remedies.append("copy the cache to a local disk")
+    else:
+        remedies.append("put the cache on a faster local disk")
+    if have <= config.threads:
+        remedies.append(f"give the process more than its {have} CPU cores")
+    return f"{wait_share:.0%} of the time goes by waiting for data: {'; '.join(remedies)}"
