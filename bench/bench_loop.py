@@ -40,7 +40,7 @@ from pass2d.synth.config import preset
 from pass2d.synth.generate import generate
 from pass2d.train.data.batch import point_batch
 from pass2d.train.data.stream import BatchStream
-from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.recipes.recipe import load_recipe
 from pass2d.train.run.assemble import Job, assemble
 from pass2d.train.run.state import RunState, fresh_state
@@ -64,7 +64,7 @@ class Ours:
     def __init__(self, reader: CacheReader, mode: str, recipe: str) -> None:
         common = ("batch_size=1", "stream.threads=1", "stream.prefetch=1", "device=cpu")
         settings = load_recipe(recipe, [*common, *MODES[mode]])
-        self.job: Job = assemble(reader, settings, Team(device=CPU), Silent())
+        self.job: Job = assemble(reader, settings, ProcessGroup(device=CPU), Silent())
         self.job.network.train()
         self.stream = self.new_stream()
         self.state: RunState | None = None

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from pass2d.train.distributed.process_group import Team, joined_team
+from pass2d.train.distributed.process_group import ProcessGroup, joined_group
 
-Work = Callable[[Team, dict[str, Any]], Any]
+Work = Callable[[ProcessGroup, dict[str, Any]], Any]
 """Runs in each process; what it returns is pickled."""
 
 # Each process is a fork of one that has imported all this already.
@@ -71,8 +71,8 @@ def _join(  # noqa: PLR0917  # as Process passes them
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(world),
     }
-    with mock.patch.dict(os.environ, values), joined_team("cpu") as team:
-        torch.save(work(team, given), Path(folder) / f"{rank}.pt")
+    with mock.patch.dict(os.environ, values), joined_group("cpu") as group:
+        torch.save(work(group, given), Path(folder) / f"{rank}.pt")
 
 
 def shallow_resnet(*, weights: None) -> nn.Module:

@@ -18,7 +18,7 @@ from typed import pass2d
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
 from pass2d.train.checkpoints.runs import RunFolder, new_run_folder, newest_network, run_folders
-from pass2d.train.distributed.process_group import Team, of_first
+from pass2d.train.distributed.process_group import ProcessGroup, from_main
 from pass2d.train.recipes.recipe import to_toml
 from pass2d.train.run.choice import choose_run, holds_nothing, newest_alike
 
@@ -334,9 +334,9 @@ def test_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
         new_run_folder("tiny", runs=tmp_path / "file" / "runs")
 
 
-def _folder(team: Team, given: dict) -> str:
-    own = new_run_folder("tiny", runs=Path(given["runs"])) if team.is_first else None
-    return str(of_first(own, team))
+def _folder(group: ProcessGroup, given: dict) -> str:
+    own = new_run_folder("tiny", runs=Path(given["runs"])) if group.is_main else None
+    return str(from_main(own, group))
 
 
 def test_processes_agree_on_one_folder(tmp_path: Path) -> None:

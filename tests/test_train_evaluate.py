@@ -30,7 +30,7 @@ from pass2d.reports.evaluation import score_rows
 from pass2d.reports.report import report_json, report_tables, write_html
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
-from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.evaluation.counts import (
     BAND_NAMES,
     EvalCounts,
@@ -45,7 +45,7 @@ from pass2d.train.inference.scans import eval_scan, record_input
 from pass2d.train.inference.votes import VotePlan
 
 CPU = torch.device("cpu")
-ALONE = Team(device=CPU)
+ALONE = ProcessGroup(device=CPU)
 TWO_SCANS = PassSize(points=10**9, scans=2)
 
 
@@ -194,7 +194,7 @@ def test_shares_of_three_processes_make_the_whole_and_each_pass_is_the_same(cach
                 network,
                 reader,
                 positions,
-                team=Team(device=CPU, rank=r, world=3),
+                group=ProcessGroup(device=CPU, rank=r, world=3),
                 size=TWO_SCANS,
             )
             for r, network in enumerate(shared)
@@ -276,7 +276,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(cached, checkpoint) -> EvalReport:
     root, _ = cached
-    return evaluate(checkpoint, root, votes=VotePlan(kind="random", count=2), team=ALONE)
+    return evaluate(checkpoint, root, votes=VotePlan(kind="random", count=2), group=ALONE)
 
 
 def test_report_has_both_protocols_without_and_with_votes(report) -> None:
@@ -293,7 +293,7 @@ def test_report_has_both_protocols_without_and_with_votes(report) -> None:
 
 
 def test_evaluation_is_a_function_of_its_inputs(report, cached, checkpoint) -> None:
-    again = evaluate(checkpoint, cached[0], votes=VotePlan(kind="random", count=2), team=ALONE)
+    again = evaluate(checkpoint, cached[0], votes=VotePlan(kind="random", count=2), group=ALONE)
     assert [p.confusion.tolist() for p in again.passes] == [
         p.confusion.tolist() for p in report.passes
     ]
@@ -401,16 +401,16 @@ def test_absent_class_is_a_dash_in_tables_and_null_in_json() -> None:
 
 def test_split_without_labels_is_refused_with_the_ones_that_have_some(cached, checkpoint) -> None:
     with pytest.raises(ConfigError, match=r"'test' has 5 scans, none with labels.*train, val"):
-        evaluate(checkpoint, cached[0], split="test", team=ALONE)
+        evaluate(checkpoint, cached[0], split="test", group=ALONE)
     with pytest.raises(ConfigError, match="'val' has 0 scans of the sequences 00, none"):
-        evaluate(checkpoint, cached[0], sequences=["00"], team=ALONE)
+        evaluate(checkpoint, cached[0], sequences=["00"], group=ALONE)
 
 
 def test_limit_takes_scans_from_the_whole_split(cached, checkpoint) -> None:
-    result = evaluate(checkpoint, cached[0], limit=2, team=ALONE)
+    result = evaluate(checkpoint, cached[0], limit=2, group=ALONE)
     assert sorted(scan.scan_id for scan in result.best.scans) == ["08/000000", "08/000004"]
     with pytest.raises(ConfigError, match="limit must be at least 1"):
-        evaluate(checkpoint, cached[0], limit=0, team=ALONE)
+        evaluate(checkpoint, cached[0], limit=0, group=ALONE)
 
 
 def test_checkpoint_of_other_classes_or_another_grid_is_refused(checkpoint, tmp_path: Path) -> None:
@@ -418,11 +418,11 @@ def test_checkpoint_of_other_classes_or_another_grid_is_refused(checkpoint, tmp_
     names = replace(info.labels, names=("unlabeled", "road", "car", "building", "bush"))
     write_sample_cache(tmp_path / "a", n_scans=1, info=replace(info, labels=names))
     with pytest.raises(ConfigError, match=r"trained on the 4 classes of semkitti"):
-        evaluate(checkpoint, tmp_path / "a", team=ALONE)
+        evaluate(checkpoint, tmp_path / "a", group=ALONE)
     grid = GridConfig(low=(-50, -50, -4), high=(50, 50, 2), shape=(500, 500, 30))
     write_sample_cache(tmp_path / "b", n_scans=1, info=replace(info, grid=grid))
     with pytest.raises(ConfigError, match="Prepare the data set for that grid"):
-        evaluate(checkpoint, tmp_path / "b", team=ALONE)
+        evaluate(checkpoint, tmp_path / "b", group=ALONE)
 
 
 def test_pictures_of_the_worst_and_best_scan(report, cached, tmp_path: Path) -> None:

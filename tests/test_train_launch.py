@@ -47,7 +47,7 @@ def arguments(place: Path, run_root: Path, *more: str) -> list[str]:
 
 
 def members(starter: int) -> dict[int, int]:
-    """Process ids by rank of the team that a launcher or torchrun started."""
+    """Process ids by rank of the group that a launcher or torchrun started."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -100,16 +100,16 @@ def test_a_killed_process_ends_the_job_with_one_error(place: Path, tmp_path: Pat
     victim = 0
     command = [*RUN, *arguments(place, tmp_path / "run", "--nproc", "2")]
     with training(command) as process:
-        team = members(process.pid)
-        assert sorted(team) == [0, 1]
-        os.kill(team[victim], signal.SIGKILL)
+        group = members(process.pid)
+        assert sorted(group) == [0, 1]
+        os.kill(group[victim], signal.SIGKILL)
         _, said = process.communicate(timeout=BOUND_S)
     assert process.returncode == 1
     assert len(errors(said)) == 1, said
     assert f"process {victim} of 2 was killed by SIGKILL" in errors(said)[0]
     assert "--resume" in errors(said)[0]
     assert "Traceback" not in said
-    assert not any(is_alive(pid) for pid in team.values())
+    assert not any(is_alive(pid) for pid in group.values())
 
 
 @needs_proc
@@ -119,13 +119,13 @@ def test_ctrl_c_saves_once_and_another_number_of_processes_goes_on(
 ) -> None:
     command = [*RUN, *arguments(place, tmp_path / "run", "--nproc", "2")]
     with training(command) as process:
-        team = members(process.pid)
+        group = members(process.pid)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=BOUND_S)
     assert process.returncode == 130
     assert said.count("SIGINT") == 1, said
     assert "Traceback" not in said
-    assert not any(is_alive(pid) for pid in team.values())
+    assert not any(is_alive(pid) for pid in group.values())
     # One process takes up where two stopped, and two more where that one stopped.
     more = ["--resume", "--set", "resume_anyway=true", "--set"]
     position = last_cursor(tmp_path / "run")
@@ -152,12 +152,12 @@ def test_a_process_killed_under_torchrun_ends_the_job(place: Path, tmp_path: Pat
     script.write_text("from pass2d.cli import main\nmain()\n")
     command = [*TORCHRUN, "--nproc-per-node=2", "--", str(script)]
     with training([*command, *arguments(place, tmp_path / "run")]) as process:
-        team = members(process.pid)
-        os.kill(team[1], signal.SIGKILL)
+        group = members(process.pid)
+        os.kill(group[1], signal.SIGKILL)
         _, said = process.communicate(timeout=BOUND_S)
     assert process.returncode == 1
     assert len(errors(said)) <= 1, said
-    assert not any(is_alive(pid) for pid in team.values())
+    assert not any(is_alive(pid) for pid in group.values())
 
 
 @needs_proc
@@ -166,12 +166,12 @@ def test_a_process_that_hangs_counts_as_lost(place: Path, tmp_path: Path) -> Non
     """Stopped, not killed: its connections stay open, and nothing but its silence tells."""
     more = ("--nproc", "2", "--set", "lost_after_s=3")
     with training([*RUN, *arguments(place, tmp_path / "run", *more)]) as process:
-        team = members(process.pid)
-        os.kill(team[1], signal.SIGSTOP)
+        group = members(process.pid)
+        os.kill(group[1], signal.SIGSTOP)
         _, said = process.communicate(timeout=BOUND_S)
     assert process.returncode == 1
     assert len(errors(said)) == 1, said
-    assert not any(is_alive(pid) for pid in team.values())
+    assert not any(is_alive(pid) for pid in group.values())
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from pass2d.models.network import Segmentation
 from pass2d.train.checkpoints.checkpoint import load_checkpoint, network_from_checkpoint
 from pass2d.train.checkpoints.runs import RunFolder
 from pass2d.train.data.stream import BatchStream
-from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.loop import run
 from pass2d.train.optim.losses import LossTerms
 from pass2d.train.recipes.recipe import NetworkChoice, Recipe, load_recipe
@@ -285,7 +285,7 @@ def test_two_runs_never_work_in_one_folder(data: Path, whole: Path, tmp_path: Pa
     shutil.copytree(whole, root)
     heard = Heard()
     with (
-        only_run_in(RunFolder(root=root), Team(device=torch.device("cpu"))),
+        only_run_in(RunFolder(root=root), ProcessGroup(device=torch.device("cpu"))),
         pytest.raises(ConfigError, match="another run is at work in this folder"),
     ):
         run(data, tiny_recipe(), run_root=root, resume=True, progress=heard)
@@ -488,7 +488,7 @@ def first_step(data: Path, *, batch_size: int, accumulate: int) -> list[Tensor]:
 
     recipe = tiny_recipe(f"batch_size={batch_size}", f"accumulate={accumulate}")
     with CacheReader.open(data) as reader:
-        job = assemble(reader, recipe, Team(device=CPU), Silent())
+        job = assemble(reader, recipe, ProcessGroup(device=CPU), Silent())
         job.network.eval()
         state = fresh_state(job)
         stream = BatchStream(reader, job.plan, recipe.stream, cursor=0, device=CPU)

@@ -15,7 +15,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo, LabelTable
 from pass2d.common.errors import CheckpointError, ConfigError
 from pass2d.train.checkpoints.checkpoint import load_checkpoint
-from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.loop import run
 from pass2d.train.run.assemble import fresh_network
 
@@ -118,7 +118,7 @@ def test_a_resumed_run_no_longer_needs_the_file_of_the_2d_weights(
 ) -> None:
     gone = tmp_path / "gone.pth"
     recipe = tiny_recipe(*WITH_PICTURES, f"network.settings.image_weights={gone}")
-    alone = Team(device=torch.device("cpu"))
+    alone = ProcessGroup(device=torch.device("cpu"))
     with CacheReader.open(data) as reader:
         fresh_network(reader, recipe, alone, is_resumed=True)
         with pytest.raises(CheckpointError, match=r"gone\.pth: no such file"):

@@ -16,7 +16,7 @@ from team_samples import in_processes, shallow_resnet
 from torch import Tensor, nn
 from train_samples import assert_same_tensors, final_state, tiny_recipe
 
-from pass2d.train.distributed.process_group import Team, sum_by_rank, sum_gradients
+from pass2d.train.distributed.process_group import ProcessGroup, sum_by_rank, sum_gradients
 from pass2d.train.loop import run
 from pass2d.train.optim.average import WeightAverage
 from pass2d.train.optim.optimizer import (
@@ -125,19 +125,19 @@ def test_means_of_weights_are_taken_by_place() -> None:
             assert torch.equal(tensor, means[1].tensors[name])
 
 
-def summed(team: Team, _given: dict[str, Any]) -> dict[str, Any]:
+def summed(group: ProcessGroup, _given: dict[str, Any]) -> dict[str, Any]:
     """Rank 0's gradients lie as the weights do, rank 1 has none, rank 2's are contiguous."""
     network = made_convs(CHANNELS_LAST)
     parameters = list(network.parameters())
     for parameter in parameters:
-        gradient = share_of(team.rank, parameter)
-        if team.rank == 0:
+        gradient = share_of(group.rank, parameter)
+        if group.rank == 0:
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
-        elif team.rank == 2:
+        elif group.rank == 2:
             parameter.grad = gradient.contiguous()
-    sum_gradients(parameters, team)
+    sum_gradients(parameters, group)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    rounded = sum_by_rank(torch.tensor([[1e8, 1.0, -1e8][team.rank]] * 3), team)
+    rounded = sum_by_rank(torch.tensor([[1e8, 1.0, -1e8][group.rank]] * 3), group)
     return {
         "gradients": gradients,
         "lies_alike": [

@@ -154,7 +154,7 @@ def test_the_first_module_with_a_nonfinite_output_is_named() -> None:
     watch = OutputWatch(network)
     network(torch.ones(1, 2))
     watch.close()
-    assert watch.culprit == "1"
+    assert watch.first_nonfinite == "1"
     assert first_nonfinite(network) == "parameter 1.weight"
 
 

@@ -20,11 +20,11 @@ from pass2d.train.data.collate import collate, heap
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import batch_at
 from pass2d.train.distributed.process_group import (
-    Team,
-    agree,
-    gather_over_team,
+    ProcessGroup,
+    any_process,
+    gather_over_group,
     sum_gradients,
-    sum_over_team,
+    sum_over_group,
 )
 from pass2d.train.distributed.sync_norm import SharedNorm, Sharers, share_norms
 from pass2d.train.evaluation.counts import EvalCounts
@@ -32,7 +32,7 @@ from pass2d.train.run.assemble import assemble
 from pass2d.train.run.step import choose_sharers
 
 CPU = torch.device("cpu")
-ALONE = Team(device=CPU)
+ALONE = ProcessGroup(device=CPU)
 CHANNELS = 6
 
 
@@ -68,18 +68,18 @@ def norm_case(kind: str, sizes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
     return parts(1000), parts(0)
 
 
-def normalise_share(team: Team, given: dict[str, Any]) -> list[dict[str, Tensor]]:
+def normalise_share(group: ProcessGroup, given: dict[str, Any]) -> list[dict[str, Tensor]]:
     results = []
-    sharers = Sharers(team)
+    sharers = Sharers(group)
     for kind, sizes in given["cases"]:
         rows, pulls = norm_case(kind, sizes)
         network = nn.Sequential(made_norm(kind))
         share_norms(network, sharers)
         sharers.choose(len(sizes))
-        if team.rank >= len(sizes):
+        if group.rank >= len(sizes):
             results.append({})
             continue
-        results.append(normalised(network[0], rows[team.rank], pulls[team.rank]))
+        results.append(normalised(network[0], rows[group.rank], pulls[group.rank]))
     return results
 
 
@@ -155,12 +155,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def network_gradients(team: Team, given: dict[str, Any]) -> dict[str, Any]:
+def network_gradients(group: ProcessGroup, given: dict[str, Any]) -> dict[str, Any]:
     """The gradients of a loss that is a sum over points, by one forward pass of each process."""
-    size = given["joint"] // team.world
+    size = given["joint"] // group.world
     recipe = tiny_recipe(f"batch_size={size}", *given["overrides"])
     with CacheReader.open(given["data"]) as reader:
-        job = assemble(reader, recipe, team, Silent())
+        job = assemble(reader, recipe, group, Silent())
         positions = batch_at(job.plan, 0).positions
         scans = [load_scan(reader, job.plan, int(p), epoch=0) for p in positions]
         choose_sharers(job, scans=given["joint"])
@@ -179,7 +179,7 @@ def network_gradients(team: Team, given: dict[str, Any]) -> dict[str, Any]:
             pull = torch.sin(batch.points[:, :3].sum(1, keepdim=True) + classes)
             (logits.square() * pull).sum().backward()
             n_points = len(logits)
-        sum_gradients([p for p in job.network.parameters() if p.requires_grad], team)
+        sum_gradients([p for p in job.network.parameters() if p.requires_grad], group)
     gradients = {n: p.grad for n, p in job.network.named_parameters() if p.grad is not None}
     return {"gradients": gradients, "buffers": dict(job.network.named_buffers()), "n": n_points}
 
@@ -194,11 +194,11 @@ def test_summed_gradients_are_those_of_the_joint_batch(
     joint = 3 if world == 3 else 2
     given = {"data": data, "overrides": overrides, "norms": norms, "joint": joint}
     alone = network_gradients(ALONE, given)
-    team = in_processes(world, network_gradients, given, tmp_path)
-    counts = [member["n"] for member in team]
+    group = in_processes(world, network_gradients, given, tmp_path)
+    counts = [member["n"] for member in group]
     assert sum(counts) == alone["n"]
     assert len(set(counts)) == world  # unlike shares
-    for member in team:
+    for member in group:
         assert member["gradients"].keys() == alone["gradients"].keys()
         for name, gradient in alone["gradients"].items():
             scale = float(gradient.abs().max())
@@ -214,22 +214,22 @@ def test_summed_gradients_are_those_of_the_joint_batch(
             torch.testing.assert_close(member["buffers"][name], buffer, rtol=1e-4, atol=1e-5)
 
 
-def join_counts(team: Team, given: dict[str, Any]) -> dict[str, Any]:
+def join_counts(group: ProcessGroup, given: dict[str, Any]) -> dict[str, Any]:
     counts = EvalCounts.empty(3, CPU, sees_outside=False)
-    for place in given["places"][team.rank]:
+    for place in given["places"][group.rank]:
         scan = torch.zeros((10, 3, 3), dtype=torch.int64)
         scan[place % 10, 1, 2] = 2**60 + place  # would not survive a float
         counts.add(place, scan)
-    counts.reduce(team)
-    words = gather_over_team(torch.arange(team.rank, dtype=torch.int64), team)
-    summed = torch.tensor([2**60 + team.rank])
-    sum_over_team([summed], team)
+    counts.reduce(group)
+    words = gather_over_group(torch.arange(group.rank, dtype=torch.int64), group)
+    summed = torch.tensor([2**60 + group.rank])
+    sum_over_group([summed], group)
     return {
         "total": counts.total,
         "scans": counts.scans,
         "words": words,
         "summed": int(summed),
-        "agreed": [agree(team.rank == 2, team), agree(False, team)],
+        "agreed": [any_process(group.rank == 2, group), any_process(False, group)],
     }
 
 

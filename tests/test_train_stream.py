@@ -26,10 +26,10 @@ from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan, batch_at, epoch_order, mix_partner
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.stream import BatchStream, StreamConfig
-from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.run.assemble import assemble
 
-ALONE = Team(device=torch.device("cpu"))
+ALONE = ProcessGroup(device=torch.device("cpu"))
 SMALL = AugmentConfig(crop_hw=(32, 96))
 
 

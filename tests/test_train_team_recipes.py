@@ -19,7 +19,7 @@ from torch import Tensor
 from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
 from pass2d.train.data.stream import BatchStream
-from pass2d.train.distributed.process_group import Team, share_buffers
+from pass2d.train.distributed.process_group import ProcessGroup, share_buffers
 from pass2d.train.optim.optimizer import optimizer_tensors
 from pass2d.train.recipes.files import recipe_names
 from pass2d.train.recipes.recipe import Recipe, load_recipe, network_settings
@@ -67,12 +67,12 @@ def narrow(name: str, *overrides: str) -> Recipe:
     return replace(recipe, network=replace(recipe.network, settings=settings))
 
 
-def assembled(reader: CacheReader, recipe: Recipe, team: Team) -> Job:
+def assembled(reader: CacheReader, recipe: Recipe, group: ProcessGroup) -> Job:
     """The job; also with a loss scaler, which a CPU does without."""
     is_scaled = recipe.precision == "fp16"
     on_cpu = replace(recipe, precision="float32") if is_scaled else recipe
     with mock.patch.object(torchvision.models, "resnet34", shallow_resnet):
-        return replace(assemble(reader, on_cpu, team, Silent()), recipe=recipe)
+        return replace(assemble(reader, on_cpu, group, Silent()), recipe=recipe)
 
 
 def tensors_of(job: Job, state: RunState) -> dict[str, Tensor]:
@@ -102,10 +102,10 @@ def tracking_every(world: int, job: Job) -> Iterator[None]:
 
 
 def trained(
-    reader: CacheReader, recipe: Recipe, team: Team, *, as_one_of: int = 1
+    reader: CacheReader, recipe: Recipe, group: ProcessGroup, *, as_one_of: int = 1
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """All tensors before and after an epoch."""
-    job = assembled(reader, recipe, team)
+    job = assembled(reader, recipe, group)
     state = fresh_state(job)
     before = tensors_of(job, state)
     stream = BatchStream(reader, job.plan, recipe.stream)
@@ -114,21 +114,21 @@ def trained(
             step.optimizer_step(job, state, stream)
     stream.close()
     assert int(state.skips.total) == 0
-    share_buffers(job.network, team)
+    share_buffers(job.network, group)
     return before, tensors_of(job, state)
 
 
-def compare(team: Team, given: dict[str, Any]) -> dict[str, dict[str, float]]:
+def compare(group: ProcessGroup, given: dict[str, Any]) -> dict[str, dict[str, float]]:
     """By recipe and tensor: how far the processes end from the one, over the tensor's move."""
     found: dict[str, dict[str, float]] = {}
-    alone = Team(device=team.device)
+    alone = ProcessGroup(device=group.device)
     with CacheReader.open(given["data"]) as reader:
         for place, (name, recipe) in enumerate(given["recipes"].items()):
-            before, together = trained(reader, recipe, team)
-            if place % team.world != team.rank:
+            before, together = trained(reader, recipe, group)
+            if place % group.world != group.rank:
                 continue
-            accumulating = replace(recipe, accumulate=recipe.accumulate * team.world)
-            again, one = trained(reader, accumulating, alone, as_one_of=team.world)
+            accumulating = replace(recipe, accumulate=recipe.accumulate * group.world)
+            again, one = trained(reader, accumulating, alone, as_one_of=group.world)
             assert before.keys() == again.keys() == together.keys() == one.keys()
             assert all(torch.equal(before[key], again[key]) for key in before)
             found[name] = {key: distance(together[key], one[key], start=before[key]) for key in one}

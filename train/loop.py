@@ -16,7 +16,13 @@ from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
 from pass2d.train.checkpoints.runs import RunFolder
 from pass2d.train.data.stream import BatchStream
-from pass2d.train.distributed.process_group import Team, agree, joined_team, of_first, share_buffers
+from pass2d.train.distributed.process_group import (
+    ProcessGroup,
+    any_process,
+    from_main,
+    joined_group,
+    share_buffers,
+)
 from pass2d.train.optim.schedule import is_out_of_patience
 from pass2d.train.recipes.recipe import Recipe, to_toml
 from pass2d.train.run.assemble import Job, assemble
@@ -85,34 +91,34 @@ def run(
         ConfigError: the settings do not fit the cache, the folder or the run to resume; or the
             gradients stay non-finite.
         CheckpointError: a checkpoint cannot be read or written.
-        LostProcessError: another process of the team is gone.
-        SaidElsewhereError: another process of the team has failed and says why.
+        LostProcessError: another process of the group is gone.
+        ReportedByOtherProcessError: another process of the group has failed and says why.
     """
     if recipe.torch_threads:
         torch.set_num_threads(recipe.torch_threads)
     with (
-        joined_team(recipe.device, progress=progress, lost_after_s=recipe.lost_after_s) as team,
+        joined_group(recipe.device, progress=progress, lost_after_s=recipe.lost_after_s) as group,
         CacheReader.open(cache_root, dataset=dataset) as reader,
         stop_requests() as stop,
         tf32_products(recipe.tf32),
     ):
-        heard = progress if progress is not None and team.is_first else Silent()
-        if team.is_first and recipe.log.tensorboard:
+        heard = progress if progress is not None and group.is_main else Silent()
+        if group.is_main and recipe.log.tensorboard:
             require_tensorboard()
         choice: RunChoice | None = None
-        if team.is_first:
+        if group.is_main:
             choice = choose_run(run_root, recipe, reader.fingerprint, resume=resume, progress=heard)
-        choice = of_first(choice, team)
-        folder = open_folder(choice.root, resume=choice.is_resumed, team=team)
+        choice = from_main(choice, group)
+        folder = open_folder(choice.root, resume=choice.is_resumed, group=group)
         with (
-            left_unmade(folder, team) if choice.is_new else nullcontext(),
-            only_run_in(folder, team),
+            left_unmade(folder, group) if choice.is_new else nullcontext(),
+            only_run_in(folder, group),
         ):
             with stop.raising():  # so far nothing would be lost
                 loop = _prepared(
                     reader,
                     recipe,
-                    team,
+                    group,
                     folder=folder,
                     stop=stop,
                     progress=heard,
@@ -124,7 +130,7 @@ def run(
 def _prepared(
     reader: CacheReader,
     recipe: Recipe,
-    team: Team,
+    group: ProcessGroup,
     *,
     folder: RunFolder,
     stop: StopRequest,
@@ -136,7 +142,7 @@ def _prepared(
     if resume and stored is None:
         require_no_state_yet(folder)
         progress.say("the run ended before its first checkpoint: it starts anew")
-    job = assemble(reader, recipe, team, progress, is_resumed=stored is not None)
+    job = assemble(reader, recipe, group, progress, is_resumed=stored is not None)
     card = base_card(job)
     state = first_state(job, stored, folder, card, progress=progress)
     return _Loop(job, state, folder=folder, card=card, stop=stop, progress=progress)
@@ -167,7 +173,7 @@ class _Loop:
                 validated=state.validated,
                 tensorboard=job.recipe.log.tensorboard,
             )
-            if job.team.is_first
+            if job.group.is_main
             else None
         )
         self._stream = BatchStream(
@@ -175,7 +181,7 @@ class _Loop:
             job.plan,
             job.recipe.stream,
             cursor=state.cursor,
-            device=job.team.device,
+            device=job.group.device,
         )
         self._window = LogWindow()
         self._announced_epoch = -1
@@ -183,7 +189,7 @@ class _Loop:
     def run(self) -> TrainResult:
         """Train to the end, or until someone asks to stop."""
         try:
-            if self._job.team.is_first:  # not before all is there: a folder with it holds a run
+            if self._job.group.is_main:  # not before all is there: a folder with it holds a run
                 # Overrides are for once: else the file, taken as a recipe, would override for ever.
                 recipe = replace(self._job.recipe, resume_anyway=False)
                 write_text(self._folder.settings, to_toml(recipe))
@@ -227,7 +233,7 @@ class _Loop:
 
         One of several processes must not leave alone: they wait for each other in the step.
         """
-        if self._job.team.world > 1:
+        if self._job.group.world > 1:
             return True
         with self._stop.at_once():
             if not self._stop:
@@ -244,7 +250,7 @@ class _Loop:
         is_epoch_end = state.cursor % job.n_scans == 0
         is_last = state.cursor == job.recipe.epochs * job.n_scans
         is_logged = step % log.every_steps == 0 or is_last
-        if is_logged or job.team.device.type == "cpu":
+        if is_logged or job.group.device.type == "cpu":
             require_finite(job, state, self._stream.last)
         if is_logged:
             self._window.write(job, state, self._stream, self._journal)
@@ -253,7 +259,7 @@ class _Loop:
 
     def _validate(self) -> bool:
         """Returns False when a signal cut it short: the state from before it is saved already."""
-        if agree(bool(self._stop), self._job.team):
+        if any_process(bool(self._stop), self._job.group):
             return False
         self._announced_epoch = -1
         is_done = validate(
@@ -269,8 +275,8 @@ class _Loop:
         return is_done
 
     def _save(self) -> None:
-        share_buffers(self._job.network, self._job.team)
-        if self._job.team.is_first:
+        share_buffers(self._job.network, self._job.group)
+        if self._job.group.is_main:
             save_state(
                 self._folder,
                 state_tensors(self._job, self._state),
@@ -282,16 +288,16 @@ class _Loop:
         job, state = self._job, self._state
         is_ready = refresh_average(job, state, self._stop)
         with averaged(job, state) if is_ready else nullcontext():
-            if job.team.is_first:
+            if job.group.is_main:
                 tensors = network_tensors(job.network.inference_state())
                 save_checkpoint(self._folder.best, tensors, self._card)
 
     def _must_stop(self) -> bool:
         job = self._job
-        every = _AGREE_STEPS.get(job.team.device.type, 20)
-        if job.team.world > 1 and job.step_at(self._state.cursor) % every:
+        every = _AGREE_STEPS.get(job.group.device.type, 20)
+        if job.group.world > 1 and job.step_at(self._state.cursor) % every:
             return False
-        return agree(bool(self._stop), job.team)
+        return any_process(bool(self._stop), job.group)
 
     def _announce_epoch(self) -> None:
         job = self._job

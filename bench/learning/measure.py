@@ -22,7 +22,7 @@ from pass2d.train.data.collate import collate, heap
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
-from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.evaluation.evaluate import evaluate
 from pass2d.train.inference.metric import count_pairs, official_scores
 from pass2d.train.loop import run
@@ -89,7 +89,7 @@ def seen_by_camera(task: Task, cache_root: Path, folder: RunFolder) -> dict[str,
     colour tells something it must do better there.
     """
     with CacheReader.open(cache_root) as reader:
-        job = assemble(reader, task.recipe, Team(device=torch.device("cpu")), Silent())
+        job = assemble(reader, task.recipe, ProcessGroup(device=torch.device("cpu")), Silent())
         if not job.network.needs_images:
             return None
         state = newest_state(folder, Silent())
@@ -111,7 +111,7 @@ def _seen_counts(job: Job, reader: CacheReader) -> list[NDArray[np.int64]]:
     hw = reader.scans.camera_hw[positions].reshape(-1, 2).min(0) // 16 * 16
     size_hw = (int(hw[0]), int(hw[1]))
     plan = StreamPlan(positions=positions, batch_size=1, seed=0, augment=plain, size_hw=size_hw)
-    network, device = job.network, job.team.device
+    network, device = job.network, job.group.device
     network.eval()
     network.training = True  # asks for the 2D branch; every layer stays in evaluation mode
     n = reader.info.labels.n_classes

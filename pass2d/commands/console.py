@@ -19,7 +19,7 @@ import typer
 
 from pass2d.commands.signals import SIGNALS, Signals
 from pass2d.commands.wording import in_options, typed_messages
-from pass2d.common.errors import ConfigError, Pass2DError, SaidElsewhereError
+from pass2d.common.errors import ConfigError, Pass2DError, ReportedByOtherProcessError
 from pass2d.common.progress import format_bytes, format_seconds
 from pass2d.common.text import one_line, printable
 
@@ -164,7 +164,7 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
     try:
         with _deciding(console):
             yield
-    except SaidElsewhereError as error:
+    except ReportedByOtherProcessError as error:
         raise typer.Exit(error.code) from error
     except Pass2DError as error:
         _stop(console, "" if is_silent else f"error: {error}", 1, error)

@@ -60,7 +60,7 @@ def eval_command(
     start_processes(context, nproc)
     from pass2d.reports.report import report_json, report_tables, write_html
     from pass2d.train.checkpoints.trained import trained_network
-    from pass2d.train.distributed.process_group import is_follower, joined_team, of_first
+    from pass2d.train.distributed.process_group import from_main, is_follower, joined_group
     from pass2d.train.evaluation.evaluate import evaluate
     from pass2d.train.evaluation.pictures import write_pictures
     from pass2d.train.inference.votes import parse_votes
@@ -69,10 +69,10 @@ def eval_command(
     with clear_errors(console, is_silent=is_follower()):
         plan, rule = parse_votes(votes), outside_rule(outside)
         _require_places(html, pictures)
-    with clear_errors(console), joined_team(device, progress=console) as team:
+    with clear_errors(console), joined_group(device, progress=console) as group:
         # Of the first one's choice: a run may end between two looks.
-        path = of_first(chosen_network(checkpoint, console) if team.is_first else None, team)
-        network = trained_network(path, team.device, backend=backend)
+        path = from_main(chosen_network(checkpoint, console) if group.is_main else None, group)
+        network = trained_network(path, group.device, backend=backend)
         report = evaluate(
             network,
             cache_root,
@@ -82,10 +82,10 @@ def eval_command(
             limit=limit,
             votes=plan,
             outside=rule,
-            team=team,
-            progress=console if team.is_first else Silent(),
+            group=group,
+            progress=console if group.is_main else Silent(),
         )
-        if not team.is_first:
+        if not group.is_main:
             return
         try:
             if html is not None:

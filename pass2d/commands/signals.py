@@ -117,8 +117,8 @@ class Signals:
 
     def _say(self, write: Callable[[str], object]) -> None:
         """Tell the user, once; of processes that work together on a machine, the first does."""
-        is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-        if is_first and not self._has_said:
+        is_main = os.environ.get("LOCAL_RANK", "0") == "0"
+        if is_main and not self._has_said:
             self._has_said = self._first is not None
             with suppress(OSError, ValueError):
                 write(_SAID + "\n")

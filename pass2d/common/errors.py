@@ -41,8 +41,8 @@ class CheckpointError(Pass2DError):
     """A checkpoint is missing, damaged, hostile or does not fit."""
 
 
-class SaidElsewhereError(Pass2DError):
-    """Another process of a team tells the user what happened: this one ends without a word."""
+class ReportedByOtherProcessError(Pass2DError):
+    """Another process of a group tells the user what happened: this one ends without a word."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"another process has said why (exit code {code})")

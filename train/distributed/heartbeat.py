@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from torch.distributed import Store  # type: ignore[attr-defined]  # not in its __all__
 
-from pass2d.common.errors import Pass2DError, SaidElsewhereError
+from pass2d.common.errors import Pass2DError, ReportedByOtherProcessError
 from pass2d.train.distributed.launch import LOST_CODE, is_launched
 
 _TICK_S = 1.0
@@ -28,10 +28,10 @@ _FAILED, _BEAT, _LEFT = "pass2d/failed", "pass2d/beat/", "pass2d/left/"
 
 
 class LostProcessError(Pass2DError):
-    """Another process of the team is gone."""
+    """Another process of the group is gone."""
 
 
-class Vigil:
+class Heartbeat:
     """This process's thread that gives and watches signs of life.
 
     Args:
@@ -58,11 +58,11 @@ class Vigil:
         self._patience = max(2, round(lost_after_s / _TICK_S))
         self._told = False
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="pass2d-vigil", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="pass2d-heartbeat", daemon=True)
         store.set(_BEAT + str(rank), "0")
 
     def start(self) -> None:
-        """Begin; all processes have made their `Vigil` before."""
+        """Begin; all processes have made their `Heartbeat` before."""
         self._thread.start()
 
     def close(self) -> None:
@@ -80,11 +80,11 @@ class Vigil:
         code = 130 if isinstance(error, KeyboardInterrupt) else 1
         if isinstance(error, LostProcessError):
             if is_launched():
-                return SaidElsewhereError(LOST_CODE)  # the launcher sees who died
+                return ReportedByOtherProcessError(LOST_CODE)  # the launcher sees who died
             self._until(lambda: self._store.check([_FAILED]), _GRACE_S)
         self._told = self._claim()
         self._leave()
-        return error if self._told else SaidElsewhereError(code)
+        return error if self._told else ReportedByOtherProcessError(code)
 
     def linger(self) -> None:
         """Stay until all others have read this one's note, if the store ends with this process."""

@@ -16,9 +16,9 @@ from torch import Tensor, distributed, nn
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]  # not in its __all__
 from torch.distributed.rendezvous import rendezvous
 
-from pass2d.common.errors import ConfigError, SaidElsewhereError
+from pass2d.common.errors import ConfigError, ReportedByOtherProcessError
 from pass2d.common.progress import Progress, Silent
-from pass2d.train.distributed.heartbeat import LostProcessError, Vigil
+from pass2d.train.distributed.heartbeat import Heartbeat, LostProcessError
 from pass2d.train.distributed.launch import LOST_CODE, is_launched
 from pass2d.train.optim.optimizer import laid_out_like
 
@@ -35,7 +35,7 @@ LOST_AFTER_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """This process among those that train together."""
 
     device: torch.device
@@ -43,7 +43,7 @@ class Team:
     world: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
@@ -149,12 +149,12 @@ def is_one_of_many() -> bool:
 
 
 @contextmanager
-def joined_team(
+def joined_group(
     device_name: str,
     *,
     progress: Progress | None = None,
     lost_after_s: float = LOST_AFTER_S,
-) -> Iterator[Team]:
+) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun or `--nproc` started; alone without them.
 
     An error that leaves the block ends all processes; one of them tells the user.
@@ -166,17 +166,17 @@ def joined_team(
 
     Raises:
         ConfigError: see `choose_device`; or the processes do not find each other.
-        SaidElsewhereError: another process has failed and says why.
+        ReportedByOtherProcessError: another process has failed and says why.
     """
     if not is_one_of_many():
-        yield Team(device=choose_device(device_name))
+        yield ProcessGroup(device=choose_device(device_name))
         return
     try:
         device = choose_device(device_name)
     except ConfigError as error:
-        raise (SaidElsewhereError(1) if is_follower() else error) from error
+        raise (ReportedByOtherProcessError(1) if is_follower() else error) from error
     say = progress.say if progress is not None else Silent().say
-    store, vigil, rank, world = _meet(say, lost_after_s)
+    store, heartbeat, rank, world = _meet(say, lost_after_s)
     has_failed = False
     try:
         with collective():
@@ -185,27 +185,27 @@ def joined_team(
             distributed.init_process_group(
                 store=store, rank=rank, world_size=world, timeout=_PATIENCE, **backend_of(device)
             )
-        vigil.start()
-        team = Team(device=device, rank=rank, world=world)
-        yield team
-        team.wait()
+        heartbeat.start()
+        group = ProcessGroup(device=device, rank=rank, world=world)
+        yield group
+        group.wait()
     except BaseException as error:
         has_failed = True
-        spoken = vigil.farewell(error)
+        spoken = heartbeat.farewell(error)
         if spoken is error:
             raise
         raise spoken from error
     finally:
-        vigil.close()
+        heartbeat.close()
         if has_failed:
-            vigil.linger()
+            heartbeat.linger()
         # NCCL would wait for what the others never finish; the end of the process closes it.
         if distributed.is_initialized() and not (has_failed and device.type == "cuda"):
             distributed.destroy_process_group()
 
 
-def _meet(say: Callable[[str], None], lost_after_s: float) -> tuple[Store, Vigil, int, int]:
-    """Find the other processes: the store that connects all, the vigil, this rank, the world."""
+def _meet(say: Callable[[str], None], lost_after_s: float) -> tuple[Store, Heartbeat, int, int]:
+    """Find the other processes: the store that connects all, heartbeat, rank and world."""
     try:
         store, rank, world = next(rendezvous("env://", timeout=_MEETING))
         own = TCPStore(
@@ -217,7 +217,7 @@ def _meet(say: Callable[[str], None], lost_after_s: float) -> tuple[Store, Vigil
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         if is_follower():
-            raise SaidElsewhereError(LOST_CODE if is_launched() else 1) from error
+            raise ReportedByOtherProcessError(LOST_CODE if is_launched() else 1) from error
         reason = str(error).splitlines()[0].split(". Exception raised from")[0]
         raise ConfigError(
             f"the {os.environ['WORLD_SIZE']} processes did not find each other: {reason}. Start "
@@ -226,10 +226,10 @@ def _meet(say: Callable[[str], None], lost_after_s: float) -> tuple[Store, Vigil
             f"{os.environ.get('MASTER_PORT', 'MASTER_PORT')}."
         ) from error
     hosts_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    vigil = Vigil(
+    heartbeat = Heartbeat(
         own, rank=rank, world=world, hosts_store=hosts_store, lost_after_s=lost_after_s, say=say
     )
-    return store, vigil, rank, world
+    return store, heartbeat, rank, world
 
 
 def backend_of(device: torch.device) -> dict[str, Any]:
@@ -274,25 +274,25 @@ def _tells_of_loss(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or any(sign in text for sign in _LOSS)
 
 
-def sum_gradients(parameters: Sequence[nn.Parameter], team: Team) -> None:
+def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
     """Add up the gradients of all processes; each has weighted its own before.
 
     A process without a gradient for a parameter (no scan left, no picture) adds zeros. The sums lie
     in memory as their parameters do, whose own order (channels_last) the messages do not keep.
     """
-    if team.world == 1:
+    if group.world == 1:
         return
     sizes = [parameter.numel() for parameter in parameters]
-    own = parameters[0].new_zeros(-(-sum(sizes) // team.world) * team.world)
+    own = parameters[0].new_zeros(-(-sum(sizes) // group.world) * group.world)
     for parameter, part in zip(parameters, own[: sum(sizes)].split(sizes), strict=True):
         if parameter.grad is not None:
             part.view(parameter.shape).copy_(parameter.grad)
-    parts = sum_by_rank(own, team)[: sum(sizes)].split(sizes)
+    parts = sum_by_rank(own, group)[: sum(sizes)].split(sizes)
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = laid_out_like(parameter, part.view(parameter.shape))
 
 
-def sum_by_rank(own: Tensor, team: Team) -> Tensor:
+def sum_by_rank(own: Tensor, group: ProcessGroup) -> Tensor:
     """(K,) the sum of every process's values, in the order of ranks, with the same bits in all.
 
     So several processes train, bit for bit, what one does that accumulates the same batches; the
@@ -301,12 +301,12 @@ def sum_by_rank(own: Tensor, team: Team) -> Tensor:
 
     Args:
         own: (K,) values of this process; K is a multiple of the number of processes.
-        team: of this process.
+        group: of this process.
     """
     received = torch.empty_like(own)
     with collective():
         distributed.all_to_all_single(received, own)
-    share, *others = received.view(team.world, -1)
+    share, *others = received.view(group.world, -1)
     for other in others:
         share += other
     total = torch.empty_like(own)
@@ -315,28 +315,28 @@ def sum_by_rank(own: Tensor, team: Team) -> Tensor:
     return total
 
 
-def share_buffers(network: nn.Module, team: Team) -> None:
+def share_buffers(network: nn.Module, group: ProcessGroup) -> None:
     """Give all processes the first one's buffers (running statistics), as torch's DDP does."""
-    if team.world > 1:
+    if group.world > 1:
         with collective():
             for buffer in network.buffers():
                 distributed.broadcast(buffer, src=0)
 
 
-def agree(value: bool, team: Team) -> bool:
+def any_process(value: bool, group: ProcessGroup) -> bool:
     """Whether any process says yes; so that all stop at the same step."""
-    if team.world == 1:
+    if group.world == 1:
         return value
-    flag = torch.tensor(int(value), device=team.device)
+    flag = torch.tensor(int(value), device=group.device)
     with collective():
         distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
     return bool(flag)
 
 
-def of_first(value: T | None, team: Team) -> T:
+def from_main(value: T | None, group: ProcessGroup) -> T:
     """The first process's value, for all; what the others give does not count."""
     shared = [value]
-    if team.world > 1:
+    if group.world > 1:
         with collective():
             distributed.broadcast_object_list(shared, src=0)
     assert shared[0] is not None
@@ -351,25 +351,25 @@ def gather_names(names: list[str]) -> list[list[str]]:
     return gathered
 
 
-def sum_over_team(tensors: Sequence[Tensor], team: Team) -> None:
+def sum_over_group(tensors: Sequence[Tensor], group: ProcessGroup) -> None:
     """Add up tensors over all processes, in place."""
-    if team.world > 1:
+    if group.world > 1:
         with collective():
             for tensor in tensors:
                 distributed.all_reduce(tensor)
 
 
-def gather_over_team(tensor: Tensor, team: Team) -> list[Tensor]:
+def gather_over_group(tensor: Tensor, group: ProcessGroup) -> list[Tensor]:
     """Every process's tensor, by rank; the first dimension may differ."""
-    if team.world == 1:
+    if group.world == 1:
         return [tensor]
     length = torch.tensor(len(tensor), device=tensor.device)
-    lengths = [torch.zeros_like(length) for _ in range(team.world)]
+    lengths = [torch.zeros_like(length) for _ in range(group.world)]
     with collective():
         distributed.all_gather(lengths, length)
         longest = int(max(lengths))
         padded = tensor.new_zeros((longest, *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
-        gathered = [torch.empty_like(padded) for _ in range(team.world)]
+        gathered = [torch.empty_like(padded) for _ in range(group.world)]
         distributed.all_gather(gathered, padded)
     return [part[: int(n)] for part, n in zip(gathered, lengths, strict=True)]

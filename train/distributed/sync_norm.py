@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from pass2d.train.distributed.process_group import Team, collective
+from pass2d.train.distributed.process_group import ProcessGroup, collective
 
 
 class Sharers:
     """The processes that have a scan of the present batch: the first ones, always."""
 
-    def __init__(self, team: Team) -> None:
-        self.count = team.world
-        self._groups: dict[int, Any] = {1: None, team.world: None}
+    def __init__(self, group: ProcessGroup) -> None:
+        self.count = group.world
+        self._groups: dict[int, Any] = {1: None, group.world: None}
 
     def choose(self, count: int) -> None:
         """From now on the first ``count`` processes compute together; all say so at once."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pass2d.cache.schema import DatasetInfo
-from pass2d.train.distributed.process_group import Team, gather_over_team, sum_over_team
+from pass2d.train.distributed.process_group import ProcessGroup, gather_over_group, sum_over_group
 from pass2d.train.inference.metric import Scores, both_scores, official_scores, without_predictions
 
 BAND_NAMES = ("0-10 m", "10-20 m", "20-30 m", "30-50 m", "beyond 50 m")
@@ -43,17 +43,17 @@ class EvalCounts:
         self.total += scan.view_as(self.total)
         self.scans[place] = scan.sum(dim=0)
 
-    def reduce(self, team: Team) -> None:
+    def reduce(self, group: ProcessGroup) -> None:
         """Join what all processes counted: each then holds all of it, exactly."""
-        if team.world == 1:
+        if group.world == 1:
             return
-        sum_over_team([self.total], team)
+        sum_over_group([self.total], group)
         places = torch.tensor(sorted(self.scans), dtype=torch.int64, device=self.total.device)
         counts = self.total.new_zeros((0, *self.total.shape[2:]))
         if self.scans:
             counts = torch.stack([self.scans[place] for place in sorted(self.scans)])
-        all_places = torch.cat(gather_over_team(places, team)).tolist()
-        all_counts = torch.cat(gather_over_team(counts, team))
+        all_places = torch.cat(gather_over_group(places, group)).tolist()
+        all_counts = torch.cat(gather_over_group(counts, group))
         self.scans = dict(zip(all_places, all_counts, strict=True))
 
     def inside(self) -> NDArray[np.int64]:

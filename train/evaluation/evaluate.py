@@ -20,7 +20,7 @@ from pass2d.models.network import Network
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.check import require_usable, say_differences
 from pass2d.train.data.positions import evenly_spaced, labelled_positions
-from pass2d.train.distributed.process_group import Team, choose_device
+from pass2d.train.distributed.process_group import ProcessGroup, choose_device
 from pass2d.train.evaluation.counts import EvalCounts, EvalReport, pass_result
 from pass2d.train.inference.input_check import expectation
 from pass2d.train.inference.labels import label_scans
@@ -40,7 +40,7 @@ def evaluate(
     limit: int | None = None,
     votes: VotePlan = SINGLE_PASS,
     outside: OutsidePolicy = "nearest",
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
     progress: Progress | None = None,
 ) -> EvalReport:
     """Evaluate a checkpoint on a split of a prepared data set.
@@ -54,7 +54,7 @@ def evaluate(
         limit: At most so many scans, spread evenly over the split.
         votes: With votes the scans are evaluated without them as well.
         outside: See ``OutsidePolicy``.
-        team: The processes that share the work, and this one's device. By default this process
+        group: The processes that share the work, and this one's device. By default this process
             works alone, on the GPU if there is one. Each gets the whole report, the
             same whatever their number.
         progress: Is told of every scan.
@@ -65,9 +65,9 @@ def evaluate(
         ConfigError: No labelled scan is selected, no point lies in the volume or has a class, or
             the checkpoint is of other classes or another grid than the cache.
     """
-    team = team or Team(device=choose_device("auto"))
+    group = group or ProcessGroup(device=choose_device("auto"))
     progress = progress or Silent()
-    trained = trained_network(checkpoint, team.device)
+    trained = trained_network(checkpoint, group.device)
     network, card = trained.network, trained.card
     plans = (SINGLE_PASS,) if votes.kind == "none" else (SINGLE_PASS, votes)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
@@ -82,10 +82,10 @@ def evaluate(
         say_differences(reader, positions, expectation(card), progress.say)
         start = time.perf_counter()
         counts = count_scans(
-            network, reader, positions, plans=plans, outside=outside, team=team, progress=progress
+            network, reader, positions, plans=plans, outside=outside, group=group, progress=progress
         )
         for count in counts:
-            count.reduce(team)
+            count.reduce(group)
         seconds = time.perf_counter() - start
         scan_ids = [str(scan_id) for scan_id in reader.scans.scan_id[positions]]
         return EvalReport(
@@ -111,7 +111,7 @@ def evaluate_network(
     *,
     votes: VotePlan = SINGLE_PASS,
     outside: OutsidePolicy = "nearest",
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
     size: PassSize | None = None,
     progress: Progress | None = None,
 ) -> EvalCounts:
@@ -122,7 +122,7 @@ def evaluate_network(
         positions,
         plans=(votes,),
         outside=outside,
-        team=team,
+        group=group,
         size=size,
         progress=progress or Silent(),
     )[0]
@@ -136,7 +136,7 @@ def count_scans(
     plans: Sequence[VotePlan],
     outside: OutsidePolicy,
     progress: Progress,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
     size: PassSize | None = None,
 ) -> tuple[EvalCounts, ...]:
     """Count a network's predictions on scans; in a run on several devices, on this one's share.
@@ -148,7 +148,7 @@ def count_scans(
         plans: How each scan is moved before each pass; each scan is read once for all of them.
         outside: See ``OutsidePolicy``.
         progress: Is told of every scan.
-        team: See ``evaluate``.
+        group: See ``evaluate``.
         size: How much goes through the network at once; by default what suits its device.
 
     Returns:
@@ -156,7 +156,7 @@ def count_scans(
         reads both protocols.
     """
     device = next(network.parameters()).device
-    rank, world = (0, 1) if team is None else (team.rank, team.world)
+    rank, world = (0, 1) if group is None else (group.rank, group.world)
     size, info = size or pass_size(device), reader.info
     counts = tuple(
         EvalCounts.empty(info.labels.n_classes, device, sees_outside=not network.uses_volume)

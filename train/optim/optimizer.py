@@ -216,7 +216,7 @@ class OutputWatch:
     """Watches every module's output during one forward pass, to name the first non-finite one."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.culprit: str | None = None
+        self.first_nonfinite: str | None = None
         self._handles = [
             module.register_forward_hook(self._hook(name or type(module).__name__))
             for name, module in network.named_modules()
@@ -229,10 +229,10 @@ class OutputWatch:
 
     def _hook(self, name: str) -> Any:
         def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if self.culprit is None and any(
+            if self.first_nonfinite is None and any(
                 not bool(torch.isfinite(tensor).all()) for tensor in float_tensors(output)
             ):
-                self.culprit = name
+                self.first_nonfinite = name
 
         return look
 

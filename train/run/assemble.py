@@ -24,7 +24,7 @@ from pass2d.train.data.collate import common_crop
 from pass2d.train.data.mixes import MIXES
 from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.positions import evenly_spaced
-from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.distributed.sync_norm import Sharers, share_norms
 from pass2d.train.optim.schedule import RunLength
 from pass2d.train.recipes.recipe import Recipe, network_settings
@@ -35,7 +35,7 @@ class Job:
     """What a run works with."""
 
     recipe: Recipe
-    team: Team
+    group: ProcessGroup
     reader: CacheReader
     plan: StreamPlan
     length: RunLength
@@ -66,7 +66,7 @@ class Job:
 def assemble(
     reader: CacheReader,
     recipe: Recipe,
-    team: Team,
+    group: ProcessGroup,
     progress: Progress,
     *,
     is_resumed: bool = False,
@@ -76,7 +76,7 @@ def assemble(
     Args:
         reader: of the cache.
         recipe: all settings.
-        team: of this process.
+        group: of this process.
         progress: is told what of the data is missing.
         is_resumed: the network's weights come from a state: no other file is read for them.
 
@@ -86,14 +86,14 @@ def assemble(
     reader.expect_all()
     positions = training_positions(reader, recipe, progress)
     require_usable(reader, positions, split=", ".join(recipe.data.train_splits))
-    network = fresh_network(reader, recipe, team, is_resumed=is_resumed)
+    network = fresh_network(reader, recipe, group, is_resumed=is_resumed)
     size_hw = None
     if network.needs_images:
         size_hw = picture_size(reader, recipe, positions, progress)
     val_positions = validation_positions(reader, recipe, progress)
     if len(val_positions):
         require_usable(reader, val_positions, split=recipe.validation.split)
-    if team.is_first:
+    if group.is_main:
         say_differences(reader, positions, of_dataset(reader.info), progress.say)
     if n_both := len(np.intersect1d(positions, val_positions)):
         progress.say(
@@ -111,24 +111,24 @@ def assemble(
         size_hw=size_hw,
         scales=network.scales if recipe.augment.keeps_hashes and hashes_exist else (),
         with_outside=not network.uses_volume,
-        rank=team.rank,
-        world=team.world,
+        rank=group.rank,
+        world=group.world,
         shards=reader.scans.shard[positions] if reader.is_remote else None,
     )
     return Job(
         recipe=recipe,
-        team=team,
+        group=group,
         reader=reader,
         plan=plan,
         length=RunLength(
             epochs=recipe.epochs,
             steps_per_epoch=-(-len(positions) // (plan.joint_size * recipe.accumulate)),
-            world=team.world,
+            world=group.world,
         ),
         network=network,
-        class_weights=training_weights(reader, recipe, positions, team, progress),
+        class_weights=training_weights(reader, recipe, positions, group, progress),
         val_positions=val_positions,
-        sharers=shared_norms(recipe, network, team),
+        sharers=shared_norms(recipe, network, group),
     )
 
 
@@ -256,10 +256,10 @@ def _require_one_size(reader: CacheReader, positions: NDArray[np.int64]) -> None
 
 
 def fresh_network(
-    reader: CacheReader, recipe: Recipe, team: Team, *, is_resumed: bool = False
+    reader: CacheReader, recipe: Recipe, group: ProcessGroup, *, is_resumed: bool = False
 ) -> Network:
     """The recipe's network with weights that its seed decides; see `assemble`."""
-    if recipe.precision == "fp16" and team.device.type == "cpu":
+    if recipe.precision == "fp16" and group.device.type == "cpu":
         raise ConfigError("precision=fp16 needs a GPU; on a CPU use float32 or bf16")
     kind, settings = network_settings(recipe)
     if is_resumed and settings.get("image_weights"):
@@ -273,20 +273,20 @@ def fresh_network(
         settings,
         grid=Grid(low=grid.low, high=grid.high, shape=grid.shape),
         n_classes=reader.info.labels.n_classes,
-        device=team.device,
+        device=group.device,
         backend=recipe.backend,
     )
 
 
-def shared_norms(recipe: Recipe, network: Network, team: Team) -> Sharers | None:
+def shared_norms(recipe: Recipe, network: Network, group: ProcessGroup) -> Sharers | None:
     """Let the network's BatchNorms work over all processes, if the recipe asks for it.
 
     Returns:
         Who takes part in a batch; None: every process normalises by its own rows.
     """
-    if not recipe.sync_batchnorm or team.world == 1:
+    if not recipe.sync_batchnorm or group.world == 1:
         return None
-    sharers = Sharers(team)
+    sharers = Sharers(group)
     share_norms(network, sharers)
     return sharers
 
@@ -295,7 +295,7 @@ def training_weights(
     reader: CacheReader,
     recipe: Recipe,
     positions: Sequence[int] | NDArray[np.int64],
-    team: Team,
+    group: ProcessGroup,
     progress: Progress,
 ) -> Tensor | None:
     """(C,) class weights of the cross entropies, from the training scans; None for equal ones."""
@@ -309,4 +309,4 @@ def training_weights(
             f"warning: no training point is {', '.join(absent)}: their weight is the largest of "
             "the other classes"
         )
-    return torch.from_numpy(class_weights(counts)).to(team.device)
+    return torch.from_numpy(class_weights(counts)).to(group.device)

@@ -16,17 +16,17 @@ from pass2d.common.progress import Progress
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pass2d.train.checkpoints.runs import RunFolder, as_typed, run_folders
-from pass2d.train.distributed.process_group import Team
+from pass2d.train.distributed.process_group import ProcessGroup
 
 
-def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
+def open_folder(root: Path, *, resume: bool, group: ProcessGroup) -> RunFolder:
     """Make the folder of a new run, or find that of an old one.
 
     Raises:
         ConfigError: a new run where one lies already, nothing to resume, or no permission.
     """
     folder = RunFolder(root=root)
-    team.wait()  # nobody looks before all are here, and nobody writes before all have looked
+    group.wait()  # nobody looks before all are here, and nobody writes before all have looked
     if resume and not folder.settings.is_file():
         inner = ", ".join(as_typed(run.root) for run in run_folders(root)[:3])
         hint = f". Runs below it: {inner}. Name one with --run" if inner else ""
@@ -39,17 +39,17 @@ def open_folder(root: Path, *, resume: bool, team: Team) -> RunFolder:
         folder.last.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
-    team.wait()
+    group.wait()
     return folder
 
 
 @contextmanager
-def left_unmade(folder: RunFolder, team: Team) -> Iterator[None]:
+def left_unmade(folder: RunFolder, group: ProcessGroup) -> Iterator[None]:
     """Take a folder that was made for this run away again if the run does not begin."""
     try:
         yield
     except BaseException:
-        if team.is_first and not folder.settings.exists():
+        if group.is_main and not folder.settings.exists():
             with suppress(OSError):  # not empty
                 folder.last.parent.rmdir()
                 folder.root.rmdir()
@@ -57,13 +57,13 @@ def left_unmade(folder: RunFolder, team: Team) -> Iterator[None]:
 
 
 @contextmanager
-def only_run_in(folder: RunFolder, team: Team) -> Iterator[None]:
+def only_run_in(folder: RunFolder, group: ProcessGroup) -> Iterator[None]:
     """Keep a second run out of a folder meanwhile; the end of the process, too, gives it free.
 
     Raises:
         ConfigError: another run is at work there.
     """
-    if not team.is_first:
+    if not group.is_main:
         yield
         return
     descriptor = os.open(folder.root, os.O_RDONLY)

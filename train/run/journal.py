@@ -24,7 +24,7 @@ from pass2d.common.text import one_line
 from pass2d.models.backends.choice import choose_backend
 from pass2d.train.checkpoints.runs import RunFolder
 from pass2d.train.data.stream import BatchStream, StreamConfig
-from pass2d.train.distributed.process_group import Team, gather_names, sum_over_team
+from pass2d.train.distributed.process_group import ProcessGroup, gather_names, sum_over_group
 from pass2d.train.recipes.renames import renamed_metrics
 from pass2d.train.run.assemble import Job
 from pass2d.train.run.folder import write_text
@@ -45,8 +45,8 @@ def introduction(job: Job, folder: RunFolder, cursor: int) -> list[str]:
     trained, shipped = (job.network.n_parameters(inference_only=b) for b in (False, True))
     lines = [
         f"{job.recipe.name}: {job.network.kind} with {shipped / 1e6:.2f} M parameters "
-        f"({trained / 1e6:.2f} M while training) on {job.team.device}"
-        + (f" and {job.team.world - 1} more" if job.team.world > 1 else "")
+        f"({trained / 1e6:.2f} M while training) on {job.group.device}"
+        + (f" and {job.group.world - 1} more" if job.group.world > 1 else "")
         + f"; {job.n_scans} training and {len(job.val_positions)} validation scans; "
         f"run folder {folder.root}"
     ]
@@ -242,7 +242,7 @@ class LogWindow:
         self, job: Job, state: RunState, stream: BatchStream, journal: Journal | None
     ) -> None:
         """Write the line and begin anew; here and only here the loop waits for the device."""
-        means = mean_losses(state.totals, job.team)
+        means = mean_losses(state.totals, job.group)
         state.totals = {}
         skipped = int(state.skips.total)
         seconds = max(time.perf_counter() - self._start, 1e-9)
@@ -264,14 +264,14 @@ class LogWindow:
         journal.say_once(waiting_advice(wait_share, job.recipe.stream, job.reader))
 
 
-def mean_losses(totals: dict[str, Tensor], team: Team) -> dict[str, float]:
+def mean_losses(totals: dict[str, Tensor], group: ProcessGroup) -> dict[str, float]:
     """Means of the losses since the last line of the log, over all processes."""
     names = sorted(totals)
-    if team.world > 1:
+    if group.world > 1:
         names = sorted(set().union(*gather_names(names)))
-    zero = torch.zeros(2, dtype=torch.float64, device=team.device)
+    zero = torch.zeros(2, dtype=torch.float64, device=group.device)
     sums = torch.stack([totals.get(name, zero) for name in names])
-    sum_over_team([sums], team)
+    sum_over_group([sums], group)
     return {name: s / w for name, (s, w) in zip(names, sums.tolist(), strict=True)}
 
 

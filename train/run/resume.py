@@ -45,7 +45,7 @@ def first_state(
         state = restore_state(job, stored)
         epoch, place = divmod(state.cursor, job.n_scans)
         progress.say(f"resuming after {epoch} epochs and {place} of {job.n_scans} scans")
-        before, now = stored.card.provenance.get("world_size"), str(job.team.world)
+        before, now = stored.card.provenance.get("world_size"), str(job.group.world)
         if before != now:
             progress.say(f"{before} processes before, {now} now: batches and steps are others")
         return state

@@ -50,8 +50,8 @@ def fresh_state(job: Job) -> RunState:
     return RunState(
         optimizer=build_optimizer(job.network, recipe.optimizer),
         average=None if recipe.average.kind == "none" else WeightAverage(job.network),
-        scaler=fresh_scaler(job.team.device) if recipe.precision == "fp16" else None,
-        skips=no_skips(job.team.device),
+        scaler=fresh_scaler(job.group.device) if recipe.precision == "fp16" else None,
+        skips=no_skips(job.group.device),
     )
 
 
@@ -104,7 +104,7 @@ def base_card(job: Job) -> Card:
             "recipe": job.recipe.name,
             "seed": str(job.recipe.seed),
             "cache_fingerprint": job.reader.fingerprint,
-            "world_size": str(job.team.world),
+            "world_size": str(job.group.world),
             "order": "scans" if job.plan.shards is None else "blocks of shards",
             "torch": torch.__version__,
             **(
@@ -123,7 +123,7 @@ def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
     Raises:
         CheckpointError: the tensors are those of another network or optimiser.
     """
-    device = job.team.device
+    device = job.group.device
     _load_network(job, checkpoint)
     state = fresh_state(job)
     load_optimizer_tensors(state.optimizer, job.network, checkpoint.part(OPTIMIZER))

@@ -42,7 +42,7 @@ def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
         if raw is not None:
             backward(job, state, raw, share=len(raw.positions) / scans)
         state.cursor = stream.cursor
-    sum_gradients([p for p in job.network.parameters() if p.requires_grad], job.team)
+    sum_gradients([p for p in job.network.parameters() if p.requires_grad], job.group)
     if state.scaler is not None:
         state.scaler.unscale_(state.optimizer)
     state.skips = guarded_step(
@@ -99,7 +99,7 @@ def backward(job: Job, state: RunState, raw: RawBatch, *, share: float) -> None:
 
 def forward(job: Job, raw: RawBatch, *, seed: int) -> LossTerms:
     """Augment a batch on the device and compute its losses."""
-    device = job.team.device
+    device = job.group.device
     torch.manual_seed(seed)  # for dropout layers: a resumed run draws what the whole one drew
     batch = point_batch(
         raw.to(device, non_blocking=True),
@@ -142,16 +142,16 @@ def require_finite(job: Job, state: RunState, raw: RawBatch | None) -> None:
     in_a_row = int(state.skips.in_a_row)
     if in_a_row < job.recipe.optimizer.max_skipped:
         return
-    culprit = first_culprit(job, raw)
+    found = first_nonfinite_value(job, raw)
     raise ConfigError(
         f"{in_a_row} steps in a row had gradients that are not finite; the first value that is "
-        f"not: {culprit or 'none in the last batch'}. Begin a new run with a lower "
+        f"not: {found or 'none in the last batch'}. Begin a new run with a lower "
         "optimizer.learning_rate or precision=float32; start_from=FILE takes over the weights of "
         "this run's checkpoints/best.safetensors, if there is one."
     )
 
 
-def first_culprit(job: Job, raw: RawBatch | None) -> str:
+def first_nonfinite_value(job: Job, raw: RawBatch | None) -> str:
     """The first value of a batch that is not finite, in any process; "" when all are."""
     found = ""
     terms: LossTerms | None = None
@@ -159,16 +159,16 @@ def first_culprit(job: Job, raw: RawBatch | None) -> str:
         watch = OutputWatch(job.network)
         terms = forward(job, raw, seed=0)
         watch.close()
-        found = f"output of module {watch.culprit}" if watch.culprit else ""
-    if found := _first_of_team(found, job):
+        found = f"output of module {watch.first_nonfinite}" if watch.first_nonfinite else ""
+    if found := _first_of_group(found, job):
         return found
     if terms is not None:
         terms.total.backward()
         found = "loss" if not torch.isfinite(terms.total) else first_nonfinite(job.network) or ""
-    return _first_of_team(found, job)
+    return _first_of_group(found, job)
 
 
-def _first_of_team(found: str, job: Job) -> str:
-    if job.team.world == 1:
+def _first_of_group(found: str, job: Job) -> str:
+    if job.group.world == 1:
         return found
     return next((name for names in gather_names([found]) for name in names if name), "")

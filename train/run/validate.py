@@ -12,7 +12,7 @@ from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
 from pass2d.train.checkpoints.runs import RunFolder
 from pass2d.train.data.stream import BatchStream
-from pass2d.train.distributed.process_group import agree, share_buffers, sum_over_team
+from pass2d.train.distributed.process_group import any_process, share_buffers, sum_over_group
 from pass2d.train.evaluation.counts import EvalCounts
 from pass2d.train.evaluation.evaluate import evaluate_network
 from pass2d.train.inference.metric import Scores
@@ -57,19 +57,19 @@ def validate(
     Returns:
         False if it was cut short; then nothing has changed.
     """
-    share_buffers(job.network, job.team)
+    share_buffers(job.network, job.group)
     if not refresh_average(job, state, stop):
         return False
     with averaged(job, state):
         counts: EvalCounts | None = None
         with stop.at_once():
             counts = evaluate_network(
-                job.network, job.reader, job.val_positions, team=job.team, progress=progress
+                job.network, job.reader, job.val_positions, group=job.group, progress=progress
             )
-        if agree(counts is None, job.team):
+        if any_process(counts is None, job.group):
             return False
         assert counts is not None
-        sum_over_team([counts.total], job.team)
+        sum_over_group([counts.total], job.group)
         scores = counts.scores(job.reader.info)
         best_tensors = network_tensors(
             {k: v.clone() for k, v in job.network.inference_state().items()}
@@ -165,7 +165,7 @@ def refresh_norms(job: Job, state: RunState, stop: StopRequest) -> bool:
     norms = [m for m in job.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     stream = BatchStream(
-        job.reader, job.plan, job.recipe.stream, cursor=state.cursor, device=job.team.device
+        job.reader, job.plan, job.recipe.stream, cursor=state.cursor, device=job.group.device
     )
     job.network.train()
     try:
@@ -174,14 +174,14 @@ def refresh_norms(job: Job, state: RunState, stop: StopRequest) -> bool:
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain mean over the batches
             for index in range(min(job.recipe.average.norm_batches, job.plan.batches_per_epoch)):
-                if agree(bool(stop), job.team):
+                if any_process(bool(stop), job.group):
                     return False
                 before = stream.cursor
                 raw = next(stream)
                 choose_sharers(job, scans=stream.cursor - before)
                 if raw is not None:
                     forward(job, raw, seed=index)
-            share_buffers(job.network, job.team)
+            share_buffers(job.network, job.group)
             state.average.set_buffers(job.network)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
