@@ -293,6 +293,36 @@ def test_two_runs_never_work_in_one_folder(data: Path, whole: Path, tmp_path: Pa
     assert run(data, tiny_recipe(), run_root=root, resume=True).is_complete
 
 
+def test_a_run_whose_checkpoints_lie_behind_a_link_goes_on_there(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    root, disk = tmp_path / "run", tmp_path / "disk"
+    shutil.copytree(whole, root)
+    (root / "checkpoints").rename(disk)
+    (root / "checkpoints").symlink_to(disk)
+    (disk / ".other.tmp").write_text("of another program")
+    (disk / ".last.safetensors.1-2.tmp").write_text("left by a kill")
+    recipe = tiny_recipe("epochs=3", "resume_anyway=true")
+    heard = Heard()
+    assert run(data, recipe, run_root=root, resume=True, progress=heard).epochs == 3
+    assert f"checkpoints go to {disk}: {root}/checkpoints is a link" in heard.all()
+    assert (root / "checkpoints").is_symlink()
+    assert load_checkpoint(disk / "last.safetensors").card.run["cursor"] == 18
+    assert {path.name for path in disk.glob(".*")} == {".other.tmp"}
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "checkpoints").symlink_to(disk)
+    alone = ProcessGroup(device=CPU)
+    with (
+        only_run_in(RunFolder(root=root), alone),
+        pytest.raises(ConfigError, match="second/checkpoints: another run is at work"),
+    ):
+        run(data, tiny_recipe(), run_root=second)
+    disk.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=f"checkpoints: a link to {disk}, where no folder is"):
+        run(data, recipe, run_root=root, resume=True)
+
+
 def test_without_a_state_only_the_run_that_had_none_begins_anew(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:

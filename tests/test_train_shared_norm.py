@@ -29,7 +29,10 @@ from pass2d.train.distributed.process_group import (
 from pass2d.train.distributed.sync_norm import SharedNorm, Sharers, share_norms
 from pass2d.train.evaluation.counts import EvalCounts
 from pass2d.train.run.assemble import assemble
+from pass2d.train.run.state import fresh_state
 from pass2d.train.run.step import choose_sharers
+from pass2d.train.run.stop import StopRequest
+from pass2d.train.run.validate import refresh_average
 
 CPU = torch.device("cpu")
 ALONE = ProcessGroup(device=CPU)
@@ -212,6 +215,34 @@ def test_summed_gradients_are_those_of_the_joint_batch(
             )
         for name, buffer in alone["buffers"].items():
             torch.testing.assert_close(member["buffers"][name], buffer, rtol=1e-4, atol=1e-5)
+
+
+def refreshed_mean(group: ProcessGroup, given: dict[str, Any]) -> dict[str, Any]:
+    """The mean of weights after its BatchNorm statistics were estimated again."""
+    size = 2 // group.world
+    recipe = tiny_recipe(f"batch_size={size}", "average.kind=swa", "sync_batchnorm=true")
+    with CacheReader.open(given["data"]) as reader:
+        job = assemble(reader, recipe, group, Silent())
+        state = fresh_state(job)
+        assert state.average is not None
+        state.average.add(job.network, weight=1)
+        before = {n: b.clone() for n, b in job.network.named_buffers()}
+        assert refresh_average(job, state, StopRequest())
+        kept = {n: torch.equal(b, before[n]) for n, b in job.network.named_buffers() if "mean" in n}
+    return {"mean": dict(state.average.tensors), "kept": kept}
+
+
+@pytest.mark.slow
+def test_the_mean_of_weights_gets_the_statistics_of_all_processes(
+    data: Path, tmp_path: Path
+) -> None:
+    """Of three scans the last one is seen by one process alone."""
+    alone = refreshed_mean(ALONE, {"data": data})
+    assert all(alone["kept"].values())  # the network itself keeps its own
+    for member in in_processes(2, refreshed_mean, {"data": data}, tmp_path):
+        assert member["mean"].keys() == alone["mean"].keys()
+        for name, tensor in alone["mean"].items():
+            torch.testing.assert_close(member["mean"][name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def join_counts(group: ProcessGroup, given: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ VARIANTS = (
     ("2dpass-small", "optimizer.kind=adam", "batch_size=2"),
     ("2dpass-small", "average.kind=ema", "augment.mode=none"),
     ("baseline", "precision=fp16", "data.limit=1"),  # a first step without a scan for all but one
+    ("baseline", "average.kind=swa", "average.start_share=0"),
     ("spvcnn", "precision=bf16"),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -35,8 +35,14 @@ def open_folder(root: Path, *, resume: bool, group: ProcessGroup) -> RunFolder:
         raise ConfigError(
             f"{root}: holds a run already. Continue it with --resume, or choose another folder."
         )
+    checkpoints = folder.last.parent
+    if checkpoints.is_symlink() and not checkpoints.is_dir():
+        raise ConfigError(
+            f"{checkpoints}: a link to {checkpoints.readlink()}, where no folder is. Is its disk "
+            "mounted?"
+        )
     try:
-        folder.last.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
     group.wait()
@@ -66,20 +72,33 @@ def only_run_in(folder: RunFolder, group: ProcessGroup) -> Iterator[None]:
     if not group.is_main:
         yield
         return
-    descriptor = os.open(folder.root, os.O_RDONLY)
+    checkpoints = folder.last.parent
+    with ExitStack() as stack:
+        for path in (folder.root, checkpoints):  # a link may lead two runs to the same checkpoints
+            stack.enter_context(_locked(path))
+        patterns = [".*.tmp", "checkpoints/.*.safetensors.*.tmp"]
+        if not checkpoints.is_symlink():  # behind a link other programs may keep their files
+            patterns += ["checkpoints/.*.tmp", "checkpoints/.tmp*"]  # safetensors' are the last
+        for pattern in patterns:
+            for left_by_a_kill in folder.root.glob(pattern):
+                left_by_a_kill.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder that a run works in."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"{folder.root}: another run is at work in this folder. Wait until it has ended, "
-                "or choose another folder."
+                f"{path}: another run is at work in this folder. Wait until it has ended, or "
+                "choose another folder."
             ) from error
         except OSError:
             pass  # a file system without locks
-        for pattern in (".*.tmp", "checkpoints/.*.tmp", "checkpoints/.tmp*"):  # safetensors' last
-            for left_by_a_kill in folder.root.glob(pattern):
-                left_by_a_kill.unlink()
         yield
     finally:
         os.close(descriptor)

@@ -51,8 +51,11 @@ def introduction(job: Job, folder: RunFolder, cursor: int) -> list[str]:
         f"run folder {folder.root}"
     ]
     if job.network.is_sparse:
-        chosen = choose_backend(job.network.backend, job.team.device)
+        chosen = choose_backend(job.network.backend, job.group.device)
         lines.append(f"sparse convolutions: {chosen.backend.name} ({chosen.why})")
+    checkpoints = folder.last.parent
+    if checkpoints.is_symlink():
+        lines.append(f"checkpoints go to {checkpoints.resolve()}: {checkpoints} is a link")
     source = getattr(job.network, "image_weights_from", None)
     # What another run's checkpoint gave, and what not, is said where it is read.
     is_fresh = cursor == 0 and not job.recipe.start_from
