@@ -1,7 +1,7 @@
-"""What chance decides for a scan: a pure function of (seed, epoch, scan), whoever asks and when.
+"""The random draws for a scan: a pure function of (seed, epoch, scan).
 
-Every number is drawn whether it is used or not, so that switching one augmentation off leaves all
-others as they were.
+Every number is drawn whether or not it is used, so that switching one augmentation off leaves the
+others unchanged.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class AugmentConfig:
     lost beams, ...), then as "full"; "lattice": the symmetries of the grid, for which the cached
     hashes stay exact, and the picture's augmentation; "none": nothing at all."""
     dropout: DropoutKind = "copy"
-    """What becomes of a dropped point: "copy", as published: a copy of the scan's first one, which
-    every mean and every loss counts, that of the picture too where the first point is seen;
-    "remove": it is gone. Modes full and noise."""
+    """What happens to a dropped point. "copy", as published: it becomes a copy of the scan's first
+    point and counts in every mean and loss, also in those of the picture if that point is visible;
+    "remove": it is removed. Modes full and noise."""
     dropout_ratio: float = 0.2
-    """A scan's ratio of dropped points is uniform in 0..this. Modes full and noise."""
+    """The share of points that a scan loses is uniform in 0..this. Modes full and noise."""
     rotate: bool = True
     """About z, by any angle. Mode full."""
     flip: bool = True
@@ -72,8 +72,8 @@ class AugmentConfig:
     """"one": a sample sees one of its scan's pictures, each equally often (as published for
     nuScenes); "all": it sees them all."""
     crop_hw: tuple[int, int] | None = (320, 480)
-    """Height and width of a crop at the bottom of the picture, left edge uniform; "none": all of
-    it. Smaller pictures: the largest multiples of 16 that all of them hold."""
+    """Height and width of a crop at the bottom of the picture, its left edge uniform; "none": the
+    whole picture. Smaller pictures use the largest multiples of 16 that fit all of them."""
     resize_hw: tuple[int, int] | None = None
     """Size to which the picture is resized after the crop; multiples of 16. Without a crop that is
     the whole picture, e.g. 1600 x 900 of nuScenes when the cache keeps it large."""
@@ -84,9 +84,9 @@ class AugmentConfig:
     noise_probability: float = 0.5
     """Probability that a scan is corrupted. Mode noise."""
     noise_corruptions: tuple[str, ...] = CORRUPTIONS
-    """Which one is drawn from these, evenly. Mode noise."""
+    """Corruptions to draw from, each equally likely. Mode noise."""
     noise_severities: tuple[SeverityName, ...] = SEVERITIES
-    """And how severe, from these. Mode noise."""
+    """Severities to draw from, each equally likely. Mode noise."""
 
     def __post_init__(self) -> None:
         for name in ("dropout_ratio", "scale", "jitter"):

@@ -1,9 +1,9 @@
-"""Watches over the processes that train together, so that one that is gone ends the job.
+"""Heartbeats between the processes of a run, so that losing one ends them all.
 
-A collective operation waits for everybody. When a process is killed, its machine is lost or its own
-error ends it, the others would wait for half an hour. So a thread in each process gives a sign of
-life every second and looks at that of the next one; the first that fails leaves a note, which ends
-all others. Only one of them tells the user.
+A collective operation waits for every process. If one is killed, fails or loses its machine, the
+others would wait for half an hour. So a thread in each process sends a heartbeat every second and
+checks that of the next process; the first to fail leaves a note that ends the others. Only one of
+them reports the error.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class LostProcessError(Pass2DError):
 
 
 class Heartbeat:
-    """This process's thread that gives and watches signs of life.
+    """The thread that sends this process's heartbeat and watches the next one's.
 
     Args:
         store: A connection of its own: no operation on it ever waits.
         rank: Of this process.
         world: Processes.
         hosts_store: Whether the store ends with this process.
-        lost_after_s: Seconds without a sign of life after which a process counts as lost.
+        lost_after_s: Seconds without a heartbeat after which a process counts as lost.
         say: Is told, at most once in all processes together, what ended them.
     """
 
@@ -116,8 +116,8 @@ class Heartbeat:
                 return
             if silent >= self._patience:
                 self._end(
-                    f"process {following} of {self._world} gives no sign of life for "
-                    f"{silent * _TICK_S:.0f} s: it hangs, or its machine is lost"
+                    f"process {following} of {self._world} has sent no heartbeat for "
+                    f"{silent * _TICK_S:.0f} s: it hangs or its machine is down"
                 )
                 return
 

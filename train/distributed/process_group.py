@@ -31,7 +31,7 @@ _MEETING = timedelta(minutes=5)
 _OWN_FAULT = ("cuda error", "cuda failure", "unhandledcudaerror", "invalidusage", "invalidargument")
 _LOSS = ("gloo", "connection", "socket", "broken pipe", "timed out", "timeout")
 LOST_AFTER_S = 60.0
-"""Seconds without a sign of life after which a process counts as lost."""
+"""Seconds without a heartbeat after which a process counts as lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ def joined_group(
     Args:
         device_name: see `choose_device`.
         progress: is told when another process is lost.
-        lost_after_s: how long a process may give no sign of life.
+        lost_after_s: how long a process may send no heartbeat.
 
     Raises:
         ConfigError: see `choose_device`; or the processes do not find each other.
@@ -220,7 +220,7 @@ def _meet(say: Callable[[str], None], lost_after_s: float) -> tuple[Store, Heart
             raise ReportedByOtherProcessError(LOST_CODE if is_launched() else 1) from error
         reason = str(error).splitlines()[0].split(". Exception raised from")[0]
         raise ConfigError(
-            f"the {os.environ['WORLD_SIZE']} processes did not find each other: {reason}. Start "
+            f"the {os.environ['WORLD_SIZE']} processes could not connect: {reason}. Start "
             "them with torchrun or --nproc; on several machines all must reach "
             f"{os.environ.get('MASTER_ADDR', 'MASTER_ADDR')} port "
             f"{os.environ.get('MASTER_PORT', 'MASTER_PORT')}."

@@ -1,7 +1,8 @@
 """BatchNorm over the rows of all processes (SyncBatchNorm), on GPUs and on CPUs.
 
-Torch's own needs GPUs and equal duties: here a process may have any number of rows, none at all
-included, and a process without a scan takes no part in that batch.
+torch's SyncBatchNorm refuses CPU tensors ("expected input tensor to be on GPU") and expects every
+process to take part: here a process may have any number of rows, even none, and one without a scan
+takes no part in that batch.
 """
 
 from __future__ import annotations

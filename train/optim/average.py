@@ -1,4 +1,8 @@
-"""Averaged weights: SWA (a mean over epochs) and EMA (a moving mean over steps)."""
+"""Averaged weights: SWA (a mean over epochs) and EMA (a moving mean over steps).
+
+Not torch's `AveragedModel`: it reads its counter on the host at every step, which waits for a GPU,
+averages the counters of BatchNorm too, and copies the network, which a process group forbids.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class AverageConfig:
-    """Which averaged weights are validated and exported in place of the last ones."""
+    """Averaged weights, which are validated and exported instead of the latest ones."""
 
     kind: Literal["none", "swa", "ema"] = "none"
     decay: float = 0.999
-    """EMA: share of the old mean that a step keeps."""
+    """EMA: share of the mean that each step keeps."""
     start_share: float = 0.75
-    """SWA: share of the epochs that pass before the first one enters the mean."""
+    """SWA: share of the epochs to skip before averaging starts."""
     norm_batches: int = 100
-    """SWA: batches that re-estimate the BatchNorm statistics of the mean before it is validated."""
+    """SWA: batches used to re-estimate the BatchNorm statistics of the mean before validation."""
 
     def __post_init__(self) -> None:
         if not 0 < self.decay < 1:

@@ -40,7 +40,7 @@ class NetworkChoice:
     config: str = "2dpass-small"
     """A name of `pass2d_models.registry.NAMED_CONFIGS`, or a kind of `MODELS`."""
     settings: dict[str, object] = field(default_factory=dict)
-    """Fields of that network's config that differ, e.g. ``hidden = 32``."""
+    """Settings of that network to override, e.g. ``hidden = 32``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class DataConfig:
     sequences: tuple[str, ...] | None = None
     """Train on these sequences only."""
     limit: int = 0
-    """Train on at most so many scans, spread evenly over the split; 0: all."""
+    """Train on at most this many scans, evenly spaced over the split; 0: all."""
     class_weights: Literal["auto", "on", "off"] = "auto"
     """"auto": as published for the data set (SemanticKITTI yes, nuScenes no)."""
 
@@ -65,19 +65,19 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """When the network is validated and what follows from it."""
+    """When the network is validated, and how the best one is chosen."""
 
     split: str = "val"
     every_epochs: int = 1
-    """0: never. The last epoch is always validated otherwise."""
+    """Epochs between validations; 0: never. Otherwise the last epoch is always validated."""
     limit: int = 0
-    """At most so many scans, spread evenly; 0: all."""
+    """At most this many scans, evenly spaced; 0: all."""
     protocol: Literal["official", "published"] = "official"
-    """Which mIoU decides what is best; both are logged (SPEC, section 8)."""
+    """Which mIoU decides which checkpoint is best; both are logged."""
     patience: int = 50
-    """Validations without a better mIoU after which the run ends; 0: never."""
+    """Stop after this many validations without a better mIoU; 0: never."""
     keep_best: int = 1
-    """How many of the best checkpoints stay."""
+    """How many of the best checkpoints to keep."""
 
     def __post_init__(self) -> None:
         if min(self.every_epochs, self.limit, self.patience) < 0:
@@ -88,12 +88,12 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """How often a run tells where it is, and saves."""
+    """How often a run logs and saves."""
 
     every_steps: int = 50
-    """Optimizer steps per line of the log."""
+    """Optimizer steps between log lines."""
     save_steps: int = 500
-    """Optimizer steps between checkpoints; each epoch's end saves too. 0: only those."""
+    """Optimizer steps between checkpoints; 0: only at the end of each epoch, which always saves."""
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
@@ -123,15 +123,15 @@ class Recipe:
     """Let an NVIDIA GPU round the factors of float32 products to 10 bits, in dense and sparse
     layers alike: faster; points and colours are moved without."""
     torch_threads: int = 0
-    """Threads of torch on a CPU; 0: torch decides. The weights depend on it in the last digits."""
+    """CPU threads of torch; 0 leaves it to torch. Affects the last digits of the weights."""
     start_from: str = ""
-    """Checkpoint to fine-tune; tensors that do not fit the classes start anew."""
+    """Checkpoint to fine-tune; tensors that depend on other classes are initialised again."""
     sync_batchnorm: bool = False
-    """BatchNorm over the scans of all devices."""
+    """Compute BatchNorm statistics over the scans of all devices."""
     lost_after_s: int = 60
-    """Seconds without a sign of life after which another process counts as lost: the run ends."""
+    """Seconds without a heartbeat after which another process counts as lost and the run ends."""
     resume_anyway: bool = False
-    """Resume although the cache or these settings are others than before."""
+    """Resume even if the cache or these settings have changed."""
     network: NetworkChoice = field(default_factory=NetworkChoice)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -219,7 +219,10 @@ def without_images(recipe: Recipe) -> Recipe:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The complete settings as a recipe file that gives the same recipe."""
+    """The complete settings as a recipe file that gives the same recipe.
+
+    By hand, as tomli-w spreads each list over several lines, and TOML has no null either way.
+    """
     return "\n".join(_toml_lines(to_plain(recipe), ())) + "\n"
 
 

@@ -2,8 +2,9 @@
 
 Python's own unpickler imports what a file names and calls it. This one is a small machine of its
 own over the parsed opcodes: a name becomes a `Reference`, a call or an instance a `Placeholder`,
-and tensors are described, not allocated. Sets become lists, so that nothing is hashed but keys of
-dicts, and those are checked.
+and tensors are described, not allocated. `torch.load` with such an unpickler runs nothing either,
+but a small file makes it compute or allocate without end, and nobody learns what the file wanted.
+Sets become lists, so that nothing is hashed but keys of dicts, and those are checked.
 """
 
 from __future__ import annotations
