@@ -232,6 +232,7 @@ def _collate_images(
     for slot, ((scan, view, crop), (rows, pixels)) in enumerate(zip(views, inside, strict=True)):
         assert view.image is not None
         part = slice(starts[slot], starts[slot + 1])
+        # The reader has cut the columns already; rows in the batch are those of the points that stay.
         images.numpy()[slot] = view.image[crop.top :]
         image_index.numpy()[part] = slot
         pixel_rc.numpy()[:, part] = pixels
@@ -269,6 +270,7 @@ def _collate_hashes(
         inverse = allocate(f"inverse{level.scale}", (total,), torch.int32)
         has_label = all(item.label is not None for item in levels)
         label = allocate(f"vlabel{level.scale}", (starts[-1],), torch.uint8) if has_label else None
+        # Voxels are counted within each scan: `lattice.scale_voxels` joins them on the device.
         row = 0
         for item, start, stop in zip(levels, starts[:-1], starts[1:], strict=True):
             coord.numpy()[:, start:stop] = item.coord

@@ -129,15 +129,18 @@ def scale_voxels(
     Returns:
         Voxels sorted by (batch, x, y, z).
     """
+    # Cells of this scale; one more where a point lies on the upper border.
     cells = [math.ceil(side / cached.scale) for side in grid.shape]
     shape = [max(n, top + 1) for n, top in zip(cells, cached.tops, strict=True)]
     coords, inverses, orders = [], [], []
     for scan, symmetry in enumerate(symmetries):
+        # This scan's voxels, and for each of its points the voxel that it lies in.
         start, stop = cached.voxel_starts[scan], cached.voxel_starts[scan + 1]
         xyz = cached.coord[:, start:stop].to(torch.int32)
         inverse = cached.inverse[scan_starts[scan] : scan_starts[scan + 1]].to(torch.int64)
         order = torch.arange(stop - start, device=xyz.device)
         if symmetry != 0:
+            # Move the cells, sort them again by (x, y, z), and let the points follow.
             xyz = map_cells(xyz, symmetry=symmetry, cells=(cells[0], cells[1]))
             key = (xyz[0].to(torch.int64) * shape[1] + xyz[1]) * shape[2] + xyz[2]
             order = torch.argsort(key)
@@ -145,6 +148,7 @@ def scale_voxels(
             rank = torch.empty_like(order)
             rank[order] = torch.arange(len(order), device=order.device)
             inverse = rank[inverse]
+        # Networks take (batch, z, y, x), and voxels counted over the whole batch.
         coords.append(torch.stack([torch.full_like(xyz[0], scan), xyz[2], xyz[1], xyz[0]], 1))
         inverses.append(inverse + start)
         orders.append(order + start)
