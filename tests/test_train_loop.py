@@ -338,7 +338,7 @@ def test_without_a_state_only_the_run_that_had_none_begins_anew(
     (checkpoints / "best.safetensors").unlink()
     heard = Heard()
     run(data, tiny_recipe(), run_root=root, resume=True, progress=heard)
-    assert "it starts anew" in heard.all()
+    assert "starting over" in heard.all()
     assert_same_tensors(final_state(whole), final_state(root))
 
 

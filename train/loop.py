@@ -141,7 +141,7 @@ def _prepared(
     stored = newest_state(folder, progress) if resume else None
     if resume and stored is None:
         require_no_state_yet(folder)
-        progress.say("the run ended before its first checkpoint: it starts anew")
+        progress.say("the run ended before its first checkpoint: starting over")
     job = assemble(reader, recipe, group, progress, is_resumed=stored is not None)
     card = base_card(job)
     state = first_state(job, stored, folder, card, progress=progress)

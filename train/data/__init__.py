@@ -1,1 +1,1 @@
-"""From the cache to a batch: reading, chance, augmentation, mixes, collation."""
+"""From the cache to a batch: reading, random draws, augmentation, mixes, collation."""

@@ -22,8 +22,8 @@ class Augmentation:
     """An augmentation and what it needs."""
 
     function: Callable[[LoadedScan, np.random.Generator], LoadedScan]
-    """(scan, rng) -> scan. Leaves its argument unchanged; all chance comes from the generator,
-    which is the same for the same seed, epoch and scan."""
+    """(scan, rng) -> scan. Leaves its argument unchanged; draws from the generator alone, which is
+    the same for the same seed, epoch and scan."""
     needs_instances: bool = False
     """Whether the scan's instance ids are read."""
 

@@ -22,7 +22,7 @@ class RawBatch(TensorRecord):
     positions: tuple[int, ...]
     """(B,) rows in the cache's scan table."""
     draws: tuple[ScanDraw, ...]
-    """(B,) what chance decided."""
+    """(B,) random draws of the scans."""
     channels: Tensor
     """(4, N) float32 x, y, z, signal; (5, N) and time, for data with added sweeps."""
     labels: Tensor | None
@@ -58,7 +58,7 @@ def point_batch(
 
     Args:
         raw: already on ``device``.
-        config: of the augmentation; what chance decided is in ``raw.draws``.
+        config: of the augmentation; its random draws are in ``raw.draws``.
         grid: of the cache, for its voxel hashes.
         device: where to work.
     """

@@ -232,7 +232,7 @@ def _collate_images(
     for slot, ((scan, view, crop), (rows, pixels)) in enumerate(zip(views, inside, strict=True)):
         assert view.image is not None
         part = slice(starts[slot], starts[slot + 1])
-        # The reader has cut the columns already; rows in the batch are those of the points that stay.
+        # The reader has cut the columns already; only rows are left to cut.
         images.numpy()[slot] = view.image[crop.top :]
         image_index.numpy()[part] = slot
         pixel_rc.numpy()[:, part] = pixels

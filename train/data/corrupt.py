@@ -26,7 +26,7 @@ def corrupted_record(
     Args:
         record: with labels; instances are used where they were read.
         variant: what to do.
-        seed: decides all that chance decides.
+        seed: of the generator of all random numbers.
         info: layout and volume.
 
     Returns:

@@ -3,7 +3,7 @@
 A symmetry maps cells onto cells: cell x of n becomes n - 1 - x, or x and y change places. The
 groups of points stay exactly those of the cache, so nothing is recomputed but the order. A point on
 the border of two cells (to the last float digit) may fall to the other side when its mirrored
-coordinate is quantised anew: cells are half open. The relabelled hash keeps it with its group.
+coordinate is quantised again: cells are half open. The relabelled hash keeps it with its group.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class _Source:
 
 
 class _ChosenMix(NamedTuple):
-    """A mix that chance has chosen for a scan."""
+    """A mix that was drawn for a scan."""
 
     entry: Mix
     group: int
@@ -174,12 +174,12 @@ def _choose(
     """At most one mix of a group, each with its probability."""
     seed = [source.plan.seed, source.epoch, scan.position, group, _MIXES]
     rng = np.random.default_rng(seed)
-    chance, share = rng.uniform(0, 1, 2).tolist()
+    pick, share = rng.uniform(0, 1, 2).tolist()
     if group == 0:
         share = scan.draw.partner_share
     for name, probability in names.items():
-        chance -= probability
-        if chance < 0:
+        pick -= probability
+        if pick < 0:
             return _ChosenMix(MIXES[name], group, share, rng)
     return None
 

@@ -16,8 +16,8 @@ class Mix:
     """A mix and what it needs."""
 
     function: Callable[[LoadedScan, LoadedScan, np.random.Generator], LoadedScan]
-    """(scan, partner, rng) -> scan. Changes neither of them; all chance comes from the generator,
-    which is the same for the same seed, epoch and scan."""
+    """(scan, partner, rng) -> scan. Leaves both unchanged; draws from the generator alone, which is
+    the same for the same seed, epoch and scan."""
     partner: Literal["stored", "augmented"] = "stored"
     """"stored": the partner is as the cache holds it, and what joins the scan is augmented with it;
     "augmented": scan and partner have each their own augmentation."""

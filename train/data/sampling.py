@@ -43,7 +43,7 @@ class AugmentConfig:
     """Augmentation of training scans (SPEC, sections 2.3 to 2.6)."""
 
     mode: Literal["full", "noise", "lattice", "none"] = "full"
-    """"full": as published, scans are voxelised anew; "noise": some scans are corrupted first (fog,
+    """"full": as published, scans are voxelised; "noise": some scans are corrupted first (fog,
     lost beams, ...), then as "full"; "lattice": the symmetries of the grid, for which the cached
     hashes stay exact, and the picture's augmentation; "none": nothing at all."""
     dropout: DropoutKind = "copy"
@@ -62,7 +62,7 @@ class AugmentConfig:
     """Standard deviation of a shift per axis, metres. Mode full."""
     mixes: tuple[dict[str, float], ...] = ()
     """Mixes with a second scan: groups of names of `MIXES` and their probabilities, applied in this
-    order. Of a group at most one is applied, with a partner that is drawn each time anew, e.g.
+    order. Of a group at most one is applied, with a newly drawn partner, e.g.
     [{instance-copy = 1.0}]. Modes full and noise."""
     extra: dict[str, float] = field(default_factory=dict)
     """More augmentations, names of `AUGMENTATIONS` (each of the corruptions, at any severity) and

@@ -1,4 +1,4 @@
-"""A scan on its way into a batch: the points as stored, and what chance decided for them.
+"""A scan on its way into a batch: its points as stored, and its random draws.
 
 Points are moved later, on the device: mixes and augmentations see coordinates as the sensor gave
 them.
@@ -21,7 +21,7 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True, kw_only=True)
 class ScanDraw:
-    """What chance decided for one scan in one epoch."""
+    """The random draws for one scan in one epoch."""
 
     drop_ratio: float
     point_seed: int

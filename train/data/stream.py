@@ -1,7 +1,7 @@
 """Batches from the cache, in an order that only seed and epoch decide, read by a few threads.
 
 Threads, not processes: the decoders release the interpreter lock, and a process would have to copy
-every sample (measured: bench/RESULTS.md). They read and decode; what chance decides for a scan is a
+every sample (measured: bench/RESULTS.md). They read and decode; the random draws for a scan are a
 pure function of (seed, epoch, scan), so their number changes nothing.
 """
 

@@ -14,7 +14,7 @@ from pass2d.train.checkpoints.checkpoint import NETWORK, load_checkpoint
 
 
 def start_from_checkpoint(network: Network, path: Path, card: Card, progress: Progress) -> None:
-    """Take over the weights that fit; what depends on the classes starts anew if those differ.
+    """Take over the weights that fit; tensors that depend on other classes keep their fresh values.
 
     Args:
         network: of the new run; its tensors are changed in place.
@@ -52,7 +52,7 @@ def start_from_checkpoint(network: Network, path: Path, card: Card, progress: Pr
     if not is_same_table:
         progress.say(
             f"its {theirs.info.labels.n_classes} classes are not these "
-            f"{card.info.labels.n_classes}: {len(fresh)} tensors of the heads start anew"
+            f"{card.info.labels.n_classes}: {len(fresh)} tensors of the heads are initialised again"
         )
     if missing := sorted(own.keys() - taken.keys() - fresh):
         progress.say(f"not in it, and so new: {len(missing)} tensors, such as {missing[0]}")

@@ -238,13 +238,13 @@ class LogWindow:
         self._scans += scans
 
     def restart(self, stream: BatchStream) -> None:
-        """Begin anew: what came before (a validation) is not the loop's doing."""
+        """Start a new window: what came before (a validation) is not the loop's doing."""
         self._start, self._wait_s, self._scans = time.perf_counter(), stream.wait_s, 0
 
     def write(
         self, job: Job, state: RunState, stream: BatchStream, journal: Journal | None
     ) -> None:
-        """Write the line and begin anew; here and only here the loop waits for the device."""
+        """Write the line and start again; only here does the loop wait for the device."""
         means = mean_losses(state.totals, job.group)
         state.totals = {}
         skipped = int(state.skips.total)

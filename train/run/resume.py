@@ -88,7 +88,7 @@ def require_same_run(job: Job, card: Card, folder: RunFolder, progress: Progress
 
 
 def require_no_state_yet(folder: RunFolder) -> None:
-    """Let a run without a state begin anew only if it was killed before its first one.
+    """Let a run without a state start over only if it was killed before its first one.
 
     Raises:
         CheckpointError: there was a state once.

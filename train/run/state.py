@@ -177,6 +177,6 @@ def _load_network(job: Job, checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"the state to resume is of another network: {'; '.join(differing[:3])}. Resume with "
             "the classes and settings of that run, or start a new one from its weights "
-            "(start_from): what depends on the classes then starts anew."
+            "(start_from): tensors that depend on the classes are then initialised again."
         )
     job.network.load_state_dict(stored)

@@ -154,7 +154,7 @@ def refresh_average(job: Job, state: RunState, stop: StopRequest) -> bool:
 
 
 def refresh_norms(job: Job, state: RunState, stop: StopRequest) -> bool:
-    """Estimate the BatchNorm statistics of the mean of weights anew, on training batches.
+    """Estimate the BatchNorm statistics of the mean weights again, on training batches.
 
     The mean of several networks' running statistics is not that of the mean network's activations.
 
