@@ -125,7 +125,7 @@ def _dataclass(kind: Any, value: Any) -> Any:
             raise _MisfitError(f"key {name!r} is missing")
     try:
         return kind(**built)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise _MisfitError(str(error)) from error
 
 
