@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cache_samples import without_fsync, write_sample_cache
+from cache_samples import write_sample_cache
 from toy_mixes import add_all, lift, swap_sides
 from toy_network import ToyNetwork
 from train_samples import assert_same_tensors, final_weights
@@ -46,13 +46,12 @@ OFF = AugmentConfig(
 
 @pytest.fixture(autouse=True, scope="module")
 def _toys() -> Iterator[None]:
-    with without_fsync():
-        for table, lines in LINES:
-            table.update(lines)  # type: ignore[attr-defined]
-        yield
-        for table, lines in LINES:
-            for name in lines:
-                del table[name]  # type: ignore[attr-defined]
+    for table, lines in LINES:
+        table.update(lines)  # type: ignore[attr-defined]
+    yield
+    for table, lines in LINES:
+        for name in lines:
+            del table[name]  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
