@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pass2d.train.data.scan import LoadedScan
+from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners, turned_about_z
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,88 @@ def copy_instances(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Genera
     return scan.joined(partner.kept(partner.instance != 0))
 
 
+def laser_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
+    """Every second of 3 to 6 bands of pitch comes from the partner; the top one is the scan's."""
+    low, high = _field_of_view(scan)
+    n_bands = int(rng.choice(LASER_BANDS))
+
+    def bands(xyz: NDArray[np.float32]) -> NDArray[np.int64]:
+        return pitch_bands(xyz, n_bands, low_rad=low, high_rad=high)
+
+    return scan.kept(bands(scan.xyz) % 2 == 0).joined(partner.kept(bands(partner.xyz) % 2 == 1))
+
+
+def polar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
+    """Swap half a turn, half of the time; paste the partner's movable things three times."""
+    swap, start, first, second = rng.uniform(0, 1, 4).tolist()
+    mixed = scan
+    if swap < POLAR_SWAP:
+        start_rad = (start - 1) * math.pi
+        mixed = scan.kept(~in_half_circle(scan.xyz, start_rad)).joined(
+            partner.kept(in_half_circle(partner.xyz, start_rad))
+        )
+    things = partner.kept(np.isin(partner.label, _movable(partner)))
+    if not things.n:
+        return mixed
+    for turn in (0.0, first, 1 + second):
+        there = turned_about_z(things.xyz, turn * 2 * math.pi / 3) if turn else things.xyz
+        mixed = mixed.joined(things.moved_to(there))
+    return mixed
+
+
+def frustum_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
+    """Bands of pitch or half a turn come from the partner, either equally often."""
+    if rng.uniform() < 0.5:
+        return laser_mix(scan, partner, rng)
+    start_rad = (rng.uniform() - 1) * math.pi
+    return scan.kept(~in_half_circle(scan.xyz, start_rad)).joined(
+        partner.kept(in_half_circle(partner.xyz, start_rad))
+    )
+
+
+def pillar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
+    """Each square of 7.5 m that the scan occupies is the scan's or the partner's."""
+    own, others = square_owners((scan.xyz, partner.xyz), side_m=PILLAR_M, rng=rng)
+    return scan.kept(own).joined(partner.kept(others))
+
+
+def whole_scans(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Generator) -> LoadedScan:
+    """Two augmented scans as one, as Mix3D does."""
+    return scan.joined(partner)
+
+
+def _movable(scan: LoadedScan) -> list[int]:
+    """Training ids of classes that move, by their names."""
+    return [number for number, name in enumerate(scan.info.labels.names) if name in MOVABLE]
+
+
+def _field_of_view(scan: LoadedScan) -> tuple[float, float]:
+    low, high = FIELD_OF_VIEW_DEG[scan.info.layout]
+    return math.radians(low), math.radians(high)
+
+
+LASER_BANDS = (3, 4, 5, 6)
+FIELD_OF_VIEW_DEG = {"semantickitti": (-25.0, 3.0), "nuscenes": (-30.0, 10.0)}
+MOVABLE = frozenset(
+    (
+        *("car", "bicycle", "motorcycle", "truck", "other-vehicle"),
+        *("person", "bicyclist", "motorcyclist"),
+        *("bus", "construction_vehicle", "pedestrian", "trailer"),
+    )
+)
+"""Names of the classes that PolarMix pastes."""
+POLAR_SWAP = 0.5
+PILLAR_M = 7.5
+
+
 MIXES: dict[str, Mix] = {
     # The cache holds no instance ids of points outside the volume.
     "instance-copy": Mix(
         copy_instances, partner="augmented", needs_instances=True, takes_outside=False
     ),
+    "laser-mix": Mix(laser_mix),
+    "polar-mix": Mix(polar_mix),
+    "frustum-mix": Mix(frustum_mix),
+    "pillar-mix": Mix(pillar_mix),
+    "mix3d": Mix(whole_scans, partner="augmented"),
 }
