@@ -99,6 +99,11 @@ def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
         yield f"full_scale {facts.full_scale}, expected the largest signal"
     if not all(0 <= answer < n_classes for answer in facts.forbidden_answers):
         yield f"forbidden_answers {facts.forbidden_answers!s:.60}, expected training ids"
+    low, high = facts.pitch_deg
+    if not -90 <= low < high <= 90:
+        yield f"pitch_deg {facts.pitch_deg!s:.60}, expected two ascending angles"
+    if not all(0 < thing < n_classes for thing in facts.movable):
+        yield f"movable {facts.movable!s:.60}, expected training ids of classes"
 
 
 def check_tables(tables: Tables, info: DatasetInfo, *, where: str) -> None:

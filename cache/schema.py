@@ -97,6 +97,10 @@ class DatasetFacts:
     """Training ids that the benchmark does not take as a prediction."""
     benchmark: str = ""
     """Form of the submission, a name in `train/submission/`; empty where there is no benchmark."""
+    pitch_deg: tuple[float, float] = (-25.0, 3.0)
+    """The lidar's field of view, from below to above the horizon: mixes lay their bands in it."""
+    movable: tuple[int, ...] = ()
+    """Training ids of things that move, which mixes paste."""
 
 
 KNOWN_FACTS = {
@@ -108,6 +112,7 @@ KNOWN_FACTS = {
         full_scale=1.0,
         absent_counts_zero=True,
         benchmark="semantickitti",
+        movable=(1, 2, 3, 4, 5, 6, 7, 8),
     ),
     "nuscenes": DatasetFacts(
         title="nuScenes",
@@ -118,6 +123,8 @@ KNOWN_FACTS = {
         absent_counts_zero=False,
         forbidden_answers=(0,),
         benchmark="nuscenes",
+        pitch_deg=(-30.0, 10.0),
+        movable=(2, 3, 4, 5, 6, 7, 9, 10),
     ),
 }
 """Of caches and checkpoints that say none, by layout: the two that came before there were facts."""

@@ -138,6 +138,11 @@ def test_the_demo_trains_320_steps_on_ten_streets_and_keeps_two_unseen() -> None
 
 def test_every_recipe_for_a_published_network_is_in_the_table() -> None:
     others = {"demo", "overfit", "vavit", "vavit-nuscenes", "vavit-small"}
+    others |= {
+        f"{name}-mix{dataset}"
+        for name in ("2dpass", "minkowskinet", "spvcnn")
+        for dataset in ("", "-nuscenes")
+    }
     assert set(recipe_names()) - set(PUBLISHED) == others
 
 
@@ -353,3 +358,20 @@ def test_the_baseline_has_no_image_branch() -> None:
     assert network_settings(recipe)[1]["image_branch"] is False
     with pytest.raises(ConfigError, match="minkowskinet has none"):
         without_images(load_recipe("minkowskinet"))
+
+
+def test_spvcnn_with_mixes_is_trained_with_the_published_settings() -> None:
+    recipe = load_recipe("spvcnn-mix")
+    assert (recipe.epochs, recipe.batch_size * recipe.accumulate) == (36, 24)
+    sgd, plan = recipe.optimizer, recipe.schedule
+    assert (sgd.kind, sgd.learning_rate, sgd.momentum, sgd.nesterov) == ("sgd", 0.48, 0.9, False)
+    assert (sgd.weight_decay, sgd.clip_norm) == (1e-4, 10)
+    assert (plan.kind, plan.warmup_epochs) == ("warmup-cosine", 1)
+    assert (recipe.loss.label_smoothing, recipe.loss.lambda_lovasz) == (0.1, 1)
+    assert recipe.augment.mixes == ({"polar-mix": 0.5},)
+    assert (recipe.augment.scale, recipe.augment.translate_m) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize("name", ["2dpass-mix", "minkowskinet-mix", "2dpass-mix-nuscenes"])
+def test_exactly_one_of_two_mixes_is_applied(name: str) -> None:
+    assert load_recipe(name).augment.mixes == ({"laser-mix": 0.5, "polar-mix": 0.5},)

@@ -55,7 +55,7 @@ def polar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -
         mixed = scan.kept(~in_half_circle(scan.xyz, start_rad)).joined(
             partner.kept(in_half_circle(partner.xyz, start_rad))
         )
-    things = partner.kept(np.isin(partner.label, _movable(partner)))
+    things = partner.kept(np.isin(partner.label, partner.info.facts.movable))
     if not things.n:
         return mixed
     for turn in (0.0, first, 1 + second):
@@ -85,26 +85,12 @@ def whole_scans(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Generator
     return scan.joined(partner)
 
 
-def _movable(scan: LoadedScan) -> list[int]:
-    """Training ids of classes that move, by their names."""
-    return [number for number, name in enumerate(scan.info.labels.names) if name in MOVABLE]
-
-
 def _field_of_view(scan: LoadedScan) -> tuple[float, float]:
-    low, high = FIELD_OF_VIEW_DEG[scan.info.layout]
+    low, high = scan.info.facts.pitch_deg
     return math.radians(low), math.radians(high)
 
 
 LASER_BANDS = (3, 4, 5, 6)
-FIELD_OF_VIEW_DEG = {"semantickitti": (-25.0, 3.0), "nuscenes": (-30.0, 10.0)}
-MOVABLE = frozenset(
-    (
-        *("car", "bicycle", "motorcycle", "truck", "other-vehicle"),
-        *("person", "bicyclist", "motorcyclist"),
-        *("bus", "construction_vehicle", "pedestrian", "trailer"),
-    )
-)
-"""Names of the classes that PolarMix pastes."""
 POLAR_SWAP = 0.5
 PILLAR_M = 7.5
 
