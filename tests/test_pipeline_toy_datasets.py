@@ -229,7 +229,7 @@ def test_facts_of_its_own_are_kept(toy: Toy) -> None:
         ('name = "park"', 'name = "../park"', "'../park': expected letters"),
         ("label_bytes = 4", "label_bytes = 2", "label_bytes 2, expected 1 or 4"),
         ('forward_axis = "x"', 'forward_axis = "z"', "forward_axis 'z'"),
-        ('title = "Park"', "", "field title is missing"),
+        ('title = "Park"', "", "title' is missing"),
         ("full_scale = 1.0", "full_scale = '1'", "full_scale|expected float"),
         ("n_cameras = 1", 'n_cameras = 1\ncamera_rule = "up"', "camera_rule 'up'"),
     ],

@@ -125,7 +125,7 @@ def _own_facts(layout: str, raw: Mapping[str, Any], *, n_classes: int) -> Datase
     try:
         facts = from_json(DatasetFacts, raw, where="[facts]")
     except CacheError as error:
-        raise ValueError(f"[facts]: {error.__cause__}. See semkitti.toml.") from error
+        raise ValueError(f"{error.__cause__}. See semkitti.toml.") from error
     for wrong in fact_faults(facts, n_classes=n_classes):
         raise ValueError(f"[facts]: {wrong}")
     return None if KNOWN_FACTS.get(layout) == facts else facts
