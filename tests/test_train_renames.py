@@ -11,7 +11,7 @@ import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
 from heard import Heard
-from train_samples import final_weights, INSTANCE_COPY, tiny_recipe
+from train_samples import INSTANCE_COPY, final_weights, tiny_recipe
 
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
