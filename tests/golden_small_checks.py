@@ -38,9 +38,10 @@ from pass2d.train.checkpoints.checkpoint import load_checkpoint, network_from_ch
 from pass2d.train.checkpoints.published.importer import import_checkpoint
 from pass2d.train.checkpoints.published.layout import recognise
 from pass2d.train.data import augment
-from pass2d.train.data.batch import Crop, LoadedScan, RawBatch, point_batch
+from pass2d.train.data.batch import RawBatch, point_batch
 from pass2d.train.data.collate import collate, heap
 from pass2d.train.data.sampling import AugmentConfig, draw_scan
+from pass2d.train.data.scan import Crop, LoadedScan
 from pass2d.train.inference.metric import count_pairs, published_scores
 from pass2d.train.optim.losses import lovasz_softmax
 from pass2d.train.optim.schedule import RunLength, ScheduleConfig, learning_rate
@@ -286,6 +287,7 @@ def frame_batch(config: AugmentConfig, *, size_hw: tuple[int, int], is_mirrored:
     draw = draw_scan(config, seed=0, epoch=0, scan=0, grid=grid)
     loaded = LoadedScan(
         position=0,
+        info=listing.info,
         record=replace(
             lidar, outside_xyz=None, outside_signal=None, outside_label=None, cameras=(cut,)
         ),
