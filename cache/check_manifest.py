@@ -102,7 +102,7 @@ def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
     low, high = facts.pitch_deg
     if not -90 <= low < high <= 90:
         yield f"pitch_deg {facts.pitch_deg!s:.60}, expected two ascending angles"
-    if not all(0 < thing < n_classes for thing in facts.movable):
+    if not all(0 < thing < 256 for thing in facts.movable):
         yield f"movable {facts.movable!s:.60}, expected training ids of classes"
 
 

@@ -108,7 +108,7 @@ def base_card(job: Job) -> Card:
             "order": "scans" if job.plan.shards is None else "blocks of shards",
             "torch": torch.__version__,
             **(
-                {"backend": job.network.backend_on(job.team.device).name}
+                {"backend": job.network.backend_on(job.group.device).name}
                 if job.network.is_sparse
                 else {}
             ),
