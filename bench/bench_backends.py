@@ -65,7 +65,7 @@ def record(
     layers: list[Layer] = []
     times: dict[str, dict[str, list[float]]] = {s: {"prepare": [], "forward": []} for s in SIDES}
     answers = {}
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(repeats):
             for side in SIDES:
                 network.backend = side

@@ -43,7 +43,7 @@ def choose_backend(name: str, device: torch.device) -> Choice:
     """Find the backend that a name means on a device.
 
     Args:
-        name: Of `BackendName`. "auto": native on a CPU, where it is the fastest; on CUDA spconv,
+        name: Of `BackendName`. "auto": native on a CPU, where it needs torch alone; on CUDA spconv,
             else spconv-triton, whichever is installed and works; native elsewhere.
         device: Where the network computes.
 
@@ -62,7 +62,7 @@ def choose_backend(name: str, device: torch.device) -> Choice:
             raise ConfigError(f"backend {name!r} on {device.type}: {problem}")
         return Choice(backend=_BACKENDS[name], why="as set")
     if device.type == "cpu":
-        return Choice(backend=_BACKENDS["native"], why="the fastest on a CPU")
+        return Choice(backend=_BACKENDS["native"], why="on a CPU it needs torch alone")
     if device.type != "cuda":
         return Choice(backend=_BACKENDS["native"], why=f"the only one on {device.type}")
     problems: list[str] = []

@@ -149,7 +149,7 @@ def backend_findings(devices: list[str], found: list[Finding]) -> list[Finding]:
     said = []
     for device in devices:
         if device == "cpu":
-            said.append("cpu: native (torch alone, the fastest there)")
+            said.append("cpu: native (torch alone)")
         elif f"spconv on {device}" in works:
             said.append(f"{device}: spconv (it passes its test)")
         elif importlib.util.find_spec("spconv_triton") is not None:
