@@ -15,7 +15,7 @@ from pathlib import Path
 from team_samples import exit_code
 
 INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
-LAST_LINE = "interrupted: what was finished is kept"
+LAST_LINE = "interrupted: finished work is kept"
 CALLS = ("open", "os.", "shutil.", "tempfile.")
 """Audited calls that are counted: those that touch files."""
 

@@ -318,7 +318,7 @@ def test_a_description_that_no_data_set_has_is_one_error(out: Path, change: dict
     for name, new in change.items():
         old = value["info"].get(name) or corruption
         value["info"][name] = {**old, **new} if isinstance(new, dict) else new
-    with pytest.raises(CacheError, match=r"^dataset.json: "):
+    with pytest.raises(CacheError, match=r"^dataset\.json[.:]"):
         parse_dataset(dumps(value), where="dataset.json")
 
 

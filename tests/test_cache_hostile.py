@@ -268,9 +268,9 @@ def test_other_objects_of_a_bucket_are_named_and_left_alone(bucket: dict[str, An
         assert not (dataset.layout.root / "notes.txt").exists()
     result = CliRunner().invoke(app, ["cache", "verify", "--cache", "memory://bucket"])
     assert result.exit_code == 1
-    assert "notes.txt: is no part of a prepared data set" in result.output
+    assert "notes.txt: not part of a prepared data set" in result.output
     result = CliRunner().invoke(app, ["cache", "repair", "--cache", "memory://bucket"])
-    assert "notes.txt: not of pass2d" in result.output
+    assert "notes.txt: not a file of pass2d" in result.output
     assert fsspec.filesystem("memory").cat_file("/bucket/semkitti/notes.txt") == b"mine"
 
 

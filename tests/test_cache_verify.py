@@ -532,10 +532,10 @@ def test_status_sees_changed_and_vanished_sources(made: tuple[Path, Path]) -> No
     assert status(out).vanished_sequences == ("08",)
     seen = CliRunner().invoke(app, ["cache", "status", "--cache", str(out)])
     assert seen.exit_code == 0
-    assert "it keeps its scans of sequences 08, which are gone" in seen.stdout
+    assert "keeps the prepared scans of sequences 08, whose source files are gone" in seen.stdout
     raw.rename(raw.with_name("moved"))
     seen = CliRunner().invoke(app, ["cache", "status", "--cache", str(out)])
-    assert "if the data set was moved, run `pass2d prepare` with its new --root" in seen.stdout
+    assert "If the data set was moved, run `pass2d prepare` with the new --root" in seen.stdout
 
 
 @pytest.mark.parametrize(

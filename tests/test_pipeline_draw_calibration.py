@@ -35,7 +35,7 @@ def test_a_picture_of_each_sequence_and_camera_is_written(tmp_path: Path) -> Non
         assert picture.size == (100, 80)
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 1
-    assert "the pictures belong to --check" in refused.output
+    assert "only --check draws pictures" in refused.output
     root = NuscenesFolder(tmp_path / "nus", scenes=("scene-0061",), samples=1).write()
     out = tmp_path / "six"
     command = ["prepare", "nuscenes", "--root", str(root), "--check", "--png", str(out)]

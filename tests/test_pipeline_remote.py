@@ -347,6 +347,6 @@ def test_status_plan_and_gc_of_a_store(far: Any, raw: Path) -> None:
     assert set(far.find("/kept")) == before | leftovers
     dry = pass2d("cache", "gc", "--cache", "memory://kept", "--unfinished", "--dry-run")
     assert set(far.find("/kept")) == before | leftovers
-    assert "would remove 3 things" in dry.output
+    assert "would remove 3 files and folders" in dry.output
     assert pass2d("cache", "gc", "--cache", "memory://kept", "--unfinished").exit_code == 0
     assert set(far.find("/kept")) == before

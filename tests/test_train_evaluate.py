@@ -323,7 +323,7 @@ def test_a_result_is_not_lost_with_the_page_that_cannot_be_written(
     words = ["eval", "--cache", str(cached[0]), "--checkpoint", str(checkpoint), "--device", "cpu"]
     gone = CliRunner().invoke(app, [*words, "--html", str(tmp_path / "gone" / "page.html")])
     assert gone.exit_code == 1
-    assert "there is no folder" in gone.stderr
+    assert "no such folder" in gone.stderr
     assert "evaluate" not in gone.stderr
     # A name that a file may have, but not the longer one of the file that is written aside.
     page = tmp_path / f"{'x' * 245}.html"

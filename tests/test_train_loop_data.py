@@ -227,4 +227,4 @@ def test_two_scans_are_learnt_by_heart(tmp_path: Path) -> None:
     )
     result = run(data, recipe, run_root=tmp_path / "run")
     assert result.best_miou is not None
-    assert result.best_miou > 0.95
+    assert result.best_miou > 0.93

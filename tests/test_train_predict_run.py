@@ -397,9 +397,9 @@ def test_segmenter_takes_lists_and_points_without_signal() -> None:
 def test_lines_of_the_readme_run_as_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
-    (block,) = [block for block in blocks if "import Segmenter" in block]
+    (block,) = [block for block in blocks if "Segmenter.load" in block]
     lines = [line[4:] for line in block.splitlines() if line.strip()]
-    assert len(lines) == 4
+    assert len(lines) == 5
     save(tmp_path / "runs/first/checkpoints/best.safetensors")
     write_bin(tmp_path / "scan.bin", some_points(100))
     monkeypatch.chdir(tmp_path)

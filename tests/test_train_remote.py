@@ -18,7 +18,7 @@ from train_samples import assert_same_tensors, final_state, tiny_recipe
 from pass2d.cache.remote.store import RemoteStore
 from pass2d.common.errors import ConfigError
 from pass2d.common.prefetch import prefetch
-from pass2d.train.data import stream
+from pass2d.train.data import plan
 from pass2d.train.loop import run
 
 URL = "memory://training/cache"
@@ -47,9 +47,9 @@ def test_a_run_from_a_url_is_the_run_from_a_folder_in_its_order(
     run(URL, tiny_recipe(), run_root=tmp_path / "far")
     shards = np.array([0, 0, 0, 1000, 1000, 1000])
     monkeypatch.setattr(
-        stream,
+        plan,
         "epoch_order",
-        lambda positions, *, seed, epoch: stream.block_order(
+        lambda positions, *, seed, epoch: plan.block_order(
             positions, shards, seed=seed, epoch=epoch
         ),
     )

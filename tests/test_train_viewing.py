@@ -141,7 +141,7 @@ def test_plain_folder_of_bin_files_needs_nothing_else(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.bin").write_bytes(scan_points(200).tobytes())
     first = view(tmp_path, "--png", tmp_path / "first")
-    assert "1 of 2 scans, from a; --scan NAME" in first.stderr
+    assert "1 of 2 scans, from a; choose with --scan NAME" in first.stderr
     assert len(list((tmp_path / "first").iterdir())) == 2
     result = view(tmp_path, "--scans", ":", "--png", tmp_path / "out")
     assert result.exit_code == 0, result.output

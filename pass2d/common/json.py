@@ -94,4 +94,4 @@ def from_json(kind: type[T], value: Any, *, where: str) -> T:
     try:
         return from_plain(kind, value, where=where)
     except ConfigError as error:
-        raise CacheError(f"{error}. The file is damaged: run `pass2d cache repair`.") from error
+        raise CacheError(f"{error}. The file is damaged: run `repair`.") from error
