@@ -277,10 +277,15 @@ def _tells_of_loss(error: RuntimeError) -> bool:
 def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
     """Add up the gradients of all processes; each has weighted its own before.
 
-    A process without a gradient for a parameter (no scan left, no picture) adds zeros. The sums lie
-    in memory as their parameters do, whose own order (channels_last) the messages do not keep.
+    A process without a gradient for a parameter (no scan left, no picture, a skipped layer) adds
+    zeros; a single one gets them too: optimizers step the same parameters however many processes
+    there are. The sums lie in memory as their parameters do, whose own order (channels_last) the
+    messages do not keep.
     """
     if group.world == 1:
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         return
     sizes = [parameter.numel() for parameter in parameters]
     own = parameters[0].new_zeros(-(-sum(sizes) // group.world) * group.world)
