@@ -62,16 +62,16 @@ def check_labels(labels: Tensor | None, *, n_classes: int) -> None:
         raise ShapeError("labels", expected=expected, got=f"{low}..{high}")
 
 
-def check_scans(sizes: Sequence[int]) -> None:
-    """Refuse to train on a scan without points.
+def check_scans(sizes: Sequence[int], *, where: str = "") -> None:
+    """Refuse to train on a scan without points, or without any that the network sees.
 
     Raises:
         DataError: There is one, or no scan at all.
     """
     if 0 in sizes or not sizes:
         raise DataError(
-            f"scan {sizes.index(0) if sizes else 0} of the batch has no point; training needs at "
-            "least one per scan. Leave such scans out."
+            f"scan {sizes.index(0) if sizes else 0} of the batch has no point{where}; training "
+            "needs at least one per scan. Leave such scans out."
         )
 
 

@@ -92,3 +92,26 @@ class VoxelIndex(TensorRecord):
         place = torch.searchsorted(self.keys, wanted).clamp_(max=max(len(self.keys) - 1, 0))
         is_found = inside & (self.keys[place] == wanted)
         return torch.where(is_found, self.rows[place], -1)
+
+
+def batch_of_rows(offsets: Tensor, *, n_rows: int, device: torch.device) -> Tensor:
+    """(N,) int64 sample of each row, from (B + 1,) offsets; does not wait for the device."""
+    rows = torch.arange(n_rows, device=device)
+    return torch.searchsorted(offsets[1:].to(device, non_blocking=True), rows, right=True)
+
+
+def first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct values in ascending order, by one stable sort.
+
+    Args:
+        keys: (N,) int64.
+
+    Returns:
+        (M,) int64 first row with each value, and (N,) int64 place of each row's value.
+    """
+    ordered, order = torch.sort(keys, stable=True)
+    is_new = torch.ones_like(ordered, dtype=torch.bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    inverse = torch.empty_like(order)
+    inverse[order] = is_new.cumsum(0) - 1
+    return order[is_new], inverse

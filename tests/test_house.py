@@ -39,8 +39,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "models": (
         ("registry",),
-        ("vavit",),
-        ("sparse_unets", "twodpass"),
+        ("sparse_unets", "twodpass", "vavit"),
         ("network",),
         ("backends",),
         (ANY_FILE,),

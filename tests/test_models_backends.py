@@ -193,7 +193,7 @@ def test_auto_on_a_gpu_takes_what_is_installed(
 
 @pytest.mark.usefixtures("_forget_problems")
 def test_backends_that_cannot_work_are_refused_with_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"unknown backend 'spconw'.*Did you mean 'spconv'"):
+    with pytest.raises(ConfigError, match=r"unknown backend 'spconw'.*did you mean 'spconv'"):
         choose_backend("spconw", CPU)
     with pytest.raises(ConfigError, match=r"'triton' on cpu.*use native"):
         choose_backend("triton", CPU)

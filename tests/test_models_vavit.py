@@ -12,9 +12,14 @@ from torch import Tensor
 from pass2d.common.errors import ConfigError, DataError, ShapeError
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.registry import build_network
-from pass2d.models.vavit import thinning
 from pass2d.models.vavit.attention import Attention, rotations, turned
-from pass2d.models.vavit.thinning import nearest_neighbours, nearest_rows, thin
+from pass2d.models.vavit.thinning import (
+    Nearby,
+    by_distance,
+    nearest_neighbours,
+    nearest_rows,
+    thin,
+)
 from pass2d.models.vavit.vavit import NEVER, PreparedPillars, VaViT, feature_maps
 from pass2d.train.optim.losses import LossConfig, compute_loss
 
@@ -67,7 +72,7 @@ def test_thinning_is_that_of_a_plain_loop(is_shuffled: bool) -> None:
 
 def test_neighbours_are_the_nearest_of_the_same_scan() -> None:
     points = torch.cat([cloud(3, 60), cloud(4, 40)])[:, :3].contiguous()
-    found = nearest_neighbours(points, [60, 40], k=5)
+    found = nearest_neighbours([Nearby(part) for part in points.split([60, 40])], k=5)
     for row in range(100):
         start, stop = (0, 60) if row < 60 else (60, 100)
         apart = (points[start:stop] - points[row]).square().sum(1)
@@ -76,15 +81,15 @@ def test_neighbours_are_the_nearest_of_the_same_scan() -> None:
 
 def test_few_points_repeat_the_farthest_and_one_itself() -> None:
     points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0], [9, 9, 9]])
-    found = nearest_neighbours(points, [3, 1], k=4)
+    found = nearest_neighbours([Nearby(part) for part in points.split([3, 1])], k=4)
     assert found.tolist() == [[1, 2, 2, 2], [0, 2, 2, 2], [1, 0, 0, 0], [3, 3, 3, 3]]
 
 
 def test_distances_on_a_device_find_what_the_tree_finds() -> None:
     points, queries = cloud(5, 300)[:, :3].contiguous(), cloud(6, 80)[:, :3].contiguous()
-    by_tree = nearest_rows(points, queries, [(300, 80)])
-    by_distance = thinning._by_distance(points, queries, k=3)
-    assert by_distance[:, 0].tolist() == by_tree.tolist()
+    by_tree = nearest_rows([Nearby(points)], queries, [80])
+    found = by_distance(points, queries, k=3)
+    assert found[:, 0].tolist() == by_tree.tolist()
 
 
 def test_turns_depend_on_differences_of_places_alone() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Literal, get_args
@@ -14,6 +13,7 @@ import torch
 
 from pass2d.common.errors import ConfigError
 from pass2d.common.spconv_builds import spconv_builds, spconv_problem
+from pass2d.common.text import unknown
 from pass2d.models.backends.interface import Backend
 from pass2d.models.backends.native import Native
 from pass2d.models.backends.spconv import Spconv
@@ -51,11 +51,7 @@ def choose_backend(name: str, device: torch.device) -> Choice:
         ConfigError: An unknown name, or a backend that does not work there; says what to do.
     """
     if name not in get_args(BackendName):
-        near = get_close_matches(name, get_args(BackendName), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"unknown backend {name!r}; choose from {', '.join(get_args(BackendName))}.{hint}"
-        )
+        raise ConfigError(unknown(name, get_args(BackendName), what="backend"))
     if name != "auto":
         problem = _problem(name, device.type)
         if problem:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pass2d.common.errors import ShapeError
 from pass2d.models.inputs import TensorRecord
-from pass2d.models.voxel_keys import KeyPacking
+from pass2d.models.voxel_keys import KeyPacking, batch_of_rows, first_of_each
 
 _MAX_EXACT_FLOAT32 = 2**24
 
@@ -88,26 +88,3 @@ def _no_cells(batch_size: int, *, device: torch.device) -> QuantizedPoints:
         extent=(1, 1, 1),
         batch_size=batch_size,
     )
-
-
-def batch_of_rows(offsets: Tensor, *, n_rows: int, device: torch.device) -> Tensor:
-    """(N,) int64 sample of each row, from (B + 1,) offsets; does not wait for the device."""
-    rows = torch.arange(n_rows, device=device)
-    return torch.searchsorted(offsets[1:].to(device, non_blocking=True), rows, right=True)
-
-
-def first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values in ascending order, by one stable sort.
-
-    Args:
-        keys: (N,) int64.
-
-    Returns:
-        (M,) int64 first row with each value, and (N,) int64 place of each row's value.
-    """
-    ordered, order = torch.sort(keys, stable=True)
-    is_new = torch.ones_like(ordered, dtype=torch.bool)
-    is_new[1:] = ordered[1:] != ordered[:-1]
-    inverse = torch.empty_like(order)
-    inverse[order] = is_new.cumsum(0) - 1
-    return order[is_new], inverse

@@ -13,7 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pass2d.common.errors import DataError, ShapeError
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import (
     Network,
@@ -21,7 +20,9 @@ from pass2d.models.network import (
     Prepared,
     Segmentation,
     Targets,
+    check_labels,
     check_points,
+    check_scans,
 )
 from pass2d.models.norm import RowNorm
 from pass2d.models.sparse_unets.quantize import QuantizedPoints, quantize
@@ -203,17 +204,8 @@ class SparseUNet(Network):
         points = batch.points
         check_points(points, channels=self.point_channels)
         if self.training:
-            lengths = (batch.offsets[1:] - batch.offsets[:-1]).tolist()
-            if 0 in lengths or not lengths:
-                raise DataError(
-                    f"scan {lengths.index(0) if lengths else 0} of the batch has no point; "
-                    "training needs at least one per scan. Leave such scans out."
-                )
-        if batch.labels is not None and len(points) > 0:
-            low, high = torch.stack(torch.aminmax(batch.labels)).tolist()
-            if low < 0 or high >= self.n_classes:
-                expected = f"training ids 0..{self.n_classes - 1}"
-                raise ShapeError("labels", expected=expected, got=f"{low}..{high}")
+            check_scans((batch.offsets[1:] - batch.offsets[:-1]).tolist())
+        check_labels(batch.labels, n_classes=self.n_classes)
         return quantize(points, batch.offsets, voxel_m=self.config.voxel_m)
 
     def build_levels(self, coords: Tensor, cells: QuantizedPoints) -> tuple[StrideLevel, ...]:

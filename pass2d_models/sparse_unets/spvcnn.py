@@ -12,14 +12,13 @@ from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import NetworkConfig, Prepared, Segmentation
 from pass2d.models.norm import RowNorm
 from pass2d.models.sparse_unets.devoxelize import Cells, Corners
-from pass2d.models.sparse_unets.quantize import first_of_each
 from pass2d.models.sparse_unets.sparse_unet import (
     PreparedVoxels,
     SparseUNet,
     SparseUNetConfig,
     cell_targets,
 )
-from pass2d.models.voxel_keys import KeyPacking
+from pass2d.models.voxel_keys import KeyPacking, first_of_each
 
 _FINE, _MIDDLE, _COARSE = 0, 2, 4
 """Levels at which the branch meets the U-Net: strides 1, 4, 16."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pass2d.common.errors import DataError, ShapeError
+from pass2d.common.errors import DataError
 from pass2d.models.inputs import Grid, ImageBatch, PointBatch, TensorRecord
 from pass2d.models.network import (
     Network,
@@ -16,7 +16,9 @@ from pass2d.models.network import (
     Prepared,
     Segmentation,
     Targets,
+    check_labels,
     check_points,
+    check_scans,
 )
 from pass2d.models.twodpass.config import IMAGE_SCALES, TwoDPassConfig
 from pass2d.models.twodpass.distillation import Distillation
@@ -137,12 +139,7 @@ class TwoDPass(Network):
         )
 
     def _check_training_batch(self, batch: PointBatch) -> None:
-        lengths = (batch.offsets[1:] - batch.offsets[:-1]).tolist()
-        if 0 in lengths or not lengths:
-            raise DataError(
-                f"scan {lengths.index(0) if lengths else 0} of the batch has no point in the "
-                "volume; training needs at least one per scan. Leave such scans out."
-            )
+        check_scans((batch.offsets[1:] - batch.offsets[:-1]).tolist(), where=" in the volume")
         if self.needs_images and batch.images is None:
             raise DataError(
                 "the network's image branch needs pictures, but the batch has none. Use a data set "
@@ -154,11 +151,7 @@ class TwoDPass(Network):
     ) -> tuple[Tensor, ...] | None:
         if batch.labels is None:
             return None
-        low, high = torch.stack(torch.aminmax(batch.labels)).tolist()
-        if low < 0 or high >= self.n_classes:
-            raise ShapeError(
-                "labels", expected=f"training ids 0..{self.n_classes - 1}", got=f"{low}..{high}"
-            )
+        check_labels(batch.labels, n_classes=self.n_classes)
         votes = batch.weights
         if self.config.time_channel:
             # Points of added sweeps have no label and would outvote those that have.

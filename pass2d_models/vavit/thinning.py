@@ -13,8 +13,7 @@ from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships
 from torch import Tensor
 
 from pass2d.common.errors import ShapeError
-from pass2d.models.sparse_unets.quantize import batch_of_rows, first_of_each
-from pass2d.models.voxel_keys import KeyPacking
+from pass2d.models.voxel_keys import KeyPacking, batch_of_rows, first_of_each
 
 _MAX_EXACT_FLOAT32 = 2**24
 _DISTANCES = 1 << 26
@@ -68,65 +67,80 @@ def thin(
     return order[first], place
 
 
-def nearest_neighbours(xyz: Tensor, lengths: Sequence[int], *, k: int) -> Tensor:
+class Nearby:
+    """Finds points of one scan by distance: by a tree on a CPU, by all distances elsewhere."""
+
+    def __init__(self, xyz: Tensor) -> None:
+        self.xyz = xyz
+        # Points are asked for in the order of cells: near ones find the tree's pages in the cache.
+        is_on_cpu = xyz.device.type == "cpu" and len(xyz) > 0
+        self._tree = cKDTree(xyz.numpy(), balanced_tree=False) if is_on_cpu else None
+
+    def rows(self, queries: Tensor, *, k: int) -> Tensor:
+        """(Q, k) rows of the nearest points, nearest first; of few the farthest repeats."""
+        there = min(k, len(self.xyz))
+        if self._tree is not None:
+            places = self._tree.query(queries.numpy(), k=np.arange(1, there + 1))[1]
+            found = torch.from_numpy(np.asarray(places, np.int64))
+        else:
+            step = max(1, _DISTANCES // max(1, len(self.xyz)))
+            parts = [by_distance(self.xyz, part, k=there) for part in queries.split(step)]
+            found = torch.cat(parts)
+        if there < k:
+            found = torch.cat([found, found[:, -1:].expand(-1, k - there)], 1)
+        return found
+
+
+def nearest_neighbours(scans: Sequence[Nearby], *, k: int) -> Tensor:
     """Find the nearest points of each point within its scan, the point itself left out.
 
     Args:
-        xyz: (K, 3) metres, scans end to end.
-        lengths: Points of each scan.
+        scans: The scans of a batch; K points together.
         k: Neighbours. A scan of fewer other points repeats its farthest, a lone point itself.
 
     Returns:
-        (K, k) int64 rows of ``xyz``, the nearest first. Of points at one place, which of them
-        counts as "itself" is chance, as in the published code.
+        (K, k) int64 rows of all scans' points end to end, the nearest first. Of points at one
+        place, which of them counts as "itself" is chance, as in the published code.
     """
-    found, start = [], 0
-    for part in xyz.split(list(lengths)):
-        if len(part):
-            found.append(_nearest(part, part, k=k + 1)[:, 1:] + start)
-        start += len(part)
-    return torch.cat(found) if found else torch.zeros((0, k), dtype=torch.int64, device=xyz.device)
+    return _in_all(
+        scans,
+        [scan.rows(scan.xyz, k=k + 1)[:, 1:] if len(scan.xyz) else None for scan in scans],
+        (k,),
+    )
 
 
-def nearest_rows(xyz: Tensor, queries: Tensor, lengths: Sequence[tuple[int, int]]) -> Tensor:
-    """Find, scan by scan, the point of ``xyz`` that is nearest to each query.
+def nearest_rows(scans: Sequence[Nearby], queries: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Find, scan by scan, the point that is nearest to each query.
 
     Args:
-        xyz: (K, 3) metres, scans end to end.
+        scans: The scans of a batch; one with queries has points.
         queries: (N, 3) metres, scans end to end.
-        lengths: Points and queries of each scan; a scan with queries has points.
+        lengths: Queries of each scan.
 
     Returns:
-        (N,) int64 rows of ``xyz``.
+        (N,) int64 rows of all scans' points end to end.
     """
-    found, start = [], 0
-    points = xyz.split([n for n, _ in lengths])
-    for part, asked in zip(points, queries.split([n for _, n in lengths]), strict=True):
-        if len(asked):
-            found.append(_nearest(part, asked, k=1)[:, 0] + start)
-        start += len(part)
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=xyz.device)
+    asked = zip(scans, queries.split(list(lengths)), strict=True)
+    return _in_all(
+        scans, [scan.rows(part, k=1)[:, 0] if len(part) else None for scan, part in asked], ()
+    )
 
 
-def _nearest(points: Tensor, queries: Tensor, *, k: int) -> Tensor:
-    """(Q, k) rows of the nearest points, nearest first; the farthest repeats if there are few."""
-    there = min(k, len(points))
-    if points.device.type == "cpu":
-        # Neighbours of each other are asked for together: the tree is read from the cache.
-        tree = cKDTree(points.numpy(), balanced_tree=False)
-        rows = np.asarray(tree.query(queries.numpy(), k=np.arange(1, there + 1))[1], np.int64)
-        found = torch.from_numpy(rows)
-    else:
-        step = max(1, _DISTANCES // max(1, len(points)))
-        found = torch.cat(
-            [_by_distance(points, part, k=there) for part in queries.float().split(step)]
-        )
-    if there < k:
-        found = torch.cat([found, found[:, -1:].expand(-1, k - there)], 1)
-    return found
+def _in_all(
+    scans: Sequence[Nearby], rows: Sequence[Tensor | None], shape: tuple[int, ...]
+) -> Tensor:
+    """Rows of single scans as rows of all of them end to end; None where nothing was asked."""
+    device = scans[0].xyz.device if scans else None
+    found, start = [torch.zeros((0, *shape), dtype=torch.int64, device=device)], 0
+    for scan, part in zip(scans, rows, strict=True):
+        if part is not None:
+            found.append(part + start)
+        start += len(scan.xyz)
+    return torch.cat(found)
 
 
-def _by_distance(points: Tensor, queries: Tensor, *, k: int) -> Tensor:
-    """By all distances; not by |a|^2 - 2ab + |b|^2, which loses centimetres at 80 m."""
-    distance = torch.cdist(queries, points.float(), compute_mode="donot_use_mm_for_euclid_dist")
+def by_distance(points: Tensor, queries: Tensor, *, k: int) -> Tensor:
+    """(Q, k) rows of the nearest points by all distances; the tree of devices without one."""
+    # Not by |a|^2 - 2ab + |b|^2, which loses centimetres at 80 m.
+    distance = torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist")
     return distance.topk(k, dim=1, largest=False).indices

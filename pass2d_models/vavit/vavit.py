@@ -24,7 +24,8 @@ from pass2d.models.norm import RowNorm
 from pass2d.models.vavit.attention import Block, rotations
 from pass2d.models.vavit.config import VaViTConfig
 from pass2d.models.vavit.layers import Head, PointLayer
-from pass2d.models.vavit.thinning import nearest_neighbours, nearest_rows, thin
+from pass2d.models.vavit.thinning import Nearby, nearest_neighbours, nearest_rows, thin
+from pass2d.models.voxel_keys import batch_of_rows
 
 NEVER = -1e4
 """The logit of the ignored class, which this network does not predict: its softmax is 0."""
@@ -95,7 +96,7 @@ class VaViT(Network):
         order = torch.randperm(len(points)).to(points.device) if self.training else None
         rows, place = thin(points, batch.offsets, cell_m=config.cell_m, order=order)
         thinned = points[rows]
-        scan = torch.searchsorted(batch.offsets[1:].to(points.device), rows, right=True)
+        scan = batch_of_rows(batch.offsets, n_rows=len(points), device=points.device)[rows]
         counts = torch.bincount(scan, minlength=len(sizes)).tolist()
         xyz = thinned[:, :3]
         pillars, pillar_of_point = torch.unique(
@@ -110,14 +111,15 @@ class VaViT(Network):
             return_inverse=True,
         )
         lengths = tuple(torch.bincount(pillars[:, 0], minlength=len(sizes)).tolist())
+        nearby = [Nearby(part) for part in xyz.split(counts)]
         if not self.training:
             # Every raw point takes the answer of its nearest thinned point.
-            place = nearest_rows(xyz, points[:, :3], list(zip(counts, sizes, strict=True)))
+            place = nearest_rows(nearby, points[:, :3], sizes)
         return PreparedPillars(
             row_of_point=place,
             targets=None if batch.labels is None else Targets(label=batch.labels[rows]),
             features=self._features(thinned, scan, batch_size=len(sizes)),
-            neighbours=nearest_neighbours(xyz, counts, k=config.neighbours),
+            neighbours=nearest_neighbours(nearby, k=config.neighbours),
             pillar_of_point=pillar_of_point,
             pillar_xy=(pillars[:, 1:].to(xyz.dtype) + 0.5) * config.pillar_m,
             lengths=lengths,

@@ -51,10 +51,7 @@ def polar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -
     swap, start, first, second = rng.uniform(0, 1, 4).tolist()
     mixed = scan
     if swap < POLAR_SWAP:
-        start_rad = (start - 1) * math.pi
-        mixed = scan.kept(~in_half_circle(scan.xyz, start_rad)).joined(
-            partner.kept(in_half_circle(partner.xyz, start_rad))
-        )
+        mixed = _half_turn_swapped(scan, partner, start_rad=(start - 1) * math.pi)
     things = partner.kept(np.isin(partner.label, partner.info.facts.movable))
     if not things.n:
         return mixed
@@ -68,10 +65,7 @@ def frustum_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator)
     """Bands of pitch or half a turn come from the partner, either equally often."""
     if rng.uniform() < 0.5:
         return laser_mix(scan, partner, rng)
-    start_rad = (rng.uniform() - 1) * math.pi
-    return scan.kept(~in_half_circle(scan.xyz, start_rad)).joined(
-        partner.kept(in_half_circle(partner.xyz, start_rad))
-    )
+    return _half_turn_swapped(scan, partner, start_rad=(rng.uniform() - 1) * math.pi)
 
 
 def pillar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
@@ -83,6 +77,13 @@ def pillar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) 
 def whole_scans(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Generator) -> LoadedScan:
     """Two augmented scans as one, as Mix3D does."""
     return scan.joined(partner)
+
+
+def _half_turn_swapped(scan: LoadedScan, partner: LoadedScan, *, start_rad: float) -> LoadedScan:
+    """Half a turn of the scan replaced by the partner's."""
+    return scan.kept(~in_half_circle(scan.xyz, start_rad)).joined(
+        partner.kept(in_half_circle(partner.xyz, start_rad))
+    )
 
 
 def _field_of_view(scan: LoadedScan) -> tuple[float, float]:

@@ -69,9 +69,9 @@ def square_owners(
 
     Source: valeoai/VaViT, PillarMix.
     """
-    squares = [np.floor(xyz[:2].T / np.float32(side_m)).astype(np.int64) for xyz in clouds]
-    known, place = np.unique(np.concatenate(squares), axis=0, return_inverse=True)
-    parts = np.split(place.ravel(), np.cumsum([len(square) for square in squares])[:-1])
+    squares = [_square_numbers(xyz, side_m) for xyz in clouds]
+    known, place = np.unique(np.concatenate(squares), return_inverse=True)
+    parts = np.split(place, np.cumsum([len(square) for square in squares])[:-1])
     is_there = np.stack([np.bincount(part, minlength=len(known)) > 0 for part in parts])
     is_shared = is_there[0] & (is_there.sum(0) > 1)
     drawn = np.zeros(len(known), np.int64)
@@ -81,3 +81,9 @@ def square_owners(
     owner = ((rank == drawn) & is_there).argmax(0)
     owner[~is_there[0]] = -1
     return tuple(owner[part] == number for number, part in enumerate(parts))
+
+
+def _square_numbers(xyz: NDArray[np.float32], side_m: float) -> NDArray[np.int64]:
+    """(N,) one number per square, in the order of (x, y): sorted faster than pairs."""
+    x, y = np.floor(xyz[:2] / np.float32(side_m)).astype(np.int64)
+    return (x << 32) + y
