@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pass2d
 from pass2d.common.errors import CacheError
+from pass2d.pipeline.run.ray_guard import is_running
 
 _MARK = "PASS2D_RAY_OF"
 """In the environment of all that a run starts for Ray."""
@@ -77,9 +78,14 @@ class RayProcesses:
             except subprocess.TimeoutExpired:
                 self._guard.kill()
                 self._guard.wait()
-            deadline = time.monotonic() + _END_S
-            while end_marked(self._mark.encode()) and time.monotonic() < deadline:
-                time.sleep(0.01)  # somebody killed the guard
+            deadline, ended = time.monotonic() + _END_S, set[int]()
+            while time.monotonic() < deadline:  # somebody may have killed the guard
+                found = end_marked(self._mark.encode())
+                ended |= found
+                # A process on its way out has no environment any more, but its files are open.
+                if not found and not any(map(is_running, ended)):
+                    break
+                time.sleep(0.01)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def keep_log(self) -> Path | None:
@@ -131,15 +137,15 @@ def _environment(mark: str) -> dict[str, str]:
     return environment
 
 
-def end_marked(mark: bytes) -> int:
-    """Kill the processes that carry a mark in their environment. Returns how many there were."""
-    ended = 0
+def end_marked(mark: bytes) -> set[int]:
+    """Kill the processes that carry a mark in their environment, and return them."""
+    ended = set()
     for place in Path("/proc").glob("[0-9]*"):
         try:
             variables = (place / "environ").read_bytes().split(b"\0")
             if mark in variables and int(place.name) != os.getpid():
                 os.kill(int(place.name), signal.SIGKILL)
-                ended += 1
+                ended.add(int(place.name))
         except OSError:
             continue  # of another user, or it has just ended
     return ended
