@@ -11,12 +11,15 @@ PACKAGES: dict[str, set[str]] = {
     "common": set(),
     "cache": {"common"},
     "corruptions": {"cache", "common"},
+    "points": {"cache", "common"},
     "models": {"common"},
-    "pipeline": {"cache", "common", "corruptions"},
+    "pipeline": {"cache", "common", "corruptions", "points"},
     "synth": {"common", "pipeline"},
-    "train": {"cache", "common", "corruptions", "models"},
+    "train": {"cache", "common", "corruptions", "models", "points"},
     "reports": {"cache", "common", "corruptions", "train"},
-    "commands": {"cache", "common", "corruptions", "pipeline", "reports", "synth", "train"},
+    "commands": {
+        *("cache", "common", "corruptions", "pipeline", "points", "reports", "synth", "train"),
+    },
     "cli": {"cache", "commands", "common"},
     "__main__": {"cli"},
 }
@@ -35,7 +38,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("checkpoints",),
         ("recipes",),
         ("distributed",),
-        ("data", "drawing", "optim", "points"),
+        ("data", "drawing", "optim"),
     ),
     "models": (
         ("registry",),

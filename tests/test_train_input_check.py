@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.ground import find_ground
 from pass2d.cache.clouds.statistics import scan_statistics
 from pass2d.common.errors import ConfigError
-from pass2d.synth.config import preset
-from pass2d.synth.frame import render_frame
-from pass2d.train.checkpoints.card import Card
-from pass2d.train.inference.input_check import InputCheck, InputWarning, WarningLog
-from pass2d.train.points.columns import PointColumns
-from pass2d.train.points.mapping import (
+from pass2d.points.columns import PointColumns
+from pass2d.points.mapping import (
     UNITS_M,
     InputMapping,
     parse_rotation,
     parse_unit,
     rotation_angles,
 )
+from pass2d.synth.config import preset
+from pass2d.synth.frame import render_frame
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.inference.input_check import InputCheck, InputWarning, WarningLog
 
 Scan = NDArray[np.float32]
 CHANGES: dict[str, tuple[dict, dict]] = {

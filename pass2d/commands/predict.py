@@ -104,14 +104,14 @@ def predict_command(
     """Label raw point files: a raw id for every point, from a checkpoint alone."""
     console = Console()
     with clear_errors(console):
-        from pass2d.train.distributed.process_group import choose_device
-        from pass2d.train.inference.votes import parse_votes
-        from pass2d.train.points.mapping import (
+        from pass2d.points.mapping import (
             InputMapping,
             parse_columns,
             parse_rotation,
             parse_unit,
         )
+        from pass2d.train.distributed.process_group import choose_device
+        from pass2d.train.inference.votes import parse_votes
         from pass2d.train.prediction.predict import Outputs, Stream, predict
 
         is_stream = inputs == "-"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.frame_guess import UP
 from pass2d.cache.clouds.likeness import Difference, Expectation, differences, of_statistics
+from pass2d.points.mapping import UNITS_M, InputMapping, rotation_angles
 from pass2d.train.checkpoints.card import Card
-from pass2d.train.points.mapping import UNITS_M, InputMapping, rotation_angles
 
 
 @dataclass(frozen=True, kw_only=True)

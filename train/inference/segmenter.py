@@ -17,6 +17,7 @@ from pass2d.cache.clouds.likeness import differences
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.common.errors import ConfigError, ShapeError
 from pass2d.models.network import Network
+from pass2d.points.columns import is_transposed
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.inference.input_check import expectation
@@ -24,7 +25,6 @@ from pass2d.train.inference.labels import Labelled, PointLabels, S, T, label_sca
 from pass2d.train.inference.logits import OutsidePolicy, PassSize, pass_size
 from pass2d.train.inference.scans import ScanInput, scan_input
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan, parse_votes
-from pass2d.train.points.columns import is_transposed
 
 FARTHEST_M = 1000.0
 """No lidar sees farther. A stray larger number would ask for a grid that no key can count."""

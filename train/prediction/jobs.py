@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError, Pass2DError
 from pass2d.common.prefetch import Pause
+from pass2d.points.binary import BinaryOptions
+from pass2d.points.columns import error_words
+from pass2d.points.mapping import InputMapping
+from pass2d.points.scan_file import read_columns_of
 from pass2d.train.inference.input_check import InputCheck, InputWarning
 from pass2d.train.inference.scans import ScanInput
 from pass2d.train.inference.segmenter import PreparedPoints, ScanLabels, Segmenter
-from pass2d.train.points.binary import BinaryOptions
-from pass2d.train.points.columns import error_words
-from pass2d.train.points.mapping import InputMapping
 from pass2d.train.prediction.files import (
     ScanFile,
-    read_columns_of,
     refuse_input_as_result,
     scan_of_line,
 )

@@ -16,6 +16,9 @@ from pass2d.common.errors import Pass2DError
 from pass2d.common.files import make_folder
 from pass2d.common.prefetch import Pause, prefetch
 from pass2d.common.progress import Progress, Silent
+from pass2d.points.binary import BinaryOptions
+from pass2d.points.columns import error_words
+from pass2d.points.mapping import InputMapping
 from pass2d.train.checkpoints.checkpoint import content_digest
 from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.inference.input_check import InputWarning, WarningLog, no_statistics
@@ -23,9 +26,6 @@ from pass2d.train.inference.labels import Labelled
 from pass2d.train.inference.logits import OutsidePolicy
 from pass2d.train.inference.segmenter import ScanLabels, Segmenter, scan_labels
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
-from pass2d.train.points.binary import BinaryOptions
-from pass2d.train.points.columns import error_words
-from pass2d.train.points.mapping import InputMapping
 from pass2d.train.prediction.files import find_scans, refuse_input_as_result
 from pass2d.train.prediction.jobs import FileJob, ScanReader, Stream, arriving_jobs
 from pass2d.train.prediction.outputs import LabelledScan, Outputs, encoded, format_notes
@@ -110,7 +110,7 @@ def predict(
 
     Args:
         inputs: A file of points, or a folder whose files of points (also in sub-folders) are
-            taken: see `train.points.registry`. Or a stream of paths: each is labelled as it
+            taken: see `points.registry`. Or a stream of paths: each is labelled as it
             arrives, one that cannot be is reported and the next one taken.
         checkpoint: It carries grid, label table, colours and what its training data looked like;
             or what was loaded of it.

@@ -11,13 +11,13 @@ import torch
 from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress, Silent
+from pass2d.points.binary import BinaryOptions
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
 from pass2d.train.evaluation.evaluate import require_same_data
 from pass2d.train.inference.logits import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
-from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.robustness.folders import YAN, find_corrupted, set_name
 from pass2d.train.robustness.robo3d import BASELINE_MIOU, CLEAN
 from pass2d.train.robustness.run import RobustReport, RobustRun

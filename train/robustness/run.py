@@ -20,6 +20,7 @@ from pass2d.common.files import writing
 from pass2d.common.progress import Progress
 from pass2d.common.work_record import WorkRecord
 from pass2d.corruptions.registry import COLLECTION
+from pass2d.points.binary import BinaryOptions
 from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.evaluation.evaluate import count_scan
 from pass2d.train.inference.labels import label_scans
@@ -27,7 +28,6 @@ from pass2d.train.inference.logits import OutsidePolicy
 from pass2d.train.inference.metric import Scores, both_scores
 from pass2d.train.inference.scans import EvalScan
 from pass2d.train.inference.votes import VotePlan
-from pass2d.train.points.binary import BinaryOptions
 from pass2d.train.robustness.robo3d import CLEAN, RobustScores, robust_scores
 from pass2d.train.robustness.scans import ScanSet, names_digest
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pass2d.cache.schema import DatasetInfo
-from pass2d.train.points.binary import BinaryOptions
-from pass2d.train.points.mapping import InputMapping
-from pass2d.train.prediction.files import find_scans, read_scan_file
+from pass2d.points.binary import BinaryOptions
+from pass2d.points.mapping import InputMapping
+from pass2d.points.scan_file import read_scan_file
+from pass2d.train.prediction.files import find_scans
 from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
 from pass2d.train.viewing.times import scan_time_s
 
@@ -18,7 +19,7 @@ from pass2d.train.viewing.times import scan_time_s
 def point_files(
     inputs: Path, info: DatasetInfo, *, columns: int | None, dtype: str | None
 ) -> ViewSet:
-    """List a file or folder of points (of every format of `train.points`); none has labels.
+    """List a file or folder of points (of every format of `points`); none has labels.
 
     Args:
         inputs: File or folder.

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pass2d.common.errors import DataError, Pass2DError
-from pass2d.train.points.columns import PointColumns, unreadable
-from pass2d.train.points.las import read_las
-from pass2d.train.points.npy import read_npy
-from pass2d.train.points.npz import read_npz
-from pass2d.train.points.packed import PACKED, file_bytes
-from pass2d.train.points.pcd import read_pcd
-from pass2d.train.points.ply import read_ply
-from pass2d.train.points.text import read_text
+from pass2d.points.columns import PointColumns, unreadable
+from pass2d.points.las import read_las
+from pass2d.points.npy import read_npy
+from pass2d.points.npz import read_npz
+from pass2d.points.packed import PACKED, file_bytes
+from pass2d.points.pcd import read_pcd
+from pass2d.points.ply import read_ply
+from pass2d.points.text import read_text
 
 Reader = Callable[[Path, bytes], PointColumns]
 """Of a file's path, for messages, and its bytes."""

@@ -12,7 +12,7 @@ import pypcd4
 import pytest
 
 from pass2d.common.errors import ConfigError, DataError
-from pass2d.train.points.registry import read_columns
+from pass2d.points.registry import read_columns
 
 FIELDS = ("x", "y", "z", "intensity")
 POINTS = (np.random.default_rng(0).integers(-4000, 4000, (60, 4)) / 64).astype(np.float32)
@@ -131,7 +131,7 @@ def test_package_that_cannot_be_imported_for_any_reason_is_named(
     def broken(name: str) -> None:
         raise OSError("libfoo.so.1: cannot open shared object file")
 
-    monkeypatch.setattr("pass2d.train.points.columns.importlib.import_module", broken)
+    monkeypatch.setattr("pass2d.points.columns.importlib.import_module", broken)
     with pytest.raises(ConfigError, match=r"plyfile, which cannot be imported \(libfoo"):
         read_columns(write_ply(tmp_path / "a.ply"))
 

@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 
 from pass2d.common.errors import DataError
-from pass2d.train.points.columns import PointColumns
-from pass2d.train.points.npy_array import columns_of, npy_array
-from pass2d.train.points.packed import require_small
+from pass2d.points.columns import PointColumns
+from pass2d.points.npy_array import columns_of, npy_array
+from pass2d.points.packed import require_small
 
 ZIP_MAGIC = b"PK"
 POINT_NAMES = ("points", "point_cloud", "pointcloud", "pc", "scan", "lidar", "velodyne")

@@ -13,7 +13,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
-from pass2d.train.points.columns import PointColumns, from_matrix, from_structured, unreadable
+from pass2d.points.columns import PointColumns, from_matrix, from_structured, unreadable
 
 KIND = "NumPy (.npy)"
 

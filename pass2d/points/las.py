@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pass2d.common.errors import DataError
-from pass2d.train.points.columns import PointColumns, reader_package
+from pass2d.points.columns import PointColumns, reader_package
 
 NEEDS = "laspy[lazrs]"
 _MAGIC = b"LASF"

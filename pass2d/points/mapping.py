@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.ground import find_ground, some_rows
 from pass2d.common.errors import ConfigError, DataError
-from pass2d.train.points.columns import PointColumns
+from pass2d.points.columns import PointColumns
 
 UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048}
 ROLES = ("x", "y", "z", "signal")

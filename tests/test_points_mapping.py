@@ -13,12 +13,12 @@ from stub_network import StubNetwork
 from test_train_predict import CPU, card, some_points
 
 from pass2d.common.errors import ConfigError, DataError
+from pass2d.points.binary import BinaryOptions
+from pass2d.points.columns import PointColumns
+from pass2d.points.mapping import InputMapping, parse_columns, parse_rotation, parse_unit
+from pass2d.points.scan_file import read_columns_of
 from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
 from pass2d.train.inference.segmenter import Segmenter
-from pass2d.train.points.binary import BinaryOptions
-from pass2d.train.points.columns import PointColumns
-from pass2d.train.points.mapping import InputMapping, parse_columns, parse_rotation, parse_unit
-from pass2d.train.prediction.files import read_columns_of
 from pass2d.train.prediction.predict import predict
 
 

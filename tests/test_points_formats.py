@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train_points import POINTS, pcd_header, write_las, write_ply
+from test_points import POINTS, pcd_header, write_las, write_ply
 
 from pass2d.common.errors import DataError
-from pass2d.train.points import packed
-from pass2d.train.points.columns import PointColumns, from_matrix
-from pass2d.train.points.registry import READERS, read_columns
+from pass2d.points import packed
+from pass2d.points.columns import PointColumns, from_matrix
+from pass2d.points.registry import READERS, read_columns
 
 ROWS = [[1.5, -2, 3, 7], [4, 5, -6.25, 8], [9, 10, 11, 12]]
 

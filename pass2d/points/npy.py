@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pass2d.train.points.columns import PointColumns
-from pass2d.train.points.npy_array import columns_of, npy_array
-from pass2d.train.points.npz import ZIP_MAGIC, read_npz
+from pass2d.points.columns import PointColumns
+from pass2d.points.npy_array import columns_of, npy_array
+from pass2d.points.npz import ZIP_MAGIC, read_npz
 
 
 def read_npy(path: Path, data: bytes) -> PointColumns:

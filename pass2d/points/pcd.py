@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
-from pass2d.train.points.columns import PointColumns, reader_package
-from pass2d.train.points.packed import LARGEST_UNPACKED
+from pass2d.points.columns import PointColumns, reader_package
+from pass2d.points.packed import LARGEST_UNPACKED
 
 _PER_FIELD = ("FIELDS", "SIZE", "TYPE", "COUNT")
 _HEADER_LINES, _LONGEST_LINE, _MOST_FIELDS = 200, 1 << 16, 1000

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 from pass2d.common.errors import DataError
-from pass2d.train.points.columns import PointColumns, from_structured, reader_package
+from pass2d.points.columns import PointColumns, from_structured, reader_package
 
 _HEADER_LINES, _LONGEST_LINE = 1000, 1 << 16
 _END = b"end_header"

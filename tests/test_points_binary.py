@@ -10,7 +10,7 @@ from test_cache_columns import street
 
 from pass2d.cache.clouds.columns import DTYPES, PointLayout
 from pass2d.common.errors import ConfigError, DataError
-from pass2d.train.points.binary import BinaryOptions, read_binary
+from pass2d.points.binary import BinaryOptions, read_binary
 
 
 def write(path: Path, points: np.ndarray, dtype: str = "float32") -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pass2d.common.errors import DataError
-from pass2d.train.points.columns import PointColumns, one_line
+from pass2d.points.columns import PointColumns, one_line
 
 COMMENTS = ("#", "//", "%")
 _DELIMITERS = (";", "\t", ",")

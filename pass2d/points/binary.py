@@ -18,7 +18,7 @@ from pass2d.cache.clouds.columns import (
     makes_sense,
 )
 from pass2d.common.errors import ConfigError, DataError
-from pass2d.train.points.packed import file_bytes
+from pass2d.points.packed import file_bytes
 
 SUFFIX = ".bin"
 _ASKED, _AGREEING = 8, 3
