@@ -104,6 +104,24 @@ def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
         yield f"pitch_deg {facts.pitch_deg!s:.60}, expected two ascending angles"
     if not all(0 < thing < 256 for thing in facts.movable):
         yield f"movable {facts.movable!s:.60}, expected training ids of classes"
+    yield from _moving_faults(facts, n_classes=n_classes)
+
+
+def _moving_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
+    for moving in facts.moving:
+        if not 0 < moving.static < n_classes:
+            yield f"{moving.name[:40]}: static {moving.static!s:.20}, expected a class"
+        if moving.raw not in moving.raw_ids or not all(0 <= i < 2**16 for i in moving.raw_ids):
+            yield f"{moving.name[:40]}: raw {moving.raw!s:.20}, expected one of its raw_ids"
+        if not all(0 <= value <= 255 for value in moving.color_rgb):
+            yield f"{moving.name[:40]}: a colour outside 0..255"
+    if not all(0 <= raw_id < 2**16 for raw_id in facts.unlabeled_raw):
+        yield f"unlabeled_raw {facts.unlabeled_raw!s:.60}, expected raw ids"
+    n_ids = [raw_id for moving in facts.moving for raw_id in moving.raw_ids]
+    if len({*n_ids, *facts.unlabeled_raw}) < len(n_ids) + len({*facts.unlabeled_raw}):
+        yield "moving and unlabeled_raw: a raw id occurs twice"
+    if n_classes + len(facts.moving) > 255:
+        yield f"{len(facts.moving)} moving classes beyond {n_classes} others: more than 255"
 
 
 def check_tables(tables: Tables, info: DatasetInfo, *, where: str) -> None:

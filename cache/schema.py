@@ -78,6 +78,25 @@ class CorruptionInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MovingClass:
+    """A class of things seen in motion, which only tasks on several scans tell from those at rest.
+
+    Its training id follows those of the label table, in the order of ``DatasetFacts.moving``.
+    """
+
+    name: str
+    """E.g. "moving-car"."""
+    static: int
+    """Training id of the same things at rest, which stands for both where motion does not count."""
+    raw_ids: tuple[int, ...]
+    """Raw ids of the label files."""
+    raw: int
+    """The one of them that is written for a prediction."""
+    color_rgb: tuple[int, int, int]
+    """0..255."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
     """In what data sets differ, beside labels and volume. Code asks these, never for a name."""
 
@@ -101,6 +120,24 @@ class DatasetFacts:
     """The lidar's field of view, from below to above the horizon: mixes lay their bands in it."""
     movable: tuple[int, ...] = ()
     """Training ids of things that move, which mixes paste."""
+    moving: tuple[MovingClass, ...] = ()
+    """Classes of moving things, beyond the label table; empty where labels say nothing of motion.
+    `cache/motion.py` makes the table with them."""
+    unlabeled_raw: tuple[int, ...] = (0,)
+    """Raw ids of which it is unknown whether they move; all others are static or moving."""
+
+
+def _moving(
+    name: str, static: int, raw_ids: tuple[int, ...], color: str, **raw: int
+) -> MovingClass:
+    red, green, blue = bytes.fromhex(color)
+    return MovingClass(
+        name=f"moving-{name}",
+        static=static,
+        raw_ids=raw_ids,
+        raw=raw.get("raw", raw_ids[0]),
+        color_rgb=(red, green, blue),
+    )
 
 
 KNOWN_FACTS = {
@@ -113,6 +150,15 @@ KNOWN_FACTS = {
         absent_counts_zero=True,
         benchmark="semantickitti",
         movable=(1, 2, 3, 4, 5, 6, 7, 8),
+        moving=(
+            _moving("car", 1, (252,), "00ffc8"),
+            _moving("bicyclist", 7, (253,), "c8ff00"),
+            _moving("person", 6, (254,), "ffb4b4"),
+            _moving("motorcyclist", 8, (255,), "ff82dc"),
+            _moving("other-vehicle", 5, (256, 257, 259), "8cc8ff", raw=259),
+            _moving("truck", 4, (258,), "c878ff"),
+        ),
+        unlabeled_raw=(0, 1),
     ),
     "nuscenes": DatasetFacts(
         title="nuScenes",
