@@ -256,7 +256,7 @@ def test_impossible_settings_are_named(changes, message: str) -> None:
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="full, small, demo, tiny"):
+    with pytest.raises(ConfigError, match="full, small, demo, movers, tiny"):
         preset("huge")
 
 

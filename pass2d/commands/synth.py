@@ -28,7 +28,11 @@ def synth_command(
         ),
     ],
     preset: Annotated[
-        str, typer.Option(help="full (as large as real scans), small, demo or tiny.")
+        str,
+        typer.Option(
+            help="full (as large as real scans), small, demo, tiny, or movers (SemanticKITTI only: "
+            "half of the traffic stands)."
+        ),
     ] = "full",
     layout: Annotated[
         str, typer.Option(help="semkitti, or nuscenes (32 beams, six cameras, tables).")

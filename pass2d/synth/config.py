@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pass2d.common.errors import ConfigError
+
+Traffic = Literal["flowing", "mixed"]
 
 TEST_SEQUENCES = frozenset(f"{n:02d}" for n in range(11, 22))
 """SemanticKITTI publishes these without labels."""
@@ -35,6 +37,9 @@ class SynthConfig:
     """Time between two scans in seconds."""
     speed_mps: float = 8.0
     """Speed of the car that carries the sensors, in metres per second."""
+    traffic: Traffic = "flowing"
+    """"flowing": everything in its lane moves. "mixed": half of the cars, trucks, riders and people
+    in the same places stand, so that one scan does not tell which move and several do."""
     workers: int = 0
     """Processes; 0 works inside the calling process."""
 
@@ -49,6 +54,11 @@ class SynthConfig:
         check_whole("workers", self.workers, 0, 1024)
         check_above_zero("interval_s", self.interval_s, 60.0)
         check_above_zero("speed_mps", self.speed_mps, 60.0)
+        if self.traffic not in get_args(Traffic):
+            raise ConfigError(
+                f"traffic {self.traffic!r} does not exist; choose one of "
+                f"{', '.join(get_args(Traffic))}"
+            )
         if self.length_m > LONGEST_M:
             raise ConfigError(
                 f"scans x interval_s x speed_mps is a drive of {self.length_m:g} m, the longest is "
@@ -71,6 +81,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "scans": 22,
         "sequences": tuple(f"{number:02d}" for number in range(12)),
     },
+    "movers": {
+        "beams": 32,
+        "columns": 256,
+        "image_hw": (96, 304),
+        "interval_s": 0.2,
+        "scans": 20,
+        "sequences": tuple(f"{number:02d}" for number in range(12)),
+        "traffic": "mixed",
+    },
     "tiny": {
         "beams": 16,
         "columns": 128,
@@ -81,7 +100,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Named sizes: "full" is like KITTI, "small" trains a small network in minutes, "demo" in a
-few: twelve streets, 6.4 m from scan to scan; "tiny" tests."""
+few: twelve streets, 6.4 m from scan to scan; "movers" is for several scans together: twelve
+streets with mixed traffic, 1.6 m from scan to scan; "tiny" tests."""
 
 
 def preset(name: str, **changes: Any) -> SynthConfig:

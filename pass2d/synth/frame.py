@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.synth.camera import render_picture
-from pass2d.synth.config import SynthConfig
+from pass2d.synth.config import SynthConfig, Traffic
 from pass2d.synth.lidar import LidarScan, render_scan
 from pass2d.synth.motion import world_from_lidar
 from pass2d.synth.sensors import CameraModel, LidarModel, hdl64_elevations, kitti_camera
@@ -39,13 +39,13 @@ def camera_model(config: SynthConfig) -> CameraModel:
 
 
 @lru_cache(maxsize=2)
-def _world(seed: int, sequence: int, length_m: float, speed_mps: float) -> World:
-    return build_world(seed, sequence, length_m=length_m, speed_mps=speed_mps)
+def _world(seed: int, sequence: int, length_m: float, speed_mps: float, traffic: Traffic) -> World:
+    return build_world(seed, sequence, length_m=length_m, speed_mps=speed_mps, traffic=traffic)
 
 
 def sequence_world(config: SynthConfig, sequence: str) -> World:
     """The world of a sequence; the last two are kept, because frames come sequence by sequence."""
-    return _world(config.seed, int(sequence), config.length_m, config.speed_mps)
+    return _world(config.seed, int(sequence), config.length_m, config.speed_mps, config.traffic)
 
 
 def lidar_pose(config: SynthConfig, sequence: str, frame_index: int) -> NDArray[np.float64]:

@@ -30,6 +30,8 @@ def settings_of(config: SynthConfig) -> dict[str, object]:
     """
     settings = json.loads(json.dumps(asdict(config)))
     del settings["workers"], settings["sequences"]
+    if config.traffic == SynthConfig.traffic:  # worlds from before there was a choice do not say it
+        del settings["traffic"]
     return {"world_version": WORLD_VERSION, **settings}
 
 
@@ -66,11 +68,12 @@ def _check_same(marker: Path, wanted: dict[str, object]) -> None:
         raise DataError(
             f"{marker}: is not JSON ({error}); delete the folder and run again"
         ) from error
-    for key, value in wanted.items():
-        if not isinstance(found, dict) or found.get(key) != value:
-            old = found.get(key) if isinstance(found, dict) else None
+    old = found if isinstance(found, dict) else {}
+    for key in (*wanted, *(key for key in old if key not in wanted and key != "made_by")):
+        here, asked = (known.get(key, "the default") for known in (old, wanted))
+        if here != asked:
             raise DataError(
-                f"{marker.parent}: holds a synthetic world with {key} = {old}, asked for {value}; "
+                f"{marker.parent}: holds a synthetic world with {key} = {here}, asked for {asked}; "
                 "name another folder, or delete this one"
             )
 
