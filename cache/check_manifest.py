@@ -52,7 +52,7 @@ def check_info(info: DatasetInfo, *, where: str) -> None:
     Raises:
         CacheError: says what.
     """
-    for wrong in _info_faults(info):
+    for wrong in (*_info_faults(info), *_own_moving_faults(info)):
         raise CacheError(f"{where}: {wrong}. Run `repair`, or prepare again.")
 
 
@@ -104,10 +104,15 @@ def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
         yield f"pitch_deg {facts.pitch_deg!s:.60}, expected two ascending angles"
     if not all(0 < thing < 256 for thing in facts.movable):
         yield f"movable {facts.movable!s:.60}, expected training ids of classes"
-    yield from _moving_faults(facts, n_classes=n_classes)
 
 
-def _moving_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
+def _own_moving_faults(info: DatasetInfo) -> Iterator[str]:
+    if info.own_facts is not None:
+        yield from moving_faults(info.own_facts, n_classes=info.labels.n_classes)
+
+
+def moving_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
+    """What cannot be true of moving classes beside a label table."""
     for moving in facts.moving:
         if not 0 < moving.static < n_classes:
             yield f"{moving.name[:40]}: static {moving.static!s:.20}, expected a class"

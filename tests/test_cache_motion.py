@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pass2d.cache.check_manifest import fact_faults
+from pass2d.cache.check_manifest import moving_faults
 from pass2d.cache.motion import (
     Motion,
     class_motion,
@@ -78,4 +78,4 @@ def test_a_data_set_whose_labels_say_nothing_of_motion_stays_as_it_is() -> None:
 def test_moving_classes_that_cannot_be_are_refused(change: dict[str, object], words: str) -> None:
     car, *others = INFO.facts.moving
     facts = replace(INFO.facts, moving=(replace(car, **change), *others))  # type: ignore[arg-type]
-    assert any(words in wrong for wrong in fact_faults(facts, n_classes=20))
+    assert any(words in wrong for wrong in moving_faults(facts, n_classes=20))

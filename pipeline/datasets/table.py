@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pass2d.cache.check_manifest import fact_faults
+from pass2d.cache.check_manifest import fact_faults, moving_faults
 from pass2d.cache.layout import DATASET
 from pass2d.cache.schema import (
     KNOWN_FACTS,
@@ -126,8 +126,9 @@ def _own_facts(layout: str, raw: Mapping[str, Any], *, n_classes: int) -> Datase
         facts = from_json(DatasetFacts, raw, where="[facts]")
     except CacheError as error:
         raise ValueError(f"{error.__cause__}. See semkitti.toml.") from error
-    for wrong in fact_faults(facts, n_classes=n_classes):
-        raise ValueError(f"[facts]: {wrong}")
+    for faults in (fact_faults, moving_faults):
+        for wrong in faults(facts, n_classes=n_classes):
+            raise ValueError(f"[facts]: {wrong}")
     return None if KNOWN_FACTS.get(layout) == facts else facts
 
 
