@@ -122,6 +122,12 @@ def moving_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
             yield f"{moving.name[:40]}: a colour outside 0..255"
     if not all(0 <= raw_id < 2**16 for raw_id in facts.unlabeled_raw):
         yield f"unlabeled_raw {facts.unlabeled_raw!s:.60}, expected raw ids"
+    if facts.motion_raw and (
+        len({*facts.motion_raw}) != 3 or not all(0 <= i < 2**16 for i in facts.motion_raw)
+    ):
+        yield f"motion_raw {facts.motion_raw!s:.60}, expected three raw ids"
+    if not all(0 < thing < n_classes for thing in facts.rare):
+        yield f"rare {facts.rare!s:.60}, expected training ids of classes"
     n_ids = [raw_id for moving in facts.moving for raw_id in moving.raw_ids]
     if len({*n_ids, *facts.unlabeled_raw}) < len(n_ids) + len({*facts.unlabeled_raw}):
         yield "moving and unlabeled_raw: a raw id occurs twice"

@@ -125,6 +125,10 @@ class DatasetFacts:
     `cache/motion.py` makes the table with them."""
     unlabeled_raw: tuple[int, ...] = (0,)
     """Raw ids of which it is unknown whether they move; all others are static or moving."""
+    motion_raw: tuple[int, ...] = ()
+    """Raw ids that files of moving object segmentation hold for unknown, static, moving."""
+    rare: tuple[int, ...] = ()
+    """Training ids of things that hardly occur at rest: scores with motion show them apart."""
 
 
 def _moving(
@@ -159,6 +163,8 @@ KNOWN_FACTS = {
             _moving("truck", 4, (258,), "c878ff"),
         ),
         unlabeled_raw=(0, 1),
+        motion_raw=(0, 9, 251),
+        rare=(7, 8),
     ),
     "nuscenes": DatasetFacts(
         title="nuScenes",
