@@ -25,8 +25,8 @@ from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
-from pass2d.train.inference.logits import nearest_index
 from pass2d.train.inference.metric import both_scores
+from pass2d.train.inference.passes import nearest_index
 
 
 def measured(cache: Path) -> dict[str, object]:

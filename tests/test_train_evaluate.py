@@ -40,7 +40,7 @@ from pass2d.train.evaluation.counts import (
 )
 from pass2d.train.evaluation.evaluate import count_scans, evaluate, evaluate_network
 from pass2d.train.evaluation.pictures import write_pictures
-from pass2d.train.inference.logits import PassSize
+from pass2d.train.inference.passes import PassSize
 from pass2d.train.inference.scans import eval_scan, record_input
 from pass2d.train.inference.votes import VotePlan
 

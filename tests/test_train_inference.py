@@ -13,7 +13,7 @@ from stub_network import StubNetwork, by_place
 
 from pass2d.common.prefetch import PAUSE, Pause
 from pass2d.train.inference.labels import label_scans
-from pass2d.train.inference.logits import PassSize, packed
+from pass2d.train.inference.passes import PassSize, packed
 from pass2d.train.inference.scans import ScanInput, scan_input
 from pass2d.train.inference.votes import VotePlan
 

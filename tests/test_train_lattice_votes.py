@@ -22,7 +22,8 @@ from pass2d.models.registry import build_network
 from pass2d.train.data.lattice import ScanHash, scan_hashes, voted_voxels
 from pass2d.train.evaluation.evaluate import evaluate
 from pass2d.train.evaluation.pictures import write_pictures
-from pass2d.train.inference.logits import CachedVotes, PassSize, vote_logits
+from pass2d.train.inference.logits import CachedVotes, vote_logits
+from pass2d.train.inference.passes import PassSize
 from pass2d.train.inference.scans import CachedScans, hashed_scales
 from pass2d.train.inference.votes import LATTICE_VOTES, Vote, VotePlan
 from pass2d.train.robustness.run import RobustRun

@@ -13,7 +13,8 @@ from pass2d.common.errors import ConfigError
 from pass2d.common.prefetch import prefetch
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import Network, NetworkConfig, Prepared, Segmentation
-from pass2d.train.inference.logits import PassSize, nearest_index, vote_logits
+from pass2d.train.inference.logits import vote_logits
+from pass2d.train.inference.passes import PassSize, nearest_index
 from pass2d.train.inference.votes import IDENTITY, LATTICE_VOTES, Vote, VotePlan, parse_votes
 
 

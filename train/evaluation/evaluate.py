@@ -24,8 +24,8 @@ from pass2d.train.distributed.process_group import ProcessGroup, choose_device
 from pass2d.train.evaluation.counts import EvalCounts, EvalReport, pass_result
 from pass2d.train.inference.input_check import expectation
 from pass2d.train.inference.labels import label_scans
-from pass2d.train.inference.logits import OutsidePolicy, PassSize, packed, pass_size
 from pass2d.train.inference.metric import BAND_EDGES_M, count_pairs
+from pass2d.train.inference.passes import OutsidePolicy, PassSize, packed, pass_size
 from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ShapeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Logits = TypeVar("Logits", "Tensor", NDArray[np.float32])
 
 ProtocolName = Literal["official", "published"]
 BAND_EDGES_M = (10.0, 20.0, 30.0, 50.0)
@@ -79,17 +82,17 @@ def count_pairs(
     if group is not None:
         row = group.long() * n_classes + row
     key = row * n_classes + predictions.long()
-    counts = torch.bincount(key, minlength=n_groups * n_classes**2)
+    counts = key.bincount(minlength=n_groups * n_classes**2)
     return counts.view(n_groups, n_classes, n_classes)
 
 
 def mask_forbidden_classes(
-    logits: Tensor, info: DatasetInfo, *, allow_ignored: bool = True
-) -> Tensor:
+    logits: Logits, info: DatasetInfo, *, allow_ignored: bool = True
+) -> Logits:
     """Leave out the answers that the data set's benchmark forbids (nuScenes: 0).
 
     Args:
-        logits: (N, C).
+        logits: (N, C), tensor or array.
         info: Of the data set: its facts name the answers.
         allow_ignored: Whether class 0 stays where the benchmark does not forbid it.
 
@@ -99,8 +102,8 @@ def mask_forbidden_classes(
     forbidden = {*info.facts.forbidden_answers, *(() if allow_ignored else (0,))}
     if not forbidden:
         return logits
-    allowed = logits.clone()
-    allowed[:, sorted(forbidden)] = -torch.inf
+    allowed = logits * 1
+    allowed[:, sorted(forbidden)] = -np.inf
     return allowed
 
 

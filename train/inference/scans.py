@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import GridConfig, ScanRecord
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress
-from pass2d.models.network import Network
-from pass2d.train.data.lattice import ScanHash, scan_hashes
 from pass2d.train.data.sampling import SYMMETRIES, grid_symmetries
-from pass2d.train.inference.logits import OutsidePolicy, nearest_index
 from pass2d.train.inference.metric import BAND_EDGES_M
+from pass2d.train.inference.passes import OutsidePolicy, nearest_index
 from pass2d.train.inference.votes import VotePlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pass2d.models.network import Network
+    from pass2d.train.data.lattice import ScanHash
 
 TREE_POINTS = 1_000_000
 """Among more, the nearest point is looked for in a random share of these."""
@@ -34,8 +37,8 @@ class ScanInput:
     """Random votes are drawn by it: an answer does not depend on what is labelled beside it."""
     n: int
     """Points of the raw scan."""
-    points: Tensor
-    """(K, 4) float32: x, y, z in metres, signal; (K, 5) and time, for data with added sweeps."""
+    points: NDArray[np.float32]
+    """(K, 4): x, y, z in metres, signal; (K, 5) and time, for data with added sweeps."""
     rows: NDArray[np.int64]
     """(K,) their rows in the raw scan."""
     other_rows: NDArray[np.int64]
@@ -79,7 +82,7 @@ def scan_input(
     return ScanInput(
         name=name,
         n=len(points),
-        points=torch.from_numpy(np.ascontiguousarray(points[rows])),
+        points=points[rows],
         rows=rows,
         other_rows=other_rows,
         copied_from=copied_from,
@@ -132,6 +135,8 @@ class CachedScans:
         Raises:
             CacheError: Missing or damaged data.
         """
+        from pass2d.train.data.lattice import scan_hashes
+
         fields = Fields(label=label, outside=True, voxels=bool(self._scales))
         record, hashes = self.reader.read(position, fields), None
         if self._scales:
@@ -176,6 +181,8 @@ def eval_scan(record: ScanRecord, scan: ScanInput, *, place: int = 0) -> EvalSca
     Raises:
         ConfigError: The scan has no labels.
     """
+    import torch
+
     raw = record.raw()
     if raw.label is None:
         raise ConfigError(f"scan {record.scan_id} has no labels: it cannot be evaluated")

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeGuard, get_args, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard, get_args, overload
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from pass2d.cache.clouds.likeness import differences
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.common.errors import ConfigError, ShapeError
-from pass2d.models.network import Network
 from pass2d.points.columns import is_transposed
 from pass2d.train.checkpoints.card import Card
-from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.inference.input_check import expectation
-from pass2d.train.inference.labels import Labelled, PointLabels, S, T, label_scans
-from pass2d.train.inference.logits import OutsidePolicy, PassSize, pass_size
+from pass2d.train.inference.labelling import Labelled, PointLabels, S, T
+from pass2d.train.inference.passes import OutsidePolicy, PassSize, pass_size
 from pass2d.train.inference.scans import ScanInput, scan_input
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan, parse_votes
+
+if TYPE_CHECKING:
+    import torch
+
+    from pass2d.models.network import Network
+    from pass2d.train.checkpoints.trained import TrainedNetwork
 
 FARTHEST_M = 1000.0
 """No lidar sees farther. A stray larger number would ask for a grid that no key can count."""
@@ -120,6 +123,8 @@ class Segmenter:
             ConfigError: No such device, backend, votes or ``outside``, or a batch size that is not
                 1 to ``LARGEST_BATCH``.
         """
+        from pass2d.train.checkpoints.trained import trained_network
+
         trained = trained_network(path, device, backend=backend)
         return cls(
             trained.network, trained.card, votes=votes, outside=outside, batch_size=batch_size
@@ -244,6 +249,8 @@ class Segmenter:
         threads: int = 2,
     ) -> Generator[Labelled[S], None, None]:
         """Label many scans: see ``label_scans``, for the scans of ``prepare``."""
+        from pass2d.train.inference.labels import label_scans
+
         return label_scans(
             self.network,
             items,
@@ -260,7 +267,7 @@ class Segmenter:
 def scan_labels(answer: PointLabels) -> ScanLabels:
     """An answer as arrays."""
     assert answer.scores is not None
-    return ScanLabels(labels=answer.labels.cpu().numpy(), scores=answer.scores.cpu().numpy())
+    return ScanLabels(labels=_as_numpy(answer.labels), scores=_as_numpy(answer.scores))
 
 
 def _are_scans(points: object) -> TypeGuard[list[ArrayLike] | tuple[ArrayLike, ...]]:
@@ -283,7 +290,8 @@ def _as_numpy(points: object) -> NDArray[Any]:
     Raises:
         ValueError, TypeError, RuntimeError: They are none.
     """
-    if not isinstance(points, Tensor):
+    torch = sys.modules.get("torch")  # who has a tensor has loaded it
+    if torch is None or not isinstance(points, torch.Tensor):
         return np.asarray(points)
     tensor = points.detach().to("cpu").resolve_neg()
     if tensor.is_floating_point() and tensor.dtype != torch.float64:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from pass2d.common.errors import ConfigError
-from pass2d.models.inputs import host_values
 from pass2d.train.data.sampling import SYMMETRIES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Points = TypeVar("Points", "Tensor", NDArray[np.float32])
 
 TRANSLATION_STD_M = 0.1
 """As in training (SPEC, section 2)."""
@@ -29,23 +32,25 @@ class Vote:
     symmetry: int | None = None
     """Which of `SYMMETRIES` of the grid it is: cached hashes then stay exact."""
 
-    def apply(self, points: Tensor) -> Tensor:
+    def apply(self, points: Points) -> Points:
         """Move points.
 
         Args:
-            points: (N, 4) float32: x, y, z in metres, signal.
+            points: (N, 4) float32, tensor or array: x, y, z in metres, signal.
 
         Returns:
-            (N, 4) new tensor on the same device; the points themselves when nothing moves.
+            (N, 4) new, on the same device; the points themselves when nothing moves.
         """
         if self.symmetry == 0:
             return points
-        matrix = host_values(self.xy_matrix, points.device, dtype=points.dtype)
-        shift = host_values(self.translation_m, points.device, dtype=points.dtype)
+        moved = points * 1
         # Not `@`: on CUDA that may round to TF32, and a quarter turn must be exact.
-        x, y = points[:, 0:1], points[:, 1:2]
-        xy = x * matrix[0] + y * matrix[1]
-        return torch.cat([xy + shift[:2], points[:, 2:3] + shift[2], points[:, 3:]], dim=1)
+        x, y = points[:, 0], points[:, 1]
+        for axis in (0, 1):
+            along_x, along_y = self.xy_matrix[0][axis], self.xy_matrix[1][axis]
+            moved[:, axis] = x * along_x + y * along_y + self.translation_m[axis]
+        moved[:, 2] = points[:, 2] + self.translation_m[2]
+        return moved
 
 
 IDENTITY = Vote(symmetry=0)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pass2d.common.errors import Pass2DError
@@ -19,17 +19,20 @@ from pass2d.common.progress import Progress, Silent
 from pass2d.points.binary import BinaryOptions
 from pass2d.points.columns import error_words
 from pass2d.points.mapping import InputMapping
-from pass2d.train.checkpoints.checkpoint import content_digest
-from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.inference.input_check import InputWarning, WarningLog, no_statistics
-from pass2d.train.inference.labels import Labelled
-from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.labelling import Labelled
+from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.segmenter import ScanLabels, Segmenter, scan_labels
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.prediction.files import find_scans, refuse_input_as_result
 from pass2d.train.prediction.jobs import FileJob, ScanReader, Stream, arriving_jobs
 from pass2d.train.prediction.outputs import LabelledScan, Outputs, encoded, format_notes
 from pass2d.train.prediction.result_folder import ResultFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from pass2d.train.checkpoints.trained import TrainedNetwork
 
 __all__ = ["Outputs", "PredictSummary", "ScanLabels", "Segmenter", "Stream", "predict"]
 
@@ -159,9 +162,7 @@ def predict(
         refuse_input_as_result(scans, outputs.suffixes)
     make_folder(out, "results")
     settings = {
-        "checkpoint": content_digest(
-            checkpoint.source if isinstance(checkpoint, TrainedNetwork) else checkpoint
-        ),
+        "checkpoint": _digest(checkpoint if isinstance(checkpoint, Path) else checkpoint.source),
         "--votes": str(votes),
         "--outside": outside,
         "--columns": str(columns),
@@ -197,6 +198,12 @@ def predict(
         reader,
         total=len(closed) + len(scans or ()),
     )
+
+
+def _digest(checkpoint: Path) -> str:
+    from pass2d.train.checkpoints.checkpoint import content_digest
+
+    return content_digest(checkpoint)
 
 
 class _Run:

@@ -20,7 +20,7 @@ from pass2d.corruptions.registry import COLLECTION
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
 from pass2d.train.evaluation.evaluate import require_same_data
-from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES

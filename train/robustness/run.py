@@ -24,8 +24,8 @@ from pass2d.points.binary import BinaryOptions
 from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.evaluation.evaluate import count_scan
 from pass2d.train.inference.labels import label_scans
-from pass2d.train.inference.logits import OutsidePolicy
 from pass2d.train.inference.metric import Scores, both_scores
+from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import EvalScan
 from pass2d.train.inference.votes import VotePlan
 from pass2d.train.robustness.robo3d import CLEAN, RobustScores, robust_scores

@@ -17,7 +17,7 @@ from pass2d.common.errors import DataError, UnknownLabelError
 from pass2d.common.files import read_whole
 from pass2d.points.binary import BinaryOptions, read_binary
 from pass2d.train.data.positions import evenly_spaced
-from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan, record_input
 from pass2d.train.robustness.folders import CorruptedFolder, CorruptedScan
 from pass2d.train.robustness.robo3d import CLEAN, NOISE_LABELS

@@ -20,7 +20,7 @@ from pass2d.models.network import Network
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.evaluation.evaluate import require_same_data
 from pass2d.train.inference.labels import label_scans
-from pass2d.train.inference.logits import OutsidePolicy
+from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans, ScanInput
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.submission.archive import write_archive, written_aside
