@@ -18,6 +18,9 @@ from pass2d.models.inputs import Grid, PointBatch, TensorRecord
 
 C = TypeVar("C", bound="NetworkConfig")
 
+NEVER = -1e4
+"""Logit of the ignored class in networks that do not predict it: its softmax is 0."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -73,6 +76,11 @@ def check_scans(sizes: Sequence[int], *, where: str = "") -> None:
             f"scan {sizes.index(0) if sizes else 0} of the batch has no point{where}; training "
             "needs at least one per scan. Leave such scans out."
         )
+
+
+def with_ignored_class(logits: Tensor) -> Tensor:
+    """(R, C) logits from the (R, C - 1) of a network that does not predict class 0."""
+    return torch.cat([logits.new_full((len(logits), 1), NEVER), logits], 1)
 
 
 @dataclass(frozen=True, kw_only=True)

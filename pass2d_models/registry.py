@@ -13,6 +13,7 @@ from pass2d.models.backends.choice import choose_backend
 from pass2d.models.inputs import Grid
 from pass2d.models.network import Network
 from pass2d.models.sparse_unets.minkunet import MinkowskiNet
+from pass2d.models.sparse_unets.minkunet34 import MinkUNet34
 from pass2d.models.sparse_unets.spvcnn import SPVCNN
 from pass2d.models.twodpass.twodpass import TwoDPass
 from pass2d.models.vavit.vavit import VaViT
@@ -20,6 +21,7 @@ from pass2d.models.vavit.vavit import VaViT
 MODELS: dict[str, type[Network]] = {
     "2dpass": TwoDPass,
     "minkowskinet": MinkowskiNet,
+    "minkunet34": MinkUNet34,
     "spvcnn": SPVCNN,
     "vavit": VaViT,
 }
@@ -51,6 +53,8 @@ NAMED_CONFIGS: dict[str, NamedConfig] = {
         kind="2dpass", settings={"block_scales": _SMALL, "hidden": 64, "image_branch": False}
     ),
     "minkowskinet": NamedConfig(kind="minkowskinet", settings={}),
+    "minkunet34-v1": NamedConfig(kind="minkunet34", settings={"head": "v1"}),
+    "minkunet34-v2": NamedConfig(kind="minkunet34", settings={"head": "v2"}),
     "spvcnn": NamedConfig(kind="spvcnn", settings={}),
     "vavit-semantickitti": NamedConfig(
         kind="vavit", settings={"drop_path": 0.5, "augment_features": True}

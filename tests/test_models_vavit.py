@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pass2d.common.errors import ConfigError, DataError, ShapeError
 from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.network import NEVER
 from pass2d.models.registry import build_network
 from pass2d.models.vavit.attention import Attention, rotations, turned
 from pass2d.models.vavit.thinning import (
@@ -20,7 +21,7 @@ from pass2d.models.vavit.thinning import (
     nearest_rows,
     thin,
 )
-from pass2d.models.vavit.vavit import NEVER, PreparedPillars, VaViT, feature_maps
+from pass2d.models.vavit.vavit import PreparedPillars, VaViT, feature_maps
 from pass2d.train.optim.losses import LossConfig, compute_loss
 
 GRID = Grid(low=(-50.0, -50.0, -4.0), high=(50.0, 50.0, 2.0), shape=(1000, 1000, 60))

@@ -22,6 +22,8 @@ from pass2d.common.plain import from_plain
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import Network
 from pass2d.models.registry import NAMED_CONFIGS, build_network
+from pass2d.models.sparse_unets import minkunet34_names as minkunet34
+from pass2d.models.sparse_unets.kernel_layouts import KernelLayout, our_kernel
 from pass2d.models.sparse_unets.torchsparse_names import to_torchsparse
 from pass2d.models.twodpass.published_names import published_name, published_tensor
 from pass2d.models.vavit import published_names as vavit
@@ -64,7 +66,9 @@ def small(kind: str, *, n_classes: int, **settings: object) -> Network:
     return network
 
 
-def published_state(network: Network) -> OrderedDict[str, Tensor]:
+def published_state(
+    network: Network, kernels: KernelLayout = "torchsparse"
+) -> OrderedDict[str, Tensor]:
     """The network's tensors as the published code names and lays them out, class weights too."""
     state = network.state_dict()
     weights = torch.ones(network.n_classes)
@@ -77,6 +81,8 @@ def published_state(network: Network) -> OrderedDict[str, Tensor]:
         return OrderedDict(
             theirs | {f"vit.spatial_mix.{i}.inv_freq": torch.ones(quarter) for i in blocks}
         )
+    if network.kind == "minkunet34":
+        return OrderedDict(minkunet34.to_published(state, kernels))
     if network.kind != "2dpass":
         return OrderedDict({**to_torchsparse(state), "criterion.ce_loss.weight": weights})
     theirs = {str(published_name(n)): published_tensor(n, t) for n, t in state.items()}
@@ -136,6 +142,8 @@ OTHER_WIDTHS = {"base_widths": (8, 4, 6, 6, 10, 12, 6, 4, 8)}
         ("minkowskinet", 17, OTHER_WIDTHS, True),
         ("spvcnn", 20, {"width_factor": 0.5}, True),
         ("spvcnn", 17, {"width_factor": 0.25}, False),
+        ("minkunet34", 20, {"width_factor": 0.25, "head": "v1"}, True),
+        ("minkunet34", 17, OTHER_WIDTHS | {"blocks": (1, 2, 1, 3)}, False),
         ("vavit", 20, VAVIT, True),
         ("vavit", 17, VAVIT | {"depth": 3, "heads": 1}, False),
     ],
@@ -162,6 +170,68 @@ def test_an_imported_network_computes_the_same(
     assert card.provenance["source_sha256"] == digest == report.source_sha256
     assert card.provenance["imported_from"] == "published.ckpt"
     assert card.provenance["source_epoch"] == "12"
+
+
+@pytest.mark.parametrize("head", ["v1", "v2"])
+@pytest.mark.parametrize("kernels", ["torchsparse", "spconv", "minkowski"])
+def test_minkunet34_is_imported_from_each_library(
+    tmp_path: Path, kernels: KernelLayout, head: str
+) -> None:
+    network = small("minkunet34", n_classes=20, width_factor=0.25, head=head)
+    state = published_state(network, kernels)
+    source = save(tmp_path / "published.pth", state, meta={"epoch": 36})
+    report = import_checkpoint(source, tmp_path / "ours.safetensors", datasets=DATASETS)
+    assert (report.architecture, report.n_classes) == ("minkunet34", 20)
+    assert report.n_tensors == len(state) == len(network.state_dict())
+    assert report.set_aside == ()
+    imported, _ = network_from_checkpoint(report.out, CPU)
+    assert torch.equal(logits(imported), logits(network))
+    # A tensor that is gone, one too many, and one of another library's shape.
+    encoder = {"torchsparse": "net.0.kernel", "spconv": "conv1.weight", "minkowski": "conv1.kernel"}
+    names = [f"backbone.encoder.{i}.1.{encoder[kernels]}" for i in (1, 2)]
+    wrong = {name: tensor for name, tensor in state.items() if name != names[0]}
+    wrong |= {"backbone.extra": torch.zeros(2), names[1]: state[names[1]].movedim(0, -1)}
+    message = refused(tmp_path, wrong)
+    assert f"missing: {names[0]}; unexpected: backbone.extra;" in message
+    assert f"{names[1]} {tuple(wrong[names[1]].shape)} instead of" in message
+    without_head = {n: t for n, t in state.items() if n != "decode_head.conv_seg.weight"}
+    assert "decode_head.conv_seg.weight" in refused(tmp_path, without_head)
+    empty = {n: t[:0] if t.ndim and ".conv_input." in n else t for n, t in state.items()}
+    assert "impossible sizes" in refused(tmp_path, empty)
+
+
+def test_names_of_two_libraries_in_one_file_are_refused(tmp_path: Path) -> None:
+    network = small("minkunet34", n_classes=20, width_factor=0.25)
+    state = published_state(network, "torchsparse")
+    other = published_state(network, "minkowski")
+    mixed = {n: t for n, t in state.items() if ".encoder.3.2." not in n}
+    mixed |= {n: t for n, t in other.items() if ".encoder.3.2." in n}
+    message = refused(tmp_path, mixed)
+    assert "missing: backbone.encoder.3.2.net.0.kernel" in message
+    assert "backbone.encoder.3.2.norm1.bn.bias" in message.partition("unexpected:")[2]
+
+
+def test_kernels_of_all_libraries_by_offset() -> None:
+    """One kernel, whose values name their offset, as each library stores it."""
+    for size, first in ((3, -1), (2, 0)):
+        offsets = range(first, first + size)
+        ours = torch.tensor([[[[100 * x + 10 * y + z] for z in offsets] for y in offsets]
+                             for x in offsets])[None].float()  # fmt: skip
+        x_fastest = [100 * x + 10 * y + z for z in offsets for y in offsets for x in offsets]
+        z_fastest = [100 * x + 10 * y + z for x in offsets for y in offsets for z in offsets]
+        stored = torch.tensor(x_fastest).float()[:, None, None]
+        assert torch.equal(our_kernel(stored, "minkowski"), ours)
+        stored = torch.tensor(x_fastest if size == 3 else z_fastest).float()[:, None, None]
+        assert torch.equal(our_kernel(stored, "torchsparse"), ours)
+        assert torch.equal(our_kernel(ours, "spconv"), ours)
+    # Two channels to three: spconv reads the memory of size 1 as (in, out), whatever its shape.
+    memory = torch.arange(6.0)
+    for layout, stored in (
+        ("spconv", memory.view(3, 1, 1, 1, 2)),
+        ("torchsparse", memory.view(2, 3)),
+        ("minkowski", memory.view(2, 3)),
+    ):
+        assert our_kernel(stored, layout).tolist() == [[0, 3], [1, 4], [2, 5]]  # type: ignore[arg-type]
 
 
 def test_every_tensor_of_a_training_checkpoint_is_kept_for_fine_tuning(tmp_path: Path) -> None:

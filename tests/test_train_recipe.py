@@ -272,7 +272,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
             "network.settings.hidden: expected a whole number, got 'big'",
         ),
         ("network.settings.image_branch=1", "settings.image_branch: expected true or false, got 1"),
-        ("network.config=u-net", "minkowskinet, spvcnn, "),
+        ("network.config=xyz", "minkowskinet, minkunet34, "),
     ],
 )
 def test_a_wrong_setting_is_one_clear_error(override: str, message: str) -> None:

@@ -127,16 +127,13 @@ class Stem(nn.ModuleList):
 
 
 class Stage(nn.ModuleList):
-    """Down by two, then two residual blocks."""
+    """Down by two, then residual blocks."""
 
-    def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__(
-            [
-                ConvBlock(DownConv(n_in, n_in), n_in),
-                ResidualBlock(n_in, n_out),
-                ResidualBlock(n_out, n_out),
-            ]
-        )
+    def __init__(self, n_in: int, n_out: int, *, n_blocks: int = 2) -> None:
+        residual = [
+            ResidualBlock(n_in if number == 0 else n_out, n_out) for number in range(n_blocks)
+        ]
+        super().__init__([ConvBlock(DownConv(n_in, n_in), n_in), *residual])
 
     def forward(self, features: Tensor, fine: StrideLevel, coarse: StrideLevel) -> Tensor:
         """From the voxels of `fine` to those of `coarse`."""
@@ -170,14 +167,22 @@ class SparseUNet(Network):
     config: SparseUNetConfig
     config_type: ClassVar[type[NetworkConfig]] = SparseUNetConfig
 
-    def __init__(self, config: SparseUNetConfig, *, grid: Grid, n_classes: int) -> None:
+    def __init__(
+        self,
+        config: SparseUNetConfig,
+        *,
+        grid: Grid,
+        n_classes: int,
+        blocks: Sequence[int] = (2, 2, 2, 2),
+    ) -> None:
+        """Lay out the layers; `blocks` counts the residual blocks of each stage."""
         super().__init__(config, grid=grid, n_classes=n_classes)
         width = config.widths
         self.stem = Stem(self.point_channels, width[0])
-        self.stage1 = Stage(width[0], width[1])
-        self.stage2 = Stage(width[1], width[2])
-        self.stage3 = Stage(width[2], width[3])
-        self.stage4 = Stage(width[3], width[4])
+        self.stage1 = Stage(width[0], width[1], n_blocks=blocks[0])
+        self.stage2 = Stage(width[1], width[2], n_blocks=blocks[1])
+        self.stage3 = Stage(width[2], width[3], n_blocks=blocks[2])
+        self.stage4 = Stage(width[3], width[4], n_blocks=blocks[3])
         self.up1 = UpStage(width[4], width[3], width[5])
         self.up2 = UpStage(width[5], width[2], width[6])
         self.up3 = UpStage(width[6], width[1], width[7])

@@ -1,16 +1,12 @@
-"""Tensors of MinkowskiNet and SPVCNN as torchsparse names and lays them out, and as we do.
-
-torchsparse keeps a kernel as K[k, C_in, C_out] with one number k per offset: in size 3 x runs
-fastest, in size 2 z does; size 1 is K[C_in, C_out]. Ours lie as spconv wants them, and size 1 is a
-plain Linear. Gradients and momentum map the same way.
-"""
+"""Tensors of MinkowskiNet and SPVCNN as torchsparse names and lays them out, and as we do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
+
+from pass2d.models.sparse_unets.kernel_layouts import library_kernel, our_kernel
 
 _KERNEL = ".kernel"
 _WEIGHT = ".weight"
@@ -39,23 +35,10 @@ def _our_name(name: str) -> str:
 
 
 def _to_ours(name: str, tensor: Tensor) -> Tensor:
-    if not name.endswith(_KERNEL):
-        return tensor
-    if tensor.ndim == 2:
-        return tensor.T.contiguous()
-    if tensor.ndim == 3 and len(tensor) == 27:
-        return tensor.unflatten(0, (3, 3, 3)).permute(4, 2, 1, 0, 3).contiguous()
-    if tensor.ndim == 3 and len(tensor) == 8:
-        return tensor.unflatten(0, (2, 2, 2)).permute(4, 0, 1, 2, 3).contiguous()
-    return tensor
+    return our_kernel(tensor, "torchsparse") if name.endswith(_KERNEL) else tensor
 
 
 def _to_theirs(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    kernel_name = name.removesuffix(_WEIGHT) + _KERNEL
-    if tensor.ndim == 5 and tensor.shape[1] == 3:
-        return kernel_name, torch.flatten(tensor.permute(3, 2, 1, 4, 0), 0, 2).contiguous()
-    if tensor.ndim == 5:
-        return kernel_name, torch.flatten(tensor.permute(1, 2, 3, 4, 0), 0, 2).contiguous()
-    if tensor.ndim == 2 and ".downsample." in name:
-        return kernel_name, tensor.T.contiguous()
+    if tensor.ndim == 5 or (tensor.ndim == 2 and ".downsample." in name):
+        return name.removesuffix(_WEIGHT) + _KERNEL, library_kernel(tensor, "torchsparse")
     return name, tensor

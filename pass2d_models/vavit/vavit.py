@@ -19,6 +19,7 @@ from pass2d.models.network import (
     check_labels,
     check_points,
     check_scans,
+    with_ignored_class,
 )
 from pass2d.models.norm import RowNorm
 from pass2d.models.vavit.attention import Block, rotations
@@ -26,9 +27,6 @@ from pass2d.models.vavit.config import VaViTConfig
 from pass2d.models.vavit.layers import Head, PointLayer
 from pass2d.models.vavit.thinning import Nearby, nearest_neighbours, nearest_rows, thin
 from pass2d.models.voxel_keys import batch_of_rows
-
-NEVER = -1e4
-"""The logit of the ignored class, which this network does not predict: its softmax is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +150,8 @@ class VaViT(Network):
             points = layer(points, prepared.neighbours)
         tokens = self._attend(points, prepared)
         logits = self.head(points, tokens, prepared.pillar_of_point)
-        never = logits.new_full((len(logits), 1), NEVER)
         return Segmentation(
-            row_logits=torch.cat([never, logits], 1), row_of_point=prepared.row_of_point
+            row_logits=with_ignored_class(logits), row_of_point=prepared.row_of_point
         )
 
     def _attend(self, points: Tensor, prepared: PreparedPillars) -> Tensor:

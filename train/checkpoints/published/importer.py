@@ -67,7 +67,7 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
     """Read a published checkpoint safely, check every tensor, and write ours.
 
     Args:
-        path: 2DPASS (any size), MinkowskiNet or SPVCNN, as torch.save wrote it.
+        path: 2DPASS (any size), MinkowskiNet, SPVCNN, MinkUNet34 or VaViT, as torch.save wrote it.
         out: the new file (.safetensors), with its card also beside it (.json); the folder must
             exist.
         datasets: the known data sets; the one with as many classes gives label table and grid.
@@ -91,7 +91,7 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
         }
         epoch = file.value.get("epoch")
     _check_finite(path, tensors)
-    network.load_state_dict(layout.convert(tensors))
+    network.load_state_dict(layout.convert(tensors, network))
     digest = _sha256(path)
     card = Card(
         architecture=layout.architecture,
@@ -185,8 +185,9 @@ def _recognise(path: Path, references: dict[str, TensorRef]) -> PublishedLayout:
                 references[name.removeprefix(prefix)] = references.pop(name)
             return layout
     raise CheckpointError(
-        f"{path}: none of the networks that can be imported (2DPASS, MinkowskiNet, SPVCNN in "
-        f"torchsparse's layout); its tensors are {_listed(sorted(references))}"
+        f"{path}: none of the networks that can be imported (2DPASS, MinkowskiNet and SPVCNN "
+        f"of torchsparse, MinkUNet34 of torchsparse, spconv or MinkowskiEngine, VaViT); its "
+        f"tensors are {_listed(sorted(references))}"
     )
 
 

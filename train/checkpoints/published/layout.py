@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from pass2d.models.network import Network
+from pass2d.models.sparse_unets import minkunet34_names as minkunet34
+from pass2d.models.sparse_unets.kernel_layouts import KernelLayout
 from pass2d.models.sparse_unets.sparse_unet import SparseUNetConfig
 from pass2d.models.sparse_unets.torchsparse_names import from_torchsparse, to_torchsparse
 from pass2d.models.twodpass.published_names import (
@@ -40,11 +42,13 @@ class PublishedLayout:
     """Of that architecture's config."""
     n_classes: int
     """C, the ignored class included."""
+    kernels: KernelLayout = "torchsparse"
+    """How the kernels of sparse convolutions lie; MinkUNet34 was published in all three ways."""
 
     @property
     def set_aside(self) -> tuple[str, ...]:
         """Class weights of the loss: the file has them, no network needs them."""
-        if self.architecture == "vavit":
+        if self.architecture in ("vavit", "minkunet34"):
             return ()
         return CLASS_WEIGHT_BUFFERS if self.architecture == "2dpass" else _TORCHSPARSE_BUFFERS
 
@@ -62,6 +66,9 @@ class PublishedLayout:
         state = network.state_dict()
         if self.architecture == "vavit":
             return vavit.published_shapes(state, heads=int(self.settings["heads"]))
+        if self.architecture == "minkunet34":
+            named = minkunet34.to_published(state, self.kernels)
+            return {name: tuple(tensor.shape) for name, tensor in named.items()}
         if self.architecture != "2dpass":
             return {name: tuple(tensor.shape) for name, tensor in to_torchsparse(state).items()}
         shapes = {}
@@ -71,10 +78,12 @@ class PublishedLayout:
             shapes[theirs] = tuple(published_tensor(name, tensor).shape)
         return shapes
 
-    def convert(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published tensors under our names and in our layout."""
+    def convert(self, tensors: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
+        """Published tensors of a network under our names and in our layout."""
         if self.architecture == "vavit":
             return vavit.from_published(tensors)
+        if self.architecture == "minkunet34":
+            return minkunet34.from_published(tensors, self.kernels, names=network.state_dict())
         if self.architecture != "2dpass":
             return from_torchsparse(tensors)
         converted = {}
@@ -98,6 +107,8 @@ def recognise(shapes: Shapes) -> PublishedLayout | None:
         return _recognise_2dpass(shapes)
     if any(name.startswith("stem.") for name in shapes):
         return _recognise_unet(shapes)
+    if any(name.startswith("backbone.conv_input.") for name in shapes):
+        return _recognise_minkunet34(shapes)
     if any(name.startswith("vit.") for name in shapes):
         return _recognise_vavit(shapes)
     return None
@@ -166,12 +177,10 @@ def _recognise_unet(shapes: Shapes) -> PublishedLayout:
         )
         for block in blocks
     ]
-    factor = widths[0] / SparseUNetConfig().base_widths[0]
-    is_scaled = list(SparseUNetConfig(width_factor=factor).widths) == widths
     is_spvcnn = any(name.startswith("point_transforms.") for name in shapes)
     return PublishedLayout(
         architecture="spvcnn" if is_spvcnn else "minkowskinet",
-        settings={"width_factor": factor} if is_scaled else {"base_widths": widths},
+        settings=_width_settings(widths),
         n_classes=_size(
             shapes,
             ("classifier.0.weight", 0),
@@ -179,6 +188,54 @@ def _recognise_unet(shapes: Shapes) -> PublishedLayout:
             (_TORCHSPARSE_BUFFERS[0], 0),
         ),
     )
+
+
+def _recognise_minkunet34(shapes: Shapes) -> PublishedLayout:
+    kernels = _kernel_layout(shapes)
+    blocks = [_count(shapes, rf"backbone\.encoder\.{i}\.(\d{{1,3}})\.") - 1 for i in range(4)]
+    # The first convolution of each part with its norm, which has the part's width.
+    parts = ["stem.1", *(f"stage{i}.1.net.1" for i in range(1, 5))]
+    parts += [f"up{i}.0.net.1" for i in range(1, 5)]
+    widths = [
+        _size(
+            shapes,
+            *(
+                (minkunet34.published_name(f"{part}.{leaf}", kernels), 0)
+                for leaf in ("weight", "bias", "running_mean", "running_var")
+            ),
+        )
+        for part in parts
+    ]
+    head = "decode_head.conv_seg"
+    reads_one = shapes.get(f"{head}.weight", ())[-1:] == (widths[8],)
+    return PublishedLayout(
+        architecture="minkunet34",
+        settings={
+            "head": "v1" if reads_one else "v2",
+            "blocks": blocks,
+            **_width_settings(widths),
+        },
+        n_classes=_size(shapes, (f"{head}.weight", 0), (f"{head}.bias", 0)) + 1,
+        kernels=kernels,
+    )
+
+
+def _width_settings(widths: list[int]) -> dict[str, Any]:
+    """A factor on the published widths where one gives these, else the widths."""
+    base = SparseUNetConfig().base_widths
+    factor = widths[0] / base[0]
+    is_scaled = [int(factor * width) for width in base] == widths
+    return {"width_factor": factor} if is_scaled else {"base_widths": widths}
+
+
+def _kernel_layout(shapes: Shapes) -> KernelLayout:
+    """The library, by what most names of a kind look like."""
+    kernels = sum(name.endswith(".kernel") for name in shapes)
+    if 2 * kernels < sum(name.endswith((".kernel", "conv1.weight")) for name in shapes):
+        return "spconv"
+    wrapped = sum(name.endswith(".bn.running_mean") for name in shapes)
+    norms = sum(name.endswith(".running_mean") for name in shapes)
+    return "minkowski" if 2 * wrapped > norms else "torchsparse"
 
 
 def _recognise_vavit(shapes: Shapes) -> PublishedLayout:
