@@ -99,6 +99,8 @@ def test_rotation_flip_and_factor_are_the_formulas_of_the_paper() -> None:
         expected = np.column_stack([xy, xyz[:, 2]])
         got = xyz @ linear_map(yaw_rad=angle, flip=flip, factor=factor)
         np.testing.assert_allclose(got, expected, atol=1e-12)
+        whole = linear_map(yaw_rad=angle, flip=flip, factor=factor, scale_z=True)
+        np.testing.assert_allclose(xyz @ whole, expected * [1, 1, factor], atol=1e-12)
 
 
 def test_draws_follow_their_distributions() -> None:

@@ -140,9 +140,10 @@ def test_every_recipe_for_a_published_network_is_in_the_table() -> None:
     others = {"demo", "overfit", "vavit", "vavit-nuscenes", "vavit-small"}
     others |= {
         f"{name}-mix{dataset}"
-        for name in ("2dpass", "minkowskinet", "spvcnn")
+        for name in ("2dpass", "minkowskinet", "minkunet34", "spvcnn")
         for dataset in ("", "-nuscenes")
     }
+    others |= {"minkunet34-mix-8gpus", "minkunet34-mix-nuscenes-8gpus"}
     assert set(recipe_names()) - set(PUBLISHED) == others
 
 
@@ -372,6 +373,38 @@ def test_spvcnn_with_mixes_is_trained_with_the_published_settings() -> None:
     assert (recipe.augment.scale, recipe.augment.translate_m) == (0.1, 0.1)
 
 
-@pytest.mark.parametrize("name", ["2dpass-mix", "minkowskinet-mix", "2dpass-mix-nuscenes"])
+@pytest.mark.parametrize(
+    ("name", "n_devices"),
+    [
+        ("minkunet34-mix", 1),
+        ("minkunet34-mix-nuscenes", 1),
+        ("minkunet34-mix-8gpus", 8),
+        ("minkunet34-mix-nuscenes-8gpus", 8),
+    ],
+)
+def test_minkunet34_is_trained_with_the_published_settings(name: str, n_devices: int) -> None:
+    recipe = load_recipe(name)
+    assert (recipe.epochs, recipe.precision) == (36, "fp16")
+    assert recipe.batch_size == 2
+    assert recipe.batch_size * recipe.accumulate * n_devices == 16
+    optimizer, plan, augment = recipe.optimizer, recipe.schedule, recipe.augment
+    assert (optimizer.kind, optimizer.learning_rate, optimizer.weight_decay) == (
+        "adamw",
+        0.008,
+        0.01,
+    )
+    assert optimizer.clip_norm == 10
+    assert (plan.kind, plan.drop_epochs, plan.factor) == ("multistep", (24, 32), 0.1)
+    assert (recipe.loss.lambda_lovasz, recipe.loss.label_smoothing) == (0, 0)
+    assert recipe.data.class_weights == "off"
+    assert (augment.rotate, augment.flip, augment.translate_m) == (True, False, 0)
+    assert (augment.scale, augment.scale_z, augment.dropout_ratio) == (0.05, True, 0)
+    kind, settings = network_settings(recipe)
+    assert (kind, settings["head"], settings["width_factor"]) == ("minkunet34", "v2", 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["2dpass-mix", "minkowskinet-mix", "2dpass-mix-nuscenes", "minkunet34-mix"]
+)
 def test_exactly_one_of_two_mixes_is_applied(name: str) -> None:
     assert load_recipe(name).augment.mixes == ({"laser-mix": 0.5, "polar-mix": 0.5},)

@@ -32,6 +32,7 @@ LIMIT = 1e-5
 NARROW = {
     "2dpass": {"hidden": 4},
     "minkowskinet": {"width_factor": 0.125, "voxel_m": 1.0},
+    "minkunet34": {"width_factor": 0.125, "voxel_m": 1.0, "blocks": [1, 1, 1, 1]},
     "spvcnn": {"width_factor": 0.125, "voxel_m": 1.0},
     "vavit": {"point_width": 4, "width": 8, "depth": 2, "heads": 1, "head_width": 4, "cell_m": 1.0},
 }
@@ -56,7 +57,9 @@ VARIANTS = (
 
 def all_recipes() -> dict[str, Recipe]:
     """By what they test."""
-    overrides = [(name,) for name in recipe_names()] + list(VARIANTS)
+    # Recipes for 8 GPUs differ in nothing but the accumulation, which these tests choose.
+    names = [name for name in recipe_names() if not name.endswith("-8gpus")]
+    overrides = [(name,) for name in names] + list(VARIANTS)
     return {" ".join(words): narrow(*words) for words in overrides}
 
 

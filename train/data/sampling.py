@@ -58,6 +58,8 @@ class AugmentConfig:
     """None, x, y, or x and y. Mode full."""
     scale: float = 0.05
     """One factor on x and y, uniform in 1 - this .. 1 + this. Mode full."""
+    scale_z: bool = False
+    """The factor is on z too."""
     translate_m: float = 0.1
     """Standard deviation of a shift per axis, metres. Mode full."""
     mixes: tuple[dict[str, float], ...] = ()
@@ -182,6 +184,7 @@ def draw_scan(
             yaw_rad=yaw_rad if config.rotate else 0.0,
             flip=flip if config.flip else 0,
             factor=1 + factor * config.scale,
+            scale_z=config.scale_z,
         )
     elif is_lattice:
         linear[:2, :2] = SYMMETRIES[symmetry]
@@ -223,13 +226,16 @@ def without_symmetry(draw: ScanDraw) -> ScanDraw:
     return replace(draw, symmetry=0, linear=identity)
 
 
-def linear_map(*, yaw_rad: float, flip: int, factor: float) -> NDArray[np.float64]:
+def linear_map(
+    *, yaw_rad: float, flip: int, factor: float, scale_z: bool = False
+) -> NDArray[np.float64]:
     """Rotation about z, then flip, then a factor on x and y, as one matrix for row vectors.
 
     Args:
         yaw_rad: [x y] <- [x y] @ [[cos, sin], [-sin, cos]].
         flip: 0 none, 1 x, 2 y, 3 x and y.
         factor: of x and y.
+        scale_z: whether the factor is on z too.
 
     Returns:
         (3, 3): xyz_after = xyz @ matrix.
@@ -237,7 +243,7 @@ def linear_map(*, yaw_rad: float, flip: int, factor: float) -> NDArray[np.float6
     c, s = math.cos(yaw_rad), math.sin(yaw_rad)
     rotation = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
     signs = (-1.0 if flip in (1, 3) else 1.0, -1.0 if flip in (2, 3) else 1.0)
-    return rotation @ np.diag([signs[0] * factor, signs[1] * factor, 1.0])
+    return rotation @ np.diag([signs[0] * factor, signs[1] * factor, factor if scale_z else 1.0])
 
 
 def grid_symmetries(grid: GridConfig) -> tuple[int, ...]:
