@@ -25,6 +25,8 @@ class GemmLibrary(NamedTuple):
     constants: Any
     algorithms: Any
     """``ConvAlgo``."""
+    sums: tuple[Any, ...] = ()
+    """Further arguments of ``implicit_gemm``, by which float16 is summed in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class GemmTable(ConvTable):
                 list(self.masks),
                 torch.is_grad_enabled(),
                 self.is_submanifold,
+                *self.library.sums,
             )
 
     def transposed(self, n_in: int) -> GemmTable:

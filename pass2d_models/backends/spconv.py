@@ -29,7 +29,11 @@ def library() -> GemmLibrary:
         core.ALL_NATIVE_PARAMS.clear()
     pytorch = importlib.import_module("spconv.pytorch")
     constants = importlib.import_module("spconv.constants")
-    return GemmLibrary(pytorch.ops, pytorch.functional, constants, core.ConvAlgo)
+    tools = importlib.import_module("spconv.tools")
+    untimed, fp32_accum = tools.CUDAKernelTimer(False), True
+    return GemmLibrary(
+        pytorch.ops, pytorch.functional, constants, core.ConvAlgo, (untimed, fp32_accum)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,8 @@ def point_features(geometry: Geometry, *, dtype: torch.dtype) -> Tensor:
     """
     points = geometry.points.to(dtype)
     centers = torch.cat([geometry.point_mean @ points[:, :3], geometry.corner.to(dtype)], dim=1)
-    offset = points[:, [0, 1, 2, 0, 1, 2]] - centers.index_select(0, geometry.point_voxel)
+    xyz = points[:, :3]
+    offset = torch.cat([xyz, xyz], dim=1) - centers.index_select(0, geometry.point_voxel)
     return torch.cat([points, offset], dim=1)
 
 
