@@ -34,7 +34,8 @@ from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pass2d.pipeline.stages.images import decode_rgb
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
 from pass2d.pipeline.stages.projection import project_points
-from pass2d.pipeline.stages.read import decode_points, read_file, require_finite
+from pass2d.pipeline.stages.raw_file import read_file
+from pass2d.pipeline.stages.read import decode_points, require_finite
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import cells_per_axis, voxelize
 

@@ -97,6 +97,62 @@ class MovingClass:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LidarFacts:
+    """What corruptions must know of a lidar and of the classes that it sees."""
+
+    beams: int
+    """Lasers one above the other."""
+    fov_deg: tuple[float, float]
+    """Elevation of the lowest and of the highest."""
+    vehicles: tuple[int, ...] = ()
+    """Training ids of vehicles."""
+    sealed_ground: tuple[int, ...] = ()
+    """Training ids of ground on which water stands as a film."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.beams <= 1024:
+            raise ValueError(f"beams {self.beams!s:.20}: expected 1 to 1024")
+        if not -90 <= self.fov_deg[0] < self.fov_deg[1] <= 90:
+            raise ValueError(f"fov_deg {self.fov_deg!s:.60}: expected two different angles")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawFormat:
+    """How the files of a scan are read, where a description says it; `docs/your_data.md`."""
+
+    suffix: str = ".bin"
+    """Of the point files, in lower case and without ``.gz``."""
+    columns: int = 4
+    """Numbers per point of a ``.bin`` file."""
+    dtype: str = "float32"
+    """Of those numbers, a key of `cache.clouds.columns.DTYPES`."""
+    roles: dict[str, str] = field(default_factory=dict)
+    """"x", "y", "z", "signal" to the name of a column, or its place from 0; else usual names."""
+    unit_m: float = 1.0
+    """Metres per unit of the coordinates."""
+    signal_scale: float = 1.0
+    """Factor on the signal."""
+    z_offset: float = 0.0
+    """Metres added to z, after the rotation."""
+    rotation: tuple[tuple[float, float, float], ...] | None = None
+    """(3, 3) lidar_from_file; None: none."""
+    label_dtype: str = "<u4"
+    """NumPy type of label files that do not say it themselves."""
+    label_column: str = ""
+    """Name or place of the label among the columns of the point file; "": labels have a file."""
+    label_shift: int = 0
+    """Bits below the raw id."""
+    label_mask: int | None = None
+    """Of the raw id, after the shift; None: all bits."""
+    instance_shift: int | None = None
+    """Bits below the instance id; None: labels hold none."""
+    instance_mask: int | None = None
+    """Of the instance id, after its shift; None: all bits."""
+    ignores_unnamed: bool = False
+    """Whether raw ids that no class names are ignored; else they are an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
     """In what data sets differ, beside labels and volume. Code asks these, never for a name."""
 
@@ -129,6 +185,8 @@ class DatasetFacts:
     """Raw ids that files of moving object segmentation hold for unknown, static, moving."""
     rare: tuple[int, ...] = ()
     """Training ids of things that hardly occur at rest: scores with motion show them apart."""
+    lidar: LidarFacts | None = field(default=None, metadata=OMITTED_IF_NONE)
+    """For corruptions; None: `pass2d/corruptions/` has a table for the layout."""
 
 
 def _moving(
@@ -208,6 +266,10 @@ class DatasetInfo:
     """True: rows of NaN or infinity were dropped: they lie at ``cache.nowhere.NOWHERE``."""
     own_facts: DatasetFacts | None = field(default=None, metadata=OMITTED_IF_NONE)
     """None: the ``KNOWN_FACTS`` of its layout."""
+    raw_format: RawFormat | None = field(default=None, metadata=OMITTED_IF_NONE)
+    """How raw files are read; None: as the layout has them."""
+    description: dict[str, object] | None = field(default=None, metadata=OMITTED_IF_NONE)
+    """What a person wrote of the data set, as TOML has it; None: it is one of those built in."""
 
     @property
     def facts(self) -> DatasetFacts:

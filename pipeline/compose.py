@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
-from pass2d.corruptions.registry import NEEDS_LABELS, Variant
+from pass2d.corruptions.registry import NEEDS_LABELS, Variant, table_of
 from pass2d.pipeline.corrupted import variant_of
 from pass2d.pipeline.doubts import picture_doubts, require_in_volume
 from pass2d.pipeline.problem import Problem, ProblemError
@@ -25,7 +25,8 @@ from pass2d.pipeline.stages.projection import (
     project_points,
     project_points_by_depth,
 )
-from pass2d.pipeline.stages.read import read_file, read_scan, read_sweep
+from pass2d.pipeline.stages.raw_file import read_file
+from pass2d.pipeline.stages.read import read_scan, read_sweep
 from pass2d.pipeline.stages.sweeps import add_sweep
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
@@ -224,7 +225,7 @@ def _corrupted(
         label=label,
         instance=instance,
         variant=variant,
-        layout=info.layout,
+        table=table_of(info),
         sequence=scan.sequence,
         frame_index=scan.frame_index,
         part=part,

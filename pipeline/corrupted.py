@@ -13,7 +13,7 @@ from pass2d.corruptions.registry import (
     NEEDS_LABELS,
     SEVERITIES,
     Variant,
-    corruption_table,
+    table_of,
 )
 from pass2d.pipeline.source import SourceListing
 
@@ -36,7 +36,7 @@ def corrupted_listings(
 
 
 def _corrupted(listing: SourceListing, variant: Variant) -> SourceListing:
-    table = corruption_table(listing.info.layout)
+    table = table_of(listing.info)
     noise_label = getattr(table.settings[variant], "noise_label", 0)
     info = replace(
         listing.info,

@@ -74,13 +74,20 @@ def predict_command(
         typer.Option("--map", help="Columns by name or index, e.g. x=X,y=Y,z=Z,signal=intensity."),
     ] = None,
     unit: Annotated[
-        str, typer.Option(help="Unit of the coordinates: m, cm, mm, ft, or metres per unit.")
-    ] = "m",
-    signal_scale: Annotated[float, typer.Option(help="Factor applied to the signal.")] = 1.0,
+        str | None,
+        typer.Option(
+            help="Unit of the coordinates: m, cm, mm, ft, or metres per unit. This and the next "
+            "options default to m, 1 and 0; without any of them, files are read as the "
+            "description of the training data says, if it has one."
+        ),
+    ] = None,
+    signal_scale: Annotated[
+        float | None, typer.Option(help="Factor applied to the signal.")
+    ] = None,
     z_offset: Annotated[
-        float,
+        float | None,
         typer.Option(help="Metres added to z after the rotation, e.g. minus the sensor's height."),
-    ] = 0.0,
+    ] = None,
     rotate: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +122,16 @@ def predict_command(
         from pass2d.train.prediction.predict import Outputs, Stream, predict
 
         is_stream = inputs == "-"
+        given = (columns_map, unit, signal_scale, z_offset, rotate)
+        is_mapped = recenter or any(option is not None for option in given)
+        mapping = InputMapping(
+            columns=parse_columns(columns_map),
+            unit_m=parse_unit("m" if unit is None else unit),
+            signal_scale=1.0 if signal_scale is None else signal_scale,
+            z_offset=z_offset or 0.0,
+            rotation=parse_rotation(rotate),
+            recenter=recenter,
+        )
 
         def tell(result: ScanResult) -> None:
             if as_json:
@@ -133,14 +150,7 @@ def predict_command(
             overwrite=overwrite,
             columns=columns,
             dtype=dtype,
-            mapping=InputMapping(
-                columns=parse_columns(columns_map),
-                unit_m=parse_unit(unit),
-                signal_scale=signal_scale,
-                z_offset=z_offset,
-                rotation=parse_rotation(rotate),
-                recenter=recenter,
-            ),
+            mapping=mapping if is_mapped else None,
             batch_size=batch_size,
             device=choose_device(device),
             backend=backend,

@@ -95,6 +95,14 @@ def _of_a_dataset(
     words: CommandWords,
     datasets: Load,
     *,
+    describe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Description of the folder: TOML (see docs/your_data.md), the YAML of "
+            "semantic-kitti-api, or the name of a preset.",
+        ),
+    ] = None,
     root: Annotated[Path | None, typer.Option(resolve_path=True)] = None,
     version: Annotated[
         str | None,
@@ -141,7 +149,7 @@ def _of_a_dataset(
         variants = _variants(corrupt)
         _require_check(png, check=check)
         config = PrepareConfig(workers=workers, ray_address=ray_address, profile=profile)
-        dataset: Dataset = datasets()[words.name]
+        dataset, root = _chosen(words, datasets, describe=describe, root=root)
         size = image_size_hw(image_size) if image_size else dataset.table.stored_hw
         wanted = Wanted(
             splits=_listed(splits) or (),
@@ -164,7 +172,28 @@ def _of_a_dataset(
         _prepare(listing, cache_root, config, console, variants, plan=plan, as_json=as_json)
 
 
-OWN_OPTIONS = ("version", "image_size", "sweeps")
+def _chosen(
+    words: CommandWords, datasets: Load, *, describe: str | None, root: Path | None
+) -> tuple[Dataset, Path | None]:
+    """The data set of a command, and its root where that is known."""
+    if words is not FOLDER:
+        return datasets()[words.name], root
+    from pass2d.pipeline.datasets.described.sources import load_description
+    from pass2d.pipeline.datasets.registry import described
+
+    if describe is None:
+        raise ConfigError(
+            "--describe FILE is missing: what lies in the folder. `pass2d prepare "
+            "--describe-template` writes one to fill in, `pass2d describe DIR` proposes one."
+        )
+    dataset = described(load_description(describe))
+    file = Path(describe)
+    if root is None and not file.is_file():
+        raise ConfigError("--root DIR is missing: the folder that --describe describes.")
+    return dataset, root or file.resolve().parent
+
+
+OWN_OPTIONS = ("describe", "version", "image_size", "sweeps")
 """Those that a data set has only if the table ``command`` of its TOML names them."""
 
 
@@ -175,8 +204,12 @@ def _command(words: CommandWords, datasets: Load) -> Callable[..., None]:
     names = dict.fromkeys((f"--{word}s", "--sequences"))
     own = {
         "root": typer.Option(
-            help=f"{words.root} Defaults to {variable}, or to a usual place such as "
-            f"{words.usual_root}.",
+            help=f"{words.root} "
+            + (
+                "Defaults to the folder of the description."
+                if words is FOLDER
+                else f"Defaults to {variable}, or to a usual place such as {words.usual_root}."
+            ),
             resolve_path=True,
         ),
         "sequences": typer.Option(*names, help=f"Only these {word}s, e.g. {words.sequences}."),
@@ -197,10 +230,44 @@ def _command(words: CommandWords, datasets: Load) -> Callable[..., None]:
     return command
 
 
+FOLDER = CommandWords(
+    name="folder",
+    title="Your own data",
+    help="Prepare any folder, by a description of what lies in it.",
+    root="Folder that the description's patterns are below.",
+    usual_root="",
+    sequences="00,08",
+    options=("describe", "image_size", "sweeps"),
+)
+
+
 def _known() -> Datasets:
     from pass2d.pipeline.datasets.registry import DATASETS
 
     return DATASETS
+
+
+def _template(
+    context: typer.Context,
+    describe_template: Annotated[
+        bool,
+        typer.Option(
+            "--describe-template",
+            help="Write description.toml, to be filled in for `pass2d prepare folder`.",
+        ),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    if not describe_template:
+        typer.echo(context.get_help())
+        raise typer.Exit(0)
+    from pass2d.pipeline.datasets.described.template import write_template
+
+    console = Console()
+    with clear_errors(console):
+        file = write_template(Path("description.toml"))
+        typer.echo(f"{file}: fill it in, then: pass2d prepare folder --describe {file} --check")
 
 
 def prepare_typer(
@@ -219,7 +286,7 @@ def prepare_typer(
 
         @functools.cached_property
         def words(self) -> dict[str, CommandWords]:
-            return words_by_name(files())
+            return {**words_by_name(files()), FOLDER.name: FOLDER}
 
         def list_commands(self, ctx: Any) -> list[str]:
             return [*self.words, *super().list_commands(ctx)]
@@ -236,7 +303,8 @@ def prepare_typer(
         cls=Group,
         no_args_is_help=True,
         help="Prepare a raw data set as a cache.",
-        callback=lambda: None,  # without one, Typer takes the only command for the whole of it
+        invoke_without_command=True,
+        callback=_template,
     )
     app.command("synth")(synth_command)
     return app

@@ -18,7 +18,7 @@ def ground_points(cloud: Cloud, rng: np.random.Generator) -> NDArray[np.bool_]:
     Returns:
         (N,) bool.
     """
-    if cloud.label is not None:
+    if cloud.label is not None and cloud.sensor.sealed_ground:
         return np.isin(cloud.label, cloud.sensor.sealed_ground)
     plane = fit_ground(cloud.xyz, rng)
     if plane is None:

@@ -6,13 +6,14 @@ import functools
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import xxhash
 
+from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
 from pass2d.common.text import nearest
 from pass2d.corruptions import (
@@ -120,6 +121,41 @@ def corruption_table(layout: str, known: tuple[Corruption, ...] = KNOWN) -> Corr
     except (tomllib.TOMLDecodeError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"{file}: {type(error).__name__}: {error}. See README.md.") from error
     return CorruptionTable(sensor=sensor, settings=settings, known={one.name: one for one in known})
+
+
+def table_of(info: DatasetInfo) -> CorruptionTable:
+    """The table of a data set: that of its layout, or one for the lidar that its facts describe.
+
+    The severities of a described lidar are SemanticKITTI's, for the same shares of its beams.
+
+    Raises:
+        ConfigError: as `corruption_table`.
+    """
+    lidar = info.facts.lidar
+    if lidar is None:
+        return corruption_table(info.layout)
+    table = corruption_table("semantickitti")
+    sensor = Sensor(
+        beams=lidar.beams,
+        elevation_deg=lidar.fov_deg,
+        signal_max=info.facts.full_scale,
+        sealed_ground=lidar.sealed_ground,
+        vehicles=lidar.vehicles,
+    )
+    share = lidar.beams / table.sensor.beams
+    settings = {variant: _for_beams(one, share) for variant, one in table.settings.items()}
+    return CorruptionTable(sensor=sensor, settings=settings, known=table.known)
+
+
+def _for_beams(settings: Any, share: float) -> Any:
+    """Settings of one corruption with its counts of beams multiplied, and no published label."""
+    names = {field.name for field in fields(settings)}
+    changed: dict[str, Any] = {"noise_label": 0} if "noise_label" in names else {}
+    for name in names & {"draws", "beams_dropped"}:
+        changed[name] = round(getattr(settings, name) * share)
+    if "beam_range" in names:
+        changed["beam_range"] = tuple(round(beam * share) for beam in settings.beam_range)
+    return replace(settings, **changed)
 
 
 def corrupt(

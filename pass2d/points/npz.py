@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
 from pass2d.points.columns import PointColumns
@@ -15,6 +19,25 @@ ZIP_MAGIC = b"PK"
 POINT_NAMES = ("points", "point_cloud", "pointcloud", "pc", "scan", "lidar", "velodyne")
 """An array of such a name is taken among others; in lower case."""
 _MOST_SHOWN, _LONGEST_NAME = 8, 40
+
+
+def read_npz_array(path: Path, data: bytes, names: tuple[str, ...]) -> NDArray[Any]:
+    """The only array, or the only one of these names in lower case.
+
+    Raises:
+        DataError: Not such a file, or several arrays and none of such a name: they are named.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+            chosen = [name for name in members if len(members) == 1 or name.lower() in names]
+            if len(chosen) == 1:
+                require_small(path, members[chosen[0]].file_size)
+                return npy_array(path, archive.read(members[chosen[0]]))
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path}: no readable .npz file: {error}") from error
+    shown = ", ".join(ascii(name[:_LONGEST_NAME])[1:-1] for name in list(members)[:_MOST_SHOWN])
+    raise DataError(f"{path}: one array, or one called {names[0]}, is expected; it has {shown}")
 
 
 def read_npz(path: Path, data: bytes) -> PointColumns:

@@ -14,6 +14,9 @@ from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets import nuscenes, semkitti
 from pass2d.pipeline.datasets.check import check_examined
+from pass2d.pipeline.datasets.described.description import Description, description_of
+from pass2d.pipeline.datasets.described.facts import table_of
+from pass2d.pipeline.datasets.described.listing import layout_of
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
 from pass2d.pipeline.datasets.roots import FoundRoot, find_root
 from pass2d.pipeline.datasets.table import DatasetTable, load_table
@@ -115,6 +118,11 @@ class Dataset:
         return Examined(info=listing.info, scans=listing.scans, problems=(*failed, *warned, *notes))
 
 
+def described(description: Description) -> Dataset:
+    """The data set that a person described."""
+    return Dataset(table=table_of(description), layout=layout_of(description))
+
+
 class Datasets(Mapping[str, Dataset]):
     """Data sets by name, in the order in which a raw folder is tried."""
 
@@ -169,6 +177,8 @@ class Datasets(Mapping[str, Dataset]):
         Raises:
             ConfigError: no reader for its layout.
         """
+        if info.description is not None:
+            return described(description_of(info.description, where=f"data set {info.name}"))
         name = info.name if info.corruption is None else info.corruption.clean
         for dataset in (self._known.get(name), *self._known.values()):
             if dataset is not None and dataset.layout.name == info.layout:

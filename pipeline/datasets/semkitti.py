@@ -24,7 +24,7 @@ from pass2d.pipeline.datasets.table import DatasetTable, load_table
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource, SourceListing
 from pass2d.pipeline.stages.calibration import image_from_lidar_matrix, require_sensible
-from pass2d.pipeline.stages.read import read_file
+from pass2d.pipeline.stages.raw_file import read_file
 
 
 @functools.cache

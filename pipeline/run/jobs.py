@@ -22,7 +22,8 @@ from pass2d.cache.layout import shard_number
 from pass2d.cache.rows import ScanSources, ShardHeader
 from pass2d.cache.schema import SCALES, DatasetInfo
 from pass2d.common.errors import CacheError
-from pass2d.corruptions.registry import corruption_table
+from pass2d.common.json import to_json
+from pass2d.corruptions.registry import table_of
 from pass2d.pipeline.compose import CODE_VERSIONS
 from pass2d.pipeline.corrupted import variant_of
 from pass2d.pipeline.source import CameraRule, ScanSource
@@ -104,11 +105,13 @@ def lidar_header(
     }
     if info.own_facts is not None:
         parameters["label_bytes"] = info.own_facts.label_bytes
+    if info.raw_format is not None:
+        parameters["raw_format"] = to_json(info.raw_format)
     if info.drops_invalid:
         parameters["drops_invalid"] = True
     variant = variant_of(info)
     if variant is not None:
-        parameters["corruption"] = corruption_table(info.layout).parameters(variant)
+        parameters["corruption"] = table_of(info).parameters(variant)
     inputs = KeyInputs(
         sequence=job.sequence,
         lidar_scans=tuple(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.corruptions.cloud import Cloud
-from pass2d.corruptions.registry import Variant, corrupt, corruption_table, scan_generator
+from pass2d.corruptions.registry import CorruptionTable, Variant, corrupt, scan_generator
 
 _BEAM_COLUMN = 4
 
@@ -30,7 +30,7 @@ def corrupt_points(
     label: NDArray[np.uint8] | None,
     instance: NDArray[np.uint32] | None,
     variant: Variant,
-    layout: str,
+    table: CorruptionTable,
     sequence: str,
     frame_index: int,
     part: int = 0,
@@ -42,7 +42,7 @@ def corrupt_points(
         label: (R,) training ids, or None.
         instance: (R,) instance ids, or None.
         variant: which corruption, how severe.
-        layout: "semantickitti" or "nuscenes": severities, sensor.
+        table: of the data set: severities, sensor.
         sequence: of the scan; with the next two and the variant it decides all that chance decides.
         frame_index: of the scan.
         part: 0 for the scan itself, 1, 2... for added sweeps.
@@ -50,7 +50,6 @@ def corrupt_points(
     Raises:
         DataError: the corruption needs labels.
     """
-    table = corruption_table(layout)
     beam = None
     if points.shape[1] > _BEAM_COLUMN:
         beam = points[:, _BEAM_COLUMN].clip(-1, 1 << 16).astype(np.int32)

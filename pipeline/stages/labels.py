@@ -53,6 +53,7 @@ def _unknown(
             file=file,
             found=f"raw label {listed}{more}",
             expected=f"one of the table's {len(known)} raw ids ({known[0]}..{known[-1]})",
-            remedy="Is it a label file of another data set? See pipeline/datasets/*.toml.",
+            remedy="Is it a label file of another data set? Else name the id in its table "
+            "(pipeline/datasets/*.toml) or description.",
         )
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +11,11 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.columns import PointLayout, find_layout
 from pass2d.cache.clouds.nowhere import NOWHERE
 from pass2d.cache.schema import DatasetInfo
-from pass2d.common.files import read_whole
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.label_types import require_label_type
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
+from pass2d.pipeline.stages.raw_file import read_file
+from pass2d.pipeline.stages.read_described import described_labels, described_points
 
 
 class RawScan(NamedTuple):
@@ -117,11 +117,13 @@ def read_sweep(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
 
 
 def read_point_file(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
-    """Read a point file as it is, (R, columns), read-only.
+    """Read a point file as it is, (R, columns), read-only; that of a described data set in metres.
 
     Raises:
         ProblemError: it is missing, truncated, or clearly of another number of columns.
     """
+    if info.raw_format is not None:
+        return described_points(file, info.raw_format)
     data = read_file(file)
     require_layout(data, columns=info.raw_columns, file=file)
     return decode_points(data, columns=info.raw_columns, file=file)
@@ -130,52 +132,20 @@ def read_point_file(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
 def read_label_file(
     file: Path, info: DatasetInfo, *, n_points: int | None = None
 ) -> NDArray[np.uint32]:
-    """Read a label file as it is, (R,).
+    """Read a label file as it is, (R,); that of a described data set with its ids in the low bits.
 
     Raises:
         ProblemError: it is missing, truncated, or seems to be of another type; where the number of
             the scan's points is known, sizes of other types are known, too.
     """
+    if info.raw_format is not None:
+        return described_labels(file, info, info.raw_format)
     data = read_file(file)
     label_bytes = info.facts.label_bytes
     require_label_type(
         data, n_points=n_points, label_bytes=label_bytes, table=info.labels, file=file
     )
     return decode_raw_labels(data, label_bytes=label_bytes, file=file)
-
-
-_NO_FILE = frozenset(
-    {
-        *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM),
-        *(errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG),
-    }
-)
-
-
-def read_file(file: Path) -> bytes:
-    """Read a whole file of the raw data set.
-
-    Raises:
-        ProblemError: it is missing, a folder, a pipe or not readable. Other failures of the disk
-            or the network stay an OSError: they may pass, and the runner tries again.
-    """
-    try:
-        return read_whole(file)
-    except OSError as error:
-        if error.errno not in _NO_FILE:
-            raise
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=(error.strerror or type(error).__name__).lower(),
-                expected="a readable file",
-                remedy=(
-                    "Change its permissions."
-                    if isinstance(error, PermissionError)
-                    else "Was it moved, or is it a link to nowhere? List the data set again."
-                ),
-            )
-        ) from error
 
 
 def _without_invalid(

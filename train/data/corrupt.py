@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.schema import DatasetInfo, ScanRecord
 from pass2d.corruptions.cloud import Cloud, Corrupted
-from pass2d.corruptions.registry import Variant, corrupt, corruption_table
+from pass2d.corruptions.registry import Variant, corrupt, table_of
 from pass2d.train.data.scan import views_at, whole_record
 
 
@@ -35,7 +35,7 @@ def corrupted_record(
         they would be stale. The record itself when nothing would be left in the volume.
     """
     whole = whole_record(record)
-    table = corruption_table(info.layout)
+    table = table_of(info)
     cloud = Cloud(
         xyz=whole.xyz,
         signal=whole.signal,

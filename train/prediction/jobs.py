@@ -14,6 +14,7 @@ from pass2d.common.prefetch import Pause
 from pass2d.points.binary import BinaryOptions
 from pass2d.points.columns import error_words
 from pass2d.points.mapping import InputMapping
+from pass2d.points.raw_format import own_mapping
 from pass2d.points.scan_file import read_columns_of
 from pass2d.train.inference.input_check import InputCheck, InputWarning
 from pass2d.train.inference.scans import ScanInput
@@ -91,13 +92,13 @@ class ScanReader:
         folder: ResultFolder,
         *,
         binary: BinaryOptions,
-        mapping: InputMapping,
+        mapping: InputMapping | None,
     ) -> None:
         self._segmenter = segmenter
         self._folder = folder
         self._binary = binary
         self._mapping = mapping
-        self._check = InputCheck(segmenter.card, mapping)
+        self._check = InputCheck(segmenter.card, mapping or own_mapping(segmenter.card.info, ""))
 
     def __call__(self, job: FileJob | Pause) -> FileJob | Pause:
         """Read a job's file, unless its results are kept; what goes wrong is in the job."""
@@ -120,8 +121,9 @@ class ScanReader:
     def _read(self, job: FileJob, name: str) -> FileJob:
         where = str(job.points)
         found, layout_options = read_columns_of(job.points, self._binary)
-        exact = self._mapping.metres(found, where=where)
-        has_signal = self._mapping.has_signal(found)
+        mapping = self._mapping or own_mapping(self._segmenter.card.info, job.points.name)
+        exact = mapping.metres(found, where=where)
+        has_signal = mapping.has_signal(found)
         warnings = self._check.look(exact, where=where, columns=found.names, has_signal=has_signal)
         note = f"{where}: {found.note}" if found.note else ""
         if layout_options:

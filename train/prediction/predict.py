@@ -19,6 +19,7 @@ from pass2d.common.progress import Progress, Silent
 from pass2d.points.binary import BinaryOptions
 from pass2d.points.columns import error_words
 from pass2d.points.mapping import InputMapping
+from pass2d.points.raw_format import own_binary
 from pass2d.train.inference.input_check import InputWarning, WarningLog, no_statistics
 from pass2d.train.inference.labelling import Labelled
 from pass2d.train.inference.passes import OutsidePolicy
@@ -128,8 +129,9 @@ def predict(
         overwrite: Replace existing results, whoever made them.
         columns: Numbers per point of ``.bin`` files; by default found out.
         dtype: Of their numbers, a key of `cache.clouds.columns.DTYPES`; by default found out.
-        mapping: Which column is which, units, place, rotation; by default x, y, z, signal as
-            they are.
+        mapping: Which column is which, units, place, rotation; by default as the files of the data
+            set have it that the network was trained on, where it was described, else x, y, z,
+            signal as they are.
         batch_size: Scans per pass through the network; by default what suits the device.
         device: Defaults to the GPU if there is one.
         backend: Of the sparse convolutions; by default what suits the device.
@@ -149,7 +151,6 @@ def predict(
     """
     BinaryOptions(usual=4, columns=columns, dtype=dtype)  # refuse them before anything is made
     outputs = replace(outputs or Outputs(), png=png or (outputs is not None and outputs.png))
-    mapping = mapping or InputMapping()
     closed: list[FileJob] = []
     scans = None
     if not isinstance(inputs, Stream):
@@ -167,7 +168,7 @@ def predict(
         "--outside": outside,
         "--columns": str(columns),
         "--dtype": str(dtype),
-        "columns, units and place": repr(mapping),
+        "columns, units and place": repr(mapping or InputMapping()),
         "--format, --confidence, --png": " ".join(outputs.suffixes),
     }
     folder = ResultFolder(out, outputs.suffixes, settings, overwrite=overwrite)
@@ -181,7 +182,8 @@ def predict(
         batch_size=batch_size,
         backend=backend,
     )
-    binary = BinaryOptions(usual=segmenter.card.info.raw_columns, columns=columns, dtype=dtype)
+    own = segmenter.card.info
+    binary = own_binary(own, columns=columns, dtype=dtype)
     reader = ScanReader(segmenter, folder, binary=binary, mapping=mapping)
     run = _Run(
         segmenter,

@@ -43,7 +43,8 @@ def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
             continue
         n_raw = int(reader.scans.n_raw[position])
         # With added sweeps n_raw counts more than this file.
-        if not reader.info.sweeps and nbytes != 4 * reader.info.raw_columns * n_raw:
+        is_plain = not reader.info.sweeps and reader.info.raw_format is None
+        if is_plain and nbytes != 4 * reader.info.raw_columns * n_raw:
             problems.append(
                 f"{path}: {nbytes:,} bytes do not hold the {n_raw:,} points that were prepared"
             )

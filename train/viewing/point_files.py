@@ -10,6 +10,7 @@ import numpy as np
 from pass2d.cache.schema import DatasetInfo
 from pass2d.points.binary import BinaryOptions
 from pass2d.points.mapping import InputMapping
+from pass2d.points.raw_format import own_binary, own_mapping
 from pass2d.points.scan_file import read_scan_file
 from pass2d.train.prediction.files import find_scans
 from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
@@ -32,7 +33,7 @@ def point_files(
     """
     notes: list[str] = []
     files = find_scans(inputs, Path("unused"), on_closed=lambda _, why: notes.append(why))
-    binary = BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype)
+    binary, mapping = own_binary(info, columns=columns, dtype=dtype), partial(own_mapping, info)
     items = tuple(
         ViewItem(
             name=file.name,
@@ -40,7 +41,7 @@ def point_files(
             frame_index=place,
             token="",
             points=file.points,
-            load=partial(_load, file.points, file.name, place, binary),
+            load=partial(_load, file.points, file.name, place, binary, mapping(file.points.name)),
         )
         for place, file in enumerate(files)
     )
@@ -55,8 +56,10 @@ def point_files(
     )
 
 
-def _load(path: Path, name: str, place: int, binary: BinaryOptions) -> ViewScan:
-    points, note = read_scan_file(path, InputMapping(), binary)
+def _load(
+    path: Path, name: str, place: int, binary: BinaryOptions, mapping: InputMapping
+) -> ViewScan:
+    points, note = read_scan_file(path, mapping, binary)
     return ViewScan(
         name=name,
         frame_index=place,

@@ -1,0 +1,56 @@
+"""How the raw files of a data set are read, as its cache and its checkpoints say it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pass2d.cache.schema import DatasetInfo, RawFormat
+from pass2d.points.binary import BinaryOptions
+from pass2d.points.mapping import InputMapping
+from pass2d.points.registry import point_suffix
+
+
+def own_mapping(info: DatasetInfo, name: str) -> InputMapping:
+    """Columns, units and place of a data set's own files; of another format only units and place.
+
+    Args:
+        info: of the data set.
+        name: of the file.
+    """
+    if info.raw_format is None:
+        return InputMapping()
+    mapping = mapping_of(info.raw_format)
+    is_own = point_suffix(name) == info.raw_format.suffix
+    return mapping if is_own else replace(mapping, columns={})
+
+
+def mapping_of(raw: RawFormat) -> InputMapping:
+    """Columns, units and place.
+
+    Raises:
+        ConfigError: numbers that no sensor has.
+    """
+    return InputMapping(
+        columns=raw.roles,
+        unit_m=raw.unit_m,
+        signal_scale=raw.signal_scale,
+        z_offset=raw.z_offset,
+        rotation=raw.rotation,
+    )
+
+
+def own_binary(
+    info: DatasetInfo, *, columns: int | None = None, dtype: str | None = None
+) -> BinaryOptions:
+    """What is known of ``.bin`` files that may be a data set's own.
+
+    Args:
+        info: of the data set.
+        columns: numbers per point, where a person says so.
+        dtype: of those numbers, likewise.
+    """
+    if info.raw_format is None:
+        return BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype)
+    usual = info.raw_format.columns
+    own = info.raw_format.dtype if info.raw_format.dtype != "float32" else None
+    return BinaryOptions(usual=usual, columns=columns, dtype=dtype or own)

@@ -1,0 +1,1 @@
+"""Data sets that a person describes: any folder, by a TOML file."""

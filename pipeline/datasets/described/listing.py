@@ -1,0 +1,335 @@
+"""Lists the scans of a folder by its description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from pass2d.cache.rows import FailedScan
+from pass2d.common.errors import DataError
+from pass2d.common.progress import Progress
+from pass2d.pipeline.datasets.described.cameras import Calibration, Calibrations, lidar_from_file
+from pass2d.pipeline.datasets.described.description import Description, placeholders
+from pass2d.pipeline.datasets.described.facts import LAYOUT_NAME
+from pass2d.pipeline.datasets.described.pattern import Folders, Match, fill
+from pass2d.pipeline.datasets.described.poses import read_poses, with_sweeps
+from pass2d.pipeline.datasets.described.splits import NamedScan, split_scans
+from pass2d.pipeline.datasets.layout import RawLayout, Wanted
+from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
+from pass2d.pipeline.datasets.table import DatasetTable
+from pass2d.pipeline.problem import ProblemError
+from pass2d.pipeline.source import ScanSource, SourceListing
+
+_MOST_FRAMES = (1 << 31) - 1
+_FEW = 3
+
+
+def layout_of(description: Description) -> RawLayout:
+    """The reader of a described folder."""
+
+    def locate(root: Path, table: DatasetTable) -> Path | None:
+        folders = Folders(root=root.absolute())
+        is_there = root.is_dir() and bool(folders.matches(description.points.files))
+        return root.absolute() if is_there else None
+
+    def list_scans(
+        root: Path, table: DatasetTable, wanted: Wanted, progress: Progress
+    ) -> SourceListing:
+        return list_described(root, description, table, wanted)
+
+    return RawLayout(
+        name=LAYOUT_NAME, sign=description.points.files, locate=locate, list_scans=list_scans
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A scan by its words, before its files are looked for."""
+
+    named: NamedScan
+    match: Match
+    frame_index: int
+
+
+def list_described(
+    root: Path, description: Description, table: DatasetTable, wanted: Wanted
+) -> SourceListing:
+    """List the scans of a folder.
+
+    Args:
+        root: the patterns are below it.
+        description: what lies there.
+        table: of the same.
+        wanted: splits, sequences, sweeps.
+
+    Returns:
+        The scans, sequence by sequence in the order of frames; what is missing as notes. Pictures
+        whose calibration is damaged are listed as failed.
+
+    Raises:
+        DataError: no such folder, no scan, or splits that contradict each other.
+    """
+    root = root.absolute()  # Ray's workers have another current folder
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    if unknown := [split for split in wanted.splits if split not in SPLITS]:
+        raise DataError(f"unknown split {unknown[0]!r}; choose from {', '.join(SPLITS)}.")
+    folders = Folders(root=root)
+    found = _in_order(folders.matches(description.points.files))
+    if not found:
+        raise DataError(_nothing(root, description, folders))
+    split_of, notes = split_scans([one.named for one in found], description.splits, root=root)
+    notes += [f"{folder or '.'}: {reason}, left out" for folder, reason in folders.closed.items()]
+    listed = _Lister(root=root, description=description, table=table, folders=folders)
+    scans: list[ScanSource] = []
+    for _, group in groupby(found, key=lambda one: one.named.sequence):
+        scans += listed.sequence(list(group), split_of, wanted)
+    chosen = _wanted(scans, wanted, root)
+    failed = listed.failures({scan.scan_id for scan in chosen})
+    return SourceListing(
+        info=replace(table.info, sweeps=wanted.sweeps),
+        scans=tuple(first_of_each_split(chosen, wanted.limit)),
+        notes=(*notes, *_missing(chosen, description, wanted), *listed.notes),
+        failed=tuple(failed),
+    )
+
+
+def _in_order(matches: Sequence[Match]) -> list[_Found]:
+    """Scans by sequence and frame."""
+    named = [_named(match) for match in matches]
+    folders_of: dict[str, set[str]] = {}
+    for one in named:
+        folders_of.setdefault(one.sequence, set()).add(one.folder)
+    named = [
+        replace(one, sequence=f"{one.folder}_{one.sequence}")
+        if len(folders_of[one.sequence]) > 1
+        else one
+        for one in named
+    ]
+    found: list[_Found] = []
+    pairs = sorted(zip(named, matches, strict=True), key=lambda pair: pair[0].sequence)
+    for _, group in groupby(pairs, key=lambda pair: pair[0].sequence):
+        members = list(group)
+        numbers = [_number(one.scan) for one, _ in members]
+        are_frames = None not in numbers and len(set(numbers)) == len(numbers)
+        keys = [n or 0 for n in numbers] if are_frames else list(range(len(members)))
+        if not are_frames:
+            members.sort(key=lambda pair: (_number_or_all(pair[0].scan), pair[0].scan))
+        found += sorted(
+            (
+                _Found(named=one, match=match, frame_index=key)
+                for key, (one, match) in zip(keys, members, strict=True)
+            ),
+            key=lambda one: one.frame_index,
+        )
+    return found
+
+
+def _named(match: Match) -> NamedScan:
+    words = match.words
+    others = [words[word] for word in words if word not in ("scan", "split", "sequence")]
+    sequence = words.get("sequence") or "_".join(others) or words.get("split") or "all"
+    return NamedScan(
+        path=match.path, sequence=sequence, scan=words["scan"], folder=words.get("split", "")
+    )
+
+
+def _number(scan: str) -> int | None:
+    """The frame number that a scan's name is."""
+    if not (scan.isascii() and scan.isdecimal()) or len(scan) > 10 or int(scan) > _MOST_FRAMES:
+        return None
+    return int(scan)
+
+
+def _number_or_all(scan: str) -> int:
+    """So that "10" comes after "9", also where some names are no small numbers."""
+    return int(scan) if scan.isascii() and scan.isdecimal() and len(scan) < 40 else 1 << 140
+
+
+class _Lister:
+    """Files of the scans, calibrations and poses."""
+
+    def __init__(
+        self, *, root: Path, description: Description, table: DatasetTable, folders: Folders
+    ) -> None:
+        self.notes: list[str] = []
+        self._root = root
+        self._description = description
+        self._table = table
+        self._folders = folders
+        self._calibrations = Calibrations(root=root, points=description.points)
+        self._broken: dict[str, ProblemError] = {}
+        self._said: set[str] = set()
+
+    def sequence(
+        self, found: Sequence[_Found], split_of: Mapping[str, str], wanted: Wanted
+    ) -> list[ScanSource]:
+        """The scans of a sequence that belong to a split."""
+        scans = [self._scan(one, split_of.get(one.named.path, ""), wanted) for one in found]
+        if wanted.sweeps:
+            scans = self._with_sweeps(scans, found, wanted.sweeps)
+        return [scan for scan in scans if scan.split]
+
+    def failures(self, scan_ids: set[str]) -> list[FailedScan]:
+        """Scans whose pictures cannot be used."""
+        return [
+            FailedScan(scan_id=scan_id, stage="camera", reason=str(error))
+            for scan_id, error in self._broken.items()
+            if scan_id in scan_ids
+        ]
+
+    def _scan(self, one: _Found, split: str, wanted: Wanted) -> ScanSource:
+        description, words = self._description, one.match.words
+        points = self._root / one.match.path
+        labels = description.labels
+        labels_file = None
+        if labels is not None and labels.column:
+            labels_file = points
+        elif labels is not None:
+            path = self._folders.find(labels.files, words)
+            labels_file = None if path is None else self._root / path
+        scan = ScanSource(
+            scan_id=one.named.name,
+            split=split,
+            sequence=one.named.sequence,
+            frame_index=one.frame_index,
+            token="",
+            points=points,
+            labels=labels_file,
+            images=(None,) * max(1, len(description.cameras)),
+            image_from_lidar=None,
+            camera_rule=self._table.camera_rule,
+            stored_hw=wanted.stored_hw,
+        )
+        return self._with_pictures(scan, words) if description.cameras and split else scan
+
+    def _with_pictures(self, scan: ScanSource, words: Mapping[str, str]) -> ScanSource:
+        images: list[Path | None] = []
+        matrices: list[tuple[float, ...]] = []
+        files: set[Path | None] = set()
+        for place, camera in enumerate(self._description.cameras):
+            path = self._folders.find(camera.files, words)
+            found: Calibration | ProblemError | None = None
+            if path is not None:
+                found = self._calibrations.of(place, camera, words)
+            if isinstance(found, ProblemError):
+                self._broken[scan.scan_id] = found
+                self._say(f"sequence {scan.sequence}: no pictures are prepared: {found}")
+            is_usable = isinstance(found, Calibration) and path is not None
+            images.append(self._root / path if is_usable and path is not None else None)
+            if isinstance(found, Calibration):
+                matrices.append(tuple(found.image_from_lidar.ravel().tolist()))
+                files.add(found.file)
+            else:
+                matrices.append((0.0,) * 12)
+        if not any(images):
+            return scan
+        return replace(
+            scan,
+            images=tuple(images),
+            image_from_lidar=tuple(matrices),
+            calibration=files.pop() if len(files) == 1 else None,
+        )
+
+    def _with_sweeps(
+        self, scans: list[ScanSource], found: Sequence[_Found], most: int
+    ) -> list[ScanSource]:
+        part = self._description.poses
+        if part is None:
+            raise DataError(
+                f"{self._root}: `sweeps` need poses. Add [poses] to the description, or leave "
+                "`sweeps` out."
+            )
+        words = found[0].match.words
+        file = self._root / fill(part.file, words)
+        to_file = np.linalg.inv(lidar_from_file(self._description.points))
+        sensor_from_lidar = np.asarray(to_file, np.float64)
+        if part.frame == "camera":
+            calibration = self._calibrations.of(0, self._description.cameras[0], words)
+            if isinstance(calibration, ProblemError):
+                raise calibration
+            sensor_from_lidar = calibration.camera_from_file @ sensor_from_lidar
+        return with_sweeps(
+            scans,
+            read_poses(file),
+            part=part,
+            sensor_from_lidar=sensor_from_lidar,
+            most=most,
+            file=file,
+        )
+
+    def _say(self, note: str) -> None:
+        if note not in self._said:
+            self._said.add(note)
+            self.notes.append(note)
+
+
+def _wanted(scans: list[ScanSource], wanted: Wanted, root: Path) -> list[ScanSource]:
+    if wanted.sequences is not None:
+        there = sorted({scan.sequence for scan in scans})
+        lost = [name for name in wanted.sequences if name not in there]
+        if lost:
+            raise DataError(
+                f"{root}: no sequence {lost[0]}; there are {', '.join(there[:12]) or 'none'}"
+            )
+        scans = [scan for scan in scans if scan.sequence in wanted.sequences]
+    chosen = [scan for scan in scans if scan.split in wanted.splits]
+    if not chosen:
+        counts = {split: sum(scan.split == split for scan in scans) for split in SPLITS}
+        raise DataError(
+            f"{root}: no scan in split {', '.join(wanted.splits)}; by [splits] of the description "
+            f"there are {', '.join(f'{n} in {split}' for split, n in counts.items())}."
+        )
+    return chosen
+
+
+def _missing(scans: Sequence[ScanSource], description: Description, wanted: Wanted) -> list[str]:
+    """Files that the description promises, one line per fact."""
+    notes = [
+        f"split {split}: no scans"
+        for split in wanted.splits
+        if wanted.sequences is None and all(scan.split != split for scan in scans)
+    ]
+    labels = description.labels
+    if labels is not None:
+        for split in SPLITS:
+            of_split = [scan for scan in scans if scan.split == split]
+            bare = [scan for scan in of_split if scan.labels is None]
+            if bare:
+                notes.append(
+                    f"split {split}: {len(bare):,} of {len(of_split):,} scans without labels "
+                    f"({labels.files}), e.g. {', '.join(scan.scan_id for scan in bare[:_FEW])}"
+                )
+    for place, camera in enumerate(description.cameras):
+        bare = [scan for scan in scans if scan.images[place] is None]
+        if bare:
+            notes.append(
+                f"{len(bare):,} of {len(scans):,} scans without a picture {camera.files}, e.g. "
+                f"{', '.join(scan.scan_id for scan in bare[:_FEW])}"
+            )
+    return notes
+
+
+def _nothing(root: Path, description: Description, folders: Folders) -> str:
+    """Where the pattern stops to match."""
+    parts = description.points.files.split("/")
+    for n in range(len(parts) - 1, 0, -1):
+        prefix = "/".join(parts[:n])
+        if found := next(folders.folders(prefix), None):
+            shown = sorted(path.name for path in (root / found).iterdir())[:6]
+            rest = "/".join(parts[n:])
+            return (
+                f"{root / found}: no {rest} here, nor in its like. There are "
+                f"{', '.join(shown) or 'no files'}. Correct [points] files of the description."
+            )
+    shown = sorted(path.name for path in root.iterdir())[:6]
+    words = placeholders(description.points.files)
+    example = fill(description.points.files, dict.fromkeys(words, "*"))
+    return (
+        f"{root}: nothing matches [points] files of the description ({example}). There are "
+        f"{', '.join(shown) or 'no files'}. Give the folder above, or correct the pattern."
+    )

@@ -1,0 +1,99 @@
+"""Where the sensor was: poses of a described data set, for earlier sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.pipeline.datasets.described.description import PosesPart
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.source import ScanSource, SweepSource
+from pass2d.pipeline.stages.raw_file import read_file
+
+
+def read_poses(file: Path) -> NDArray[np.float64]:
+    """(L, 4, 4) of a file with 12 numbers (3x4, row by row) a line.
+
+    Raises:
+        ProblemError: it is missing, or a line holds something else.
+    """
+    rows = []
+    text = read_file(file).decode("utf-8-sig", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = [float(word) for word in line.split()]
+        except ValueError:
+            row = []
+        if len(row) != 12 or not np.isfinite(row).all():
+            raise ProblemError(
+                Problem(
+                    file=file,
+                    found=f"line {number}: {line[:60]!r}",
+                    expected="12 finite numbers, 3x4 row by row",
+                    remedy="Is it a file of poses as KITTI has it?",
+                )
+            )
+        rows.append(row)
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    poses[:, :3] = np.array(rows, np.float64).reshape(-1, 3, 4)
+    return poses
+
+
+def with_sweeps(
+    scans: Sequence[ScanSource],
+    world_from_sensor: NDArray[np.float64],
+    *,
+    part: PosesPart,
+    sensor_from_lidar: NDArray[np.float64],
+    most: int,
+    file: Path,
+) -> list[ScanSource]:
+    """Add the scans before it to each scan of a sequence.
+
+    Args:
+        scans: of one sequence, all of them, in frame order.
+        world_from_sensor: (L, 4, 4) one per line of the file: of the scan with that frame number
+            from 0, or, with as many lines as scans, of the scan at that place.
+        part: of the description.
+        sensor_from_lidar: (4, 4) from the points as the stages have them.
+        most: sweeps per scan.
+        file: of the poses, for messages.
+
+    Raises:
+        ProblemError: fewer poses than scans.
+    """
+    indices = [scan.frame_index for scan in scans]
+    if len(world_from_sensor) == len(scans):
+        indices = list(range(len(scans)))
+    if max(indices, default=0) >= len(world_from_sensor):
+        raise ProblemError(
+            Problem(
+                file=file,
+                found=f"{len(world_from_sensor)} poses",
+                expected=f"one per scan: {len(scans)}, or one per frame number up to "
+                f"{max(indices)}",
+                remedy="Is it the file of this sequence?",
+            )
+        )
+    world_from_lidar = world_from_sensor[indices] @ sensor_from_lidar
+    found = []
+    for place, scan in enumerate(scans):
+        lidar_from_world = np.linalg.inv(world_from_lidar[place])
+        sweeps = tuple(
+            SweepSource(
+                points=scans[other].points,
+                lidar_from_sweep=tuple(
+                    (lidar_from_world @ world_from_lidar[other])[:3].ravel().tolist()
+                ),
+                time_s=(indices[place] - indices[other]) / part.hz,
+            )
+            for other in range(place - 1, max(-1, place - 1 - most), -1)
+        )
+        found.append(replace(scan, sweeps=sweeps))
+    return found

@@ -1,0 +1,43 @@
+"""The bytes of a raw data set's file."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from pass2d.common.files import read_whole
+from pass2d.pipeline.problem import Problem, ProblemError
+
+NO_FILE = frozenset(
+    {
+        *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM),
+        *(errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG),
+    }
+)
+"""Failures that trying again does not mend."""
+
+
+def read_file(file: Path) -> bytes:
+    """Read a whole file of the raw data set.
+
+    Raises:
+        ProblemError: it is missing, a folder, a pipe or not readable. Other failures of the disk
+            or the network stay an OSError: they may pass, and the runner tries again.
+    """
+    try:
+        return read_whole(file)
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        raise ProblemError(
+            Problem(
+                file=file,
+                found=(error.strerror or type(error).__name__).lower(),
+                expected="a readable file",
+                remedy=(
+                    "Change its permissions."
+                    if isinstance(error, PermissionError)
+                    else "Was it moved, or is it a link to nowhere? List the data set again."
+                ),
+            )
+        ) from error
