@@ -39,6 +39,14 @@ def eval_command(
     limit: Annotated[
         int | None, typer.Option(help="Evaluate at most this many scans.", min=1)
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="If the network tells what moves: multi (classes with motion), single (without), "
+            "mos (moving objects), or several, e.g. mos,single. The first leads the report. "
+            "Defaults to all."
+        ),
+    ] = None,
     votes: VotesOption = "1",
     outside: OutsideOption = "nearest",
     device: DeviceOption = "auto",
@@ -80,6 +88,7 @@ def eval_command(
             dataset=dataset,
             sequences=words(sequences),
             limit=limit,
+            tasks=words(task),
             votes=plan,
             outside=rule,
             group=group,

@@ -40,7 +40,17 @@ OPTIONS = {
         *("meta", "no_checkpoint", "nproc", "out", "outside", "overwrite", "pictures", "png"),
         *("predictions", "preset", "profile", "ray_address", "recenter", "recipe", "resume"),
         *("root", "rotate", "run", "save", "scan", "scans", "scenes", "seed", "sequences", "set"),
-        *("signal_scale", "split", "splits", "sweeps", "unfinished", "unit", "version", "votes"),
+        *(
+            "signal_scale",
+            "split",
+            "splits",
+            "sweeps",
+            "task",
+            "unfinished",
+            "unit",
+            "version",
+            "votes",
+        ),
         *("workers", "z_offset"),
     )
 } | {"cache_root": "--cache", "formats": "--format", "run_root": "--run", "verify_zip": "--verify"}

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from pass2d.common.html import Cell, picture, section
 from pass2d.reports.report import Part, Report, percent, plain_shares
-from pass2d.train.evaluation.counts import BAND_NAMES, EvalReport, PassResult, ScanScore
+from pass2d.train.evaluation.counts import (
+    BAND_NAMES,
+    EvalReport,
+    PassResult,
+    ScanScore,
+    TaskResult,
+)
 from pass2d.train.evaluation.pictures import confusion
 from pass2d.train.inference.metric import Scores
 
@@ -26,7 +33,7 @@ def report(result: EvalReport) -> Report:
         title=f"pass2d: {result.info.name} {result.split}",
         subtitle=result.checkpoint,
         tiles=[
-            ("mIoU (official)", percent(best.official.miou)),
+            *_ranked_tiles(best),
             ("mIoU (published)", percent(best.published.miou)),
             ("accuracy (official)", percent(best.official.accuracy)),
             ("votes", best.votes),
@@ -34,7 +41,12 @@ def report(result: EvalReport) -> Report:
         ],
         parts=[
             _part("scores", score_rows(result)),
+            *([_part("tasks (official)", task_rows(best))] if len(task_rows(best)[1]) > 1 else []),
             _part("IoU per class", class_rows(result), has_total=True),
+            *(
+                _part(f"IoU per class, {other.task.title}", task_class_rows(other), has_total=True)
+                for other in best.tasks[1:]
+            ),
             _part(f"by range {there}", range_rows(result)),
             _part(f"scans, the worst first {there}", scan_rows(result)),
         ],
@@ -42,6 +54,15 @@ def report(result: EvalReport) -> Report:
         charts=lambda: [_confusion(result)],
         data=_json(result),
     )
+
+
+def _ranked_tiles(best: PassResult) -> list[tuple[str, str]]:
+    tiles = [("mIoU (official)", percent(best.official.miou))]
+    for result in best.tasks:
+        if result.task.ranked:
+            name = result.task.labels.names[result.task.ranked]
+            tiles.append((f"IoU of {name} (official)", percent(result.ranked)))
+    return tiles
 
 
 def _part(heading: str, rows: Rows, *, has_total: bool = False) -> Part:
@@ -70,6 +91,8 @@ def _json(report: EvalReport) -> dict[str, Any]:
         "protocol": "official",
         "miou": report.best.official.miou,
         "accuracy": report.best.official.accuracy,
+        "task": report.best.tasks[0].task.name,
+        "tasks": {result.task.name: _task_json(result) for result in report.best.tasks},
         "passes": [_pass_json(result, report) for result in report.passes],
     }
 
@@ -112,6 +135,48 @@ def class_rows(report: EvalReport) -> Rows:
     ]
     means = [percent(scores.miou) for scores in columns]
     return header, [*rows, ["mean", f"{points[1:].sum():,}", *means]]
+
+
+def task_rows(best: PassResult) -> Rows:
+    """What each task came to, and the groups of its classes that are read apart."""
+    header = ["task", "classes", "IoU", "accuracy", "points"]
+    rows: list[list[str | Cell]] = []
+    for result in best.tasks:
+        task, scores = result.task, result.official
+        ranked = task.labels.names[task.ranked] if task.ranked else f"all {task.n_classes - 1}"
+        rows.append(
+            [
+                f"{task.name}: {task.title}",
+                ranked,
+                percent(result.ranked),
+                percent(scores.accuracy),
+                f"{scores.points:,}",
+            ]
+        )
+        points = result.confusion.sum(axis=1)
+        for name, mean in result.groups().items():
+            ids = list(task.groups[name])
+            shown = ", ".join(task.labels.names[c] for c in ids) if len(ids) < 4 else f"{len(ids)}"
+            rows.append(
+                [f"{task.name}: {name}", shown, percent(mean), "", f"{points[ids].sum():,}"]
+            )
+    return header, rows
+
+
+def task_class_rows(result: TaskResult) -> Rows:
+    """One row per class of a task but the ignored one, and the mean."""
+    labels, points = result.task.labels, result.confusion.sum(axis=1)
+    rows: list[list[str | Cell]] = [
+        [
+            Cell(text=name, color_rgb=labels.colors_rgb[c]),
+            f"{points[c]:,}",
+            percent(float(result.official.iou[c])),
+        ]
+        for c, name in enumerate(labels.names)
+        if c
+    ]
+    mean = percent(result.official.miou)
+    return ["class", "points", "official"], [*rows, ["mean", f"{points[1:].sum():,}", mean]]
 
 
 def range_rows(report: EvalReport) -> Rows:
@@ -175,13 +240,14 @@ def _scan_row(scan: ScanScore) -> list[str | Cell]:
 
 
 def _pass_json(result: PassResult, report: EvalReport) -> dict[str, Any]:
+    names = report.info.labels.names
     return {
         "votes": result.votes,
-        "official": _scores_json(result.official, report),
-        "published": _scores_json(result.published, report),
+        "official": _scores_json(result.official, names),
+        "published": _scores_json(result.published, names),
         "miou_outside_ignored": result.miou_outside_ignored,
         "by_range": [
-            {"range": name, **_scores_json(scores, report)}
+            {"range": name, **_scores_json(scores, names)}
             for name, scores in zip(BAND_NAMES, result.by_range, strict=True)
         ],
         "scans": [
@@ -197,8 +263,23 @@ def _pass_json(result: PassResult, report: EvalReport) -> dict[str, Any]:
     }
 
 
-def _scores_json(scores: Scores, report: EvalReport) -> dict[str, Any]:
-    names = report.info.labels.names
+def _task_json(result: TaskResult) -> dict[str, Any]:
+    task = result.task
+    return {
+        "title": task.title,
+        "ranked": result.ranked,
+        **_scores_json(result.official, task.labels.names),
+        "groups": {
+            name: {"classes": [task.labels.names[c] for c in task.groups[name]], "miou": mean}
+            for name, mean in zip(
+                result.groups(), plain_shares(list(result.groups().values())), strict=True
+            )
+        },
+        "confusion": result.confusion.tolist(),
+    }
+
+
+def _scores_json(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
     return {
         "protocol": scores.protocol,
         "miou": scores.miou,

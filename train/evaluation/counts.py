@@ -14,6 +14,7 @@ from torch import Tensor
 from pass2d.cache.schema import DatasetInfo
 from pass2d.train.distributed.process_group import ProcessGroup, gather_over_group, sum_over_group
 from pass2d.train.inference.metric import Scores, both_scores, official_scores, without_predictions
+from pass2d.train.inference.tasks import Task, tasks_of
 
 BAND_NAMES = ("0-10 m", "10-20 m", "20-30 m", "30-50 m", "beyond 50 m")
 
@@ -23,10 +24,10 @@ class EvalCounts:
     """Points by place, range band, label and prediction. Grows while scans are added."""
 
     total: Tensor
-    """(2, bands, C, C) int64: [0] inside the volume, [1] outside; rows are labels, columns
-    predictions; 0 is ignored, or no prediction."""
+    """(2, bands, F, F) int64: [0] inside the volume, [1] outside; rows are labels, columns
+    predictions; 0 is ignored, or no prediction. F: `tasks.n_counted`."""
     scans: dict[int, Tensor]
-    """(C, C) int64 of each scan, inside and outside together, by its place among those to count;
+    """(F, F) int64 of each scan, inside and outside together, by its place among those to count;
     before `reduce` those of this process alone."""
     sees_outside: bool
     """Whether the network itself predicts the points outside the volume."""
@@ -56,17 +57,23 @@ class EvalCounts:
         all_counts = torch.cat(gather_over_group(counts, group))
         self.scans = dict(zip(all_places, all_counts, strict=True))
 
-    def inside(self) -> NDArray[np.int64]:
-        """(C, C) of the points inside the volume."""
-        return self.total[0].sum(dim=0).cpu().numpy()
+    def inside(self, task: Task | None = None) -> NDArray[np.int64]:
+        """(C, C) of the points inside the volume, by a task's classes; without one (F, F)."""
+        return self._by_place(0, task)
 
-    def outside(self) -> NDArray[np.int64]:
-        """(C, C) of the points outside the volume."""
-        return self.total[1].sum(dim=0).cpu().numpy()
+    def outside(self, task: Task | None = None) -> NDArray[np.int64]:
+        """(C, C) of the points outside the volume, by a task's classes; without one (F, F)."""
+        return self._by_place(1, task)
 
-    def scores(self, info: DatasetInfo) -> tuple[Scores, Scores]:
-        """By the protocols `official` and `published`."""
-        return both_scores(self.inside(), self.outside(), info, sees_outside=self.sees_outside)
+    def _by_place(self, place: int, task: Task | None) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = self.total[place].sum(dim=0).cpu().numpy()
+        return counts if task is None else task.folded(counts)
+
+    def scores(self, info: DatasetInfo, task: Task | None = None) -> tuple[Scores, Scores]:
+        """By the protocols `official` and `published`; by default of the network's own classes."""
+        task = task or tasks_of(info)[0]
+        inside, outside = self.inside(task), self.outside(task)
+        return both_scores(inside, outside, info, sees_outside=self.sees_outside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,31 @@ class ScanScore:
     """Misses counted."""
     points: int
     """Labelled ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What one of the tasks that a network answers came to."""
+
+    task: Task
+    official: Scores
+    confusion: NDArray[np.int64]
+    """(C, C) as `official` counts: rows are labels, columns predictions."""
+
+    @property
+    def ranked(self) -> float:
+        """What its benchmark ranks: the mean IoU, or that of one class."""
+        return (
+            float(self.official.iou[self.task.ranked]) if self.task.ranked else self.official.miou
+        )
+
+    def groups(self) -> dict[str, float]:
+        """Mean IoU of each group of classes; those that are left out of the mean aside."""
+        iou = {name: self.official.iou[list(ids)] for name, ids in self.task.groups.items()}
+        return {
+            name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+            for name, values in iou.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +130,8 @@ class PassResult:
     """`official` mIoU if the points outside the volume had got no prediction."""
     scans: tuple[ScanScore, ...]
     """All scans, the worst first."""
+    tasks: tuple[TaskResult, ...]
+    """All tasks asked for; all other fields are of the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +139,7 @@ class EvalReport:
     """A checkpoint's result on a split."""
 
     info: DatasetInfo
+    """With the classes of the first task."""
     checkpoint: str
     architecture: str
     split: str
@@ -125,19 +160,37 @@ class EvalReport:
 
 
 def pass_result(
-    votes: str, counts: EvalCounts, info: DatasetInfo, *, scan_ids: Sequence[str]
+    votes: str,
+    counts: EvalCounts,
+    info: DatasetInfo,
+    *,
+    scan_ids: Sequence[str],
+    tasks: Sequence[Task] | None = None,
 ) -> PassResult:
-    """Read everything from the counts of one vote plan; ``scan_ids`` by place."""
-    inside, outside = counts.inside(), counts.outside()
-    official, published = counts.scores(info)
-    ignored = official_scores(
-        inside + without_predictions(outside), absent_counts_zero=info.facts.absent_counts_zero
-    )
-    bands = counts.total.sum(dim=0).cpu().numpy()
+    """Read everything from the counts of one vote plan.
+
+    Args:
+        votes: Of the plan.
+        counts: Of all scans.
+        info: With the classes that the network tells.
+        scan_ids: By place.
+        tasks: What to read; the first leads. By default all that the network answers.
+    """
+    tasks = tasks or tasks_of(info)
+    task, zero = tasks[0], info.facts.absent_counts_zero
+    inside, outside = counts.inside(task), counts.outside(task)
+    official, published = counts.scores(info, task)
+    ignored = official_scores(inside + without_predictions(outside), absent_counts_zero=zero)
+    bands = task.folded(counts.total.sum(dim=0).cpu().numpy())
     singles = [
-        _scan_score(str(scan_ids[place]), part_scores(scan.cpu().numpy()))
+        _scan_score(str(scan_ids[place]), part_scores(task.folded(scan.cpu().numpy())))
         for place, scan in counts.scans.items()
     ]
+    results = []
+    for one in tasks:
+        confusion = counts.inside(one) + counts.outside(one)
+        scores = official_scores(confusion, absent_counts_zero=zero)
+        results.append(TaskResult(task=one, official=scores, confusion=confusion))
     return PassResult(
         votes=votes,
         official=official,
@@ -146,6 +199,7 @@ def pass_result(
         by_range=tuple(part_scores(band) for band in bands),
         miou_outside_ignored=ignored.miou,
         scans=tuple(sorted(singles, key=lambda score: (score.miou, score.scan_id))),
+        tasks=tuple(results),
     )
 
 

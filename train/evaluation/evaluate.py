@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pass2d.cache.motion import tells_motion, with_moving_classes
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
@@ -27,6 +29,7 @@ from pass2d.train.inference.labels import label_scans
 from pass2d.train.inference.metric import BAND_EDGES_M, count_pairs
 from pass2d.train.inference.passes import OutsidePolicy, PassSize, packed, pass_size
 from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan
+from pass2d.train.inference.tasks import chosen_tasks, n_counted
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 
 
@@ -38,6 +41,7 @@ def evaluate(
     dataset: str | None = None,
     sequences: Sequence[str] | None = None,
     limit: int | None = None,
+    tasks: Sequence[str] | None = None,
     votes: VotePlan = SINGLE_PASS,
     outside: OutsidePolicy = "nearest",
     group: ProcessGroup | None = None,
@@ -52,6 +56,8 @@ def evaluate(
         dataset: Which data set, if the cache holds several.
         sequences: Only these; by default all of the split.
         limit: At most so many scans, spread evenly over the split.
+        tasks: Names of `tasks.Task`; the report is of the first, with the scores of the others. By
+            default all that the network answers, its own classes first.
         votes: With votes the scans are evaluated without them as well.
         outside: See ``OutsidePolicy``.
         group: The processes that share the work, and this one's device. By default this process
@@ -63,7 +69,8 @@ def evaluate(
         CheckpointError: It cannot be read.
         CacheError: No such cache, or damaged.
         ConfigError: No labelled scan is selected, no point lies in the volume or has a class, or
-            the checkpoint is of other classes or another grid than the cache.
+            the checkpoint is of other classes or another grid than the cache, or does not answer
+            a task.
     """
     group = group or ProcessGroup(device=choose_device("auto"))
     progress = progress or Silent()
@@ -71,7 +78,8 @@ def evaluate(
     network, card = trained.network, trained.card
     plans = (SINGLE_PASS,) if votes.kind == "none" else (SINGLE_PASS, votes)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
-        require_same_data(trained, reader.info)
+        info = require_same_data(trained, reader.info)
+        chosen = chosen_tasks(info, tasks, source=trained.source)
         if limit is None:
             reader.expect_all()
         positions, skipped = labelled_positions(reader, split, sequences=sequences)
@@ -82,14 +90,21 @@ def evaluate(
         say_differences(reader, positions, expectation(card), progress.say)
         start = time.perf_counter()
         counts = count_scans(
-            network, reader, positions, plans=plans, outside=outside, group=group, progress=progress
+            network,
+            reader,
+            positions,
+            plans=plans,
+            outside=outside,
+            info=info,
+            group=group,
+            progress=progress,
         )
         for count in counts:
             count.reduce(group)
         seconds = time.perf_counter() - start
         scan_ids = [str(scan_id) for scan_id in reader.scans.scan_id[positions]]
         return EvalReport(
-            info=reader.info,
+            info=replace(info, labels=chosen[0].labels),
             checkpoint=str(trained.source),
             architecture=card.architecture,
             split=split,
@@ -98,7 +113,7 @@ def evaluate(
             scans_without_label=skipped,
             seconds=seconds,
             passes=tuple(
-                pass_result(str(plan), count, reader.info, scan_ids=scan_ids)
+                pass_result(str(plan), count, info, scan_ids=scan_ids, tasks=chosen)
                 for plan, count in zip(plans, counts, strict=True)
             ),
         )
@@ -111,6 +126,7 @@ def evaluate_network(
     *,
     votes: VotePlan = SINGLE_PASS,
     outside: OutsidePolicy = "nearest",
+    info: DatasetInfo | None = None,
     group: ProcessGroup | None = None,
     size: PassSize | None = None,
     progress: Progress | None = None,
@@ -122,6 +138,7 @@ def evaluate_network(
         positions,
         plans=(votes,),
         outside=outside,
+        info=info,
         group=group,
         size=size,
         progress=progress or Silent(),
@@ -136,6 +153,7 @@ def count_scans(
     plans: Sequence[VotePlan],
     outside: OutsidePolicy,
     progress: Progress,
+    info: DatasetInfo | None = None,
     group: ProcessGroup | None = None,
     size: PassSize | None = None,
 ) -> tuple[EvalCounts, ...]:
@@ -148,6 +166,7 @@ def count_scans(
         plans: How each scan is moved before each pass; each scan is read once for all of them.
         outside: See ``OutsidePolicy``.
         progress: Is told of every scan.
+        info: With the classes that the network tells; by default those of the cache.
         group: See ``evaluate``.
         size: How much goes through the network at once; by default what suits its device.
 
@@ -157,10 +176,10 @@ def count_scans(
     """
     device = next(network.parameters()).device
     rank, world = (0, 1) if group is None else (group.rank, group.world)
-    size, info = size or pass_size(device), reader.info
+    size, info = size or pass_size(device), info or reader.info
+    n_ids = n_counted(info)
     counts = tuple(
-        EvalCounts.empty(info.labels.n_classes, device, sees_outside=not network.uses_volume)
-        for _ in plans
+        EvalCounts.empty(n_ids, device, sees_outside=not network.uses_volume) for _ in plans
     )
     # What goes through the network together is the same for any number of processes, and so are
     # the last digits of the logits.
@@ -188,29 +207,33 @@ def count_scans(
                 n_packs += 1
                 continue
             for count, answer in zip(counts, found.passes, strict=True):
-                count.add(scan.place, count_scan(scan, answer.labels, info.labels.n_classes))
+                count.add(scan.place, count_scan(scan, answer.labels, n_ids))
     cached.say_unhashed(progress)
     return counts
 
 
-def count_scan(scan: EvalScan, predictions: Tensor, n_classes: int) -> Tensor:
-    """(2 x bands, C, C) points of a scan by group, label and prediction; see ``EvalScan``."""
+def count_scan(scan: EvalScan, predictions: Tensor, n_ids: int) -> Tensor:
+    """(2 x bands, F, F) points of a scan by group, label and prediction; see ``EvalScan``."""
     return count_pairs(
         scan.labels.to(predictions.device),
         predictions,
-        n_classes=n_classes,
+        n_classes=n_ids,
         group=scan.group.to(predictions.device),
         n_groups=2 * (len(BAND_EDGES_M) + 1),
     )
 
 
-def require_same_data(trained: TrainedNetwork, info: DatasetInfo) -> None:
+def require_same_data(trained: TrainedNetwork, info: DatasetInfo) -> DatasetInfo:
     """Refuse a network whose classes or volume are not those of the data.
+
+    Returns:
+        The data with the classes that the network tells: those with motion if it was trained so.
 
     Raises:
         ConfigError: Naming what differs.
     """
-    own, theirs, checkpoint = trained.card.info, info, trained.source
+    own, checkpoint = trained.card.info, trained.source
+    theirs = with_moving_classes(info) if tells_motion(own) else info
     if own.labels.names != theirs.labels.names:
         raise ConfigError(
             f"{checkpoint}: trained on the {own.labels.n_classes - 1} classes of {own.name} "
@@ -229,3 +252,4 @@ def require_same_data(trained: TrainedNetwork, info: DatasetInfo) -> None:
             f"{own.grid.shape} cells, but the cache was prepared for {theirs.grid.low} to "
             f"{theirs.grid.high} with {theirs.grid.shape}. Prepare the data set for that grid."
         )
+    return theirs
