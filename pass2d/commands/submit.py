@@ -46,6 +46,13 @@ def submit_command(
     split: Annotated[
         str, typer.Option(help="Which split. The server takes test; use val or train for trials.")
     ] = "test",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="SemanticKITTI: which server, single, multi (classes with motion) or mos (moving "
+            "objects). Predictions are folded. Defaults to the network's own classes."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The zip file to write.", resolve_path=True)] = Path(
         "submission.zip"
     ),
@@ -92,7 +99,7 @@ def submit_command(
     console = Console()
     with clear_errors(console):
         if verify is not None:
-            report = _verify(verify, cache_root, dataset, split, allow_partial, console)
+            report = _verify(verify, cache_root, dataset, split, task, allow_partial, console)
             console.close()
             _show_report(report, as_json=as_json)
             return
@@ -108,6 +115,7 @@ def submit_command(
             benchmarks=_benchmarks(),
             config=SubmitConfig(
                 split=split,
+                task=task,
                 votes=parse_votes(votes),
                 outside=outside_rule(outside),
                 description=description,
@@ -139,6 +147,7 @@ def _verify(
     cache_root: Path | str | None,
     dataset: str | None,
     split: str,
+    task: str | None,
     allow_partial: bool,
     console: Console,
 ) -> VerifyReport:
@@ -157,6 +166,7 @@ def _verify(
         path,
         benchmarks,
         split=split,
+        task=task,
         expected=expected,
         allow_partial=allow_partial,
         progress=console,
@@ -176,7 +186,8 @@ def _show_report(report: VerifyReport, *, as_json: bool) -> None:
             print_line(f"note: {note}")
         verdict = "sound" if report.is_sound else f"{len(report.problems)} problems"
         typer.echo(
-            f"{report.path}: {report.benchmark or 'no'} submission, split {report.split}, "
+            f"{report.path}: {report.benchmark or 'no'} submission, "
+            f"task {report.task or 'unknown'}, split {report.split}, "
             f"{report.scans:,} scans, {report.points:,} points: {verdict}"
         )
     if not report.is_sound:
@@ -190,6 +201,7 @@ def _show_summary(summary: SubmitSummary, *, as_json: bool) -> None:
             {
                 "out": str(summary.out),
                 "benchmark": report.benchmark,
+                "task": report.task,
                 "split": report.split,
                 "scans": report.scans,
                 "points": report.points,
@@ -201,7 +213,7 @@ def _show_summary(summary: SubmitSummary, *, as_json: bool) -> None:
         )
         return
     typer.echo(
-        f"{summary.out}: {report.benchmark} submission, split {report.split}, "
+        f"{summary.out}: {report.benchmark} submission, task {report.task}, split {report.split}, "
         f"{report.scans:,} scans, {report.points:,} points, verified entry by entry"
     )
     if not summary.is_complete:

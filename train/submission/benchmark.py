@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.motion import with_moving_classes
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
+from pass2d.train.inference.tasks import Task, chosen_tasks
 
 META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
 """Of nuScenes' submission.json: which sensors and data the method uses; all five, true or false."""
@@ -77,21 +79,42 @@ class Benchmark:
             return f"lidarseg/{split}/{token}_lidarseg.bin"
         return f"sequences/{sequence}/predictions/{frame_index:06d}.label"
 
-    def encode(self, labels: NDArray[np.uint8]) -> bytes:
-        """Training ids (N,) as the file that the server reads."""
+    def encode(self, labels: NDArray[np.uint8], task: Task) -> bytes:
+        """A network's training ids (N,) as the file that the task's server reads."""
+        folded = task.fold[labels]
         if not self.form.takes_raw_ids:
-            return labels.astype("u1").tobytes()
-        raw_ids = np.array(self.info.labels.training_to_raw, "<u4")
-        return raw_ids[labels].tobytes()
+            return folded.astype("u1").tobytes()
+        return np.array(task.labels.training_to_raw, "<u4")[folded].tobytes()
 
-    def is_allowed(self) -> NDArray[np.bool_]:
-        """(65536,) which low 16 bits a prediction may have."""
+    def tasks(self, wanted: str | None = None) -> tuple[Task, ...]:
+        """The tasks that have a server, or the one that is wanted.
+
+        Raises:
+            ConfigError: there is no such task.
+        """
+        info = with_moving_classes(self.info)
+        names = None if wanted is None else (wanted,)
+        return chosen_tasks(info, names, source=self.info.facts.title)
+
+    def is_allowed(self, task: Task) -> NDArray[np.bool_]:
+        """(65536,) which low 16 bits a prediction of a task may have."""
         allowed = np.zeros(1 << 16, np.bool_)
-        if self.form.takes_raw_ids:
-            allowed[list(self.info.labels.raw_to_training)] = True
-        else:
+        if not self.form.takes_raw_ids:
             allowed[1 : self.info.labels.n_classes] = True
+        elif task.ranked:  # its files hold its own ids, not those of the things
+            allowed[list(task.labels.training_to_raw)] = True
+        else:
+            allowed[list(task.labels.raw_to_training)] = True
         return allowed
+
+    def legal(self, tasks: Sequence[Task]) -> str:
+        """What `is_allowed` takes, for messages."""
+        if not self.form.takes_raw_ids:
+            return f"expected 1 to {self.info.labels.n_classes - 1} in uint8"
+        if all(task.ranked for task in tasks):
+            own = ", ".join(str(raw_id) for task in tasks for raw_id in task.labels.training_to_raw)
+            return f"expected one of {own} ({tasks[0].title})"
+        return "which is not a raw id of the label table"
 
     def server_split(self, split: str, sequences: Iterable[str]) -> str:
         """The server's name of a split; nuScenes' mini version has splits of its own."""

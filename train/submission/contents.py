@@ -80,7 +80,8 @@ def check_predictions(
     benchmark: Benchmark,
     *,
     allowed: NDArray[np.bool_],
-) -> None:
+    legal: str,
+) -> NDArray[np.bool_]:
     """Read every number of a prediction entry, and its checksum.
 
     Args:
@@ -88,35 +89,36 @@ def check_predictions(
         info: An entry that `count_points` takes.
         benchmark: Whose rules hold.
         allowed: Of ``benchmark.is_allowed``.
+        legal: Says what is allowed.
+
+    Returns:
+        (65536,) which numbers it holds, in their low 16 bits.
 
     Raises:
         ValueError: It is damaged, or holds a number that may not stand there.
     """
     try:
         with archive.open(info) as file:
-            nbytes, bad = _read_through(file, benchmark.dtype, allowed)
+            nbytes, held = _read_through(file, benchmark.dtype)
     except _UNREADABLE as error:
         raise ValueError(f"damaged ({error})") from error
     if nbytes != info.file_size:
         raise ValueError(f"damaged ({nbytes:,} bytes where {info.file_size:,} are announced)")
-    if bad is not None:
-        legal = "which is not a raw id of the label table"
-        if not benchmark.form.takes_raw_ids:
-            legal = f"expected 1 to {benchmark.info.labels.n_classes - 1} in uint8"
-        raise ValueError(f"holds {bad}, {legal}")
+    bad = np.flatnonzero(held & ~allowed)
+    if len(bad):
+        raise ValueError(f"holds {bad[0]}, {legal}")
+    return held
 
 
 def _read_through(
-    file: IO[bytes], dtype: np.dtype[np.unsignedinteger], allowed: NDArray[np.bool_]
-) -> tuple[int, int | None]:
-    """Bytes of the whole entry, and the first number that may not stand there."""
-    nbytes, found = 0, None
+    file: IO[bytes], dtype: np.dtype[np.unsignedinteger]
+) -> tuple[int, NDArray[np.bool_]]:
+    """Bytes of the whole entry, and which numbers stand there."""
+    nbytes, held = 0, np.zeros(1 << 16, np.bool_)
     while data := file.read(_CHUNK):
         nbytes += len(data)
         values = np.frombuffer(data[: len(data) - len(data) % dtype.itemsize], dtype)
         # The high half of a uint32 is an instance id, which the server cuts off.
         low = values if dtype.itemsize == 1 else values & 0xFFFF
-        is_bad = ~allowed[low]
-        if found is None and is_bad.any():
-            found = int(low[is_bad.argmax()])
-    return nbytes, found
+        held[low] = True
+    return nbytes, held

@@ -13,6 +13,7 @@ import torch
 
 from pass2d.cache.keys import hash_file
 from pass2d.cache.reader import CacheReader
+from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.files import lock_file
 from pass2d.common.progress import Progress, Silent
@@ -22,6 +23,7 @@ from pass2d.train.evaluation.evaluate import require_same_data
 from pass2d.train.inference.labels import label_scans
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans, ScanInput
+from pass2d.train.inference.tasks import Task, chosen_tasks
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.submission.archive import write_archive, written_aside
 from pass2d.train.submission.benchmark import (
@@ -42,6 +44,9 @@ class SubmitConfig:
     """What is submitted and how."""
 
     split: str = "test"
+    task: str | None = None
+    """Which server it is for, a name of `tasks.Task`; by default that of the network's own classes.
+    Its predictions are folded."""
     votes: VotePlan = SINGLE_PASS
     outside: OutsidePolicy = "nearest"
     """What points outside the volume are given; nuScenes takes only "nearest"."""
@@ -109,7 +114,9 @@ def submit(
     description = None if config.description is None else read_description(config.description)
     trained = trained_network(checkpoint, device)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
-        require_same_data(trained, reader.info)
+        info = require_same_data(trained, reader.info)
+        wanted = None if config.task is None else (config.task,)
+        task = chosen_tasks(info, wanted, source=trained.source)[0]
         reader.expect_all()
         benchmark = _benchmark(reader, benchmarks, config)
         scans = SubmittedScans(reader, benchmark, config.split)
@@ -146,6 +153,8 @@ def submit(
                 trained.network,
                 reader,
                 scans,
+                info=info,
+                task=task,
                 parts=parts,
                 config=config,
                 description=description,
@@ -208,6 +217,8 @@ class _Work:
         reader: CacheReader,
         scans: SubmittedScans,
         *,
+        info: DatasetInfo,
+        task: Task,
         parts: Parts,
         config: SubmitConfig,
         description: bytes | None,
@@ -215,6 +226,7 @@ class _Work:
     ) -> None:
         self.notes: list[str] = []
         self._network, self._reader, self._scans = network, reader, scans
+        self._info, self._task = info, task
         self._parts, self._config, self._progress = parts, config, progress
         self._description = description
         self._place = {position: i for i, position in enumerate(scans.positions)}
@@ -240,7 +252,7 @@ class _Work:
             self._network,
             todo,
             self._load,
-            info=self._reader.info,
+            info=self._info,
             plans=(config.votes,),
             # Class 0 is no answer that a server counts: the best of the others is given.
             allow_ignored=False,
@@ -249,7 +261,7 @@ class _Work:
             labels = found.passes[0].labels[: found.item.n_own].cpu().numpy()
             if config.outside == "nearest" and not labels.all():
                 labels = np.where(labels == 0, self._last_resort, labels).astype(np.uint8)
-                name = self._reader.info.labels.names[self._last_resort]
+                name = self._info.labels.names[self._last_resort]
                 self._note(
                     f"{self._reader.scans.scan_id[position]}: no point lies in the volume; "
                     f"all are given {name}, the most frequent class"
@@ -278,6 +290,7 @@ class _Work:
                 aside,
                 [benchmark],
                 split=self._config.split,
+                task=self._task.name,
                 expected=expected,
                 allow_partial=self._config.allow_partial,
                 progress=self._progress,
@@ -319,7 +332,7 @@ class _Work:
                 self._predict([position])
                 labels = self._parts.read(place, n=self._points(position))
             assert labels is not None
-            yield name, benchmark.encode(labels)
+            yield name, benchmark.encode(labels, self._task)
             self._progress.advance()
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.files import open_file
 from pass2d.common.progress import Progress, Silent
+from pass2d.train.inference.tasks import Task, require_task
 from pass2d.train.submission.benchmark import (
     DESCRIPTION_FILE,
     META_KEYS,
@@ -34,6 +34,8 @@ class VerifyReport:
     path: Path
     benchmark: str
     """"semantickitti", "nuscenes", or "" when it is neither."""
+    task: str
+    """"single", "multi" or "mos": what the server scores; "" where there is no benchmark."""
     split: str
     """The server's name of the split."""
     scans: int
@@ -54,6 +56,7 @@ def verify_submission(
     benchmarks: Sequence[Benchmark],
     *,
     split: str = "test",
+    task: str | None = None,
     expected: Mapping[str, int] | None = None,
     allow_partial: bool = False,
     progress: Progress | None = None,
@@ -64,6 +67,7 @@ def verify_submission(
         path: Any file.
         benchmarks: The rules that are known.
         split: SemanticKITTI: whose sequences must be there. nuScenes names its split itself.
+        task: Which server it is for; without, what the numbers in it suggest.
         expected: Points of every prediction file by its name in the zip, from a cache; without,
             sizes are only checked for being whole points.
         allow_partial: Do not ask for the official sequences and counts.
@@ -71,8 +75,10 @@ def verify_submission(
 
     Raises:
         DataError: No such file, or no readable zip.
-        ConfigError: SemanticKITTI has no such split.
+        ConfigError: SemanticKITTI has no such split, or there is no such task.
     """
+    if task is not None:
+        require_task(task)
     try:
         with os.fdopen(open_file(path), "rb") as file, zipfile.ZipFile(file) as archive:
             check = _Check(
@@ -80,6 +86,7 @@ def verify_submission(
                 archive,
                 benchmarks,
                 split=split,
+                task=task,
                 expected=expected,
                 allow_partial=allow_partial,
             )
@@ -105,6 +112,7 @@ class _Check:
         benchmarks: Sequence[Benchmark],
         *,
         split: str,
+        task: str | None,
         expected: Mapping[str, int] | None,
         allow_partial: bool,
     ) -> None:
@@ -116,17 +124,21 @@ class _Check:
         self._files: dict[str, tuple[zipfile.ZipInfo, EntryName]] = {}
         self._benchmarks = benchmarks
         self._split = split
+        self._task = task
+        self._held = np.zeros(1 << 16, np.bool_)
+        """Which numbers the prediction files hold."""
 
     def run(self, progress: Progress) -> VerifyReport:
         benchmark = self._sort_entries()
-        points = 0
+        points, task = 0, ""
         if benchmark is not None:
             self._require_rest(benchmark)
             progress.start("verify", total=len(self._files), unit="entries")
-            allowed = benchmark.is_allowed()
+            tasks = benchmark.tasks(self._task)
             for name, (info, _) in self._files.items():
-                points += self._check_file(name, info, benchmark, allowed)
+                points += self._check_file(name, info, benchmark, tasks)
                 progress.advance()
+            task = self._found_task(benchmark, tasks)
             self._compare_expected()
         if self._expected is None and self._files:
             self._notes.append(
@@ -135,6 +147,7 @@ class _Check:
         return VerifyReport(
             path=self._path,
             benchmark="" if benchmark is None else benchmark.form.name,
+            task=task,
             split=self._split,
             scans=len(self._files),
             points=points,
@@ -253,8 +266,32 @@ class _Check:
             self._problem(f"{name}: not readable ({error})")
             return None
 
+    def _found_task(self, benchmark: Benchmark, tasks: Sequence[Task]) -> str:
+        """The task whose numbers the zip holds; a problem where no task's are held by all files."""
+        held = self._held
+        fitting = [task for task in tasks if not (held & ~benchmark.is_allowed(task)).any()]
+        if not fitting:
+            self._problem(
+                "some prediction files hold numbers of one task, some of another: "
+                f"{', '.join(task.title for task in tasks)}"
+            )
+            return ""
+        # Files of moving object segmentation hold nothing else; classes with motion some that move.
+        by_name = {task.name: task for task in fitting}
+        moving = _moving_ids(benchmark)
+        if "mos" in by_name:
+            return "mos"
+        is_moving = bool(held[moving].any())
+        if "multi" in by_name and self._task == "multi" and not is_moving:
+            self._notes.append("nothing moves in it: is it a submission of classes without motion?")
+        if "single" in by_name and self._task == "single" and is_moving:
+            self._notes.append("it holds ids of moving things, which count as those at rest")
+        if len(fitting) == 1:
+            return fitting[0].name
+        return "multi" if is_moving else "single"
+
     def _check_file(
-        self, name: str, info: zipfile.ZipInfo, benchmark: Benchmark, allowed: NDArray[np.bool_]
+        self, name: str, info: zipfile.ZipInfo, benchmark: Benchmark, tasks: Sequence[Task]
     ) -> int:
         """Size and every number of a prediction file; returns its points, 0 of a faulty one."""
         wanted = None if self._expected is None else self._expected.get(name)
@@ -264,7 +301,11 @@ class _Check:
             count = count_points(info, benchmark)
             if wanted is not None and wanted != count:
                 self._problem(f"{name}: {count:,} points, the scan has {wanted:,}")
-            check_predictions(self._archive, info, benchmark, allowed=allowed)
+            allowed = np.any([benchmark.is_allowed(task) for task in tasks], axis=0)
+            legal = benchmark.legal(tasks)
+            self._held |= check_predictions(
+                self._archive, info, benchmark, allowed=allowed, legal=legal
+            )
         except ValueError as error:
             self._problem(f"{name}: {error}")
             return 0
@@ -285,6 +326,11 @@ class _Check:
         line = f"{self._path.name}: {text}"
         # Names in a zip are anybody's: no line breaks, nothing that a terminal would obey.
         self._problems.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+
+
+def _moving_ids(benchmark: Benchmark) -> list[int]:
+    moving = benchmark.info.facts.moving
+    return [raw_id for one in moving for raw_id in one.raw_ids]
 
 
 def _some_frames(frames: Collection[int]) -> str:
