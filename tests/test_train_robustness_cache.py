@@ -7,11 +7,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from pipeline_files import write_sequence
-from stub_network import random_checkpoint, trained_stub
+from stub_network import StubNetwork, by_place, random_checkpoint, trained_stub
 from typer.testing import CliRunner, Result
 
+from pass2d.cache.motion import with_moving_classes
 from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
 from pass2d.common.errors import ConfigError
@@ -80,6 +83,21 @@ def test_counts_are_those_of_evaluating_each_data_set(
     table = list(csv.DictReader(summary_csv(report).decode().splitlines()))
     assert {row["set"] for row in table} == {"pass2d-C"}
     assert [row["corruption"] for row in table][-2:] == ["mCE", "mRR"]
+
+
+def test_a_network_that_tells_what_moves_is_scored_without_it(
+    stubbed, cache_root: Path, tmp_path: Path
+) -> None:
+    plain = robust_cache(stubbed, cache_root, tmp_path / "a", corruptions=["fog"])
+    info = with_moving_classes(stubbed.card.info)
+    moving = torch.tensor([0, 20, 2, 3, 25])  # cars and trucks move
+    network = StubNetwork(rule=lambda points: moving[by_place(points)], n_classes=26)
+    told = trained_stub(tmp_path / "moving.safetensors", network, info=info)
+    report = robust_cache(told, cache_root, tmp_path / "b", corruptions=["fog"])
+    assert report.info.labels.names == stubbed.card.info.labels.names
+    for ours, theirs in zip(report.results, plain.results, strict=True):
+        assert np.array_equal(ours.inside, theirs.inside)
+        assert np.array_equal(ours.outside, theirs.outside)
 
 
 def test_finished_counts_are_kept_for_the_same_data(

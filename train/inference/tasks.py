@@ -150,6 +150,15 @@ def tasks_of(info: DatasetInfo) -> tuple[Task, ...]:
     return multi, single, mos
 
 
+def without_motion(info: DatasetInfo) -> Task:
+    """The task "single", which every network answers.
+
+    Args:
+        info: with the network's classes.
+    """
+    return next(task for task in tasks_of(info) if task.name == "single")
+
+
 def chosen_tasks(
     info: DatasetInfo, wanted: Sequence[str] | None, *, source: object
 ) -> tuple[Task, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pass2d.train.inference.labels import label_scans
 from pass2d.train.inference.metric import Scores, both_scores
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import EvalScan
+from pass2d.train.inference.tasks import Task, n_counted, without_motion
 from pass2d.train.inference.votes import VotePlan
 from pass2d.train.robustness.robo3d import CLEAN, RobustScores, robust_scores
 from pass2d.train.robustness.scans import ScanSet, names_digest
@@ -128,6 +129,11 @@ class RobustRun:
         return self.trained.network.uses_volume
 
     @cached_property
+    def task(self) -> Task:
+        """What is scored: classes without motion, those of the sets and of their baselines."""
+        return without_motion(self.trained.card.info)
+
+    @cached_property
     def job(self) -> dict[str, Any]:
         """What the counts depend on, besides the scans."""
         return {
@@ -147,7 +153,7 @@ class RobustRun:
             record = WorkRecord(self.folder / RECORD, self.job)
         with closing(record):
             for chosen in sets:
-                result = _counted(record, chosen, self.trained.card.info.labels.n_classes)
+                result = _counted(record, chosen, self.task.n_classes)
                 if result is None:
                     result = self._count(chosen)
                     if not result.failed:
@@ -176,7 +182,8 @@ class RobustRun:
             baseline: Of ``robust_scores``.
             clean_source: Where the set "clean" comes from.
         """
-        info, miou = self.trained.card.info, dict[str, dict[str, float]]()
+        info = replace(self.trained.card.info, labels=self.task.labels)
+        miou = dict[str, dict[str, float]]()
         for result in results:
             if result.scans:
                 official = result.scores(info, sees_outside=not self.uses_volume)[0].miou
@@ -198,10 +205,8 @@ class RobustRun:
 
     def _count(self, chosen: ScanSet) -> SetResult:
         network, info, progress = self.trained.network, self.trained.card.info, self.progress
-        n_classes = info.labels.n_classes
-        totals = torch.zeros(
-            (2, n_classes, n_classes), dtype=torch.int64, device=self.trained.device
-        )
+        n_ids = n_counted(info)
+        totals = torch.zeros((2, n_ids, n_ids), dtype=torch.int64, device=self.trained.device)
         failed: list[str] = []
 
         def load(place: int) -> EvalScan | Unusable:
@@ -219,12 +224,12 @@ class RobustRun:
                 if len(failed) <= SAID_FAILURES:
                     progress.say(scan.reason)
             else:
-                bands = count_scan(scan, found.passes[0].labels, n_classes)
-                totals += bands.view(2, -1, n_classes, n_classes).sum(dim=1)
+                bands = count_scan(scan, found.passes[0].labels, n_ids)
+                totals += bands.view(2, -1, n_ids, n_ids).sum(dim=1)
             progress.advance()
         if len(failed) > SAID_FAILURES:
             progress.say(f"{chosen.title}: {len(failed):,} scans could not be used in all")
-        counts = totals.cpu().numpy()
+        counts = self.task.folded(totals.cpu().numpy())
         return SetResult(
             corruption=chosen.corruption,
             severity=chosen.severity,
