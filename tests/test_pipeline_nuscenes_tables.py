@@ -163,6 +163,31 @@ def refusal(folder: NuscenesFolder) -> str:
     return said
 
 
+def test_a_check_lists_every_fault_of_scenes_labels_and_other_tables(
+    folder: NuscenesFolder,
+) -> None:
+    folder.write()
+    scene, category, ego = (
+        [dict(row) for row in folder.tables[t]] for t in ("scene", "category", "ego_pose")
+    )
+    scene[0]["name"], scene[-1]["token"] = None, 7
+    category[3]["index"], category[5]["index"], category[9]["name"] = "x", 999, []
+    ego[-1]["rotation"] = "north"
+    for table, rows in (("scene", scene), ("category", category), ("ego_pose", ego)):
+        rewritten(folder, table, rows)
+    problems = [p for p in check_nuscenes(folder.root) if p.severity == "error"]
+    of_tables = [p for p in problems if p.file.name in ("scene.json", "category.json")]
+    assert sorted((p.file.name, p.found) for p in of_tables) == sorted(
+        [
+            ("scene.json", "row 0: name is None"),
+            ("scene.json", f"row {len(scene) - 1}: token is 7"),
+            ("category.json", f"{category[3]['name']} has index 'x'"),
+            ("category.json", f"{category[5]['name']} has index 999"),
+            ("category.json", "row 9: name is []"),
+        ]
+    )
+
+
 def rewritten(folder: NuscenesFolder, table: str, rows: list) -> None:
     file = folder.root / folder.version / f"{table}.json"
     file.write_text(json.dumps(rows))

@@ -250,13 +250,17 @@ def _read(
         raise ConfigError(f"sweeps {sweeps}: must be 0 to {MAX_SWEEPS} past sweeps.")
     root, version = choose_version(root, wanted.version)
     reader = TableReader(root / version, progress, faults=faults)
-    strict = TableReader(root / version, progress)
-    known = read_scenes(strict)
-    split_of = choose_scenes(
-        known, table, version=version, splits=splits, names=scenes, where=reader.folder
-    )
+    known = read_scenes(reader)
+    try:
+        split_of = choose_scenes(
+            known, table, version=version, splits=splits, names=scenes, where=reader.folder
+        )
+    except DataError:
+        if not faults:  # else a scene may be missing because its row cannot be read
+            raise
+        split_of = {}
     chosen = [scene for scene in known if scene.name in split_of]
-    info, remarks = info_by_name(table, read_label_ids(strict), file=reader.file("category"))
+    info, remarks = _info(reader, table, faults=faults or ())
     notes = notes_on_scenes(known, table, version=version, split_of=split_of, splits=splits)
     return _Found(
         root=root,
@@ -268,6 +272,17 @@ def _read(
         tables=read_tables(reader, chosen, channels=(LIDAR, *table.cameras), sweeps=sweeps > 0),
         notes=(*(notes if scenes is None else ()), *remarks),
     )
+
+
+def _info(
+    reader: TableReader, table: DatasetTable, *, faults: Sequence[Problem]
+) -> tuple[DatasetInfo, tuple[str, ...]]:
+    """Labels as category.json numbers them; as usual where a check has found it damaged."""
+    label_ids, file = read_label_ids(reader), reader.file("category")
+    if all(fault.file != file for fault in faults):
+        with reader.checked("category"):
+            return info_by_name(table, label_ids, file=file)
+    return table.info, ()
 
 
 def _require_scans(found: _Found, scans: Collection[ScanSource]) -> None:

@@ -296,15 +296,19 @@ def read_label_ids(reader: TableReader) -> dict[str, int] | None:
     names = _Once(file, "name")
     ids: dict[str, int] = {}
     for name, index in rows:
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= 255:
-            raise DataError(
-                f"{file}: {shown(name)} has index {quoted(index)}, expected a number 0..255. "
-                "Unpack the tables of nuScenes-lidarseg again."
-            )
-        if index in ids.values():
-            raise DataError(f"{file}: index {index} stands for two names. Unpack it again.")
-        names.add(name)
-        ids[name] = index
+        with reader.checked("category"):
+            if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= 255:
+                raise DataError(
+                    f"{file}: {shown(name)} has index {quoted(index)}, expected a number 0..255. "
+                    "Unpack the tables of nuScenes-lidarseg again."
+                )
+            if index in ids.values():
+                raise DataError(
+                    f"{file}: index {index} stands for two names, the second {shown(name)}, "
+                    "expected one name each. Unpack it again."
+                )
+            names.add(name)
+            ids[name] = index
     return ids
 
 
