@@ -73,7 +73,7 @@ def _info_faults(info: DatasetInfo) -> Iterator[str]:
     if not is_finite or not all(lo < hi for lo, hi in zip(grid.low, grid.high, strict=True)):
         yield f"the volume {grid.low} to {grid.high} is none"
     if not all(0 < size < 2**15 for size in grid.shape):
-        yield f"a grid of {grid.shape!s:.60} cells; `coord` holds up to {2**15 - 1}"
+        yield f"a grid of {grid.shape!s:.60} cells; coord holds up to {2**15 - 1}"
     if info.own_facts is None and info.layout not in KNOWN_FACTS:
         yield f"layout {info.layout[:60]!r} without its facts"
         return

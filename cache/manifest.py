@@ -85,7 +85,7 @@ def parse_dataset(data: bytes, *, where: str) -> DatasetInfo:
     version = value.get("format_version") if isinstance(value, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise CacheError(
-            f"{where}: no format_version, so this is not a pass2d cache, or a damaged one. "
+            f"{where}: no format_version, so it is no cache of pass2d, or damaged. "
             "Give `cache_root` a folder that `prepare` made."
         )
     if version > FORMAT_VERSION:

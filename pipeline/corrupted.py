@@ -60,8 +60,8 @@ def _corrupted(listing: SourceListing, variant: Variant) -> SourceListing:
             )
         if not scans:
             raise ConfigError(
-                f"--corrupt {variant.name}: it drops points of labelled vehicles, and none of the "
-                f"{len(listing.scans)} scans has labels. Leave it out, or add --splits train,val."
+                f"`corrupt={variant.name}`: it drops points of labelled vehicles, and none of the "
+                f"{len(listing.scans)} scans has labels. Leave it out, or add `splits=train,val`."
             )
     return SourceListing(info=info, scans=scans, notes=notes)
 

@@ -330,7 +330,7 @@ def test_a_start_that_fails_leaves_no_folder(here: Path) -> None:
 
 def test_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="--run"):
+    with pytest.raises(ConfigError, match="`run_root`"):
         new_run_folder("tiny", runs=tmp_path / "file" / "runs")
 
 

@@ -342,7 +342,7 @@ def test_the_only_version_is_found_and_several_must_be_chosen_from(folder: Nusce
     assert len(list_nuscenes(root).scans) == 4
     assert len(list_nuscenes(root / "v1.0-mini").scans) == 4
     (root / "v1.0-test").mkdir()
-    with pytest.raises(DataError, match=r"holds v1.0-mini, v1.0-test. Choose one with --version"):
+    with pytest.raises(DataError, match=r"holds v1.0-mini, v1.0-test. Choose one by `version`"):
         list_nuscenes(root)
     assert len(list_nuscenes(root, version="v1.0-mini").scans) == 4
 

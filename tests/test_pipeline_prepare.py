@@ -506,7 +506,7 @@ def test_settings_that_cannot_work(settings: dict, message: str) -> None:
 
 def test_a_cluster_that_is_not_there(raw: Path, tmp_path: Path) -> None:
     config = PrepareConfig(ray_address="127.0.0.1:1")
-    with pytest.raises(CacheError, match=r"cannot connect to 127.0.0.1:1 .*--workers 0"):
+    with pytest.raises(CacheError, match=r"cannot connect to 127.0.0.1:1 .*`workers=0`"):
         run(raw, tmp_path / "out", config)
 
 

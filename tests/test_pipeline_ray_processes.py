@@ -126,7 +126,7 @@ def test_a_ray_that_does_not_start_is_one_error(
         connected(PrepareConfig(workers=1)),
     ):
         pass
-    assert "--workers 0" in str(caught.value)
+    assert "`workers=0`" in str(caught.value)
     log = Path(str(caught.value).rpartition(" ")[2])
     assert "driver.log" in log.read_text()
     log.unlink()
@@ -158,7 +158,7 @@ def test_a_run_whose_ray_is_lost_goes_on_without_it(
     assert (summary.scans, summary.failed) == (6, ())
     assert shards(tmp_path / "out") == shards(tmp_path / "inline")
     (line,) = lost(heard)
-    assert "as by --workers 0" in line
+    assert "as by `workers=0`" in line
     Path(line.rpartition(" ")[2]).unlink()
 
 
@@ -246,7 +246,7 @@ def test_no_folder_for_ray_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None
         raise OSError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    with pytest.raises(CacheError, match=r"/tmp: Permission denied.*--workers 0"):
+    with pytest.raises(CacheError, match=r"/tmp: Permission denied.*`workers=0`"):
         ray_folder()
 
 
@@ -274,9 +274,9 @@ def test_an_address_where_no_ray_answers_is_one_error(monkeypatch: pytest.Monkey
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     for address in (f"127.0.0.1:{port}", "host:port", ":6379", "[::1]:1", "auto"):
         with (
-            pytest.raises(CacheError, match=r"cannot connect to .* Check --ray-address"),
+            pytest.raises(CacheError, match=r"cannot connect to .* Check `ray_address`"),
             connected(PrepareConfig(ray_address=address)),
         ):
             pass
-    with pytest.raises(ConfigError, match="--ray-address is empty"):
+    with pytest.raises(ConfigError, match="`ray_address` is empty"):
         PrepareConfig(ray_address=" ")

@@ -103,7 +103,7 @@ def test_memory_gets_the_bytes_of_a_folder_and_a_second_run_does_nothing(
     with CacheReader.open("memory://far") as far, CacheReader.open(local) as near:
         assert far.fingerprint == near.fingerprint
     assert not list((tmp_path / "disk").glob("*/*/.tmp/*"))
-    with pytest.raises(CacheError, match="--workers 0"):
+    with pytest.raises(CacheError, match="`workers=0`"):
         prepare(list_semkitti(raw), "memory://far/semkitti", PrepareConfig(workers=1), Silent())
     fs.store.clear()
 

@@ -91,7 +91,7 @@ def test_variable_that_points_nowhere_is_an_error_beside_data(
 ) -> None:
     write_sequence(here / "dataset" / "SemanticKitti", "08", (0,))
     (here / "file").touch()
-    with pytest.raises(ConfigError, match=rf"^PASS2D_SEMKITTI.*{said}.*--root"):
+    with pytest.raises(ConfigError, match=rf"^PASS2D_SEMKITTI.*{said}.*`root`"):
         semkitti(here, PASS2D_SEMKITTI=value)
 
 
@@ -101,13 +101,13 @@ def test_of_several_places_the_likeliest_is_taken_and_the_others_are_named(here:
     found = semkitti(here)
     assert found.root == here / "dataset" / "SemanticKitti"
     assert "data/semantickitti, the current folder" in found.reason
-    assert "--root" in found.reason
+    assert "`root` chooses" in found.reason
 
 
 def test_two_ways_to_the_same_data_are_no_choice(here: Path) -> None:
     write_sequence(here / "data" / "kitti", "08", (0,))
     (here / "SemanticKITTI").symlink_to(here / "data" / "kitti")
-    assert "--root" not in semkitti(here).reason
+    assert "`root`" not in semkitti(here).reason
 
 
 def test_folders_of_the_name_without_the_data_are_passed_over_and_named(here: Path) -> None:
@@ -121,7 +121,7 @@ def test_folders_of_the_name_without_the_data_are_passed_over_and_named(here: Pa
     said = str(refused.value)
     listed = "semkitti (a link to nothing), data/semkitti, kitti, dataset, data, datasets (a file)."
     assert f"without it: dataset/SemanticKitti, {listed}" in said
-    assert "pass2d prepare semkitti --root FOLDER" in said
+    assert "`prepare_semkitti(root=FOLDER)`" in said
     assert "PASS2D_SEMKITTI" in said
     write_sequence(here / "data" / "semantickitti", "08", (0,))
     assert semkitti(here).root == here / "data" / "semantickitti"

@@ -53,7 +53,9 @@ def test_few_points_are_confirmed_or_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.bin", table(20_000, 4)[rows])
     assert read_binary(path, BinaryOptions(usual=4)).points.shape == (48, 4)
     five = write(tmp_path / "b.bin", table(20_000, 5)[rows[:16]])  # 320 bytes: also 20 points of 4
-    with pytest.raises(DataError, match=r"fewer than 64 points say too little.*--columns.*--dtype"):
+    with pytest.raises(
+        DataError, match=r"fewer than 64 points say too little.*`columns=4`.*`dtype=float32`"
+    ):
         read_binary(five, BinaryOptions(usual=4))
     assert read_binary(five, BinaryOptions(usual=4, columns=5)).points.shape == (16, 5)
 
@@ -87,5 +89,5 @@ def test_what_is_named_is_taken(tmp_path: Path) -> None:
         read_binary(path, BinaryOptions(usual=4, columns=9, dtype="float32"))
     doubles = write(tmp_path / "b.bin", table(500, 4), "float64")
     assert read_binary(doubles, BinaryOptions(usual=4, columns=4)).layout.dtype == "float64"
-    with pytest.raises(ConfigError, match="--dtype 'int': one of float32, float64, float32be"):
+    with pytest.raises(ConfigError, match="`dtype` 'int': one of float32, float64, float32be"):
         BinaryOptions(usual=4, dtype="int")

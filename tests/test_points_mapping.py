@@ -51,7 +51,7 @@ def test_columns_by_option() -> None:
     chosen = parse_columns("x=c, y=b,z=0,signal=d")
     assert mapped(found, columns=chosen) == [[3, 2, 1, 4]]
     with pytest.raises(
-        DataError, match=r"no column for x; the file has a, b, c, d\. Name it: --map x=NAME"
+        DataError, match=r"no column for x; the file has a, b, c, d\. Name it: `map=x=NAME`"
     ):
         mapped(found)
     with pytest.raises(DataError, match="no column for z of the name 'q'"):
@@ -86,13 +86,13 @@ def test_rotation_then_offset(rotate: str, moved: list[float]) -> None:
 
 @pytest.mark.parametrize("rotate", ["", "1,2", "a,b,c", "0,0,0,0", "nan,0,0", "1,2,3,4,5"])
 def test_wrong_rotation_is_refused(rotate: str) -> None:
-    with pytest.raises(ConfigError, match="--rotate"):
+    with pytest.raises(ConfigError, match="`rotate`"):
         parse_rotation(rotate)
 
 
 @pytest.mark.parametrize("unit", ["km", "0", "-1", "nan", "inf"])
 def test_wrong_unit_is_refused(unit: str) -> None:
-    with pytest.raises(ConfigError, match="--unit must be m, cm, mm, ft"):
+    with pytest.raises(ConfigError, match="`unit` must be m, cm, mm, ft"):
         parse_unit(unit)
 
 

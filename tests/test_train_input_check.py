@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.ground import find_ground
 from pass2d.cache.clouds.statistics import scan_statistics
+from pass2d.commands.wording import in_options
 from pass2d.common.errors import ConfigError
 from pass2d.points.columns import PointColumns
 from pass2d.points.mapping import (
@@ -79,7 +80,8 @@ def changed(scan: Scan, *, full_scale: float, **change: object) -> NDArray[np.fl
 
 def applied(warnings: list[InputWarning]) -> InputMapping:
     """The mapping that the options ask for."""
-    found = {word.option.partition(" ")[0]: word.option.partition(" ")[2] for word in warnings}
+    options = [in_options(warning.option).partition(" ") for warning in warnings]
+    found = {name: value for name, _, value in options}
     return InputMapping(
         unit_m=parse_unit(found.get("--unit", "m")),
         signal_scale=float(found.get("--signal-scale", 1)),
@@ -95,7 +97,7 @@ def assert_named_and_mended(card: Card, scan: Scan, name: str, full_scale: float
     warnings = look(card, other)
     assert {w.kind for w in warnings} == set(expected), [w.message for w in warnings]
     for warning in warnings:
-        assert warning.option.startswith(expected[warning.kind]), warning
+        assert in_options(warning.option).startswith(expected[warning.kind]), warning
         assert warning.message.startswith("a.bin: ")
         assert warning.option in warning.message
         assert "\n" not in warning.message
@@ -167,23 +169,23 @@ def test_each_change_of_a_generated_scan_is_named_and_mended(street: Scan, name:
 def test_scales_of_the_signal_are_named_with_their_factor(street: Scan) -> None:
     scaled = street * np.array([1, 1, 1, 255], np.float32)
     (warning,) = look(card_of([street]), scaled)
-    assert warning.option == "--signal-scale 0.00392"
+    assert warning.option == "`signal_scale=0.00392`"
     (warning,) = look(card_of([scaled], "intensity"), street)
-    assert warning.option == "--signal-scale 255"
+    assert warning.option == "`signal_scale=255`"
     (warning,) = look(card_of([street]), street * np.array([1, 1, 1, 60000], np.float32))
-    assert warning.option == "--signal-scale 1.53e-05"
+    assert warning.option == "`signal_scale=1.53e-05`"
 
 
 def test_options_that_were_given_are_counted_in(street: Scan) -> None:
     card = card_of([street])
     (warning,) = look(card, street, InputMapping(signal_scale=255))
-    assert warning.option == "--signal-scale 1"
+    assert warning.option == "`signal_scale=1`"
     (warning,) = look(card, street, InputMapping(z_offset=1.7))
-    assert warning.option in {"--z-offset 0.00", "--z-offset -0.00"}
+    assert warning.option in {"`z_offset=0.00`", "`z_offset=-0.00`"}
     (warning,) = look(card, street, InputMapping(unit_m=0.001))
-    assert warning.option == "--unit m"
+    assert warning.option == "`unit=m`"
     (warning,) = look(card, street, InputMapping(rotation=parse_rotation("0,0,-90")))
-    assert warning.option == "--rotate 0,0,0"
+    assert warning.option == "`rotate=0,0,0`"
 
 
 def test_far_fewer_and_far_more_points_are_said(street: Scan) -> None:
@@ -198,7 +200,7 @@ def test_far_fewer_and_far_more_points_are_said(street: Scan) -> None:
 def test_missing_signal_is_said(street: Scan) -> None:
     without = street * np.array([1, 1, 1, 0], np.float32)
     (warning,) = look(card_of([street]), without)
-    assert (warning.kind, warning.option) == ("no_signal", "--map signal=NAME")
+    assert (warning.kind, warning.option) == ("no_signal", "`map=signal=NAME`")
     check = InputCheck(card_of([street]), InputMapping())
     points = street[:20].T.astype(float)
     columns = ("x", "y", "z", "ring")
@@ -211,7 +213,7 @@ def test_cards_without_statistics_know_the_signal_alone(street: Scan) -> None:
     card = replace(card_of([street]), input_statistics=None)
     assert look(card, street * np.array([1000, 1000, 1000, 1], np.float32)) == []
     (warning,) = look(card, street * np.array([1, 1, 1, 255], np.float32))
-    assert warning.option == "--signal-scale 0.00392"
+    assert warning.option == "`signal_scale=0.00392`"
 
 
 def test_cards_of_before_ground_heights_compare_the_rest(street: Scan) -> None:
@@ -220,7 +222,7 @@ def test_cards_of_before_ground_heights_compare_the_rest(street: Scan) -> None:
     old = replace(card, input_statistics=kept)
     assert look(old, street + np.array([0, 0, 1.73, 0], np.float32)) == []
     (warning,) = look(old, street * np.array([1000, 1000, 1000, 1], np.float32))
-    assert warning.option == "--unit mm"
+    assert warning.option == "`unit=mm`"
 
 
 @pytest.mark.parametrize("scan", [np.zeros((0, 4)), np.zeros((1, 4)), np.full((2000, 4), np.nan)])
@@ -242,15 +244,15 @@ def test_points_at_one_place_raise_no_error(street: Scan) -> None:
 
 def test_one_warning_of_a_difference_is_kept_and_counted() -> None:
     log = WarningLog()
-    first = InputWarning(kind="unit", option="--unit mm", message="a.bin: ...")
+    first = InputWarning(kind="unit", option="`unit=mm`", message="a.bin: ...")
     assert [log.add(first), log.add(replace(first, message="b.bin: ...")), log.add(first)] == [
         True,
         False,
         False,
     ]
     assert log.all() == (replace(first, scans=3),)
-    other = replace(first, option="--unit cm")
-    heights = [InputWarning(kind="z_offset", option=f"--z-offset -1.{i}", message="") for i in "78"]
+    other = replace(first, option="`unit=cm`")
+    heights = [InputWarning(kind="z_offset", option=f"`z_offset=-1.{i}`", message="") for i in "78"]
     assert [log.add(warning) for warning in (other, *heights)] == [True, True, False]
     assert [warning.scans for warning in log.all()] == [3, 1, 2]
 

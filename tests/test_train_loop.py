@@ -397,7 +397,7 @@ def test_resuming_a_network_of_other_sizes_says_which(
 def test_a_run_is_never_overwritten_and_never_resumed_without_its_settings(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"holds a run already.*--resume"):
+    with pytest.raises(ConfigError, match=r"holds a run already.*`resume`"):
         run(data, tiny_recipe(), run_root=whole)
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "settings.toml").unlink()

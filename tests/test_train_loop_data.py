@@ -55,7 +55,7 @@ def test_sequences_without_pictures_are_named_and_still_train(tmp_path: Path) ->
 def test_without_any_picture_the_error_names_the_way_out(tmp_path: Path) -> None:
     data = tmp_path / "cache"
     write_sample_cache(data, n_scans=2, sequences=("00",), image_hw=None, n_points=300)
-    with pytest.raises(ConfigError, match=r"no training scan has a picture.*--baseline-only"):
+    with pytest.raises(ConfigError, match=r"no training scan has a picture.*`baseline_only`"):
         run(data, tiny_recipe(*WITH_PICTURES), run_root=tmp_path / "run")
     result = run(data, tiny_recipe("epochs=1"), run_root=tmp_path / "baseline")
     assert result.is_complete

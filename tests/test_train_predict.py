@@ -232,11 +232,11 @@ def test_size_of_five_columns_is_recognised(checkpoint: Path, tmp_path: Path) ->
         five = np.column_stack([some_points(n), np.zeros(n)])
         write_bin(tmp_path / f"in/{n}.pcd.bin", five)
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "wrong", columns=4, device=CPU)
-    assert "5 columns would fit: --columns 5" in summary.failed[0].reason
+    assert "5 columns would fit: `columns=5`" in summary.failed[0].reason
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
     said = next(one for one in summary.warnings if one.kind == "columns")
     assert "501.pcd.bin: read as 5 float32 per point (4 float32 in the training" in said.message
-    assert (said.option, said.scans) == ("--columns 5", 2)  # said once
+    assert (said.option, said.scans) == ("`columns=5`", 2)  # said once
     assert summary.failed == ()
     assert (tmp_path / "out/501.label").stat().st_size == 4 * 501
 

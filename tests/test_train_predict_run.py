@@ -232,7 +232,7 @@ def test_results_are_kept_only_of_the_same_input_and_settings(
     write_bin(scan, some_points(40))
     assert run() == (1, 0)
     assert (out / "a.label").stat().st_size == 160
-    with pytest.raises(DataError, match=r"a\.label is already there.*other settings \(--outside\)"):
+    with pytest.raises(DataError, match=r"a\.label is already there.*other settings \(`outside`\)"):
         run(outside="ignore")
     assert run(overwrite=True, outside="ignore") == (1, 0)
     assert run(outside="ignore") == (0, 1)
@@ -444,8 +444,8 @@ def test_coordinates_in_millimetres_fail_with_the_option(tmp_path: Path) -> None
     path = save(tmp_path / "c.safetensors", input_statistics=statistics)
     scan = write_bin(tmp_path / "a.bin", points)
     summary = predict(scan, path, tmp_path / "out", device=CPU)
-    assert summary.failed[0].reason.endswith("(within 1 km): --unit mm")
-    assert {w.option for w in summary.warnings} == {"--unit mm", "--signal-scale 0.00392"}
+    assert summary.failed[0].reason.endswith("(within 1 km): `unit=mm`")
+    assert {w.option for w in summary.warnings} == {"`unit=mm`", "`signal_scale=0.00392`"}
 
 
 def test_a_sub_folder_that_cannot_be_read_is_named_and_the_rest_labelled(

@@ -186,7 +186,7 @@ def test_a_fault_of_this_process_is_not_called_a_lost_one(error: RuntimeError) -
     ],
 )
 def test_a_broken_connection_is_a_lost_process(error: RuntimeError) -> None:
-    with pytest.raises(LostProcessError, match="--resume goes on"), collective():
+    with pytest.raises(LostProcessError, match="`resume` to continue"), collective():
         raise error
 
 

@@ -74,10 +74,10 @@ class PointLayout:
         return self.columns * self.numpy_type.itemsize
 
     @property
-    def options(self) -> str:
-        """The options that say so."""
-        dtype = "" if self.dtype == "float32" else f" --dtype {self.dtype}"
-        return f"--columns {self.columns}{dtype}"
+    def arguments(self) -> str:
+        """The arguments that say so."""
+        dtype = "" if self.dtype == "float32" else f" `dtype={self.dtype}`"
+        return f"`columns={self.columns}`{dtype}"
 
     def __str__(self) -> str:
         return f"{self.columns} {self.dtype} per point"

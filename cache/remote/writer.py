@@ -119,7 +119,7 @@ class Workspace:
         if not has_objects(self._store, row):
             raise CacheError(
                 f"{self._store.url}/{folder_of(row)}: files vanished while they were uploaded "
-                "(does `cache gc --unfinished` run?). Run the command again."
+                "(does `collect_garbage` run?). Run the command again."
             )
         if not self._store.write_new(name, record):
             earlier = self._store.find(name)

@@ -246,14 +246,18 @@ def print_rich(*renderables: object) -> None:
     """
     from rich.console import Console as RichConsole
     from rich.segment import Segment, Segments
+    from rich.text import Text
 
     screen = RichConsole(
         width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False
     )
     for renderable in renderables:
+        shown = renderable
+        if isinstance(renderable, Text):
+            shown = Text(in_options(renderable.plain), renderable.style)
         parts = (
             part if part.control else Segment(printable(part.text), part.style)
-            for part in screen.render(renderable)  # type: ignore[arg-type]  # anything rich shows
+            for part in screen.render(shown)  # type: ignore[arg-type]  # anything rich shows
         )
         screen.print(Segments(parts), end="")
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "prepare_semkitti": "pass2d prepare semkitti",
     "repair": "pass2d cache repair",
     "status": "pass2d cache status",
+    "submit": "pass2d submit",
     "verify": "pass2d cache verify",
 }
 """Function of the library -> what is typed to call it."""
@@ -35,8 +36,27 @@ OPTIONS = {
     name: "--" + name.replace("_", "-")
     for name in (
         *("allow_partial", "baseline_only", "batch_size", "checkpoint", "clean", "columns"),
-        *("corrupt", "corruptions", "dataset", "description", "device", "drop_invalid", "dtype"),
-        *("html", "image_size", "json", "layout", "limit", "local_cache", "local_cache_gb", "map"),
+        *(
+            "confidence",
+            "corrupt",
+            "corruptions",
+            "dataset",
+            "description",
+            "device",
+            "drop_invalid",
+            "dtype",
+        ),
+        *(
+            "format",
+            "html",
+            "image_size",
+            "json",
+            "layout",
+            "limit",
+            "local_cache",
+            "local_cache_gb",
+            "map",
+        ),
         *("meta", "no_checkpoint", "nproc", "out", "outside", "overwrite", "pictures", "png"),
         *("predictions", "preset", "profile", "ray_address", "recenter", "recipe", "resume"),
         *("root", "rotate", "run", "save", "scan", "scans", "scenes", "seed", "sequences", "set"),
@@ -60,6 +80,7 @@ MESSAGES = ("error", "failed", "message", "notes", "option", "problems", "reason
 """Keys of JSON documents whose strings are what the library says; all others are data."""
 
 _TERM = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
+_CALL = re.compile(r"`([a-z_]+)\(((?:[a-z_]+=[^`,\s]+(?:, )?)+)\)`")
 
 
 def in_options(text: str) -> str:
@@ -68,7 +89,7 @@ def in_options(text: str) -> str:
     >>> in_options("name them: `columns=4`, `overwrite=True`; or `repair` the cache")
     'name them: --columns 4, --overwrite; or `pass2d cache repair` the cache'
     """
-    return _TERM.sub(_replacement, text)
+    return _TERM.sub(_replacement, _CALL.sub(_typed_call, text))
 
 
 def typed_messages(value: Any, key: str = "") -> Any:
@@ -78,6 +99,14 @@ def typed_messages(value: Any, key: str = "") -> Any:
     if isinstance(value, (list, tuple)):
         return [typed_messages(item, key) for item in value]
     return in_options(value) if isinstance(value, str) and key in MESSAGES else value
+
+
+def _typed_call(call: re.Match[str]) -> str:
+    name, arguments = call.groups()
+    if name not in COMMANDS:
+        return call[0]
+    typed = (in_options(f"`{argument}`") for argument in arguments.split(", "))
+    return f"`{' '.join([COMMANDS[name], *typed])}`"
 
 
 def _replacement(term: re.Match[str]) -> str:

@@ -41,7 +41,7 @@ class BinaryOptions:
         if self.columns is not None and self.columns < 3:
             raise ConfigError(f"columns must be at least 3 (x, y, z), got {self.columns}")
         if self.dtype is not None and self.dtype not in DTYPES:
-            raise ConfigError(f"--dtype {self.dtype!r}: one of {', '.join(DTYPES)} is expected")
+            raise ConfigError(f"`dtype` {self.dtype!r}: one of {', '.join(DTYPES)} is expected")
 
     @property
     def expected(self) -> PointLayout:
@@ -132,12 +132,12 @@ def _from_elsewhere(
     theirs = _of_neighbours(path, options) if verdict.is_few else None
     if theirs in fitting:
         assert theirs is not None
-        return theirs, f"{verdict.doubt}: read as its neighbours, {theirs}; --columns decides"
+        return theirs, f"{verdict.doubt}: read as its neighbours, {theirs}; `columns` decides"
     why = verdict.doubt if fitting or not verdict.is_few else "its numbers are no coordinates"
     by_size = f"; by its size {' or '.join(map(str, fitting[:4]))}" if verdict.is_few else ""
     raise DataError(
         f"{path}: how its numbers make points is not clear: {why}{by_size if fitting else ''}. "
-        f"Name it: --columns {options.usual} or another, --dtype float32 or another"
+        f"Name it: `columns={options.usual}` or another, `dtype=float32` or another"
     )
 
 
@@ -171,4 +171,4 @@ def _hint(n_bytes: int, layout: PointLayout) -> str:
     fitting = next((one for one in others if n_bytes % one.point_bytes == 0), None)
     if fitting is None:
         return ""
-    return f"; {fitting.columns} columns would fit: {fitting.options}"
+    return f"; {fitting.columns} columns would fit: {fitting.arguments}"

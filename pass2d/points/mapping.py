@@ -108,7 +108,7 @@ class InputMapping:
             raise DataError(
                 f"{where}: no column for {role}"
                 + (f" of the name {wanted!r}" if wanted else "")
-                + f"; the file has {', '.join(columns.names)}. Name it: --map {role}=NAME"
+                + f"; the file has {', '.join(columns.names)}. Name it: `map={role}=NAME`"
             )
         return columns.values[place]
 
@@ -126,7 +126,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
             continue
         if role not in ROLES or not name or role in columns:
             raise ConfigError(
-                f"--map {text!r}: pairs ROLE=NAME are expected, each of {', '.join(ROLES)} once, "
+                f"`map` {text!r}: pairs ROLE=NAME are expected, each of {', '.join(ROLES)} once, "
                 f"e.g. x=X,y=Y,z=Z,signal=intensity; got {part!r}"
             )
         columns[role] = name
@@ -144,7 +144,7 @@ def parse_unit(text: str) -> float:
     except ValueError:
         unit_m = 0.0
     if not (math.isfinite(unit_m) and unit_m > 0):
-        raise ConfigError(f"--unit must be m, cm, mm, ft or metres per unit above 0, got {text!r}")
+        raise ConfigError(f"`unit` must be m, cm, mm, ft or metres per unit above 0, got {text!r}")
     return unit_m
 
 
@@ -165,7 +165,7 @@ def parse_rotation(text: str | None) -> tuple[tuple[float, ...], ...] | None:
         numbers = []
     if not all(map(math.isfinite, numbers)) or len(numbers) not in {3, 4}:
         raise ConfigError(
-            "--rotate must be yaw,pitch,roll in degrees or a quaternion w,x,y,z, "
+            "`rotate` must be yaw,pitch,roll in degrees or a quaternion w,x,y,z, "
             f"got {text!r}; e.g. 0,0,90"
         )
     matrix = _from_angles(*numbers) if len(numbers) == 3 else _from_quaternion(numbers, text)
@@ -207,7 +207,7 @@ def _from_angles(yaw_deg: float, pitch_deg: float, roll_deg: float) -> NDArray[n
 def _from_quaternion(wxyz: list[float], text: str) -> NDArray[np.float64]:
     length = math.hypot(*wxyz)
     if length < 1e-9:
-        raise ConfigError(f"--rotate {text!r}: a quaternion of length 0 is no rotation")
+        raise ConfigError(f"`rotate` {text!r}: a quaternion of length 0 is no rotation")
     w, x, y, z = (number / length for number in wxyz)
     return np.array(
         [

@@ -39,7 +39,7 @@ def read_columns_of(path: Path, binary: BinaryOptions) -> tuple[PointColumns, st
         return read_columns(path), ""
     found = read_binary(path, binary)
     columns = replace(from_matrix(path, found.points), note=found.note)
-    return columns, "" if found.layout == binary.expected else found.layout.options
+    return columns, "" if found.layout == binary.expected else found.layout.arguments
 
 
 def read_scan_file(

@@ -46,7 +46,7 @@ def summary_tables(summary: DatasetSummary) -> list[Table | Text]:
     failed = [Text(f"not prepared: {line}", style="yellow") for line in summary.failed]
     more = len(failed) - SHOWN_FAILED
     if more > 0:
-        failed[SHOWN_FAILED:] = [Text(f"... and {more} more (--json lists all)")]
+        failed[SHOWN_FAILED:] = [Text(f"... and {more} more (`json` lists all)")]
     return [
         facts_table(f"{summary.dataset}: {summary.location}", lines),
         _splits(summary),
@@ -154,7 +154,7 @@ def _sequences(summary: DatasetSummary) -> Table:
         for sequence in summary.sequences[:SHOWN_SEQUENCES]
     ]
     more = len(summary.sequences) - SHOWN_SEQUENCES
-    title = "sequences" + (f" (the first; {more} more in --json)" if more > 0 else "")
+    title = "sequences" + (f" (the first; {more} more in the JSON)" if more > 0 else "")
     return rich_table(title, columns, rows)
 
 

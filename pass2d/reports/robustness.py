@@ -180,7 +180,7 @@ def remarks(report: RobustReport) -> list[str]:
         )
     if report.clean_miou is None:
         lines.append(
-            "mRR needs the score without corruption, from a prepared clean data set (--clean)"
+            "mRR needs the score without corruption, from a prepared clean data set (`clean`)"
         )
     if report.baseline and scores.mce is None:
         lines.append(f"mCE and mRR need Robo3D's corruptions: {', '.join(CORRUPTIONS)}")

@@ -232,7 +232,7 @@ def _notes_on_rows(problems: Sequence[Problem]) -> list[str]:
     errors = [f"not prepared: {p}" for p in problems if p.severity == "error"]
     for lines in (notes, errors):
         if len(lines) > _MOST_NOTES:
-            lines[_MOST_NOTES:] = [f"... and {len(lines) - _MOST_NOTES} more; see --check"]
+            lines[_MOST_NOTES:] = [f"... and {len(lines) - _MOST_NOTES} more; `check` lists them"]
     return [*notes, *errors]
 
 

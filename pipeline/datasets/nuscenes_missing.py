@@ -85,7 +85,7 @@ class Missing:
 
 
 _WORD = {POINTS: "points", LABELS: "labels", SWEEPS: "points of a past sweep"}
-_USE = {LABELS: "labels, for training and evaluation", SWEEPS: "past sweeps, for --sweeps"}
+_USE = {LABELS: "labels, for training and evaluation", SWEEPS: "past sweeps, for `sweeps`"}
 _PICTURES = "pictures, for training with the 2D branch"
 
 

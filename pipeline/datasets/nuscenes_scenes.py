@@ -41,7 +41,7 @@ def choose_version(root: Path, version: str | None) -> tuple[Path, str]:
         version, root = version or root.name, root.parent
     there = [name for name in VERSIONS if (root / name).is_dir()]
     if version is None and len(there) > 1:
-        raise DataError(f"{root}: holds {words(there)}. Choose one with --version.")
+        raise DataError(f"{root}: holds {words(there)}. Choose one by `version`.")
     if version is None and there:
         version = there[0]
     if version not in there:

@@ -44,8 +44,8 @@ def list_again(
     if found is not None and info is not None and found.layout.name != info.layout:
         raise CacheError(
             f"{root}: looks like {found.table.info.facts.title}, but data set {info.name} is of "
-            f"{dataset.table.info.facts.title}. Give the --root that it was made from, or another "
-            "--dataset."
+            f"{dataset.table.info.facts.title}. Give the `root` that it was made from, or another "
+            "`dataset`."
         )
     wanted = Wanted(
         version=version,
@@ -79,7 +79,7 @@ def _stored_hw(manifest: Manifest | None, table: DatasetTable) -> tuple[int, int
             if not isinstance(stored, list) or [type(size) for size in stored] != [int, int]:
                 raise CacheError(
                     f"shards.parquet: stored_hw is {stored!r:.40}, expected height and width. "
-                    "Prepare again into a new --cache."
+                    "Prepare again into a new `cache_root`."
                 )
             return (stored[0], stored[1])
     return table.stored_hw

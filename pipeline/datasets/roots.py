@@ -61,12 +61,12 @@ def find_root(
     reason = "this folder holds it" if root == here else "found below the current folder"
     if others:
         also = ", ".join(_shown(folder, here) for folder in others)
-        reason = f"the first usual place that holds it; also {also}: --root chooses"
+        reason = f"the first usual place that holds it; also {also}: `root` chooses"
     return FoundRoot(root=root.resolve(), reason=reason)
 
 
 def _named_root(variable: str, value: str) -> Path:
-    remedy = "Set it to the data set's folder, unset it, or give --root."
+    remedy = "Set it to the data set's folder, unset it, or give `root`."
     if not value.strip():
         raise ConfigError(f"{variable} is set, but empty. {remedy}")
     if is_url(value):
@@ -102,15 +102,12 @@ def _nowhere(table: DatasetTable, variable: str, sign: str, here: Path, there: l
     name = table.info.name
     places = ", ".join("itself" if place == "." else place for place in table.usual_roots)
     text = (
-        f"no --root is given, {variable} is not set, and no usual place below {here} holds {name} "
+        f"`root` is not given, {variable} is not set, and no usual place below {here} holds {name} "
         f"({sign}); looked in {places}, whatever the case."
     )
     if empty := [_shown(path, here) + _state(path) for path in there if path != here]:
         text += f" There, but without it: {', '.join(empty)}."
-    return (
-        f"{text} Type --root FOLDER (pass2d prepare {name} --root FOLDER), or first export "
-        f"{variable}=FOLDER"
-    )
+    return f"{text} Name it: `prepare_{name}(root=FOLDER)`; or first export {variable}=FOLDER"
 
 
 def _state(path: Path) -> str:

@@ -47,7 +47,7 @@ def make_shard(
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CacheError(
             f"{header.stage} {shard}: its parameters and inputs are not those of a shard "
-            f"({type(error).__name__}: {error!s:.100}). Run `pass2d prepare` again."
+            f"({type(error).__name__}: {error!s:.100}). Run `prepare` again."
         ) from error
     context = TaskContext(dataset_root=layout.root, info=info, profile=header.profile)
     return run_task(
@@ -109,9 +109,7 @@ def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Fi
 def _path(scan_id: str, role: str, files: Files) -> Path:
     file = files.get((scan_id, role))
     if file is None or not file.path:
-        raise CacheError(
-            f"the path of {role} of scan {scan_id} is not known: run `pass2d prepare` again"
-        )
+        raise CacheError(f"the path of {role} of scan {scan_id} is not known: run `prepare` again")
     return Path(file.path)
 
 

@@ -140,8 +140,8 @@ class _Mender:
         if self._hit(DATASET_FILE):
             raise CacheError(
                 f"{self._layout.root}: neither dataset.json nor a generation is sound. Delete "
-                "dataset.json, CURRENT and manifest/, then run `pass2d prepare` with the same "
-                "--cache: it keeps all shards and makes those files again."
+                "dataset.json, CURRENT and manifest/, then run `prepare` with the same "
+                "`cache_root`: it keeps all shards and makes those files again."
             )
         path = self._layout.dataset_file
         try:
@@ -192,7 +192,7 @@ class _Mender:
         if header is None and self._base is not None:
             header = header_of(self._base, stage, shard, key)
         if header is None:
-            raise CacheError("neither record nor manifest knows it: run `pass2d prepare` again")
+            raise CacheError("neither record nor manifest knows it: run `prepare` again")
         files = self._files if record is None else {**self._files, **files_of_row(record)}
         places = [self._layout.shard(stage, shard, key)]
         if record is None:  # else it stays: whoever interrupts this, it says what has to be there
@@ -203,7 +203,7 @@ class _Mender:
             with self._presence("lidar", shard_name(shard, lidar_key)):
                 result = make_shard(self._layout, header, shard, info=self._info, files=files)
             if result.key != header.key:
-                raise CacheError("its sources or the code changed: run `pass2d prepare` again")
+                raise CacheError("its sources or the code changed: run `prepare` again")
         except BaseException as error:  # Ctrl-C, too
             self._move_back(places, away)  # its other scans can still be read
             if isinstance(error, OSError) and not isinstance(error, CacheError):

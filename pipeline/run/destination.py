@@ -164,7 +164,7 @@ def _require_own(layout: Layout) -> None:
             raise CacheError(
                 f"{layout.root}: a link to a folder that is not a prepared data set and holds "
                 f"{', '.join(others[:3])}. Let it lead to an empty folder, or choose another "
-                "--cache."
+                "`cache_root`."
             )
 
 
@@ -229,7 +229,7 @@ class RemoteFolder:
 def remote_folder(url: str, *, workers: int | None) -> Iterator[RemoteFolder]:
     """Open a data set's URL for writing."""
     if url.startswith("memory:") and workers != 0:
-        raise CacheError(f"{url}: the memory of one process. Use --workers 0, or another store.")
+        raise CacheError(f"{url}: the memory of one process. Use `workers=0`, or another store.")
     mirror = RemoteMirror(RemoteTarget.here(url).store())
     with desk(mirror) as layout:
         yield RemoteFolder(url, layout, mirror)

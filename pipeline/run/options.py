@@ -31,16 +31,16 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise ConfigError(
-                f"--profile: found {self.profile!r}, expected one of {', '.join(PROFILES)}."
+                f"`profile`: found {self.profile!r}, expected one of {', '.join(PROFILES)}."
             )
         if self.shard_scans < 1:
             raise ConfigError(f"shard_scans must be at least 1, found {self.shard_scans}.")
         if self.workers is not None and self.workers < 0:
-            raise ConfigError(f"--workers must be 0 (inline) or more, found {self.workers}.")
+            raise ConfigError(f"`workers` must be 0 (inline) or more, found {self.workers}.")
         if self.ray_address is not None and not self.ray_address.strip():
-            raise ConfigError("--ray-address is empty: give host:port or auto, or leave it out.")
+            raise ConfigError("`ray_address` is empty: give host:port or auto, or leave it out.")
         if self.workers == 0 and self.ray_address is not None:
-            raise ConfigError("--workers 0 runs without Ray: leave out --ray-address.")
+            raise ConfigError("`workers=0` runs without Ray: leave out `ray_address`.")
 
 
 def image_size_hw(text: str) -> tuple[int, int] | None:
@@ -58,7 +58,7 @@ def image_size_hw(text: str) -> tuple[int, int] | None:
     sides = [int(side) for side in match.groups()] if match else []
     if not sides or not all(16 <= side <= MAX_PICTURE_SIDE for side in sides):
         raise ConfigError(
-            f"--image-size: found {text!r}, expected WIDTHxHEIGHT (e.g. 400x240, each "
+            f"`image_size`: found {text!r}, expected WIDTHxHEIGHT (e.g. 400x240, each "
             f"16..{MAX_PICTURE_SIDE}) or original."
         )
     return sides[1], sides[0]

@@ -215,7 +215,7 @@ class _Driver:
             error = OSError(
                 f"its worker was lost in each of {self._order.config.max_retries + 1} attempts "
                 f"(killed, perhaps for lack of memory; Ray: {_line(error)[:120]}). Run again with "
-                "fewer --workers."
+                "fewer `workers`."
             )
         self._tell(Done(number=number, outcome=_portable(error)))
 

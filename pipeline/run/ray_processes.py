@@ -124,7 +124,7 @@ def ray_folder() -> Path:
             found.append(f"{name}: {error.strerror}")
     raise CacheError(
         f"Ray finds no folder for its sockets ({'; '.join(found)}). Set TMPDIR to a writable "
-        "folder with a short name, or use --workers 0 to work without Ray."
+        "folder with a short name, or use `workers=0` to work without Ray."
     )
 
 

@@ -152,13 +152,13 @@ def no_connection(config: PrepareConfig, reason: str, log: Path | None = None) -
     """The error of a Ray that does not start, or of a cluster that does not answer."""
     if config.ray_address is None:
         where = "" if log is None else f" Ray's own words: {log}"
-        return CacheError(f"Ray does not start ({reason}). Use --workers 0 to work without.{where}")
+        return CacheError(f"Ray does not start ({reason}). Use `workers=0` to work without.{where}")
     token = ""
     if "RAY_AUTH_MODE" not in os.environ:
         token = "; RAY_AUTH_MODE=token if it asks for a token, as by `ray start`"
     return CacheError(
-        f"cannot connect to {config.ray_address} ({reason}). Check --ray-address{token}; or use "
-        "--workers 0 to run without Ray."
+        f"cannot connect to {config.ray_address} ({reason}). Check `ray_address`{token}; or use "
+        "`workers=0` to run without Ray."
     )
 
 
@@ -239,7 +239,7 @@ class RayRunner:
         if not self._session.is_told:
             self._session.is_told = True
             self._say(
-                f"Ray is lost ({error}): the rest is done without it, as by --workers 0.{log}"
+                f"Ray is lost ({error}): the rest is done without it, as by `workers=0`.{log}"
             )
         self._is_inline = True
         self.window = 1

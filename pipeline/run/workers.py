@@ -36,9 +36,9 @@ def decided(
     size = f"{inline_s:.1f} s" if inline_s < 60 else format_seconds(inline_s)
     text = f"{count_scans(plans):,} scans, about {size} of work"
     if ray_s < inline_s:
-        progress.say(f"{text}: Ray starts with a worker per CPU, {n_cpus} (--workers 0: without)")
+        progress.say(f"{text}: Ray starts with a worker per CPU, {n_cpus} (`workers=0`: without)")
         return replace(config, workers=n_cpus)
-    progress.say(f"{text}: done in this process, Ray would take longer (--workers N starts it)")
+    progress.say(f"{text}: done in this process, Ray would take longer (`workers=N` starts it)")
     return replace(config, workers=0)
 
 

@@ -298,7 +298,7 @@ def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
                 found=f"{len(rows)} of {len(points)} points with NaN or infinity, first {rows[0]}",
                 expected="finite numbers",
                 remedy=(
-                    "--drop-invalid drops them (organised clouds have such rows); else the file "
+                    "`drop_invalid` drops them (organised clouds have such rows); else the file "
                     "is damaged: download it again."
                 ),
             )

@@ -258,7 +258,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         if path.suffix != ".safetensors":
             raise CheckpointError(
                 f"{path}: this is no pass2d checkpoint ({error!s:.200}). One of the published code "
-                "is turned into one by: pass2d import CHECKPOINT --out FILE.safetensors"
+                "is imported first: `import_checkpoint(out=FILE.safetensors)`."
             ) from error
         raise _damaged(path, str(error)) from error
     if HEADER_KEY not in metadata:

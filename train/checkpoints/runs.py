@@ -94,7 +94,7 @@ def new_run_folder(recipe_name: str, *, runs: Path = RUNS) -> Path:
     except OSError as error:
         raise ConfigError(
             f"{runs.resolve()}: no folder for the run can be made there: {error.strerror}. "
-            "Choose one with --run."
+            "Choose one by `run_root`."
         ) from error
 
 

@@ -17,7 +17,7 @@ from pass2d.train.data.positions import evenly_spaced
 
 _SAMPLE_SCANS = 4
 """Enough to see another unit, frame or scale: all scans of a data set share it."""
-_CHECK = "`pass2d prepare ... --check` says what the files look like."
+_CHECK = "`check` says what the files look like."
 
 
 def require_usable(reader: CacheReader, positions: NDArray[np.int64], *, split: str) -> None:

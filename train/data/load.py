@@ -103,7 +103,7 @@ class _Source:
             wanted = [name for name, value in vars(fields).items() if value is True]
             raise CacheError(
                 f"{self.reader.root}: scan {scan}: reading xyz, signal, {', '.join(wanted)} "
-                f"failed: {error}. Run `pass2d cache verify`."
+                f"failed: {error}. Run `verify`."
             ) from error
 
     def corrupted(self, record: ScanRecord, draw: ScanDraw) -> ScanRecord:

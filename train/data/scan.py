@@ -247,5 +247,5 @@ def _both(first: NDArray[T] | None, second: NDArray[T] | None) -> NDArray[T] | N
 
 
 def _known(values: NDArray[T] | None) -> NDArray[T]:
-    assert values is not None, "not read: see `needs_instances`"
+    assert values is not None, "not read: see needs_instances"
     return values

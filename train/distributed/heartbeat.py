@@ -17,7 +17,7 @@ from collections.abc import Callable
 from torch.distributed import Store  # type: ignore[attr-defined]  # not in its __all__
 
 from pass2d.common.errors import Pass2DError, ReportedByOtherProcessError
-from pass2d.train.distributed.launch import LOST_CODE, is_launched
+from pass2d.train.distributed.launch import LOST_CODE, RESUME_HINT, is_launched
 
 _TICK_S = 1.0
 _GRACE_S = 3.0
@@ -126,10 +126,7 @@ class Heartbeat:
         self._told = bool(reason) and self._claim()
         self._leave()
         if self._told and not is_launched():
-            self._say(
-                f"error: {reason}. All processes end; the same command with --resume goes on from "
-                "the last checkpoint."
-            )
+            self._say(f"error: {reason}. All processes end. {RESUME_HINT}")
         sys.stderr.flush()
         self.linger()
         os._exit(LOST_CODE if is_launched() else 1)

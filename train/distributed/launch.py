@@ -21,6 +21,7 @@ from types import FrameType
 
 import pass2d
 
+RESUME_HINT = "Run it again with `resume` to continue from the last checkpoint."
 LOST_CODE = 75
 """Exit code of a worker that lost the others: whoever started it sees which one died, and says."""
 _LAUNCHER = "PASS2D_LAUNCHER"
@@ -189,18 +190,17 @@ def _hand_on(number: signal.Signals, workers: Sequence[subprocess.Popen[bytes]])
 
 def _outcome(ended: dict[int, int], received: list[signal.Signals], *, is_cut_off: bool) -> Outcome:
     """Read the exit codes, in the order in which the processes ended."""
-    way_on = "The same command with --resume goes on from the last checkpoint."
     for rank, code in ended.items():
         if code < 0:
             name = signal.Signals(-code).name
             hint = ": was there too little memory?" if code == -signal.SIGKILL else ""
             error = f"process {rank} of {len(ended)} was killed by {name}{hint}"
-            return Outcome(code=1, error=f"{error} All others were ended. {way_on}")
+            return Outcome(code=1, error=f"{error} All others were ended. {RESUME_HINT}")
     if received and is_cut_off:
-        return Outcome(code=1, error=f"the processes did not end in time and were killed. {way_on}")
+        return Outcome(code=1, error=f"the processes did not end in time: killed. {RESUME_HINT}")
     failed = [code for code in ended.values() if code not in (0, LOST_CODE)]
     if failed:
         return Outcome(code=failed[0])
     if LOST_CODE in ended.values():
-        return Outcome(code=1, error=f"the processes lost each other: all were ended. {way_on}")
+        return Outcome(code=1, error=f"the processes lost each other: all ended. {RESUME_HINT}")
     return Outcome(code=0)

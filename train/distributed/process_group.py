@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from pass2d.common.errors import ConfigError, ReportedByOtherProcessError
 from pass2d.common.progress import Progress, Silent
 from pass2d.train.distributed.heartbeat import Heartbeat, LostProcessError
-from pass2d.train.distributed.launch import LOST_CODE, is_launched
+from pass2d.train.distributed.launch import LOST_CODE, RESUME_HINT, is_launched
 from pass2d.train.optim.optimizer import laid_out_like
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def _gpu_index(name: str, index: int | None) -> int:
 def _too_few(n_local: int, n_gpus: int) -> ConfigError:
     return ConfigError(
         f"{n_local} processes are to run here, but torch sees {n_gpus} GPUs: start at most one per "
-        "GPU (--nproc; torchrun: --nproc-per-node), or use device=cpu"
+        "GPU (`nproc`), or use device=cpu"
     )
 
 
@@ -221,7 +221,7 @@ def _meet(say: Callable[[str], None], lost_after_s: float) -> tuple[Store, Heart
         reason = str(error).splitlines()[0].split(". Exception raised from")[0]
         raise ConfigError(
             f"the {os.environ['WORLD_SIZE']} processes could not connect: {reason}. Start "
-            "them with torchrun or --nproc; on several machines all must reach "
+            "them with torchrun or `nproc`; on several machines all must reach "
             f"{os.environ.get('MASTER_ADDR', 'MASTER_ADDR')} port "
             f"{os.environ.get('MASTER_PORT', 'MASTER_PORT')}."
         ) from error
@@ -256,8 +256,7 @@ def collective() -> Iterator[None]:
         reason = str(error).splitlines()[0].rpartition("] ")[2][:120]
         raise LostProcessError(
             f"the connection to another process broke ({reason}): it was killed, or its machine is "
-            "lost. All processes end; the same command with --resume goes on from the last "
-            "checkpoint."
+            f"lost. All processes end. {RESUME_HINT}"
         ) from error
 
 

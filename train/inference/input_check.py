@@ -74,17 +74,17 @@ class InputCheck:
     def _option(self, difference: Difference) -> str:
         mapping, amount = self._mapping, difference.amount
         if difference.kind == "signal":
-            return f"--signal-scale {mapping.signal_scale * amount:.3g}"
+            return f"`signal_scale={mapping.signal_scale * amount:.3g}`"
         if difference.kind == "unit":
-            return f"--unit {_unit_word(mapping.unit_m * amount)}"
+            return f"`unit={_unit_word(mapping.unit_m * amount)}`"
         if difference.kind == "rotate":
             angles, matrix = UP[difference.up]
             if mapping.rotation is not None:
                 angles = rotation_angles(np.array(matrix) @ np.array(mapping.rotation))
-            return f"--rotate {angles}"
+            return f"`rotate={angles}`"
         if difference.kind == "z_offset":
-            return f"--z-offset {amount:.2f}"
-        return {"recenter": "--recenter", "no_signal": "--map signal=NAME"}.get(difference.kind, "")
+            return f"`z_offset={amount:.2f}`"
+        return {"recenter": "`recenter`", "no_signal": "`map=signal=NAME`"}.get(difference.kind, "")
 
     def _advice(self, difference: Difference, option: str) -> str:
         if difference.kind == "density":
@@ -95,7 +95,7 @@ class InputCheck:
                 f"; the training data's is 0..{full:.0f}. Name its column if there is one: {option}"
             )
         if difference.kind == "range":
-            return ": is --unit right? Another sensor or place may also explain it"
+            return ": is `unit` right? Another sensor or place may also explain it"
         if difference.kind == "recenter":
             return f": {option} moves each scan's middle to x = y = 0, its ground to z = 0"
         if difference.kind == "rotate":

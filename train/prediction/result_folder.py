@@ -8,6 +8,7 @@ replaced without being asked.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -123,7 +124,7 @@ class ResultFolder:
 
     def _why(self) -> str:
         if self._record.differing:
-            differing = ", ".join(self._record.differing)
+            differing = re.sub(r"--(\w+)", r"`\1`", ", ".join(self._record.differing))
             return (
                 f" It was made with other settings ({differing}). Choose another "
                 "`out`, or set `overwrite`."

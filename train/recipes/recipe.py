@@ -212,7 +212,7 @@ def without_images(recipe: Recipe) -> Recipe:
     _, settings = network_settings(recipe)
     if "image_branch" not in settings:
         raise ConfigError(
-            f"--baseline-only leaves out the 2D branch, but {recipe.network.config} has none"
+            f"`baseline_only` leaves out the 2D branch, but {recipe.network.config} has none"
         )
     changed = {**recipe.network.settings, "image_branch": False}
     return replace(recipe, network=replace(recipe.network, settings=changed))

@@ -131,8 +131,8 @@ def _chosen(
 ) -> list[tuple[Path, CorruptionInfo]]:
     if not found:
         raise ConfigError(
-            f"{clean.parent}: no corrupted data sets of {clean.name}. Make them with "
-            "`pass2d prepare ... --corrupt all`, or evaluate a published set, `root`."
+            f"{clean.parent}: no corrupted data sets of {clean.name}. Make them, "
+            "`prepare(corrupt=all)`, or evaluate a published set, `root`."
         )
     names = sorted({corruption.name for _, corruption in found})
     words = None if wanted is None else corruption_words(wanted)
@@ -152,7 +152,7 @@ def _description(root: Path) -> CorruptionInfo | None:
         data = read_whole(layout.dataset_file)
     except OSError as error:
         raise CacheError(
-            f"{layout.dataset_file}: cannot read ({error.strerror}). Run `pass2d cache repair`."
+            f"{layout.dataset_file}: cannot read ({error.strerror}). Run `repair`."
         ) from error
     return parse_dataset(data, where=str(layout.dataset_file)).corruption
 

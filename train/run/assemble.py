@@ -210,7 +210,7 @@ def picture_size(
     if not len(seen):
         raise ConfigError(
             f"{reader.root}: no training scan has a picture, but {recipe.network.config} learns "
-            "from them. Train the 3D network alone with --baseline-only, or prepare with image_2."
+            "from them. Train the 3D network alone by `baseline_only`, or prepare with image_2."
         )
     if len(seen) < len(positions):
         blind = positions[~scans.has_image[positions]]
@@ -227,7 +227,7 @@ def picture_size(
     if min(size_hw) < 16:
         raise ConfigError(
             f"{reader.root}: a picture of {sizes.min(0).tolist()} (height, width) pixels is "
-            "smaller than the 16 x 16 that the 2D network needs. Train with --baseline-only."
+            "smaller than the 16 x 16 that the 2D network needs. Train with `baseline_only`."
         )
     if recipe.augment.crop_hw is not None and size_hw != recipe.augment.crop_hw:
         progress.say(
@@ -251,7 +251,7 @@ def _require_one_size(reader: CacheReader, positions: NDArray[np.int64]) -> None
         scan = reader.scans.scan_id[positions[np.flatnonzero(is_uneven)[0]]]
         raise ConfigError(
             f"{reader.root}: the pictures of scan {scan} differ in size: augment.cameras = 'all' "
-            "needs one size. Prepare with --image-size 400x240, or train with cameras = 'one'."
+            "needs one size. Prepare with `image_size=400x240`, or train with cameras = 'one'."
         )
 
 

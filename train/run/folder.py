@@ -29,11 +29,11 @@ def open_folder(root: Path, *, resume: bool, group: ProcessGroup) -> RunFolder:
     group.wait()  # nobody looks before all are here, and nobody writes before all have looked
     if resume and not folder.settings.is_file():
         inner = ", ".join(as_typed(run.root) for run in run_folders(root)[:3])
-        hint = f". Runs below it: {inner}. Name one with --run" if inner else ""
+        hint = f". Runs below it: {inner}. Name one by `run_root`" if inner else ""
         raise ConfigError(f"{root}: no run to resume here (no {folder.settings.name}){hint}")
     if not resume and folder.settings.exists():
         raise ConfigError(
-            f"{root}: holds a run already. Continue it with --resume, or choose another folder."
+            f"{root}: holds a run already. Continue it with `resume`, or choose another folder."
         )
     checkpoints = folder.last.parent
     if checkpoints.is_symlink() and not checkpoints.is_dir():

@@ -298,7 +298,7 @@ def waiting_advice(
     if config.prefetch < _ENOUGH_BATCHES:
         remedies.append(f"raise stream.prefetch (now {config.prefetch}) to {_ENOUGH_BATCHES}")
     if reader.profiles != ("speed",):
-        remedies.append("prepare the cache with --profile speed")
+        remedies.append("prepare the cache with `profile=speed`")
     if reader.is_remote:
         remedies.append("copy the cache to a local disk")
     else:

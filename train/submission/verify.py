@@ -98,7 +98,7 @@ def verify_submission(
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
         raise DataError(
             f"{path}: not a whole zip file ({error}). Was the upload or copy cut off? "
-            "Write it again with `pass2d submit`."
+            "Write it again (`submit`)."
         ) from error
 
 
