@@ -496,7 +496,7 @@ def test_sequence_names_that_collide_are_refused(raw: Path) -> None:
         ({"profile": "fast"}, "expected one of speed, size"),
         ({"shard_scans": 0}, "at least 1"),
         ({"workers": -1}, "must be 0"),
-        ({"workers": 0, "ray_address": "auto"}, "leave out --ray-address"),
+        ({"workers": 0, "ray_address": "auto"}, "leave out `ray_address`"),
     ],
 )
 def test_settings_that_cannot_work(settings: dict, message: str) -> None:
