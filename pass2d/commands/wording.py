@@ -15,6 +15,7 @@ COMMANDS = {
     "benchmark": "pass2d cache bench",
     "check": "pass2d prepare ... --check",
     "collect_garbage": "pass2d cache gc",
+    "describe_template": "pass2d prepare --describe-template",
     "doctor": "pass2d doctor",
     "evaluate": "pass2d eval",
     "fit": "pass2d train",

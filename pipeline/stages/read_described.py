@@ -120,7 +120,7 @@ def _label_values(file: Path, raw: RawFormat) -> NDArray[np.int64]:
                     file=file,
                     found=f"columns {', '.join(columns.names)}",
                     expected=f"a column {name!r} of labels",
-                    remedy="Correct `column` of [labels] in the description.",
+                    remedy="Correct column of [labels] in the description.",
                 )
             )
         return _whole(file, columns.values[columns.names.index(name)])

@@ -20,7 +20,7 @@ from pass2d.pipeline.stages.raw_file import read_file
 
 _ROTATION_ERROR = 0.02
 """Largest number of R R^T - I; real files are within 1e-5."""
-_REMEDY = "Correct the calibration, or `calib` of the [[camera]] in the description."
+_REMEDY = "Correct the calibration, or calib of the [[camera]] in the description."
 
 
 @dataclass(frozen=True, kw_only=True)
