@@ -98,7 +98,7 @@ class PointsPart:
             self.unit_m()
             self.rotation()
         except ConfigError as error:
-            raise ValueError(str(error).replace("--", "")) from error
+            raise ValueError(str(error).replace("`", "")) from error
         if not math.isfinite(self.z_offset):
             raise ValueError("z_offset must be a finite number of metres")
 
