@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.columns import PointLayout, find_layout
 from pass2d.cache.clouds.likeness import differences, is_plainly_alike, of_dataset
 from pass2d.cache.clouds.volume import inside_volume
-from pass2d.cache.schema import DatasetInfo, GridConfig
+from pass2d.cache.schema import DatasetInfo, GridConfig, RawFormat
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource
 from pass2d.pipeline.stages.camera_sense import AHEAD, camera_doubts
+from pass2d.points.binary import SUFFIX
+from pass2d.points.packed import file_bytes
 
 THOROUGH_EVERY = 64
 """Of a sequence's scans one in so many is compared by its ground too, which takes as long as
@@ -75,9 +78,11 @@ def scan_doubts(
         in the volume.
     """
     expected = of_dataset(info)
-    found = []
+    found: list[Problem] = []
+    if is_thorough and info.raw_format is not None and info.corruption is None:
+        found += _other_columns(file, info.raw_format)
     if is_thorough or not is_plainly_alike(points, expected):
-        found = [
+        found += [
             Problem(
                 file=file,
                 found=f"a scan that differs: {one.what}",
@@ -102,6 +107,23 @@ def scan_doubts(
             )
         )
     return found
+
+
+def _other_columns(file: Path, raw: RawFormat) -> Iterator[Problem]:
+    """Numbers of a described ``.bin`` that make sense with another number of columns or type."""
+    if raw.suffix != SUFFIX:
+        return
+    expected = PointLayout(columns=raw.columns, dtype=raw.dtype)
+    clear = find_layout(file_bytes(file), usual=expected).layout
+    if clear is not None and clear != expected:
+        yield Problem(
+            file=file,
+            found=f"numbers that look like {clear}",
+            expected=f"{expected}, as the description says",
+            remedy="Correct columns and dtype of [points], if the heights look wrong, too.",
+            severity="warning",
+            kind="columns",
+        )
 
 
 def picture_doubts(

@@ -142,6 +142,7 @@ def _of_a_dataset(
 ) -> None:
     """Prepare a data set. What its own command lacks of these options has its default."""
     from pass2d.pipeline.datasets.layout import Wanted
+    from pass2d.pipeline.datasets.tally import Tally, tally_lines
     from pass2d.pipeline.run.options import PrepareConfig, image_size_hw
 
     console = Console()
@@ -161,10 +162,14 @@ def _of_a_dataset(
         )
         place = root or _found(dataset.find, console)
         if check:
+            tally = Tally() if words is FOLDER else None
             found = dataset.check(
-                place, wanted, drop_invalid=drop_invalid, png=png, progress=console
+                place, wanted, drop_invalid=drop_invalid, png=png, progress=console, tally=tally
             )
             console.close()
+            if tally is not None and not as_json:
+                for line in tally_lines(list(tally.splits.values()), dataset.table.info):
+                    print_line(line)
             _show_problems(found, as_json=as_json)
             return
         listing = dataset.list_scans(place, wanted, progress=console)

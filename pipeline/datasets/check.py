@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -22,6 +22,7 @@ from pass2d.common.progress import Progress
 from pass2d.pipeline.compose import read_picture, visible_points
 from pass2d.pipeline.datasets.draw_calibration import draw_calibrations
 from pass2d.pipeline.datasets.layout import Examined
+from pass2d.pipeline.datasets.tally import ScanCount, Tally, sampled, unnamed_ids
 from pass2d.pipeline.doubts import (
     odd_sizes,
     picture_doubts,
@@ -33,7 +34,8 @@ from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.run.jobs import cut_into_shards
 from pass2d.pipeline.source import ScanSource
 from pass2d.pipeline.stages.counts import count_labels
-from pass2d.pipeline.stages.read import attempt_scan, read_sweep
+from pass2d.pipeline.stages.labels import UNNAMED
+from pass2d.pipeline.stages.read import Attempt, attempt_scan, read_sweep
 from pass2d.pipeline.stages.volume import split_volume
 
 _AGAIN = "The file is damaged: copy or download it again."
@@ -61,10 +63,17 @@ class ScanFindings:
     """(C,) points per training id; None without readable labels."""
     n_bytes: int
     """Bytes of the scan's files."""
+    count: ScanCount
+    """What the scan adds to the table of its split."""
 
 
 def check_examined(
-    seen: Examined, *, png: Path | None, cameras: Sequence[str], progress: Progress
+    seen: Examined,
+    *,
+    png: Path | None,
+    cameras: Sequence[str],
+    progress: Progress,
+    tally: Tally | None = None,
 ) -> list[Problem]:
     """Read all files of a listed data set.
 
@@ -73,11 +82,12 @@ def check_examined(
         png: folder of one picture per sequence and camera, with the points on it; None: none.
         cameras: their names where there are several.
         progress: scans read and their bytes.
+        tally: counts what is in each split; ids without a name are then said once, of all scans.
 
     Returns:
         What was seen, then what the files hold.
     """
-    problems = [*seen.problems, *check_scans(seen.scans, seen.info, progress=progress)]
+    problems = [*seen.problems, *check_scans(seen.scans, seen.info, progress=progress, tally=tally)]
     if png is not None:
         draw_calibrations(
             seen.scans, seen.info, png, problems=problems, cameras=cameras, progress=progress
@@ -86,7 +96,11 @@ def check_examined(
 
 
 def check_scans(
-    scans: Sequence[ScanSource], info: DatasetInfo, *, progress: Progress
+    scans: Sequence[ScanSource],
+    info: DatasetInfo,
+    *,
+    progress: Progress,
+    tally: Tally | None = None,
 ) -> list[Problem]:
     """Read all files of these scans in threads (reading and decoding release the GIL).
 
@@ -94,6 +108,7 @@ def check_scans(
         scans: to look at.
         info: label table and file layout of the data set.
         progress: one unit per scan, with the bytes read.
+        tally: counts what is in each split; ids without a name are then said once, of all scans.
 
     Returns:
         Every problem, in the order of the scans; then pictures whose size is not that of most
@@ -106,7 +121,9 @@ def check_scans(
     folders: dict[str, Path] = {}
     for scan, findings in _in_threads(scans, info):
         progress.advance(nbytes=findings.n_bytes)
-        problems += findings.problems
+        problems += [p for p in findings.problems if tally is None or p.kind != UNNAMED]
+        if tally is not None:
+            tally.add(scan, findings.count, findings.class_counts)
         for picture in findings.pictures:
             group = pictures.setdefault((scan.sequence, picture.camera), [])
             group.append((picture.file, (picture.height, picture.width)))
@@ -154,6 +171,7 @@ def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True)
     """Read one scan's files and name all that is wrong with them, and what is unlikely."""
     problems: list[Problem] = []
     found = attempt_scan(scan.points, scan.labels, info)
+    count = _count(found, info)
     problems += [_problem_of(file, error) for file, error in found.errors]
     points, xyz = found.points, None
     if points is not None:
@@ -165,24 +183,43 @@ def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True)
             raw = raw.compress(is_measured(raw), axis=1) if info.drops_invalid else raw
             problems += scan_doubts(raw, info=info, file=scan.points, is_thorough=is_thorough)
             xyz = raw[:3].take(split_volume(raw[:3], grid=info.grid).inside, axis=1)
+            outside = raw.shape[1] - xyz.shape[1]
+            count = replace(count, outside=outside, points=raw.shape[1], sample=sampled(raw))
     for sweep in scan.sweeps:
         _attempt(sweep.points, partial(read_sweep, sweep.points, info), problems)
     class_counts = None
     if found.label is not None:
         class_counts = count_labels(found.label, n_classes=info.labels.n_classes)
     pictures = []
+    is_seen = None if xyz is None else np.zeros(xyz.shape[1], np.bool_)
     for camera, file in enumerate(scan.images):
         shape = None if file is None else _attempt(file, partial(_shape, scan, camera), problems)
         if file is not None and shape is not None:
             pictures.append(PictureSize(camera, file, *shape))
             if xyz is not None and scan.image_from_lidar is not None:
-                n_visible = len(visible_points(scan, camera, xyz, image_hw=shape).point_index)
+                rows = visible_points(scan, camera, xyz, image_hw=shape).point_index
+                n_visible = len(rows)
+                if is_seen is not None:
+                    is_seen[rows] = True
                 problems += picture_doubts(scan, camera, xyz, image_hw=shape, n_visible=n_visible)
+    if is_seen is not None and pictures:
+        count = replace(count, pictured=len(is_seen), seen=int(is_seen.sum()))
     return ScanFindings(
+        count=count,
         problems=tuple(problems),
         pictures=tuple(pictures),
         class_counts=class_counts,
         n_bytes=sum(file.stat().st_size for file in scan.files() if file.exists()),
+    )
+
+
+def _count(found: Attempt, info: DatasetInfo) -> ScanCount:
+    """What the labels alone say."""
+    labels = found.label
+    return ScanCount(
+        labelled=0 if labels is None else len(labels),
+        nothing=0 if labels is None else int(np.count_nonzero(labels == 0)),
+        unnamed=Counter() if found.raw_labels is None else unnamed_ids(found.raw_labels, info),
     )
 
 

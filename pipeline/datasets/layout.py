@@ -42,6 +42,33 @@ class Examined:
     """What is missing, damaged or inconsistent, and what is unusual but legal (notes)."""
 
 
+def listing_problems(
+    root: Path, table: DatasetTable, listing: SourceListing
+) -> tuple[Problem, ...]:
+    """What a listing says, for a reader that examines no more."""
+    notes = [
+        Problem(
+            file=root,
+            found=note,
+            expected=f"the whole of {table.info.facts.title}",
+            remedy="Legal; what is there is prepared.",
+            severity="note",
+        )
+        for note in listing.notes
+    ]
+    failed = [
+        Problem(
+            file=root,
+            found=f"{part.scan_id}: {part.reason}",
+            expected="all parts of the scan",
+            remedy="`prepare` leaves it out.",
+        )
+        for part in listing.failed
+    ]
+    warned = [warning.first for warning in listing.warned]
+    return (*failed, *warned, *notes)
+
+
 ListScans = Callable[[Path, DatasetTable, Wanted, Progress], SourceListing]
 """Root, table: the scans that are wanted. An optional file that is missing is a note, no error."""
 ExamineScans = Callable[[Path, DatasetTable, Wanted, Progress], Examined]

@@ -17,9 +17,10 @@ from pass2d.pipeline.datasets.check import check_examined
 from pass2d.pipeline.datasets.described.description import Description, description_of
 from pass2d.pipeline.datasets.described.facts import table_of
 from pass2d.pipeline.datasets.described.listing import layout_of
-from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
+from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted, listing_problems
 from pass2d.pipeline.datasets.roots import FoundRoot, find_root
 from pass2d.pipeline.datasets.table import DatasetTable, load_table
+from pass2d.pipeline.datasets.tally import Tally
 from pass2d.pipeline.datasets.words import table_files
 from pass2d.pipeline.problem import Problem
 from pass2d.pipeline.source import SourceListing
@@ -68,6 +69,7 @@ class Dataset:
         drop_invalid: bool = False,
         png: Path | None = None,
         progress: Progress,
+        tally: Tally | None = None,
     ) -> list[Problem]:
         """Look at every file and write nothing but pictures, if asked.
 
@@ -77,6 +79,7 @@ class Dataset:
             drop_invalid: whether points of NaN are to be dropped, and so are no fault.
             png: folder of one picture per sequence and camera, with the points on it; None: none.
             progress: scans read and their bytes.
+            tally: counts what is in each split; its problems come last.
 
         Returns:
             Every missing, damaged or inconsistent file; first those seen by name, then scan by
@@ -89,33 +92,17 @@ class Dataset:
         seen = examine(root, self.table, wanted or Wanted(), progress)
         info = replace(seen.info, drops_invalid=drop_invalid or None)
         cameras = self.table.cameras
-        return check_examined(replace(seen, info=info), png=png, cameras=cameras, progress=progress)
+        problems = check_examined(
+            replace(seen, info=info), png=png, cameras=cameras, progress=progress, tally=tally
+        )
+        return problems if tally is None else [*problems, *tally.problems(info, root)]
 
     def _examine(
         self, root: Path, table: DatasetTable, wanted: Wanted, progress: Progress
     ) -> Examined:
         listing = self.layout.list_scans(root, table, wanted, progress)
-        notes = [
-            Problem(
-                file=root,
-                found=note,
-                expected=f"the whole of {table.info.facts.title}",
-                remedy="Legal; what is there is prepared.",
-                severity="note",
-            )
-            for note in listing.notes
-        ]
-        failed = [
-            Problem(
-                file=root,
-                found=f"{part.scan_id}: {part.reason}",
-                expected="all parts of the scan",
-                remedy="`prepare` leaves it out.",
-            )
-            for part in listing.failed
-        ]
-        warned = [warning.first for warning in listing.warned]
-        return Examined(info=listing.info, scans=listing.scans, problems=(*failed, *warned, *notes))
+        problems = listing_problems(root, table, listing)
+        return Examined(info=listing.info, scans=listing.scans, problems=problems)
 
 
 def described(description: Description) -> Dataset:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from pass2d.cache.schema import UNKNOWN_LABEL, LabelTable
 from pass2d.pipeline.problem import Problem, UnknownLabelProblemError
 
+UNNAMED = "unnamed"
+"""Kind of the problem of raw ids that the table lacks."""
+
 
 def map_labels(
     raw_labels: NDArray[np.uint32], *, table: LabelTable, file: Path
@@ -55,5 +58,6 @@ def _unknown(
             expected=f"one of the table's {len(known)} raw ids ({known[0]}..{known[-1]})",
             remedy="Is it a label file of another data set? Else name the id in its table "
             "(pipeline/datasets/*.toml) or description.",
+            kind=UNNAMED,
         )
     )

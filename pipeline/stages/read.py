@@ -37,6 +37,8 @@ class Attempt(NamedTuple):
     label: NDArray[np.uint8] | None
     """(R,) training ids; None without labels that can be read."""
     instance: NDArray[np.uint32] | None
+    raw_labels: NDArray[np.uint32] | None
+    """(R,) as in the file."""
     errors: tuple[tuple[Path, ProblemError | OSError], ...]
     """What is wrong with which file; an OSError may pass."""
 
@@ -100,7 +102,7 @@ def attempt_scan(points_file: Path, labels_file: Path | None, info: DatasetInfo)
             points, _ = drop_invalid(points)
         else:
             points, label, instance = _without_invalid(points, label, instance, info)
-    return Attempt(points, label, instance, tuple(errors))
+    return Attempt(points, label, instance, raw_labels, tuple(errors))
 
 
 def read_sweep(file: Path, info: DatasetInfo) -> NDArray[np.float32]:

@@ -18,10 +18,10 @@ from pass2d.pipeline.datasets.described.facts import LAYOUT_NAME
 from pass2d.pipeline.datasets.described.pattern import Folders, Match, fill
 from pass2d.pipeline.datasets.described.poses import read_poses, with_sweeps
 from pass2d.pipeline.datasets.described.splits import NamedScan, split_scans
-from pass2d.pipeline.datasets.layout import RawLayout, Wanted
+from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted, listing_problems
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
 from pass2d.pipeline.datasets.table import DatasetTable
-from pass2d.pipeline.problem import ProblemError
+from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource, SourceListing
 
 _MOST_FRAMES = (1 << 31) - 1
@@ -41,9 +41,38 @@ def layout_of(description: Description) -> RawLayout:
     ) -> SourceListing:
         return list_described(root, description, table, wanted)
 
+    def examine(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> Examined:
+        listing = list_described(root, description, table, wanted)
+        poses = _pose_problems(root.absolute(), description) if not wanted.sweeps else []
+        return Examined(
+            info=listing.info,
+            scans=listing.scans,
+            problems=(*poses, *listing_problems(root, table, listing)),
+        )
+
     return RawLayout(
-        name=LAYOUT_NAME, sign=description.points.files, locate=locate, list_scans=list_scans
+        name=LAYOUT_NAME,
+        sign=description.points.files,
+        locate=locate,
+        list_scans=list_scans,
+        examine=examine,
     )
+
+
+def _pose_problems(root: Path, description: Description) -> list[Problem]:
+    """What would stop a later run with `sweeps`."""
+    part, folders = description.poses, Folders(root=root)
+    if part is None:
+        return []
+    problems = []
+    for file in {
+        fill(part.file, one.words): 0 for one in folders.matches(description.points.files)
+    }:
+        try:
+            read_poses(root / file)
+        except ProblemError as error:
+            problems.append(error.problem)
+    return problems
 
 
 @dataclass(frozen=True, kw_only=True)

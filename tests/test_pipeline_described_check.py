@@ -1,0 +1,150 @@
+"""`prepare folder --check`: what could stop a run later is found in a minute."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from described_samples import DESCRIPTION, N, write_description, write_yard
+from typer.testing import CliRunner
+
+from pass2d.cli import app
+
+
+def check(description: Path, root: Path, *words: str) -> tuple[int, str]:
+    place = ("--describe", str(description), "--root", str(root))
+    result = CliRunner().invoke(app, ["prepare", "folder", *place, "--check", *words])
+    return result.exit_code, result.stdout
+
+
+def problems(description: Path, root: Path) -> list[tuple[str, str]]:
+    """Severity, file and what was found."""
+    _, text = check(description, root, "--json")
+    found = json.loads(text)["problems"]
+    return [(one["severity"], f"{one['file']} {one['found']}") for one in found]
+
+
+def test_a_table_of_the_splits(tmp_path: Path) -> None:
+    truth = write_yard(tmp_path)
+    code, text = check(write_description(tmp_path), tmp_path, "--png", str(tmp_path / "png"))
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[0].startswith("split ")
+    scans = [truth["a/0001"], truth["a/0002"]]
+    nothing = np.mean([np.isin(scan.raw, (0, 63)).mean() for scan in scans])
+    outside = np.mean([(np.abs(scan.points[:, :2]) >= 20).any(axis=1).mean() for scan in scans])
+    words = next(line for line in lines if line.startswith("train ")).split()
+    assert words[1:7] == ["2", "2", "2", f"{2 * N}", f"{nothing:.1%}", f"{outside:.1%}"]
+    hedge = np.mean([np.isin(scan.raw, (7, 9)).mean() for scan in scans])
+    assert any(f"hedge {hedge:.2%}" in line for line in lines)
+    assert sorted(file.name for file in (tmp_path / "png").iterdir()) == ["a.png", "b.png"]
+    heights = np.concatenate([scan.points[:, 2] for scan in scans])
+    found = next(line for line in lines if line.startswith("train: height"))
+    assert f", {np.median(heights):.3g}, " in found
+
+
+def test_ids_without_a_name_are_said_once_with_their_points(tmp_path: Path) -> None:
+    truth = write_yard(tmp_path)
+    text = DESCRIPTION.replace("raw = [1]", "raw = [2]")
+    found = problems(write_description(tmp_path, text), tmp_path)
+    counts = {s: int(sum((truth[i].raw == 1).sum() for i in truth if i[0] == s)) for s in "ab"}
+    errors = [text for severity, text in found if severity == "error"]
+    assert f"raw id 1, at {counts['a']:,} points of 2 scans of split train" in errors[0]
+    assert f"raw id 1, at {counts['b']:,} points of 1 scans of split val" in errors[1]
+    assert len(errors) == 4  # and train and val are without labels that can be read
+    ignoring = text.replace('dtype = "u2"', 'dtype = "u2"\nunnamed = "ignore"')
+    found = problems(write_description(tmp_path, ignoring), tmp_path)
+    assert [text for severity, text in found if severity == "error"] == []
+    assert any("no point of cart in split train" in text for _, text in found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('unit = "cm"', 'unit = "m"', "none of them in the volume"),
+        ("high = [20, 20, 3]", "high = [-9, 20, 3]", "of split train outside the volume"),
+        ("mask = 0x3F", "mask = 0xFF", "raw id"),
+        ('dtype = "u2"', 'dtype = "u4"', "200 labels"),
+        ('columns = ["time", "x"', 'columns = ["x"', "400 labels"),
+        ("poses.txt", "places.txt", "no such file"),
+        ('"left.K"', '"right.K"', "unknown key 'right'"),
+        ("left/{scan}_*.png", "left/{scan}.png", "scans without a picture"),
+        ("truth/{scan}.label", "true/{scan}.label", "scans without labels"),
+    ],
+)
+def test_what_would_stop_a_run_is_found(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    write_yard(tmp_path)
+    assert old in DESCRIPTION
+    found = problems(write_description(tmp_path, DESCRIPTION.replace(old, new)), tmp_path)
+    assert any(expected in text for _, text in found), found
+
+
+def test_labels_that_are_missing_in_train_and_val_are_errors(tmp_path: Path) -> None:
+    write_yard(tmp_path)
+    text = DESCRIPTION.replace("truth/{scan}.label", "true/{scan}.label")
+    found = problems(write_description(tmp_path, text), tmp_path)
+    errors = [text for severity, text in found if severity == "error"]
+    assert [("train" in text, "val" in text) for text in errors] == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("drives/{sequence}/clouds", "rides/{sequence}/clouds", "nothing matches [points] files"),
+        ("clouds/{scan}.bin", "clouds/{scan}.pcd", "no {scan}.pcd here"),
+        ('{ sequences = ["b"] }', '{ sequences = ["a"] }', "is in split train and in split val"),
+        ('{ sequences = ["b"] }', '{ list = "val.txt" }', "the list of split val cannot be read"),
+        ('{ sequences = ["b"] }', '{ list = "yard.toml" }', "lines names a scan"),
+    ],
+)
+def test_folders_that_are_not_as_described(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    write_yard(tmp_path)
+    description = write_description(tmp_path, DESCRIPTION.replace(old, new))
+    for words in (["--check"], ["--cache", str(tmp_path / "cache"), "--workers", "0"]):
+        place = ("--describe", str(description), "--root", str(tmp_path))
+        result = CliRunner().invoke(app, ["prepare", "folder", *place, *words])
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit)
+        assert message in result.output
+        assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "cache").exists()
+
+
+def test_splits_by_list_glob_and_share(tmp_path: Path) -> None:
+    write_yard(tmp_path)
+    (tmp_path / "mine.lst").write_text("# two words\nother/drives/a/clouds/0002.bin x\nb/0001\n")
+    for train, val, expected in (
+        ('{ list = "mine.lst" }', '{ glob = "drives/a/*/0001.bin" }', (2, 1)),
+        ("{ share = 0.5 }", "{ share = 0.5 }", (1, 2)),
+        ('{ glob = "a/*" }', '{ glob = "b/0001" }', (2, 1)),
+    ):
+        text = DESCRIPTION.replace('{ sequences = ["a"] }', train)
+        text = text.replace('{ sequences = ["b"] }', val)
+        _, shown = check(write_description(tmp_path, text), tmp_path)
+        rows = {line.split()[0]: line.split() for line in shown.splitlines()[:3]}
+        assert (int(rows["train"][1]), int(rows["val"][1])) == expected
+
+
+def test_another_number_of_columns_is_a_warning(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        xyz = rng.normal(0, (9, 9, 0.4), (3000, 3)) - (0, 0, 1.7)
+        rows = np.column_stack([xyz, rng.uniform(0, 1, 3000), rng.integers(0, 32, 3000)])
+        rows[:2500].astype("<f4").tofile(tmp_path / f"{name}.bin")
+    text = """
+    [dataset]
+    name = "five"
+    [points]
+    files = "{scan}.bin"
+    [splits]
+    test = { glob = "*" }
+    """
+    found = problems(write_description(tmp_path, text), tmp_path)
+    assert any("look like 5 float32 per point" in text for _, text in found)
+    text = text.replace('bin"', 'bin"\ncolumns = ["x", "y", "z", "signal", "ring"]')
+    found = problems(write_description(tmp_path, text), tmp_path)
+    assert not any("look like" in text for _, text in found)
