@@ -102,8 +102,9 @@ def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
     low, high = facts.pitch_deg
     if not -90 <= low < high <= 90:
         yield f"pitch_deg {facts.pitch_deg!s:.60}, expected two ascending angles"
-    if not all(0 < thing < 256 for thing in facts.movable):
-        yield f"movable {facts.movable!s:.60}, expected training ids of classes"
+    for name in ("movable", "pasted", "grounds"):
+        if not all(0 < thing < 256 for thing in getattr(facts, name)):
+            yield f"{name} {getattr(facts, name)!s:.60}, expected training ids of classes"
 
 
 def _own_moving_faults(info: DatasetInfo) -> Iterator[str]:

@@ -176,6 +176,10 @@ class DatasetFacts:
     """The lidar's field of view, from below to above the horizon: mixes lay their bands in it."""
     movable: tuple[int, ...] = ()
     """Training ids of things that move, which mixes paste."""
+    pasted: tuple[int, ...] = ()
+    """Training ids of scarce things, of which instance CutMix keeps a bank."""
+    grounds: tuple[int, ...] = ()
+    """Training ids of surfaces on which it sets them."""
     moving: tuple[MovingClass, ...] = ()
     """Classes of moving things, beyond the label table; empty where labels say nothing of motion.
     `cache/motion.py` makes the table with them."""
@@ -212,6 +216,8 @@ KNOWN_FACTS = {
         absent_counts_zero=True,
         benchmark="semantickitti",
         movable=(1, 2, 3, 4, 5, 6, 7, 8),
+        pasted=(2, 3, 5, 6, 7),
+        grounds=(9, 10, 11),
         moving=(
             _moving("car", 1, (252,), "00ffc8"),
             _moving("bicyclist", 7, (253,), "c8ff00"),
@@ -235,6 +241,8 @@ KNOWN_FACTS = {
         benchmark="nuscenes",
         pitch_deg=(-30.0, 10.0),
         movable=(2, 3, 4, 5, 6, 7, 9, 10),
+        pasted=(2, 5, 6, 7, 9),
+        grounds=(11, 12, 13),
     ),
 }
 """Of caches and checkpoints that say none, by layout: the two that came before there were facts."""

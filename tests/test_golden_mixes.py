@@ -14,7 +14,9 @@ import pytest
 from mix_samples import loaded
 from numpy.typing import NDArray
 
-from pass2d.train.data.mixes import laser_mix, polar_mix
+from pass2d.cache.clouds.instance_bank import InstanceBank
+from pass2d.train.data import mixes
+from pass2d.train.data.mixes import cut_mix, laser_mix, polar_mix
 from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared"
@@ -131,3 +133,74 @@ def test_pillar_mix() -> None:
     got = square_owners(clouds, side_m=case["side_length"], rng=Recorded(draws))
     for mine, theirs in zip(got, want, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+CUTMIX = [name for name in DRAWS if name.endswith("cutmix")]
+
+
+class RecordedCutMix(np.random.Generator):
+    """Gives the recorded draws of a CutMix, those of a class together as we draw them."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(np.random.PCG64(0))
+        stored = arrays("waffleiron_mixes.npz")
+        # The recording's names lack the prefix of the case in this file.
+        self._orders = [
+            stored[f"{name.removeprefix('waffle_')}_perm_{what}"] for what in ("points", "surface")
+        ]
+        self._left = [values for _, values in DRAWS[name]["draws_after_the_two_permutations"]]
+        self._counts: list[int] = []
+        self._things: list[list[float]] = []
+        self._is_count = True
+
+    def permutation(self, n: int) -> Any:  # type: ignore[override]
+        order = self._orders.pop(0)
+        assert len(order) == n
+        return order
+
+    def integers(self, low: int, high: int, size: int | None = None) -> Any:  # type: ignore[override]
+        assert low == 0
+        if size is None:  # how many of a class
+            return self._left.pop(0)[0]
+        if high != 2 or self._is_count:  # which ones
+            ids = self._left.pop(0)
+            self._is_count = False
+            assert len(ids) == size
+            self._things = [[self._left.pop(0)[0] for _ in range(3)] for _ in ids]
+            return np.array(ids, np.int64)
+        self._is_count = True
+        return np.array([thing[0] for thing in self._things], np.int64)
+
+    def uniform(self, low: float = 0, high: float = 1, size: Any = None) -> Any:
+        assert (low, high, size[0]) == (0, 1, 2)
+        return np.array([[thing[k] for thing in self._things] for k in (1, 2)]).reshape(size)
+
+
+def recorded_bank() -> InstanceBank:
+    stored = arrays("waffleiron_mixes.npz")
+    points = stored["bank_points"]
+    return InstanceBank(
+        position=np.zeros(len(stored["bank_class"]), np.int32),
+        class_id=stored["bank_class"] + 1,
+        offsets=stored["bank_offsets"].astype(np.int64),
+        rows=np.zeros(len(points), np.int32),
+        xyz=np.ascontiguousarray(points[:, :3].T),
+        signal=points[:, 3],
+    )
+
+
+@pytest.mark.parametrize("name", CUTMIX)
+def test_instance_cutmix(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = arrays("waffleiron_mixes.npz")
+    out = name.removeprefix("waffle_")
+    scan = loaded(*cloud(DRAWS[name].get("scan", "a")))
+    monkeypatch.setattr(mixes, "CUTMIX_LIMIT", DRAWS[name]["num_to_add"])
+    mixed = cut_mix(scan, recorded_bank(), RecordedCutMix(name))
+    signal = np.concatenate([part.record.signal for part in mixed.parts])
+    got = np.vstack([mixed.xyz, signal]).T
+    want = stored[f"{out}_out"]
+    assert got.shape == want.shape == (DRAWS[name]["points_out"], 4)
+    np.testing.assert_array_equal(got[: scan.n], want[: scan.n])
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+    labels = stored[f"{out}_out_labels"].astype(np.int64)
+    np.testing.assert_array_equal(mixed.label, np.where(labels == 255, 0, labels + 1))

@@ -11,7 +11,7 @@ from mix_samples import loaded
 from numpy.typing import NDArray
 
 from pass2d.cache.schema import CameraView
-from pass2d.train.data.mixes import MIXES, laser_mix, pillar_mix, polar_mix
+from pass2d.train.data.mixes import MIXES, laser_mix, pillar_mix, pillar_mix_three, polar_mix
 from pass2d.train.data.scan import LoadedScan
 from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners, turned_about_z
 
@@ -37,6 +37,12 @@ def sample(seed: int, n: int = N, *, name: str = "semkitti", is_seen: bool = Fal
     )
 
 
+def mix(name: str, scan: LoadedScan, partner: LoadedScan, seed: int) -> LoadedScan:
+    """A mix with as many partners as it takes, all the same."""
+    entry = MIXES[name]
+    return entry.function(scan, *[partner] * entry.n_partners, np.random.default_rng(seed))
+
+
 def rows_of(scan: LoadedScan) -> Counter[tuple[float, ...]]:
     signal = np.concatenate([part.record.signal for part in scan.parts])
     rows = np.column_stack([scan.xyz.T, signal, scan.label]).astype(np.float64)
@@ -46,7 +52,7 @@ def rows_of(scan: LoadedScan) -> Counter[tuple[float, ...]]:
 @pytest.mark.parametrize("name", MIXED)
 def test_labels_and_pixels_travel_with_points(name: str) -> None:
     scan, partner = sample(1, is_seen=True), sample(2)
-    mixed = MIXES[name].function(scan, partner, np.random.default_rng(7))
+    mixed = mix(name, scan, partner, 7)
     own = {(s, c) for s, c in zip(scan.record.signal, scan.label, strict=True)}
     other = {(s, c) for s, c in zip(partner.record.signal, partner.label, strict=True)}
     signal = np.concatenate([part.record.signal for part in mixed.parts])
@@ -68,10 +74,7 @@ def test_a_mix_is_a_function_of_its_generator_and_changes_no_argument(
 ) -> None:
     scan, partner = sample(3, name=dataset), sample(4, name=dataset)
     before = rows_of(scan), rows_of(partner)
-    mixed = [
-        rows_of(MIXES[name].function(scan, partner, np.random.default_rng(seed)))
-        for seed in (5, 5, 6)
-    ]
+    mixed = [rows_of(mix(name, scan, partner, seed)) for seed in (5, 5, 6)]
     assert mixed[0] == mixed[1]
     assert (rows_of(scan), rows_of(partner)) == before
     assert name == "mix3d" or mixed[0] != mixed[2]
@@ -154,6 +157,23 @@ def test_squares_that_the_scan_leaves_empty_stay_empty() -> None:
         assert own[0] != others[0] == others[1]
         owners[bool(own[0])] += 1
     assert 70 < owners[True] < 130
+
+
+def test_three_clouds_share_out_the_squares_of_the_first() -> None:
+    scans = [sample(seed) for seed in (21, 22, 23)]
+    squares = [{tuple(p) for p in np.floor(s.xyz[:2] / 7.5).T.tolist()} for s in scans]
+    owners = Counter()
+    for seed in range(40):
+        mixed = pillar_mix_three(*scans, np.random.default_rng(seed))
+        place = [tuple(p) for p in np.floor(mixed.xyz[:2] / 7.5).T.tolist()]
+        signal = np.concatenate([part.record.signal for part in mixed.parts])
+        pairs = set(zip(place, np.floor(signal).astype(int).tolist(), strict=True))
+        assert len(pairs) == len(set(place))  # one owner each
+        assert set(place) == squares[0]
+        shared = squares[0] & squares[1] & squares[2]
+        owners.update(owner for where, owner in pairs if where in shared)
+    total = sum(owners.values())
+    assert all(abs(owners[seed] / total - 1 / 3) < 0.05 for seed in (21, 22, 23))
 
 
 def test_without_things_nothing_is_pasted() -> None:

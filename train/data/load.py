@@ -65,7 +65,7 @@ def load_scan(
         if (mix := _choose(source, scan, group, names)) is not None
     ]
     for mix in chosen:
-        if mix.entry.partner == "stored":
+        if mix.entry.partner != "augmented":
             scan = _mixed(source, scan, mix)
     scan = _augmented(source, scan)
     for mix in chosen:
@@ -187,28 +187,42 @@ def _choose(
 def _mixed(source: _Source, scan: LoadedScan, mix: _ChosenMix) -> LoadedScan:
     """The scan after a mix; the scan itself where the plan has no other, or nothing would stay."""
     plan, entry = source.plan, mix.entry
+    if entry.partner == "bank":
+        return scan if plan.bank is None else entry.function(scan, plan.bank, mix.rng)
     other = mix_partner(plan, scan.position, mix.share, epoch=source.epoch)
     if other is None:
         return scan
+    partners = [_partner(source, scan, mix, other)]
+    if entry.n_partners == 2:
+        share = mix.rng.uniform()
+        third = mix_partner(plan, scan.position, share, epoch=source.epoch, taken=other)
+        assert third is not None
+        partners.append(_partner(source, scan, mix, third))
+    mixed = entry.function(scan, *partners, mix.rng)
+    return mixed if mixed.n else scan
+
+
+def _partner(source: _Source, scan: LoadedScan, mix: _ChosenMix, position: int) -> LoadedScan:
+    """Another scan as the mix wants it: as stored, or augmented in its own way."""
+    plan, entry = source.plan, mix.entry
     is_augmented = entry.partner == "augmented"
     fields = Fields(
         label=True,
         instance=entry.needs_instances or (is_augmented and source.extra_needs_instances),
         outside=plan.with_outside and entry.takes_outside,
     )
-    record = source.read(other, fields)
+    record = source.read(position, fields)
     draw = scan.draw
     seed = plan.seed + draw.point_seed  # each scan sees its partner augmented in its own way
     if is_augmented:
-        draw = source.draw(other, seed=seed, salt=_PARTNER + mix.group)
+        draw = source.draw(position, seed=seed, salt=_PARTNER + mix.group)
         record = source.corrupted(record, draw)
     partner = LoadedScan(
-        position=other, info=source.reader.info, record=record, draw=draw, crop=None
+        position=position, info=source.reader.info, record=record, draw=draw, crop=None
     )
     if is_augmented:
         partner = _augmented(source, partner, seed=seed, salt=_PARTNER + mix.group)
-    mixed = entry.function(scan, partner, mix.rng)
-    return mixed if mixed.n else scan
+    return partner
 
 
 def _augmented(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.instance_bank import InstanceBank
+from pass2d.train.data.placing import ground_places, thing_maps
 from pass2d.train.data.scan import LoadedScan
 from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners, turned_about_z
 
@@ -18,12 +20,15 @@ from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners
 class Mix:
     """A mix and what it needs."""
 
-    function: Callable[[LoadedScan, LoadedScan, np.random.Generator], LoadedScan]
+    function: Callable[..., LoadedScan]
     """(scan, partner, rng) -> scan. Leaves both unchanged; draws from the generator alone, which is
-    the same for the same seed, epoch and scan."""
-    partner: Literal["stored", "augmented"] = "stored"
+    the same for the same seed, epoch and scan. With two partners (scan, first, second, rng)."""
+    partner: Literal["stored", "augmented", "bank"] = "stored"
     """"stored": the partner is as the cache holds it, and what joins the scan is augmented with it;
-    "augmented": scan and partner have each their own augmentation."""
+    "augmented": scan and partner have each their own augmentation; "bank": no other scan but the
+    plan's `InstanceBank`, of things as the cache holds them."""
+    n_partners: int = 1
+    """1 or 2 other scans."""
     needs_instances: bool = False
     """Whether the partner's instance ids are read."""
     takes_outside: bool = True
@@ -74,6 +79,70 @@ def pillar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) 
     return scan.kept(own).joined(partner.kept(others))
 
 
+def pillar_mix_three(
+    scan: LoadedScan, first: LoadedScan, second: LoadedScan, rng: np.random.Generator
+) -> LoadedScan:
+    """As `pillar_mix`, with two partners."""
+    own, *others = square_owners((scan.xyz, first.xyz, second.xyz), side_m=PILLAR_M, rng=rng)
+    mixed = scan.kept(own)
+    for partner, kept in zip((first, second), others, strict=True):
+        mixed = mixed.joined(partner.kept(kept))
+    return mixed
+
+
+def cut_mix(scan: LoadedScan, bank: InstanceBank, rng: np.random.Generator) -> LoadedScan:
+    """Set up to 39 things of each scarce class on the ground, turned, mirrored and scaled."""
+    facts = scan.info.facts
+    places = ground_places(scan.xyz, np.isin(scan.label, facts.grounds), rng=rng)
+    placed: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+    n_free = places.shape[1]
+    for class_id in facts.pasted:
+        things = bank.of_class(class_id)
+        if len(things):
+            n = min(int(rng.integers(0, CUTMIX_LIMIT)), n_free)
+            chosen = things[rng.integers(0, len(things), n)]
+            placed.append((chosen, thing_maps(n, rng)))
+            n_free -= n
+    if n_free == places.shape[1]:
+        return scan
+    chosen = np.concatenate([numbers for numbers, _ in placed])
+    maps = np.concatenate([of_class for _, of_class in placed])
+    return scan.joined(_things(scan, bank, chosen, maps, places[:, : len(chosen)]))
+
+
+def _things(
+    scan: LoadedScan,
+    bank: InstanceBank,
+    chosen: NDArray[np.int64],
+    maps: NDArray[np.float64],
+    places: NDArray[np.float32],
+) -> LoadedScan:
+    """Objects of the bank as a scan of their own, which moves as `scan` does."""
+    sizes = np.diff(bank.offsets)[chosen]
+    # Rows of the bank, object by object: each object's first row, and on from there.
+    thing = np.repeat(np.arange(len(chosen)), sizes)
+    begin = np.cumsum(sizes) - sizes
+    rows = np.arange(len(thing)) + (bank.offsets[chosen] - begin)[thing]
+    xyz = np.einsum("nij,jn->in", maps[thing], bank.xyz[:, rows]) + places[:, thing]
+    nothing = scan.kept(np.zeros(scan.n, bool)).record
+    record = replace(
+        nothing,
+        n_raw=len(rows),
+        xyz=xyz.astype(np.float32),
+        signal=bank.signal[rows],
+        raw_index=np.arange(len(rows), dtype=np.int32),
+        label=bank.class_id[chosen][thing],
+        instance=None if nothing.instance is None else _new_ids(scan.instance, thing),
+        time=None if nothing.time is None else np.zeros(len(rows), np.float32),
+        cameras=(),
+    )
+    return replace(scan, record=record, added=())
+
+
+def _new_ids(used: NDArray[np.uint32], thing: NDArray[np.int64]) -> NDArray[np.uint32]:
+    return (thing + 1 + int(used.max(initial=0))).astype(np.uint32)
+
+
 def whole_scans(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Generator) -> LoadedScan:
     """Two augmented scans as one, as Mix3D does."""
     return scan.joined(partner)
@@ -93,6 +162,8 @@ def _field_of_view(scan: LoadedScan) -> tuple[float, float]:
 
 LASER_BANDS = (3, 4, 5, 6)
 POLAR_SWAP = 0.5
+CUTMIX_LIMIT = 40
+"""Of each class 0 to 39 things, each number equally likely."""
 PILLAR_M = 7.5
 
 
@@ -105,5 +176,7 @@ MIXES: dict[str, Mix] = {
     "polar-mix": Mix(polar_mix),
     "frustum-mix": Mix(frustum_mix),
     "pillar-mix": Mix(pillar_mix),
+    "pillar-mix-3": Mix(pillar_mix_three, n_partners=2),
+    "instance-cutmix": Mix(cut_mix, partner="bank", needs_instances=True),
     "mix3d": Mix(whole_scans, partner="augmented"),
 }

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.instance_bank import InstanceBank
 from pass2d.train.data.sampling import AugmentConfig
 
 _WINDOW = 8
@@ -32,6 +33,8 @@ class StreamPlan:
     """Read the points outside the volume too."""
     rank: int = 0
     world: int = 1
+    bank: InstanceBank | None = None
+    """Things to paste, for mixes that need them."""
     shards: NDArray[np.int64] | None = None
     """(S,) shard of each position, for a remote store: the order then shuffles blocks of shards.
     None: every scan can come next."""
@@ -86,8 +89,12 @@ def _windows(shards: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
     return rng.permutation(len(names))[index] // _WINDOW
 
 
-def mix_partner(plan: StreamPlan, position: int, share: float, *, epoch: int) -> int | None:
+def mix_partner(
+    plan: StreamPlan, position: int, share: float, *, epoch: int, taken: int | None = None
+) -> int | None:
     """The second scan of a mix: any other scan of the plan, each equally often.
+
+    A third one is any other than the second, `taken`, where there is one.
 
     Where the order shuffles blocks of shards, any other of the scan's own block, whose shards are
     at hand then: else a remote store would have to give a whole shard for each partner.
@@ -101,6 +108,8 @@ def mix_partner(plan: StreamPlan, position: int, share: float, *, epoch: int) ->
         own = window[np.flatnonzero(plan.positions == position)[0]]
         near = plan.positions[(window == own) & (plan.positions != position)]
         others = near if len(near) else others
+    if taken is not None and len(others) > 1:
+        others = others[others != taken]
     return int(others[int(share * len(others))]) if len(others) else None
 
 

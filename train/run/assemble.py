@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pass2d.cache.clouds.instance_bank import InstanceBank, instance_bank
 from pass2d.cache.clouds.likeness import of_dataset
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.statistics import SPLITS, class_weights
@@ -113,6 +114,7 @@ def assemble(
         with_outside=not network.uses_volume,
         rank=group.rank,
         world=group.world,
+        bank=_bank(reader, recipe, positions, progress),
         shards=reader.scans.shard[positions] if reader.is_remote else None,
     )
     return Job(
@@ -132,6 +134,16 @@ def assemble(
     )
 
 
+def _bank(
+    reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64], progress: Progress
+) -> InstanceBank | None:
+    """What mixes of the recipe paste; None when none does."""
+    names = {name for group in recipe.augment.mixes for name in group}
+    if all(MIXES[name].partner != "bank" for name in names):
+        return None
+    return instance_bank(reader, np.sort(positions), progress)
+
+
 def idle_mixes(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]) -> Iterator[str]:
     """A warning for each mix of the recipe that changes nothing on these scans."""
     names = {name: None for group in recipe.augment.mixes for name in group}
@@ -139,6 +151,9 @@ def idle_mixes(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]
         where = f"warning: augment.mixes: {name} changes nothing"
         if MIXES[name].needs_instances and not reader.info.facts.has_instances:
             yield f"{where}: the labels of {reader.info.facts.title} hold no instance ids"
+        elif MIXES[name].partner == "bank":
+            if not (reader.info.facts.pasted and reader.info.facts.grounds):
+                yield f"{where}: {reader.info.facts.title} names no classes to paste or to stand on"
         elif len(positions) == 1:
             yield f"{where}: there is no second training scan"
 

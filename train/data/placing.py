@@ -1,0 +1,68 @@
+"""Where and how instance CutMix sets things (docs/maths.md, section 12)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+CELL_M = 1.0
+"""At most one thing per square, and height, of this side."""
+_MOST_CELLS = 1 << 24
+"""A table of all cells of a scan up to so many, else they are sorted."""
+
+
+def ground_places(
+    xyz: NDArray[np.float32], is_ground: NDArray[np.bool_], *, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Points of the ground on which things may stand, in random order.
+
+    Each cell of 1 m, counted from the scan's lowest x, y, z, offers one of its points, each equally
+    likely; it counts if it is ground.
+
+    Args:
+        xyz: (3, N) metres.
+        is_ground: (N,).
+        rng: Draws the order of the points, then that of the places.
+
+    Returns:
+        (3, P) places.
+    """
+    order = rng.permutation(xyz.shape[1])
+    first = first_in_cells(xyz, order)
+    places = first[is_ground[first]]
+    return xyz[:, places[rng.permutation(len(places))]]
+
+
+def first_in_cells(xyz: NDArray[np.float32], order: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(C,) the point of each occupied cell that comes first in an order; cells by x, y, z.
+
+    Args:
+        xyz: (3, N) metres.
+        order: (N,) a permutation of the points.
+    """
+    if not xyz.shape[1]:
+        return np.zeros(0, np.int64)
+    cells = ((xyz - xyz.min(1, keepdims=True)) / np.float32(CELL_M)).astype(np.int64)
+    n_x, n_y, n_z = (cells.max(1) + 1).tolist()
+    key = (cells[0] * n_y + cells[1]) * n_z + cells[2]
+    backwards = order[::-1]
+    if n_x * n_y * n_z > _MOST_CELLS:
+        _, place = np.unique(key[order], return_index=True)
+        return order[place].astype(np.int64)
+    # Of several points of a cell the last one written stays, which is the first in the order.
+    table = np.full(n_x * n_y * n_z, -1, np.int64)
+    table[key[backwards]] = backwards
+    return table[table >= 0]
+
+
+def thing_maps(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(n, 3, 3) maps for columns: x or y mirrored, then any turn about z, then 0.9 to 1.1 times."""
+    mirrored, u = rng.integers(0, 2, n), rng.uniform(0, 1, (2, n))
+    angle, factor = (2 * u[0] - 1) * np.pi, 1 + 0.1 * (2 * u[1] - 1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    sign_x, sign_y = np.where(mirrored == 0, -1.0, 1.0), np.where(mirrored == 1, -1.0, 1.0)
+    maps = np.zeros((n, 3, 3))
+    maps[:, 0, 0], maps[:, 0, 1] = cos * sign_x, -sin * sign_y
+    maps[:, 1, 0], maps[:, 1, 1] = sin * sign_x, cos * sign_y
+    maps[:, 2, 2] = 1
+    return maps * factor[:, None, None]
