@@ -9,15 +9,33 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pass2d.models.inputs import TensorRecord
 
 Axes = Literal["xyz", "zyx"]
 """Order of the columns of coordinates after the first, and so of a kernel's axes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvWeights:
+    """A layer's weights for inference."""
+
+    weight: Tensor
+    """(C_out, k, k, k, C_in)."""
+    bias: Tensor
+    """(C_out,)."""
+
+    @cached_property
+    def by_offset(self) -> tuple[Tensor, ...]:
+        """(C_in, C_out), contiguous, of each offset."""
+        n_out, *_, n_in = self.weight.shape
+        return self.weight.view(n_out, -1, n_in).permute(1, 2, 0).contiguous().unbind(0)
 
 
 class ConvTable(TensorRecord, abc.ABC):
@@ -35,6 +53,28 @@ class ConvTable(TensorRecord, abc.ABC):
             (V_out, C_out), of the weight's type but under float16 autocast on CUDA, which some
             backends follow.
         """
+
+    def infer(
+        self,
+        features: Tensor,
+        weights: ConvWeights,
+        *,
+        residual: Tensor | None = None,
+        slope: float | None = None,
+    ) -> Tensor:
+        """Apply a layer and what follows it, without gradients.
+
+        Args:
+            features: (V_in, C_in).
+            weights: Of the layer.
+            residual: (V_out, C_out), added to the result.
+            slope: Of a LeakyReLU at the end, 0 for ReLU; None: there is none.
+
+        Returns:
+            (V_out, C_out).
+        """
+        result = self.convolve(features, weights.weight)
+        return finish(result.add_(weights.bias), residual=residual, slope=slope)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +117,15 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def halve(self, coords: Tensor, volume: Volume) -> Halving:
         """Tables of size 2 and stride 2. Arguments as for `neighbours`; waits for the device."""
+
+
+def finish(result: Tensor, *, residual: Tensor | None, slope: float | None) -> Tensor:
+    """Add and activate in place; arguments as for `ConvTable.infer`."""
+    if residual is not None:
+        result.add_(residual)
+    if slope is None:
+        return result
+    return result.relu_() if slope == 0 else functional.leaky_relu(result, slope, inplace=True)
 
 
 def takes_bf16(device: torch.device) -> bool:

@@ -8,15 +8,23 @@ have one order: results are the same on every run with the same number of thread
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pass2d.models.backends.interface import Backend, ConvTable, Halving, Volume
+from pass2d.models.backends.interface import (
+    Backend,
+    ConvTable,
+    ConvWeights,
+    Halving,
+    Volume,
+    finish,
+)
 from pass2d.models.backends.pairs import Pairs, child_pairs, neighbour_pairs
 from pass2d.models.inputs import TensorRecord
 
@@ -37,6 +45,8 @@ class Tile(NamedTuple):
     rows: slice
     offsets: list[tuple[int, Tensor, Tensor]]
     """Weights (row of the flattened kernel), input rows, output rows; without empty ones."""
+    counts: list[int]
+    """Pairs of each of them."""
     order: Tensor
     """(P,) int64: its pairs, end to end, sorted by output."""
     starts: Tensor
@@ -64,18 +74,20 @@ class TiledPairs(TensorRecord):
     tile: int
     """Output rows per tile."""
 
-    @property
+    @cached_property
     def most_of_an_offset(self) -> int:
         """Most pairs of one offset in one tile."""
         return max(max(counts) for counts in self.counts)
 
-    @property
+    @cached_property
     def most_of_a_tile(self) -> int:
         """Most pairs of one tile."""
         return max(sum(counts) for counts in self.counts)
 
-    def tiles(self) -> Iterator[Tile]:
-        """The work, tile by tile."""
+    @cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The work, tile by tile: views, made once for all layers."""
+        tiles = []
         begin = 0
         for number, counts in enumerate(self.counts):
             end = begin + sum(counts)
@@ -83,15 +95,20 @@ class TiledPairs(TensorRecord):
                 rows[begin:end].split(counts) for rows in (self.inputs, self.outputs)
             )
             rows = slice(number * self.tile, (number + 1) * self.tile)
-            yield Tile(
-                rows=rows,
-                offsets=[
-                    item for item in zip(self.kernel, inputs, outputs, strict=True) if len(item[1])
-                ],
-                order=self.order[begin:end],
-                starts=self.starts[rows],
+            offsets = [
+                item for item in zip(self.kernel, inputs, outputs, strict=True) if len(item[1])
+            ]
+            tiles.append(
+                Tile(
+                    rows=rows,
+                    offsets=offsets,
+                    counts=[len(item[1]) for item in offsets],
+                    order=self.order[begin:end],
+                    starts=self.starts[rows],
+                )
             )
             begin = end
+        return tuple(tiles)
 
     @classmethod
     def build(cls, pairs: Pairs, *, centre: int | None, tile: int) -> TiledPairs:
@@ -153,6 +170,29 @@ class NativeTable(ConvTable):
                 features.to(weight.dtype).contiguous(), weight, self
             )
 
+    def infer(
+        self,
+        features: Tensor,
+        weights: ConvWeights,
+        *,
+        residual: Tensor | None = None,
+        slope: float | None = None,
+    ) -> Tensor:
+        """See `ConvTable.infer`; a tile is finished while its rows are in the cache."""
+        rows = features.to(weights.weight.dtype).contiguous()
+        width = len(weights.bias)
+        with torch.autocast(rows.device.type, enabled=False):
+            result = rows.new_empty((len(self.ahead.starts), width))
+            for tile, sums in _tile_sums(rows, weights.by_offset, self.ahead):
+                own = result[tile.rows]
+                if self.ahead.centre is None:
+                    torch.add(sums, weights.bias, out=own)
+                else:
+                    centre = weights.by_offset[self.ahead.centre]
+                    torch.addmm(weights.bias, rows[tile.rows], centre, out=own).add_(sums)
+                finish(own, residual=None if residual is None else residual[tile.rows], slope=slope)
+        return result
+
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
@@ -181,7 +221,7 @@ def _by_offset(weight: Tensor) -> list[Tensor]:
     return list(weight.view(len(weight), -1, weight.shape[-1]).unbind(1))
 
 
-def _multiply(rows: Tensor, weights: list[Tensor], pairs: TiledPairs) -> Tensor:
+def _multiply(rows: Tensor, weights: Sequence[Tensor], pairs: TiledPairs) -> Tensor:
     """Sum, for each output row, the products of its input rows with the weights of their offsets.
 
     Args:
@@ -192,23 +232,29 @@ def _multiply(rows: Tensor, weights: list[Tensor], pairs: TiledPairs) -> Tensor:
     Returns:
         (V_out, C_out).
     """
-    width = weights[0].shape[1]
-    result = rows.new_empty((len(pairs.starts), width))
-    gathered = rows.new_empty((pairs.most_of_an_offset, rows.shape[1]))
-    products = rows.new_empty((pairs.most_of_a_tile, width))
-    for tile in pairs.tiles():
-        done = 0
-        for k, inputs, _ in tile.offsets:
-            source = torch.index_select(rows, 0, inputs, out=gathered[: len(inputs)])
-            torch.mm(source, weights[k], out=products[done : done + len(inputs)])
-            done += len(inputs)
-        sums = torch.embedding_bag(products[:done], tile.order, tile.starts, mode=_SUM)[0]
+    result = rows.new_empty((len(pairs.starts), weights[0].shape[1]))
+    for tile, sums in _tile_sums(rows, weights, pairs):
         if pairs.centre is None:
             result[tile.rows] = sums
         else:
             own = torch.mm(rows[tile.rows], weights[pairs.centre], out=result[tile.rows])
             own.add_(sums)
     return result
+
+
+def _tile_sums(
+    rows: Tensor, weights: Sequence[Tensor], pairs: TiledPairs
+) -> Iterator[tuple[Tile, Tensor]]:
+    """The tiles, each with (its rows, C_out) sums of products but the centre's."""
+    gathered = rows.new_empty((pairs.most_of_an_offset, rows.shape[1]))
+    products = rows.new_empty((pairs.most_of_a_tile, weights[0].shape[1]))
+    for tile in pairs.tiles:
+        own = products[: len(tile.order)]
+        places = own.split(tile.counts) if tile.counts else ()
+        for (k, inputs, _), place in zip(tile.offsets, places, strict=True):
+            source = torch.index_select(rows, 0, inputs, out=gathered[: len(inputs)])
+            torch.mm(source, weights[k], out=place)
+        yield tile, torch.embedding_bag(own, tile.order, tile.starts, mode=_SUM)[0]
 
 
 def _add_products(
@@ -227,7 +273,7 @@ def _add_products(
         grad.new_empty((most, grad.shape[1])),
         features.new_empty((most, features.shape[1])),
     )
-    for tile in pairs.tiles():
+    for tile in pairs.tiles:
         for k, inputs, outputs in tile.offsets:
             n = len(inputs)
             torch.index_select(grad, 0, outputs, out=left[:n])

@@ -11,7 +11,7 @@ import abc
 import torch
 from torch import Tensor, nn
 
-from pass2d.models.backends.interface import ConvTable
+from pass2d.models.backends.interface import ConvTable, ConvWeights
 from pass2d.models.sparse_unets.stride_levels import StrideLevel
 
 
@@ -32,6 +32,19 @@ class SparseConv(nn.Module, abc.ABC):
         table = self.table(level)
         assert table is not None, "the coarsest level has none below it"
         return table.convolve(features, self.weight)
+
+    def infer(
+        self,
+        features: Tensor,
+        level: StrideLevel,
+        weights: ConvWeights,
+        *,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """With folded weights, then a ReLU; see `ConvTable.infer`."""
+        table = self.table(level)
+        assert table is not None, "the coarsest level has none below it"
+        return table.infer(features, weights, residual=residual, slope=0)
 
     @staticmethod
     @abc.abstractmethod

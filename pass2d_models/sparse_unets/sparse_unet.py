@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import pairwise
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from pass2d.models.backends.interface import ConvWeights
+from pass2d.models.folding import Affine, Foldable, conv_norm, norm_after
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import (
     Network,
@@ -26,7 +30,12 @@ from pass2d.models.network import (
 )
 from pass2d.models.norm import RowNorm
 from pass2d.models.sparse_unets.quantize import QuantizedPoints, quantize
-from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, UpConv
+from pass2d.models.sparse_unets.sparse_layers import (
+    DownConv,
+    NeighbourConv,
+    SparseConv,
+    UpConv,
+)
 from pass2d.models.sparse_unets.stride_levels import StrideLevel, build_levels
 
 
@@ -67,7 +76,7 @@ class PreparedVoxels(Prepared):
     """Strides 1, 2, 4, 8, 16."""
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(Foldable[ConvWeights]):
     """A strided convolution, BatchNorm, ReLU."""
 
     def __init__(self, conv: DownConv | UpConv, width: int) -> None:
@@ -77,10 +86,23 @@ class ConvBlock(nn.Module):
     def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """`level` is the finer of the two that the convolution connects."""
         conv, norm = self.net
+        if folded := self.folded():
+            return cast(SparseConv, conv).infer(features, level, folded)
         return torch.relu(norm(conv(features, level)))
 
+    def fold(self) -> ConvWeights:
+        """See `Foldable.fold`."""
+        return _fold_convs(self.net)[0]
 
-class ResidualBlock(nn.Module):
+
+class FoldedResidual(NamedTuple):
+    """A residual block without its BatchNorms."""
+
+    convs: tuple[ConvWeights, ...]
+    shortcut: Affine | None
+
+
+class ResidualBlock(Foldable[FoldedResidual]):
     """Two 3x3x3 convolutions and a shortcut, a linear one where the width changes."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -102,11 +124,27 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """(V, C_in) to (V, C_out)."""
+        if folded := self.folded():
+            first, second = (layer for layer in self.net if isinstance(layer, NeighbourConv))
+            inner = first.infer(features, level, folded.convs[0])
+            shortcut = folded.shortcut
+            identity = features if shortcut is None else functional.linear(features, *shortcut)
+            return second.infer(inner, level, folded.convs[1], residual=identity)
         inner = _conv_norm(self.net, features, level)
         return torch.relu(inner + self.downsample(features))
 
+    def fold(self) -> FoldedResidual:
+        """See `Foldable.fold`."""
+        shortcut = self.downsample
+        return FoldedResidual(
+            convs=_fold_convs(self.net),
+            shortcut=norm_after(cast(nn.Linear, shortcut[0]), shortcut[1])
+            if isinstance(shortcut, nn.Sequential)
+            else None,
+        )
 
-class Stem(nn.ModuleList):
+
+class Stem(Foldable[tuple[ConvWeights, ...]], nn.ModuleList):
     """Two 3x3x3 convolutions, each with BatchNorm and ReLU."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -123,7 +161,16 @@ class Stem(nn.ModuleList):
 
     def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """(V, C_in) to (V, C_out)."""
+        if folded := self.folded():
+            convs = (layer for layer in self if isinstance(layer, NeighbourConv))
+            for conv, weights in zip(convs, folded, strict=True):
+                features = conv.infer(features, level, weights)
+            return features
         return _conv_norm(self, features, level)
+
+    def fold(self) -> tuple[ConvWeights, ...]:
+        """See `Foldable.fold`."""
+        return _fold_convs(self)
 
 
 class Stage(nn.ModuleList):
@@ -253,6 +300,15 @@ def pointwise(n_in: int, n_out: int) -> nn.Linear:
     bound = n_in**-0.5
     nn.init.uniform_(linear.weight, -bound, bound)
     return linear
+
+
+def _fold_convs(layers: nn.ModuleList) -> tuple[ConvWeights, ...]:
+    """The convolutions of a list, each with the BatchNorm after it."""
+    return tuple(
+        conv_norm(conv.weight, norm)
+        for conv, norm in pairwise(layers)
+        if isinstance(conv, SparseConv)
+    )
 
 
 def _conv_norm(layers: nn.ModuleList, features: Tensor, level: StrideLevel) -> Tensor:

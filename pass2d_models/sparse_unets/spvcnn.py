@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from pass2d.models.folding import Affine, Foldable, norm_after
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import NetworkConfig, Prepared, Segmentation
 from pass2d.models.norm import RowNorm
@@ -47,6 +49,26 @@ class PreparedPointVoxels(PreparedVoxels):
     """For averaging at strides 1, 4, 16."""
 
 
+class PointLayer(Foldable[Affine], nn.Sequential):
+    """A pointwise layer, BatchNorm, ReLU."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(nn.Linear(n_in, n_out), RowNorm(n_out), nn.ReLU(inplace=True))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(M, C_in) to (M, C_out)."""
+        if folded := self.folded():
+            return functional.linear(rows, *folded).relu_()
+        for layer in self:
+            rows = layer(rows)
+        return rows
+
+    def fold(self) -> Affine:
+        """See `Foldable.fold`."""
+        linear, norm, _ = self
+        return norm_after(cast(nn.Linear, linear), norm)
+
+
 class SPVCNN(SparseUNet):
     """SPVCNN; 21.8 million trained values as published, the head for 20 classes included."""
 
@@ -58,7 +80,7 @@ class SPVCNN(SparseUNet):
         super().__init__(config, grid=grid, n_classes=n_classes)
         width = config.widths
         self.point_transforms = nn.ModuleList(
-            _point_mlp(n_in, n_out)
+            PointLayer(n_in, n_out)
             for n_in, n_out in ((width[0], width[4]), (width[4], width[6]), (width[6], width[8]))
         )
         self.dropout = nn.Dropout(config.dropout)
@@ -131,7 +153,3 @@ def cell_positions(coords: Tensor, *, voxel_m: float) -> Tensor:
     """
     side = torch.full((1,), voxel_m, dtype=torch.float32, device=coords.device)
     return (coords[:, 1:].float() * side) / side
-
-
-def _point_mlp(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_in, n_out), RowNorm(n_out), nn.ReLU(inplace=True))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pass2d.models.backends.interface import ConvTable
+from pass2d.models.backends.interface import ConvTable, ConvWeights
+from pass2d.models.folding import Affine, Foldable, conv_norm, norm_after, norm_before
 from pass2d.models.norm import RowNorm
 from pass2d.models.twodpass.config import TwoDPassConfig
 from pass2d.models.twodpass.geometry import Geometry, LevelGeometry
@@ -91,7 +92,15 @@ class SubmanifoldConv(nn.Module):
         return table.convolve(features, self.conv.weight)
 
 
-class ResidualBlock(nn.Module):
+class FoldedResidual(NamedTuple):
+    """A residual block without its BatchNorms."""
+
+    shortcut: Affine
+    conv1: ConvWeights
+    conv2: ConvWeights
+
+
+class ResidualBlock(Foldable[FoldedResidual]):
     """Two submanifold convolutions beside a pointwise layer."""
 
     def __init__(self, hidden: int) -> None:
@@ -107,12 +116,24 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor, table: ConvTable) -> Tensor:
         """Same voxels, new features."""
+        if folded := self.folded():
+            identity = functional.linear(features, *folded.shortcut)
+            inner = table.infer(features, folded.conv1, slope=SLOPE)
+            return table.infer(inner, folded.conv2, residual=identity, slope=SLOPE)
         identity = self.shortcut_norm(self.shortcut(features))
         inner = leaky_relu(self.norm1(self.conv1(features, table)))
         return leaky_relu(self.norm2(self.conv2(inner, table)).add_(identity))
 
+    def fold(self) -> FoldedResidual:
+        """See `Foldable.fold`."""
+        return FoldedResidual(
+            shortcut=norm_after(self.shortcut, self.shortcut_norm),
+            conv1=conv_norm(self.conv1.conv.weight, self.norm1),
+            conv2=conv_norm(self.conv2.conv.weight, self.norm2),
+        )
 
-class PointBranch(nn.Module):
+
+class PointBranch(Foldable[tuple[Affine, Affine]]):
     """Features of a voxel beside those of its 2 x 2 x 2 group."""
 
     def __init__(self, hidden: int) -> None:
@@ -130,14 +151,25 @@ class PointBranch(nn.Module):
     def forward(self, features: Tensor, geometry: LevelGeometry) -> Tensor:
         """(V, H) features short of the last layer `out`, which commutes with the mean after it."""
         group = geometry.group_mean @ features
-        group = self.group_norm1(leaky_relu(self.group1(group)))
-        group = self.group_norm2(leaky_relu(self.group2(group)))
-        group = leaky_relu(self.group3(group))
+        group = leaky_relu(self.group1(group))
+        if folded := self.folded():
+            for layer in folded:
+                group = leaky_relu(functional.linear(group, *layer))
+        else:
+            group = self.group_norm2(leaky_relu(self.group2(self.group_norm1(group))))
+            group = leaky_relu(self.group3(group))
         # merge([own, group]) in two parts: the second per group, of which there are fewer
         own_weight, group_weight = self.merge.weight.chunk(2, dim=1)
         own = functional.linear(leaky_relu(self.own(features)), own_weight, self.merge.bias)
         shared = geometry.group_lookup @ functional.linear(group, group_weight)
         return leaky_relu(own.add_(shared))
+
+    def fold(self) -> tuple[Affine, Affine]:
+        """See `Foldable.fold`: `group2` and `group3`, which take what was normalised."""
+        return (
+            norm_before(self.group2, self.group_norm1),
+            norm_before(self.group3, self.group_norm2),
+        )
 
 
 class BlockOutput(NamedTuple):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from pass2d.models.folding import Affine, Foldable, norm_after
 from pass2d.models.norm import RowNorm
 
 
-class PointLayer(nn.Module):
+class PointLayer(Foldable[tuple[Affine, Affine]]):
     """A point's own features beside the strongest of its neighbours'."""
 
     def __init__(self, n_in: int, hidden: int, n_out: int) -> None:
@@ -30,17 +32,31 @@ class PointLayer(nn.Module):
         Returns:
             (K, n_out).
         """
-        own = torch.relu(self.point_norm(self.point(features)))
         # The layer of a difference is the difference of the layers: k times fewer products.
-        mapped = self.neighbour(features)
         n, k = neighbours.shape
-        apart = mapped[neighbours.flatten()].view(n, k, -1) - mapped[:, None]
-        hidden = torch.relu(self.neighbour_norm(apart.flatten(0, 1)))
+        if folded := self.folded():
+            point, (weight, bias) = folded
+            own = functional.linear(features, *point).relu_()
+            mapped = functional.linear(features, weight)
+            apart = mapped[neighbours.flatten()].view(n, k, -1) - (mapped - bias)[:, None]
+            hidden = apart.flatten(0, 1).relu_()
+        else:
+            own = torch.relu(self.point_norm(self.point(features)))
+            mapped = self.neighbour(features)
+            apart = mapped[neighbours.flatten()].view(n, k, -1) - mapped[:, None]
+            hidden = torch.relu(self.neighbour_norm(apart.flatten(0, 1)))
         gated = hidden * torch.sigmoid(self.gate(hidden))
         return self.out(torch.cat([own, gated.view(n, k, -1).amax(1)], 1))
 
+    def fold(self) -> tuple[Affine, Affine]:
+        """See `Foldable.fold`."""
+        return (
+            norm_after(self.point, self.point_norm),
+            norm_after(self.neighbour, self.neighbour_norm),
+        )
 
-class Head(nn.Module):
+
+class Head(Foldable[tuple[Affine, Affine, Affine]]):
     """Points and their pillars' tokens together, to logits."""
 
     def __init__(self, width: int, hidden: int, n_out: int, n_logits: int) -> None:
@@ -56,9 +72,24 @@ class Head(nn.Module):
 
     def forward(self, points: Tensor, tokens: Tensor, pillar_of_point: Tensor) -> Tensor:
         """(K, width) points and (P, width) tokens to (K, n_logits)."""
-        near = torch.relu(self.point_norm(self.point(points)))
-        # Normalised per point, not per pillar: a pillar counts as often as it has points.
-        wide = torch.relu(self.pillar_norm(self.pillar(tokens)[pillar_of_point]))
+        folded = self.folded()
+        if folded:
+            near = functional.linear(points, *folded[0]).relu_()
+            wide = functional.linear(tokens, *folded[1]).relu_()[pillar_of_point]
+        else:
+            near = torch.relu(self.point_norm(self.point(points)))
+            # Normalised per point, not per pillar: a pillar counts as often as it has points.
+            wide = torch.relu(self.pillar_norm(self.pillar(tokens)[pillar_of_point]))
         both = torch.cat([near, wide], 1)
         both = both * torch.sigmoid(self.gate(both))
+        if folded:
+            return self.classifier(functional.linear(both, *folded[2]).relu_())
         return self.classifier(torch.relu(self.merge_norm(self.merge(both))))
+
+    def fold(self) -> tuple[Affine, Affine, Affine]:
+        """See `Foldable.fold`."""
+        return (
+            norm_after(self.point, self.point_norm),
+            norm_after(self.pillar, self.pillar_norm),
+            norm_after(self.merge, self.merge_norm),
+        )

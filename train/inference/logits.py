@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pass2d.cache.schema import GridConfig
+from pass2d.models.folding import folded_norms
 from pass2d.models.inputs import PointBatch, ScaleVoxels
 from pass2d.models.network import Network
 from pass2d.train.data.lattice import ScanHash, voted_voxels
@@ -96,7 +97,7 @@ def _forward(
             offsets=torch.tensor(starts),
             voxels=() if hashes is None else hashes.voxels(chunk, starts),
         )
-        with _current(batch.points.device):
+        with _current(batch.points.device), folded_norms():
             return network(network.prepare(batch)).logits.float().split(lengths)
     except torch.cuda.OutOfMemoryError:
         if len(chunk) == 1:
