@@ -43,7 +43,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "models": (
         ("registry",),
         ("sparse_unets", "twodpass", "vavit"),
-        ("network",),
+        ("folding", "network"),
         ("backends",),
         (ANY_FILE,),
     ),

@@ -14,6 +14,7 @@ from torchvision.models import resnet34
 from pass2d.common.errors import CheckpointError, ConfigError, DataError, ShapeError
 from pass2d.models.inputs import Grid, ImageBatch, PointBatch
 from pass2d.models.registry import NAMED_CONFIGS, build_network
+from pass2d.models.twodpass import encoder2d
 from pass2d.models.twodpass.config import TwoDPassConfig
 from pass2d.models.twodpass.encoder2d import Encoder2D, load_imagenet, look_up, pixel_rows
 from pass2d.models.twodpass.twodpass import TwoDPass
@@ -451,3 +452,27 @@ def test_a_weight_gives_the_losses_and_gradients_of_copies() -> None:
         network(unweighted), unweighted, config=LossConfig(), class_weights=class_weights
     )
     assert not torch.allclose(plain.total, copies.total, rtol=1e-3)
+
+
+def test_the_image_network_lies_in_memory_as_its_device_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    last, contiguous = torch.channels_last, torch.contiguous_format
+    assert encoder2d.memory_order(torch.device("cuda:1")) is last
+    assert encoder2d.memory_order(torch.device("cpu")) is contiguous
+    torch.manual_seed(0)
+    network = encoder2d.Encoder2D(8).eval()
+    wide = {name: p for name, p in network.named_parameters() if p.ndim == 4 and p.shape[-1] > 1}
+    assert all(p.is_contiguous() for p in wide.values())
+    images = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        before = network(images)
+        monkeypatch.setattr(encoder2d, "memory_order", lambda _device: last)
+        network.to("cpu")  # as a move to a GPU
+        after = network(images)
+    for name, parameter in network.named_parameters():
+        assert name not in wide or parameter is wide[name]
+        assert name not in wide or parameter.is_contiguous(memory_format=last)
+    for a, b in zip(after, before, strict=True):
+        assert a.is_contiguous(memory_format=last)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
