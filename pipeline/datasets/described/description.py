@@ -136,6 +136,8 @@ class LabelsPart:
 
     files: str = ""
     """Pattern below the root: .label or .bin (numbers alone), .npy, .npz."""
+    otherwise: str = ""
+    """Pattern for sequences in which ``files`` has none at all."""
     column: str = ""
     """Instead: a column of the point file."""
     dtype: str = "u4"
@@ -151,8 +153,10 @@ class LabelsPart:
     def __post_init__(self) -> None:
         if bool(self.files) == bool(self.column):
             raise ValueError("give either files, a pattern, or column, one of the point file's")
-        if self.files:
-            require_pattern(self.files)
+        for pattern in filter(None, (self.files, self.otherwise)):
+            require_pattern(pattern, needs="scan")
+        if self.otherwise and not self.files:
+            raise ValueError("otherwise needs files, which it stands in for")
         try:
             kind = np.dtype(self.dtype)
         except TypeError as error:
@@ -453,6 +457,7 @@ def _check_patterns(found: Description, where: str) -> None:
     known = placeholders(found.points.files)
     for name, pattern in (
         ("[labels] files", "" if found.labels is None else found.labels.files),
+        ("[labels] otherwise", "" if found.labels is None else found.labels.otherwise),
         *(("[[camera]] files", camera.files) for camera in found.cameras),
         *(("[[camera]] calib.file", camera.calib.file) for camera in found.cameras),
         *(("[[camera]] calib.lidar_file", camera.calib.lidar_file) for camera in found.cameras),
@@ -476,9 +481,6 @@ def _check_patterns(found: Description, where: str) -> None:
             f"{where}: [splits] is missing: say which scans are train, val and test, e.g. "
             "train = { share = 0.8 } and val = { share = 0.2 }."
         )
-    labelled = found.labels
-    if labelled is not None and labelled.files and "scan" not in placeholders(labelled.files):
-        raise ConfigError(f"{where}: [labels] files {labelled.files!r} lacks {{scan}}.")
     for camera in found.cameras:
         if "scan" not in placeholders(camera.files):
             raise ConfigError(f"{where}: [[camera]] files {camera.files!r} lacks {{scan}}.")

@@ -198,7 +198,8 @@ class _Lister:
         self, found: Sequence[_Found], split_of: Mapping[str, str], wanted: Wanted
     ) -> list[ScanSource]:
         """The scans of a sequence that belong to a split."""
-        scans = [self._scan(one, split_of.get(one.named.path, ""), wanted) for one in found]
+        labels = self._label_pattern(found)
+        scans = [self._scan(one, split_of.get(one.named.path, ""), wanted, labels) for one in found]
         if wanted.sweeps:
             scans = self._with_sweeps(scans, found, wanted.sweeps)
         return [scan for scan in scans if scan.split]
@@ -211,7 +212,17 @@ class _Lister:
             if scan_id in scan_ids
         ]
 
-    def _scan(self, one: _Found, split: str, wanted: Wanted) -> ScanSource:
+    def _label_pattern(self, found: Sequence[_Found]) -> str:
+        """Where the labels of a sequence lie; "" for a column, or none."""
+        labels = self._description.labels
+        if labels is None:
+            return ""
+        has_own = not labels.otherwise or any(
+            self._folders.find(labels.files, one.match.words) for one in found
+        )
+        return labels.files if has_own else labels.otherwise
+
+    def _scan(self, one: _Found, split: str, wanted: Wanted, label_pattern: str) -> ScanSource:
         description, words = self._description, one.match.words
         points = self._root / one.match.path
         labels = description.labels
@@ -219,7 +230,7 @@ class _Lister:
         if labels is not None and labels.column:
             labels_file = points
         elif labels is not None:
-            path = self._folders.find(labels.files, words)
+            path = self._folders.find(label_pattern, words)
             labels_file = None if path is None else self._root / path
         scan = ScanSource(
             scan_id=one.named.name,

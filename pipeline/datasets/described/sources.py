@@ -10,6 +10,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.plain import NONE_WORD
 from pass2d.common.text import did_you_mean, shown
 from pass2d.pipeline.datasets.described.description import Description, description_of
 from pass2d.pipeline.datasets.table import DatasetTable, load_table
@@ -107,14 +108,17 @@ def _preset(name: str, likes: tuple[str, ...]) -> dict[str, Any]:
 def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Tables key by key; lists, numbers and text of ``own`` replace those of ``base``.
 
-    Splits are one thing, and replaced whole; so are `files` and `column` of labels, of which there
-    can be only one.
+    Splits are one thing, and replaced whole; so are `files`, `otherwise` and `column` of labels,
+    which belong together. "none" in place of a table takes it away.
     """
     found = dict(base)
     for key, item in own.items():
-        if isinstance(item, Mapping) and isinstance(found.get(key), Mapping) and key != "splits":
+        if item == NONE_WORD and isinstance(found.get(key), (Mapping, list)):
+            del found[key]
+        elif isinstance(item, Mapping) and isinstance(found.get(key), Mapping) and key != "splits":
             if key == "labels":
-                rivals = {"files", "column"} if {"files", "column"} & set(item) else set()
+                places = {"files", "otherwise", "column"}
+                rivals = places if places & set(item) else set()
                 found[key] = {k: v for k, v in found[key].items() if k not in rivals}
             found[key] = merged(found[key], item)
         else:
