@@ -344,7 +344,28 @@ def _scan_faults(scans: pa.Table, info: DatasetInfo) -> Iterator[str]:
     if (scans["frame_index"].to_numpy() < 0).any():
         yield "column frame_index: a number below 0"
     yield from _count_faults(scans, info, n=n, n_raw=n_raw)
+    yield from _motion_faults(scans, info, n=n)
     yield from _source_faults(scans)
+
+
+def _motion_faults(scans: pa.Table, info: DatasetInfo, *, n: NDArray[np.int64]) -> Iterator[str]:
+    """Poses and counts of moving points, of the scans that have them."""
+    n_moving = len(info.facts.moving)
+    pose, counts = (scans[name].combine_chunks() for name in ("pose", "moving_histogram"))
+    for name, column, width in (("pose", pose, 12), ("moving_histogram", counts, n_moving)):
+        lengths = pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False)
+        if (lengths != width).any() or column.flatten().null_count:
+            yield f"column {name}: expected {width} numbers, or none"
+            return
+    matrices = pose.flatten().to_numpy(zero_copy_only=False).reshape(-1, 3, 4)
+    rotations = matrices[:, :, :3]
+    is_rigid = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(initial=0) < 0.01
+    if not np.isfinite(matrices).all() or not is_rigid:
+        yield "column pose: not a rotation and a translation in metres"
+    has_motion = counts.is_valid().to_numpy(zero_copy_only=False)
+    moving = counts.flatten().to_numpy(zero_copy_only=False).reshape(has_motion.sum(), n_moving)
+    if (moving < 0).any() or (moving.sum(axis=1) > n[has_motion]).any():
+        yield "column moving_histogram: a number below 0, or more than the scan has"
 
 
 def _rows(scans: pa.Table, name: str, width: int) -> NDArray[np.int64] | None:
@@ -499,16 +520,25 @@ def _disagreements(tables: Tables) -> Iterator[str]:
             yield f"shard {number} of {container}: {scans} scans, but {listed_here} are listed"
             return
         numbers_of[container].add(number)
-    for container, column in (("lidar", None), ("camera", "image_width"), ("voxel", "voxels")):
-        needed = set(has)
-        if column is not None:
-            values = tables.scans[column].combine_chunks().flatten().to_numpy()
-            needed = set(
-                shard[
-                    values.reshape(len(shard), max(1, len(values) // max(1, len(shard)))).any(
-                        axis=1
-                    )
-                ].tolist()
-            )
-        if missing := needed - numbers_of[container]:
+    needed = {
+        "lidar": np.ones(len(shard), bool),
+        "camera": _any(tables.scans["image_width"], len(shard)),
+        "voxel": _any(tables.scans["voxels"], len(shard)),
+        "motion": _is_filled(tables.scans, ("pose", "time_s", "motion_length")),
+    }
+    for container, rows in needed.items():
+        if missing := set(shard[rows].tolist()) - numbers_of[container]:
             yield f"scans of shard {min(missing)}, but no `{container}` shard of that number"
+
+
+def _any(lists: pa.ChunkedArray, n_scans: int) -> NDArray[np.bool_]:
+    """(S,) whether a scan's list holds a number but 0."""
+    values = lists.combine_chunks().flatten().to_numpy()
+    width = max(1, len(values) // max(1, n_scans))
+    return np.asarray(values.reshape(n_scans, width).any(axis=1))
+
+
+def _is_filled(scans: pa.Table, names: tuple[str, ...]) -> NDArray[np.bool_]:
+    """(S,) whether any of these columns is not null."""
+    columns = [scans[name].combine_chunks().is_valid() for name in names]
+    return np.any([column.to_numpy(zero_copy_only=False) for column in columns], axis=0)

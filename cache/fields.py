@@ -13,7 +13,7 @@ import numpy as np
 
 from pass2d.cache.codec import Codec
 
-CONTAINERS = ("lidar", "camera", "voxel")
+CONTAINERS = ("lidar", "camera", "voxel", "motion")
 """Zarr groups of a shard, in the order in which they depend on each other."""
 PROFILES = ("speed", "size")
 STRIP_COLUMNS = 128
@@ -88,10 +88,17 @@ class Fields:
     voxels: bool = False
     outside: bool = False
     """The raw file's points outside the volume."""
+    motion: bool = False
+    """Whether each point moves; also of the points outside, if they are asked for."""
     camera: int | None = None
     """Only this camera; all of them when None."""
     extra: tuple[str, ...] = ()
     """Names of fields that have no option of their own."""
+
+    @property
+    def outside_motion(self) -> bool:
+        """Motion of the points outside the volume."""
+        return self.motion and self.outside
 
     def asks_for(self, spec: FieldSpec) -> bool:
         """Whether to read a field."""
@@ -278,8 +285,28 @@ _VOXEL: tuple[FieldSpec, ...] = (
         stored_with="voxels",
     ),
 )
+_MOTION: tuple[FieldSpec, ...] = (
+    FieldSpec(
+        name="motion",
+        attribute="motion",
+        option="motion",
+        container="motion",
+        length="points",
+        dtypes=("uint8",),
+        speed=_LZ4_PLAIN,
+    ),
+    FieldSpec(
+        name="outside_motion",
+        attribute="outside_motion",
+        option="outside_motion",
+        container="motion",
+        length="outside",
+        dtypes=("uint8",),
+        speed=_LZ4_PLAIN,
+    ),
+)
 FIELDS: dict[str, FieldSpec] = {
-    spec.name: spec for spec in (*_POINTS, *_OUTSIDE, *_CAMERA, *_VOXEL)
+    spec.name: spec for spec in (*_POINTS, *_OUTSIDE, *_CAMERA, *_VOXEL, *_MOTION)
 }
 """Every array by name, in the order of `dataset.json`. Writer, reader, manifest, checks and reports
 loop over it."""

@@ -54,6 +54,18 @@ class CameraScanInputs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MotionScanInputs:
+    """What one scan of a `motion` shard is made from, besides its points and label file."""
+
+    scan_id: str
+    pose: Matrix | None
+    """world_from_lidar."""
+    time_s: float | None
+    files: tuple[HashedFile, ...] = ()
+    """None of its own: the key of the `lidar` shard holds the hash of the label file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeyInputs:
     """The inputs of one shard's key; `lidar` has a sequence, the others a `lidar` key."""
 
@@ -61,11 +73,12 @@ class KeyInputs:
     lidar_key: str = ""
     lidar_scans: tuple[LidarScanInputs, ...] = ()
     camera_scans: tuple[CameraScanInputs, ...] = ()
+    motion_scans: tuple[MotionScanInputs, ...] = ()
 
     @property
-    def scans(self) -> tuple[LidarScanInputs | CameraScanInputs, ...]:
+    def scans(self) -> tuple[LidarScanInputs | CameraScanInputs | MotionScanInputs, ...]:
         """Those of the container that it is; a `voxel` shard has none of its own."""
-        return self.lidar_scans or self.camera_scans
+        return self.lidar_scans or self.camera_scans or self.motion_scans
 
 
 def hashed_files(scan: ScanSources) -> tuple[HashedFile, ...]:
@@ -87,6 +100,9 @@ def encode_inputs(container: str, inputs: KeyInputs) -> dict[str, Any]:
         return {"sequence": inputs.sequence, "scans": scans}
     if container == "voxel":
         return {"lidar": inputs.lidar_key}
+    if container == "motion":
+        moved = [[s.scan_id, s.pose, s.time_s] for s in inputs.motion_scans]
+        return {"lidar": inputs.lidar_key, "scans": moved}
     return {
         "lidar": inputs.lidar_key,
         "scans": [
@@ -113,6 +129,9 @@ def parse_inputs(container: str, value: Any, *, where: str) -> KeyInputs:
         lidar_key = _text(value["lidar"])
         if container == "voxel":
             return KeyInputs(lidar_key=lidar_key)
+        if container == "motion":
+            moved = tuple(_motion_scan(scan) for scan in value["scans"])
+            return KeyInputs(lidar_key=lidar_key, motion_scans=moved)
         pictures = tuple(_camera_scan(scan) for scan in value["scans"])
         return KeyInputs(lidar_key=lidar_key, camera_scans=pictures)
     except (KeyError, TypeError, ValueError) as error:
@@ -165,6 +184,13 @@ def _camera_scan(values: Any) -> CameraScanInputs:
         files=_hashed_files(files),
         image_from_lidar=None if matrices is None else tuple(tuple(m) for m in matrices),
         taken_hw=tuple((height, width) for height, width in taken_hw),
+    )
+
+
+def _motion_scan(values: Any) -> MotionScanInputs:
+    scan_id, pose, time_s = values
+    return MotionScanInputs(
+        scan_id=_text(scan_id), pose=None if pose is None else tuple(pose), time_s=time_s
     )
 
 

@@ -19,7 +19,7 @@ def stage_key(stage: str, *, code_version: int, profile: str, parameters: Any, i
     """Key of one shard of a stage, 32 hex digits: xxh3_128 of the canonical JSON of all of it.
 
     Args:
-        stage: "lidar", "camera" or "voxel".
+        stage: a container, e.g. "lidar".
         code_version: raised whenever the stage's output changes.
         profile: "speed" or "size".
         parameters: settings of the stage, JSON-like.

@@ -7,6 +7,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pass2d.cache.fields import CONTAINERS
 from pass2d.common.errors import CacheError
 
@@ -146,6 +149,11 @@ def _no_name(name: str, expected: str, where: str) -> CacheError:
         f"{where}: found the name {name[:60]!r}, expected {expected}. Nothing of that name is "
         "read or written. Did `prepare` make this cache?"
     )
+
+
+def sequence_number(shards: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(S,) a number per sequence from those of its shards."""
+    return shards // _BLOCKS
 
 
 def shard_number(sequence: str, block: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,13 +18,14 @@ from pass2d.cache.fields import FIELDS, Fields, FieldSpec, container_fields
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import load_manifest, open_generation, require_newest
+from pass2d.cache.motion import moving_labels, tells_motion, with_moving_classes
 from pass2d.cache.reading.chunks import AllocateArray, ChunkReader, StoredChunk
 from pass2d.cache.reading.descriptors import DescriptorPool
 from pass2d.cache.reading.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
 from pass2d.cache.reading.shard_table import ShardInfo, ShardTable
 from pass2d.cache.remote.mirror import RemoteMirror
 from pass2d.cache.remote.ranges import PartialFiles
-from pass2d.cache.schema import SCALES, CameraView, ScanRecord, VoxelLevel
+from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, ScanRecord, VoxelLevel
 from pass2d.cache.urls import is_url
 from pass2d.common.errors import CacheError
 from pass2d.common.json import dumps
@@ -57,7 +59,7 @@ class CacheReader:
             mirror.space.forget = self._pool.forget
         self._sources: Any = None
         """Columns of `scans.parquet`, from the first `source_file` on."""
-        self._point_fields = container_fields("lidar")
+        self._point_fields = (*container_fields("lidar"), *container_fields("motion"))
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
 
@@ -82,6 +84,41 @@ class CacheReader:
         layout = Layout(root=find_dataset(Path(cache_root), dataset))
         require_newest(layout)
         return cls(layout, check=check)
+
+    def tell_motion(self) -> Self:
+        """From now on give moving things classes of their own, in labels, counts and `info`.
+
+        Voxel hashes then come without labels.
+
+        Returns:
+            Itself.
+
+        Raises:
+            CacheError: labels of this data set say nothing of motion, or an earlier version
+                prepared the cache.
+        """
+        if tells_motion(self.info):
+            return self
+        info = with_moving_classes(self.info)
+        if info is self.info:
+            raise CacheError(
+                f"{self.root}: the labels of {self.info.facts.title} do not tell moving things "
+                "from things at rest."
+            )
+        if n_unknown := int(np.count_nonzero(self.scans.has_label & ~self.scans.has_motion)):
+            raise CacheError(
+                f"{self.root}: {n_unknown} labelled scans without the motion of their points, as "
+                "an earlier version prepared them. Run `prepare` again: it adds what is missing "
+                "(a few kB per scan) and keeps everything else."
+            )
+        counts = self.scans.moving_histogram
+        if not counts.shape[1]:  # no scan has labels
+            counts = np.zeros((len(self.scans), len(info.facts.moving)), np.int64)
+        histogram = np.concatenate([self.scans.label_histogram, counts], axis=1)
+        for column, moving in enumerate(info.facts.moving):
+            histogram[:, moving.static] -= counts[:, column]
+        self.info, self.scans = info, replace(self.scans, label_histogram=histogram)
+        return self
 
     def expect_all(self) -> None:
         """Say that all scans of a shard are read soon: their files are then fetched whole."""
@@ -128,6 +165,8 @@ class CacheReader:
         Raises:
             CacheError: missing or damaged data; the message names file, field and scan.
         """
+        if tells_motion(self.info) and fields.label:
+            fields = replace(fields, motion=True)
         if self._parts is None:
             return self._read_scan(position, fields, columns, allocate)
         with self._parts.hold(_wanted_chunks(self, position, fields, columns)):
@@ -152,7 +191,7 @@ class CacheReader:
             elif value is not None:
                 extra[spec.name] = value
         record: dict[str, Any] = values  # the names are those of the table
-        return ScanRecord(
+        read = ScanRecord(
             scan_id=scan.scan_id,
             n_raw=int(self.scans.n_raw[position]),
             cameras=scan.cameras(fields, columns),
@@ -160,6 +199,7 @@ class CacheReader:
             extra=extra,
             **record,
         )
+        return _with_moving_labels(read, self.info) if tells_motion(self.info) else read
 
     def source_file(self, position: int, role: str) -> Path | None:
         """A raw file that a scan was prepared from, where it lay then.
@@ -223,6 +263,23 @@ class CacheReader:
         self.close()
 
 
+def _with_moving_labels(record: ScanRecord, info: DatasetInfo) -> ScanRecord:
+    """A record whose labels tell moving things apart; those of voxels would not, and leave."""
+    label, outside_label = (
+        None if label is None or motion is None else moving_labels(label, motion, info)
+        for label, motion in (
+            (record.label, record.motion),
+            (record.outside_label, record.outside_motion),
+        )
+    )
+    return replace(
+        record,
+        label=label,
+        outside_label=outside_label,
+        voxels=tuple(replace(level, label=None) for level in record.voxels),
+    )
+
+
 class _Scan:
     """The reads of one scan; lives as long as one call of `CacheReader.read`."""
 
@@ -236,7 +293,7 @@ class _Scan:
         self._n_outside = int(reader.scans.n_raw[position]) - self._n
 
     def points(self, spec: FieldSpec) -> NDArray[Any] | None:
-        """A field of the `lidar` container, (N,) or (rows, N); None for scans without it."""
+        """A field of points, (N,) or (rows, N); None for scans without it."""
         values = self._chunk(spec.name, 0)
         if values is None:
             if spec.is_required:

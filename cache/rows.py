@@ -7,7 +7,7 @@ the paths of sources it can be made again from the shard alone (`care/records_fr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pass2d.cache.fields import CONTAINERS
@@ -15,7 +15,7 @@ from pass2d.cache.layout import HASH, MEMBER, MOST_SHARDS, Layout
 from pass2d.cache.schema import FORMAT_VERSION
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_file, replace_file, require_no_link
-from pass2d.common.json import from_json, seal, unseal
+from pass2d.common.json import OMITTED_IF_NONE, from_json, seal, unseal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +80,32 @@ class VoxelEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MotionEntry:
+    """One scan of a `motion` shard."""
+
+    scan_id: str
+    has_motion: bool
+    moving_histogram: tuple[int, ...]
+    """Kept points of each moving class, in the order of the data set's facts; all 0 without."""
+    pose: tuple[float, ...] | None
+    """world_from_lidar, (3, 4) row by row; None where it is not known."""
+    time_s: float | None
+    """When the scan was taken, on the clock of its sequence."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entries:
     """The scans of one shard in row order; only the shard's own container is filled."""
 
     lidar: tuple[LidarEntry, ...] = ()
     camera: tuple[CameraEntry, ...] = ()
     voxel: tuple[VoxelEntry, ...] = ()
+    motion: tuple[MotionEntry, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
 
     def scan_ids(self) -> tuple[str, ...]:
         """Ids in row order."""
-        entries: Sequence[LidarEntry | CameraEntry | VoxelEntry] = (
-            self.lidar or self.camera or self.voxel
+        entries: Sequence[LidarEntry | CameraEntry | VoxelEntry | MotionEntry] = (
+            self.lidar or self.camera or self.voxel or self.motion or ()
         )
         return tuple(entry.scan_id for entry in entries)
 
@@ -230,12 +245,12 @@ def _faults(row: ShardRow) -> Iterator[str]:
     if any(HASH.fullmatch(file.xxh3) is None or not _fits(file.nbytes) for file in row.files):
         yield "a file without a size or hash"
     scans = len(row.entries.scan_ids())
-    for field in row.fields:
-        refs = [ref for chunks in field.chunks for ref in chunks]
-        if len(field.chunks) != scans:
-            yield f"{field.name[:40]}: chunks of {len(field.chunks)} scans, there are {scans}"
-        if not all(map(_is_place, refs)) or not all(map(_fits, field.chunk)):
-            yield f"{field.name[:40]}: a chunk where no file has one"
+    for stored in row.fields:
+        refs = [ref for chunks in stored.chunks for ref in chunks]
+        if len(stored.chunks) != scans:
+            yield f"{stored.name[:40]}: chunks of {len(stored.chunks)} scans, there are {scans}"
+        if not all(map(_is_place, refs)) or not all(map(_fits, stored.chunk)):
+            yield f"{stored.name[:40]}: a chunk where no file has one"
 
 
 def _fits(number: int) -> bool:

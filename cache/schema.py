@@ -345,6 +345,11 @@ class ScanRecord:
     """(O,) training ids; None for scans without labels."""
     outside_time: NDArray[np.float32] | None = None
     """(O,) as `time`."""
+    motion: NDArray[np.uint8] | None = None
+    """(N,) ``cache.motion.Motion`` of each point; None for scans without labels, for data whose
+    labels say nothing of motion, or when not asked for."""
+    outside_motion: NDArray[np.uint8] | None = None
+    """(O,) as `motion`."""
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Per-point fields of the table (`fields.py`) without an attribute here, by name: (N,) or
     (rows, N)."""
@@ -376,14 +381,25 @@ class ScanRecord:
             time = np.concatenate([self.time, self.outside_time])
             n_own = int(np.count_nonzero(time == 0))
             channels.append(time[None])
-        label = None
-        if self.label is not None:
-            outside = self.outside_label
-            if outside is None:
-                outside = np.zeros(self.n_raw - self.n, np.uint8)
-            label = np.concatenate([self.label, outside])[order]
         points = np.concatenate(channels)[:, order].T
-        return RawScan(points=np.ascontiguousarray(points, np.float32), label=label, n_own=n_own)
+        return RawScan(
+            points=np.ascontiguousarray(points, np.float32),
+            label=self._all_points(self.label, self.outside_label, order),
+            motion=self._all_points(self.motion, self.outside_motion, order),
+            n_own=n_own,
+        )
+
+    def _all_points(
+        self,
+        inside: NDArray[np.uint8] | None,
+        outside: NDArray[np.uint8] | None,
+        order: NDArray[np.int64],
+    ) -> NDArray[np.uint8] | None:
+        """(n_raw,) a number of each point; 0 where that of the points outside is not known."""
+        if inside is None:
+            return None
+        rest = np.zeros(self.n_raw - self.n, np.uint8) if outside is None else outside
+        return np.concatenate([inside, rest])[order]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,5 +410,7 @@ class RawScan:
     """(n_raw, 4) x, y, z in metres and signal; (n_raw, 5) with the time, for added sweeps."""
     label: NDArray[np.uint8] | None
     """(n_raw,) training ids; None for scans without labels."""
+    motion: NDArray[np.uint8] | None
+    """(n_raw,) ``cache.motion.Motion``; None where the scan has none, or it was not read."""
     n_own: int
     """Points of the scan's own file, which come first; those of added sweeps follow."""

@@ -16,6 +16,9 @@ RANGE_EDGES_M = tuple(range(0, 101, 5))
 """Lower edges of the range histogram's R = 21 bins in metres; the last one is all from 100 m on."""
 LEAST_WITH_CLASS = 1e-4
 """Share of the points with a class below which labels say nothing. Real sets have 0.4 to 0.99."""
+LEAST_SHARE = 1e-6
+"""Share of the points with a class below which a class weighs no more: static motorcyclists of
+SemanticKITTI's 25 classes, one point in 2e8, would weigh 400 times a common one."""
 SPLITS = ("train", "val", "test")
 """The splits in the order of tables."""
 
@@ -99,6 +102,8 @@ class SplitStatistics:
     """(C,) of all points of those scans, the ignored ones included; zeros without labels."""
     class_weights: NDArray[np.float32]
     """(C,) see ``class_weights``."""
+    rare: tuple[str, ...]
+    """Names of the classes with a share below ``LEAST_SHARE``: their weight is limited."""
     absent: tuple[str, ...]
     """Names of the classes that never occur; empty when the split has no labels at all."""
     range_histogram: NDArray[np.int64]
@@ -141,7 +146,8 @@ def class_weights(counts: ArrayLike) -> NDArray[np.float32]:
         counts: (C,) points per training id; whatever [0], the ignored class, says is not used.
 
     Returns:
-        (C,) 1 for the most frequent class, 0 for the ignored one. A class that never occurs gets
+        (C,) 1 for the most frequent class, 0 for the ignored one. A class of a share below
+        ``LEAST_SHARE`` counts as if it had that. A class that never occurs gets
         the largest weight of those that do (1 when none does), never an infinity; name such
         classes to the user with ``absent_classes``.
 
@@ -155,6 +161,7 @@ def class_weights(counts: ArrayLike) -> NDArray[np.float32]:
     occurs = shares > 0
     weights = np.ones(len(shares), np.float64)
     if occurs.any():
+        shares = np.maximum(shares, LEAST_SHARE * shares.sum())
         weights[occurs] = (shares.max() / shares[occurs]) ** (1 / 3)
         weights[~occurs] = weights[occurs].max()
     weights[0] = 0
@@ -165,6 +172,13 @@ def absent_classes(counts: ArrayLike) -> tuple[int, ...]:
     """The training ids, but the ignored one, of which there is no point."""
     checked = _checked_counts(counts)
     return tuple(int(c) for c in np.flatnonzero(checked == 0) if c != 0)
+
+
+def rare_classes(counts: ArrayLike) -> tuple[int, ...]:
+    """The training ids, but the ignored one, that occur with a share below ``LEAST_SHARE``."""
+    checked = _checked_counts(counts)
+    limit = LEAST_SHARE * checked[1:].sum()
+    return tuple(int(c) for c in np.flatnonzero((checked > 0) & (checked < limit)) if c != 0)
 
 
 def _checked_counts(counts: ArrayLike) -> NDArray[np.int64]:
@@ -206,6 +220,7 @@ def _split_statistics(scans: ScanColumns, info: DatasetInfo, split: str) -> Spli
         class_counts=counts,
         class_shares=counts / max(1, counts.sum()),
         class_weights=class_weights(counts),
+        rare=tuple(info.labels.names[c] for c in rare_classes(counts)),
         absent=tuple(info.labels.names[c] for c in absent),
         range_histogram=scans.range_histogram[rows].sum(axis=0, dtype=np.int64),
     )

@@ -20,6 +20,14 @@ ShardRows = Mapping[str, ShardRow]
 """The records of one shard by container; "lidar" is always there."""
 
 
+_MOTION_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("pose", pa.list_(pa.float64())),
+    ("time_s", pa.float64()),
+    ("moving_histogram", pa.list_(pa.int64())),
+]
+"""Of the container `motion`, which older caches lack: null there."""
+
+
 def scan_schema(n_cameras: int) -> pa.Schema:
     """Columns of scans.parquet; `docs/format.md` describes each."""
     names: list[tuple[str, pa.DataType]] = [
@@ -40,6 +48,7 @@ def scan_schema(n_cameras: int) -> pa.Schema:
         ("image_width", pa.list_(pa.int64(), n_cameras)),
         ("image_from_lidar", pa.list_(pa.float64())),
         ("voxels", pa.list_(pa.int64(), len(SCALES))),
+        *_MOTION_COLUMNS,
         ("source_role", pa.list_(pa.string())),
         ("source_path", pa.list_(pa.string())),
         ("source_bytes", pa.list_(pa.int64())),
@@ -54,8 +63,11 @@ def scan_schema(n_cameras: int) -> pa.Schema:
 
 
 def with_chunk_columns(scans: pa.Table, *, n_cameras: int) -> pa.Table:
-    """Give scans.parquet the columns of fields that did not exist when it was written, all null."""
+    """Give scans.parquet the columns that did not exist when it was written, all null."""
     schema = scan_schema(n_cameras)
+    for name, kind in _MOTION_COLUMNS:
+        if name not in scans.column_names:
+            scans = scans.append_column(name, pa.nulls(len(scans), kind))
     for spec in FIELDS.values():
         columns = [f"{spec.name}_{part}" for part in ("offset", "length", "crc")]
         may_lack = not (spec.is_required or spec.stored_with or spec.is_listed(n_cameras))
@@ -147,6 +159,7 @@ def scan_records(rows: ShardRows, *, n_cameras: int) -> list[dict[str, Any]]:
             "voxels": list(rows["voxel"].entries.voxel[index].voxels)
             if "voxel" in rows
             else [0] * len(SCALES),
+            **_motion_columns(rows.get("motion"), index),
             **_source_columns(rows, entry.scan_id),
             **_chunk_columns(rows, index, n_cameras),
         }
@@ -182,6 +195,17 @@ def _camera_columns(row: ShardRow | None, index: int, n_cameras: int) -> dict[st
         "image_height": [view.height if view else 0 for view in entry.views],
         "image_width": [view.width if view else 0 for view in entry.views],
         "image_from_lidar": None if matrices is None else [v for m in matrices for v in m],
+    }
+
+
+def _motion_columns(row: ShardRow | None, index: int) -> dict[str, Any]:
+    if row is None or row.entries.motion is None:
+        return {name: None for name, _ in _MOTION_COLUMNS}
+    entry = row.entries.motion[index]
+    return {
+        "pose": None if entry.pose is None else list(entry.pose),
+        "time_s": entry.time_s,
+        "moving_histogram": list(entry.moving_histogram) if entry.has_motion else None,
     }
 
 

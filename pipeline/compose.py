@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.nowhere import is_measured
+from pass2d.cache.motion import motion_lookup
 from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
 from pass2d.corruptions.registry import NEEDS_LABELS, Variant, table_of
 from pass2d.pipeline.corrupted import variant_of
@@ -26,12 +27,12 @@ from pass2d.pipeline.stages.projection import (
     project_points_by_depth,
 )
 from pass2d.pipeline.stages.raw_file import read_file
-from pass2d.pipeline.stages.read import read_scan, read_sweep
+from pass2d.pipeline.stages.read import read_label_file, read_point_file, read_scan, read_sweep
 from pass2d.pipeline.stages.sweeps import add_sweep
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
 
-CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1}
+CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1, "motion": 1}
 """Part of a stage's key: raise a number when that stage's output changes for the same input."""
 
 
@@ -63,9 +64,8 @@ def lidar_record(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     raw = np.ascontiguousarray(points[:, :4].T)
     variant = variant_of(info)
     if variant is not None:
-        raw, label, instance = _corrupted(
-            scan, points, info, variant, label=label, instance=instance
-        )
+        after = _corrupted(scan, points, info, variant, label=label, instance=instance)
+        raw, label, instance = after.points, after.label, after.instance
     n_own, time = raw.shape[1], None
     if info.sweeps:
         raw, time = _with_sweeps(raw, scan, info, variant)
@@ -136,6 +136,39 @@ def voxel_levels(
     """
     votes = None if lidar.time is None else lidar.time == 0
     return voxelize(lidar.xyz, lidar.label, grid=grid, scales=scales, has_vote=votes)
+
+
+def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> ScanRecord | None:
+    """Which of a scan's points move, by its label file.
+
+    Args:
+        scan: where its files are.
+        lidar: the same scan's points.
+        info: of the data set.
+
+    Returns:
+        The record with `motion` and `outside_motion`; None without labels, or where labels say
+        nothing of motion.
+
+    Raises:
+        ProblemError: as `lidar_record`.
+    """
+    if not info.facts.moving or scan.labels is None or lidar.label is None:
+        return None
+    raw_labels = read_label_file(scan.labels, info)
+    motion = motion_lookup(info.labels, info.facts)[raw_labels.astype(np.uint16)]
+    if info.drops_invalid:
+        is_valid = np.isfinite(read_point_file(scan.points, info)).all(axis=1)
+        motion = motion[is_valid] if info.corruption is not None else motion * is_valid
+    variant = variant_of(info)
+    if variant is not None:  # the corruption drops and adds points
+        points, label, instance = read_scan(scan.points, scan.labels, info)
+        after = _corrupted(scan, points, info, variant, label=label, instance=instance)
+        motion = np.where(after.source >= 0, motion[after.source], np.uint8(0))
+    motion = np.pad(motion, (0, lidar.n_raw - len(motion)))  # points of sweeps say nothing
+    is_outside = np.ones(lidar.n_raw, np.bool_)
+    is_outside[lidar.raw_index] = False
+    return replace(lidar, motion=motion[lidar.raw_index], outside_motion=motion[is_outside])
 
 
 def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:

@@ -60,6 +60,10 @@ class ScanSource:
     """Height and width that pictures are resized to; None: stored as taken."""
     sweeps: tuple[SweepSource, ...] = ()
     """To be added to the points, the latest first."""
+    pose: tuple[float, ...] | None = None
+    """world_from_lidar, 12 numbers of a (3, 4) matrix row by row; None where it is not known."""
+    time_s: float | None = None
+    """When it was taken, on the clock of its sequence; None where that is not known."""
 
     def files(self) -> tuple[Path, ...]:
         """The scan's own files that exist: points, labels, pictures, sweeps."""

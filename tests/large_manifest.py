@@ -14,6 +14,7 @@ from pass2d.cache.rows import (
     FieldChunks,
     FileHash,
     LidarEntry,
+    MotionEntry,
     ShardHeader,
     ShardRow,
     ViewEntry,
@@ -27,6 +28,7 @@ from pass2d.pipeline.run.jobs import (
     camera_header,
     cut_into_shards,
     lidar_header,
+    motion_header,
     voxel_header,
 )
 from pass2d.pipeline.run.tasks import camera_sources, lidar_sources
@@ -84,18 +86,30 @@ def _rows(job: ShardJob, info: DatasetInfo) -> dict[str, ShardRow]:
     lidar = lidar_header(job, sources[0], info=info, profile="speed")
     camera = camera_header(job.scans, sources[1], lidar_key=lidar.key, info=info, profile="speed")
     voxel = voxel_header(lidar_key=lidar.key, info=info, profile="speed")
+    motion = motion_header(job.scans, lidar_key=lidar.key, info=info, profile="speed")
     ids = [scan.scan_id for scan in job.scans]
     entries = {
         "lidar": Entries(lidar=tuple(_lidar_entry(scan, info) for scan in job.scans)),
         "camera": Entries(camera=tuple(_camera_entry(scan_id) for scan_id in ids)),
+        "motion": Entries(motion=tuple(_motion_entry(scan_id, info) for scan_id in ids)),
         "voxel": Entries(
             voxel=tuple(VoxelEntry(scan_id=i, voxels=(9, 8, 7, 6, 5), has_label=True) for i in ids)
         ),
     }
     return {
         header.stage: _row(job, header, entries[header.stage], tuple(part))
-        for header, part in zip((lidar, camera, voxel), (*sources, ()), strict=True)
+        for header, part in zip((lidar, camera, voxel, motion), (*sources, (), ()), strict=True)
     }
+
+
+def _motion_entry(scan_id: str, info: DatasetInfo) -> MotionEntry:
+    return MotionEntry(
+        scan_id=scan_id,
+        has_motion=True,
+        moving_histogram=(7,) * len(info.facts.moving),
+        pose=None,
+        time_s=None,
+    )
 
 
 def _row(job: ShardJob, header: ShardHeader, entries: Entries, sources: tuple) -> ShardRow:

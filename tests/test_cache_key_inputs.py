@@ -11,6 +11,7 @@ from pass2d.cache.key_inputs import (
     HashedFile,
     KeyInputs,
     LidarScanInputs,
+    MotionScanInputs,
     encode_inputs,
     parse_inputs,
 )
@@ -44,6 +45,13 @@ CAMERA = KeyInputs(
         CameraScanInputs(scan_id="b", files=(), image_from_lidar=None),
     ),
 )
+MOTION = KeyInputs(
+    lidar_key="0123",
+    motion_scans=(
+        MotionScanInputs(scan_id="a", pose=MATRIX, time_s=1.5),
+        MotionScanInputs(scan_id="b", pose=None, time_s=None),
+    ),
+)
 VOXEL = KeyInputs(lidar_key="0123")
 NUMBERS = "[0.0,1.0,2.0,3.0,4.0,5.0,6.0,7.0,8.0,9.0,10.0,11.0]"
 WRITTEN = {
@@ -56,6 +64,10 @@ WRITTEN = {
         CAMERA,
         f'{{"lidar":"0123","scans":[["a",[["image0",9,"cd"]],[{NUMBERS}],[[376,1241]]],'
         '["b",[],null,[]]]}\n',
+    ),
+    "motion": (
+        MOTION,
+        f'{{"lidar":"0123","scans":[["a",{NUMBERS},1.5],["b",null,null]]}}\n',
     ),
     "voxel": (VOXEL, '{"lidar":"0123"}\n'),
 }
@@ -86,6 +98,7 @@ def test_scans_of_earlier_versions_lack_the_last_part() -> None:
         ("lidar", {"sequence": "08", "scans": 3}),
         ("camera", {"lidar": "0123", "scans": [["a", [], [3], []]]}),
         ("camera", {"lidar": "0123", "scans": None}),
+        ("motion", {"lidar": "0123", "scans": [["a", [1.0]]]}),
         ("voxel", {"lidar": None}),
         ("voxel", []),
     ],

@@ -16,6 +16,7 @@ from pass2d.cache.statistics import (
     absent_classes,
     class_weights,
     dataset_statistics,
+    rare_classes,
 )
 from pass2d.common.errors import ShapeError
 
@@ -128,3 +129,16 @@ def test_split_without_labels_names_no_class_as_absent(scans: Scans) -> None:
     assert test.scans_without_label == 1
     assert test.sequences_without_label == ("11",)
     assert test.class_shares.tolist() == [0, 0, 0, 0]
+
+
+def test_the_weight_of_a_class_with_a_share_of_1e_9_is_limited() -> None:
+    # The shares of SemanticKITTI's static bicyclist and motorcyclist, of 1e9 points.
+    counts = [0, 500_000_000, 499_999_983, 11, 6, 0]
+    weights = class_weights(counts)
+    assert weights[1] == 1
+    limit = (500_000_000 / 1000) ** (1 / 3)  # 1000 points are a share of 1e-6
+    np.testing.assert_allclose(weights[3:], limit, rtol=1e-6)  # one that never occurs, too
+    assert rare_classes(counts) == (3, 4)
+    # A share of 1e-6 and more is weighed as it is.
+    np.testing.assert_allclose(class_weights([0, 999_000, 1000])[2], 999 ** (1 / 3), rtol=1e-6)
+    assert rare_classes([7, 999_999, 1]) == ()

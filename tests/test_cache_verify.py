@@ -95,7 +95,7 @@ def test_an_undamaged_cache_is_sound(made: tuple[Path, Path]) -> None:
     _, out = made
     report = verify(out, Silent(), rebuild=rebuild_and_compare(out), rebuild_share=1.0)
     assert report.damages == ()
-    assert (report.scans, report.shards, report.rebuilt) == (3, 6, 6)
+    assert (report.scans, report.shards, report.rebuilt) == (3, 8, 8)
     assert report.files == len(files(out))
     assert report.nbytes == sum(len(data) for data in files(out).values())
 
@@ -271,7 +271,7 @@ def test_vanished_sources_are_a_note_when_rebuilding(made: tuple[Path, Path]) ->
     report = verify(out, Silent(), rebuild=rebuild_and_compare(out), rebuild_share=1.0)
     assert report.is_sound
     assert report.rebuilt == 2  # voxel shards need no raw file
-    assert sum("not rebuilt" in note for note in report.notes) == 4
+    assert sum("not rebuilt" in note for note in report.notes) == 6
 
 
 def test_repair_mends_every_file(made: tuple[Path, Path], tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def test_gc_leaves_a_running_reader_alone(made: tuple[Path, Path]) -> None:
         assert report.removed == ()
         assert report.kept == ("manifest/gen-000001: a reader has it open",)
         reader.read(0, ALL)
-    assert len(collect_garbage(out).removed) == 13
+    assert len(collect_garbage(out).removed) == 17
 
 
 def test_gc_and_prepare_do_not_meet(made: tuple[Path, Path]) -> None:
@@ -431,8 +431,8 @@ def test_gc_keeps_the_work_of_an_interrupted_run(made: tuple[Path, Path]) -> Non
     assert files(out / "manifest") == manifest
     report = collect_garbage(out)
     assert report.removed == ()
-    assert len(report.kept) == 3
-    assert len(collect_garbage(out, unfinished=True).removed) == 6
+    assert len(report.kept) == 4
+    assert len(collect_garbage(out, unfinished=True).removed) == 8
 
 
 def test_a_repair_that_was_interrupted(made: tuple[Path, Path], monkeypatch) -> None:
@@ -516,7 +516,7 @@ def test_status_sees_changed_and_vanished_sources(made: tuple[Path, Path]) -> No
     assert report.is_current
     assert (report.scans, report.failed) == ({"train": 2, "val": 1}, 1)
     assert report.sources == 13  # 4 of points, 4 of labels, 3 pictures, 2 calib.txt
-    assert [stage.shards for stage in report.containers] == [2, 2, 2]
+    assert [stage.shards for stage in report.containers] == [2, 2, 2, 2]
     velodyne = raw / "sequences/00/velodyne"
     (velodyne / "000000.bin").write_bytes(b"shorter")
     (velodyne / "000001.bin").touch()

@@ -19,7 +19,9 @@ from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 
-ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
+ALL = Fields(
+    label=True, instance=True, image=True, pixels=True, voxels=True, outside=True, motion=True
+)
 
 
 def padded_equal(stored: np.ndarray, value: np.ndarray) -> bool:

@@ -39,6 +39,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("recipes",),
         ("distributed",),
         ("data", "drawing", "optim"),
+        ("stacks",),
     ),
     "models": (
         ("registry",),

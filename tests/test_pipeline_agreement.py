@@ -144,6 +144,7 @@ NOTES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a damaged calibration that nobody needs": (
         lambda root: (
             [file.unlink() for file in picture(root).parent.iterdir()],
+            calib(root).with_name("poses.txt").unlink(),
             calib(root).write_text("P2: 1"),
         ),
         "calib.txt",

@@ -201,7 +201,7 @@ def test_a_new_severity_table_makes_shards_again(
 ) -> None:
     _, (fog,) = listings(raw, "fog:heavy")
     root = tmp_path / fog.info.name
-    assert prepare(fog, root, INLINE, Silent()).written_shards == 12
+    assert prepare(fog, root, INLINE, Silent()).written_shards == 16
     assert prepare(fog, root, INLINE, Silent()).written_shards == 0
     monkeypatch.setattr(registry, "CODE_VERSION", registry.CODE_VERSION + 1)
     todo = plan(fog, root, INLINE)

@@ -180,7 +180,7 @@ def test_sweeps_travel_through_the_cache(folder: NuscenesFolder, tmp_path: Path)
     with CacheReader.open(place) as reader:
         assert reader.read(0, Fields(outside=True)).time is None
     listing = list_nuscenes(root, sweeps=3)
-    assert len(plan(listing, place, INLINE).tasks) == 6
+    assert len(plan(listing, place, INLINE).tasks) == 8
     assert prepare(listing, place, INLINE, Silent()).failed == ()
     assert plan(listing, place, INLINE).tasks == ()
     with CacheReader.open(place) as reader:
@@ -192,4 +192,4 @@ def test_sweeps_travel_through_the_cache(folder: NuscenesFolder, tmp_path: Path)
                 np.testing.assert_array_equal(getattr(record, name), getattr(expected, name))
     report = verify(place, Silent(), rebuild=rebuild_and_compare(place), rebuild_share=1.0)
     assert report.damages == ()
-    assert report.rebuilt == 2 * 6  # those of the first run too
+    assert report.rebuilt == 2 * 8  # those of the first run too

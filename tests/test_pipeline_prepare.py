@@ -23,7 +23,7 @@ from pass2d.cache.schema import SCALES
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import Silent
 from pass2d.corruptions.registry import parse_variants
-from pass2d.pipeline.compose import camera_views, lidar_record, voxel_levels
+from pass2d.pipeline.compose import camera_views, lidar_record, motion_record, voxel_levels
 from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare, prepare_all
@@ -32,7 +32,9 @@ from pass2d.pipeline.run.describe import plan_lines, summary_lines
 from pass2d.pipeline.run.jobs import cut_into_shards
 from pass2d.pipeline.source import SourceListing
 
-ALL = Fields(label=True, instance=True, image=True, pixels=True, voxels=True, outside=True)
+ALL = Fields(
+    label=True, instance=True, image=True, pixels=True, voxels=True, outside=True, motion=True
+)
 INLINE = PrepareConfig(workers=0, shard_scans=2)
 
 
@@ -76,6 +78,11 @@ def assert_holds(root: Path, listing: SourceListing) -> None:
                 np.testing.assert_array_equal(getattr(found, name), getattr(lidar, name))
             for name in ("outside_xyz", "outside_signal", "outside_label"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(lidar, name))
+            moved = motion_record(scan, lidar, listing.info) or lidar
+            for name in ("motion", "outside_motion"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(moved, name))
+            pose = np.full(12, np.nan) if scan.pose is None else scan.pose
+            np.testing.assert_array_equal(reader.scans.pose[position].ravel(), pose)
             views = [view for view in camera_views(scan, lidar) if view is not None]
             assert len(found.cameras) == len(views)
             for a, b in zip(found.cameras, views, strict=True):
@@ -96,7 +103,7 @@ def test_cache_holds_what_the_stages_compute(raw: Path, tmp_path: Path) -> None:
     assert_holds(tmp_path / "out", list_semkitti(raw))
     assert (summary.scans, summary.points, heard.done) == (6, 300, 6)
     assert (summary.scans_without_image, summary.scans_without_label) == (2, 1)
-    assert (summary.written_shards, summary.kept_shards, summary.generation) == (12, 0, 1)
+    assert (summary.written_shards, summary.kept_shards, summary.generation) == (16, 0, 1)
     assert heard.lines == list(list_semkitti(raw).notes)
     assert {one.container for one in summary.seconds_by_container} == set(CONTAINERS)
     assert summary.slowest_container in summary.seconds_by_container
@@ -121,7 +128,7 @@ def test_ray_gives_the_same_bytes(raw: Path, tmp_path: Path, monkeypatch) -> Non
     monkeypatch.chdir(trap)
     summary = run(raw, tmp_path / "ray", replace(INLINE, workers=2))
     assert shards(tmp_path / "ray") == shards(tmp_path / "inline")
-    assert summary.written_shards == 12
+    assert summary.written_shards == 16
     with CacheReader.open(tmp_path / "ray") as a, CacheReader.open(tmp_path / "inline") as b:
         assert a.fingerprint == b.fingerprint
 
@@ -134,7 +141,7 @@ def test_nothing_changed_nothing_done(raw: Path, tmp_path: Path, monkeypatch) ->
     assert plan(list_semkitti(raw), tmp_path / "out", INLINE).tasks == ()
     summary = run(raw, tmp_path / "out")
     assert tree(tmp_path / "out") == before
-    assert (summary.written_shards, summary.kept_shards, summary.generation) == (0, 12, 1)
+    assert (summary.written_shards, summary.kept_shards, summary.generation) == (0, 16, 1)
 
 
 def test_every_data_set_is_planned_once(
@@ -163,7 +170,7 @@ def test_every_data_set_is_planned_once(
 def test_plan_writes_nothing(raw: Path, tmp_path: Path) -> None:
     todo = plan(list_semkitti(raw), tmp_path / "out", INLINE)
     assert not (tmp_path / "out").exists()
-    assert len(todo.tasks) == 12
+    assert len(todo.tasks) == 16
     assert {task.reason for task in todo.tasks} == {"new"}
     assert todo.nbytes > 0
     assert todo.seconds > 0
@@ -222,9 +229,10 @@ def test_a_changed_file_redoes_its_shard(raw: Path, tmp_path: Path) -> None:
         f"lidar 1: {labels} has another time",
         "camera 1: lidar runs again",
         "voxel 1: lidar runs again",
+        "motion 1: lidar runs again",
     }
     heard = Heard()
-    assert prepare(list_semkitti(raw), out, INLINE, heard).written_shards == 3
+    assert prepare(list_semkitti(raw), out, INLINE, heard).written_shards == 4
     assert f"lidar of 1 shard again (sequence 00): {labels} has another time" in heard.lines
     assert_holds(out, list_semkitti(raw))
     after = tree(out)
@@ -241,7 +249,7 @@ def test_records_of_older_contents_do_not_ask_for_work(raw: Path, tmp_path: Path
     for seed, raw_id in enumerate((40, 48, 70)):  # the order of records depends on their keys
         labels.write_bytes(np.full(50, raw_id, "<u4").tobytes())
         picture.write_bytes(png(seed=90 + seed))
-        assert run(raw, out).written_shards == 4
+        assert run(raw, out).written_shards == 5
         assert plan(list_semkitti(raw), out, INLINE).tasks == ()
 
 
@@ -274,6 +282,9 @@ def test_new_calibration_redoes_camera_only(raw: Path, tmp_path: Path) -> None:
     assert _reasons(list_semkitti(raw), out) == {
         "camera 0: pictures or calibration of scans changed 00/000000 and 1 more",
         "camera 1: pictures or calibration of scans changed 00/000002",
+        # Tr is gone, and with it the poses.
+        "motion 0: poses or times of scans changed 00/000000 and 1 more",
+        "motion 1: poses or times of scans changed 00/000002",
     }
     calib.with_suffix(".bak").rename(calib)
     assert plan(list_semkitti(raw), out, INLINE).tasks == ()
@@ -283,7 +294,7 @@ def test_sequences_come_one_by_one(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(raw, out, sequences=["08"])
     first = tree(out)
-    assert run(raw, out, sequences=["00", "11"]).written_shards == 9
+    assert run(raw, out, sequences=["00", "11"]).written_shards == 12
     assert_holds(out, list_semkitti(raw))
     after = tree(out)
     unchanged = [n for n in first if n.startswith((*CONTAINERS, "rows", "manifest"))]
@@ -307,7 +318,7 @@ def test_vanished_and_added_frames(raw: Path, tmp_path: Path) -> None:
     write_sequence(raw, "00", (0, 1, 2, 3))
     summary = run(raw, out)
     # Shard 0 has the same content under new times: hashed again, not written again.
-    assert summary.written_shards == 3
+    assert summary.written_shards == 4
     assert_holds(out, list_semkitti(raw))
     (raw / "sequences/00/velodyne/000000.bin").unlink()
     (raw / "sequences/00/velodyne/000004.bin").write_bytes(scan_points(50, 4).tobytes())
@@ -366,7 +377,7 @@ def test_bad_scans_are_left_out_and_listed(raw: Path, tmp_path: Path) -> None:
     points.write_bytes(good)
     mended = run(raw, out)
     assert [f.scan_id for f in mended.failed] == ["08/000005", "11/000000"]
-    assert mended.written_shards == 3
+    assert mended.written_shards == 4
 
 
 def test_a_damaged_calibration_costs_the_pictures_of_its_sequence(
@@ -390,6 +401,10 @@ def test_a_damaged_calibration_costs_the_pictures_of_its_sequence(
     assert run(raw, out).failed == summary.failed
     calib.write_bytes(good)
     expected = {f"camera {s}: {calib} is new" for s in (0, 1)}
+    expected |= {
+        "motion 0: poses or times of scans changed 00/000000 and 1 more",
+        "motion 1: poses or times of scans changed 00/000002",
+    }
     assert _reasons(list_semkitti(raw), out) == expected
     assert run(raw, out).failed == ()
     assert not (out / "failed.jsonl").exists()
@@ -469,6 +484,7 @@ def test_a_lost_shard_is_made_again(raw: Path, tmp_path: Path) -> None:
         "lidar 1: the shard or its commit record is missing",
         "camera 1: lidar runs again",
         "voxel 1: lidar runs again",
+        "motion 1: lidar runs again",
         "voxel 8000: the shard or its commit record is missing",
     }
     run(raw, out)

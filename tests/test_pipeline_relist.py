@@ -27,7 +27,7 @@ def test_clean_and_corrupted_data_sets_of_any_profile(tmp_path: Path) -> None:
     raw, cache = tmp_path / "raw", tmp_path / "cache"
     write_sequence(raw, "00", (0, 1))
     given = ("--root", raw, "--cache", cache)
-    assert len(planned(*given)["tasks"]) == 3
+    assert len(planned(*given)["tasks"]) == 4
     pass2d(
         "prepare", "semkitti", *given, "--workers", 0, "--profile", "size", "--corrupt", "fog:light"
     )

@@ -94,7 +94,7 @@ def test_memory_gets_the_bytes_of_a_folder_and_a_second_run_does_nothing(
     fs = fsspec.filesystem("memory")
     fs.store.clear()
     first = prepare(list_semkitti(raw), "memory://far/semkitti", INLINE, Silent())
-    assert (first.written_shards, first.generation) == (9, 1)
+    assert (first.written_shards, first.generation) == (12, 1)
     assert {k.lstrip("/"): v for k, v in far_bytes(fs, "/far/semkitti").items()} == folder_bytes(
         local
     )
@@ -116,7 +116,7 @@ def test_s3_gets_the_bytes_of_a_folder_whatever_the_line_does(
     kinds = {3: "503", 9: "500", 17: "cut-put", 23: "close", 31: "cut"}
     proxy.set_fault(lambda request: kinds.get(request.number))
     summary = prepare(list_semkitti(raw), URL, INLINE, Silent())
-    assert summary.written_shards == 9
+    assert summary.written_shards == 12
     assert len(proxy.log) > 30
     proxy.set_fault(lambda request: None)
     assert far_bytes(s3(), PLACE) == folder_bytes(local)
@@ -185,8 +185,8 @@ def test_a_driver_killed_in_an_upload_leaves_nothing_visible_and_the_next_goes_o
     proxy.log.clear()
     summary = prepare(list_semkitti(raw), URL, INLINE, Silent())
     again = {path for method, path in proxy.log if method == "PUT" and "/rows/" in path}
-    assert (summary.written_shards, summary.kept_shards) == (9 - len(records), len(records))
-    assert len(again) == 9 - len(records)
+    assert (summary.written_shards, summary.kept_shards) == (12 - len(records), len(records))
+    assert len(again) == 12 - len(records)
     assert far_bytes(s3(), PLACE) == folder_bytes(local)
 
 
@@ -279,7 +279,7 @@ def test_ray_workers_write_the_same_bytes(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of the user, for something else
     summary = prepare(list_semkitti(raw), URL, PrepareConfig(workers=2), Silent())
-    assert summary.written_shards == 9
+    assert summary.written_shards == 12
     assert far_bytes(s3(), PLACE) == folder_bytes(local)
 
 
@@ -300,7 +300,7 @@ def test_verify_finds_a_flipped_bit_far_away_and_repair_mends_it(
     sound = pass2d("cache", "verify", "--cache", "memory://kept", "--rebuild", "40", "--json")
     assert sound.exit_code == 0, sound.output
     report = json.loads(sound.stdout)
-    assert (report["shards"], report["rebuilt"], report["notes"]) == (9, 4, [])
+    assert (report["shards"], report["rebuilt"], report["notes"]) == (12, 5, [])
     name = next(n for n in far.find("/kept") if "/lidar/000000" in n and "label/c" in n)
     data = bytearray(far.cat_file(name))
     data[len(data) // 3] ^= 1

@@ -65,6 +65,7 @@ def split_statistics(name: str, counts: list[int], *, has_label: bool = True) ->
         class_counts=np.array(counts),
         class_shares=np.array(counts) / max(1, sum(counts)),
         class_weights=class_weights(counts),
+        rare=(),
         absent=tuple(NAMES[c] for c in absent_classes(counts)) if has_label else (),
         range_histogram=histogram,
     )

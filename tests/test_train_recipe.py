@@ -231,7 +231,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.epochs=3", "did you mean 'epochs'?"),
         ("loss.hidden=3", "did you mean 'network.settings.hidden'?"),
         ("kind=adam", "did you mean 'optimizer.kind' or 'schedule.kind'"),
-        ("data.zzz=3", "choose from class_weights, limit, sequences, train_splits"),
+        ("data.zzz=3", "choose from class_weights, classes, limit, sequences, train_splits"),
         ("network.settings.hiden=3", "did you mean 'hidden'"),
         ("network.config=2dpass-smal", "did you mean '2dpass-small'"),
         ("optimizer.kind=adm", "did you mean 'adam'"),

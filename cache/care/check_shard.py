@@ -15,6 +15,7 @@ from pass2d.cache.codec import CRC_BYTES, crc32c
 from pass2d.cache.fields import FIELDS
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import KEY_DIGITS, Layout
+from pass2d.cache.motion import Motion
 from pass2d.cache.reading.shard_reader import ShardReader
 from pass2d.cache.rows import ABSENT, FieldChunks, FileHash, LidarEntry, ShardRow, load_row
 from pass2d.cache.schema import SCALES
@@ -169,6 +170,8 @@ class ShardChecker:
             yield from _lidar_faults(values, self._row.entries.lidar[index])
         elif container == "camera":
             yield from self._camera_faults(values, index)
+        elif container == "motion":
+            yield from self._motion_faults(values, index)
         else:
             yield from self._voxel_faults(values, index)
 
@@ -185,6 +188,18 @@ class ShardChecker:
                 yield f"point_index beyond the scan's {n} points", "point_index"
             if (pixel >= np.array([[view.height], [view.width]])).any():
                 yield f"pixel outside the {view.height} x {view.width} picture", "pixel"
+
+    def _motion_faults(self, values: dict[str, list[Any]], index: int) -> Iterator[tuple[str, str]]:
+        assert self._row.entries.motion is not None
+        entry, n = self._row.entries.motion[index], self._points_of(index)
+        for field, parts in values.items():
+            if any(part is not None and (part > max(Motion)).any() for part in parts):
+                yield f"motion beyond {max(Motion)}", field
+        motion = values["motion"][0] if "motion" in values else None
+        if motion is not None and n is not None:
+            moving = int(np.count_nonzero(motion[:n] == Motion.MOVING))
+            if sum(entry.moving_histogram) > moving:
+                yield "moving_histogram counts more than the points that move", "motion"
 
     def _voxel_faults(self, values: dict[str, list[Any]], index: int) -> Iterator[tuple[str, str]]:
         counts = self._row.entries.voxel[index].voxels

@@ -54,7 +54,7 @@ class SplitSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerSummary:
-    """One container: `lidar`, `camera` or `voxel`."""
+    """One container."""
 
     container: str
     shards: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -55,6 +55,14 @@ class ScanTable:
     """(S, C) kept points per training id."""
     range_histogram: NDArray[np.int64]
     """(S, R) points of the raw file per bin of range."""
+    pose: NDArray[np.float64]
+    """(S, 3, 4) world_from_lidar; NaN where it is not known."""
+    time_s: NDArray[np.float64]
+    """(S,) when it was taken, on the clock of its sequence; NaN where that is not known."""
+    moving_histogram: NDArray[np.int64]
+    """(S, moving classes) kept points of each; 0 where motion is not known."""
+    has_motion: NDArray[np.bool_]
+    """(S,) whether it is known which points move."""
 
     def __len__(self) -> int:
         return len(self.scan_id)
@@ -101,6 +109,10 @@ def scan_table(scans: pa.Table) -> ScanTable:
         voxels=_matrix(scans, "voxels"),
         label_histogram=_matrix(scans, "label_histogram"),
         range_histogram=_matrix(scans, "range_histogram"),
+        pose=_optional(scans, "pose", width=12, missing=np.nan).reshape(-1, 3, 4),
+        time_s=scans["time_s"].fill_null(np.nan).to_numpy().astype(np.float64),
+        moving_histogram=_optional(scans, "moving_histogram", width=None, missing=0),
+        has_motion=scans["moving_histogram"].is_valid().to_numpy(),
     )
 
 
@@ -144,6 +156,18 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
 
 def _text(table: pa.Table, name: str) -> NDArray[np.str_]:
     return np.array(table[name].to_pylist(), dtype=np.str_)
+
+
+def _optional(table: pa.Table, name: str, *, width: int | None, missing: float) -> NDArray[Any]:
+    """(S, width) of a list column that may be empty; ``width`` None: as wide as the lists are."""
+    column = table[name].combine_chunks()
+    is_there = column.is_valid().to_numpy(zero_copy_only=False)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    if width is None:
+        width = len(values) // max(1, is_there.sum())
+    full = np.full((len(table), width), missing, np.float64 if np.isnan(missing) else np.int64)
+    full[is_there] = values.reshape(-1, width) if width else np.zeros((is_there.sum(), 0))
+    return full
 
 
 def _matrix(table: pa.Table, name: str) -> NDArray[np.int64]:

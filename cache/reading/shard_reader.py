@@ -61,24 +61,25 @@ class ShardReader:
 def read_points(
     layout: Layout, row: ShardRow, *, opener: Callable[[str], int] | None = None
 ) -> Iterator[ScanRecord]:
-    """The scans of a `lidar` shard with what camera and voxel stages use: xyz, labels, time.
+    """The scans of a `lidar` shard with what later stages use: xyz, raw rows, labels, time.
 
-    ``signal`` and ``raw_index`` are left empty. ``opener`` gives descriptors of files that need
+    ``signal`` is left empty. ``opener`` gives descriptors of files that need
     not be there yet.
     """
     reader = ShardReader(layout, row, opener=opener)
     try:
         for index, entry in enumerate(row.entries.lidar):
             xyz, label = reader.chunk("xyz", index), reader.chunk("label", index)
-            time = reader.chunk("time", index)
+            time, raw_index = reader.chunk("time", index), reader.chunk("raw_index", index)
             assert xyz is not None, entry.scan_id
+            assert raw_index is not None, entry.scan_id
             yield ScanRecord(
                 scan_id=entry.scan_id,
                 n_raw=entry.n_raw,
                 # Later stages see the memory layout that a fresh scan has, whatever the padding.
                 xyz=np.ascontiguousarray(xyz[:, : entry.n]),
                 signal=np.empty(0, np.float32),
-                raw_index=np.empty(0, np.int32),
+                raw_index=raw_index[: entry.n],
                 label=None if label is None else label[: entry.n],
                 time=None if time is None else time[: entry.n],
             )

@@ -110,6 +110,30 @@ def _narrowest(spec: FieldSpec, values: Sequence[Chunk]) -> str:
     return spec.dtypes[-1]
 
 
+def motion_arrays(records: Sequence[ScanRecord | None], *, profile: str) -> list[ArrayPlan]:
+    """Arrays of a `motion` container: empty when no scan has a motion.
+
+    Args:
+        records: with `motion` and `outside_motion`; None for scans without.
+        profile: "speed" or "size".
+    """
+    columns = {
+        spec: [None if record is None else _of_record(record, spec) for record in records]
+        for spec in container_fields("motion")
+    }
+    return [
+        _points_plan(
+            spec,
+            spec.dtypes[0],
+            values,
+            max([1, *(len(v) for v in values if v is not None)]),
+            profile,
+        )
+        for spec, values in columns.items()
+        if any(value is not None for value in values)
+    ]
+
+
 def voxel_arrays(hashes: Sequence[Sequence[VoxelLevel]], *, profile: str) -> list[ArrayPlan]:
     """Arrays of a `voxel` container: scales end to end, or a row per scale for each point."""
     lengths: dict[Length, int] = {

@@ -20,6 +20,7 @@ from pass2d.cache.rows import (
     FieldChunks,
     FileHash,
     LidarEntry,
+    MotionEntry,
     ScanSources,
     ShardHeader,
     ShardRow,
@@ -28,7 +29,14 @@ from pass2d.cache.rows import (
     commit_row,
 )
 from pass2d.cache.schema import FORMAT_VERSION, ScanRecord, VoxelLevel
-from pass2d.cache.writing.encode import ArrayPlan, Views, camera_arrays, lidar_arrays, voxel_arrays
+from pass2d.cache.writing.encode import (
+    ArrayPlan,
+    Views,
+    camera_arrays,
+    lidar_arrays,
+    motion_arrays,
+    voxel_arrays,
+)
 from pass2d.cache.writing.shard import ArrayWriter, group_metadata
 from pass2d.common.files import (
     attempt_folder,
@@ -125,6 +133,24 @@ def write_voxel_shard(
         plans=voxel_arrays(hashes, profile=header.profile),
         encodings={},
         entries=Entries(voxel=entries),
+    )
+    return write_shard(layout, content, shard=shard)
+
+
+def write_motion_shard(
+    layout: Layout,
+    *,
+    shard: int,
+    header: ShardHeader,
+    records: Sequence[ScanRecord | None],
+    entries: Sequence[MotionEntry],
+) -> ShardRow:
+    """Publish a `motion` shard and commit it; ``records`` as of `motion_arrays`."""
+    content = ShardContent(
+        header=header,
+        plans=motion_arrays(records, profile=header.profile),
+        encodings={},
+        entries=Entries(motion=tuple(entries)),
     )
     return write_shard(layout, content, shard=shard)
 

@@ -23,6 +23,9 @@ def stats_command(
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
+    moving: Annotated[
+        bool, typer.Option("--moving", help="Count things that move apart from things at rest.")
+    ] = False,
     as_json: JsonOption = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write an HTML page with plots.", resolve_path=True)
@@ -35,6 +38,8 @@ def stats_command(
 
     with clear_errors():
         reader = CacheReader.open(cache_root, dataset=dataset)
+        if moving:
+            reader.tell_motion()
         statistics = dataset_statistics(reader.scans, reader.info)
         if html is not None:
             write_html(statistics, html)

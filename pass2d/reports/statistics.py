@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pass2d.cache.statistics import RANGE_EDGES_M, DatasetStatistics, SplitStatistics, Spread
+from pass2d.cache.statistics import (
+    LEAST_SHARE,
+    RANGE_EDGES_M,
+    DatasetStatistics,
+    SplitStatistics,
+    Spread,
+)
 from pass2d.common.html import Cell, column_chart, compact, section
 from pass2d.reports.report import Part, Report, percent
 
@@ -66,6 +72,11 @@ def remarks(statistics: DatasetStatistics) -> tuple[str, ...]:
     if not statistics.info.has_class_weights:
         lines.append(f"{statistics.info.name} is trained without class weights, as published")
     for split in statistics.splits:
+        if split.rare:
+            lines.append(
+                f"{split.split}: fewer than {LEAST_SHARE:g} of the points are "
+                f"{_listing(split.rare)}; their class weight is limited"
+            )
         if split.absent:
             lines.append(
                 f"{split.split}: no point of {_listing(split.absent)}; "

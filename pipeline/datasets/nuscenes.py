@@ -366,6 +366,11 @@ class _Lister:
                 broken |= {camera} if file else set()
             if doubt is not None:
                 _keep(problems, doubt)
+        pose: tuple[float, ...] | None = None
+        try:
+            pose = self._pose(lidar)
+        except ProblemError as error:  # of every camera, too: an error there
+            _keep(problems, replace(error.problem, severity="note"))
         sweeps: tuple[SweepSource, ...] = ()
         try:
             sweeps = tuple(self._sweeps(scan.sequence, lidar))
@@ -375,6 +380,8 @@ class _Lister:
         return _Calibrated(
             scan=replace(
                 scan,
+                pose=pose,
+                time_s=lidar.timestamp_us * 1e-6,
                 image_from_lidar=tuple(matrices) if any(map(any, matrices)) else None,
                 sweeps=sweeps,
             ),
@@ -414,6 +421,13 @@ class _Lister:
                 lidar_from_sweep=tuple(float(number) for number in matrix.ravel()),
                 time_s=(lidar.timestamp_us - sweep.timestamp_us) * 1e-6,
             )
+
+    def _pose(self, lidar: SensorData) -> tuple[float, ...]:
+        """world_from_lidar, (3, 4) row by row."""
+        tables = self._found.tables
+        ego_from_lidar = tables.calibration(lidar).ego_from_sensor.matrix()
+        world_from_lidar = tables.world_from_ego(lidar).matrix() @ ego_from_lidar
+        return tuple(float(number) for number in world_from_lidar[:3].ravel())
 
     def _matrix(self, lidar: SensorData, picture: SensorData) -> tuple[float, ...]:
         tables = self._found.tables

@@ -12,6 +12,7 @@ from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
+from pass2d.pipeline.datasets.semkitti_course import Course, read_course
 from pass2d.pipeline.datasets.semkitti_files import (
     POINTS,
     SequenceFiles,
@@ -21,7 +22,7 @@ from pass2d.pipeline.datasets.semkitti_files import (
 )
 from pass2d.pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missing_problems
 from pass2d.pipeline.datasets.table import DatasetTable, load_table
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
 from pass2d.pipeline.source import ScanSource, SourceListing
 from pass2d.pipeline.stages.calibration import image_from_lidar_matrix, require_sensible
 from pass2d.pipeline.stages.raw_file import read_file
@@ -70,7 +71,12 @@ def list_semkitti(
         raise ProblemError(next(iter(closed.values())))
     _require_scans(root, files, is_each=sequences is not None)
     calibrations = {s.sequence: _calibration(s) for s in files}
-    found = [scan for s in files for scan in _scans(s, table, calibrations[s.sequence])]
+    courses = {s.sequence: read_course(s) for s in files}
+    found = [
+        scan
+        for s in files
+        for scan in _scans(s, table, calibrations[s.sequence], course=courses[s.sequence])
+    ]
     scans = tuple(first_of_each_split(found, limit))
     facts = [(s.sequence, fact) for s in files for fact in _facts(s)]
     damaged = {n: c.problem for n, c in calibrations.items() if isinstance(c, ProblemError)}
@@ -83,6 +89,7 @@ def list_semkitti(
             *(f"sequence {name}: no pictures are prepared: {p}" for name, p in damaged.items()),
             *(f"sequence {name}: not prepared: {p}" for name, p in closed.items()),
         ),
+        warned=merge_warnings(p for course in courses.values() for p in course.problems),
         failed=(
             *(
                 FailedScan(scan_id=s.scan_id, stage="camera", reason=str(damaged[s.sequence]))
@@ -110,7 +117,9 @@ def _examine(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress
             problems.append(calibration.problem)
         if not files.images:
             problems += _unused_damage(files)
-        scans += _scans(files, table, calibration)
+        course = read_course(files)
+        problems += course.problems
+        scans += _scans(files, table, calibration, course=course)
     problems += [
         Problem(
             file=root,
@@ -180,6 +189,7 @@ def _scans(
     table: DatasetTable,
     calibration: tuple[float, ...] | ProblemError | None,
     *,
+    course: Course,
     otherwise: str = "",
 ) -> list[ScanSource]:
     """The scans of a sequence, which without a calibration have no usable picture.
@@ -201,6 +211,8 @@ def _scans(
             image_from_lidar=None if matrix is None else (matrix,),
             calibration=None if matrix is None else files.calib,
             camera_rule=table.camera_rule,
+            pose=course.poses.get(frame),
+            time_s=course.times_s.get(frame),
         )
         for frame, points in files.points.items()
     ]
@@ -232,9 +244,11 @@ def _facts(files: SequenceFiles) -> list[str]:
 
 
 def _unused_damage(files: SequenceFiles) -> list[Problem]:
-    """What is wrong with a calib.txt that no picture needs."""
+    """What is wrong with a calib.txt that neither a picture nor a pose needs."""
     calibration = _attempt_calibration(files)
-    if not isinstance(calibration, ProblemError):
+    if not isinstance(calibration, ProblemError) or any(
+        problem.file == files.calib for problem in read_course(files).problems
+    ):
         return []
     return [replace(calibration.problem, severity="note")]
 
@@ -335,14 +349,20 @@ def _list_part(
     if not files.points:
         raise DataError(f"{folder / POINTS}: no scans NNNNNN.bin")
     calibration = _calibration(files) if "calib.txt" in files.texts else None
-    found = _scans(files, table, calibration, otherwise="test")
+    course = read_course(files)
+    found = _scans(files, table, calibration, course=course, otherwise="test")
     notes: tuple[str, ...] = ()
     if isinstance(calibration, ProblemError):
         notes = (f"no pictures: {calibration.problem}",)
     is_wanted = found[0].split in wanted.splits and (
         wanted.sequences is None or files.sequence in wanted.sequences
     )
-    return SourceListing(info=table.info, scans=tuple(found) if is_wanted else (), notes=notes)
+    return SourceListing(
+        info=table.info,
+        scans=tuple(found) if is_wanted else (),
+        notes=notes,
+        warned=merge_warnings(course.problems),
+    )
 
 
 def _is_part(folder: Path) -> bool:

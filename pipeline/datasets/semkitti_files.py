@@ -33,6 +33,16 @@ class SequenceFiles:
     """Files of frames that another file is taken for: 0.bin beside 000000.bin."""
 
     @property
+    def poses(self) -> Path:
+        """poses.txt, whether or not it exists."""
+        return self.folder / "poses.txt"
+
+    @property
+    def times(self) -> Path:
+        """times.txt, whether or not it exists."""
+        return self.folder / "times.txt"
+
+    @property
     def calib(self) -> Path:
         """calib.txt, whether or not it exists."""
         return self.folder / "calib.txt"

@@ -138,7 +138,7 @@ _USE = {
     LABELS: "labels, for training and evaluation",
     IMAGES: "pictures, for training with the 2D branch",
     "calib.txt": "P2 and Tr, which put points on pictures",
-    "poses.txt": "poses of the vehicle",
+    "poses.txt": "poses of the vehicle, to join several scans",
     "times.txt": "time stamps",
 }
 _GAPS = "Legal; the scans keep their numbers."

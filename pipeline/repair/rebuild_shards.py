@@ -13,6 +13,7 @@ from pass2d.cache.key_inputs import (
     CameraScanInputs,
     KeyInputs,
     LidarScanInputs,
+    MotionScanInputs,
     header_inputs,
 )
 from pass2d.cache.layout import Layout
@@ -60,6 +61,7 @@ def _scans(inputs: KeyInputs, parameters: dict[str, Any], files: Files) -> tuple
     return (
         *(_lidar_source(scan, inputs.sequence, files) for scan in inputs.lidar_scans),
         *(_camera_source(scan, parameters, files) for scan in inputs.camera_scans),
+        *(_motion_source(scan, files) for scan in inputs.motion_scans),
     )
 
 
@@ -103,6 +105,24 @@ def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Fi
         camera_rule=_RULE_OF[parameters["camera_model"]],
         taken_hw=scan.taken_hw,
         stored_hw=None if parameters["stored_hw"] is None else tuple(parameters["stored_hw"]),
+    )
+
+
+def _motion_source(scan: MotionScanInputs, files: Files) -> ScanSource:
+    """Only what the stage uses: the files of the `lidar` shard, of which the labels may lack."""
+    has_labels = (scan.scan_id, "labels") in files
+    return ScanSource(
+        scan_id=scan.scan_id,
+        split="",
+        sequence="",
+        frame_index=0,
+        token="",
+        points=_path(scan.scan_id, "points", files),
+        labels=_path(scan.scan_id, "labels", files) if has_labels else None,
+        images=(),
+        image_from_lidar=None,
+        pose=scan.pose,
+        time_s=scan.time_s,
     )
 
 
@@ -178,12 +198,14 @@ def rebuild_and_compare(dataset_root: Path) -> Callable[[ShardRow], Sequence[str
         header = row.header
         with tempfile.TemporaryDirectory(prefix="pass2d-rebuild-") as scratch:
             aside = Layout(root=Path(scratch) / dataset_root.name)
+            files = files_of_row(row)
             if header.stage != "lidar":
                 _lend(layout, aside, row.shard, header.lidar_key)
+            if header.stage == "motion":
+                lidar = load_row(layout, "lidar", row.shard, header.lidar_key)
+                files = {} if lidar is None else files_of_row(lidar)
             try:
-                result = make_shard(
-                    aside, header, row.shard, info=manifest.info, files=files_of_row(row)
-                )
+                result = make_shard(aside, header, row.shard, info=manifest.info, files=files)
             except (CacheError, OSError):
                 return None
             made = load_row(aside, header.stage, row.shard, header.key)

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from pass2d.cache.check_manifest import wrong_scan_names
-from pass2d.cache.fields import CODEC_VERSIONS, STRIP_COLUMNS
+from pass2d.cache.fields import CODEC_VERSIONS, CONTAINERS, STRIP_COLUMNS
 from pass2d.cache.key_inputs import (
     CameraScanInputs,
     KeyInputs,
     LidarScanInputs,
+    MotionScanInputs,
     encode_inputs,
     hashed_files,
 )
 from pass2d.cache.keys import stage_key
 from pass2d.cache.layout import shard_number
+from pass2d.cache.motion import motion_lookup
 from pass2d.cache.rows import ScanSources, ShardHeader
 from pass2d.cache.schema import SCALES, DatasetInfo
 from pass2d.common.errors import CacheError
@@ -169,6 +171,37 @@ def voxel_header(*, lidar_key: str, info: DatasetInfo, profile: str) -> ShardHea
     }
     parameters = {"grid": grid, "scales": list(SCALES)}
     return _header("voxel", profile, parameters, KeyInputs(lidar_key=lidar_key))
+
+
+def containers(job: ShardJob, info: DatasetInfo) -> tuple[str, ...]:
+    """Those that the shard has; `motion` only where something is known of it."""
+    has_labels = bool(info.facts.moving)
+    has_motion = any(
+        (has_labels and scan.labels is not None) or scan.pose is not None or scan.time_s is not None
+        for scan in job.scans
+    )
+    return CONTAINERS if has_motion else tuple(name for name in CONTAINERS if name != "motion")
+
+
+def motion_header(
+    scans: Sequence[ScanSource], *, lidar_key: str, info: DatasetInfo, profile: str
+) -> ShardHeader:
+    """Key of the `motion` container: poses, times, which raw ids move, `lidar`."""
+    parameters: dict[str, Any] = {}
+    if info.facts.moving:
+        lookup, known = motion_lookup(info.labels, info.facts), info.labels.raw_to_training
+        parameters = {
+            "motion_map": {str(raw_id): int(lookup[raw_id]) for raw_id in sorted(known)},
+            "moving": [[moving.static, moving.raw_ids] for moving in info.facts.moving],
+        }
+    inputs = KeyInputs(
+        lidar_key=lidar_key,
+        motion_scans=tuple(
+            MotionScanInputs(scan_id=scan.scan_id, pose=scan.pose, time_s=scan.time_s)
+            for scan in scans
+        ),
+    )
+    return _header("motion", profile, parameters, inputs)
 
 
 def _floats(values: Sequence[float]) -> list[float]:

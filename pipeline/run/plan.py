@@ -12,13 +12,20 @@ from pass2d.cache.layout import ROW_FILE, SHARD_FOLDER, Layout, shard_name
 from pass2d.cache.manifest import Manifest, current_number, load_manifest, require_version
 from pass2d.cache.rows import ScanSources, ShardHeader, load_row
 from pass2d.cache.schema import DatasetInfo
-from pass2d.pipeline.run.jobs import ShardJob, camera_header, lidar_header, voxel_header
+from pass2d.pipeline.run.jobs import (
+    ShardJob,
+    camera_header,
+    containers,
+    lidar_header,
+    motion_header,
+    voxel_header,
+)
 from pass2d.pipeline.run.reasons import FOLLOWS, NEW, difference, earlier_shards
 from pass2d.pipeline.run.source_index import SourceIndex
 from pass2d.pipeline.source import ScanSource
 
-_BYTES_PER_SCAN = {"lidar": 1_900_000, "camera": 700_000, "voxel": 550_000}
-_SECONDS_PER_SCAN = {"lidar": 0.02, "camera": 0.02, "voxel": 0.015}
+_BYTES_PER_SCAN = {"lidar": 1_900_000, "camera": 700_000, "voxel": 550_000, "motion": 2_500}
+_SECONDS_PER_SCAN = {"lidar": 0.02, "camera": 0.02, "voxel": 0.015, "motion": 0.005}
 """CPU, of 120k-point scans, `camera` per picture; used until this cache has its own figures."""
 
 
@@ -145,7 +152,11 @@ class _Planner:
             return self._all_containers(job, self._reason(header, job))
         self.keys["lidar", job.shard] = header.key
         kept = self._kept(job, header.key)
-        return [*self._plan_camera(job, kept, header.key), *self._plan_voxel(job, header.key)]
+        return [
+            *self._plan_camera(job, kept, header.key),
+            *self._plan_voxel(job, header.key),
+            *self._plan_motion(job, kept, header.key),
+        ]
 
     def dropped(self) -> list[int]:
         """Shards of listed sequences that no job has any more."""
@@ -186,6 +197,14 @@ class _Planner:
         header = voxel_header(lidar_key=lidar_key, info=self._info, profile=self._profile)
         return self._plan_container(header, job)
 
+    def _plan_motion(
+        self, job: ShardJob, scans: Sequence[ScanSource], lidar_key: str
+    ) -> list[PlannedTask]:
+        if "motion" not in containers(job, self._info):
+            return []
+        header = motion_header(scans, lidar_key=lidar_key, info=self._info, profile=self._profile)
+        return self._plan_container(header, job)
+
     def _plan_container(self, header: ShardHeader, job: ShardJob) -> list[PlannedTask]:
         if self._is_done(header, job.shard):
             self.keys[header.stage, job.shard] = header.key
@@ -195,7 +214,8 @@ class _Planner:
     def _all_containers(self, job: ShardJob, reason: str) -> list[PlannedTask]:
         tasks = [self._task("lidar", job, reason)]
         after = reason if reason == NEW else FOLLOWS
-        return [*tasks, *(self._task(name, job, after) for name in ("camera", "voxel"))]
+        others = containers(job, self._info)[1:]
+        return [*tasks, *(self._task(name, job, after) for name in others)]
 
     def _is_done(self, header: ShardHeader, shard: int) -> bool:
         return shard_name(shard, header.key) in self._committed[header.stage]

@@ -97,7 +97,11 @@ def _scan_difference(earlier: KeyInputs, wanted: KeyInputs) -> str:
         ("changed", [i for i in now if i in before and now[i] != before[i]]),
     )
     words = [f"{what} {_first_of(ids)}" for what, ids in facts if ids]
-    noun = "pictures or calibration of scans" if wanted.lidar_key else "scans"
+    noun = "scans"
+    if wanted.lidar_key:
+        noun = (
+            "poses or times of scans" if wanted.motion_scans else "pictures or calibration of scans"
+        )
     return f"{noun} {', '.join(words)}" if words else "order of scans changed"
 
 

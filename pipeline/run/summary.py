@@ -58,7 +58,7 @@ class PrepareSummary:
     """Scans that could not be prepared, now or when their files were last seen."""
     written_shards: int
     kept_shards: int
-    """Shards that were there already (a scan has three: lidar, camera, voxel)."""
+    """Shards that were there already (a scan has one per container)."""
     seconds_by_container: tuple[ContainerSeconds, ...]
     seconds: float
     """Wall time."""

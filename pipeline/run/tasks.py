@@ -14,13 +14,16 @@ import numpy as np
 
 from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.clouds.statistics import raw_points
+from pass2d.cache.key_inputs import source_files
 from pass2d.cache.keys import hash_file
 from pass2d.cache.layout import Layout
+from pass2d.cache.motion import moving_labels
 from pass2d.cache.reading.shard_reader import read_points
 from pass2d.cache.remote.writer import RemoteTarget, Workspace
 from pass2d.cache.rows import (
     FailedScan,
     LidarEntry,
+    MotionEntry,
     ScanSources,
     ShardHeader,
     ShardRow,
@@ -29,18 +32,30 @@ from pass2d.cache.rows import (
     load_row,
 )
 from pass2d.cache.schema import CameraView, DatasetInfo, ScanRecord
-from pass2d.cache.writing.writer import write_camera_shard, write_lidar_shard, write_voxel_shard
+from pass2d.cache.writing.writer import (
+    write_camera_shard,
+    write_lidar_shard,
+    write_motion_shard,
+    write_voxel_shard,
+)
 from pass2d.common.errors import CacheError, Pass2DError
 from pass2d.pipeline.compose import (
     camera_views,
     lidar_record,
+    motion_record,
     scan_counts,
     view_doubts,
     voxel_levels,
 )
 from pass2d.pipeline.doubts import scan_doubts, thorough
 from pass2d.pipeline.problem import Problem, Warned, merge_warnings
-from pass2d.pipeline.run.jobs import ShardJob, camera_header, lidar_header, voxel_header
+from pass2d.pipeline.run.jobs import (
+    ShardJob,
+    camera_header,
+    lidar_header,
+    motion_header,
+    voxel_header,
+)
 from pass2d.pipeline.source import ScanSource
 
 
@@ -108,6 +123,7 @@ def run_task(context: TaskContext, task: ContainerTask) -> TaskResult:
         "lidar": _run_lidar,
         "camera": _run_camera,
         "voxel": _run_voxel,
+        "motion": _run_motion,
     }
     if context.remote is None:
         return makers[task.container](context, task)
@@ -256,6 +272,75 @@ def _run_voxel(context: TaskContext, task: ContainerTask) -> TaskResult:
         hashes=hashes,
     )
     return _result(row, clock, is_new=True)
+
+
+def _run_motion(context: TaskContext, task: ContainerTask) -> TaskResult:
+    clock = _Clock()
+    lidar = _lidar_row(context, task)
+    scans: Sequence[ScanSource] = task.job.only(lidar.entries.scan_ids())
+    header = motion_header(
+        scans, lidar_key=task.lidar_key, info=context.info, profile=context.profile
+    )
+    found = _published(context, task, header, [])
+    if found is not None:
+        return _result(found, clock, is_new=False)
+    records: list[ScanRecord | None] = []
+    entries: list[MotionEntry] = []
+    scans = [  # what a corruption is drawn by: `repair` knows it from the shard alone
+        replace(scan, sequence=entry.sequence, frame_index=entry.frame_index)
+        for scan, entry in zip(scans, lidar.entries.lidar, strict=True)
+    ]
+    for scan, record in zip(scans, _motion_points(context, lidar, scans), strict=True):
+        moved = None if record is None else motion_record(scan, record, context.info)
+        records.append(moved)
+        entries.append(_motion_entry(scan, moved, context.info))
+    clock.computed()
+    row = write_motion_shard(
+        context.layout, shard=task.job.shard, header=header, records=records, entries=entries
+    )
+    return _result(row, clock, is_new=True)
+
+
+def _motion_points(
+    context: TaskContext, lidar: ShardRow, scans: Sequence[ScanSource]
+) -> Iterator[ScanRecord | None]:
+    """The scans' points where their label files say what moves; else None.
+
+    Raises:
+        CacheError: a label file is not the one that the points were labelled with.
+    """
+    has_label = [entry.has_label for entry in lidar.entries.lidar]
+    if not context.info.facts.moving or not any(has_label):
+        yield from [None] * len(scans)
+        return
+    hashes = {
+        (scan.scan_id, file.role): file.xxh3
+        for scan in source_files(lidar.header)
+        for file in scan.files
+    }
+    for scan, record in zip(scans, _read_points(context, lidar), strict=True):
+        known = hashes.get((scan.scan_id, "labels"))
+        if known and scan.labels and source_file("labels", scan.labels).xxh3 != known:
+            raise CacheError(
+                f"{scan.labels}: not the labels that scan {scan.scan_id} was prepared with. They "
+                "changed meanwhile: run `prepare` again."
+            )
+        yield record
+
+
+def _motion_entry(scan: ScanSource, moved: ScanRecord | None, info: DatasetInfo) -> MotionEntry:
+    n_classes, n_moving = info.labels.n_classes, len(info.facts.moving)
+    counts = np.zeros(n_classes + n_moving, np.int64)
+    if moved is not None and moved.label is not None and moved.motion is not None:
+        label = moving_labels(moved.label, moved.motion, info)
+        counts = np.bincount(label, minlength=len(counts))
+    return MotionEntry(
+        scan_id=scan.scan_id,
+        has_motion=moved is not None,
+        moving_histogram=tuple(counts[n_classes:].tolist()),
+        pose=scan.pose,
+        time_s=scan.time_s,
+    )
 
 
 def _lidar_row(context: TaskContext, task: ContainerTask) -> ShardRow:

@@ -45,19 +45,10 @@ def require_sensible(text: str, *, file: Path) -> None:
         ProblemError: zeros, an identity, a Tr that is no rotation or turned round, a camera that
             does not look ahead or stands far from the lidar; names the matrix where that is known.
     """
-    image_from_cam0, cam0_from_lidar = _matrix(text, "P2", file), _matrix(text, "Tr", file)
+    image_from_cam0, cam0_from_lidar = _matrix(text, "P2", file), rigid_matrix(text, file=file)
     rotation = cam0_from_lidar[:, :3]
-    if not cam0_from_lidar.any() or not image_from_cam0.any():
-        name = "P2" if cam0_from_lidar.any() else "Tr"
-        raise _nonsense(file, f"{name} of zeros", f"the numbers of {name}")
-    is_rotation = np.abs(rotation @ rotation.T - np.eye(3)).max() < _ROTATION_ERROR
-    if not is_rotation or np.linalg.det(rotation) < 0:
-        determinant = np.linalg.det(rotation)
-        raise _nonsense(
-            file,
-            f"a Tr that is not a rotation (first three columns: determinant {determinant:.4g})",
-            "a rotation and a translation in metres",
-        )
+    if not image_from_cam0.any():
+        raise _nonsense(file, "P2 of zeros", "the numbers of P2")
     fault = camera_fault(_composed(image_from_cam0, cam0_from_lidar))
     if fault is None:
         return
@@ -71,6 +62,33 @@ def require_sensible(text: str, *, file: Path) -> None:
         found = f"a Tr without its rotation ({fault})"
         raise _nonsense(file, found, "the lidar's x ahead becomes the camera's z")
     raise _nonsense(file, f"P2 and Tr that make {fault}", "a camera that looks ahead, in pixels")
+
+
+def rigid_matrix(text: str, *, file: Path) -> NDArray[np.float64]:
+    """Read Tr of a calib.txt, (3, 4) ``cam0_from_lidar``.
+
+    Raises:
+        ProblemError: it is missing, malformed, zeros or no rotation.
+    """
+    cam0_from_lidar = _matrix(text, "Tr", file)
+    rotation = cam0_from_lidar[:, :3]
+    if not cam0_from_lidar.any():
+        raise _nonsense(file, "Tr of zeros", "the numbers of Tr")
+    if rotation_error(rotation) >= _ROTATION_ERROR:
+        determinant = np.linalg.det(rotation)
+        raise _nonsense(
+            file,
+            f"a Tr that is not a rotation (first three columns: determinant {determinant:.4g})",
+            "a rotation and a translation in metres",
+        )
+    return cam0_from_lidar
+
+
+def rotation_error(matrix: NDArray[np.float64]) -> float:
+    """How far (3, 3) is from a rotation: the largest number of R R^T - I; infinite if mirrored."""
+    if np.linalg.det(matrix) < 0:
+        return float("inf")
+    return float(np.abs(matrix @ matrix.T - np.eye(3)).max())
 
 
 def _composed(

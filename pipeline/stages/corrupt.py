@@ -22,6 +22,8 @@ class CorruptedPoints(NamedTuple):
     """(M,) training ids; 0, ignored, for points that were added."""
     instance: NDArray[np.uint32] | None
     """(M,) instance ids; 0 for points that were added."""
+    source: NDArray[np.int64]
+    """(M,) row of each point in the raw scan; -1 for points that were added."""
 
 
 def corrupt_points(
@@ -67,4 +69,5 @@ def corrupt_points(
         points=np.concatenate([after.xyz, after.signal[None]]),
         label=None if label is None else after.carried(label),
         instance=None if instance is None else after.carried(instance),
+        source=after.source,
     )

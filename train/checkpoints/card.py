@@ -7,6 +7,7 @@ from typing import Literal
 
 from pass2d.cache.clouds.statistics import ChannelStatistics
 from pass2d.cache.schema import DatasetInfo
+from pass2d.train.stacks.config import SINGLE_SCAN, StackConfig
 
 CARD_VERSION = 1
 
@@ -36,6 +37,8 @@ class Card:
     info: DatasetInfo
     """Label table, colours, grid, layout of the data set that it was trained on."""
     preprocessing: Preprocessing = Preprocessing()
+    stack: StackConfig = SINGLE_SCAN
+    """The past scans that it was shown with each scan; older files are of single scans."""
     holds: Literal["inference", "training"] = "inference"
     """"inference": what prediction needs; "training": all tensors and the state of the run."""
     metrics: dict[str, float] = field(default_factory=dict)

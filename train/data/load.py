@@ -26,7 +26,10 @@ from pass2d.train.data.lattice import leaves_grid
 from pass2d.train.data.mixes import MIXES, Mix
 from pass2d.train.data.plan import StreamPlan, mix_partner
 from pass2d.train.data.sampling import draw_scan, without_symmetry
-from pass2d.train.data.scan import Crop, LoadedScan, ScanDraw
+from pass2d.train.data.scan import Crop, LoadedScan, Part, ScanDraw, whole_record
+from pass2d.train.stacks.build import past_record, with_time
+from pass2d.train.stacks.choose import past_scans
+from pass2d.train.stacks.predictions import earlier_classes
 
 _PARTNER = 1
 """Salt of the draw for the partner in the first group of mixes; later groups count on."""
@@ -58,7 +61,7 @@ def load_scan(
         CacheError: the cache is damaged or cannot be read; names scan and field.
     """
     source = _Source(reader=reader, plan=plan, epoch=epoch, allocate=allocate)
-    scan = _own_scan(source, position)
+    scan = _stacked(source, _own_scan(source, position))
     chosen = [
         mix
         for group, names in enumerate(plan.augment.mixes)
@@ -154,6 +157,33 @@ def _own_scan(source: _Source, position: int) -> LoadedScan:
     return LoadedScan(position=position, info=reader.info, record=record, draw=draw, crop=crop)
 
 
+def _stacked(source: _Source, scan: LoadedScan) -> LoadedScan:
+    """A scan with its past ones behind it, in its frame; each drops points by a draw of its own."""
+    reader, plan, draw = source.reader, source.plan, scan.draw
+    stack = plan.stack
+    if not stack.past:
+        return scan
+    fields = Fields(
+        instance=draw.corruption is not None or source.extra_needs_instances, outside=True
+    )
+    parts = []
+    for past in past_scans(reader.scans, scan.position, stack):
+        record = source.corrupted(source.read(past.position, fields), draw)
+        record = past_record(
+            record,
+            past,
+            config=stack,
+            current_xyz=whole_record(scan.record).xyz,
+            classes=earlier_classes(reader, past.position, record, stack),
+            volume=None if plan.with_outside else reader.info.grid,
+        )
+        if stack.loss == "current" and record.label is not None:
+            record = replace(record, label=np.zeros_like(record.label))
+        seed = (draw.point_seed + past.lag) % 2**62
+        parts.append(Part(record=record, draw=replace(draw, point_seed=seed), lag=past.lag))
+    return replace(scan, record=with_time(scan.record, stack), added=(*parts, *scan.added))
+
+
 def _camera_and_crop(
     source: _Source, position: int, draw: ScanDraw
 ) -> tuple[int | None, Crop | None]:
@@ -220,6 +250,7 @@ def _partner(source: _Source, scan: LoadedScan, mix: _ChosenMix, position: int) 
     partner = LoadedScan(
         position=position, info=source.reader.info, record=record, draw=draw, crop=None
     )
+    partner = _stacked(source, partner)
     if is_augmented:
         partner = _augmented(source, partner, seed=seed, salt=_PARTNER + mix.group)
     return partner

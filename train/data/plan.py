@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.instance_bank import InstanceBank
+from pass2d.cache.layout import sequence_number
 from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.stacks.config import SINGLE_SCAN, StackConfig
 
 _WINDOW = 8
 """Shards among whose scans a remote store's order shuffles: 512 scans, some 1.5 GB."""
@@ -31,6 +33,8 @@ class StreamPlan:
     """Voxel hashes to read; only where `augment.keeps_hashes`."""
     with_outside: bool = False
     """Read the points outside the volume too."""
+    stack: StackConfig = SINGLE_SCAN
+    """Past scans that join each scan."""
     rank: int = 0
     world: int = 1
     bank: InstanceBank | None = None
@@ -44,6 +48,8 @@ class StreamPlan:
             raise ValueError(
                 "cached voxel hashes are stale after free augmentation: use none or lattice"
             )
+        if self.scales and self.stack.past:
+            raise ValueError("cached voxel hashes are of single scans: a stack has others")
 
     @property
     def joint_size(self) -> int:
@@ -71,22 +77,46 @@ def epoch_order(positions: NDArray[np.int64], *, seed: int, epoch: int) -> NDArr
 
 
 def block_order(
-    positions: NDArray[np.int64], shards: NDArray[np.int64], *, seed: int, epoch: int
+    positions: NDArray[np.int64],
+    shards: NDArray[np.int64],
+    *,
+    seed: int,
+    epoch: int,
+    keeps_course: bool = False,
 ) -> NDArray[np.int64]:
     """All positions once: shards shuffled, then the scans of every `_WINDOW` shards.
 
     So few shards are needed at a time, and each is fetched once an epoch.
+
+    Args:
+        positions: (S,) rows in the scan table.
+        shards: (S,) their shards.
+        seed: of the run.
+        epoch: counted from 0.
+        keeps_course: shuffle sequences, not shards: what a scan's past needs is at hand then.
     """
     rng = np.random.default_rng([seed, epoch])
-    window = _windows(shards, rng)
+    window = _windows(shards, rng, keeps_course=keeps_course)
     shuffled = rng.permutation(len(positions))
     return positions[shuffled[np.argsort(window[shuffled], kind="stable")]]
 
 
-def _windows(shards: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """(S,) which group of `_WINDOW` shuffled shards each scan belongs to."""
+def _windows(
+    shards: NDArray[np.int64], rng: np.random.Generator, *, keeps_course: bool = False
+) -> NDArray[np.int64]:
+    """(S,) which group of `_WINDOW` shards each scan belongs to.
+
+    Shards are shuffled, or sequences, whose shards then follow each other: the last shard of a
+    window is still at hand when the next one begins.
+    """
     names, index = np.unique(shards, return_inverse=True)
-    return rng.permutation(len(names))[index] // _WINDOW
+    if not keeps_course:
+        return rng.permutation(len(names))[index] // _WINDOW
+    _, sequence = np.unique(sequence_number(names), return_inverse=True)
+    turn = rng.permutation(sequence.max() + 1)[sequence]
+    rank = np.empty(len(names), np.int64)
+    rank[np.lexsort((names, turn))] = np.arange(len(names))
+    return rank[index] // _WINDOW
 
 
 def mix_partner(
@@ -104,7 +134,8 @@ def mix_partner(
     """
     others = plan.positions[plan.positions != position]
     if plan.shards is not None:
-        window = _windows(plan.shards, np.random.default_rng([plan.seed, epoch]))
+        rng = np.random.default_rng([plan.seed, epoch])
+        window = _windows(plan.shards, rng, keeps_course=plan.stack.past > 0)
         own = window[np.flatnonzero(plan.positions == position)[0]]
         near = plan.positions[(window == own) & (plan.positions != position)]
         others = near if len(near) else others
@@ -119,7 +150,13 @@ def batch_at(plan: StreamPlan, cursor: int) -> Batch:
     if plan.shards is None:
         order = epoch_order(plan.positions, seed=plan.seed, epoch=epoch)
     else:
-        order = block_order(plan.positions, plan.shards, seed=plan.seed, epoch=epoch)
+        order = block_order(
+            plan.positions,
+            plan.shards,
+            seed=plan.seed,
+            epoch=epoch,
+            keeps_course=plan.stack.past > 0,
+        )
     joint = order[place : place + plan.joint_size]
     start = plan.rank * plan.batch_size  # one process that accumulates sees the same batches
     return Batch(epoch, joint[start : start + plan.batch_size], cursor + len(joint))

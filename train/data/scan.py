@@ -69,6 +69,8 @@ class Part:
 
     record: ScanRecord
     draw: ScanDraw
+    lag: int = 0
+    """How many scans ago it was taken, for the past scans of a stack; else 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ class LoadedScan:
     crop: Crop | None
     """Of the picture in `record`, whose columns are already cut; None without a picture."""
     added: tuple[Part, ...] = ()
-    """What a mix added that keeps the augmentation of the scan it comes from."""
+    """The past scans of a stack, then what a mix added with an augmentation of its own."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -119,7 +121,7 @@ class LoadedScan:
         """
         rest = list(np.split(is_kept, np.cumsum([count_points(p.record) for p in self.parts])[:-1]))
         own, *added = (
-            Part(record=record_rows(part.record, np.flatnonzero(chosen)), draw=part.draw)
+            replace(part, record=record_rows(part.record, np.flatnonzero(chosen)))
             for part, chosen in zip(self.parts, rest, strict=True)
         )
         return replace(self, record=own.record, added=tuple(added))
@@ -128,7 +130,7 @@ class LoadedScan:
         """The scan with its points elsewhere, (3, N) in the order of `xyz`."""
         stops = np.cumsum([count_points(part.record) for part in self.parts])[:-1]
         own, *added = (
-            Part(record=replace(whole_record(part.record), xyz=there, voxels=()), draw=part.draw)
+            replace(part, record=replace(whole_record(part.record), xyz=there, voxels=()))
             for part, there in zip(self.parts, np.split(xyz, stops, axis=1), strict=True)
         )
         return replace(self, record=own.record, added=tuple(added))

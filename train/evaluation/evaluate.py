@@ -19,6 +19,7 @@ from pass2d.common.errors import ConfigError
 from pass2d.common.prefetch import PAUSE, Pause
 from pass2d.common.progress import Progress, Silent
 from pass2d.models.network import Network
+from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.check import require_usable, say_differences
 from pass2d.train.data.positions import evenly_spaced, labelled_positions
@@ -31,6 +32,8 @@ from pass2d.train.inference.passes import OutsidePolicy, PassSize, packed, pass_
 from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan
 from pass2d.train.inference.tasks import chosen_tasks, n_counted
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
+from pass2d.train.stacks.choose import require_poses
+from pass2d.train.stacks.config import SINGLE_SCAN, StackConfig
 
 
 def evaluate(
@@ -78,6 +81,7 @@ def evaluate(
     network, card = trained.network, trained.card
     plans = (SINGLE_PASS,) if votes.kind == "none" else (SINGLE_PASS, votes)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
+        fit_classes(reader, card)
         info = require_same_data(trained, reader.info)
         chosen = chosen_tasks(info, tasks, source=trained.source)
         if limit is None:
@@ -87,6 +91,7 @@ def evaluate(
         if skipped:
             progress.say(f"{skipped} scans of {split} have no labels and are left out")
         require_usable(reader, positions, split=split)
+        require_poses(reader.scans, positions, card.stack, where=str(reader.root))
         say_differences(reader, positions, expectation(card), progress.say)
         start = time.perf_counter()
         counts = count_scans(
@@ -98,6 +103,7 @@ def evaluate(
             info=info,
             group=group,
             progress=progress,
+            stack=card.stack,
         )
         for count in counts:
             count.reduce(group)
@@ -130,6 +136,7 @@ def evaluate_network(
     group: ProcessGroup | None = None,
     size: PassSize | None = None,
     progress: Progress | None = None,
+    stack: StackConfig = SINGLE_SCAN,
 ) -> EvalCounts:
     """`count_scans` for one vote plan."""
     return count_scans(
@@ -142,6 +149,7 @@ def evaluate_network(
         group=group,
         size=size,
         progress=progress or Silent(),
+        stack=stack,
     )[0]
 
 
@@ -156,6 +164,7 @@ def count_scans(
     info: DatasetInfo | None = None,
     group: ProcessGroup | None = None,
     size: PassSize | None = None,
+    stack: StackConfig = SINGLE_SCAN,
 ) -> tuple[EvalCounts, ...]:
     """Count a network's predictions on scans; in a run on several devices, on this one's share.
 
@@ -169,6 +178,7 @@ def count_scans(
         info: With the classes that the network tells; by default those of the cache.
         group: See ``evaluate``.
         size: How much goes through the network at once; by default what suits its device.
+        stack: The past scans that join each scan, as the network was trained.
 
     Returns:
         Counts per plan, on the network's device. ``reduce`` sums them over processes, ``scores``
@@ -187,7 +197,9 @@ def count_scans(
     planned = list(
         packed(range(len(positions)), size, points=lambda place: int(n_points[positions[place]]))
     )
-    cached = CachedScans(reader, network, plans=plans, outside=outside, progress=progress)
+    cached = CachedScans(
+        reader, network, plans=plans, outside=outside, progress=progress, stack=stack
+    )
 
     def load(place: int | None) -> EvalScan | Pause:
         if place is None:
@@ -221,6 +233,16 @@ def count_scan(scan: EvalScan, predictions: Tensor, n_ids: int) -> Tensor:
         group=scan.group.to(predictions.device),
         n_groups=2 * (len(BAND_EDGES_M) + 1),
     )
+
+
+def fit_classes(reader: CacheReader, card: Card) -> None:
+    """Let a cache tell moving things apart where the network does.
+
+    Raises:
+        CacheError: The cache does not know what moves.
+    """
+    if tells_motion(card.info):
+        reader.tell_motion()
 
 
 def require_same_data(trained: TrainedNetwork, info: DatasetInfo) -> DatasetInfo:

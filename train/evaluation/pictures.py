@@ -20,6 +20,7 @@ from pass2d.train.drawing.legend import ERRORS, outcomes
 from pass2d.train.drawing.render import birds_eye, facing_ahead, on_picture, range_image, save_png
 from pass2d.train.drawing.render_confusion import confusion_picture
 from pass2d.train.evaluation.counts import EvalReport
+from pass2d.train.evaluation.evaluate import fit_classes
 from pass2d.train.inference.labels import label_scans
 from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
@@ -61,8 +62,14 @@ def write_pictures(
     titles = {scans[0].scan_id: scans[0].scan_id + (" (worst)" if len(scans) > 1 else "")}
     titles.setdefault(scans[-1].scan_id, f"{scans[-1].scan_id} (best)")
     with CacheReader.open(cache_root, dataset=dataset) as reader:
+        fit_classes(reader, trained.card)
         cached = CachedScans(
-            reader, trained.network, plans=(votes,), outside="nearest", progress=Silent()
+            reader,
+            trained.network,
+            plans=(votes,),
+            outside="nearest",
+            progress=Silent(),
+            stack=trained.card.stack,
         )
         places = [int(np.flatnonzero(reader.scans.scan_id == scan_id)[0]) for scan_id in titles]
 

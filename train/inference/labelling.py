@@ -82,7 +82,7 @@ class ScanRun(abc.ABC):
                 continue
             is_whole = self.size.parts(len(scan.points)) == 1
             seen = next(together) if is_whole else self._in_parts(scan)
-            passes = tuple(self.on_all_points(scan, answer) for answer in seen)
+            passes = tuple(self.on_all_points(scan, _own(answer, scan)) for answer in seen)
             labelled.append(Labelled(item=item, passes=passes))
         return labelled
 
@@ -98,6 +98,12 @@ class ScanRun(abc.ABC):
         return tuple(
             self.joined(answers, np.argsort(order)) for answers in zip(*parts, strict=True)
         )
+
+
+def _own(seen: PointLabels, scan: ScanInput) -> PointLabels:
+    """Without the points of past scans, which lie behind the scan's own."""
+    n = len(scan.rows)
+    return PointLabels(seen.labels[:n], None if seen.scores is None else seen.scores[:n])
 
 
 def label_in_packs(

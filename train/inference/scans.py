@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,9 @@ from pass2d.train.data.sampling import SYMMETRIES, grid_symmetries
 from pass2d.train.inference.metric import BAND_EDGES_M
 from pass2d.train.inference.passes import OutsidePolicy, nearest_index
 from pass2d.train.inference.votes import VotePlan
+from pass2d.train.stacks.build import with_time
+from pass2d.train.stacks.cached import CachedPast
+from pass2d.train.stacks.config import SINGLE_SCAN, StackConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +41,10 @@ class ScanInput:
     n: int
     """Points of the raw scan."""
     points: NDArray[np.float32]
-    """(K, 4): x, y, z in metres, signal; (K, 5) and time, for data with added sweeps."""
+    """(K, 4): x, y, z in metres, signal; (K, 5) and time, for data with added sweeps. (K + P, ...)
+    with the points of past scans behind them, which get no answer."""
     rows: NDArray[np.int64]
-    """(K,) their rows in the raw scan."""
+    """(K,) the rows of the first K in the raw scan."""
     other_rows: NDArray[np.int64]
     """(O,) rows of the points that take another's answer; all that remain get none."""
     copied_from: NDArray[np.int64]
@@ -123,10 +127,14 @@ class CachedScans:
         plans: Sequence[VotePlan],
         outside: OutsidePolicy,
         progress: Progress,
+        stack: StackConfig = SINGLE_SCAN,
     ) -> None:
         self.reader = reader
         self._uses_volume, self._outside = network.uses_volume, outside
-        self._scales = hashed_scales(network, reader.info.grid, plans, progress)
+        grid = reader.info.grid
+        self._stack = stack
+        self._past = CachedPast(reader, stack, volume=grid if network.uses_volume else None)
+        self._scales = hashed_scales(network, grid, plans, progress, is_stacked=stack.past > 0)
         self._unhashed: set[int] = set()
 
     def read(self, position: int, *, label: bool) -> tuple[ScanRecord, ScanInput]:
@@ -138,15 +146,19 @@ class CachedScans:
         from pass2d.train.data.lattice import scan_hashes
 
         fields = Fields(label=label, outside=True, voxels=bool(self._scales))
-        record, hashes = self.reader.read(position, fields), None
+        record, hashes = with_time(self.reader.read(position, fields), self._stack), None
         if self._scales:
             grid = self.reader.info.grid
             hashes = scan_hashes(record.voxels, scales=self._scales, grid=grid)
             if hashes is None and record.n:
                 self._unhashed.add(position)
-        return record, record_input(
+        scan = record_input(
             record, uses_volume=self._uses_volume, outside=self._outside, hashes=hashes
         )
+        if self._stack.past:
+            past = self._past.points(position, scan.points[:, :3].T)
+            scan = replace(scan, points=np.concatenate([scan.points, *past]))
+        return record, scan
 
     def say_unhashed(self, progress: Progress) -> None:
         """Report how many scans had no usable hash, if any."""
@@ -200,14 +212,21 @@ def eval_scan(record: ScanRecord, scan: ScanInput, *, place: int = 0) -> EvalSca
 
 
 def hashed_scales(
-    network: Network, grid: GridConfig, plans: Sequence[VotePlan], progress: Progress
+    network: Network,
+    grid: GridConfig,
+    plans: Sequence[VotePlan],
+    progress: Progress,
+    *,
+    is_stacked: bool = False,
 ) -> tuple[int, ...]:
     """The scales whose cached hashes lattice votes use; () for other votes, and where none fit."""
     if all(plan.kind != "lattice" for plan in plans):
         return ()
     own = network.grid
     reason = ""
-    if not network.scales:
+    if is_stacked:
+        reason = "several scans are stacked"
+    elif not network.scales:
         reason = f"{network.kind} makes voxels of its own"
     elif (own.low, own.high, own.shape) != (grid.low, grid.high, grid.shape):
         reason = "the network's grid is not the cache's"

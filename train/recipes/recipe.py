@@ -24,6 +24,7 @@ from pass2d.train.optim.schedule import ScheduleConfig
 from pass2d.train.recipes.files import read_table
 from pass2d.train.recipes.keys import require_known_keys
 from pass2d.train.recipes.renames import renamed_settings
+from pass2d.train.stacks.config import StackConfig
 
 _NO_TEXT = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 """Control characters, and bytes of a file name that are no UTF-8."""
@@ -53,6 +54,8 @@ class DataConfig:
     """Train on these sequences only."""
     limit: int = 0
     """Train on at most this many scans, evenly spaced over the split; 0: all."""
+    classes: Literal["static", "moving"] = "static"
+    """"moving": things that move have classes of their own (SemanticKITTI: 25 in place of 19)."""
     class_weights: Literal["auto", "on", "off"] = "auto"
     """"auto": as published for the data set (SemanticKITTI yes, nuScenes no)."""
 
@@ -134,6 +137,7 @@ class Recipe:
     """Resume even if the cache or these settings have changed."""
     network: NetworkChoice = field(default_factory=NetworkChoice)
     data: DataConfig = field(default_factory=DataConfig)
+    stack: StackConfig = field(default_factory=StackConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

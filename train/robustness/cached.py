@@ -19,7 +19,7 @@ from pass2d.common.text import nearest
 from pass2d.corruptions.registry import COLLECTION
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
-from pass2d.train.evaluation.evaluate import require_same_data
+from pass2d.train.evaluation.evaluate import fit_classes, require_same_data
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
@@ -78,6 +78,7 @@ def robust_cache(
     n_clean = 0
     for root in (clean, *(folder for folder, _ in corrupted)):
         with CacheReader.open(root) as reader:
+            fit_classes(reader, trained.card)
             require_same_data(trained, reader.info)
             positions, _ = labelled_positions(reader, split)
             if root == clean:
@@ -92,6 +93,7 @@ def robust_cache(
                 trained.network,
                 plans=(votes,),
                 outside=outside,
+                stack=trained.card.stack,
                 # What hinders lattice votes is the same in all of them, and is said once.
                 progress=progress if root == clean else Silent(),
             )

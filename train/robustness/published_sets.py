@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from pass2d.cache.reader import CacheReader
-from pass2d.common.errors import DataError
+from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Progress, Silent
 from pass2d.points.binary import BinaryOptions
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
-from pass2d.train.evaluation.evaluate import require_same_data
+from pass2d.train.evaluation.evaluate import fit_classes, require_same_data
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
@@ -85,10 +85,17 @@ def robust_folders(
         layout=layout,
         progress=progress or Silent(),
     )
+    if trained.card.stack.past:
+        raise ConfigError(
+            f"{trained.source}: trained on {trained.card.stack.past + 1} scans together, but the "
+            "published sets are of single scans without poses. Prepare corrupted data sets "
+            "(`prepare` with `corrupt`) and give their cache."
+        )
     files, own = None, tuple[ScanSet, ...]()
     with contextlib.ExitStack() as stack:
         if clean is not None:
             reader = stack.enter_context(CacheReader.open(clean, dataset=dataset))
+            fit_classes(reader, trained.card)
             require_same_data(trained, reader.info)
             files = clean_files(reader, split=CLEAN_SPLIT)
             if not any(folder.corruption == CLEAN for folder in folders):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.keys import hash_bytes
+from pass2d.cache.motion import motion_lookup
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo, ScanRecord
 from pass2d.common.errors import DataError, UnknownLabelError
@@ -180,6 +181,7 @@ def read_corrupted(
     xyz = np.ascontiguousarray(points[:, :3].T, np.float32)
     inside = inside_volume(xyz, grid=info.grid)
     rows, others = np.flatnonzero(inside), np.flatnonzero(~inside)
+    motion = motion_lookup(info.labels, info.facts)[raw] if info.facts.moving else None
     signal = points[:, 3].astype(np.float32)
     return ScanRecord(
         scan_id=f"{points_file.parent.name}/{points_file.name}",
@@ -191,6 +193,8 @@ def read_corrupted(
         outside_xyz=xyz[:, others],
         outside_signal=signal[others],
         outside_label=labels[others],
+        motion=None if motion is None else motion[rows],
+        outside_motion=None if motion is None else motion[others],
     )
 
 

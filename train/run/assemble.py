@@ -13,7 +13,7 @@ from torch import Tensor
 from pass2d.cache.clouds.instance_bank import InstanceBank, instance_bank
 from pass2d.cache.clouds.likeness import of_dataset
 from pass2d.cache.reader import CacheReader
-from pass2d.cache.statistics import SPLITS, class_weights
+from pass2d.cache.statistics import LEAST_SHARE, SPLITS, class_weights, rare_classes
 from pass2d.common.errors import ConfigError
 from pass2d.common.plain import require_known
 from pass2d.common.progress import Progress
@@ -29,6 +29,7 @@ from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.distributed.sync_norm import Sharers, share_norms
 from pass2d.train.optim.schedule import RunLength
 from pass2d.train.recipes.recipe import Recipe, network_settings
+from pass2d.train.stacks.choose import past_scans, require_poses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,9 @@ def assemble(
         ConfigError: the cache lacks what the recipe needs; says what to change.
     """
     reader.expect_all()
+    n_classes = reader.info.labels.n_classes
+    if recipe.data.classes == "moving":
+        reader.tell_motion()
     positions = training_positions(reader, recipe, progress)
     require_usable(reader, positions, split=", ".join(recipe.data.train_splits))
     network = fresh_network(reader, recipe, group, is_resumed=is_resumed)
@@ -96,6 +100,10 @@ def assemble(
         require_usable(reader, val_positions, split=recipe.validation.split)
     if group.is_main:
         say_differences(reader, positions, of_dataset(reader.info), progress.say)
+    recipe.stack.require_classes(n_classes)
+    require_stackable(reader, recipe, np.union1d(positions, val_positions))
+    for note in short_stacks(reader, recipe, positions):
+        progress.say(note)
     if n_both := len(np.intersect1d(positions, val_positions)):
         progress.say(
             f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
@@ -104,13 +112,18 @@ def assemble(
     for note in idle_mixes(reader, recipe, positions):
         progress.say(note)
     hashes_exist = bool((reader.scans.voxels[positions] > 0).all())
+    # The hashes are of single scans, and their labels do not tell motion.
+    hashes_fit = not recipe.stack.past and recipe.data.classes == "static"
     plan = StreamPlan(
         positions=positions,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         augment=recipe.augment,
         size_hw=size_hw,
-        scales=network.scales if recipe.augment.keeps_hashes and hashes_exist else (),
+        scales=(
+            network.scales if recipe.augment.keeps_hashes and hashes_exist and hashes_fit else ()
+        ),
+        stack=recipe.stack,
         with_outside=not network.uses_volume,
         rank=group.rank,
         world=group.world,
@@ -156,6 +169,46 @@ def idle_mixes(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]
                 yield f"{where}: {reader.info.facts.title} names no classes to paste or to stand on"
         elif len(positions) == 1:
             yield f"{where}: there is no second training scan"
+
+
+def require_stackable(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]) -> None:
+    """Refuse settings under which these scans cannot be stacked.
+
+    Raises:
+        ConfigError: poses or times are missing, or the settings contradict the data.
+    """
+    stack, where = recipe.stack, str(reader.root)
+    require_poses(reader.scans, positions, stack, where=where)
+    if not stack.past:
+        return
+    if reader.info.sweeps and stack.time != "seconds":
+        raise ConfigError(
+            f"{where}: prepared with added sweeps, whose points have their seconds: set "
+            'stack.time = "seconds"'
+        )
+    if stack.predictions and (recipe.augment.mode == "noise" or recipe.augment.extra):
+        raise ConfigError(
+            "stack.predictions: of scans as they are, but augment.mode = 'noise' and augment.extra "
+            "corrupt them. Leave one of the two out."
+        )
+
+
+def short_stacks(
+    reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]
+) -> Iterator[str]:
+    """How many training scans have fewer past ones than the recipe asks for."""
+    stack = recipe.stack
+    counts = np.array([len(past_scans(reader.scans, int(p), stack)) for p in positions])
+    if stack.points == "steps" and not stack.predictions:
+        yield (
+            "warning: stack.steps chooses past points by their labels, in validation too: such "
+            "scores cannot be compared with others. stack.predictions names an earlier run's"
+        )
+    if stack.past and (n_short := int(np.count_nonzero(counts < stack.past))):
+        yield (
+            f"{n_short} of {len(positions)} training scans have fewer than {stack.past} scans "
+            "before them in the cache: they are stacked with what there is"
+        )
 
 
 def training_positions(
@@ -279,7 +332,7 @@ def fresh_network(
     kind, settings = network_settings(recipe)
     if is_resumed and settings.get("image_weights"):
         settings = {**settings, "image_weights": ""}
-    if reader.info.sweeps:  # the points of added sweeps are told apart by their time
+    if reader.info.sweeps or recipe.stack.has_time:  # past points are told apart by their time
         settings = {**settings, "time_channel": True}
     grid = reader.info.grid
     torch.manual_seed(recipe.seed)
@@ -319,6 +372,11 @@ def training_weights(
         return None
     counts = reader.scans.label_histogram[positions].sum(0)
     names = reader.info.labels.names
+    if rare := [names[c] for c in rare_classes(counts)]:
+        progress.say(
+            f"fewer than {LEAST_SHARE:g} of the training points are {', '.join(rare)}: their "
+            "weight is limited to that of a class with this share"
+        )
     if absent := [names[c] for c in range(1, len(names)) if counts[c] == 0]:
         progress.say(
             f"warning: no training point is {', '.join(absent)}: their weight is the largest of "

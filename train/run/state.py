@@ -99,6 +99,7 @@ def base_card(job: Job) -> Card:
         settings=settings,
         info=job.reader.info,
         preprocessing=Preprocessing(in_volume_only=job.network.uses_volume),
+        stack=job.recipe.stack,
         provenance={
             "made_by": "pass2d train",
             "recipe": job.recipe.name,

@@ -64,7 +64,12 @@ def validate(
         counts: EvalCounts | None = None
         with stop.at_once():
             counts = evaluate_network(
-                job.network, job.reader, job.val_positions, group=job.group, progress=progress
+                job.network,
+                job.reader,
+                job.val_positions,
+                group=job.group,
+                progress=progress,
+                stack=job.recipe.stack,
             )
         if any_process(counts is None, job.group):
             return False

@@ -17,14 +17,14 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.files import lock_file
 from pass2d.common.progress import Progress, Silent
-from pass2d.models.network import Network
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
-from pass2d.train.evaluation.evaluate import require_same_data
+from pass2d.train.evaluation.evaluate import fit_classes, require_same_data
 from pass2d.train.inference.labels import label_scans
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans, ScanInput
 from pass2d.train.inference.tasks import Task, chosen_tasks
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
+from pass2d.train.stacks.choose import require_poses
 from pass2d.train.submission.archive import write_archive, written_aside
 from pass2d.train.submission.benchmark import (
     DESCRIPTION_FILE,
@@ -114,6 +114,7 @@ def submit(
     description = None if config.description is None else read_description(config.description)
     trained = trained_network(checkpoint, device)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
+        fit_classes(reader, trained.card)
         info = require_same_data(trained, reader.info)
         wanted = None if config.task is None else (config.task,)
         task = chosen_tasks(info, wanted, source=trained.source)[0]
@@ -150,7 +151,7 @@ def submit(
             elif reused:
                 progress.say(f"{reused} scans were finished by an interrupted run")
             work = _Work(
-                trained.network,
+                trained,
                 reader,
                 scans,
                 info=info,
@@ -213,7 +214,7 @@ class _Work:
 
     def __init__(
         self,
-        network: Network,
+        trained: TrainedNetwork,
         reader: CacheReader,
         scans: SubmittedScans,
         *,
@@ -225,7 +226,7 @@ class _Work:
         progress: Progress,
     ) -> None:
         self.notes: list[str] = []
-        self._network, self._reader, self._scans = network, reader, scans
+        self._network, self._reader, self._scans = trained.network, reader, scans
         self._info, self._task = info, task
         self._parts, self._config, self._progress = parts, config, progress
         self._description = description
@@ -234,8 +235,15 @@ class _Work:
         self._last_resort = int(usual.argmax()) + 1
         """Class of points of scans that lie wholly outside the volume."""
         self._n: dict[int, int] = {}
+        stack = trained.card.stack
+        require_poses(reader.scans, scans.positions, stack, where=str(reader.root))
         self._cached = CachedScans(
-            reader, network, plans=(config.votes,), outside=config.outside, progress=progress
+            reader,
+            trained.network,
+            plans=(config.votes,),
+            outside=config.outside,
+            progress=progress,
+            stack=stack,
         )
 
     def predict(self) -> None:

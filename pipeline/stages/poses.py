@@ -1,0 +1,115 @@
+"""poses.txt and times.txt of a KITTI odometry sequence to a pose and a time per scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.stages.calibration import rotation_error
+
+_ROTATION_ERROR = 0.001
+"""Largest number of R R^T - I; real files, of six digits, are within 1e-5."""
+_POSES_REMEDY = "poses.txt comes with the labels or the KITTI odometry poses: copy it again."
+_TIMES_REMEDY = "times.txt comes with the KITTI odometry calibration: copy it again."
+
+
+def lidar_poses(
+    text: str, *, cam0_from_lidar: NDArray[np.float64], frames: Sequence[int], file: Path
+) -> NDArray[np.float64]:
+    """The pose of each scan in the frame of the sequence's first one.
+
+    Args:
+        text: of poses.txt: 12 numbers a line, camera 0 in the frame of the first one.
+        cam0_from_lidar: (3, 4) Tr of calib.txt.
+        frames: numbers of the scans that are there, ascending.
+        file: where the text comes from, for the message.
+
+    Returns:
+        (F, 3, 4) world_from_lidar of each of ``frames``: Tr^-1 P Tr.
+
+    Raises:
+        ProblemError: a line that is no rigid motion, or another number of lines (`lines_of`).
+
+    Source: PRBonn/semantic-kitti-api, generate_sequential.py; docs/maths.md, section 13.
+    """
+    rows = _numbers(text, per_line=12, file=file, remedy=_POSES_REMEDY)
+    chosen = lines_of(frames, n_lines=len(rows), file=file, remedy=_POSES_REMEDY)
+    matrices = rows.reshape(-1, 3, 4)
+    for line in chosen.tolist():
+        error = rotation_error(matrices[line, :, :3])
+        if error > _ROTATION_ERROR:
+            raise _problem(
+                file,
+                f"line {line + 1} that is no rigid motion (R R^T - I up to {error:.3g})",
+                "a rotation and a translation in metres",
+                _POSES_REMEDY,
+            )
+    last = np.array([0.0, 0.0, 0.0, 1.0])
+    tr = np.vstack([cam0_from_lidar, last])
+    whole = np.concatenate([matrices[chosen], np.tile(last, (len(chosen), 1, 1))], axis=1)
+    return np.asarray((np.linalg.inv(tr) @ whole @ tr)[:, :3])
+
+
+def scan_times(text: str, *, frames: Sequence[int], file: Path) -> NDArray[np.float64]:
+    """The time of each scan in seconds.
+
+    Args:
+        text: of times.txt: a number a line.
+        frames: as for `lidar_poses`.
+        file: where the text comes from, for the message.
+
+    Raises:
+        ProblemError: a line that is no number, another number of lines, or times that go back.
+    """
+    rows = _numbers(text, per_line=1, file=file, remedy=_TIMES_REMEDY)[:, 0]
+    times = rows[lines_of(frames, n_lines=len(rows), file=file, remedy=_TIMES_REMEDY)]
+    if (back := np.flatnonzero(np.diff(times) < 0)).size:
+        found = f"a scan {frames[back[0] + 1]:06d} that is earlier than the one before it"
+        raise _problem(file, found, "times that ascend", _TIMES_REMEDY)
+    return times
+
+
+def lines_of(frames: Sequence[int], *, n_lines: int, file: Path, remedy: str) -> NDArray[np.int64]:
+    """(F,) the line of each scan: by its number, or by its rank where each file has a line.
+
+    Raises:
+        ProblemError: there is neither a line for each number nor one for each file.
+    """
+    numbers = np.asarray(frames, np.int64)
+    if n_lines > numbers.max(initial=-1):
+        return numbers
+    if n_lines == len(numbers):
+        return np.arange(n_lines)
+    raise _problem(
+        file,
+        f"{n_lines} lines",
+        f"one for each frame number (at least {numbers.max() + 1}) or one for each of the "
+        f"{len(numbers)} scans",
+        remedy,
+    )
+
+
+def _numbers(text: str, *, per_line: int, file: Path, remedy: str) -> NDArray[np.float64]:
+    """(lines, per_line); blank lines at the end do not count."""
+    lines = text.rstrip().splitlines()
+    rows = np.empty((len(lines), per_line))
+    for index, line in enumerate(lines):
+        words = line.split()
+        try:
+            if len(words) != per_line:
+                raise ValueError(f"{len(words)} numbers")
+            rows[index] = [float(word) for word in words]
+            if not np.isfinite(rows[index]).all():
+                raise ValueError("a number that is not finite")
+        except ValueError as error:
+            noun = "12 finite numbers" if per_line == 12 else "one finite number"
+            raise _problem(file, f"line {index + 1}: {error!s:.80}", noun, remedy) from error
+    return rows
+
+
+def _problem(file: Path, found: str, expected: str, remedy: str) -> ProblemError:
+    return ProblemError(Problem(file=file, found=found, expected=expected, remedy=remedy))

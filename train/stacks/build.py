@@ -1,0 +1,126 @@
+"""The points of a past scan that join a scan, in its frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.cache.clouds.nowhere import is_measured
+from pass2d.cache.clouds.volume import inside_volume
+from pass2d.cache.schema import GridConfig, ScanRecord
+from pass2d.train.stacks.choose import PastScan
+from pass2d.train.stacks.config import StackConfig
+
+
+def moved_points(
+    xyz: NDArray[np.float32], *, target_from_source: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Move points by a (3, 4) matrix: computed in float64, kept in float32.
+
+    Args:
+        xyz: (3, N) metres.
+        target_from_source: (3, 4).
+
+    Returns:
+        (3, N) metres.
+    """
+    rotation, shift = target_from_source[:, :3], target_from_source[:, 3:]
+    return (rotation @ xyz.astype(np.float64) + shift).astype(np.float32)
+
+
+def past_record(
+    record: ScanRecord,
+    past: PastScan,
+    *,
+    config: StackConfig,
+    current_xyz: NDArray[np.float32],
+    classes: NDArray[np.uint8] | None = None,
+    volume: GridConfig | None = None,
+) -> ScanRecord:
+    """The points of a past scan that enter a stack, in the current frame.
+
+    Args:
+        record: of the past scan, with the points outside the volume.
+        past: where and when it was.
+        config: which points enter, and the time channel.
+        current_xyz: (3, N) the current scan's points.
+        classes: (n_raw,) training ids without motion of the past scan's points in the raw file's
+            order, for ``points = "steps"``.
+        volume: only points inside it enter; None: all.
+
+    Returns:
+        Points in the order of the raw file; no pictures, no hashes.
+    """
+    raw = record.raw()
+    xyz = np.ascontiguousarray(raw.points[:, :3].T)
+    keeps = is_measured(xyz)
+    moved = moved_points(xyz, target_from_source=past.current_from_past)
+    if volume is not None:
+        keeps &= inside_volume(moved, grid=volume)
+    if config.points == "steps":
+        assert classes is not None
+        keeps &= enters_by_step(classes, lag=past.lag, steps=config.steps)
+    elif config.points == "shared-voxels":
+        keeps &= shares_voxel(moved, current_xyz, voxel_m=config.voxel_m)
+    rows = np.flatnonzero(keeps)
+    instance = None
+    if record.instance is not None:
+        instance = np.zeros(record.n_raw, record.instance.dtype)
+        instance[record.raw_index] = record.instance
+        instance = instance[rows]
+    own_time = raw.points[rows, 4] if raw.points.shape[1] > 4 else None
+    return ScanRecord(
+        scan_id=record.scan_id,
+        n_raw=len(rows),
+        xyz=moved[:, rows],
+        signal=raw.points[rows, 3],
+        raw_index=np.arange(len(rows), dtype=np.int32),
+        label=None if raw.label is None else raw.label[rows],
+        instance=instance,
+        time=_times(len(rows), past, config, own_time),
+    )
+
+
+def with_time(record: ScanRecord, config: StackConfig) -> ScanRecord:
+    """The current scan of a stack: its time is 0, where points have a time."""
+    if not config.has_time or record.time is not None:
+        return record
+    outside = record.outside_signal
+    return replace(
+        record,
+        time=np.zeros(record.n, np.float32),
+        outside_time=None if outside is None else np.zeros(len(outside), np.float32),
+    )
+
+
+def enters_by_step(
+    classes: NDArray[np.uint8], *, lag: int, steps: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """(N,) whether points of these classes enter from a scan so long ago. Source: TASeg."""
+    enters = np.array([step > 0 and lag % step == 0 for step in steps])
+    return np.asarray(enters[classes])
+
+
+def shares_voxel(
+    xyz: NDArray[np.float32], current_xyz: NDArray[np.float32], *, voxel_m: float
+) -> NDArray[np.bool_]:
+    """(N,) whether points (3, N) lie in a voxel that has a point of the current scan."""
+    cells = np.floor(np.concatenate([current_xyz, xyz], axis=1) / voxel_m).astype(np.int64)
+    cells -= cells.min(axis=1, keepdims=True, initial=0)
+    sizes = cells.max(axis=1, initial=0) + 1
+    keys = np.ravel_multi_index(tuple(cells), tuple(sizes.tolist()))
+    n = current_xyz.shape[1]
+    return np.isin(keys[n:], keys[:n])
+
+
+def _times(
+    n: int, past: PastScan, config: StackConfig, own_s: NDArray[np.float32] | None
+) -> NDArray[np.float32] | None:
+    """(n,) of the time channel; ``own_s`` is that of added sweeps, in seconds."""
+    if not config.has_time:
+        return None
+    value = {"flag": 1.0, "lag": float(past.lag), "seconds": past.seconds}[config.time]
+    times = np.full(n, value, np.float32)
+    return times if own_s is None else times + own_s
