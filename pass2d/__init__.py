@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pass2d.pipeline.prepare import PrepareConfig, prepare
     from pass2d.train.evaluation.evaluate import evaluate
     from pass2d.train.inference.segmenter import Segmenter
+    from pass2d.train.inference.sequence import SequenceSegmenter
     from pass2d.train.loop import run as fit
     from pass2d.train.prediction.predict import predict
     from pass2d.train.recipes.recipe import Recipe, load_recipe
@@ -30,6 +31,7 @@ __all__ = [
     "PrepareConfig",
     "Recipe",
     "Segmenter",
+    "SequenceSegmenter",
     "evaluate",
     "fit",
     "list_nuscenes",
@@ -46,6 +48,7 @@ _HOMES = {
     "PrepareConfig": "pipeline.prepare",
     "Recipe": "train.recipes.recipe",
     "Segmenter": "train.inference.segmenter",
+    "SequenceSegmenter": "train.inference.sequence",
     "evaluate": "train.evaluation.evaluate",
     "fit": "train.loop:run",  # not `train`: importing the package pass2d.train takes that name
     "list_nuscenes": "pipeline.datasets.nuscenes",

@@ -111,6 +111,7 @@ def predict_command(
     """Label raw point files: a raw id for every point, from a checkpoint alone."""
     console = Console()
     with clear_errors(console):
+        from pass2d.commands.folder_poses import folder_poses
         from pass2d.points.mapping import (
             InputMapping,
             parse_columns,
@@ -154,6 +155,7 @@ def predict_command(
             batch_size=batch_size,
             device=choose_device(device),
             backend=backend,
+            poses=folder_poses,
             progress=console,
             on_result=tell if is_stream else None,
         )

@@ -154,8 +154,8 @@ class TwoDPass(Network):
         check_labels(batch.labels, n_classes=self.n_classes)
         votes = batch.weights
         if self.config.time_channel:
-            # Points of added sweeps have no label and would outvote those that have.
-            has_vote = (batch.points[:, 4] == 0).to(torch.float32)
+            # Past points without a label (all of added sweeps) would outvote those that have one.
+            has_vote = ((batch.points[:, 4] == 0) | (batch.labels != 0)).to(torch.float32)
             votes = has_vote if votes is None else has_vote * votes
         return piece_label_counts(levels, batch.labels, n_classes=self.n_classes, votes=votes)
 

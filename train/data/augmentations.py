@@ -15,6 +15,7 @@ import numpy as np
 from pass2d.corruptions.registry import CORRUPTIONS, SEVERITIES, Variant
 from pass2d.train.data.corrupt import corrupted_record
 from pass2d.train.data.scan import LoadedScan
+from pass2d.train.data.static_moving import static_moving_switch
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ def corrupt_scan(scan: LoadedScan, rng: np.random.Generator, *, name: str) -> Lo
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    name: Augmentation(partial(corrupt_scan, name=name), needs_instances=True)
-    for name in CORRUPTIONS
+    **{
+        name: Augmentation(partial(corrupt_scan, name=name), needs_instances=True)
+        for name in CORRUPTIONS
+    },
+    "static-moving-switch": Augmentation(static_moving_switch, needs_instances=True),
 }

@@ -67,9 +67,9 @@ class AugmentConfig:
     order. Of a group at most one is applied, with a newly drawn partner, e.g.
     [{instance-copy = 1.0}]. Modes full and noise."""
     extra: dict[str, float] = field(default_factory=dict)
-    """More augmentations, names of `AUGMENTATIONS` (each of the corruptions, at any severity) and
-    the probability that a scan gets them, in this order, e.g. {fog = 0.1}. Modes full and
-    noise."""
+    """More augmentations, names of `AUGMENTATIONS` (each of the corruptions, at any severity, and
+    static-moving-switch, for stacks) and the probability that a scan gets them, in this order, e.g.
+    {fog = 0.1}. Modes full and noise."""
     cameras: Literal["one", "all"] = "one"
     """"one": a sample sees one of its scan's pictures, each equally often (as published for
     nuScenes); "all": it sees them all."""

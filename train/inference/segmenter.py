@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard, get_args, overload
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pass2d.cache.clouds.likeness import differences
 from pass2d.cache.clouds.volume import inside_volume
+from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import ConfigError, ShapeError
 from pass2d.points.columns import is_transposed
 from pass2d.train.checkpoints.card import Card
@@ -22,6 +23,8 @@ from pass2d.train.inference.labelling import Labelled, PointLabels, S, T
 from pass2d.train.inference.passes import OutsidePolicy, PassSize, pass_size
 from pass2d.train.inference.scans import ScanInput, scan_input
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan, parse_votes
+from pass2d.train.stacks.build import past_record, point_rows
+from pass2d.train.stacks.choose import PastScan
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +63,22 @@ class PreparedPoints:
     """Points without an answer: a coordinate is NaN, infinite or beyond ``FARTHEST_M``."""
     n_bad_signal: int
     """Points whose signal is NaN or infinite; it was taken as 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastPoints:
+    """An earlier scan that joins one, for networks that were trained on several together."""
+
+    points: NDArray[np.float32]
+    """(N, 4 or more) x, y, z in metres in its own lidar frame, signal."""
+    current_from_past: NDArray[np.float64]
+    """(3, 4)."""
+    lag: int
+    """How many scans ago."""
+    seconds: float = float("nan")
+    """How long ago; NaN where that is not known."""
+    classes: NDArray[np.uint8] | None = None
+    """(N,) training ids without motion, where points enter by their class."""
 
 
 class Segmenter:
@@ -181,18 +200,68 @@ class Segmenter:
         """The numbers that the data set's files use for training ids."""
         return self._raw_ids[labels]
 
-    def prepare(self, points: ArrayLike, *, name: str = "") -> PreparedPoints:
+    def prepare(
+        self, points: ArrayLike, *, name: str = "", past: Sequence[PastPoints] = ()
+    ) -> PreparedPoints:
         """Cut a scan to what the network takes; touches no GPU, so threads may do it ahead.
 
         Args:
             points: See ``__call__``.
             name: Random votes are drawn by it, so that a scan's answer does not depend on what is
                 labelled beside it.
+            past: The scans before it, the latest first, for networks that were trained on several
+                together (`SequenceSegmenter` and `predict` find them).
 
         Raises:
             ShapeError: Not (N, 3 or more).
+            ConfigError: Something of the past scans is needed and not known.
         """
-        return self._cut(_four_columns(points, name="points"), name)
+        prepared = self._cut(_four_columns(points, name="points"), name)
+        if not past:
+            return prepared
+        current_xyz = prepared.scan.points[:, :3].T
+        rows = [self._past_rows(one, current_xyz) for one in past]
+        joined = np.concatenate([prepared.scan.points, *rows])
+        return replace(prepared, scan=replace(prepared.scan, points=joined))
+
+    def _past_rows(self, past: PastPoints, current_xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(K, channels) the points of a past scan that the network sees."""
+        stack = self.card.stack
+        if stack.time == "seconds" and not np.isfinite(past.seconds):
+            raise ConfigError("the network was trained with seconds: the times of scans are needed")
+        if stack.points == "steps" and past.classes is None:
+            raise ConfigError(
+                "the network was trained on past points chosen by their class: label a stream "
+                "(`SequenceSegmenter`) or a cache, with `stack.predictions` of an earlier run"
+            )
+        array = _four_columns(past.points, name="past points")
+        with np.errstate(invalid="ignore"):
+            rows = np.flatnonzero((np.abs(array[:, :3]) <= FARTHEST_M).all(axis=1))
+        record = ScanRecord(
+            scan_id="",
+            n_raw=len(rows),
+            xyz=np.ascontiguousarray(array[rows, :3].T),
+            signal=np.nan_to_num(array[rows, 3], posinf=0.0, neginf=0.0),
+            raw_index=np.arange(len(rows), dtype=np.int32),
+            outside_xyz=np.empty((3, 0), np.float32),
+            outside_signal=np.empty(0, np.float32),
+        )
+        scan = PastScan(
+            position=-1,
+            lag=past.lag,
+            seconds=past.seconds,
+            current_from_past=past.current_from_past,
+        )
+        return point_rows(
+            past_record(
+                record,
+                scan,
+                config=stack,
+                current_xyz=current_xyz,
+                classes=None if past.classes is None else past.classes[rows],
+                volume=self.card.info.grid if self.network.uses_volume else None,
+            )
+        )
 
     def _prepared(self, points: ArrayLike, *, where: str, name: str) -> PreparedPoints:
         """Prepare a scan that no command has compared with the training data, and say so."""

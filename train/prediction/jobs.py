@@ -25,7 +25,9 @@ from pass2d.train.prediction.files import (
     scan_of_line,
 )
 from pass2d.train.prediction.lines import arriving_lines
+from pass2d.train.prediction.past import FolderPoses, PastFiles, no_poses
 from pass2d.train.prediction.result_folder import ResultFolder
+from pass2d.train.stacks.config import StackConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,9 @@ class ScanReader:
         *,
         binary: BinaryOptions,
         mapping: InputMapping | None,
+        poses: FolderPoses = no_poses,
     ) -> None:
+        self._past = PastFiles(segmenter.card.stack, poses, self._points_of)
         self._segmenter = segmenter
         self._folder = folder
         self._binary = binary
@@ -131,7 +135,10 @@ class ScanReader:
             note = ""
         with np.errstate(over="ignore", invalid="ignore"):
             points = exact.T.astype(np.float32)
-        prepared = self._segmenter.prepare(points, name=name)
+        past = self._past.before(job.points)
+        prepared = self._segmenter.prepare(points, name=name, past=past)
+        if self._segmenter.card.stack.past and not self._past.has_poses(job.points):
+            warnings.append(_no_pose(job.points, self._segmenter.card.stack))
         n = prepared.scan.n
         if n and prepared.n_not_finite == n:
             advice = " ".join(one.option for one in warnings if one.kind in {"unit", "recenter"})
@@ -147,6 +154,13 @@ class ScanReader:
             notes=(*([note] if note else []), *self._notes(where, prepared)),
             warnings=tuple(warnings),
         )
+
+    def _points_of(self, file: Path) -> NDArray[np.float32]:
+        """(N, 4) of a file, as `_read` takes them."""
+        found, _ = read_columns_of(file, self._binary)
+        mapping = self._mapping or own_mapping(self._segmenter.card.info, file.name)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return mapping.metres(found, where=str(file)).T.astype(np.float32)
 
     def _notes(self, where: str, prepared: PreparedPoints) -> list[str]:
         notes, scan = [], prepared.scan
@@ -170,3 +184,12 @@ class ScanReader:
                 "parts, each a random share of all points"
             )
         return notes
+
+
+def _no_pose(file: Path, stack: StackConfig) -> InputWarning:
+    return InputWarning(
+        kind="poses",
+        option="",
+        message=f"{file}: no pose is known (poses.txt and calib.txt beside its folder): it is "
+        f"labelled by itself, but the network was trained on {stack.past + 1} scans together",
+    )

@@ -28,6 +28,7 @@ from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.prediction.files import find_scans, refuse_input_as_result
 from pass2d.train.prediction.jobs import FileJob, ScanReader, Stream, arriving_jobs
 from pass2d.train.prediction.outputs import LabelledScan, Outputs, encoded, format_notes
+from pass2d.train.prediction.past import FolderPoses, no_poses
 from pass2d.train.prediction.result_folder import ResultFolder
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def predict(
     batch_size: int | None = None,
     device: torch.device | None = None,
     backend: str = "auto",
+    poses: FolderPoses = no_poses,
     progress: Progress | None = None,
     on_result: Callable[[ScanResult], None] | None = None,
 ) -> PredictSummary:
@@ -135,6 +137,8 @@ def predict(
         batch_size: Scans per pass through the network; by default what suits the device.
         device: Defaults to the GPU if there is one.
         backend: Of the sparse convolutions; by default what suits the device.
+        poses: Where the scans of a folder were taken, for networks of several scans; without, each
+            is labelled by itself, with a warning.
         progress: Is told of every scan, of files that failed, and of each way in which the input
             differs from the training data.
         on_result: Is told of every scan that is finished.
@@ -184,7 +188,7 @@ def predict(
     )
     own = segmenter.card.info
     binary = own_binary(own, columns=columns, dtype=dtype)
-    reader = ScanReader(segmenter, folder, binary=binary, mapping=mapping)
+    reader = ScanReader(segmenter, folder, binary=binary, mapping=mapping, poses=poses)
     run = _Run(
         segmenter,
         folder,

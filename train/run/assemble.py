@@ -104,6 +104,13 @@ def assemble(
     require_stackable(reader, recipe, np.union1d(positions, val_positions))
     for note in short_stacks(reader, recipe, positions):
         progress.say(note)
+    if "static-moving-switch" in recipe.augment.extra and (
+        not recipe.stack.past or recipe.data.classes == "static"
+    ):
+        progress.say(
+            "warning: augment.extra: static-moving-switch changes nothing without stack.past and "
+            'data.classes = "moving"'
+        )
     if n_both := len(np.intersect1d(positions, val_positions)):
         progress.say(
             f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
@@ -186,10 +193,10 @@ def require_stackable(reader: CacheReader, recipe: Recipe, positions: NDArray[np
             f"{where}: prepared with added sweeps, whose points have their seconds: set "
             'stack.time = "seconds"'
         )
-    if stack.predictions and (recipe.augment.mode == "noise" or recipe.augment.extra):
+    if stack.predictions and recipe.augment.mode == "noise":
         raise ConfigError(
-            "stack.predictions: of scans as they are, but augment.mode = 'noise' and augment.extra "
-            "corrupt them. Leave one of the two out."
+            "stack.predictions: of scans as they are, but augment.mode = 'noise' corrupts them. "
+            "Leave one of the two out."
         )
 
 

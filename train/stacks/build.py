@@ -95,6 +95,12 @@ def with_time(record: ScanRecord, config: StackConfig) -> ScanRecord:
     )
 
 
+def point_rows(record: ScanRecord) -> NDArray[np.float32]:
+    """(N, 4) x, y, z, signal of a record's points, (N, 5) with their time."""
+    columns = [*record.xyz, record.signal]
+    return np.column_stack(columns if record.time is None else [*columns, record.time])
+
+
 def enters_by_step(
     classes: NDArray[np.uint8], *, lag: int, steps: tuple[int, ...]
 ) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import GridConfig, ScanRecord
-from pass2d.train.stacks.build import past_record
+from pass2d.train.stacks.build import past_record, point_rows
 from pass2d.train.stacks.choose import past_scans
 from pass2d.train.stacks.config import StackConfig
 from pass2d.train.stacks.predictions import earlier_classes
@@ -78,9 +78,3 @@ class CachedPast:
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return record
-
-
-def point_rows(record: ScanRecord) -> NDArray[np.float32]:
-    """(N, 4) x, y, z, signal of a record's points, (N, 5) with their time."""
-    columns = [*record.xyz, record.signal]
-    return np.column_stack(columns if record.time is None else [*columns, record.time])

@@ -1,0 +1,99 @@
+"""Parked things drive off and driving ones stand still: an augmentation of stacks.
+
+One scan does not tell a parked car from one that drives; several do, by where its earlier points
+lie. So both kinds are made from each other: docs/maths.md, section 13. After: TASeg (static-moving
+switch augmentation), in our own form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.cache.motion import static_ids, tells_motion
+from pass2d.train.data.scan import LoadedScan, Part, whole_record
+
+SHARE = 0.5
+"""Probability that a thing is switched."""
+STEP_M = (0.3, 1.5)
+"""How far a thing that drives off goes from one scan to the next, uniform: 3 to 15 m/s at 10 Hz."""
+
+
+def static_moving_switch(scan: LoadedScan, rng: np.random.Generator) -> LoadedScan:
+    """Let some things that rest move, and some that move rest.
+
+    A thing is what has one class (motion aside) and one instance id in the current scan. If it
+    rests, its points of d scans ago go d steps back along one level direction, and it gets the
+    moving class. If it moves, its points of each past scan are shifted level so that their mean
+    lies where that of its current points does, and it gets the class at rest.
+
+    Args:
+        scan: a stack, with instance ids; labels must tell motion.
+        rng: of all draws: per thing whether, where to and how far.
+
+    Returns:
+        The scan itself where there is nothing to switch.
+    """
+    if not tells_motion(scan.info) or not any(part.lag for part in scan.parts):
+        return scan
+    parts = [replace(part, record=whole_record(part.record)) for part in scan.parts]
+    first_moving = scan.info.labels.n_classes - len(scan.info.facts.moving)
+    moving_of = {m.static: first_moving + i for i, m in enumerate(scan.info.facts.moving)}
+    static = static_ids(scan.info)
+    xyz = [part.record.xyz.copy() for part in parts]
+    label = [_labels(part).copy() for part in parts]
+    is_switched = False
+    for kind, thing in _things(parts[0], static, moving_of):
+        share, angle, step_m = rng.uniform(0, 1), rng.uniform(0, 2 * math.pi), rng.uniform(*STEP_M)
+        if share >= SHARE:
+            continue
+        is_switched = True
+        rows = [_rows(part, static, kind=kind, thing=thing) for part in parts]
+        moves = bool((label[0][rows[0]] >= first_moving).any())
+        direction = np.array([math.cos(angle), math.sin(angle)])
+        middle = xyz[0][:2, rows[0]].mean(axis=1)
+        for part, points, labels, own in zip(parts, xyz, label, rows, strict=True):
+            if part.lag and len(own):
+                shift = -part.lag * step_m * direction
+                if moves:
+                    shift = middle - points[:2, own].mean(axis=1)
+                points[:2, own] += shift[:, None].astype(np.float32)
+            # Labels that do not count in the losses stay ignored.
+            counted = own[labels[own] != 0]
+            labels[counted] = kind if moves else moving_of[kind]
+    if not is_switched:
+        return scan
+    own_part, *added = (
+        replace(part, record=replace(part.record, xyz=points, label=labels, voxels=()))
+        for part, points, labels in zip(parts, xyz, label, strict=True)
+    )
+    return replace(scan, record=own_part.record, added=tuple(added))
+
+
+def _things(
+    part: Part, static: NDArray[np.uint8], moving_of: dict[int, int]
+) -> Iterator[tuple[int, int]]:
+    """Class at rest and instance id of each thing of the current scan that could move."""
+    assert part.record.instance is not None, "not read: see `needs_instances`"
+    kinds, instance = static[_labels(part)], part.record.instance
+    is_thing = np.isin(kinds, list(moving_of)) & (instance > 0)
+    pairs = np.unique(np.column_stack([kinds[is_thing], instance[is_thing]]), axis=0)
+    yield from ((int(kind), int(thing)) for kind, thing in pairs)
+
+
+def _rows(part: Part, static: NDArray[np.uint8], *, kind: int, thing: int) -> NDArray[np.int64]:
+    """Points of a thing; past ones whose label was taken away are known by their id."""
+    if part.record.instance is None:  # of a mix
+        return np.empty(0, np.int64)
+    label = _labels(part)
+    is_kind = (static[label] == kind) | ((label == 0) & (part.lag > 0))
+    return np.flatnonzero((part.record.instance == thing) & is_kind)
+
+
+def _labels(part: Part) -> NDArray[np.uint8]:
+    assert part.record.label is not None, "stacks for training have labels"
+    return part.record.label

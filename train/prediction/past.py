@@ -1,0 +1,105 @@
+"""Files of the scans before a scan, for networks that were trained on several together."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.train.inference.segmenter import PastPoints
+from pass2d.train.stacks.choose import current_from_past
+from pass2d.train.stacks.config import StackConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePose:
+    """Where and when the scan of a file was taken."""
+
+    pose: NDArray[np.float64]
+    """(3, 4) world_from_lidar."""
+    time_s: float = float("nan")
+    """NaN where it is not known."""
+
+
+FolderPoses = Callable[[Path], Mapping[Path, FilePose]]
+"""The files of a folder in the order in which they were taken; empty without poses."""
+
+
+def no_poses(_folder: Path) -> Mapping[Path, FilePose]:
+    """`FolderPoses` where nobody knows them."""
+    return {}
+
+
+class PastFiles:
+    """What was measured before the scan of a file; called in threads."""
+
+    def __init__(
+        self,
+        stack: StackConfig,
+        poses: FolderPoses,
+        read: Callable[[Path], NDArray[np.float32]],
+    ) -> None:
+        """Remember where to look.
+
+        Args:
+            stack: of the network.
+            poses: of a folder's files.
+            read: the (N, 4 or more) points of a file.
+        """
+        self._stack, self._poses, self._read = stack, poses, read
+        self._folders: dict[Path, Mapping[Path, FilePose]] = {}
+        self._kept: OrderedDict[Path, NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def has_poses(self, file: Path) -> bool:
+        """Whether it is known where the scan of a file was taken."""
+        return file in self._of_folder(file.parent)
+
+    def before(self, file: Path) -> tuple[PastPoints, ...]:
+        """The scans before that of a file, the latest first; none without poses."""
+        known = self._of_folder(file.parent)
+        if not self._stack.past or file not in known:
+            return ()
+        files = list(known)
+        place, own = files.index(file), known[file]
+        found: list[PastPoints] = []
+        for step in range(1, self._stack.past + 1):
+            lag = step * self._stack.stride
+            if lag > place:
+                break
+            earlier = files[place - lag]
+            seconds = own.time_s - known[earlier].time_s
+            if self._stack.within_s is not None and seconds > self._stack.within_s:
+                break
+            found.append(
+                PastPoints(
+                    points=self._points(earlier),
+                    current_from_past=current_from_past(own.pose, known[earlier].pose),
+                    lag=lag,
+                    seconds=seconds,
+                )
+            )
+        return tuple(found)
+
+    def _of_folder(self, folder: Path) -> Mapping[Path, FilePose]:
+        with self._lock:
+            if folder not in self._folders:
+                self._folders[folder] = self._poses(folder)
+            return self._folders[folder]
+
+    def _points(self, file: Path) -> NDArray[np.float32]:
+        with self._lock:
+            if (known := self._kept.get(file)) is not None:
+                self._kept.move_to_end(file)
+                return known
+        points = self._read(file)
+        with self._lock:
+            self._kept[file] = points
+            while len(self._kept) > self._stack.past * self._stack.stride + 8:
+                self._kept.popitem(last=False)
+        return points
