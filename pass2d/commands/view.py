@@ -90,6 +90,12 @@ def view_command(
             help="Write a Rerun recording (.rrd) instead of opening a window.", resolve_path=True
         ),
     ] = None,
+    moving: Annotated[
+        bool,
+        typer.Option(
+            "--moving", help="With --cache: show things that move apart from things at rest."
+        ),
+    ] = False,
     layout: Annotated[
         str | None,
         typer.Option(
@@ -129,6 +135,7 @@ def view_command(
             layout=layout,
             columns=columns,
             dtype=dtype,
+            moving=moving,
         ) as found:
             from pass2d.train.viewing.scan import choose_items, one_sequence
 

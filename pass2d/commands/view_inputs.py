@@ -30,6 +30,7 @@ def open_scans(
     columns: int | None,
     dtype: str | None,
     datasets: Datasets | None = None,
+    moving: bool = False,
 ) -> Iterator[ViewSet]:
     """List the scans of a cache, a raw data set (of those in ``datasets``), or point files.
 
@@ -44,6 +45,8 @@ def open_scans(
     if raw is not None:
         if dataset is not None:
             raise ConfigError("--dataset applies only with --cache")
+        if moving:
+            raise ConfigError("--moving applies only with --cache")
         yield _raw_scans(
             raw,
             split=split,
@@ -60,6 +63,8 @@ def open_scans(
     assert location is not None
     _only_for_point_files(location, layout=layout, columns=columns, dtype=dtype)
     with CacheReader.open(location, dataset=dataset) as reader:
+        if moving:
+            reader.tell_motion()
         if split is None and sequences is None:
             split = _default_split(reader)
         yield cached_scans(reader, split=split, sequences=sequences)

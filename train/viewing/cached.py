@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
+from pass2d.train.inference.segmenter import PastPoints
+from pass2d.train.stacks.choose import past_scans, require_poses
+from pass2d.train.stacks.config import StackConfig
 from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet, view_scan
 from pass2d.train.viewing.times import scan_time_s
 
@@ -39,6 +44,7 @@ def cached_scans(
                 token=str(scans.token[position]),
                 points=points,
                 load=partial(_load, reader, position, points),
+                past=partial(_past, reader, position),
             )
         )
     return ViewSet(
@@ -48,6 +54,27 @@ def cached_scans(
         n_cameras=reader.info.n_cameras,
         forward_axis=reader.info.facts.forward_axis,
         items=tuple(items),
+    )
+
+
+def _past(reader: CacheReader, position: int, stack: StackConfig) -> tuple[PastPoints, ...]:
+    """The scans before one.
+
+    Raises:
+        ConfigError: Their poses or times are not known.
+    """
+    if not stack.past:
+        return ()
+    require_poses(reader.scans, np.array([position]), stack, where=str(reader.root))
+    fields = Fields(label=False, outside=True)
+    return tuple(
+        PastPoints(
+            points=reader.read(past.position, fields).raw().points,
+            current_from_past=past.current_from_past,
+            lag=past.lag,
+            seconds=past.seconds,
+        )
+        for past in past_scans(reader.scans, position, stack)
     )
 
 

@@ -13,6 +13,8 @@ from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.schema import LabelTable, ScanRecord
 from pass2d.common.errors import DataError
 from pass2d.train.drawing.legend import outcomes
+from pass2d.train.inference.segmenter import PastPoints
+from pass2d.train.stacks.config import StackConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,11 @@ class ViewScan:
         return np.ascontiguousarray(np.concatenate([self.xyz, self.signal[None]]).T)
 
 
+def no_past(_stack: StackConfig) -> tuple[PastPoints, ...]:
+    """Where nothing is known of earlier scans."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ViewItem:
     """A scan that can be loaded."""
@@ -80,6 +87,8 @@ class ViewItem:
     points: Path | None
     """The raw file; None where only a cache is known."""
     load: Callable[[], ViewScan]
+    past: Callable[[StackConfig], tuple[PastPoints, ...]] = no_past
+    """The scans before it, for networks of several scans."""
 
 
 @dataclass(frozen=True, kw_only=True)

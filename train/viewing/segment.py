@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pass2d.cache.motion import tells_motion
 from pass2d.cache.schema import LabelTable
 from pass2d.common.errors import CheckpointError
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
@@ -43,6 +44,11 @@ def checkpoint_labels(
     """
     trained = trained_network(checkpoint, device)
     segmenter = Segmenter.load(trained)
+    if tells_motion(segmenter.card.info) and segmenter.names != table.names:
+        raise CheckpointError(
+            f"{trained.source}: trained to tell moving things from things at rest, which the "
+            "labels shown do not: set `moving`."
+        )
     if segmenter.names != table.names:
         raise CheckpointError(
             f"{trained.source}: trained on other classes ({', '.join(segmenter.names[1:5])}, ...) "
@@ -54,7 +60,8 @@ def checkpoint_labels(
 
     def load(item: ViewItem) -> _Read:
         view = item.load()
-        return _Read(item=item, view=view, scan=segmenter.prepare(view.points).scan)
+        past = item.past(segmenter.card.stack)
+        return _Read(item=item, view=view, scan=segmenter.prepare(view.points, past=past).scan)
 
     def label(items: Iterable[ViewItem]) -> Iterator[ViewScan]:
         for found in segmenter.label(items, load):
