@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pass2d.common.errors import DataError, ShapeError
+from pass2d.common.errors import ConfigError, DataError, ShapeError
 from pass2d.common.plain import from_plain
 from pass2d.models.backends.choice import choose_backend
 from pass2d.models.backends.interface import Backend
@@ -136,6 +136,20 @@ class Segmentation(TensorRecord):
         return self.row_logits.index_select(0, self.row_of_point)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportForm:
+    """A network as a graph of plain operators for one scan, for runtimes other than torch."""
+
+    graph: nn.Module
+    """In eval mode on the CPU: takes the inputs in their order, returns (K, C) logits."""
+    inputs: Mapping[str, Tensor]
+    """Example inputs by name."""
+    axes: Mapping[str, str]
+    """Input to the name of its first axis, whose length varies; equal names are equal lengths."""
+    preprocessing: object
+    """How a scan becomes the inputs: a frozen dataclass of plain values with its ``kind``."""
+
+
 class Network(nn.Module, abc.ABC):
     """Base of all networks. Host synchronisation belongs in `prepare`, never in `forward`.
 
@@ -199,6 +213,20 @@ class Network(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, prepared: Prepared) -> Segmentation:
         """Logits for every point, and in training what the losses need."""
+
+    def export_form(self) -> ExportForm:
+        """The network for runtimes other than torch; it is set to eval mode.
+
+        Raises:
+            ConfigError: It cannot leave torch: by default, no network can.
+        """
+        why = (
+            "its sparse convolutions have no ONNX operator. Run the checkpoint itself (`predict`; "
+            "`backend=native` needs nothing but torch), or train a network without them: vavit"
+            if self.is_sparse
+            else "it has no form for export"
+        )
+        raise ConfigError(f"{self.kind} cannot be exported: {why}")
 
     def inference_state(self) -> dict[str, Tensor]:
         """The tensors that inference needs: the state without the training-only parts."""

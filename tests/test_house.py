@@ -32,7 +32,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "train": (
         ("loop",),
         ("run", "viewing"),
-        ("prediction", "robustness", "submission"),
+        ("exporting", "prediction", "robustness", "submission"),
         ("evaluation",),
         ("inference",),
         ("checkpoints",),

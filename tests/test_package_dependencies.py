@@ -22,6 +22,7 @@ MODULES = {
 
 NOT_IMPORTED = {
     "mypy": "a program",
+    "onnxscript": "torch's exporter imports it",
     "pre-commit": "a program",
     "pytest-xdist": "a plugin of pytest",
     "ruff": "a program",

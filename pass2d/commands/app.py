@@ -15,6 +15,7 @@ from pass2d.cache.urls import is_url
 from pass2d.commands.cache import cache_app
 from pass2d.commands.doctor.command import doctor_command
 from pass2d.commands.evaluate import eval_command
+from pass2d.commands.export import export_command
 from pass2d.commands.import_ import import_command
 from pass2d.commands.inspect import inspect_command
 from pass2d.commands.predict import predict_command
@@ -59,12 +60,12 @@ class _Pass2D(TyperGroup):
 
 ORDER = (
     *("prepare", "stats", "inspect", "train", "eval", "predict", "view", "submit", "robust"),
-    *("import", "cache", "doctor"),
+    *("import", "export", "cache", "doctor"),
 )
 
 LOCAL_ONLY = (
     *("--root", "--out", "--html", "--png", "--save", "--pictures", "--predictions"),
-    *("--checkpoint", "--verify", "--description"),
+    *("--checkpoint", "--onnx", "--verify", "--description"),
 )
 """Options whose value is a path and never a URL."""
 
@@ -107,5 +108,6 @@ app.command("robust")(robust_command)
 app.command("submit")(submit_command)
 app.command("view")(view_command)
 app.command("import")(import_command)
+app.command("export")(export_command)
 app.add_typer(cache_app, name="cache")
 app.command("doctor")(doctor_command)

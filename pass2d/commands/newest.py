@@ -17,10 +17,10 @@ def chosen_network(checkpoint: Path | None, console: Console) -> Path:
     Raises:
         ConfigError: none was named, and no run has one.
     """
-    from pass2d.train.checkpoints.runs import RUNS, as_typed, newest_network, run_folders
-
     if checkpoint is not None:
         return checkpoint
+    from pass2d.train.checkpoints.runs import RUNS, as_typed, newest_network, run_folders
+
     found = newest_network()
     if found is None:
         runs = run_folders()

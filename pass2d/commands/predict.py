@@ -24,6 +24,8 @@ from pass2d.commands.options import (
 from pass2d.commands.wording import typed_messages
 
 if TYPE_CHECKING:
+    import torch
+
     from pass2d.train.prediction.predict import PredictSummary, ScanResult
 
 
@@ -118,7 +120,6 @@ def predict_command(
             parse_rotation,
             parse_unit,
         )
-        from pass2d.train.distributed.process_group import choose_device
         from pass2d.train.inference.votes import parse_votes
         from pass2d.train.prediction.predict import Outputs, Stream, predict
 
@@ -141,9 +142,10 @@ def predict_command(
                 typer.echo(str(result.files[0]))
             sys.stdout.flush()
 
+        network = chosen_network(checkpoint, console)
         summary = predict(
             Stream() if is_stream else Path(inputs).resolve(),
-            chosen_network(checkpoint, console),
+            network,
             out,
             votes=parse_votes(votes),
             outside=outside_rule(outside),
@@ -153,7 +155,7 @@ def predict_command(
             dtype=dtype,
             mapping=mapping if is_mapped else None,
             batch_size=batch_size,
-            device=choose_device(device),
+            device=_checked_device(device, network),
             backend=backend,
             poses=folder_poses,
             progress=console,
@@ -169,6 +171,17 @@ def predict_command(
             typer.echo(_summary_line(summary), err=is_stream)
         if summary.failed:
             raise typer.Exit(1)
+
+
+def _checked_device(device: str, network: Path) -> torch.device | str:
+    """The device, before any file is looked at; an exported network needs no torch to know it."""
+    from pass2d.train.checkpoints.onnx_file import is_onnx
+
+    if is_onnx(network):
+        return device
+    from pass2d.train.distributed.process_group import choose_device
+
+    return choose_device(device)
 
 
 def _summary_line(summary: PredictSummary) -> str:

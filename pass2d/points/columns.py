@@ -98,13 +98,14 @@ def from_structured(path: Path, array: NDArray[Any]) -> PointColumns:
     return PointColumns(names=names, values=tuple(flat[name] for name in names))
 
 
-def reader_package(name: str, path: Path, *, needs: str) -> ModuleType:
+def reader_package(name: str, path: Path, *, needs: str, extra: str = "formats") -> ModuleType:
     """Import the package that reads a format.
 
     Args:
         name: Of the module.
         path: The file that asks for it, for the message.
         needs: What pip installs, e.g. "laspy[lazrs]".
+        extra: Of pass2d, which installs it too.
 
     Raises:
         ConfigError: It is not installed.
@@ -116,7 +117,7 @@ def reader_package(name: str, path: Path, *, needs: str) -> ModuleType:
         why = "is not installed" if is_missing else f"cannot be imported ({one_line(error)})"
         raise ConfigError(
             f"{path}: such files are read with {name}, which {why}: "
-            f"pip install '{needs}' (or pip install 'pass2d[formats]')"
+            f"pip install '{needs}' (or pip install 'pass2d[{extra}]')"
         ) from error
 
 

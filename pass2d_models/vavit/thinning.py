@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 from torch import Tensor
 
 from pass2d.common.errors import ShapeError
+from pass2d.models.vavit.pillars import tree_of, tree_rows
 from pass2d.models.voxel_keys import KeyPacking, batch_of_rows, first_of_each
 
 _MAX_EXACT_FLOAT32 = 2**24
@@ -72,20 +71,17 @@ class Nearby:
 
     def __init__(self, xyz: Tensor) -> None:
         self.xyz = xyz
-        # Points are asked for in the order of cells: near ones find the tree's pages in the cache.
         is_on_cpu = xyz.device.type == "cpu" and len(xyz) > 0
-        self._tree = cKDTree(xyz.numpy(), balanced_tree=False) if is_on_cpu else None
+        self._tree = tree_of(xyz.numpy()) if is_on_cpu else None
 
     def rows(self, queries: Tensor, *, k: int) -> Tensor:
         """(Q, k) rows of the nearest points, nearest first; of few the farthest repeats."""
-        there = min(k, len(self.xyz))
         if self._tree is not None:
-            places = self._tree.query(queries.numpy(), k=np.arange(1, there + 1))[1]
-            found = torch.from_numpy(np.asarray(places, np.int64))
-        else:
-            step = max(1, _DISTANCES // max(1, len(self.xyz)))
-            parts = [by_distance(self.xyz, part, k=there) for part in queries.split(step)]
-            found = torch.cat(parts)
+            return torch.from_numpy(tree_rows(self._tree, queries.numpy(), k=k))
+        there = min(k, len(self.xyz))
+        step = max(1, _DISTANCES // max(1, len(self.xyz)))
+        parts = [by_distance(self.xyz, part, k=there) for part in queries.split(step)]
+        found = torch.cat(parts)
         if there < k:
             found = torch.cat([found, found[:, -1:].expand(-1, k - there)], 1)
         return found

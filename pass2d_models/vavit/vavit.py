@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import (
+    ExportForm,
     Network,
     NetworkConfig,
     Prepared,
@@ -25,6 +26,7 @@ from pass2d.models.norm import RowNorm
 from pass2d.models.vavit.attention import Block, rotations
 from pass2d.models.vavit.config import VaViTConfig
 from pass2d.models.vavit.layers import Head, PointLayer
+from pass2d.models.vavit.pillars import INPUTS, PillarPreprocessing
 from pass2d.models.vavit.thinning import Nearby, nearest_neighbours, nearest_rows, thin
 from pass2d.models.voxel_keys import batch_of_rows
 
@@ -143,7 +145,8 @@ class VaViT(Network):
         """Logits per thinned point, and the thinned point of each point."""
         assert isinstance(prepared, PreparedPillars)
         points = self.norm(prepared.features)
-        if not len(points):
+        # Sizes by `shape`: export makes a constant of `len`.
+        if not points.shape[0]:
             nothing = points.new_zeros((0, self.n_classes))
             return Segmentation(row_logits=nothing, row_of_point=prepared.row_of_point)
         for layer in self.embed:
@@ -154,10 +157,25 @@ class VaViT(Network):
             row_logits=with_ignored_class(logits), row_of_point=prepared.row_of_point
         )
 
+    def export_form(self) -> ExportForm:
+        """One scan's logits from its thinned points and pillars."""
+        self.eval()
+        points = torch.rand(64, 4, generator=torch.Generator().manual_seed(0)) * 8
+        prepared = self.prepare(PointBatch(points=points, offsets=torch.tensor([0, 64])))
+        config = self.config
+        return ExportForm(
+            graph=_Graph(self).eval(),
+            inputs={name: getattr(prepared, name) for name in INPUTS},
+            axes=INPUTS,
+            preprocessing=PillarPreprocessing(
+                cell_m=config.cell_m, pillar_m=config.pillar_m, neighbours=config.neighbours
+            ),
+        )
+
     def _attend(self, points: Tensor, prepared: PreparedPillars) -> Tensor:
         """(P, width) tokens of the pillars after all blocks."""
         pillar = prepared.pillar_of_point[:, None].expand(-1, points.shape[1])
-        tokens = points.new_zeros((len(prepared.pillar_xy), points.shape[1])).scatter_reduce(
+        tokens = points.new_zeros((prepared.pillar_xy.shape[0], points.shape[1])).scatter_reduce(
             0, pillar, points, "amax", include_self=False
         )
         xy, lengths = prepared.pillar_xy, prepared.lengths
@@ -168,7 +186,7 @@ class VaViT(Network):
         for number, block in enumerate(self.blocks):
             kept = None if prepared.kept is None else prepared.kept[number]
             tokens = block(tokens, lengths, cos, sin, kept=kept, scale=scale)
-        if len(tokens) == len(prepared.pillar_xy):
+        if tokens.shape[0] == prepared.pillar_xy.shape[0]:
             return tokens
         parts = tokens.split(list(lengths))
         return torch.cat([part[:n] for part, n in zip(parts, prepared.lengths, strict=True)])
@@ -184,6 +202,30 @@ class VaViT(Network):
             rows += [part, self.pad_token.to(part.dtype).expand(missing, -1)]
             places += [at, at.new_zeros((missing, 2))]
         return torch.cat(rows), torch.cat(places), (longest,) * len(lengths)
+
+
+class _Graph(nn.Module):
+    """VaViT of one scan, from tensors to a tensor."""
+
+    def __init__(self, network: VaViT) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, features: Tensor, neighbours: Tensor, pillar_of_point: Tensor, pillar_xy: Tensor
+    ) -> Tensor:
+        """(K, C) logits of the thinned points."""
+        prepared = PreparedPillars(
+            row_of_point=pillar_of_point,
+            targets=None,
+            features=features,
+            neighbours=neighbours,
+            pillar_of_point=pillar_of_point,
+            pillar_xy=pillar_xy,
+            lengths=(pillar_xy.shape[0],),
+            kept=None,
+        )
+        return self.network(prepared).row_logits
 
 
 def feature_maps(batch_size: int) -> Tensor:

@@ -21,13 +21,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pass2d.cache.check_manifest import check_info
-from pass2d.common.errors import CacheError, CheckpointError, ConfigError
-from pass2d.common.files import NO_PERMISSION, open_file, read_whole, whole_file
-from pass2d.common.plain import from_plain, to_plain
+from pass2d.common.errors import CheckpointError
+from pass2d.common.files import open_file, read_whole, whole_file
+from pass2d.common.plain import to_plain
 from pass2d.models.inputs import Grid
 from pass2d.train.checkpoints.card import CARD_VERSION, Card
-from pass2d.train.recipes.renames import renamed_metrics
+from pass2d.train.checkpoints.header import (
+    card_of,
+    damaged,
+    dumps,
+    loads_once,
+    require_file,
+    under_new_names,
+)
+from pass2d.train.checkpoints.onnx_file import is_onnx
 
 if TYPE_CHECKING:
     from pass2d.models.network import Network
@@ -71,8 +78,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], card: Card) -> No
         CheckpointError: the disk is full or the folder cannot be written.
     """
     ready = _own_memory(tensors)
-    card_json = _dump(to_plain(card))
-    header = _dump({"version": CARD_VERSION, "card": card_json, "xxh3": _digest(card_json, ready)})
+    card_json = dumps(to_plain(card))
+    header = dumps({"version": CARD_VERSION, "card": card_json, "xxh3": _digest(card_json, ready)})
     try:
         with whole_file(path) as aside:
             aside.touch()
@@ -98,9 +105,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         digest = _digest(header["card"], tensors)
     except _UNREADABLE as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     if digest != header["xxh3"]:
-        raise _damaged(path, "its content does not match its checksum")
+        raise damaged(path, "its content does not match its checksum")
     return Checkpoint(card=_card(path, header), tensors=tensors)
 
 
@@ -250,28 +257,33 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    _require_file(path)
+    require_file(path)
     try:
         with open_tensors(path) as file:
             metadata = file.metadata() or {}
     except _UNREADABLE as error:
+        if is_onnx(path):
+            raise CheckpointError(
+                f"{path}: an exported network, which only `predict` and `Segmenter` run. Give the "
+                "checkpoint that it was exported from"
+            ) from error
         if path.suffix != ".safetensors":
             raise CheckpointError(
                 f"{path}: this is no pass2d checkpoint ({error!s:.200}). One of the published code "
                 "is imported first: `import_checkpoint(out=FILE.safetensors)`."
             ) from error
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     if HEADER_KEY not in metadata:
         raise CheckpointError(
             f"{path}: a safetensors file, but without pass2d's card in its header"
         )
     try:
-        header: dict[str, Any] = _loads(metadata[HEADER_KEY])
+        header: dict[str, Any] = loads_once(metadata[HEADER_KEY])
         version, card, xxh3 = header["version"], header["card"], header["xxh3"]
         if type(version) is not int or not isinstance(card, str) or not isinstance(xxh3, str):
             raise TypeError("expected a version, a card and a hash")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, f"its header is unreadable ({error!s:.200})") from error
+        raise damaged(path, f"its header is unreadable ({error!s:.200})") from error
     if version != CARD_VERSION:
         raise CheckpointError(
             f"{path}: checkpoint format {version!s:.20}, this pass2d reads {CARD_VERSION}: "
@@ -280,49 +292,11 @@ def _read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _require_file(path: Path) -> None:
-    """Say what is at the path, if no file that can be read; safetensors calls all of it missing."""
-    try:
-        os.close(open_file(path))
-        return
-    except (FileNotFoundError, NotADirectoryError):
-        text = "no such checkpoint file"
-    except IsADirectoryError:
-        text = (
-            "a folder, where a checkpoint file is expected; of a run it is "
-            "checkpoints/best.safetensors in its folder"
-        )
-    except PermissionError:
-        text = NO_PERMISSION
-    except OSError as error:
-        text = f"cannot be read ({error.strerror})"
-    raise CheckpointError(f"{path}: {text}")
-
-
-def _loads(text: str) -> Any:
-    """JSON in which no key occurs twice: readers would not agree on what it says.
-
-    Raises:
-        ValueError, RecursionError: it is none.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            raise ValueError("a key occurs twice")
-        return table
-
-    return json.loads(text, object_pairs_hook=once)
-
-
 def _card(path: Path, header: dict[str, Any]) -> Card:
     try:
-        plain, _ = _under_new_names(_loads(header["card"]))
-        card = from_plain(Card, plain, where="card")
-        check_info(card.info, where="card.info")
-    except (ValueError, RecursionError, CacheError, ConfigError) as error:
-        raise _damaged(path, f"its card is unreadable ({error!s:.300})") from error
-    return card
+        return card_of(header["card"])
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
 
 
 def card_notes(path: Path) -> list[str]:
@@ -333,21 +307,7 @@ def card_notes(path: Path) -> list[str]:
     """
     header = _read_header(path)
     _card(path, header)
-    return _under_new_names(json.loads(header["card"]))[1]
-
-
-def _under_new_names(card: Any) -> tuple[Any, list[str]]:
-    metrics = card.get("metrics") if isinstance(card, dict) else None
-    if not isinstance(metrics, dict):
-        return card, []
-    renamed, notes = renamed_metrics(metrics)
-    return {**card, "metrics": renamed}, notes
-
-
-def _damaged(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: truncated or damaged: {reason[:300]}. Copy it again, or use an older checkpoint."
-    )
+    return under_new_names(json.loads(header["card"]))[1]
 
 
 def _digest(card_json: str, tensors: Mapping[str, Tensor]) -> str:
@@ -357,10 +317,6 @@ def _digest(card_json: str, tensors: Mapping[str, Tensor]) -> str:
         content.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,8 +18,10 @@ from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import ConfigError, ShapeError
 from pass2d.points.columns import is_transposed
 from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.onnx_file import is_onnx
+from pass2d.train.inference.exported import ExportedNetwork, ExportedRun
 from pass2d.train.inference.input_check import expectation
-from pass2d.train.inference.labelling import Labelled, PointLabels, S, T
+from pass2d.train.inference.labelling import Labelled, PointLabels, S, T, label_in_packs
 from pass2d.train.inference.passes import OutsidePolicy, PassSize, pass_size
 from pass2d.train.inference.scans import ScanInput, scan_input
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan, parse_votes
@@ -93,21 +95,20 @@ class Segmenter:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | ExportedNetwork,
         card: Card,
         *,
         votes: VotePlan | int | str = SINGLE_PASS,
         outside: OutsidePolicy = "nearest",
         batch_size: int | None = None,
     ) -> None:
-        self.network = network.eval()
+        self.network = network if isinstance(network, ExportedNetwork) else network.eval()
         self.card = card
         self.votes = votes if isinstance(votes, VotePlan) else parse_votes(str(votes))
         if outside not in get_args(OutsidePolicy):
             raise ConfigError(f"outside must be nearest or ignore, got {outside!r}")
         self.outside = outside
-        self._device = next(network.parameters()).device
-        self.pass_size = _pass_size(self._device, batch_size)
+        self.pass_size = _pass_size(network, batch_size)
         """How much goes through the network at once."""
         self._raw_ids = np.array(card.info.labels.training_to_raw, np.uint32)
         self._expected = expectation(card)
@@ -128,7 +129,8 @@ class Segmenter:
         """Load a checkpoint; it carries all that is needed.
 
         Args:
-            path: An inference export or a training state, or what was loaded of one.
+            path: An inference export or a training state, or what was loaded of one; or an exported
+                network (.onnx), which onnxruntime computes on the CPU: torch is not imported.
             device: Defaults to the GPU if there is one. A GPU becomes this thread's current one.
             votes: Test-time augmentation: how many votes, "lattice", or a plan, see `train.tta`.
             outside: Whether points outside the volume take the nearest predicted point's label
@@ -142,6 +144,15 @@ class Segmenter:
             ConfigError: No such device, backend, votes or ``outside``, or a batch size that is not
                 1 to ``LARGEST_BATCH``.
         """
+        if is_onnx(path):
+            assert isinstance(path, (str, Path))
+            if str(device or "auto") not in ("auto", "cpu") or backend != "auto":
+                raise ConfigError(
+                    f"{path}: an exported network runs on the CPU and has no sparse convolutions: "
+                    f"`device` must be cpu and `backend` auto, got {device} and {backend}"
+                )
+            exported = ExportedNetwork.load(Path(path))
+            return cls(exported, exported.card, votes=votes, outside=outside, batch_size=batch_size)
         from pass2d.train.checkpoints.trained import trained_network
 
         trained = trained_network(path, device, backend=backend)
@@ -318,6 +329,11 @@ class Segmenter:
         threads: int = 2,
     ) -> Generator[Labelled[S], None, None]:
         """Label many scans: see ``label_scans``, for the scans of ``prepare``."""
+        if isinstance(self.network, ExportedNetwork):
+            run = ExportedRun(
+                network=self.network, info=self.card.info, plan=self.votes, size=self.pass_size
+            )
+            return label_in_packs(run, items, load, keep_going=keep_going, threads=threads)
         from pass2d.train.inference.labels import label_scans
 
         return label_scans(
@@ -396,7 +412,15 @@ def _as_it_is(scan: PreparedPoints) -> PreparedPoints:
     return scan
 
 
-def _pass_size(device: torch.device, batch_size: int | None) -> PassSize:
+def _pass_size(network: Network | ExportedNetwork, batch_size: int | None) -> PassSize:
+    if isinstance(network, ExportedNetwork):
+        if batch_size not in (None, 1):
+            raise ConfigError(
+                "an exported network takes one scan at a time: `batch_size` must be 1, got "
+                f"{batch_size}"
+            )
+        return PassSize(points=LARGEST_PASS, scans=1, largest_scan=LARGEST_PASS)
+    device = next(network.parameters()).device
     if batch_size is None:
         return replace(pass_size(device), largest_scan=LARGEST_PASS)
     if not 1 <= batch_size <= LARGEST_BATCH:

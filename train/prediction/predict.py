@@ -20,6 +20,7 @@ from pass2d.points.binary import BinaryOptions
 from pass2d.points.columns import error_words
 from pass2d.points.mapping import InputMapping
 from pass2d.points.raw_format import own_binary
+from pass2d.train.checkpoints.onnx_file import file_digest, is_onnx
 from pass2d.train.inference.input_check import InputWarning, WarningLog, no_statistics
 from pass2d.train.inference.labelling import Labelled
 from pass2d.train.inference.passes import OutsidePolicy
@@ -106,7 +107,7 @@ def predict(
     dtype: str | None = None,
     mapping: InputMapping | None = None,
     batch_size: int | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     backend: str = "auto",
     poses: FolderPoses = no_poses,
     progress: Progress | None = None,
@@ -119,7 +120,7 @@ def predict(
             taken: see `points.registry`. Or a stream of paths: each is labelled as it
             arrives, one that cannot be is reported and the next one taken.
         checkpoint: It carries grid, label table, colours and what its training data looked like;
-            or what was loaded of it.
+            or what was loaded of it. Or an exported network (.onnx), which needs no torch.
         out: Folder of the results: ``NAME.label`` with a raw id for every raw point, in the same
             sub-folders as the inputs, and what else ``outputs`` says. Results that are there of the
             same input and settings are kept.
@@ -207,6 +208,8 @@ def predict(
 
 
 def _digest(checkpoint: Path) -> str:
+    if is_onnx(checkpoint):
+        return file_digest(checkpoint)
     from pass2d.train.checkpoints.checkpoint import content_digest
 
     return content_digest(checkpoint)

@@ -1,0 +1,1 @@
+"""`pass2d export`: networks as files for other runtimes."""
