@@ -80,7 +80,8 @@ def check_scans(sizes: Sequence[int], *, where: str = "") -> None:
 
 def with_ignored_class(logits: Tensor) -> Tensor:
     """(R, C) logits from the (R, C - 1) of a network that does not predict class 0."""
-    return torch.cat([logits.new_full((len(logits), 1), NEVER), logits], 1)
+    # `shape`, not `len`: export would take it for a constant.
+    return torch.cat([logits.new_full((logits.shape[0], 1), NEVER), logits], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
