@@ -81,7 +81,7 @@ def test_second_prepare_writes_nothing(world: Path) -> None:
     words = ("prepare", "semkitti", "--root", world / "raw", "--cache", world / "cache")
     assert answer(*words, "--plan")["tasks"] == []
     again = answer(*words, "--workers", 0)
-    assert (again["written_shards"], again["kept_shards"]) == (0, 9)
+    assert (again["written_shards"], again["kept_shards"]) == (0, 12)
 
 
 def test_evaluation_scores_every_labelled_point(world: Path) -> None:
