@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.schema import GridConfig, ScanRecord
 from pass2d.train.stacks.choose import PastScan
 from pass2d.train.stacks.config import StackConfig
+
+T = TypeVar("T", bound=np.generic)
 
 
 def moved_points(
@@ -53,34 +56,49 @@ def past_record(
     Returns:
         Points in the order of the raw file; no pictures, no hashes.
     """
-    raw = record.raw()
-    xyz = np.ascontiguousarray(raw.points[:, :3].T)
-    keeps = is_measured(xyz)
-    moved = moved_points(xyz, target_from_source=past.current_from_past)
+    assert record.outside_xyz is not None
+    assert record.outside_signal is not None
+    # Points inside the volume, then those outside; `raw_row` is their row in the raw file.
+    raw_row = np.concatenate([record.raw_index, _outside_rows(record)])
+    stored = np.concatenate([record.xyz, record.outside_xyz], axis=1)
+    moved = moved_points(stored, target_from_source=past.current_from_past)
+    keeps = is_measured(stored)
     if volume is not None:
         keeps &= inside_volume(moved, grid=volume)
     if config.points == "steps":
         assert classes is not None
-        keeps &= enters_by_step(classes, lag=past.lag, steps=config.steps)
+        keeps &= enters_by_step(classes, lag=past.lag, steps=config.steps)[raw_row]
     elif config.points == "shared-voxels":
         keeps &= shares_voxel(moved, current_xyz, voxel_m=config.voxel_m)
     rows = np.flatnonzero(keeps)
-    instance = None
-    if record.instance is not None:
-        instance = np.zeros(record.n_raw, record.instance.dtype)
-        instance[record.raw_index] = record.instance
-        instance = instance[rows]
-    own_time = raw.points[rows, 4] if raw.points.shape[1] > 4 else None
+    rows = rows[np.argsort(raw_row[rows], kind="stable")]  # two ascending runs: merged in a pass
+
+    def of_rows(inside: NDArray[T] | None, outside: NDArray[T] | None) -> NDArray[T] | None:
+        if inside is None:
+            return None
+        rest = np.zeros(len(raw_row) - record.n, inside.dtype) if outside is None else outside
+        return np.concatenate([inside, rest])[rows]
+
+    signal = of_rows(record.signal, record.outside_signal)
+    assert signal is not None
+    own_time = of_rows(record.time, record.outside_time)
     return ScanRecord(
         scan_id=record.scan_id,
         n_raw=len(rows),
         xyz=moved[:, rows],
-        signal=raw.points[rows, 3],
+        signal=signal,
         raw_index=np.arange(len(rows), dtype=np.int32),
-        label=None if raw.label is None else raw.label[rows],
-        instance=instance,
+        label=of_rows(record.label, record.outside_label),
+        instance=of_rows(record.instance, None),
         time=_times(len(rows), past, config, own_time),
     )
+
+
+def _outside_rows(record: ScanRecord) -> NDArray[np.int32]:
+    """(O,) rows of the points outside the volume in the raw file."""
+    is_outside = np.ones(record.n_raw, np.bool_)
+    is_outside[record.raw_index] = False
+    return np.flatnonzero(is_outside).astype(np.int32)
 
 
 def with_time(record: ScanRecord, config: StackConfig) -> ScanRecord:
