@@ -8,6 +8,7 @@ from pathlib import Path
 import golden_multiscan
 import numpy as np
 import pytest
+import torch
 from pipeline_files import write_sequence
 
 from pass2d.cache.fields import Fields
@@ -18,13 +19,15 @@ from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pass2d.pipeline.prepare import prepare
 from pass2d.pipeline.run.options import PrepareConfig
+from pass2d.train.data.collate import collate, heap
 from pass2d.train.data.load import load_scan
-from pass2d.train.data.plan import StreamPlan
+from pass2d.train.data.plan import StreamPlan, block_order
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.scan import LoadedScan
 from pass2d.train.stacks.build import enters_by_step, shares_voxel
 from pass2d.train.stacks.choose import past_scans, require_poses
 from pass2d.train.stacks.config import TASEG_STEPS, StackConfig
+from pass2d.train.viewing.cached import cached_scans
 
 INLINE = PrepareConfig(workers=0, shard_scans=2)
 PLAIN = AugmentConfig(mode="none")
@@ -297,3 +300,68 @@ def _signal(stack: LoadedScan) -> np.ndarray:
     assert own.outside_signal is not None
     signal = np.concatenate([own.signal, own.outside_signal])[own.raw_order()]
     return np.concatenate([signal, *(part.record.signal for part in stack.added)])
+
+
+def test_a_remote_order_has_the_past_of_each_window_at_hand() -> None:
+    """Shards follow each other within a sequence: none is fetched again for its last scans."""
+    shards = np.repeat([*range(30), *range(1000, 1011), *range(8000, 8019)], 64)
+    positions = np.arange(len(shards))
+    for epoch in range(3):
+        order = block_order(positions, shards, seed=5, epoch=epoch, keeps_course=True)
+        assert np.array_equal(np.sort(order), positions)
+        seen: list[int] = []
+        for start in range(0, len(order), 8 * 64):
+            window = sorted(set(shards[order[start : start + 8 * 64]].tolist()))
+            for shard in window:
+                before = shard - 1
+                assert shard % 1000 == 0 or before in window or before in seen[-8:]
+            seen += window
+        assert len(seen) == len(set(seen)) == 60
+    first = [block_order(positions, shards, seed=5, epoch=e, keeps_course=True)[0] for e in (0, 1)]
+    assert first[0] != first[1]
+
+
+def test_a_view_shows_what_moves_and_knows_the_scans_before(cache: Path) -> None:
+    with CacheReader.open(cache) as reader:
+        found = cached_scans(reader.tell_motion(), split=None, sequences=["00"])
+        assert found.table.names[20] == "moving-car"
+        view = found.items[4].load()
+        assert view.truth is not None
+        assert (view.truth == 20).any()
+        past = found.items[4].past(StackConfig(past=2))
+        assert [one.lag for one in past] == [1, 2]
+        assert [float(one.current_from_past[0, 3]) for one in past] == [-2, -8]
+        assert found.items[4].past(StackConfig()) == ()
+
+
+@pytest.mark.parametrize("name", ["laser-mix", "polar-mix", "instance-copy"])
+def test_mixes_take_stacks_and_every_point_has_its_time(cache: Path, name: str) -> None:
+    full = AugmentConfig(mixes=({name: 1.0},))
+    stack = StackConfig(past=2, time="lag")
+    with CacheReader.open(cache) as reader:
+        for position in range(3, 5):
+            positions = np.arange(5)  # those with labels
+            scan = loaded(reader, position, stack, augment=full, positions=positions)
+            batch = collate(
+                [scan], with_images=False, size_hw=(0, 0), allocate=heap, dropout="remove"
+            )
+            assert batch.channels.shape[0] == 5
+            assert set(batch.channels[4].tolist()) <= {0.0, 1.0, 2.0}
+            assert batch.labels is not None
+
+
+def test_a_part_without_a_time_is_of_now(cache: Path) -> None:
+    """As a mix pastes it, whatever lay in the memory before."""
+    stack = StackConfig(past=1, time="lag")
+    with CacheReader.open(cache) as reader:
+        scan = loaded(reader, 4, stack)
+    pasted = replace(scan.added[0], record=replace(scan.added[0].record, time=None))
+    for ratio in (0.0, 0.5):
+        part = replace(pasted, draw=replace(pasted.draw, drop_ratio=ratio))
+        batch = collate(
+            [replace(scan, added=(part,))],
+            with_images=False,
+            size_hw=(0, 0),
+            allocate=lambda _name, shape, dtype: torch.full(shape, 7, dtype=dtype),
+        )
+        assert not batch.channels[4].any()

@@ -168,6 +168,8 @@ def _fill_kept(
     label = record.label
     if record.time is not None:
         every.append(record.time)
+    elif len(channels) > 4:  # what a mix pasted without a time is of now
+        every.append(np.zeros(record.n, np.float32))
     if record.outside_xyz is not None:
         whole = np.empty((len(channels), segment.kept.n), np.float32)
         label = None if labels is None else np.empty(segment.kept.n, np.uint8)
@@ -187,6 +189,8 @@ def _fill_points(
     Networks that take all ask for neither pixels nor hashes, but for a voxel's first point.
     """
     inside: slice | NDArray[np.int32] = slice(None)
+    if record.time is None:
+        channels[4:] = 0
     if record.outside_xyz is not None and record.outside_signal is not None:
         is_outside = np.ones(count_points(record), np.bool_)
         is_outside[record.raw_index] = False

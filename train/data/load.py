@@ -120,6 +120,10 @@ class _Source:
     def extra_needs_instances(self) -> bool:
         return any(AUGMENTATIONS[name].needs_instances for name in self.plan.augment.extra)
 
+    @property
+    def mixes_need_instances(self) -> bool:
+        return any(MIXES[name].needs_instances for mix in self.plan.augment.mixes for name in mix)
+
 
 class _ChosenMix(NamedTuple):
     """A mix that was drawn for a scan."""
@@ -163,9 +167,8 @@ def _stacked(source: _Source, scan: LoadedScan) -> LoadedScan:
     stack = plan.stack
     if not stack.past:
         return scan
-    fields = Fields(
-        instance=draw.corruption is not None or source.extra_needs_instances, outside=True
-    )
+    needs_instances = source.extra_needs_instances or source.mixes_need_instances
+    fields = Fields(instance=draw.corruption is not None or needs_instances, outside=True)
     parts = []
     for past in past_scans(reader.scans, scan.position, stack):
         record = source.corrupted(source.read(past.position, fields), draw)
