@@ -148,6 +148,11 @@ def test_a_folder_without_poses_is_labelled_scan_by_scan_with_a_warning(
     (warning,) = [w for w in summary.warnings if w.kind == "poses"]
     assert "trained on 3 scans together" in warning.message
     assert summary.scans == 3
+    # Results are kept as long as the poses are the same: with poses they are made again.
+    assert predict(velodyne, trained, tmp_path / "out").kept == 3
+    again = predict(velodyne, trained, tmp_path / "out", poses=folder_poses)
+    assert (again.scans, again.kept) == (3, 0)
+    assert predict(velodyne, trained, tmp_path / "out", poses=folder_poses).kept == 3
 
 
 def test_a_pose_that_is_no_motion_is_refused(trained: TrainedNetwork) -> None:

@@ -13,6 +13,7 @@ from pass2d.common.progress import format_bytes
 from pass2d.reports.report import facts_table, rich_table
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import card_notes, open_tensors, read_card
+from pass2d.train.stacks.config import StackConfig
 
 PERCENTILES = ("1 %", "5 %", "25 %", "50 %", "75 %", "95 %", "99 %")
 
@@ -68,6 +69,7 @@ def _facts(card: Card, path: Path) -> list[tuple[str, str]]:
         ("volume", volume),
         ("grid", " x ".join(str(cells) for cells in grid.shape) + " cells at scale 1"),
         ("point channels", ", ".join(card.preprocessing.point_channels)),
+        ("scans together", _stack(card.stack)),
         ("points outside", "left out" if card.preprocessing.in_volume_only else "seen, too"),
     ]
 
@@ -90,3 +92,11 @@ def _tensor_groups(path: Path) -> list[tuple[str, int, int]]:
                 size *= length
             counts.setdefault(name.split(".", 1)[0], []).append(size)
     return [(name, len(sizes), sum(sizes)) for name, sizes in counts.items()]
+
+
+def _stack(stack: StackConfig) -> str:
+    """E.g. "the scan and 2 before it, time: lag"."""
+    if not stack.past:
+        return "each by itself"
+    every = "" if stack.stride == 1 else f", every {stack.stride}th"
+    return f"the scan and {stack.past} before it{every}; points: {stack.points}; time: {stack.time}"

@@ -98,6 +98,7 @@ class ScanReader:
         poses: FolderPoses = no_poses,
     ) -> None:
         self._past = PastFiles(segmenter.card.stack, poses, self._points_of)
+        folder.context = self._past.identity
         self._segmenter = segmenter
         self._folder = folder
         self._binary = binary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -60,6 +61,22 @@ class PastFiles:
         """Whether it is known where the scan of a file was taken."""
         return file in self._of_folder(file.parent)
 
+    def identity(self, file: Path) -> list[int]:
+        """A number of the earlier files and poses that a result depends on; none without stacks."""
+        if not self._stack.past:
+            return []
+        known = self._of_folder(file.parent)
+        if file not in known:
+            return [0]
+        files = list(known)
+        place, stride = files.index(file), self._stack.stride
+        used = files[max(0, place - self._stack.past * stride) : place + 1][::-1][::stride]
+        words = [
+            (one.name, known[one].pose.tolist(), known[one].time_s, *_size_and_time(one))
+            for one in used
+        ]
+        return [zlib.crc32(repr(words).encode())]
+
     def before(self, file: Path) -> tuple[PastPoints, ...]:
         """The scans before that of a file, the latest first; none without poses."""
         known = self._of_folder(file.parent)
@@ -103,3 +120,8 @@ class PastFiles:
             while len(self._kept) > self._stack.past * self._stack.stride + 8:
                 self._kept.popitem(last=False)
         return points
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +47,8 @@ class ResultFolder:
         """Of earlier runs."""
         self._lock = threading.Lock()
         self._tidied: set[str] = set()
+        self.context: Callable[[Path], list[int]] = lambda _points: []
+        """What else than its file a scan's result depends on, as numbers."""
 
     def files(self, scan: ScanFile) -> list[Path]:
         """The results of a scan, whether they are there or not."""
@@ -66,7 +68,7 @@ class ResultFolder:
             return "open"
         if key not in self._known:
             raise DataError(f"{there[0]} is already there.{self._why()}")
-        is_same = self._known[key].get("input") == _identity(scan.points)
+        is_same = self._known[key].get("input") == self._identity(scan.points)
         return "kept" if is_same else "open"
 
     def require_free(self, scans: Iterable[ScanFile]) -> None:
@@ -109,9 +111,12 @@ class ResultFolder:
             if key in self._known and key not in self._tidied:
                 self._tidied.add(key)
                 self._remove_asides(scan)
-            self._record.add(key, {"input": _identity(scan.points)})
+            self._record.add(key, {"input": self._identity(scan.points)})
         except OSError as error:
             raise _unwritable(self._record.path, error) from error
+
+    def _identity(self, points: Path) -> list[int]:
+        return [*_identity(points), *self.context(points)]
 
     def _remove_asides(self, scan: ScanFile) -> None:
         """What a killed run left beside a result."""
