@@ -78,7 +78,7 @@ def _things(
     part: Part, static: NDArray[np.uint8], moving_of: dict[int, int]
 ) -> Iterator[tuple[int, int]]:
     """Class at rest and instance id of each thing of the current scan that could move."""
-    assert part.record.instance is not None, "not read: see `needs_instances`"
+    assert part.record.instance is not None, "read for augmentations that need it"
     kinds, instance = static[_labels(part)], part.record.instance
     is_thing = np.isin(kinds, list(moving_of)) & (instance > 0)
     pairs = np.unique(np.column_stack([kinds[is_thing], instance[is_thing]]), axis=0)
