@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,14 @@ import pytest
 import test_golden
 from golden_cases import FOLDERS
 from golden_torchsparse_cases import FOLDER as TORCHSPARSE
+
+SHARED = Path(__file__).resolve().parents[1] / "../shared"
+BESIDE = {
+    "torchsparse": TORCHSPARSE,
+    "vavit": Path(os.environ.get("PASS2D_GOLDEN_VAVIT", SHARED / "golden_vavit")),
+    "mixes": Path(os.environ.get("PASS2D_GOLDEN_MIXES", SHARED / "golden_mixes")),
+}
+"""Recordings with folders of their own, by the first part of their patterns."""
 
 RUNS = "f32_1thread_vs_f64|f32_4threads_vs_f64"
 
@@ -156,6 +165,44 @@ READ: dict[str, dict[str, str]] = {
         "quant_.*": "test_sparse_quantisation_case",
         "offsets27|offsets8": "test_sparse_offset_numbers",
     },
+    "vavit/structure.json": {
+        "meta/(salt|configs/.*)": "test_float64_is_the_recording",
+        "full_size/semantic_kitti/state_dict": "test_kinds_are_those_of_the_list",
+        "full_size/.*/(parameters|entries|config/nb_class)": "test_published_sizes",
+    },
+    "vavit/b*_inputs.npz": {
+        "points|point_batch|point_labels": "test_float64_is_the_recording",
+        "feat|neighbors|idx_bev|xy_bev|idx_occ|upsample|rows": "test_inputs_are_the_recorded_ones",
+    },
+    "vavit/*_b*.npz": {
+        "eval_logits|train_logits|train_drop_path_logits|drop_path_keep": (
+            "test_float64_is_the_recording"
+        ),
+        "points|point_batch|point_labels|feat": "test_float64_is_the_recording",
+    },
+    "vavit/*_b*.json": {
+        ".*/(loss_f64|bn_after/.*|grads/.*/(norm|dot|zero_in_exact_arithmetic))": (
+            "test_float64_is_the_recording"
+        ),
+        ".*/grads/[^/]*": "test_float64_is_the_recording",
+    },
+    "vavit/pillarmix.npz": {r"cloud\d_points|keep\d": "test_pillar_mix"},
+    "vavit/pillarmix.json": {"side_length|draws|picked_from_memory": "test_pillar_mix"},
+    "mixes/clouds.npz": {"(points|labels)_[ab]": "test_laser_mix"},
+    "mixes/draws.json": {
+        r"laser\d+/(num_areas|thresholds_radian)": "test_laser_mix",
+        r"polar\d+/(draws|swap|start)": "test_polar_mix",
+        "waffle_cutmix/(num_to_add|points_out|draws_after_the_two_permutations)": (
+            "test_instance_cutmix"
+        ),
+    },
+    "mixes/mmdet3d_mixes.npz": {
+        r"laser\d+_(band_[ab]|out|out_labels)": "test_laser_mix",
+        r"polar\d+_(keep_a|sector_b|out|out_labels)": "test_polar_mix",
+    },
+    "mixes/waffleiron_mixes.npz": {
+        "bank_(points|offsets|class)|cutmix_.*": "test_instance_cutmix",
+    },
 }
 """Files and, as patterns, their keys -> a test that compares them."""
 
@@ -186,6 +233,40 @@ IGNORED: dict[str, dict[str, str]] = {
         ".*fp64net_fp32loss.*": "rel_l2_err_vs_fp64 with the loss in float32",
         "noise/argmax_disagree_fp32": "point_argmax is compared itself",
     },
+    "vavit/structure.json": {
+        "meta/sources": "words",
+        "full_size/.*/(bev_size|voxel_size|neighbors|config/.*)": (
+            "the defaults of the network, without which its parameters would be others"
+        ),
+    },
+    "vavit/b*_inputs.npz": {
+        "splits_bev|idx_pad": "padded lengths: ours follow from the occupied pillars",
+    },
+    "vavit/*_b*.json": {
+        "config|batch|salt|parameters": "the file's name and structure.json say it",
+        ".*/(loss_f32|cross_entropy_f64|lovasz_f64)": "the loss is their sum, compared in float64",
+        ".*/(logits_rms|.*_f32_vs_f64.*|grads/.*/norm_f32)": "how near float32 comes: the limits",
+    },
+    "vavit/*_b*.npz": {
+        "neighbors|idx_.*|xy_bev|splits_bev|upsample|rows": "of b*_inputs.npz, see there",
+    },
+    "vavit/pillarmix.npz": {r"cloud\d_labels": "labels go where their points go"},
+    "vavit/pillarmix.json": {"num_pcs|memory": "lengths of other entries"},
+    "mixes/clouds.npz": {"raw_labels_[ab]": "the raw ids of labels_*"},
+    "mixes/draws.json": {
+        r"(laser|polar)\d+/(drawn|from_a|from_b|total|instances|angle[12])": (
+            "counts of the stored arrays and settings of the recorded code"
+        ),
+        "waffle_cutmix/(points_in|bank/.*|scan)": "lengths of the stored arrays, names of scans",
+        "waffle_polar.*": "a second published form of PolarMix, which pass2d has not",
+    },
+    "mixes/mmdet3d_mixes.npz": {
+        r"laser\d+_keep_[ab]": "the bands, taken in turn",
+        r"polar\d+_(copy1|copy2|copy_rows_b)": "rows of out, which is compared whole",
+    },
+    "mixes/waffleiron_mixes.npz": {
+        "waffle_polar.*": "a second published form of PolarMix, which pass2d has not",
+    },
 }
 """Likewise -> why no test compares them."""
 
@@ -208,8 +289,9 @@ def paths_below(table: dict[str, Any]) -> Iterator[str]:
 
 
 def files_of(pattern: str) -> list[Path]:
-    if pattern.startswith("torchsparse/"):
-        return sorted(TORCHSPARSE.glob(pattern.removeprefix("torchsparse/")))
+    place, _, below = pattern.partition("/")
+    if place in BESIDE:
+        return sorted(BESIDE[place].glob(below))
     return [path for folder in FOLDERS for path in sorted(folder.glob(pattern))]
 
 
@@ -228,7 +310,7 @@ def test_every_recorded_file_is_listed() -> None:
     listed = {path for pattern in READ for path in files_of(pattern)}
     found = {
         path
-        for folder in (*FOLDERS, TORCHSPARSE)
+        for folder in (*FOLDERS, *BESIDE.values())
         for ending in ("*.json", "*.npz")
         for path in folder.rglob(ending)
     }
@@ -236,6 +318,9 @@ def test_every_recorded_file_is_listed() -> None:
 
 
 def test_the_tests_that_read_recorded_keys_exist() -> None:
+    # By their text: the modules of recordings that are absent cannot be imported.
+    texts = [path.read_text("utf-8") for path in Path(__file__).parent.glob("test_golden_*.py")]
+    own = set(re.findall(r"^def (test_\w+)\(", "\n".join(texts), flags=re.MULTILINE))
     for tests in READ.values():
         for name in tests.values():
-            assert callable(getattr(test_golden, name)), name
+            assert name in own or callable(getattr(test_golden, name)), name

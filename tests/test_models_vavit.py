@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -244,3 +246,24 @@ def test_edges() -> None:
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         build_network("vavit", wrong, grid=GRID, n_classes=5)
+
+
+def test_it_works_where_spconv_cannot_be_imported() -> None:
+    code = """
+import sys
+class NoSpconv:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("spconv", "cumm", "spconv_triton"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoSpconv())
+import torch
+from pass2d.models.inputs import Grid, PointBatch
+from pass2d.models.registry import build_network
+grid = Grid(low=(-50.0, -50.0, -4.0), high=(50.0, 50.0, 2.0), shape=(1000, 1000, 60))
+network = build_network("vavit-small", {"depth": 1}, grid=grid, n_classes=5)
+batch = PointBatch(points=torch.rand(50, 4) * 9, offsets=torch.tensor([0, 20, 50]))
+network(network.prepare(batch)).logits.sum().backward()
+assert all(p.grad is not None for p in network.head.parameters())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
