@@ -23,6 +23,7 @@ from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.distributed.process_group import ProcessGroup
+from pass2d.train.evaluation.counts import PassResult
 from pass2d.train.evaluation.evaluate import evaluate
 from pass2d.train.inference.metric import count_pairs, official_scores
 from pass2d.train.loop import run
@@ -67,11 +68,24 @@ def measured(task: Task, cache_root: Path, root: Path, progress: Progress) -> di
         "accuracy": {"official": scores.official.accuracy, "published": scores.published.accuracy},
         "iou": {"official": by_name(names, scores.official.iou)}
         | {"published": by_name(names, scores.published.iou)},
+        "tasks": task_values(scores),
         "seen": seen_by_camera(task, cache_root, RunFolder(root=folder)),
         "settings": to_toml(task.recipe),
     }
     write_text(done, json.dumps(result, indent=1))
     return result
+
+
+def task_values(scores: PassResult) -> dict[str, float]:
+    """Of a network that tells what moves: its tasks, and groups of classes; of others nothing."""
+    if len(scores.tasks) == 1:
+        return {}
+    values: dict[str, float] = {}
+    for result in scores.tasks:
+        ranked = result.task.labels.names[result.task.ranked] if result.task.ranked else "mean"
+        values[f"{result.task.title}: {ranked}"] = result.ranked
+        values |= {f"{result.task.title}: {name}": v for name, v in result.groups().items()}
+    return values
 
 
 def by_name(names: Sequence[str], iou: NDArray[np.float64]) -> dict[str, float | None]:
@@ -95,7 +109,7 @@ def seen_by_camera(task: Task, cache_root: Path, folder: RunFolder) -> dict[str,
         state = newest_state(folder, Silent())
         assert state is not None
         restore_state(job, state)
-        counts = _seen_counts(job, reader)
+        counts = _seen_counts(task, job, reader)
     names = reader.info.labels.names
     scores = [official_scores(count, absent_counts_zero=False) for count in counts]
     return {
@@ -104,13 +118,20 @@ def seen_by_camera(task: Task, cache_root: Path, folder: RunFolder) -> dict[str,
     }
 
 
-def _seen_counts(job: Job, reader: CacheReader) -> list[NDArray[np.int64]]:
+def _seen_counts(task: Task, job: Job, reader: CacheReader) -> list[NDArray[np.int64]]:
     """(C, C) of the 3D network and of the 2D branch, on whole pictures, nothing augmented."""
     positions = reader.select(split="val")
     plain = AugmentConfig(mode="none", crop_hw=None)
     hw = reader.scans.camera_hw[positions].reshape(-1, 2).min(0) // 16 * 16
     size_hw = (int(hw[0]), int(hw[1]))
-    plan = StreamPlan(positions=positions, batch_size=1, seed=0, augment=plain, size_hw=size_hw)
+    plan = StreamPlan(
+        positions=positions,
+        batch_size=1,
+        seed=0,
+        augment=plain,
+        size_hw=size_hw,
+        stack=task.recipe.stack,
+    )
     network, device = job.network, job.group.device
     network.eval()
     network.training = True  # asks for the 2D branch; every layer stays in evaluation mode

@@ -32,6 +32,16 @@ class Comparison:
     seeds: tuple[int, ...]
     networks: tuple[str, ...]
     """Recipes beside settings.toml."""
+    common: tuple[str, ...] = ()
+    """Overrides of every run."""
+    variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name -> its overrides: each network is trained in each of them; without any, as it is."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that is compared."""
+        of_each = [f" {variant}" for variant in self.variants] or [""]
+        return tuple(network + variant for network in self.networks for variant in of_each)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +71,7 @@ class Plan:
     world: World
     comparison: Comparison
     classes: Classes
-    augmentations: Augmentations
+    augmentations: Augmentations | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +102,13 @@ def tasks(plan: Plan, *, overrides: Iterable[str] = ()) -> list[Task]:
     """All runs, the comparison first, seed by seed."""
     extra = list(overrides)
     found = [
-        _task("comparison", name, seed, name, extra)
+        _task("comparison", name, seed, network, [*plan.comparison.common, *changes, *extra])
         for seed in plan.comparison.seeds
-        for name in plan.comparison.networks
+        for name, network, changes in _compared(plan.comparison)
     ]
     chosen = plan.augmentations
+    if chosen is None:
+        return found
     cases: list[tuple[str, int, Iterable[str]]] = [(ALL_ON, chosen.all_on_seeds[0], ())]
     cases += [(name, seed, off) for seed in chosen.seeds for name, off in chosen.switched.items()]
     cases += [(ALL_ON, seed, ()) for seed in chosen.all_on_seeds[1:]]
@@ -105,6 +117,15 @@ def tasks(plan: Plan, *, overrides: Iterable[str] = ()) -> list[Task]:
         for name, seed, off in cases
     ]
     return found
+
+
+def _compared(chosen: Comparison) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Name, recipe and overrides of everything that is compared."""
+    changes = list(chosen.variants.values()) or [()]
+    pairs = [(network, change) for network in chosen.networks for change in changes]
+    return [
+        (name, network, change) for name, (network, change) in zip(chosen.names, pairs, strict=True)
+    ]
 
 
 def _task(group: str, name: str, seed: int, recipe: str, overrides: list[str]) -> Task:

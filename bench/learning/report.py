@@ -31,10 +31,10 @@ def values_of(plan: Plan, result: Result) -> dict[str, float]:
         "mIoU (official)": result["miou"]["official"],
         "mIoU (published)": result["miou"]["published"],
         "accuracy (official)": result["accuracy"]["official"],
-        "mean of the colour classes": float(np.mean(colour)),
+        "mean of the colour classes": float(np.mean(colour)) if colour else float("nan"),
         "mean of the others": float(np.mean(others)),
     }
-    return means | rows
+    return means | result["tasks"] | rows
 
 
 def mean_spread(values: Iterable[float]) -> tuple[float, float]:
@@ -44,7 +44,7 @@ def mean_spread(values: Iterable[float]) -> tuple[float, float]:
 
 
 def _comparison(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
-    names = plan.comparison.networks
+    names = plan.comparison.names
     by_seed = {(r["name"], r["seed"]): values_of(plan, r) for r in results}
     seeds = [s for s in plan.comparison.seeds if all((n, s) in by_seed for n in names)]
     if not seeds:
@@ -77,6 +77,8 @@ def _seen_row(seen: Sequence[dict[str, Any]], name: str) -> dict[str, tuple[floa
 
 def _augmentations(plan: Plan, results: Sequence[Result]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
+    if plan.augmentations is None:
+        return rows
     for name in [ALL_ON, *plan.augmentations.switched]:
         runs = [values_of(plan, r) for r in results if r["name"] == name]
         if runs:
@@ -94,7 +96,7 @@ def markdown(plan: Plan, data: dict[str, Any]) -> str:
 def _comparison_lines(plan: Plan, data: dict[str, Any]) -> list[str]:
     if not data["seeds"]:
         return []
-    names = plan.comparison.networks
+    names = plan.comparison.names
     lines = [
         f"| validation, % | {' | '.join(names)} | gain | seen points: 3D network | with picture |",
         "|" + " --- |" * (len(names) + 4),

@@ -205,7 +205,7 @@ def count_scans(
         if place is None:
             return PAUSE
         record, scan = cached.read(int(positions[place]), label=True)
-        return eval_scan(record, scan, place=place)
+        return eval_scan(record, scan, info=info, place=place)
 
     own = (place for places in planned[rank::world] for place in (*places, None))
     n_packs = 0

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
-from pass2d.cache.schema import GridConfig, ScanRecord
+from pass2d.cache.schema import DatasetInfo, GridConfig, ScanRecord
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress
 from pass2d.train.data.sampling import SYMMETRIES, grid_symmetries
 from pass2d.train.inference.metric import BAND_EDGES_M
 from pass2d.train.inference.passes import OutsidePolicy, nearest_index
+from pass2d.train.inference.tasks import counted_labels
 from pass2d.train.inference.votes import VotePlan
 from pass2d.train.stacks.build import with_time
 from pass2d.train.stacks.cached import CachedPast
@@ -175,19 +176,22 @@ class EvalScan:
 
     scan: ScanInput
     labels: Tensor
-    """(N,) uint8 training ids, in the raw file's order."""
+    """(N,) uint8, in the raw file's order: `tasks.counted_labels`."""
     group: Tensor
     """(N,) uint8: range band, plus the number of bands for points outside the volume."""
     place: int = 0
     """Among the scans to count."""
 
 
-def eval_scan(record: ScanRecord, scan: ScanInput, *, place: int = 0) -> EvalScan:
+def eval_scan(
+    record: ScanRecord, scan: ScanInput, *, info: DatasetInfo | None = None, place: int = 0
+) -> EvalScan:
     """Add what is counted to a scan.
 
     Args:
         record: With labels, and with the points outside the volume.
         scan: Of the record.
+        info: With the classes that the network tells; without, the record's labels are counted.
         place: See ``EvalScan``.
 
     Raises:
@@ -198,6 +202,7 @@ def eval_scan(record: ScanRecord, scan: ScanInput, *, place: int = 0) -> EvalSca
     raw = record.raw()
     if raw.label is None:
         raise ConfigError(f"scan {record.scan_id} has no labels: it cannot be evaluated")
+    labels = raw.label if info is None else counted_labels(raw.label, raw.motion, info)
     distance = np.sqrt(np.square(raw.points[:, :3].astype(np.float64)).sum(axis=1))
     band = np.digitize(distance, BAND_EDGES_M)
     is_outside = np.ones(record.n_raw, np.bool_)
@@ -205,7 +210,7 @@ def eval_scan(record: ScanRecord, scan: ScanInput, *, place: int = 0) -> EvalSca
     band[is_outside] += len(BAND_EDGES_M) + 1
     return EvalScan(
         scan=scan,
-        labels=torch.from_numpy(raw.label),
+        labels=torch.from_numpy(labels),
         group=torch.from_numpy(band.astype(np.uint8)),
         place=place,
     )

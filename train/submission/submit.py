@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pass2d.cache.keys import hash_file
+from pass2d.cache.motion import with_moving_classes
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError, DataError
@@ -183,7 +184,10 @@ def _benchmark(
             f"want the clean scans. Choose `dataset={reader.info.corruption.clean}`."
         )
     found = benchmark_of(reader, benchmarks)
-    if found.info.labels.names != reader.info.labels.names:
+    if (
+        with_moving_classes(found.info).labels.names
+        != with_moving_classes(reader.info).labels.names
+    ):
         raise ConfigError(
             f"{reader.root}: {reader.info.labels.n_classes - 1} classes of its own; the server "
             f"wants the {found.info.labels.n_classes - 1} of {found.info.name}."
