@@ -55,6 +55,9 @@ NAMED_CONFIGS: dict[str, NamedConfig] = {
     "minkowskinet": NamedConfig(kind="minkowskinet", settings={}),
     "minkunet34-v1": NamedConfig(kind="minkunet34", settings={"head": "v1"}),
     "minkunet34-v2": NamedConfig(kind="minkunet34", settings={"head": "v2"}),
+    "spunet34": NamedConfig(
+        kind="minkunet34", settings={"head": "v1", "stem_size": 5, "widens": "down"}
+    ),
     "spvcnn": NamedConfig(kind="spvcnn", settings={}),
     "vavit-semantickitti": NamedConfig(
         kind="vavit", settings={"drop_path": 0.5, "augment_features": True}

@@ -99,8 +99,8 @@ def test_waits_in_the_losses_name_their_line(
 
 
 def test_a_wrong_table(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def mirrored(*given: Any) -> Any:
-        table = gemm_neighbours(*given)
+    def mirrored(*given: Any, **options: Any) -> Any:
+        table = gemm_neighbours(*given, **options)
         return replace(table, pair_fwd=table.pair_bwd, pair_bwd=table.pair_fwd)
 
     monkeypatch.setattr(spconv, "gemm_neighbours", mirrored)

@@ -85,10 +85,12 @@ def test_layers_equal_dense_convolutions_forward_and_backward(
     volume = Volume(extent=extent, batch_size=2, axes=axes)
 
     def around(features: Tensor, weight: Tensor) -> Tensor:
-        grid = dense(features, coords, extent)
-        return at(functional.conv3d(grid, weight.permute(0, 4, 1, 2, 3), padding=1), coords)
+        grid, pad = dense(features, coords, extent), weight.shape[1] // 2
+        return at(functional.conv3d(grid, weight.permute(0, 4, 1, 2, 3), padding=pad), coords)
 
-    compare(backend.neighbours(coords, volume), around, len(coords), kernel=(3, 3, 3), dtype=dtype)
+    for size in (3, 5):
+        table = backend.neighbours(coords, volume, size=size)
+        compare(table, around, len(coords), kernel=(size,) * 3, dtype=dtype)
     halving = backend.halve(coords, volume)
     even = tuple(size + size % 2 for size in extent)
     half = tuple(size // 2 for size in even)

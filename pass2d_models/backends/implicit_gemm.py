@@ -86,9 +86,11 @@ class GemmTable(ConvTable):
         )
 
 
-def gemm_neighbours(library: GemmLibrary, coords: Tensor, volume: Volume) -> GemmTable:
+def gemm_neighbours(
+    library: GemmLibrary, coords: Tensor, volume: Volume, *, size: int = 3
+) -> GemmTable:
     """Let a library find the neighbours of voxels; see `Backend.neighbours`."""
-    return _table(library, coords, volume, size=3)[0]
+    return _table(library, coords, volume, size=size)[0]
 
 
 def gemm_halving(library: GemmLibrary, coords: Tensor, volume: Volume) -> Halving:
@@ -107,11 +109,11 @@ def _table(
             [-(-cells // _SHAPE_STEP) * _SHAPE_STEP for cells in volume.extent],
             library.algorithms.MaskImplicitGemm,
             ksize=[size] * 3,
-            stride=[1 if size == 3 else 2] * 3,
+            stride=[2 if size == 2 else 1] * 3,
             padding=[0] * 3,
             dilation=[1] * 3,
             out_padding=[0] * 3,
-            subm=size == 3,
+            subm=size != 2,
             transpose=False,
             is_train=True,
         )
@@ -125,6 +127,6 @@ def _table(
         mask_argsort_bwd=tuple(result[7]),
         masks=tuple(result[8]),
         n_out=len(result[0]),
-        is_submanifold=size == 3,
+        is_submanifold=size != 2,
     )
     return table, result[0]

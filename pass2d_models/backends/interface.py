@@ -47,7 +47,7 @@ class ConvTable(TensorRecord, abc.ABC):
 
         Args:
             features: (V_in, C_in).
-            weight: (C_out, k, k, k, C_in), k = 3 or 2.
+            weight: (C_out, k, k, k, C_in), k = 5, 3 or 2.
 
         Returns:
             (V_out, C_out), of the weight's type but under float16 autocast on CUDA, which some
@@ -105,13 +105,14 @@ class Backend(abc.ABC):
     name: ClassVar[str]
 
     @abc.abstractmethod
-    def neighbours(self, coords: Tensor, volume: Volume) -> ConvTable:
-        """Table of 3x3x3 submanifold convolutions. Waits for the device.
+    def neighbours(self, coords: Tensor, volume: Volume, *, size: int = 3) -> ConvTable:
+        """Table of submanifold convolutions. Waits for the device.
 
         Args:
             coords: (V, 4) int32: batch and cell, in the order of ``volume.axes``. Distinct; sorted
                 by (batch, x, y, z), or as `halve` of the same backend returned them.
             volume: Holds them.
+            size: Of the kernel, 3 or 5.
         """
 
     @abc.abstractmethod

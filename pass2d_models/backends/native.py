@@ -33,8 +33,6 @@ CPU_TILE = 4096
 DEVICE_TILE = 1 << 18
 """Elsewhere, where each call has its price; bounds the memory for products."""
 
-_CENTRE = 13
-"""The weights of a 3x3x3 kernel through which every row feeds itself."""
 _SUM = 0
 """How torch.embedding_bag names its mode."""
 
@@ -288,9 +286,10 @@ class Native(Backend):
 
     name: ClassVar[str] = "native"
 
-    def neighbours(self, coords: Tensor, volume: Volume) -> ConvTable:
+    def neighbours(self, coords: Tensor, volume: Volume, *, size: int = 3) -> ConvTable:
         """See `Backend.neighbours`."""
-        ahead = _tiled(neighbour_pairs(coords, volume), centre=_CENTRE)
+        # Through the middle of the kernel every row feeds itself.
+        ahead = _tiled(neighbour_pairs(coords, volume, size=size), centre=size**3 // 2)
         return NativeTable(ahead=ahead, back=ahead.reversed())
 
     def halve(self, coords: Tensor, volume: Volume) -> Halving:

@@ -6,6 +6,7 @@ a lidar at 0.05 m exceeds. These lists have no such limit.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -29,44 +30,53 @@ class Pairs(NamedTuple):
         return Pairs(self.outputs, self.inputs, n_in)
 
 
-def neighbour_pairs(coords: Tensor, volume: Volume) -> Pairs:
-    """Pairs of a 3x3x3 submanifold convolution, but those of the centre, which are (row, row).
+def neighbour_pairs(coords: Tensor, volume: Volume, *, size: int = 3) -> Pairs:
+    """Pairs of a submanifold convolution, but those of the centre, which are (row, row).
 
     Args:
         coords: (V, 4) integers, distinct, sorted by (batch, x, y, z).
         volume: Holds them.
+        size: Of the kernel, 3 or 5: keys of two rows lie two empty cells apart, so that a step of
+            at most two cells never meets a voxel of another row.
 
     Returns:
-        27 offsets, k = 9 (da + 1) + 3 (db + 1) + (dc + 1) with a, b, c in the order of
-        ``volume.axes``: the input lies at that offset from the output.
+        For size 3 27 offsets, k = 9 (da + 1) + 3 (db + 1) + (dc + 1) with a, b, c in the order of
+        ``volume.axes``: the input lies at that offset from the output. Size 5 likewise.
     """
     packing, cells = _packed(coords, volume)
     keys = packing.pack(cells)
     step_x, step_y, _ = packing.steps
     rows = torch.arange(len(keys), device=keys.device)
+    reach = size // 2
+    steps = range(-reach, reach + 1)
     found: list[tuple[Tensor, Tensor]] = []
-    for column in (-step_x - step_y, -step_x, -step_x + step_y, -step_y):
-        found += _column_pairs(keys, rows, column)
-    is_next = keys[1:] == keys[:-1] + 1
-    found.append((rows[:-1][is_next], rows[1:][is_next]))
+    for dx, dy in product(steps, steps):
+        if (dx, dy) < (0, 0):
+            found += _column_pairs(keys, rows, dx * step_x + dy * step_y, reach=reach)
+    found += _column_pairs(keys, rows, 0, reach=reach)[:reach]
     # The second half are the opposite offsets: the same pairs, read backwards.
     nothing = rows[:0]
     found += [(nothing, nothing), *((outputs, inputs) for inputs, outputs in reversed(found))]
     if volume.axes == "zyx":
-        found = [found[9 * (k % 3) + 3 * (k // 3 % 3) + k // 9] for k in range(27)]
+        found = [
+            found[size**2 * (k % size) + size * (k // size % size) + k // size**2]
+            for k in range(size**3)
+        ]
     inputs, outputs = zip(*found, strict=True)
     return Pairs(inputs, outputs, len(keys))
 
 
-def _column_pairs(keys: Tensor, rows: Tensor, column: int) -> list[tuple[Tensor, Tensor]]:
-    """(input, output) rows for dz = -1, 0, 1 in the column of cells at a key distance."""
+def _column_pairs(
+    keys: Tensor, rows: Tensor, column: int, *, reach: int
+) -> list[tuple[Tensor, Tensor]]:
+    """(input, output) rows for dz = -reach .. reach in the column of cells at a key distance."""
     # Cells that follow each other in z have keys, and so rows, that follow each other: one search
-    # for the lowest of the three finds all.
-    lowest = keys + (column - 1)
+    # for the lowest of them finds all.
+    lowest = keys + (column - reach)
     place = torch.searchsorted(keys, lowest)
     past_end = torch.cat([keys, keys.new_full((1,), -1)])
     pairs = []
-    for dz in range(3):
+    for dz in range(2 * reach + 1):
         is_found = past_end[place] == lowest + dz
         pairs.append((place[is_found], rows[is_found]))
         place = place + is_found

@@ -73,11 +73,11 @@ class Spconv(Backend):
 
     name: ClassVar[str] = "spconv"
 
-    def neighbours(self, coords: Tensor, volume: Volume) -> ConvTable:
+    def neighbours(self, coords: Tensor, volume: Volume, *, size: int = 3) -> ConvTable:
         """See `Backend.neighbours`."""
         if coords.is_cuda:
-            return gemm_neighbours(library(), coords, volume)
-        return _pair_table(neighbour_pairs(coords, volume), kind="submanifold")
+            return gemm_neighbours(library(), coords, volume, size=size)
+        return _pair_table(neighbour_pairs(coords, volume, size=size), kind="submanifold")
 
     def halve(self, coords: Tensor, volume: Volume) -> Halving:
         """See `Backend.halve`."""

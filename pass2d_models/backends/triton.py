@@ -25,9 +25,9 @@ class Triton(Backend):
 
     name: ClassVar[str] = "triton"
 
-    def neighbours(self, coords: Tensor, volume: Volume) -> ConvTable:
+    def neighbours(self, coords: Tensor, volume: Volume, *, size: int = 3) -> ConvTable:
         """See `Backend.neighbours`."""
-        return gemm_neighbours(library(), coords, volume)
+        return gemm_neighbours(library(), coords, volume, size=size)
 
     def halve(self, coords: Tensor, volume: Volume) -> Halving:
         """See `Backend.halve`."""

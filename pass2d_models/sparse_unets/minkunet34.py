@@ -1,4 +1,4 @@
-"""MinkUNet34: the sparse U-Net with deeper stages, and a head that may read three strides."""
+"""MinkUNet34 and SpUNet34: the sparse U-Net with deeper stages; a head may read three strides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.network import NetworkConfig, Prepared, Segmentation, with_ignored_class
 from pass2d.models.sparse_unets.devoxelize import Corners
 from pass2d.models.sparse_unets.minkunet import Decoded, MinkowskiNet
-from pass2d.models.sparse_unets.sparse_unet import PreparedVoxels, SparseUNetConfig
+from pass2d.models.sparse_unets.sparse_unet import (
+    PreparedVoxels,
+    SparseUNetConfig,
+    UNetShape,
+)
 
 _MIDDLE, _COARSE = 2, 4
 """Levels that head v2 reads beside the finest: strides 4, 16."""
@@ -27,11 +31,18 @@ class MinkUNet34Config(SparseUNetConfig):
     head: Literal["v1", "v2"] = "v2"
     """"v1": a linear layer on the features at stride 1; "v2": on those at strides 16, 4 and 1, the
     first two interpolated at each voxel's place."""
+    stem_size: int = 3
+    """3: two 3x3x3 convolutions; 5: one of 5x5x5, as in SpUNet34."""
+    widens: Literal["block", "down"] = "block"
+    """Where a stage's width begins: with its first residual block, or with the convolution down to
+    it, as in SpUNet34."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.blocks) != 4 or min(self.blocks) < 1:
             raise ValueError(f"blocks must be 4 numbers of at least 1, got {self.blocks}")
+        if self.stem_size not in (3, 5):
+            raise ValueError(f"stem_size must be 3 or 5, got {self.stem_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +66,12 @@ class MinkUNet34(MinkowskiNet):
     config_type: ClassVar[type[NetworkConfig]] = MinkUNet34Config
 
     def __init__(self, config: MinkUNet34Config, *, grid: Grid, n_classes: int) -> None:
-        super().__init__(config, grid=grid, n_classes=n_classes, blocks=config.blocks)
+        shape = UNetShape(
+            blocks=config.blocks,
+            has_wide_stem=config.stem_size == 5,
+            widens_down=config.widens == "down",
+        )
+        super().__init__(config, grid=grid, n_classes=n_classes, shape=shape)
         width = config.widths
         read = (width[8],) if config.head == "v1" else (width[4], width[6], width[8])
         linear = nn.Linear(sum(read), n_classes - 1)

@@ -16,7 +16,7 @@ from pass2d.models.sparse_unets.stride_levels import StrideLevel
 
 
 class SparseConv(nn.Module, abc.ABC):
-    """Base: a kernel of 27 or 8 offsets, without bias."""
+    """Base: a kernel of 125, 27 or 8 offsets, without bias."""
 
     def __init__(self, n_in: int, n_out: int, *, size: int, fan: int) -> None:
         """Start with uniform values within ±1/sqrt(fan * offsets), as the original library."""
@@ -30,7 +30,7 @@ class SparseConv(nn.Module, abc.ABC):
     def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """Rows of (C_in,) to rows of (C_out,); `level` is the finer one where two meet."""
         table = self.table(level)
-        assert table is not None, "the coarsest level has none below it"
+        assert table is not None, "the level has no table for this layer"
         return table.convolve(features, self.weight)
 
     def infer(
@@ -62,6 +62,18 @@ class NeighbourConv(SparseConv):
     def table(level: StrideLevel) -> ConvTable | None:
         """(V, C_in) to (V, C_out)."""
         return level.around
+
+
+class WideConv(SparseConv):
+    """Submanifold 5x5x5, on levels that were built for it."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out, size=5, fan=n_in)
+
+    @staticmethod
+    def table(level: StrideLevel) -> ConvTable | None:
+        """(V, C_in) to (V, C_out)."""
+        return level.far_around
 
 
 class DownConv(SparseConv):

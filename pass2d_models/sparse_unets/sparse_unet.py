@@ -35,6 +35,7 @@ from pass2d.models.sparse_unets.sparse_layers import (
     NeighbourConv,
     SparseConv,
     UpConv,
+    WideConv,
 )
 from pass2d.models.sparse_unets.stride_levels import StrideLevel, build_levels
 
@@ -144,10 +145,25 @@ class ResidualBlock(Foldable[FoldedResidual]):
         )
 
 
-class Stem(Foldable[tuple[ConvWeights, ...]], nn.ModuleList):
-    """Two 3x3x3 convolutions, each with BatchNorm and ReLU."""
+@dataclass(frozen=True, kw_only=True)
+class UNetShape:
+    """In what the sparse U-Nets differ, beside their widths."""
 
-    def __init__(self, n_in: int, n_out: int) -> None:
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    """Residual blocks of the four stages."""
+    has_wide_stem: bool = False
+    """The stem is one 5x5x5 convolution, instead of two of 3x3x3."""
+    widens_down: bool = False
+    """The width of a stage begins with its down convolution, instead of its first block."""
+
+
+class Stem(Foldable[tuple[ConvWeights, ...]], nn.ModuleList):
+    """Two 3x3x3 convolutions or one of 5x5x5, each with BatchNorm and ReLU."""
+
+    def __init__(self, n_in: int, n_out: int, *, is_wide: bool = False) -> None:
+        if is_wide:
+            super().__init__([WideConv(n_in, n_out), RowNorm(n_out), nn.ReLU()])
+            return
         super().__init__(
             [
                 NeighbourConv(n_in, n_out),
@@ -162,7 +178,7 @@ class Stem(Foldable[tuple[ConvWeights, ...]], nn.ModuleList):
     def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
         """(V, C_in) to (V, C_out)."""
         if folded := self.folded():
-            convs = (layer for layer in self if isinstance(layer, NeighbourConv))
+            convs = (layer for layer in self if isinstance(layer, SparseConv))
             for conv, weights in zip(convs, folded, strict=True):
                 features = conv.infer(features, level, weights)
             return features
@@ -176,11 +192,10 @@ class Stem(Foldable[tuple[ConvWeights, ...]], nn.ModuleList):
 class Stage(nn.ModuleList):
     """Down by two, then residual blocks."""
 
-    def __init__(self, n_in: int, n_out: int, *, n_blocks: int = 2) -> None:
-        residual = [
-            ResidualBlock(n_in if number == 0 else n_out, n_out) for number in range(n_blocks)
-        ]
-        super().__init__([ConvBlock(DownConv(n_in, n_in), n_in), *residual])
+    def __init__(self, n_in: int, n_out: int, *, n_blocks: int, widens_down: bool) -> None:
+        width = n_out if widens_down else n_in
+        residual = [ResidualBlock(n_out if number else width, n_out) for number in range(n_blocks)]
+        super().__init__([ConvBlock(DownConv(n_in, width), width), *residual])
 
     def forward(self, features: Tensor, fine: StrideLevel, coarse: StrideLevel) -> Tensor:
         """From the voxels of `fine` to those of `coarse`."""
@@ -220,16 +235,15 @@ class SparseUNet(Network):
         *,
         grid: Grid,
         n_classes: int,
-        blocks: Sequence[int] = (2, 2, 2, 2),
+        shape: UNetShape = UNetShape(),
     ) -> None:
-        """Lay out the layers; `blocks` counts the residual blocks of each stage."""
         super().__init__(config, grid=grid, n_classes=n_classes)
-        width = config.widths
-        self.stem = Stem(self.point_channels, width[0])
-        self.stage1 = Stage(width[0], width[1], n_blocks=blocks[0])
-        self.stage2 = Stage(width[1], width[2], n_blocks=blocks[1])
-        self.stage3 = Stage(width[2], width[3], n_blocks=blocks[2])
-        self.stage4 = Stage(width[3], width[4], n_blocks=blocks[3])
+        width, self.shape = config.widths, shape
+        self.stem = Stem(self.point_channels, width[0], is_wide=shape.has_wide_stem)
+        self.stage1, self.stage2, self.stage3, self.stage4 = (
+            Stage(width[i], width[i + 1], n_blocks=n_blocks, widens_down=shape.widens_down)
+            for i, n_blocks in enumerate(shape.blocks)
+        )
         self.up1 = UpStage(width[4], width[3], width[5])
         self.up2 = UpStage(width[5], width[2], width[6])
         self.up3 = UpStage(width[6], width[1], width[7])
@@ -267,6 +281,7 @@ class SparseUNet(Network):
             extent=cells.extent,
             batch_size=cells.batch_size,
             backend=self.backend_on(coords.device),
+            has_wide_stem=self.shape.has_wide_stem,
         )
 
     def answer(self, features: Tensor, prepared: Prepared) -> Segmentation:
@@ -313,6 +328,6 @@ def _fold_convs(layers: nn.ModuleList) -> tuple[ConvWeights, ...]:
 
 def _conv_norm(layers: nn.ModuleList, features: Tensor, level: StrideLevel) -> Tensor:
     for layer in layers:
-        is_sparse = isinstance(layer, NeighbourConv)
+        is_sparse = isinstance(layer, SparseConv)
         features = layer(features, level) if is_sparse else layer(features)
     return features

@@ -27,6 +27,8 @@ class StrideLevel(TensorRecord):
     """To the next level; None at the last."""
     up: ConvTable | None
     """From the next level back; None at the last."""
+    far_around: ConvTable | None = None
+    """Neighbours up to two cells away, for 5x5x5 convolutions; None where there are none."""
 
 
 def build_levels(
@@ -36,6 +38,7 @@ def build_levels(
     batch_size: int,
     backend: Backend,
     n_levels: int = 5,
+    has_wide_stem: bool = False,
 ) -> tuple[StrideLevel, ...]:
     """Halve the resolution again and again, and index what each layer needs.
 
@@ -45,6 +48,7 @@ def build_levels(
         batch_size: samples.
         backend: makes the tables.
         n_levels: how many, the given one included.
+        has_wide_stem: whether the finest level has 5x5x5 convolutions.
 
     Returns:
         From fine to coarse. Waits for the device: call it before the forward pass.
@@ -62,6 +66,9 @@ def build_levels(
                 around=backend.neighbours(coords, volume),
                 down=None if halving is None else halving.down,
                 up=None if halving is None else halving.up,
+                far_around=backend.neighbours(coords, volume, size=5)
+                if has_wide_stem and number == 0
+                else None,
             )
         )
         if halving is not None:
