@@ -39,6 +39,7 @@ from pass2d.pipeline.source import SourceListing
 from pass2d.synth.config import preset
 from pass2d.synth.generate import generate
 from pass2d.train.data.batch import point_batch
+from pass2d.train.data.mixes import MIXES
 from pass2d.train.data.stream import BatchStream
 from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.recipes.recipe import load_recipe
@@ -53,6 +54,11 @@ MODES = {
     "lattice": ("augment.mode=lattice",),
     "full": ("augment.mode=full",),
     "full+mix": ("augment.mode=full", "augment.mixes=[{instance-copy=1}]"),
+    **{
+        f"full+{name}": ("augment.mode=full", f"augment.mixes=[{{{name}=1}}]")
+        for name in MIXES
+        if name != "instance-copy"
+    },
 }
 Measured = dict[str, list[tuple[float, float]]]
 """Row -> (CPU, wall) seconds per sample, one per round."""

@@ -56,9 +56,38 @@ def test_lattice_votes_are_the_eight_symmetries_of_the_square_exactly() -> None:
         assert torch.equal(own, scan[:, :2].abs().sort(dim=1).values)
 
 
+def test_fixed_views_are_all_flips_turns_and_scales() -> None:
+    views = parse_votes("flips-rotations-scales").of("08/000000")
+    assert views == parse_votes("flips-rotations-scales", seed=5).of("08/000001")
+    assert views[0] is IDENTITY
+    given = points((1, 2, 4, 0.5))
+    moved = {tuple(round(v, 4) for v in view.apply(given)[0].tolist()) for view in views}
+    half = math.sqrt(0.5)
+    expected = {
+        (
+            round(s * (a * c - b * t), 4),
+            round(s * (a * t + b * c), 4),
+            round(s * 4, 4),
+            0.5,
+        )
+        for a in (1, -1)
+        for b in (2, -2)
+        for c, t in ((1, 0), (half, half), (half, -half))
+        for s in (0.95, 1, 1.05)
+    }
+    assert len(expected) == 36
+    assert sorted(moved) == pytest.approx(sorted(expected), abs=2e-4)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "count"),
-    [("1", "none", 1), ("none", "none", 1), ("12", "random", 12), ("Lattice", "lattice", 8)],
+    [
+        ("1", "none", 1),
+        ("none", "none", 1),
+        ("12", "random", 12),
+        ("Lattice", "lattice", 8),
+        ("flips-rotations-scales", "flips-rotations-scales", 36),
+    ],
 )
 def test_option_is_read(text: str, kind: str, count: int) -> None:
     plan = parse_votes(text)

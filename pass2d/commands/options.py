@@ -117,7 +117,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 VotesOption = Annotated[
     str,
     typer.Option(
-        help="Test-time augmentation: number of votes (published: 12), or lattice (8 exact votes)."
+        help="Test-time augmentation: number of random votes (published: 12), lattice (8 exact "
+        "ones) or flips-rotations-scales (36 fixed ones)."
     ),
 ]
 OutsideOption = Annotated[

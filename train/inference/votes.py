@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -25,9 +26,10 @@ MAX_VOTES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """A motion of the scan: ``[x y] @ xy_matrix + translation``; z is only translated."""
+    """A motion of the scan: ``[x y] @ xy_matrix + translation``, z times its factor likewise."""
 
     xy_matrix: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
+    z_factor: float = 1.0
     translation_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     symmetry: int | None = None
     """Which of `SYMMETRIES` of the grid it is: cached hashes then stay exact."""
@@ -49,7 +51,7 @@ class Vote:
         for axis in (0, 1):
             along_x, along_y = self.xy_matrix[0][axis], self.xy_matrix[1][axis]
             moved[:, axis] = x * along_x + y * along_y + self.translation_m[axis]
-        moved[:, 2] = points[:, 2] + self.translation_m[2]
+        moved[:, 2] = points[:, 2] * self.z_factor + self.translation_m[2]
         return moved
 
 
@@ -61,11 +63,32 @@ LATTICE_VOTES = tuple(
 """The 8 symmetries of a grid that is square in x and y; the first one moves nothing."""
 
 
+def _view(sign_x: float, sign_y: float, turn_rad: float, factor: float) -> Vote:
+    """A mirrored, turned and scaled view; the plain one moves nothing."""
+    if (sign_x, sign_y, turn_rad, factor) == (1, 1, 0, 1):
+        return IDENTITY
+    cos, sin = math.cos(turn_rad) * factor, math.sin(turn_rad) * factor
+    rows = ((sign_x * cos, sign_x * sin), (-sign_y * sin, sign_y * cos))
+    return Vote(xy_matrix=rows, z_factor=factor)
+
+
+VIEWS = tuple(
+    _view(sign_x, sign_y, turn * math.pi / 4, factor)
+    for sign_x in (1.0, -1.0)
+    for sign_y in (1.0, -1.0)
+    for turn in (0, -1, 1)
+    for factor in (1.0, 0.95, 1.05)
+)
+"""4 flips x 3 turns (0, 45 degrees to either side) x 3 scales (of x, y, z): 36 fixed views, with
+which open-mmlab/mmdetection3d reports scores."""
+VIEWS_NAME = "flips-rotations-scales"
+
+
 @dataclass(frozen=True, kw_only=True)
 class VotePlan:
     """Which votes a scan gets."""
 
-    kind: Literal["none", "random", "lattice"] = "none"
+    kind: Literal["none", "random", "lattice", "flips-rotations-scales"] = "none"
     count: int = 1
     """Votes per scan."""
     seed: int = 0
@@ -73,7 +96,7 @@ class VotePlan:
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_VOTES:
-            raise ConfigError(f"votes must be 1 to {MAX_VOTES} or lattice, got {self.count}")
+            raise ConfigError(f"votes must be 1 to {MAX_VOTES} or a named set, got {self.count}")
 
     def of(self, scan_id: str) -> tuple[Vote, ...]:
         """The votes of a scan: a function of plan and scan, whatever is evaluated beside it."""
@@ -81,11 +104,13 @@ class VotePlan:
             return (IDENTITY,)
         if self.kind == "lattice":
             return LATTICE_VOTES
+        if self.kind == VIEWS_NAME:
+            return VIEWS
         rng = np.random.default_rng([self.seed, zlib.crc32(scan_id.encode())])
         return tuple(_random_vote(rng) for _ in range(self.count))
 
     def __str__(self) -> str:
-        """For reports: "no votes", "12 random votes", "8 lattice votes"."""
+        """For reports: "no votes", "12 random votes", "8 lattice votes", "36 flips-... votes"."""
         return "no votes" if self.kind == "none" else f"{self.count} {self.kind} votes"
 
 
@@ -93,7 +118,7 @@ SINGLE_PASS = VotePlan()
 
 
 def parse_votes(text: str, *, seed: int = 0) -> VotePlan:
-    """Read the option: "1" (or "none") for a plain pass, a number of random votes, or "lattice".
+    """Read the option: "1" ("none") for a plain pass, a number of random votes, or a set's name.
 
     Raises:
         ConfigError: Neither of these.
@@ -103,10 +128,13 @@ def parse_votes(text: str, *, seed: int = 0) -> VotePlan:
         return VotePlan(seed=seed)
     if word == "lattice":
         return VotePlan(kind="lattice", count=len(LATTICE_VOTES), seed=seed)
+    if word == VIEWS_NAME:
+        return VotePlan(kind=VIEWS_NAME, count=len(VIEWS), seed=seed)
     if word.isascii() and word.isdigit():
         return VotePlan(kind="random", count=int(word), seed=seed)
     raise ConfigError(
-        f"votes must be a number (published: {PUBLISHED_VOTES}) or lattice, got {text!r}"
+        f"votes must be a number (published: {PUBLISHED_VOTES}), lattice or {VIEWS_NAME}, "
+        f"got {text!r}"
     )
 
 
