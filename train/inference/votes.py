@@ -81,7 +81,7 @@ VIEWS = tuple(
 )
 """4 flips x 3 turns (0, 45 degrees to either side) x 3 scales (of x, y, z): 36 fixed views, with
 which open-mmlab/mmdetection3d reports scores."""
-VIEWS_NAME = "flips-rotations-scales"
+VIEWS_NAME: Literal["flips-rotations-scales"] = "flips-rotations-scales"
 
 
 @dataclass(frozen=True, kw_only=True)
