@@ -31,9 +31,10 @@ def values_of(plan: Plan, result: Result) -> dict[str, float]:
         "mIoU (official)": result["miou"]["official"],
         "mIoU (published)": result["miou"]["published"],
         "accuracy (official)": result["accuracy"]["official"],
-        "mean of the colour classes": float(np.mean(colour)) if colour else float("nan"),
-        "mean of the others": float(np.mean(others)),
     }
+    if colour:
+        means["mean of the colour classes"] = float(np.mean(colour))
+        means["mean of the others"] = float(np.mean(others))
     return means | result["tasks"] | rows
 
 
