@@ -88,16 +88,30 @@ class VoxelIndex(TensorRecord):
         """
         limit = host_values(self.packing.extent, coords.device)
         inside = ((coords[:, 1:] >= 0) & (coords[:, 1:] < limit)).all(1)
-        wanted = self.packing.pack(coords)
+        return torch.where(inside, self.find_keys(self.packing.pack(coords)), -1)
+
+    def find_keys(self, wanted: Tensor) -> Tensor:
+        """Look voxels up by their numbers.
+
+        Args:
+            wanted: int64 of any shape, of cells from -1 to extent along each axis.
+
+        Returns:
+            int64 row of each voxel, -1 where there is none.
+        """
         place = torch.searchsorted(self.keys, wanted).clamp_(max=max(len(self.keys) - 1, 0))
-        is_found = inside & (self.keys[place] == wanted)
-        return torch.where(is_found, self.rows[place], -1)
+        return torch.where(self.keys[place] == wanted, self.rows[place], -1)
 
 
 def batch_of_rows(offsets: Tensor, *, n_rows: int, device: torch.device) -> Tensor:
     """(N,) int64 sample of each row, from (B + 1,) offsets; does not wait for the device."""
     rows = torch.arange(n_rows, device=device)
     return torch.searchsorted(offsets[1:].to(device, non_blocking=True), rows, right=True)
+
+
+def count_rows(of: Tensor, *, n: int) -> Tensor:
+    """(n,) int64: how often each number below n occurs; does not wait, as torch.bincount does."""
+    return of.new_zeros(n).scatter_add_(0, of, torch.ones_like(of))
 
 
 def first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:

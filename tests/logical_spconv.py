@@ -82,6 +82,7 @@ class _StandIn:
         subm: bool,
         transpose: bool,
         is_train: bool,
+        **_: Any,
     ) -> tuple[Any, ...]:
         _require_current_device()
         _require(isinstance(indices, DeviceTensor), "indices must lie on the device")

@@ -18,6 +18,8 @@ from logical_runs import (
     thin_pictures,
 )
 
+from pass2d.common.errors import ConfigError
+from pass2d.models.backends.determinism import fixed_order
 from pass2d.train.data.augmentations import AUGMENTATIONS
 from pass2d.train.data.mixes import MIXES
 from pass2d.train.recipes.files import recipe_names
@@ -39,23 +41,23 @@ CASES = [(name, list(VARIATIONS)[i % len(VARIATIONS)]) for i, name in enumerate(
 NETWORKS = ("2dpass-small", "2dpass-large", "baseline", "minkowskinet", "spvcnn", "vavit-small")
 
 PREPARE_WAITS = {
-    "2dpass-small": 21,
-    "2dpass-large": 23,
-    "baseline": 21,
+    "2dpass-small": 13,
+    "2dpass-large": 14,
+    "baseline": 13,
     "minkowskinet": 21,
-    "spvcnn": 28,
-    "vavit-small": 12,
+    "spvcnn": 22,
+    "vavit-small": 7,
 }
 """For the numbers of voxels, which the host must know; and for spconv's tables."""
 MOST_CALLS = {
-    "2dpass-small": 2560,
-    "2dpass-large": 3270,
-    "baseline": 1150,
-    "minkowskinet": 510,
-    "spvcnn": 1530,
-    "vavit-small": 480,
+    "2dpass-small": 2215,
+    "2dpass-large": 2715,
+    "baseline": 1185,
+    "minkowskinet": 515,
+    "spvcnn": 820,
+    "vavit-small": 540,
 }
-"""ATen operations of a step of two scans, mode full."""
+"""ATen operations of a step of six scans, mode full."""
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +94,102 @@ def compare(data: Path, name: str, variation: str) -> None:
         on_cpu = take_steps(data, recipe, None)
         with a_gpu() as here:
             on_gpu = take_steps(data, recipe, here)
-    assert_same_numbers(on_cpu, on_gpu)
+    # Adam's first steps are as large for a gradient of rounding errors as for any other.
+    assert_same_numbers(on_cpu, on_gpu, limit=0.03 if recipe.optimizer.kind == "sgd" else 0.5)
     require_waits(on_gpu.records[-1], prepare=None)
     assert here.in_flight.verified > 0
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_waits_and_calls_no_more_than_known(data: Path, gpu: Device, name: str) -> None:
+    recipe = small_recipe(name, "augment.mode=full", "batch_size=6")
     with thin_pictures(blocks=(3, 4, 6, 3)):
-        steps = take_steps(data, small_recipe(name, "augment.mode=full"), gpu, n=2)
-    record = steps.records[-1]
+        record = take_steps(data, recipe, gpu, n=1).records[-1]
     require_waits(record, prepare=PREPARE_WAITS[name])
     assert record.calls.total() <= MOST_CALLS[name], record.calls
+
+
+UNORDERED = {
+    ("convolution_backward", "encoder2d.py", "maps.append(decoder(x))"),
+    ("convolution_backward", "encoder2d.py", "x = net.relu(net.bn1(net.conv1(x)))"),
+    ("convolution_backward", "encoder2d.py", "x = stage(x)"),
+    (
+        "max_pool2d_with_indices_backward",
+        "encoder2d.py",
+        "x = ordered_max_pool(x) if _is_ordered(x) else net.maxpool(x)",
+    ),
+    (
+        "index_add",
+        "encoder2d.py",
+        "return feature_map.permute(0, 2, 3, 1).reshape(-1, feature_map.shape[1])"
+        ".index_select(0, rows)",
+    ),
+    (
+        "index_add",
+        "distillation.py",
+        "query = functional.relu(self.learner(voxels.index_select(0, seen)), inplace=True)",
+    ),
+    ("index_add", "distillation.py", "voxel_logits_seen=voxel_logits.index_select(0, seen),"),
+    ("index_add", "losses.py", "logits = logits.index_select(-2, targets.row)"),
+    (
+        "index_add",
+        "devoxelize.py",
+        "total = wide.new_zeros((n_voxels + 1, features.shape[1])).index_add(0, self.row, wide)",
+    ),
+    (
+        "index_put",
+        "layers.py",
+        "apart = mapped[neighbours.flatten()].view(n, k, -1) - mapped[:, None]",
+    ),
+    (
+        "index_put",
+        "layers.py",
+        "wide = torch.relu(self.pillar_norm(self.pillar(tokens)[pillar_of_point]))",
+    ),
+    (
+        "scatter_add",
+        "vavit.py",
+        "tokens = points.new_zeros((len(prepared.pillar_xy), points.shape[1])).scatter_reduce(",
+    ),
+    # One row each, or whole numbers: any order gives the same sum.
+    ("scatter_add", "losses.py", "picked = log_probs.gather(-1, rows)[..., 0]"),
+    (
+        "scatter_add_",
+        "geometry.py",
+        "total.scatter_add_(0, coarse.voxel, coarse.count.to(torch.float32))",
+    ),
+    (
+        "scatter_add_",
+        "links.py",
+        "total = torch.zeros_like(total).scatter_add_(0, segment, weight)",
+    ),
+    (
+        "scatter_add_",
+        "voxels.py",
+        "flat.scatter_add_(0, first.piece * n_classes + labels, votes)",
+    ),
+}
+"""Operation, file and line of each sum of floats whose order CUDA leaves open."""
+
+
+@pytest.mark.parametrize("name", ["2dpass-small", "spvcnn", "vavit-small"])
+def test_sums_without_an_order_are_those_that_are_known(data: Path, gpu: Device, name: str) -> None:
+    with thin_pictures():
+        (record,) = take_steps(data, small_recipe(name, "augment.mode=full"), gpu, n=1).records
+    found = {(op, Path(line.file).name, line.text) for op, line in record.unordered}
+    assert found <= UNORDERED, found - UNORDERED
+
+
+@pytest.mark.parametrize("name", ["2dpass-small", "spvcnn", "vavit-small"])
+def test_deterministic_training_leaves_no_order_open(data: Path, gpu: Device, name: str) -> None:
+    recipe = small_recipe(name, "augment.mode=full", "deterministic=true")
+    with thin_pictures(), fixed_order(True):
+        (record,) = take_steps(data, recipe, gpu, n=1).records
+    assert not record.unordered
+    assert record.waits_by_phase().keys() == {"prepare"}
+
+
+def test_deterministic_training_refuses_a_backend_that_is_not(data: Path, gpu: Device) -> None:
+    recipe = small_recipe("baseline", "deterministic=true", "backend=spconv")
+    with pytest.raises(ConfigError, match=r"deterministic=true .* backend=spconv.*native"):
+        take_steps(data, recipe, gpu, n=1)

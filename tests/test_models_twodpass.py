@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torchvision.models import resnet34
 
 from pass2d.common.errors import CheckpointError, ConfigError, DataError, ShapeError
@@ -16,7 +17,13 @@ from pass2d.models.inputs import Grid, ImageBatch, PointBatch
 from pass2d.models.registry import NAMED_CONFIGS, build_network
 from pass2d.models.twodpass import encoder2d
 from pass2d.models.twodpass.config import TwoDPassConfig
-from pass2d.models.twodpass.encoder2d import Encoder2D, load_imagenet, look_up, pixel_rows
+from pass2d.models.twodpass.encoder2d import (
+    Encoder2D,
+    load_imagenet,
+    look_up,
+    ordered_max_pool,
+    pixel_rows,
+)
 from pass2d.models.twodpass.twodpass import TwoDPass
 from pass2d.models.twodpass.voxels import voxelize
 from pass2d.train.optim.losses import LossConfig, LossTerms, compute_loss
@@ -356,6 +363,19 @@ def test_autocast_changes_the_image_branch_only() -> None:
     assert rough.image_logits.dtype == torch.float32
     distance = (rough.image_logits - exact.image_logits).abs().max()
     assert 0 < distance < 0.05 * exact.image_logits.abs().max()
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_maxima_with_ordered_gradients_are_torchs(memory: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 4, (2, 3, 16, 32)).float()  # many equal ones
+    images = images.contiguous(memory_format=memory).requires_grad_()
+    ours, theirs = ordered_max_pool(images), functional.max_pool2d(images, 3, stride=2, padding=1)
+    assert torch.equal(ours, theirs)
+    weight = torch.randn(ours.shape)
+    (own,) = torch.autograd.grad(ours, images, weight)
+    (other,) = torch.autograd.grad(theirs, images, weight)
+    torch.testing.assert_close(own, other)
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ import torch
 from pass2d.cache.clouds.statistics import input_statistics
 from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Progress, Silent
+from pass2d.models.backends.determinism import fixed_order
 from pass2d.models.backends.tf32 import tf32_products
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
@@ -101,6 +102,7 @@ def run(
         CacheReader.open(cache_root, dataset=dataset) as reader,
         stop_requests() as stop,
         tf32_products(recipe.tf32),
+        fixed_order(recipe.deterministic and group.device.type == "cuda"),
     ):
         heard = progress if progress is not None and group.is_main else Silent()
         if group.is_main and recipe.log.tensorboard:

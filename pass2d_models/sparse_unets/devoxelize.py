@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pass2d.models.inputs import TensorRecord, host_values
-from pass2d.models.voxel_keys import VoxelIndex
+from pass2d.models.voxel_keys import VoxelIndex, count_rows
 
 _NO_CORNER = 1e-8
 """Added to the sum of a point's weights: a point without any voxel around it reads zeros."""
@@ -32,7 +32,7 @@ class Corners(TensorRecord):
         """Look the corners up.
 
         Args:
-            positions: (M, 3) float32 x, y, z in input cells.
+            positions: (M, 3) float32 x, y, z in input cells, from 0 to the extent.
             batch: (M,) int64 sample of each point.
             index: the voxels of one stride.
             stride: of these voxels, in input cells.
@@ -40,16 +40,17 @@ class Corners(TensorRecord):
         scaled = positions / stride
         base = scaled.floor()
         part = scaled - base
-        steps = host_values([[k >> 2 & 1, k >> 1 & 1, k & 1] for k in range(8)], positions.device)
-        rows, weights = [], []
-        for step in steps:
-            row = index.find(torch.cat([batch[:, None], base.long() + step], 1))
-            weight = torch.where(step.bool(), part, 1 - part).prod(1)
-            rows.append(row.clamp(min=0))
-            weights.append(torch.where(row >= 0, weight, 0))
-        weight = torch.stack(weights, 1)
+        corners = [(k >> 2 & 1, k >> 1 & 1, k & 1) for k in range(8)]
+        step_x, step_y, step_z = index.packing.steps
+        shifts = [dx * step_x + dy * step_y + dz * step_z for dx, dy, dz in corners]
+        # Positions lie within the extent, so that all corners have keys of their own.
+        key = index.packing.pack(torch.cat([batch[:, None], base.long()], 1))
+        row = index.find_keys(key[:, None] + host_values(shifts, key.device))
+        is_upper = host_values(corners, positions.device, dtype=torch.bool)
+        weight = torch.where(is_upper, part[:, None], 1 - part[:, None]).prod(2)
+        weight = torch.where(row >= 0, weight, 0)
         weight = weight / (weight.sum(1, keepdim=True) + _NO_CORNER)
-        return cls(rows=torch.stack(rows, 1), weight=weight)
+        return cls(rows=row.clamp_(min=0), weight=weight)
 
     def read(self, features: Tensor) -> Tensor:
         """(V, C) features of voxels to (M, C) of points; the weights get no gradient."""
@@ -73,7 +74,7 @@ class Cells(TensorRecord):
         found = index.find(torch.cat([batch[:, None], cell], 1))
         n_voxels = len(index.keys)
         row = torch.where(found >= 0, found, n_voxels)
-        count = torch.bincount(row, minlength=n_voxels + 1)[:n_voxels]
+        count = count_rows(row, n=n_voxels + 1)[:n_voxels]
         share = torch.where(count > 0, 1 / count, 0).float()
         return cls(row=row, share=share[:, None])
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from pass2d.common.errors import CheckpointError, ShapeError
 
@@ -107,7 +111,8 @@ class Encoder2D(nn.Module):
     def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
         net = self.backbone
         x = images.contiguous(memory_format=memory_order(images.device))
-        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        x = net.relu(net.bn1(net.conv1(x)))
+        x = ordered_max_pool(x) if _is_ordered(x) else net.maxpool(x)
         maps = []
         for stage, decoder in zip(
             (net.layer1, net.layer2, net.layer3, net.layer4), self.decoders, strict=True
@@ -115,6 +120,40 @@ class Encoder2D(nn.Module):
             x = stage(x)
             maps.append(decoder(x))
         return tuple(maps)
+
+
+def _is_ordered(x: Tensor) -> bool:
+    """Whether sums must have one order where torch's backward of a maximum has none."""
+    return x.is_cuda and torch.are_deterministic_algorithms_enabled()
+
+
+def ordered_max_pool(x: Tensor) -> Tensor:
+    """Maximum of 3 x 3 pixels, stride 2, padding 1, whose gradients are added in a fixed order."""
+    return _OrderedMaxPool.apply(x)  # type: ignore[no-untyped-call]
+
+
+class _OrderedMaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        pooled, index = functional.max_pool2d_with_indices(x, (3, 3), (2, 2), (1, 1))
+        ctx.save_for_backward(index)
+        ctx.size = x.shape[2:]
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,), (index,) = grads, ctx.saved_tensors
+        (height, width), (rows, columns) = ctx.size, grad.shape[2:]
+        padded = grad.new_zeros((*grad.shape[:2], height + 2, width + 2))
+        top = 2 * torch.arange(rows, device=grad.device) - 1
+        left = 2 * torch.arange(columns, device=grad.device) - 1
+        # A pixel lies in up to four windows, in each at another of these places.
+        for row, column in product(range(3), repeat=2):
+            is_there = index == (top[:, None] + row) * width + left + column
+            windows = padded[:, :, row : row + 2 * rows : 2, column : column + 2 * columns : 2]
+            windows += grad * is_there
+        return padded[:, :, 1 : height + 1, 1 : width + 1]
 
 
 def pixel_rows(

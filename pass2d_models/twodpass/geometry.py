@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pass2d.models.backends.interface import Backend, ConvTable, Volume
 from pass2d.models.inputs import Grid, TensorRecord, host_values
-from pass2d.models.twodpass.hierarchy import Level, sort_runs
+from pass2d.models.twodpass.hierarchy import Level, Runs, SortedKey, cut_runs, sort_key
 from pass2d.models.twodpass.links import Link, Rows, lookup_link, mean_link
 
 
@@ -96,10 +96,7 @@ def build_geometry(
             weight=None if weights is None else weights.index_select(0, first.order),
         ),
         corner=_corner(first, grid),
-        levels=tuple(
-            _level_geometry(level, n_scans=n_scans, backend=backend) if t in convolved else None
-            for t, level in enumerate(levels)
-        ),
+        levels=_level_geometries(levels, n_scans=n_scans, convolved=convolved, backend=backend),
         links=tuple(_scale_link(levels[t], levels[t + 1]) for t in range(len(levels) - 1)),
         descents=tuple(
             _descent(levels[t], levels[t + 1] if t + 1 < len(levels) else None)
@@ -117,18 +114,36 @@ def _corner(level: Level, grid: Grid) -> Tensor:
     return cell * size + low
 
 
-def _level_geometry(level: Level, *, n_scans: int, backend: Backend) -> LevelGeometry:
-    volume = Volume(
-        extent=(level.shape[2], level.shape[1], level.shape[0]), batch_size=n_scans, axes="zyx"
+def _level_geometries(
+    levels: Sequence[Level], *, n_scans: int, convolved: Collection[int], backend: Backend
+) -> tuple[LevelGeometry | None, ...]:
+    """Of the levels that are convolved; waits for the numbers of all their groups at once."""
+    keys = [_group_key(level, n_scans=n_scans) for t, level in enumerate(levels) if t in convolved]
+    groups = iter(cut_runs(keys))
+    return tuple(
+        _level_geometry(level, next(groups), n_scans=n_scans, backend=backend)
+        if t in convolved
+        else None
+        for t, level in enumerate(levels)
     )
+
+
+def _group_key(level: Level, *, n_scans: int) -> SortedKey:
     x, y, z = ((n + 1) // 2 for n in level.shape)
     scan, cell_z, cell_y, cell_x = level.coords.to(torch.int64).unbind(1)
     key = ((scan * x + (cell_x >> 1)) * y + (cell_y >> 1)) * z + (cell_z >> 1)
-    groups = sort_runs(key, largest=n_scans * x * y * z)
+    return sort_key(key, largest=n_scans * x * y * z)
+
+
+def _level_geometry(level: Level, groups: Runs, *, n_scans: int, backend: Backend) -> LevelGeometry:
+    volume = Volume(
+        extent=(level.shape[2], level.shape[1], level.shape[0]), batch_size=n_scans, axes="zyx"
+    )
+    group = groups.run_of_rows()
     return LevelGeometry(
         table=backend.neighbours(level.coords, volume),
-        group_mean=mean_link(groups.run, order=groups.order, offsets=groups.offsets),
-        group_lookup=lookup_link(groups.run, order=groups.order, offsets=groups.offsets),
+        group_mean=mean_link(group, order=groups.order, offsets=groups.offsets),
+        group_lookup=lookup_link(group, order=groups.order, offsets=groups.offsets),
     )
 
 

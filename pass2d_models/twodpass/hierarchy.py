@@ -10,7 +10,9 @@ labels) is read off.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,9 +96,15 @@ def build_levels(
         # apart the coarser cells within that voxel.
         key = _voxel_key(roots, batch, plan=plan, level=t, origin=origin, shape=shape)
         bits = _parity_bits(roots, plan=plan, level=t)
-        largest = (n_scans * shape[0] * shape[1] * shape[2]) << len(plan.parities[t])
-        runs = sort_runs((key << len(plan.parities[t])) | bits, largest=largest)
-        level, first = _level(runs, roots, batch, count, plan=plan, t=t, origin=origin, shape=shape)
+        n_bits = len(plan.parities[t])
+        largest = (n_scans * shape[0] * shape[1] * shape[2]) << n_bits
+        # Voxels are runs of pieces: of rows that share the high bits.
+        by_piece = sort_key((key << n_bits) | bits, largest=largest)
+        by_voxel = by_piece._replace(ordered=by_piece.ordered >> n_bits)
+        pieces, of_voxels = cut_runs([by_piece, by_voxel])
+        level, first = _level(
+            pieces, of_voxels, roots, batch, count, plan=plan, t=t, origin=origin, shape=shape
+        )
         levels.append(level)
         # On with one row per piece: all rows of a piece lie in the same cells of what is to come.
         roots = torch.stack([root.index_select(0, first) for root in roots])
@@ -164,47 +172,64 @@ def _parity_bits(roots: Tensor, *, plan: CellPlan, level: int) -> Tensor:
     return bits
 
 
-@dataclass(frozen=True, kw_only=True)
-class Runs:
+class SortedKey(NamedTuple):
+    """A key in ascending order."""
+
+    order: Tensor
+    """(Q,) int64 rows."""
+    ordered: Tensor
+    """(Q,) the key of each."""
+
+
+class Runs(NamedTuple):
     """A sorted key cut into runs of equal values."""
 
     order: Tensor
-    key: Tensor
-    """(P,) of each run."""
+    """(Q,) int64 rows, sorted."""
     offsets: Tensor
-    """(P + 1,)"""
-    run: Tensor
-    """(Q,) run of each unsorted row."""
+    """(P + 1,) int64: run p is order[offsets[p]:offsets[p + 1]]."""
+    run_of_sorted: Tensor
+    """(Q,) int64 run of each sorted row."""
+
+    def run_of_rows(self) -> Tensor:
+        """(Q,) int64 run of each unsorted row."""
+        return torch.empty_like(self.order).scatter_(0, self.order, self.run_of_sorted)
 
 
-def sort_runs(key: Tensor, *, largest: int) -> Runs:
-    """Sort a (Q,) integer key, all of it below `largest`, and cut it into runs of equal values."""
+def sort_key(key: Tensor, *, largest: int) -> SortedKey:
+    """Sort a (Q,) integer key, all of it below `largest`."""
     # Half as many bytes take half the time of a radix sort; stable: sums keep one order for ever.
     narrow = key.to(torch.int32) if largest <= INT32_MAX else key
     ordered, order = torch.sort(narrow, stable=True)
-    starts, run_of_sorted = _starts(ordered)
-    run = torch.empty_like(order).scatter_(0, order, run_of_sorted)
-    return Runs(
-        order=order,
-        key=ordered.index_select(0, starts),
-        offsets=_close(starts, len(key)),
-        run=run,
-    )
+    return SortedKey(order, ordered)
 
 
-def _starts(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """First row of each run of equal values, and the run of each row."""
-    is_start = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
-    torch.ne(ordered[1:], ordered[:-1], out=is_start[1:])
-    return torch.nonzero(is_start)[:, 0], torch.cumsum(is_start, 0) - 1
-
-
-def _close(starts: Tensor, n: int) -> Tensor:
-    return torch.cat([starts, starts.new_full((1,), n)])
+def cut_runs(keys: Sequence[SortedKey]) -> list[Runs]:
+    """Cut sorted keys into runs of equal values; waits for the device once, for their numbers."""
+    if not keys:
+        return []
+    masks = []
+    for key in keys:
+        is_start = torch.ones(len(key.ordered), dtype=torch.bool, device=key.ordered.device)
+        torch.ne(key.ordered[1:], key.ordered[:-1], out=is_start[1:])
+        masks.append(is_start)
+    numbers = [torch.cumsum(is_start, 0) for is_start in masks]  # from 1
+    counts = torch.stack([number[-1] for number in numbers]).tolist()
+    cut = []
+    for key, is_start, number, n in zip(keys, masks, numbers, counts, strict=True):
+        run = number.sub_(1)
+        offsets = run.new_empty(n + 1)
+        # The last place takes what all rows within runs say, until it is overwritten.
+        rows = torch.arange(len(run), device=run.device)
+        offsets.scatter_(0, torch.where(is_start, run, n), rows)
+        offsets[n:].fill_(len(run))
+        cut.append(Runs(key.order, offsets, run))
+    return cut
 
 
 def _level(
-    runs: Runs,
+    pieces: Runs,
+    of_voxels: Runs,
     roots: Tensor,
     batch: Tensor,
     count: Tensor | None,
@@ -215,31 +240,33 @@ def _level(
     shape: tuple[int, int, int],
 ) -> tuple[Level, Tensor]:
     """The level of sorted pieces, and one row of the level before for each piece."""
-    # Pieces are sorted by voxel: a voxel is a run of pieces that share the key's high bits.
-    starts, voxel = _starts(runs.key >> len(plan.parities[t]))
-    voxel_offsets = _close(starts, len(runs.key))
-    # Any row of a piece stands for it, any piece of a voxel for the voxel.
-    first = runs.order.index_select(0, runs.offsets[:-1])
-    one = first.index_select(0, starts)
+    starts, voxel_starts = pieces.offsets[:-1], of_voxels.offsets[:-1]
+    piece = pieces.run_of_rows()
+    # Any row of a piece stands for it, and any of a voxel for the voxel.
+    first = pieces.order.index_select(0, starts)
+    one = pieces.order.index_select(0, voxel_starts)
+    voxel_offsets = torch.cat(
+        [pieces.run_of_sorted.index_select(0, voxel_starts), starts.new_full((1,), len(starts))]
+    )
     x, y, z = (cell.index_select(0, one) for cell in scale_cells(roots, plan=plan, level=t))
     scan = batch.index_select(0, one)
     coords = torch.stack([scan, z - origin[2], y - origin[1], x - origin[0]], dim=1)
     if count is None:
-        total = runs.offsets[1:] - runs.offsets[:-1]
+        total = pieces.offsets[1:] - starts
     else:
         total = torch.zeros(len(first), dtype=torch.int64, device=count.device)
-        total.scatter_add_(0, runs.run, count)
+        total.scatter_add_(0, piece, count)
     level = Level(
         scale=plan.scales[t],
         origin=origin,
         shape=shape,
         coords=coords,
-        voxel=voxel,
+        voxel=of_voxels.run_of_sorted.index_select(0, starts),
         voxel_offsets=voxel_offsets,
         count=total,
-        order=runs.order,
-        offsets=runs.offsets,
-        piece=runs.run,
+        order=pieces.order,
+        offsets=pieces.offsets,
+        piece=piece,
     )
     return level, first
 

@@ -28,7 +28,7 @@ from pass2d.models.vavit.config import VaViTConfig
 from pass2d.models.vavit.layers import Head, PointLayer
 from pass2d.models.vavit.pillars import INPUTS, PillarPreprocessing
 from pass2d.models.vavit.thinning import Nearby, nearest_neighbours, nearest_rows, thin
-from pass2d.models.voxel_keys import batch_of_rows
+from pass2d.models.voxel_keys import batch_of_rows, count_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +93,15 @@ class VaViT(Network):
         if self.training:
             check_scans(sizes)
         check_labels(batch.labels, n_classes=self.n_classes)
-        order = torch.randperm(len(points)).to(points.device) if self.training else None
+        order = (
+            torch.randperm(len(points)).to(points.device, non_blocking=True)
+            if self.training
+            else None
+        )
         rows, place = thin(points, batch.offsets, cell_m=config.cell_m, order=order)
         thinned = points[rows]
         scan = batch_of_rows(batch.offsets, n_rows=len(points), device=points.device)[rows]
-        counts = torch.bincount(scan, minlength=len(sizes)).tolist()
+        counts = count_rows(scan, n=len(sizes)).tolist()
         xyz = thinned[:, :3]
         pillars, pillar_of_point = torch.unique(
             torch.cat(
@@ -110,7 +114,7 @@ class VaViT(Network):
             dim=0,
             return_inverse=True,
         )
-        lengths = tuple(torch.bincount(pillars[:, 0], minlength=len(sizes)).tolist())
+        lengths = tuple(count_rows(pillars[:, 0], n=len(sizes)).tolist())
         nearby = [Nearby(part) for part in xyz.split(counts)]
         if not self.training:
             # Every raw point takes the answer of its nearest thinned point.

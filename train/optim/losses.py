@@ -104,28 +104,25 @@ def _distillation(
     # The divergence needs no label; but a batch without any shall change nothing.
     is_labelled = (prepared.targets.label != IGNORED).any()
     smoothing = config.label_smoothing
-    ce, lovasz = segmentation_losses(
-        segmentation.image_logits, seen, class_weights, smoothing=smoothing
-    )
-    total = ce + lovasz
+    # All heads on the seen points at once: on a GPU each small kernel has its price.
+    heads = torch.stack([*(b.fused_logits for b in segmentation.blocks), segmentation.image_logits])
+    ce, lovasz = segmentation_losses(heads, seen, class_weights, smoothing=smoothing)
+    answers = torch.stack([block.voxel_logits_seen for block in segmentation.blocks])
+    xm = fused_divergence(answers, heads[:-1], seen.count) * is_labelled
+    total = ce[-1] + lovasz[-1]
+    total = total + (ce[:-1] + lovasz[:-1]).sum() * (config.lambda_2d / n_blocks)
+    total = total + xm.sum() * (config.lambda_xm / n_blocks)
     for i, (block, voxels) in enumerate(
         zip(segmentation.blocks, prepared.image.voxel_targets, strict=True)
     ):
         voxel_ce, voxel_lovasz = segmentation_losses(
             block.voxel_logits, voxels, class_weights, smoothing=smoothing
         )
-        fused_ce, fused_lovasz = segmentation_losses(
-            block.fused_logits, seen, class_weights, smoothing=smoothing
-        )
-        divergence = fused_divergence(block.voxel_logits_seen, block.fused_logits, seen.count)
-        xm = divergence * is_labelled
         total = total + (voxel_ce + voxel_lovasz)
-        total = total + (fused_ce + fused_lovasz) * (config.lambda_2d / n_blocks)
-        total = total + xm * (config.lambda_xm / n_blocks)
         parts[f"voxel_ce_{i}"], parts[f"voxel_lovasz_{i}"] = voxel_ce, voxel_lovasz
-        parts[f"fused_ce_{i}"], parts[f"fused_lovasz_{i}"] = fused_ce, fused_lovasz
-        parts[f"xm_{i}"] = xm
-    parts["image_ce"], parts["image_lovasz"] = ce, lovasz
+        parts[f"fused_ce_{i}"], parts[f"fused_lovasz_{i}"] = ce[i], lovasz[i]
+        parts[f"xm_{i}"] = xm[i]
+    parts["image_ce"], parts["image_lovasz"] = ce[-1], lovasz[-1]
     return total
 
 
@@ -136,21 +133,21 @@ def segmentation_losses(
     *,
     smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy and Lovasz-softmax of the same logits, () each.
+    """Cross entropy and Lovasz-softmax of the same logits, () each, or (H,) for H heads.
 
     Args:
-        logits: (R, C).
+        logits: (R, C), or (H, R, C) of heads on the same rows.
         targets: Their labels; rows with label 0 count nothing.
         class_weights: (C,) of the cross entropy.
         smoothing: See `LossConfig.label_smoothing`.
     """
     logits = full_precision(logits)
     if targets.row is not None:
-        logits = logits.index_select(0, targets.row)
+        logits = logits.index_select(-2, targets.row)
     count = (targets.label != IGNORED).to(logits.dtype)
     if targets.count is not None:
         count = count * targets.count.to(logits.dtype)
-    log_probs = functional.log_softmax(logits, dim=1)
+    log_probs = functional.log_softmax(logits, dim=-1)
     ce = _cross_entropy(log_probs, targets.label, count, class_weights, smoothing)
     return ce, lovasz_softmax(log_probs.exp(), targets.label, count)
 
@@ -173,14 +170,15 @@ def _cross_entropy(
         # Of class 0 the published weight is infinite: it must not meet its count of 0.
         known = torch.nan_to_num(class_weights.to(count), posinf=0.0)
         weight = count * known[labels]
-    picked = log_probs.gather(1, labels[:, None])[:, 0]
+    rows = labels[:, None].expand(*log_probs.shape[:-1], 1)
+    picked = log_probs.gather(-1, rows)[..., 0]
     total = weight.sum()
-    gained = (picked * weight).sum()
+    gained = (picked * weight).sum(-1)
     if smoothing:
         # As torch: each class enters with its weight, however the row is labelled.
-        classes = log_probs[:, IGNORED + 1 :]
-        spread = classes.mean(1) if known is None else (classes * known[IGNORED + 1 :]).mean(1)
-        gained = (1 - smoothing) * gained + smoothing * (spread * count).sum()
+        classes = log_probs[..., IGNORED + 1 :]
+        spread = classes.mean(-1) if known is None else (classes * known[IGNORED + 1 :]).mean(-1)
+        gained = (1 - smoothing) * gained + smoothing * (spread * count).sum(-1)
     return -gained / torch.where(total > 0, total, torch.ones_like(total))
 
 
@@ -188,57 +186,64 @@ def lovasz_softmax(probs: Tensor, labels: Tensor, count: Tensor) -> Tensor:
     """Lovasz-softmax, mean over the classes present, in one sorted pass for all classes.
 
     Args:
-        probs: (K, C).
+        probs: (K, C), or (H, K, C) of heads on the same rows.
         labels: (K,) int64 in 0..C-1.
         count: (K,) points that each row stands for; 0 leaves it out. Exact, since equal points
             are neighbours in the sorted order, where their terms add up to one.
 
     Returns:
-        (); 0 with zero gradient when no row counts.
+        (), or (H,); 0 with zero gradient when no row counts.
 
     Source: Berman, Triki, Blaschko: The Lovasz-Softmax loss, CVPR 2018.
     """
-    classes = torch.arange(probs.shape[1], device=probs.device)
+    classes = torch.arange(probs.shape[-1], device=probs.device)
     is_class = labels == classes[:, None]
     with torch.no_grad():
-        slope = _lovasz_slope(probs.T, is_class, count)
+        slope = _lovasz_slope(probs.mT, is_class.expand(probs.mT.shape), count)
     # Each error is p, or 1 - p in its class; the slope is constant between reorderings.
-    return (probs * slope.T).sum() - (slope * is_class).sum()
+    return (probs * slope.mT).sum((-2, -1)) - (slope * is_class).sum((-2, -1))
 
 
 def _lovasz_slope(probs: Tensor, is_class: Tensor, count: Tensor) -> Tensor:
-    """(C, K) derivative of the Lovasz-softmax with respect to each probability.
+    """(..., C, K) derivative of the Lovasz-softmax with respect to each probability.
 
     Args:
-        probs: (C, K).
-        is_class: (C, K) bool.
+        probs: (..., C, K).
+        is_class: (..., C, K) bool.
         count: (K,).
     """
     order = _descending_order(torch.where(is_class, 1 - probs, probs))
     weight = count[order]
-    hits = torch.cumsum(weight * is_class.gather(1, order), dim=1)
-    rows = torch.cumsum(weight, dim=1)
-    n_hits = hits[:, -1:] if hits.shape[1] else hits.new_zeros((len(hits), 1))
+    # As whole numbers, whose sums are exact in any order.
+    hits = _running_count(weight * is_class.gather(-1, order))
+    rows = _running_count(weight)
+    n_hits = hits[..., -1:] if hits.shape[-1] else hits.new_zeros((*hits.shape[:-1], 1))
     jaccard = rows / (n_hits + rows - hits).clamp(min=1)
-    steps = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros((len(jaccard), 1)))
+    steps = torch.diff(jaccard, dim=-1, prepend=torch.zeros_like(n_hits))
     present = (n_hits > 0).to(steps)  # a class without rows would take part with its largest error
-    steps *= present / present.sum().clamp(min=1)
-    slope = torch.empty_like(steps).scatter_(1, order, steps)
+    steps *= present / present.sum(-2, keepdim=True).clamp(min=1)
+    slope = torch.empty_like(steps).scatter_(-1, order, steps)
     return torch.where(is_class, -slope, slope)
 
 
+def _running_count(counts: Tensor) -> Tensor:
+    """Sums of whole numbers along the last axis, of their type."""
+    return torch.cumsum(counts, dim=-1, dtype=torch.int32).to(counts)
+
+
 def _descending_order(errors: Tensor) -> Tensor:
-    """(C, K) int64: for each class the rows from its largest error down.
+    """(..., C, K) int64: for each class the rows from its largest error down.
 
     A CPU sorts single rows of 32-bit integers by radix, four times as fast as all rows of floats at
     once; the bits of floats that are not negative are in the order of the floats.
     """
     if errors.device.type != "cpu" or errors.dtype != torch.float32:
-        return torch.argsort(errors, dim=1, descending=True)
+        return torch.argsort(errors, dim=-1, descending=True)
     if not errors.numel():
         return errors.to(torch.int64)
     bits = -(errors.contiguous().view(torch.int32))
-    return torch.stack([torch.sort(row, stable=True)[1] for row in bits])
+    rows = [torch.sort(row, stable=True)[1] for row in bits.flatten(0, -2)]
+    return torch.stack(rows).view(errors.shape)
 
 
 def fused_divergence(
@@ -247,18 +252,19 @@ def fused_divergence(
     """KL divergence of the 3D prediction from the fused one, which gets no gradient.
 
     Args:
-        voxel_logits: (M, C).
-        fused_logits: (M, C).
+        voxel_logits: (M, C), or (H, M, C) of several pairs.
+        fused_logits: Likewise.
         count: (M,) points that each row stands for; None: one each.
 
     Returns:
-        () mean over all M * C elements (not over the M points), as published; 0 when M = 0.
+        (), or (H,): mean over all M * C elements (not over the M points), as published; 0 when
+        M = 0.
     """
-    log_probs = functional.log_softmax(full_precision(voxel_logits), dim=1)
-    aim = functional.log_softmax(full_precision(fused_logits).detach(), dim=1)
+    log_probs = functional.log_softmax(full_precision(voxel_logits), dim=-1)
+    aim = functional.log_softmax(full_precision(fused_logits).detach(), dim=-1)
+    divergence = functional.kl_div(log_probs, aim, reduction="none", log_target=True).sum(-1)
+    n_points, n_classes = log_probs.shape[-2:]
     if count is None:
-        divergence = functional.kl_div(log_probs, aim, reduction="sum", log_target=True)
-        return divergence / max(log_probs.numel(), 1)
-    divergence = functional.kl_div(log_probs, aim, reduction="none", log_target=True).sum(1)
+        return divergence.sum(-1) / max(n_points * n_classes, 1)
     weight = count.to(divergence.dtype)
-    return (divergence * weight).sum() / (weight.sum() * log_probs.shape[1]).clamp(min=1)
+    return (divergence * weight).sum(-1) / (weight.sum() * n_classes).clamp(min=1)

@@ -125,6 +125,9 @@ class Recipe:
     tf32: bool = False
     """Let an NVIDIA GPU round the factors of float32 products to 10 bits, in dense and sparse
     layers alike: faster; points and colours are moved without."""
+    deterministic: bool = False
+    """On a GPU, too, give the same bits on every run, at a price: fixed algorithms, and the backend
+    "native". A CPU always does with the same torch_threads."""
     torch_threads: int = 0
     """CPU threads of torch; 0 leaves it to torch. Affects the last digits of the weights."""
     start_from: str = ""

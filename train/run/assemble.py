@@ -31,6 +31,9 @@ from pass2d.train.optim.schedule import RunLength
 from pass2d.train.recipes.recipe import Recipe, network_settings
 from pass2d.train.stacks.choose import past_scans, require_poses
 
+_ORDERED = ("auto", "native")
+"""Backends with which sums on a GPU can have one order; "auto" takes native then."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -336,6 +339,12 @@ def fresh_network(
     """The recipe's network with weights that its seed decides; see `assemble`."""
     if recipe.precision == "fp16" and group.device.type == "cpu":
         raise ConfigError("precision=fp16 needs a GPU; on a CPU use float32 or bf16")
+    on_gpu = group.device.type == "cuda"
+    if on_gpu and recipe.deterministic and recipe.backend not in _ORDERED:
+        raise ConfigError(
+            f"deterministic=true does not hold with backend={recipe.backend}, which chooses "
+            "kernels by timing and numbers coarse voxels as threads find them: use backend=native"
+        )
     kind, settings = network_settings(recipe)
     if is_resumed and settings.get("image_weights"):
         settings = {**settings, "image_weights": ""}
@@ -349,7 +358,7 @@ def fresh_network(
         grid=Grid(low=grid.low, high=grid.high, shape=grid.shape),
         n_classes=reader.info.labels.n_classes,
         device=group.device,
-        backend=recipe.backend,
+        backend="native" if recipe.deterministic and on_gpu else recipe.backend,
     )
 
 

@@ -28,7 +28,7 @@ from pass2d.train.distributed.process_group import ProcessGroup, gather_names, s
 from pass2d.train.recipes.renames import renamed_metrics
 from pass2d.train.run.assemble import Job
 from pass2d.train.run.folder import write_text
-from pass2d.train.run.state import RunState
+from pass2d.train.run.state import LossTotals, RunState
 from pass2d.train.run.step import rate_at
 
 if TYPE_CHECKING:
@@ -245,8 +245,8 @@ class LogWindow:
         self, job: Job, state: RunState, stream: BatchStream, journal: Journal | None
     ) -> None:
         """Write the line and start again; only here does the loop wait for the device."""
-        means = mean_losses(state.totals, job.group)
-        state.totals = {}
+        means = mean_losses(state.totals.by_name(), job.group)
+        state.totals = LossTotals()
         skipped = int(state.skips.total)
         seconds = max(time.perf_counter() - self._start, 1e-9)
         wait_share = (stream.wait_s - self._wait_s) / seconds

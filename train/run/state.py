@@ -26,6 +26,30 @@ from pass2d.train.run.assemble import Job
 OPTIMIZER, AVERAGE, TOTALS, SKIPS = "optimizer.", "average.", "totals.", "skips."
 
 
+class LossTotals:
+    """Sums of the losses, and of their weights, since the last line of the log; one tensor."""
+
+    def __init__(self, by_name: Mapping[str, Tensor] | None = None) -> None:
+        self._names = tuple(by_name or ())
+        self._sums = torch.stack(list(by_name.values())) if by_name else torch.empty(0, 2)
+
+    def add(self, values: Mapping[str, Tensor], *, share: float) -> None:
+        """Add a batch's losses, () each on the device; not every batch has every term."""
+        new = torch.stack(list(values.values())).to(torch.float64)
+        weighted = torch.stack([new, torch.ones_like(new)], dim=1) * share
+        if self._names == tuple(values):
+            self._sums = self._sums + weighted
+            return
+        sums = self.by_name()
+        for name, more in zip(values, weighted, strict=True):
+            sums[name] = sums[name] + more if name in sums else more
+        self._names, self._sums = tuple(sums), torch.stack(list(sums.values()))
+
+    def by_name(self) -> dict[str, Tensor]:
+        """(2,) float64 per loss, on the device: sum and its weight."""
+        return dict(zip(self._names, self._sums, strict=True))
+
+
 @dataclass(kw_only=True)
 class RunState:
     """The state of a run between two optimizer steps."""
@@ -36,8 +60,8 @@ class RunState:
     skips: SkipCounts
     cursor: int = 0
     """Scans seen since the start, on all devices together: epoch and place follow from it."""
-    totals: dict[str, Tensor] = field(default_factory=dict)
-    """(2,) float64 per loss, on the device: sum and its weight since the last line of the log."""
+    totals: LossTotals = field(default_factory=LossTotals)
+    """Since the last line of the log."""
     validated: list[int] = field(default_factory=list)
     """Epochs (counted from 1) after which the network was validated."""
     val_miou: list[float] = field(default_factory=list)
@@ -69,7 +93,7 @@ def state_tensors(job: Job, state: RunState) -> dict[str, Tensor]:
     tensors.update({OPTIMIZER + name: tensor for name, tensor in optimizer.items()})
     if state.average is not None:
         tensors.update({AVERAGE + name: t for name, t in state.average.tensors.items()})
-    tensors.update({TOTALS + name: tensor for name, tensor in state.totals.items()})
+    tensors.update({TOTALS + name: total.clone() for name, total in state.totals.by_name().items()})
     tensors[SKIPS + "total"] = state.skips.total
     tensors[SKIPS + "in_a_row"] = state.skips.in_a_row
     return tensors
@@ -114,6 +138,7 @@ def base_card(job: Job) -> Card:
                 else {}
             ),
             "tf32": "on" if job.recipe.tf32 else "off",
+            "deterministic": "on" if job.recipe.deterministic else "off",
         },
     )
 
@@ -134,7 +159,8 @@ def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
         state.average.load(mean, count=run["average_count"])
     if state.scaler is not None and "scaler" in run:
         state.scaler.load_state_dict(run["scaler"])
-    state.totals = {name: t.to(device) for name, t in checkpoint.part(TOTALS).items()}
+    totals = {name: total.to(device) for name, total in checkpoint.part(TOTALS).items()}
+    state.totals = LossTotals(totals)
     skips = checkpoint.part(SKIPS)
     state.skips = SkipCounts(total=skips["total"].to(device), in_a_row=skips["in_a_row"].to(device))
     epoch, place = divmod(run["cursor"], run["n_scans"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 
 import torch
-from torch import Tensor
 
 from pass2d.common.errors import ConfigError
 from pass2d.models.network import Prepared
@@ -93,8 +92,7 @@ def backward(job: Job, state: RunState, raw: RawBatch, *, share: float) -> None:
     terms = forward(job, raw, seed=batch_seed(job, raw, epoch=state.cursor // job.n_scans))
     loss = terms.total * share
     (loss if state.scaler is None else state.scaler.scale(loss)).backward()
-    for name, value in {"loss": terms.total.detach(), **terms.parts}.items():
-        add_total(state.totals, name, value, share=share)
+    state.totals.add({"loss": terms.total.detach(), **terms.parts}, share=share)
 
 
 def forward(job: Job, raw: RawBatch, *, seed: int) -> LossTerms:
@@ -122,15 +120,6 @@ def batch_seed(job: Job, raw: RawBatch, *, epoch: int) -> int:
     So several processes drop what one does that accumulates the same batches.
     """
     return zlib.crc32(repr((job.recipe.seed, epoch, raw.positions)).encode())
-
-
-def add_total(totals: dict[str, Tensor], name: str, value: Tensor, *, share: float) -> None:
-    """Add a loss to the sums on the device; not every batch has every term."""
-    weighted = torch.stack(
-        [value.detach().to(torch.float64), value.new_ones((), dtype=torch.float64)]
-    )
-    before = totals.get(name)
-    totals[name] = weighted * share if before is None else before + weighted * share
 
 
 def require_finite(job: Job, state: RunState, raw: RawBatch | None) -> None:

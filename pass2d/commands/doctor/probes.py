@@ -72,7 +72,7 @@ def probe_spconv(device: str) -> dict[str, Any]:
     assert dense_in.grad is not None
     return {
         "version": spconv.__version__,
-        "forward_error": float((ours.detach().cpu() - plain).abs().max()),
+        "forward_error": float((ours.detach().cpu() - plain.detach()).abs().max()),
         "backward_error": float((sparse_in.grad.cpu() - dense_in.grad).abs().max()),
     }
 
