@@ -106,7 +106,7 @@ def test_every_recipe_with_every_augmentation(
 
 def compare(data: Path, driven: Path, name: str, variation: str) -> None:
     recipe = small_recipe(
-        name, "precision=float32", "optimizer.learning_rate=0.0001", *VARIATIONS[variation]
+        name, "precision=float32", "optimizer.learning_rate=0.00001", *VARIATIONS[variation]
     )
     scans = driven if recipe.data.classes == "moving" else data
     with thin_pictures():
@@ -114,7 +114,7 @@ def compare(data: Path, driven: Path, name: str, variation: str) -> None:
         with a_gpu() as here:
             on_gpu = take_steps(scans, recipe, here)
     # Adam's first steps are as large for a gradient of rounding errors as for any other.
-    assert_same_numbers(on_cpu, on_gpu, limit=0.03 if recipe.optimizer.kind == "sgd" else None)
+    assert_same_numbers(on_cpu, on_gpu, limit=0.1 if recipe.optimizer.kind == "sgd" else None)
     require_waits(on_gpu.records[-1], prepare=None)
     assert here.in_flight.verified > 0
 
