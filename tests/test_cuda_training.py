@@ -168,7 +168,7 @@ UNORDERED = {
     (
         "scatter_add",
         "vavit.py",
-        "tokens = points.new_zeros((len(prepared.pillar_xy), points.shape[1])).scatter_reduce(",
+        "tokens = points.new_zeros((prepared.pillar_xy.shape[0], points.shape[1])).scatter_reduce(",
     ),
     # One row each, or whole numbers: any order gives the same sum.
     ("scatter_add", "losses.py", "picked = log_probs.gather(-1, rows)[..., 0]"),
