@@ -341,7 +341,7 @@ _OWN_METHODS: dict[Any, Callable[..., Any]] = {
     Tensor.__array__: _numpy,
     Tensor.to: _to,
     Tensor.tolist: _tolist,
-    Tensor.data_ptr: _refused("data_ptr"),
+    Tensor.data_ptr: lambda self: self.inner.data_ptr(),
     Tensor.pin_memory: _refused("pin_memory"),
     Tensor.is_pinned: lambda _self, *_: False,
     Tensor.get_device: lambda self: self.device.index,
