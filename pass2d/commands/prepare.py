@@ -189,7 +189,7 @@ def _chosen(
     if describe is None:
         raise ConfigError(
             "--describe FILE is missing: what lies in the folder. `pass2d prepare "
-            "--describe-template` writes one to fill in, `pass2d describe DIR` proposes one."
+            "--describe-template` writes one to fill in."
         )
     dataset = described(load_description(describe))
     file = Path(describe)

@@ -145,7 +145,7 @@ class Tally:
                 yield Problem(
                     file=root,
                     found=f"no labels that can be read in split {part.split}",
-                    expected="labels, for training and for `eval`",
+                    expected="labels, for training and evaluation",
                     remedy="Correct [labels] of the description; scans without labels belong to "
                     "test.",
                 )
@@ -184,7 +184,7 @@ def _shares(split: SplitTally, info: DatasetInfo, root: Path) -> Iterator[Proble
             found=f"{split.outside / split.points:.0%} of the points of split {split.split} "
             "outside the volume",
             expected=f"at most {_MOST_OUTSIDE:.0%}",
-            remedy="Enlarge [volume] of the description: `describe` proposes one.",
+            remedy="Enlarge [volume] of the description.",
         )
     if split.labelled and split.nothing > _MOST_NOTHING * split.labelled:
         yield _warning(
@@ -192,7 +192,7 @@ def _shares(split: SplitTally, info: DatasetInfo, root: Path) -> Iterator[Proble
             found=f"{split.nothing / split.labelled:.0%} of the labels of split {split.split} are "
             f"ignored ({info.labels.names[0]})",
             expected=f"at most {_MOST_NOTHING:.0%}",
-            remedy="Legal for sparse labels; else look at [ignored] and `unnamed`.",
+            remedy="Legal for sparse labels; else look at [ignored], and at unnamed of [labels].",
         )
     if split.pictured and split.seen < _LEAST_SEEN * split.pictured:
         yield _warning(
