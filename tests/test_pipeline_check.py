@@ -16,7 +16,7 @@ from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.check import check_scan
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.problem import Problem
-from pass2d.pipeline.stages import read
+from pass2d.pipeline.stages import raw_file
 
 
 class Counting(Silent):
@@ -189,14 +189,14 @@ def test_real_data_has_no_errors(shared: Path, name: str) -> None:
 def test_the_remedy_fits_the_fault(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "sequences" / "08" / "calib.txt").unlink()
     locked = root / "sequences" / "00" / "velodyne" / "000000.bin"
-    read_bytes = read.read_whole
+    read_bytes = raw_file.read_whole
 
     def refuse(file: Path) -> bytes:
         if file == locked:
             raise PermissionError(errno.EACCES, "Permission denied", str(file))
         return read_bytes(file)
 
-    monkeypatch.setattr(read, "read_whole", refuse)
+    monkeypatch.setattr(raw_file, "read_whole", refuse)
     found = {problem.file: problem for problem in errors(root)}
     assert found[locked].remedy == "Change its permissions."
     calib = root / "sequences" / "08" / "calib.txt"
@@ -227,12 +227,12 @@ def test_a_folder_that_cannot_be_read_is_a_problem_and_the_others_are_checked(
 def test_a_calibration_on_a_failing_disk_is_a_problem(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calib, real = root / "sequences" / "00" / "calib.txt", read.read_whole
+    calib, real = root / "sequences" / "00" / "calib.txt", raw_file.read_whole
 
     def read_bytes(path: Path) -> bytes:
         if path == calib:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(path)
 
-    monkeypatch.setattr(read, "read_whole", read_bytes)
+    monkeypatch.setattr(raw_file, "read_whole", read_bytes)
     assert [(p.file, p.found) for p in errors(root)] == [(calib, "input/output error")]
