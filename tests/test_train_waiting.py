@@ -129,4 +129,4 @@ def test_the_advice_names_what_the_run_has_not_tried(cache_root: Path) -> None:
         )
     with CacheReader.open(cache_root / "size") as reader:
         told = waiting_advice(0.5, many, reader, cores=8)
-    assert "prepare the cache with --profile speed" in told
+    assert "prepare the cache with `profile=speed`" in told
