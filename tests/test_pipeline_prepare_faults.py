@@ -205,5 +205,5 @@ def test_a_run_is_resumed_not_repeated(
     assert {(t.container, t.shard) for t in todo.tasks}.isdisjoint(first)
     prepare(list_semkitti(raw), tmp_path / "out", INLINE, Silent())
     assert set(done[8:]).isdisjoint(first)
-    assert len(done[8:]) + len(first) == 24
+    assert len(done[8:]) + len(first) == 32
     assert shards(tmp_path / "out") == whole

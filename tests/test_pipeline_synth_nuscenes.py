@@ -179,7 +179,7 @@ def test_other_settings_and_layouts_are_refused(world: Path, tmp_path: Path) -> 
     with pytest.raises(DataError, match="holds a synthetic world"):
         generate(world, preset("tiny"), Silent())
     generate(tmp_path / "kitti", preset("tiny", scans=1, sequences=("00",)), Silent())
-    with pytest.raises(DataError, match="layout = None, asked for nuscenes"):
+    with pytest.raises(DataError, match="layout = the default, asked for nuscenes"):
         generate_nuscenes(tmp_path / "kitti", TINY, Silent())
 
 

@@ -54,7 +54,7 @@ def test_ray_starts_where_the_time_that_it_saves_is_longer_than_its_start(cpus: 
         assert decided(PrepareConfig(), [todo], heard).workers == chosen
         (line,) = heard.lines
         assert line.startswith("1,000 scans, about ")
-        assert "--workers" in line
+        assert "`workers=" in line
 
 
 def test_one_shard_gains_nothing_from_many_workers(cpus: int) -> None:
@@ -121,7 +121,7 @@ def test_a_handful_of_scans_starts_no_ray_and_gives_the_same_bytes(
     prepare_all(listings, tmp_path / "none", replace(config, workers=0), Heard())
     assert [line for line in heard.lines if "Ray" in line] == [
         "8 scans, about 0.5 s of work: done in this process, Ray would take longer "
-        "(--workers N starts it)"
+        "(`workers=N` starts it)"
     ]
     for name in ("semkitti", "semkitti-fog-heavy"):
         made = shards(tmp_path / "left_out" / name)
