@@ -479,7 +479,8 @@ def test_batchnorm_statistics(run: Replay) -> None:
         limit = limit_by_noise(run, "statistics", noise) * recorded[name]["l2"]
         assert abs(np.linalg.norm(values) - recorded[name]["l2"]) <= limit, name
         dot = float((values * named_noise(f"dot:{name}", values.shape)).sum())
-        assert abs(dot - recorded[name]["dot"]) <= limit, name
+        # A sum weighted by standard-normal numbers spreads by the norm of the error.
+        assert abs(dot - recorded[name]["dot"]) <= 2 * limit, name
 
 
 def test_one_step_of_sgd(run: Replay) -> None:
