@@ -49,7 +49,7 @@ def test_without_the_option_the_file_is_named_with_it(raw: Path, tmp_path: Path)
     assert "000000.bin: found 4 of 50 points with NaN or infinity, first 3" in failed.reason
     assert "`drop_invalid` drops them" in failed.reason
     found = [str(one) for one in check_semkitti(raw, progress=Silent()) if one.severity == "error"]
-    assert any("NaN or infinity" in line and "--drop-invalid" in line for line in found)
+    assert any("NaN or infinity" in line and "drop_invalid" in line for line in found)
     kept = check_semkitti(raw, drop_invalid=True, progress=Silent())
     assert not [one for one in kept if "NaN" in str(one)]
 
