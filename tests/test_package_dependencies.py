@@ -15,6 +15,7 @@ TABLE = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"
 MODULES = {
     "mosaicml-streaming": "streaming",
     "pillow": "PIL",
+    "pyyaml": "yaml",
     "rerun-sdk": "rerun",
     "spconv-cu118": "spconv",
 }
@@ -30,6 +31,7 @@ NOT_IMPORTED = {
 }
 
 ELSEWHERE = {
+    "cumm": "of spconv",
     "nuscenes": "the official devkit: its test skips without, and needs versions of its own",
     "pyquaternion": "of the devkit",
 }
