@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
-from pass2d.pipeline.datasets.nuscenes_tables import LIDAR
+from pass2d.pipeline.datasets.nuscenes_rows import LIDAR
 from pass2d.synth.generate import SynthSummary, Written, claim, run_tasks
 from pass2d.synth.nuscenes_config import VERSION, NuscenesSynthConfig
 from pass2d.synth.nuscenes_frame import render_camera, render_revolution

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.pipeline.datasets.nuscenes import nuscenes_table
-from pass2d.pipeline.datasets.nuscenes_tables import LIDAR
+from pass2d.pipeline.datasets.nuscenes_rows import LIDAR
 from pass2d.pipeline.stages.ego_motion import Pose
 from pass2d.synth.nuscenes_config import VERSION, NuscenesSynthConfig
 from pass2d.synth.nuscenes_frame import (

@@ -19,24 +19,22 @@ from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
 from pass2d.pipeline.datasets.nuscenes_labels import info_by_name
 from pass2d.pipeline.datasets.nuscenes_missing import LABELS, POINTS, SWEEPS, Missing
+from pass2d.pipeline.datasets.nuscenes_rows import (
+    LIDAR,
+    NO_ROW,
+    Sample,
+    Scene,
+    SensorData,
+    Tables,
+)
 from pass2d.pipeline.datasets.nuscenes_scenes import (
     choose_scenes,
     choose_version,
     locate_tables,
     notes_on_scenes,
 )
-from pass2d.pipeline.datasets.nuscenes_tables import (
-    LIDAR,
-    NO_ROW,
-    Sample,
-    Scene,
-    SensorData,
-    TableReader,
-    Tables,
-    read_label_ids,
-    read_scenes,
-    read_tables,
-)
+from pass2d.pipeline.datasets.nuscenes_tables import read_label_ids, read_scenes, read_tables
+from pass2d.pipeline.datasets.nuscenes_values import TableReader
 from pass2d.pipeline.datasets.table import DatasetTable, load_table
 from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
 from pass2d.pipeline.source import ScanSource, SourceListing, SweepSource

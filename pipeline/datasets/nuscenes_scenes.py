@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pass2d.common.errors import DataError
 from pass2d.pipeline.datasets.limit import SPLITS
-from pass2d.pipeline.datasets.nuscenes_tables import Scene
+from pass2d.pipeline.datasets.nuscenes_rows import Scene
 from pass2d.pipeline.datasets.table import DatasetTable
 
 VERSIONS: dict[str, dict[str, str]] = {
