@@ -6,10 +6,12 @@ option that asks for it, its length, types and codecs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pass2d.cache.codec import Codec
 
@@ -61,6 +63,9 @@ class FieldSpec:
     """Whether the values are training ids."""
     stored_with: Literal["", "label", "picture", "visible", "voxels", "labelled voxels"] = ""
     """What the manifest says of a scan that must have it."""
+    compute: Callable[[NDArray[np.float32]], NDArray[np.generic]] | None = None
+    """Makes it when a scan is prepared, from its kept points (4, N): x, y, z, signal. None: a stage
+    of its own does, or nobody."""
 
     @property
     def is_per_camera(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.nowhere import is_measured
+from pass2d.cache.fields import FIELDS
 from pass2d.cache.motion import motion_lookup
 from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
 from pass2d.corruptions.registry import NEEDS_LABELS, Variant, table_of
@@ -91,6 +92,7 @@ def lidar_record(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
         outside_signal=outside[3],
         outside_label=outside_label,
         outside_time=None if time is None else time[rows.outside],
+        extra={spec.name: spec.compute(kept) for spec in FIELDS.values() if spec.compute},
     )
 
 

@@ -2,17 +2,20 @@
 
 The toy field is `ring`, the beam that measured each point. It goes through writing, reading,
 `inspect`, `verify`, repair's records and plain Zarr; caches from before it are read as they are.
+Another, `flat`, is computed when a scan is prepared, and drawn by `view`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 from cache_samples import write_sample_cache
+from pipeline_files import write_sequence
 
 from pass2d.cache.care.records_from_shards import describe_shard, without_paths
 from pass2d.cache.care.verify import verify
@@ -25,6 +28,10 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.rows import load_row
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.train.viewing.cached import cached_scans
+from pass2d.train.viewing.panels import panels_of
 
 RING = FieldSpec(
     name="ring",
@@ -128,3 +135,38 @@ def test_a_cache_from_before_it_is_read_and_can_grow(tmp_path: Path) -> None:
     with CacheReader.open(tmp_path) as reader:  # as a version reads it that lacks the field
         assert reader.generation == 2
         assert reader.read(0, Fields()).n == reader.scans.n[0]
+
+
+FLAT = replace(
+    RING,
+    name="flat",
+    dtypes=("float32",),
+    compute=lambda points: np.hypot(points[0], points[1]),  # metres from the sensor's axis
+)
+
+
+def test_a_computed_one_goes_through_prepare_and_view(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "raw", "00", (0, 1))
+    listing = list_semkitti(tmp_path / "raw")
+    inline = PrepareConfig(workers=0)
+    prepare(listing, tmp_path / "semkitti", inline, Silent())
+    FIELDS["flat"] = FLAT
+    try:
+        assert prepare(listing, tmp_path / "semkitti", inline, Silent()).written_shards == 3
+        assert prepare(listing, tmp_path / "semkitti", inline, Silent()).written_shards == 0
+        with CacheReader.open(tmp_path) as reader:
+            record = reader.read(1, Fields(outside=True, extra=("flat",)))
+            expected = np.hypot(record.xyz[0], record.xyz[1])
+            assert np.array_equal(record.extra["flat"], expected)
+            assert reader.read(1, Fields()).extra == {}
+            views = cached_scans(reader, split=None, sequences=None)
+            scan = views.items[1].load()
+            shown = scan.extra["flat"]
+            assert np.array_equal(shown[record.raw_index], expected)
+            assert np.isnan(shown).sum() == record.n_raw - record.n
+            titles = [p.title for p in panels_of(scan, views.table, signal_name="remission")]
+            assert titles == ["ground truth", "flat"]
+        assert verify(tmp_path / "semkitti", Silent()).is_sound
+    finally:
+        del FIELDS["flat"]
+    assert prepare(listing, tmp_path / "semkitti", inline, Silent()).written_shards == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pass2d.cache.check_manifest import wrong_scan_names
-from pass2d.cache.fields import CODEC_VERSIONS, CONTAINERS, STRIP_COLUMNS
+from pass2d.cache.fields import CODEC_VERSIONS, CONTAINERS, FIELDS, STRIP_COLUMNS
 from pass2d.cache.key_inputs import (
     CameraScanInputs,
     KeyInputs,
@@ -114,6 +114,8 @@ def lidar_header(
     variant = variant_of(info)
     if variant is not None:
         parameters["corruption"] = table_of(info).parameters(variant)
+    if computed := sorted(spec.name for spec in FIELDS.values() if spec.compute):
+        parameters["computed"] = computed
     inputs = KeyInputs(
         sequence=job.sequence,
         lidar_scans=tuple(

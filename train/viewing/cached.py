@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pass2d.cache.fields import Fields
+from pass2d.cache.fields import FIELDS, Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.train.inference.segmenter import PastPoints
 from pass2d.train.stacks.choose import past_scans, require_poses
 from pass2d.train.stacks.config import StackConfig
 from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet, view_scan
 from pass2d.train.viewing.times import scan_time_s
-
-FIELDS = Fields(label=True, image=True, pixels=True, outside=True)
 
 
 def cached_scans(
@@ -80,5 +78,7 @@ def _past(reader: CacheReader, position: int, stack: StackConfig) -> tuple[PastP
 
 def _load(reader: CacheReader, position: int, points: Path | None) -> ViewScan:
     frame_index = int(reader.scans.frame_index[position])
-    record = reader.read(position, FIELDS)
+    extra = tuple(s.name for s in FIELDS.values() if s.option == "extra" and s.length == "points")
+    fields = Fields(label=True, image=True, pixels=True, outside=True, extra=extra)
+    record = reader.read(position, fields)
     return view_scan(record, frame_index=frame_index, time_s=scan_time_s(points, frame_index))

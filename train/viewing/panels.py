@@ -31,7 +31,10 @@ class Panel:
 
 
 def panels_of(scan: ViewScan, table: LabelTable, *, signal_name: str) -> tuple[Panel, ...]:
-    """Ground truth, prediction, error and confidence, as far as they are known; else the signal."""
+    """What is known of ground truth, prediction, error and confidence, else height and signal.
+
+    The cache's further fields of points follow.
+    """
     panels = []
     if scan.truth is not None:
         panels.append(Panel(title="ground truth", labels=scan.truth, table=table))
@@ -46,6 +49,9 @@ def panels_of(scan: ViewScan, table: LabelTable, *, signal_name: str) -> tuple[P
         for title, values, unit in (("height", scan.xyz[2], "m"), (signal_name, scan.signal, "")):
             labels, bins = binned(values, robust_scale(values, unit=unit))
             panels.append(Panel(title=title, labels=labels, table=bins))
+    for name, values in scan.extra.items():
+        labels, bins = binned(values, robust_scale(values, unit=""))
+        panels.append(Panel(title=name, labels=labels, table=bins))
     return tuple(panels)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,8 @@ class ViewScan:
     """(N,) training ids."""
     confidence: NDArray[np.float32] | None = None
     """(N,) 0..1."""
+    extra: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """(N,) by name: the cache's further fields of points, NaN outside the volume."""
     cameras: tuple[ViewCamera, ...] = ()
     note: str = ""
     """How its file was read, where that is not as usual, for people."""
@@ -126,6 +128,10 @@ def view_scan(record: ScanRecord, *, frame_index: int, time_s: float | None) -> 
         xyz=np.ascontiguousarray(points[:, :3].T),
         signal=points[:, 3].copy(),
         truth=None if truth is None else truth[: raw.n_own],
+        extra={
+            name: _in_raw_order(record, values)[: raw.n_own]
+            for name, values in record.extra.items()
+        },
         cameras=tuple(
             ViewCamera(
                 image=view.image,
@@ -136,6 +142,12 @@ def view_scan(record: ScanRecord, *, frame_index: int, time_s: float | None) -> 
             if view.image is not None
         ),
     )
+
+
+def _in_raw_order(record: ScanRecord, values: NDArray[np.generic]) -> NDArray[np.float32]:
+    whole = np.full(record.n_raw, np.nan, np.float32)
+    whole[record.raw_index] = values
+    return whole
 
 
 Labeller = Callable[[Iterable[ViewItem]], Iterator[ViewScan]]
