@@ -217,14 +217,14 @@ def test_two_scans_are_learnt_by_heart(tmp_path: Path) -> None:
     recipe = tiny_recipe(
         "augment.mode=none",
         "network.settings.hidden=32",
-        "epochs=60",
+        "epochs=90",
         "validation.split=train",
         "validation.protocol=published",  # points outside are labelled road, all of them
-        "validation.every_epochs=60",
+        "validation.every_epochs=90",
         "optimizer.learning_rate=0.24",
         "log.save_steps=0",
-        "log.every_steps=60",
+        "log.every_steps=90",
     )
     result = run(data, recipe, run_root=tmp_path / "run")
     assert result.best_miou is not None
-    assert result.best_miou > 0.93
+    assert result.best_miou > 0.95
