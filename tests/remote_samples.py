@@ -34,6 +34,7 @@ def s3_environment(endpoint: str, local: Path) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         "PASS2D_LOCAL_CACHE": str(local),
+        "PASS2D_STORE_WAIT": "1e-6",
     }
 
 

@@ -72,7 +72,6 @@ def proxy(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for name, value in s3_environment(spoiler.endpoint, tmp_path / "disk").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PASS2D_STORE_OPTIONS", f'{{"endpoint_url": "{spoiler.endpoint}"}}')
-    monkeypatch.setattr("pass2d.cache.remote.store.time.sleep", lambda seconds: None)
     yield spoiler
     spoiler.close()
 

@@ -289,21 +289,17 @@ def test_truncated_and_missing_files_are_found_by_size(cache_root: Path) -> None
     assert states(cache_root)["cache, files"] == "broken"
 
 
-def test_command_answers_in_json_and_by_exit_code(
-    cache_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_answers_in_json_and_by_exit_code(cache_root: Path) -> None:
     fine = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
     others = {name: {"version": "2.50"} for name in ("ray", "tensorboard")}
     stub = answers(torch=TORCH, spconv_cpu=fine, **others)
-    monkeypatch.setattr("pass2d.commands.doctor.examine.ask_process", stub)
-    monkeypatch.setitem(examine.__kwdefaults__, "ask", stub)
     words = ["doctor", "--cache", str(cache_root), "--json"]
-    result = CliRunner().invoke(app, words)
+    result = CliRunner().invoke(app, words, obj=stub)
     document = json.loads(result.stdout)
     broken = [f["name"] for f in document["findings"] if f["state"] == "broken"]
     assert broken == (["CUDA"] if os.path.exists("/dev/nvidia0") else [])  # noqa: PTH110
     shutil.rmtree(cache_root / "semkitti" / "manifest")
-    result = CliRunner().invoke(app, words)
+    result = CliRunner().invoke(app, words, obj=stub)
     assert result.exit_code == 1
     assert json.loads(result.stdout)["state"] == "broken"
     result = CliRunner().invoke(app, ["doctor", "--full"])

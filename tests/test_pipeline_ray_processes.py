@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import prepare
-from pass2d.pipeline.run import ray_guard, ray_processes, ray_runner
+from pass2d.pipeline.run import ray_guard, ray_processes
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.pipeline.run.ray_processes import RayProcesses, end_marked, ray_folder
 from pass2d.pipeline.run.ray_runner import connected
@@ -67,22 +67,14 @@ def test_only_marked_processes_end_also_those_that_lost_their_parent() -> None:
         assert other.poll() is None
 
 
-@pytest.fixture
-def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a program in the place of the driver, so that no Ray is needed."""
-
-    def put(rest: str) -> None:
-        code = FAKE_DRIVER.format(root=str(ray_processes._ROOT), rest=rest)
-        monkeypatch.setattr(ray_processes, "_START", code)
-
-    return put
+def fake_driver(rest: str) -> str:
+    """A program in the place of the driver, so that no Ray is needed."""
+    return FAKE_DRIVER.format(root=str(ray_processes._ROOT), rest=rest)
 
 
 @pytest.mark.parametrize("end", ["the run ends", "the driver ends", "the guard is killed"])
-def test_nothing_of_a_driver_is_left(
-    tmp_path: Path, fake_driver: Callable[[str], None], end: str
-) -> None:
-    fake_driver(
+def test_nothing_of_a_driver_is_left(tmp_path: Path, end: str) -> None:
+    driver = fake_driver(
         "import subprocess\n"
         "child = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
         "pids = [subprocess.Popen(child, start_new_session=True).pid for _ in range(2)]\n"
@@ -91,7 +83,7 @@ def test_nothing_of_a_driver_is_left(
     )
     folder = tmp_path / "ray"
     folder.mkdir()
-    processes = RayProcesses(folder)
+    processes = RayProcesses(folder, driver=driver)
     processes.channel.send("connect")
     processes.channel.recv()
     pids = processes.channel.recv()
@@ -116,14 +108,10 @@ def test_nothing_of_a_driver_is_left(
         ("channel.send(Lost(reason='no memory'))", "no memory"),
     ],
 )
-def test_a_ray_that_does_not_start_is_one_error(
-    monkeypatch: pytest.MonkeyPatch, fake_driver: Callable[[str], None], rest: str, said: str
-) -> None:
-    monkeypatch.setattr(ray_runner, "_START_S", 1)
-    fake_driver(rest)
+def test_a_ray_that_does_not_start_is_one_error(rest: str, said: str) -> None:
     with (
         pytest.raises(CacheError, match=rf"^Ray does not start \({said}\)") as caught,
-        connected(PrepareConfig(workers=1)),
+        connected(PrepareConfig(workers=1), driver=fake_driver(rest), start_s=1),
     ):
         pass
     assert "`workers=0`" in str(caught.value)
@@ -149,12 +137,13 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def test_a_run_whose_ray_is_lost_goes_on_without_it(
-    raw: Path, tmp_path: Path, fake_driver: Callable[[str], None]
-) -> None:
-    fake_driver("channel.send(Started(cpus=2)); channel.recv(); channel.recv(); sys.exit()")
+def test_a_run_whose_ray_is_lost_goes_on_without_it(raw: Path, tmp_path: Path) -> None:
+    driver = fake_driver(
+        "channel.send(Started(cpus=2)); channel.recv(); channel.recv(); sys.exit()"
+    )
     heard = Heard()
-    summary = prepare(list_semkitti(raw), tmp_path / "out", ON_RAY, heard)
+    with connected(ON_RAY, driver=driver):
+        summary = prepare(list_semkitti(raw), tmp_path / "out", ON_RAY, heard)
     assert (summary.scans, summary.failed) == (6, ())
     assert shards(tmp_path / "out") == shards(tmp_path / "inline")
     (line,) = lost(heard)

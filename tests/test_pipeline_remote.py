@@ -112,7 +112,6 @@ def test_memory_gets_the_bytes_of_a_folder_and_a_second_run_does_nothing(
 def test_s3_gets_the_bytes_of_a_folder_whatever_the_line_does(
     raw: Path, local: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pass2d.cache.remote.store.time.sleep", lambda seconds: None)
     kinds = {3: "503", 9: "500", 17: "cut-put", 23: "close", 31: "cut"}
     proxy.set_fault(lambda request: kinds.get(request.number))
     summary = prepare(list_semkitti(raw), URL, INLINE, Silent())
@@ -131,7 +130,6 @@ def test_a_line_that_never_works_or_a_bucket_that_is_missing_is_one_line(
     raw: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASS2D_STORE_ATTEMPTS", "3")
-    monkeypatch.setattr("pass2d.cache.remote.store.time.sleep", lambda seconds: None)
     words = ["prepare", "semkitti", "--root", str(raw), "--workers", "0", "--cache"]
     proxy.set_fault(lambda request: "503")
     dead = CliRunner().invoke(app, [*words, "s3://bucket/some"])
@@ -195,7 +193,7 @@ def test_two_drivers_that_publish_at_once_lose_nothing(
     raw: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "disk"))
-    monkeypatch.setattr("pass2d.cache.remote.writer.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("PASS2D_STORE_WAIT", "1e-6")
     fsspec.filesystem("memory").store.clear()
     real, met = RemoteStore.write_new, []
 

@@ -41,6 +41,8 @@ class RemoteConfig:
             changes["limit_bytes"] = int(size * 1e9)
         if (attempts := _positive("PASS2D_STORE_ATTEMPTS", "attempts")) is not None:
             changes["attempts"] = max(1, int(attempts))
+        if (wait := _positive("PASS2D_STORE_WAIT", "seconds")) is not None:
+            changes["first_wait_s"] = wait
         if (seconds := _positive("PASS2D_STORE_TIMEOUT", "seconds")) is not None:
             changes["timeout_s"] = seconds
         if text := os.environ.get("PASS2D_STORE_OPTIONS"):

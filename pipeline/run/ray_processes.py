@@ -23,7 +23,7 @@ _MARK = "PASS2D_RAY_OF"
 _ROOT = Path(pass2d.__file__).resolve().parents[1]
 _GUARD = Path(__file__).with_name("ray_guard.py")
 # The current folder is not searched for modules (-P): a random.py there would hide a library.
-_START = (
+DRIVER = (
     f"import sys; sys.path.append({str(_ROOT)!r}); "
     "from pass2d.pipeline.run.ray_driver import main; main()"
 )
@@ -41,9 +41,10 @@ class RayProcesses:
 
     Args:
         folder: of their files, made for them alone; it goes with them.
+        driver: the program in Python that runs Ray.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, driver: str = DRIVER) -> None:
         self._folder = folder
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
         self.channel, theirs = Pipe()
@@ -52,7 +53,7 @@ class RayProcesses:
         guard = [python, "-I", "-S", str(_GUARD), str(folder), str(reading), channel]
         with (folder / "driver.log").open("wb") as log:
             self._guard = subprocess.Popen(
-                [*guard, python, "-P", "-c", _START, channel],
+                [*guard, python, "-P", "-c", driver, channel],
                 pass_fds=(reading, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -29,14 +29,14 @@ from pass2d.pipeline.run.ray_driver import (
     Started,
     Stop,
 )
-from pass2d.pipeline.run.ray_processes import RayProcesses, ray_folder
+from pass2d.pipeline.run.ray_processes import DRIVER, RayProcesses, ray_folder
 from pass2d.pipeline.run.runners import InlineRunner, TaskFailure
 from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult
 
 _CONNECT_SECONDS = 10.0
 _IMPORT_S = 180.0
 """A first import from a cold network disk takes a minute."""
-_START_S = 90.0
+START_S = 90.0
 _SILENT_S = 60.0
 """A driver that runs says something every few seconds."""
 _LEAVE_S = 10.0
@@ -60,20 +60,22 @@ class RaySession:
         CacheError: there is no connection.
     """
 
-    def __init__(self, config: PrepareConfig) -> None:
+    def __init__(
+        self, config: PrepareConfig, *, driver: str = DRIVER, start_s: float = START_S
+    ) -> None:
         self.config = config
         self.is_ours = config.ray_address is None
         self.log: Path | None = None
         """What a Ray of ours said last, once it is lost."""
         self.is_told = False
         """Whether somebody has told the user of the loss."""
-        self._patience_s = _IMPORT_S
+        self._patience_s, self._start_s = _IMPORT_S, start_s
         self._is_closing = False
         self._lost = ""
         self._ended = threading.Event()
         self._heard: queue.SimpleQueue[object] = queue.SimpleQueue()
         folder = ray_folder()
-        self._processes = RayProcesses(folder)
+        self._processes = RayProcesses(folder, driver=driver)
         threading.Thread(target=self._listen, name="pass2d-ray", daemon=True).start()
         try:
             self.send(Order(config=config, folder=str(folder)))
@@ -136,7 +138,7 @@ class RaySession:
                     self._lost = message.reason
                     break
                 if isinstance(message, Imported | Started):
-                    self._patience_s = _SILENT_S if isinstance(message, Started) else _START_S
+                    self._patience_s = _SILENT_S if isinstance(message, Started) else self._start_s
                 self._heard.put(message)
         except (EOFError, OSError):
             self._lost = "its driver has ended"
@@ -251,10 +253,17 @@ _session: ContextVar[RaySession | None] = ContextVar("_session", default=None)
 
 
 @contextlib.contextmanager
-def connected(config: PrepareConfig) -> Iterator[RaySession]:
+def connected(
+    config: PrepareConfig, *, driver: str = DRIVER, start_s: float = START_S
+) -> Iterator[RaySession]:
     """Connect to Ray: the given cluster, or a new local one; within another such block, its Ray.
 
     A process that is connected to a Ray already has its tasks done there.
+
+    Args:
+        config: of the run.
+        driver: the program in Python that runs Ray.
+        start_s: seconds of silence after which a Ray that starts counts as lost.
 
     Raises:
         CacheError: there is no connection.
@@ -270,7 +279,7 @@ def connected(config: PrepareConfig) -> Iterator[RaySession]:
             raise no_connection(config, str(error)) from error
     elif (address := _own_address()) is not None:
         config = replace(config, ray_address=address, workers=None)
-    session = RaySession(config)
+    session = RaySession(config, driver=driver, start_s=start_s)
     token = _session.set(session)
     try:
         yield session

@@ -25,6 +25,7 @@ STYLES = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
 def doctor_command(
+    context: typer.Context,
     location: Annotated[
         str | None,
         typer.Option(
@@ -47,13 +48,19 @@ def doctor_command(
 ) -> None:
     """Check Python, torch, CUDA, spconv, Ray, disk and a cache. Exits with 1 if one is broken."""
     from pass2d.commands.doctor.examine import examine
+    from pass2d.commands.doctor.process import ask
 
     console = Console()
     with clear_errors(console):
         if location is None and (full or dataset is not None):
             raise ConfigError("--full and --dataset apply to a cache: give it with --cache")
         answers = examine(
-            location, dataset=dataset, full=full, start_ray=start_ray, progress=console
+            location,
+            dataset=dataset,
+            full=full,
+            start_ray=start_ray,
+            progress=console,
+            ask=context.obj or ask,  # whoever calls the command may bring the probes' answers
         )
         found = [
             replace(one, found=in_options(one.found), remedy=in_options(one.remedy))
