@@ -39,7 +39,9 @@ class Missing:
         """What is missing, one line per fact; cameras that lack the same share a line."""
         lines = []
         if POINTS in self.files:
-            lines.append(f"left out without {POINTS}: {self._extent(POINTS)}")
+            names = [file.name for _, file in self.files[POINTS] if file is not None]
+            first = f", first {names[0]}" if names else ""
+            lines.append(f"left out without {POINTS}: {self._extent(POINTS)}{first}")
         if LABELS in self.files:
             lines.append(
                 f"no labels ({self.folders[LABELS]})"
