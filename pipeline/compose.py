@@ -13,7 +13,7 @@ from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.fields import FIELDS
 from pass2d.cache.motion import motion_lookup
 from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
-from pass2d.corruptions.registry import NEEDS_LABELS, Variant, table_of
+from pass2d.corruptions.registry import KNOWN, Variant, table_of
 from pass2d.pipeline.corrupted import variant_of
 from pass2d.pipeline.doubts import picture_doubts, require_in_volume
 from pass2d.pipeline.problem import Problem, ProblemError
@@ -278,7 +278,7 @@ def _with_sweeps(
     parts, times = [raw], [np.zeros(raw.shape[1], np.float32)]
     for place, sweep in enumerate(scan.sweeps, start=1):
         points = read_sweep(sweep.points, info)
-        if variant is not None and variant.name not in NEEDS_LABELS:
+        if variant is not None and not KNOWN[variant.name].needs_labels:
             points = _corrupted(scan, points, info, variant, part=place).points.T
         matrix = np.array(sweep.lidar_from_sweep).reshape(3, 4)
         parts.append(add_sweep(points, lidar_from_sweep=matrix))

@@ -9,8 +9,7 @@ from pass2d.cache.schema import CorruptionInfo, DatasetInfo
 from pass2d.common.errors import ConfigError
 from pass2d.corruptions.registry import (
     COLLECTION,
-    CORRUPTIONS,
-    NEEDS_LABELS,
+    KNOWN,
     SEVERITIES,
     Variant,
     table_of,
@@ -50,7 +49,7 @@ def _corrupted(listing: SourceListing, variant: Variant) -> SourceListing:
         ),
     )
     scans, notes = listing.scans, tuple[str, ...]()
-    if variant.name in NEEDS_LABELS:
+    if KNOWN[variant.name].needs_labels:
         scans = tuple(scan for scan in listing.scans if scan.labels is not None)
         if len(scans) < len(listing.scans):
             blind = sorted({s.sequence for s in listing.scans if s.labels is None})
@@ -75,7 +74,7 @@ def variant_of(info: DatasetInfo) -> Variant | None:
     found = info.corruption
     if found is None:
         return None
-    for name in CORRUPTIONS:
+    for name in KNOWN:
         for severity in SEVERITIES:
             if (name, severity) == (found.name, found.severity):
                 return Variant(name=name, severity=severity)

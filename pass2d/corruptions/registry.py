@@ -34,22 +34,20 @@ CODE_VERSION = 1
 COLLECTION = "pass2d-C"
 """The name in reports, so that they are not mistaken for the published sets."""
 
-KNOWN: tuple[Corruption, ...] = (
-    fog.CORRUPTION,
-    wet_ground.CORRUPTION,
-    snow.CORRUPTION,
-    motion_blur.CORRUPTION,
-    beam_missing.CORRUPTION,
-    crosstalk.CORRUPTION,
-    incomplete_echo.CORRUPTION,
-    cross_sensor.CORRUPTION,
-)
-"""In the order of the published tables."""
-CORRUPTIONS: tuple[str, ...] = tuple(one.name for one in KNOWN)
+KNOWN: dict[str, Corruption] = {
+    "fog": fog.CORRUPTION,
+    "wet_ground": wet_ground.CORRUPTION,
+    "snow": snow.CORRUPTION,
+    "motion_blur": motion_blur.CORRUPTION,
+    "beam_missing": beam_missing.CORRUPTION,
+    "crosstalk": crosstalk.CORRUPTION,
+    "incomplete_echo": incomplete_echo.CORRUPTION,
+    "cross_sensor": cross_sensor.CORRUPTION,
+}
+"""By name, in the order of the published tables."""
+CORRUPTIONS: tuple[str, ...] = tuple(KNOWN)
 SeverityName = Literal["light", "moderate", "heavy"]
 SEVERITIES: tuple[SeverityName, ...] = get_args(SeverityName)
-NEEDS_LABELS: frozenset[str] = frozenset(one.name for one in KNOWN if one.needs_labels)
-"""Corruptions of some classes only; `wet_ground` can do without labels."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -71,8 +69,6 @@ class CorruptionTable:
 
     sensor: Sensor
     settings: dict[Variant, Any]
-    known: dict[str, Corruption]
-    """By name."""
 
     def parameters(self, variant: Variant) -> dict[str, Any]:
         """Everything that decides a corruption's output but the scan, as plain data for keys."""
@@ -90,17 +86,20 @@ class CorruptionTable:
         return plain
 
 
-@functools.cache
-def corruption_table(layout: str, known: tuple[Corruption, ...] = KNOWN) -> CorruptionTable:
+def corruption_table(layout: str) -> CorruptionTable:
     """The table of a data set's layout: "semantickitti" or "nuscenes".
 
     Args:
         layout: names a TOML file of this folder.
-        known: the corruptions that there are.
 
     Raises:
         ConfigError: no table for that layout, or a damaged one.
     """
+    return _read_table(layout, tuple(KNOWN.values()))
+
+
+@functools.cache
+def _read_table(layout: str, known: tuple[Corruption, ...]) -> CorruptionTable:
     file = Path(__file__).with_name(f"{layout}.toml")
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -120,7 +119,7 @@ def corruption_table(layout: str, known: tuple[Corruption, ...] = KNOWN) -> Corr
         ) from error
     except (tomllib.TOMLDecodeError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"{file}: {type(error).__name__}: {error}. See README.md.") from error
-    return CorruptionTable(sensor=sensor, settings=settings, known={one.name: one for one in known})
+    return CorruptionTable(sensor=sensor, settings=settings)
 
 
 def table_of(info: DatasetInfo) -> CorruptionTable:
@@ -144,7 +143,7 @@ def table_of(info: DatasetInfo) -> CorruptionTable:
     )
     share = lidar.beams / table.sensor.beams
     settings = {variant: _for_beams(one, share) for variant, one in table.settings.items()}
-    return CorruptionTable(sensor=sensor, settings=settings, known=table.known)
+    return CorruptionTable(sensor=sensor, settings=settings)
 
 
 def _for_beams(settings: Any, share: float) -> Any:
@@ -174,7 +173,7 @@ def corrupt(
     """
     if cloud.n == 0:
         return Corrupted(xyz=cloud.xyz, signal=cloud.signal, source=np.arange(0))
-    return table.known[variant.name].apply(cloud, table.settings[variant], rng)
+    return KNOWN[variant.name].apply(cloud, table.settings[variant], rng)
 
 
 def scan_generator(
@@ -194,12 +193,11 @@ def scan_generator(
     return np.random.default_rng(xxhash.xxh3_128_intdigest(text.encode()))
 
 
-def parse_variants(text: str, known: Sequence[Corruption] = KNOWN) -> tuple[Variant, ...]:
+def parse_variants(text: str) -> tuple[Variant, ...]:
     """Read a list such as "fog:heavy,snow"; without a severity all three; "all" is everything.
 
     Args:
         text: the list.
-        known: the corruptions that there are.
 
     Returns:
         Each once, in the order of the tables.
@@ -208,7 +206,7 @@ def parse_variants(text: str, known: Sequence[Corruption] = KNOWN) -> tuple[Vari
         ConfigError: an unknown corruption or severity; proposes the nearest.
     """
     found: set[Variant] = set()
-    every = tuple(one.name for one in known)
+    every = tuple(KNOWN)
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise ConfigError(f"`corrupt`: found {text!r}, expected e.g. fog:heavy,snow or all.")
