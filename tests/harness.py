@@ -339,9 +339,8 @@ def _disorder(outcome: Outcome, file: Path, code: int) -> str:
 
 def _names(text: str, file: Path) -> bool:
     """Whether a text names a file, its folder, or the scan of that number."""
-    return any(
-        name in text for name in (file.name, file.stem, file.parent.name, file.parent.parent.name)
-    )
+    names = (file.name, file.stem, file.parent.name, file.parent.parent.name)
+    return any(name in text or json.dumps(name)[1:-1] in text for name in names)
 
 
 def _says(text: str, file: Path) -> bool:
