@@ -55,16 +55,23 @@ def merge_warnings(problems: Iterable[Problem], known: Iterable[Warned] = ()) ->
     return tuple(merged.values())
 
 
+def more_faults(count: int) -> str:
+    """What follows the first of several faults; nothing where it is the only one."""
+    return f" And {count:,} more: `check` lists them." if count else ""
+
+
 class ProblemError(DataError):
     """A problem that stops the work on its scan; `--check` collects `problem` instead."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
+    def __init__(self, problem: Problem, more: int = 0) -> None:
+        """Say the first problem of a listing, and how many ``more`` there are."""
+        super().__init__(str(problem) + more_faults(more))
         self.problem = problem
+        self._more = more
 
-    def __reduce__(self) -> tuple[type[ProblemError], tuple[Problem]]:
+    def __reduce__(self) -> tuple[type[ProblemError], tuple[Problem, int]]:
         # Exceptions pickle as type(*args); the message alone would not rebuild this one (Ray).
-        return type(self), (self.problem,)
+        return type(self), (self.problem, self._more)
 
 
 class UnknownLabelProblemError(ProblemError, UnknownLabelError):

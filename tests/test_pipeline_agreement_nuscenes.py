@@ -346,9 +346,10 @@ def test_every_row_that_cannot_be_read_is_named(folder: NuscenesFolder) -> None:
         ("lidarseg", "a table as nuScenes has it"),
         ("ego_pose", "4 finite numbers"),
     ]
-    code, (said,) = prepared(root)  # which ends at the first
+    code, (said,) = prepared(root)
     assert code == 1
     assert found[0].found in said
+    assert said.endswith(" And 5 more: `check` lists them.")
 
 
 def test_a_key_frame_without_its_sample_is_an_error(folder: NuscenesFolder) -> None:
@@ -378,8 +379,9 @@ def test_a_folder_that_cannot_be_read_is_one_problem(
     (problem,) = (problem for problem in checked(root) if problem.severity == "error")
     assert (problem.file, problem.found) == (closed, "permission denied")
     if place != "samples/CAM_BACK":  # not one scan can be prepared whole
-        with pytest.raises(DataError, match=f"{place}: found permission denied"):
+        with pytest.raises(DataError, match=f"{place}: found permission denied") as caught:
             list_nuscenes(root)
+        assert "more: `check`" not in str(caught.value)
         return
     summary = prepare(list_nuscenes(root), root.parent / "out", INLINE, Silent())
     assert [failed.stage for failed in summary.failed] == ["camera"] * 4

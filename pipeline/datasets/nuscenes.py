@@ -95,12 +95,13 @@ def list_nuscenes(
     # Absolute: Ray's workers have another current folder.
     root = root.absolute()
     wanted = Wanted(splits=splits, sequences=scenes, limit=limit, version=version, sweeps=sweeps)
-    found = _read(root, table or nuscenes_table(), wanted, progress or Silent())
+    reader, found = _read(root, table or nuscenes_table(), wanted, progress or Silent())
+    reader.require_whole()
     lister = _Lister(found, stored_hw=stored_hw)
     listed = (lister.scan(*sample) for sample in found.samples())
     scans = [scan for scan in listed if scan is not None]
     if not scans and lister.closed:
-        raise ProblemError(next(iter(lister.closed.values())))
+        raise ProblemError(next(iter(lister.closed.values())), len(lister.closed) - 1)
     _require_scans(found, scans)
     calibrated = [lister.calibrated(scan) for scan in first_of_each_split(scans, limit)]
     usable = tuple(one.usable() for one in calibrated if one.is_whole)
@@ -122,8 +123,8 @@ def list_nuscenes(
 
 def _examine(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> Examined:
     """As `list_nuscenes`; rows that do not fit together are among the problems."""
-    faults: list[Problem] = []
-    found = _read(root, table, wanted, progress, faults=faults)
+    reader, found = _read(root, table, wanted, progress)
+    faults = reader.faults
     lister = _Lister(found, stored_hw=None)
     listed = (lister.scan(*sample) for sample in found.samples())
     scans = [scan for scan in listed if scan is not None]
@@ -235,32 +236,27 @@ def _notes_on_rows(problems: Sequence[Problem]) -> list[str]:
 
 
 def _read(
-    root: Path,
-    table: DatasetTable,
-    wanted: Wanted,
-    progress: Progress,
-    *,
-    faults: list[Problem] | None = None,
-) -> _Found:
-    """Read the tables; ``faults`` takes what is wrong with their rows, which else is an error."""
+    root: Path, table: DatasetTable, wanted: Wanted, progress: Progress
+) -> tuple[TableReader, _Found]:
+    """Read the tables; the reader knows what is wrong with their rows."""
     sweeps, splits, scenes = wanted.sweeps, wanted.splits, wanted.sequences
     if not 0 <= sweeps <= MAX_SWEEPS:
         raise ConfigError(f"sweeps {sweeps}: must be 0 to {MAX_SWEEPS} past sweeps.")
     root, version = choose_version(root, wanted.version)
-    reader = TableReader(root / version, progress, faults=faults)
+    reader = TableReader(root / version, progress)
     known = read_scenes(reader)
     try:
         split_of = choose_scenes(
             known, table, version=version, splits=splits, names=scenes, where=reader.folder
         )
     except DataError:
-        if not faults:  # else a scene may be missing because its row cannot be read
+        if not reader.faults:  # else a scene may be missing because its row cannot be read
             raise
         split_of = {}
     chosen = [scene for scene in known if scene.name in split_of]
-    info, remarks = _info(reader, table, faults=faults or ())
+    info, remarks = _info(reader, table)
     notes = notes_on_scenes(known, table, version=version, split_of=split_of, splits=splits)
-    return _Found(
+    return reader, _Found(
         root=root,
         version=version,
         table=table,
@@ -272,12 +268,10 @@ def _read(
     )
 
 
-def _info(
-    reader: TableReader, table: DatasetTable, *, faults: Sequence[Problem]
-) -> tuple[DatasetInfo, tuple[str, ...]]:
-    """Labels as category.json numbers them; as usual where a check has found it damaged."""
+def _info(reader: TableReader, table: DatasetTable) -> tuple[DatasetInfo, tuple[str, ...]]:
+    """Labels as category.json numbers them; as usual where it is damaged."""
     label_ids, file = read_label_ids(reader), reader.file("category")
-    if all(fault.file != file for fault in faults):
+    if all(fault.file != file for fault in reader.faults):
         with reader.checked("category"):
             return info_by_name(table, label_ids, file=file)
     return table.info, ()

@@ -12,7 +12,7 @@ from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
 from pass2d.common.text import quoted, shown
 from pass2d.pipeline.datasets.json_table import Kind, is_text, read_rows
-from pass2d.pipeline.problem import Problem
+from pass2d.pipeline.problem import Problem, more_faults
 from pass2d.pipeline.stages.ego_motion import Pose
 
 _MIB = 1 << 20
@@ -23,32 +23,39 @@ _FARTHEST = 1e9
 class TableReader:
     """Opens the tables of one version and reports what was read."""
 
-    def __init__(
-        self, folder: Path, progress: Progress, *, faults: list[Problem] | None = None
-    ) -> None:
-        """Read from ``folder``; with ``faults`` rows that cannot be read are added there."""
+    def __init__(self, folder: Path, progress: Progress) -> None:
         self.folder = folder
+        self.faults: list[Problem] = []
+        """Rows that cannot be read, and tables."""
         self._progress = progress
-        self._faults = faults
+        self._first: DataError | None = None
 
     @contextlib.contextmanager
     def checked(self, name: str) -> Iterator[None]:
-        """Around the use of one row of a table: what is wrong with it ends it, or all."""
+        """Around the use of one row of a table: what is wrong with it goes to the faults."""
         try:
             yield
         except DataError as error:
             self._refuse(error, self.file(name))
 
+    def require_whole(self) -> None:
+        """Refuse tables with faults.
+
+        Raises:
+            DataError: the first fault, and how many more there are.
+        """
+        if self._first is not None:
+            raise DataError(str(self._first) + more_faults(len(self.faults) - 1))
+
     def _refuse(self, error: DataError, file: Path) -> None:
-        if self._faults is None:
-            raise error
+        self._first = self._first or error
         text = str(error).removeprefix(f"{file}: ")
         found, is_told, rest = text.rpartition(", expected ")
         if not is_told:
             found, _, remedy = text.partition(". ")
             rest = f"a table as nuScenes has it. {remedy or 'Unpack it again.'}"
         expected, _, remedy = rest.partition(". ")
-        self._faults.append(Problem(file=file, found=found, expected=expected, remedy=remedy))
+        self.faults.append(Problem(file=file, found=found, expected=expected, remedy=remedy))
 
     def rows(
         self,

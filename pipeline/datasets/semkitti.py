@@ -68,7 +68,7 @@ def list_semkitti(
     closed: dict[str, Problem] = {}
     files = list(_readable(chosen, closed))
     if closed and not any(s.points for s in files):
-        raise ProblemError(next(iter(closed.values())))
+        raise ProblemError(next(iter(closed.values())), len(closed) - 1)
     _require_scans(root, files, is_each=sequences is not None)
     calibrations = {s.sequence: _calibration(s) for s in files}
     courses = {s.sequence: read_course(s) for s in files}
