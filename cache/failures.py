@@ -29,13 +29,13 @@ def read_failures(data: bytes) -> tuple[list[FailedScan], list[int]]:
 
 
 def recorded_failures(shards: Any) -> list[tuple[str, FailedScan]]:
-    """Sequence and scan of the failures that shards.parquet knows: the scan's stage ran.
+    """Sequence and scan of the failures that shards.parquet knows: the shard was made.
 
-    What kept a stage from running (a whole shard of bad files, a damaged calib.txt) is not there.
+    What kept a whole shard from being made (only bad files, a damaged calib.txt) is not there.
     """
     columns = (shards[name].to_pylist() for name in ("sequence", "failed"))
     return [
-        (sequence, FailedScan(**scan))
+        (sequence, from_json(FailedScan, scan, where="shards.parquet"))
         for sequence, text in zip(*columns, strict=True)
         for scan in json.loads(text)["scans"]
     ]

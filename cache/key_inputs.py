@@ -147,8 +147,8 @@ def header_inputs(header: ShardHeader) -> KeyInputs:
     Raises:
         CacheError: they are not those of its container.
     """
-    where = f"{header.stage} {header.key}"
-    return parse_inputs(header.stage, header.inputs, where=where)
+    where = f"{header.container} {header.key}"
+    return parse_inputs(header.container, header.inputs, where=where)
 
 
 def source_files(header: ShardHeader) -> tuple[ScanSources, ...]:

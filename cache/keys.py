@@ -1,4 +1,4 @@
-"""Keys of stages: what a shard's content depends on, and nothing else, as one hash."""
+"""Keys of shards: what a shard's content depends on, and nothing else, as one hash."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from pass2d.common.json import dumps
 _BLOCK_BYTES = 1 << 20
 
 
-def stage_key(stage: str, *, code_version: int, profile: str, parameters: Any, inputs: Any) -> str:
-    """Key of one shard of a stage, 32 hex digits: xxh3_128 of the canonical JSON of all of it.
+def shard_key(
+    container: str, *, code_version: int, profile: str, parameters: Any, inputs: Any
+) -> str:
+    """Key of one shard, 32 hex digits: xxh3_128 of the canonical JSON of all of it.
 
     Args:
-        stage: a container, e.g. "lidar".
-        code_version: raised whenever the stage's output changes.
+        container: e.g. "lidar"; the canonical JSON calls it "stage".
+        code_version: raised whenever the container's content changes for the same input.
         profile: "speed" or "size".
-        parameters: settings of the stage, JSON-like.
+        parameters: settings that decide the content, JSON-like.
         inputs: hashes of source files and keys of other shards, JSON-like.
     """
     text = dumps(
         {
             "format_version": FORMAT_VERSION,
-            "stage": stage,
+            "stage": container,
             "code_version": code_version,
             "profile": profile,
             "parameters": parameters,

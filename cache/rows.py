@@ -16,11 +16,12 @@ from pass2d.cache.schema import FORMAT_VERSION
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_file, replace_file, require_no_link
 from pass2d.common.json import OMITTED_IF_NONE, from_json, seal, unseal
+from pass2d.common.plain import written_as
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file of the raw data set, as it was when a stage read it."""
+    """A file of the raw data set, as it was when it was read."""
 
     role: str
     """"points", "labels", "sweep0", "sweep1", ..., "image0", "image1", ... or "calib"."""
@@ -154,10 +155,10 @@ class ScanSources:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedScan:
-    """A scan that a stage could not prepare."""
+    """A scan that a container lacks, because it could not be prepared."""
 
     scan_id: str
-    stage: str
+    container: str = field(metadata=written_as("stage"))
     reason: str
 
 
@@ -165,7 +166,7 @@ class FailedScan:
 class ShardHeader:
     """A shard's key and all that the key is made of; the group attributes hold it too."""
 
-    stage: str
+    container: str = field(metadata=written_as("stage"))
     key: str
     code_version: int
     profile: str
@@ -192,7 +193,7 @@ class ShardRow:
     files: tuple[FileHash, ...]
     fields: tuple[FieldChunks, ...]
     sources: tuple[ScanSources, ...] = ()
-    """Files that this stage read, also those of failed scans."""
+    """Files that were read for it, also those of failed scans."""
     failed: tuple[FailedScan, ...] = ()
     writer: str = ""
     """host and process."""
@@ -230,8 +231,8 @@ def decode_row(data: bytes, *, where: str) -> ShardRow:
 def _faults(row: ShardRow) -> Iterator[str]:
     """What no record says, although its checksum is right: names that lead elsewhere first."""
     header = row.header
-    if header.stage not in CONTAINERS or not 0 <= row.shard < MOST_SHARDS:
-        yield f"found shard {row.shard!s:.20} of {header.stage[:40]!r}"
+    if header.container not in CONTAINERS or not 0 <= row.shard < MOST_SHARDS:
+        yield f"found shard {row.shard!s:.20} of {header.container[:40]!r}"
     if HASH.fullmatch(header.key) is None:
         yield f"found the key {header.key[:40]!r}, expected 32 hex digits"
     if not isinstance(header.parameters, dict) or not isinstance(header.inputs, dict):
@@ -263,7 +264,7 @@ def _is_place(ref: ChunkRef) -> bool:
 
 def commit_row(layout: Layout, row: ShardRow) -> None:
     """Publish a commit record: from now on the shard counts as done."""
-    path = layout.row(row.header.stage, row.shard, row.header.key)
+    path = layout.row(row.header.container, row.shard, row.header.key)
     require_no_link(path.parent.parent, path.parent)
     replace_file(path, encode_row(row), scratch=layout.scratch)
 
@@ -276,6 +277,6 @@ def load_row(layout: Layout, container: str, shard: int, key: str) -> ShardRow |
     except FileNotFoundError:
         return None
     row = decode_row(data, where=str(path))
-    if row.header.key != key or row.header.stage != container or row.shard != shard:
+    if row.header.key != key or row.header.container != container or row.shard != shard:
         raise CacheError(f"{path}: describes another shard. Run `repair`.")
     return row

@@ -120,10 +120,10 @@ def shard_record(row: ShardRow, *, sequence: str) -> dict[str, Any]:
     header = row.header
     failed_ids = {scan.scan_id for scan in row.failed}
     return {
-        "stage": header.stage,
+        "stage": header.container,
         "shard": row.shard,
         "key": header.key,
-        "path": f"{header.stage}/{shard_name(row.shard, header.key)}.zarr",
+        "path": f"{header.container}/{shard_name(row.shard, header.key)}.zarr",
         "sequence": sequence,
         "scans": len(row.entries.scan_ids()),
         "bytes": row.nbytes,

@@ -34,7 +34,7 @@ from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
 
 CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1, "motion": 1}
-"""Part of a stage's key: raise a number when that stage's output changes for the same input."""
+"""Part of a shard's key: raise a number when the same input gives other content."""
 
 
 class ScanCounts(NamedTuple):

@@ -261,7 +261,7 @@ class _Work:
         shard = self._open[task.job.shard]
         self._progress.say(f"shard {task.job.shard}, {task.container}: {failure.reason}")
         self.failed += [
-            FailedScan(scan_id=scan.scan_id, stage=task.container, reason=failure.reason)
+            FailedScan(scan_id=scan.scan_id, container=task.container, reason=failure.reason)
             for scan in task.job.scans
         ]
         shard.left.discard(task.container)

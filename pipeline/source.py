@@ -72,7 +72,7 @@ class ScanSource:
         return tuple(file for file in files if file is not None)
 
     def lidar_files(self) -> tuple[tuple[str, Path], ...]:
-        """Role and path of what the stage `lidar` reads."""
+        """Role and path of what the container `lidar` is made from."""
         labels = () if self.labels is None else (("labels", self.labels),)
         sweeps = ((f"sweep{place}", sweep.points) for place, sweep in enumerate(self.sweeps))
         return (("points", self.points), *labels, *sweeps)

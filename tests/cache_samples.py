@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.keys import stage_key
+from pass2d.cache.keys import shard_key
 from pass2d.cache.layout import Layout, shard_number
 from pass2d.cache.manifest import publish_generation, publishing
 from pass2d.cache.rows import LidarEntry, ScanSources, ShardHeader, ShardRow, SourceFile
@@ -247,10 +247,10 @@ def write_sample_shard(
     return {"lidar": lidar, "camera": camera, "voxel": voxel}
 
 
-def _header(stage: str, profile: str, inputs) -> ShardHeader:
-    key = stage_key(stage, code_version=1, profile=profile, parameters={}, inputs=inputs)
+def _header(container: str, profile: str, inputs) -> ShardHeader:
+    key = shard_key(container, code_version=1, profile=profile, parameters={}, inputs=inputs)
     return ShardHeader(
-        stage=stage, key=key, code_version=1, profile=profile, parameters={}, inputs=inputs
+        container=container, key=key, code_version=1, profile=profile, parameters={}, inputs=inputs
     )
 
 

@@ -68,8 +68,8 @@ def publish_many(listing: SourceListing, dataset_root: Path) -> None:
     for rows in shards:
         for row in rows.values():
             key = row.header.key
-            layout.shard(row.header.stage, row.shard, key).mkdir(parents=True)
-            record = layout.row(row.header.stage, row.shard, key)
+            layout.shard(row.header.container, row.shard, key).mkdir(parents=True)
+            record = layout.row(row.header.container, row.shard, key)
             record.parent.mkdir(parents=True, exist_ok=True)
             record.touch()
     with publishing(layout):
@@ -97,7 +97,7 @@ def _rows(job: ShardJob, info: DatasetInfo) -> dict[str, ShardRow]:
         ),
     }
     return {
-        header.stage: _row(job, header, entries[header.stage], tuple(part))
+        header.container: _row(job, header, entries[header.container], tuple(part))
         for header, part in zip((lidar, camera, voxel, motion), (*sources, (), ()), strict=True)
     }
 
@@ -115,7 +115,7 @@ def _motion_entry(scan_id: str, info: DatasetInfo) -> MotionEntry:
 def _row(job: ShardJob, header: ShardHeader, entries: Entries, sources: tuple) -> ShardRow:
     fields = []
     for name, spec in FIELDS.items():
-        if spec.container == header.stage:
+        if spec.container == header.container:
             count = 10 if name == "image" else 1
             refs = tuple(ChunkRef(offset=99 * c, length=99, crc=12345) for c in range(count))
             chunk = (1, 370, 128, 3) if name == "image" else (1, 120_000)

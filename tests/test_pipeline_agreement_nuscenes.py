@@ -305,7 +305,7 @@ def test_a_scan_whose_sweeps_cannot_be_placed_is_left_out(folder: NuscenesFolder
     listing = list_nuscenes(folder.write(), sweeps=1)
     assert len(listing.scans) == 3
     (failed,) = listing.failed
-    assert failed.stage == "lidar"
+    assert failed.container == "lidar"
     assert gone in failed.reason
 
 
@@ -360,7 +360,7 @@ def test_a_key_frame_without_its_sample_is_an_error(folder: NuscenesFolder) -> N
     listing = list_nuscenes(root)
     assert len(listing.scans) == 3
     (failed,) = listing.failed
-    assert (failed.stage, failed.reason) == ("lidar", str(problem))
+    assert (failed.container, failed.reason) == ("lidar", str(problem))
 
 
 @pytest.mark.parametrize("place", ["samples/CAM_BACK", "lidarseg/v1.0-mini", "samples/LIDAR_TOP"])
@@ -384,5 +384,5 @@ def test_a_folder_that_cannot_be_read_is_one_problem(
         assert "more: `check`" not in str(caught.value)
         return
     summary = prepare(list_nuscenes(root), root.parent / "out", INLINE, Silent())
-    assert [failed.stage for failed in summary.failed] == ["camera"] * 4
+    assert [failed.container for failed in summary.failed] == ["camera"] * 4
     assert (summary.scans, summary.scans_without_image) == (4, 0)

@@ -12,7 +12,7 @@ from pipeline_files import check_semkitti, scan_points, write_sequence
 from typer.testing import CliRunner
 
 from pass2d.cache.clouds.nowhere import NOWHERE, is_measured
-from pass2d.cache.clouds.statistics import raw_points
+from pass2d.cache.clouds.statistics import measured_points
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
@@ -76,7 +76,7 @@ def test_dropped_points_leave_all_others_and_the_raw_rows_as_they_are(
     assert np.array_equal(points[BAD], [[*NOWHERE, 0]] * 4)
     assert label[BAD].tolist() == [0] * 4
     assert np.isfinite(points).all()
-    assert raw_points(record).shape == (4, 46)  # no statistics count them
+    assert measured_points(record).shape == (4, 46)  # no statistics count them
     ranges = np.concatenate([record.xyz, record.outside_xyz], axis=1)
     assert int(is_measured(ranges).sum()) == 46
 

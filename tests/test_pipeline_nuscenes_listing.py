@@ -141,7 +141,7 @@ def test_a_missing_row_is_named(folder: NuscenesFolder, table: str) -> None:
         (problem,) = errors(root)
         assert problem.file.name == "ego_pose.json"
         (failed,) = list_nuscenes(root).failed
-        assert (failed.stage, failed.reason) == ("camera", str(problem))
+        assert (failed.container, failed.reason) == ("camera", str(problem))
     else:
         with pytest.raises(DataError, match=f"{table}.json"):
             list_nuscenes(root)

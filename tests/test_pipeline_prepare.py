@@ -359,7 +359,7 @@ def test_bad_scans_are_left_out_and_listed(raw: Path, tmp_path: Path) -> None:
     picture.write_bytes(picture.read_bytes()[:-50])
     heard = Heard()
     summary = prepare(list_semkitti(raw), out, INLINE, heard)
-    assert [(f.scan_id, f.stage) for f in summary.failed] == [
+    assert [(f.scan_id, f.container) for f in summary.failed] == [
         ("00/000000", "lidar"),
         ("08/000005", "lidar"),
         ("11/000000", "camera"),
@@ -387,7 +387,7 @@ def test_a_damaged_calibration_costs_the_pictures_of_its_sequence(
     good = calib.read_bytes()
     calib.write_text("P2: 1 2 3\nTr: 4\n")
     summary = run(raw, out)
-    assert [(f.scan_id, f.stage) for f in summary.failed] == [
+    assert [(f.scan_id, f.container) for f in summary.failed] == [
         (f"00/00000{i}", "camera") for i in range(3)
     ]
     lines = [json.loads(line) for line in (out / "failed.jsonl").read_text().splitlines()]

@@ -237,7 +237,7 @@ def test_a_damaged_calibration_matters_only_to_pictures(root: Path) -> None:
     (folder / "calib.txt").write_text("P0: 1\n")
     (folder / "image_2" / "000001.png").unlink()
     listing = list_semkitti(root)
-    assert [(f.scan_id, f.stage) for f in listing.failed] == [
+    assert [(f.scan_id, f.container) for f in listing.failed] == [
         ("00/000000", "camera"),
         ("00/000002", "camera"),
     ]
@@ -262,7 +262,7 @@ def test_pictures_without_calibration_are_listed_and_said(root: Path) -> None:
     (note,) = listing.notes
     assert note.startswith("sequence 00: no pictures are prepared: ")
     assert "calib.txt: found nothing, expected P2 and Tr" in note
-    assert [(f.scan_id, f.stage) for f in listing.failed] == [
+    assert [(f.scan_id, f.container) for f in listing.failed] == [
         (scan.scan_id, "camera") for scan in listing.scans
     ]
 

@@ -30,7 +30,7 @@ class ShardChecker:
     def __init__(self, layout: Layout, row: ShardRow) -> None:
         self._layout = layout
         self._row = row
-        self._folder = layout.shard(row.header.stage, row.shard, row.header.key)
+        self._folder = layout.shard(row.header.container, row.shard, row.header.key)
         self.damages: list[Damage] = []
         self.files = 0
         self.nbytes = 0
@@ -57,7 +57,7 @@ class ShardChecker:
                 kind=kind,
                 path=str(path),
                 text=text,
-                container=header.stage,
+                container=header.container,
                 shard=self._row.shard,
                 key=header.key[:KEY_DIGITS],
                 field=field,
@@ -165,7 +165,7 @@ class ShardChecker:
         for field in (name for name in values if name in FIELDS and FIELDS[name].is_class):
             if any(part is not None and (part >= n_classes).any() for part in values[field]):
                 yield f"label beyond the {n_classes} classes", field
-        container = self._row.header.stage
+        container = self._row.header.container
         if container == "lidar":
             yield from _lidar_faults(values, self._row.entries.lidar[index])
         elif container == "camera":

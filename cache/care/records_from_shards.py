@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from pass2d.cache.codec import CRC_BYTES
 from pass2d.cache.fields import CONTAINERS, FIELDS
 from pass2d.cache.key_inputs import source_files
-from pass2d.cache.keys import hash_bytes, stage_key
+from pass2d.cache.keys import hash_bytes, shard_key
 from pass2d.cache.layout import GROUP_FILE, ROW_FILE, SHARD_FOLDER, Layout
 from pass2d.cache.rows import (
     ABSENT,
@@ -31,6 +31,7 @@ from pass2d.cache.writing.shard import parse_index
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_failure, read_file
 from pass2d.common.json import from_json, loads
+from pass2d.common.plain import written_name
 
 _REASON = "left out when the shard was made; prepare again to see why"
 
@@ -65,7 +66,8 @@ def _describe_shard(folder: Path) -> ShardRow:
             f"{group}: format version {attributes.get('format_version')!r:.20}, this pass2d reads "
             f"{FORMAT_VERSION}. Another pass2d wrote it: prepare again into a new `cache_root`."
         )
-    header = ShardHeader(**{name: attributes[name] for name in ShardHeader.__dataclass_fields__})
+    names = map(written_name, fields(ShardHeader))
+    header = from_json(ShardHeader, {name: attributes[name] for name in names}, where=str(group))
     arrays = metadata["consolidated_metadata"]["metadata"]
     return ShardRow(
         header=header,
@@ -78,7 +80,7 @@ def _describe_shard(folder: Path) -> ShardRow:
         ),
         sources=source_files(header),
         failed=tuple(
-            FailedScan(scan_id=scan_id, stage=header.stage, reason=_REASON)
+            FailedScan(scan_id=scan_id, container=header.container, reason=_REASON)
             for scan_id in attributes["failed"]
         ),
     )
@@ -86,8 +88,8 @@ def _describe_shard(folder: Path) -> ShardRow:
 
 def expected_key(header: ShardHeader) -> str:
     """The key that a header's content asks for."""
-    return stage_key(
-        header.stage,
+    return shard_key(
+        header.container,
         code_version=header.code_version,
         profile=header.profile,
         parameters=header.parameters,

@@ -265,7 +265,7 @@ class _Verifier:
                     is_named = shard_name(row.shard, row.header.key) == path.stem
                 except CacheError:
                     is_named = False
-                if is_named and row.header.stage == container:
+                if is_named and row.header.container == container:
                     rows[container, path.stem] = row
                 else:
                     text = "the commit record is not as it was written"
@@ -297,7 +297,7 @@ class _Verifier:
         n_classes = 256 if manifest is None else manifest.info.labels.n_classes
         sound = []
         for row in rows.values():
-            container, key = row.header.stage, row.header.key
+            container, key = row.header.container, row.header.key
             nbytes = 0
             if self._layout.shard(container, row.shard, key).is_dir():
                 checker = ShardChecker(self._layout, row)
@@ -335,7 +335,7 @@ class _Verifier:
         rebuilt = 0
         for row in chosen:
             header = row.header
-            name = f"{header.stage}/{shard_name(row.shard, header.key)}.zarr"
+            name = f"{header.container}/{shard_name(row.shard, header.key)}.zarr"
             with self._lidar_of(row):
                 different = rebuild(row)
             if different is None:
@@ -348,7 +348,7 @@ class _Verifier:
                             "other bytes",
                             f"{name}/{file}",
                             "the sources give other bytes now",
-                            (header.stage, row.shard, header.key),
+                            (header.container, row.shard, header.key),
                         )
                     )
             self._progress.advance()

@@ -44,7 +44,7 @@ def input_statistics(
     few = min(_SAMPLE_SCANS, len(positions))
     chosen = positions[np.linspace(0, len(positions) - 1, few).round().astype(np.int64)]
     fields = Fields(label=False, outside=True)
-    return scan_statistics([raw_points(reader.read(int(place), fields)) for place in chosen])
+    return scan_statistics([measured_points(reader.read(int(place), fields)) for place in chosen])
 
 
 def scan_statistics(scans: Sequence[NDArray[np.float32]]) -> dict[str, ChannelStatistics]:
@@ -80,7 +80,7 @@ def channel_statistics(values: NDArray[np.generic]) -> ChannelStatistics:
     )
 
 
-def raw_points(record: ScanRecord) -> NDArray[np.float32]:
+def measured_points(record: ScanRecord) -> NDArray[np.float32]:
     """(4, N) x, y, z, signal of the raw file, those inside the volume first; no added sweeps."""
     parts = [(record.xyz, record.signal, record.time)]
     if record.outside_xyz is not None and record.outside_signal is not None:

@@ -23,7 +23,7 @@ class ShardReader:
     def __init__(
         self, layout: Layout, row: ShardRow, *, opener: Callable[[str], int] | None = None
     ) -> None:
-        folder = layout.shard(row.header.stage, row.shard, row.header.key)
+        folder = layout.shard(row.header.container, row.shard, row.header.key)
         self._row = row
         self._ids = row.entries.scan_ids()
         self._pool = DescriptorPool(opener=opener)

@@ -48,8 +48,8 @@ class ShardTable:
     def __init__(self, layout: Layout, shards: pa.Table, scans: ScanTable) -> None:
         self._layout = layout
         self._scans = scans
-        stages, numbers = shards["stage"].to_pylist(), shards["shard"].to_pylist()
-        self._index = {(s, n): i for i, (s, n) in enumerate(zip(stages, numbers, strict=True))}
+        containers, numbers = shards["stage"].to_pylist(), shards["shard"].to_pylist()
+        self._index = {(s, n): i for i, (s, n) in enumerate(zip(containers, numbers, strict=True))}
         self._columns = {name: shards[name].to_pylist() for name in ("key", "arrays", "encodings")}
         self._parsed: dict[tuple[str, int], ShardInfo] = {}
 

@@ -53,9 +53,9 @@ class StagedDataset:
     """Files of the folder as they were put there; others were changed here."""
 
     @contextlib.contextmanager
-    def present(self, stage: str, name: str) -> Iterator[None]:
+    def present(self, container: str, name: str) -> Iterator[None]:
         """Have the contents of shard ``name`` ("008003-0123456789ab") on disk meanwhile."""
-        folder = f"{stage}/{name}.zarr"
+        folder = f"{container}/{name}.zarr"
         files = [file for file in self.objects if file.startswith(f"{folder}/")]
         untouched = [file for file in files if self._is_untouched(file)]
         for file in untouched:

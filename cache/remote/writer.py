@@ -139,7 +139,7 @@ def _is_sound(data: bytes, name: str) -> bool:
 
 def folder_of(row: ShardRow) -> str:
     """Where a shard lies, relative to its data set."""
-    return f"{row.header.stage}/{shard_name(row.shard, row.header.key)}.zarr"
+    return f"{row.header.container}/{shard_name(row.shard, row.header.key)}.zarr"
 
 
 def has_objects(store: RemoteStore, row: ShardRow) -> bool:

@@ -171,7 +171,7 @@ class ShardContent:
         header = self.header
         return {
             "format_version": FORMAT_VERSION,
-            "stage": header.stage,
+            "stage": header.container,
             "key": header.key,
             "code_version": header.code_version,
             "profile": header.profile,
@@ -197,11 +197,11 @@ def write_shard(layout: Layout, content: ShardContent, *, shard: int) -> ShardRo
     """
     started = time.perf_counter()
     header = content.header
-    final = layout.shard(header.stage, shard, header.key)
+    final = layout.shard(header.container, shard, header.key)
     require_no_link(*layout.folders)
     with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{header.stage}-{shard_name(shard, header.key)}"
+        name = f"{header.container}-{shard_name(shard, header.key)}"
         with attempt_folder(layout.scratch, name) as attempt:
             files, fields = _write_group(attempt, content)
             _publish(attempt, final, files, scratch=layout.scratch)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import xxhash
 
 from pass2d.common.errors import CacheError, ConfigError
-from pass2d.common.plain import from_plain
+from pass2d.common.plain import from_plain, written_name
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def to_json(value: object) -> Any:
     """Turn dataclasses, tuples and dicts into what `json` writes; keys become strings."""
     if is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: to_json(getattr(value, f.name))
+            written_name(f): to_json(getattr(value, f.name))
             for f in fields(value)
             if getattr(value, f.name) is not None or not f.metadata.get("omitted_if_none")
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,10 +22,20 @@ NONE_WORD = "none"
 """How TOML, which has no null, says that an optional setting is off."""
 
 
+def written_as(name: str) -> Mapping[str, str]:
+    """Metadata of a field that files hold under another name."""
+    return types.MappingProxyType({"written_as": name})
+
+
+def written_name(field: Field[Any]) -> str:
+    """The name of a dataclass's field in files."""
+    return str(field.metadata.get("written_as", field.name))
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, everything else as it is."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+        return {written_name(f): to_plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -105,23 +115,31 @@ def _converter(kind: Any) -> tuple[Callable[[Any, Any], Any], Any]:
 @cache
 def _required(kind: Any) -> tuple[str, ...]:
     no_default = (f for f in fields(kind) if f.default is f.default_factory is MISSING)
-    return tuple(f.name for f in no_default)
+    return tuple(written_name(f) for f in no_default)
+
+
+@cache
+def _written_fields(kind: Any) -> dict[str, tuple[str, Any]]:
+    """Name in files -> field name and type."""
+    known = field_types(kind)
+    return {written_name(f): (f.name, known[f.name]) for f in fields(kind)}
 
 
 def _dataclass(kind: Any, value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise _MisfitError(f"expected a table of settings, got {_shown(value)}")
-    known = field_types(kind)
+    known = _written_fields(kind)
     built = {}
     for key, item in value.items():
         if key not in known:
             raise _MisfitError(unknown(key, known, what="key"))
+        name, field_kind = known[key]
         try:
-            built[key] = _convert(known[key], item)
+            built[name] = _convert(field_kind, item)
         except _MisfitError as misfit:
             raise misfit.below(f".{key}") from misfit.__cause__
     for name in _required(kind):
-        if name not in built:
+        if name not in value:
             raise _MisfitError(f"key {name!r} is missing")
     try:
         return kind(**built)

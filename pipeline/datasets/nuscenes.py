@@ -115,7 +115,7 @@ def list_nuscenes(
         notes=(*found.notes, *lister.missing.notes(), *_notes_on_rows(problems)),
         warned=merge_warnings(p for p in problems if p.severity == "warning"),
         failed=(
-            *(FailedScan(scan_id=t, stage="lidar", reason=str(p)) for t, p in lost.items()),
+            *(FailedScan(scan_id=t, container="lidar", reason=str(p)) for t, p in lost.items()),
             *(failed for one in calibrated for failed in one.failed()),
         ),
     )
@@ -208,8 +208,8 @@ class _Calibrated:
         reason = "; ".join(str(p) for p in self.problems if p.severity == "error")
         if not reason:
             return []
-        stage = "camera" if self.is_whole else "lidar"
-        return [FailedScan(scan_id=self.scan.scan_id, stage=stage, reason=reason)]
+        container = "camera" if self.is_whole else "lidar"
+        return [FailedScan(scan_id=self.scan.scan_id, container=container, reason=reason)]
 
 
 def _distinct(calibrated: Iterable[_Calibrated]) -> list[Problem]:

@@ -55,7 +55,7 @@ def list_again(
     listing = dataset.list_scans(root, wanted, progress=progress)
     if info is not None:
         listing = replace(listing, info=replace(listing.info, drops_invalid=info.drops_invalid))
-    if lost := [failed for failed in listing.failed if failed.stage == "lidar"]:
+    if lost := [failed for failed in listing.failed if failed.container == "lidar"]:
         raise DataError(lost[0].reason)  # a scan that may be whole in the cache is not gone
     variant = None if info is None else variant_of(info)
     return listing if variant is None else corrupted_listings(listing, (variant,))[0]
@@ -70,9 +70,9 @@ def profile_of(manifest: Manifest | None) -> str:
 def _stored_hw(manifest: Manifest | None, table: DatasetTable) -> tuple[int, int] | None:
     if manifest is None:
         return table.stored_hw
-    stages, texts = (manifest.tables.shards[n].to_pylist() for n in ("stage", "parameters"))
-    for stage, text in zip(stages, texts, strict=True):
-        if stage == "camera":
+    containers, texts = (manifest.tables.shards[n].to_pylist() for n in ("stage", "parameters"))
+    for container, text in zip(containers, texts, strict=True):
+        if container == "camera":
             stored = json.loads(text).get("stored_hw")
             if stored is None:
                 return None

@@ -92,11 +92,14 @@ def list_semkitti(
         warned=merge_warnings(p for course in courses.values() for p in course.problems),
         failed=(
             *(
-                FailedScan(scan_id=s.scan_id, stage="camera", reason=str(damaged[s.sequence]))
+                FailedScan(scan_id=s.scan_id, container="camera", reason=str(damaged[s.sequence]))
                 for s in scans
                 if s.sequence in damaged and any(s.images)
             ),
-            *(FailedScan(scan_id=name, stage="lidar", reason=str(p)) for name, p in closed.items()),
+            *(
+                FailedScan(scan_id=name, container="lidar", reason=str(p))
+                for name, p in closed.items()
+            ),
         ),
     )
 

@@ -33,7 +33,7 @@ Files = dict[tuple[str, str], SourceFile]
 def make_shard(
     layout: Layout, header: ShardHeader, shard: int, *, info: DatasetInfo, files: Files
 ) -> TaskResult:
-    """Run the stage of ``header`` again; the caller compares the result's key.
+    """Make the shard of ``header`` again; the caller compares the result's key.
 
     Raises:
         CacheError: a source file's path is not known.
@@ -43,21 +43,23 @@ def make_shard(
         inputs = header_inputs(header)
         scans = _scans(inputs, header.parameters, files)
         job = ShardJob(shard=shard, sequence=inputs.sequence, scans=scans)
-        if header.stage == "lidar":  # an older generation may have been prepared with other sweeps
+        if (
+            header.container == "lidar"
+        ):  # an older generation may have been prepared with other sweeps
             info = replace(info, sweeps=header.parameters["sweeps"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CacheError(
-            f"{header.stage} {shard}: its parameters and inputs are not those of a shard "
+            f"{header.container} {shard}: its parameters and inputs are not those of a shard "
             f"({type(error).__name__}: {error!s:.100}). Run `prepare` again."
         ) from error
     context = TaskContext(dataset_root=layout.root, info=info, profile=header.profile)
     return run_task(
-        context, ContainerTask(container=header.stage, job=job, lidar_key=inputs.lidar_key)
+        context, ContainerTask(container=header.container, job=job, lidar_key=inputs.lidar_key)
     )
 
 
 def _scans(inputs: KeyInputs, parameters: dict[str, Any], files: Files) -> tuple[ScanSource, ...]:
-    """Scans as the stage needs them, from the key's own inputs."""
+    """Scans as the container needs them, from the key's own inputs."""
     return (
         *(_lidar_source(scan, inputs.sequence, files) for scan in inputs.lidar_scans),
         *(_camera_source(scan, parameters, files) for scan in inputs.camera_scans),
@@ -88,7 +90,7 @@ _RULE_OF = {recorded: rule for rule, recorded in RECORDED_RULES.items()}
 
 
 def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Files) -> ScanSource:
-    """Only what the stage uses: points come from the `lidar` shard."""
+    """Only what the container uses: points come from the `lidar` shard."""
     calib = files.get((scan.scan_id, "calib"))
     paths = {file.role: _path(scan.scan_id, file.role, files) for file in scan.files}
     return ScanSource(
@@ -109,7 +111,7 @@ def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Fi
 
 
 def _motion_source(scan: MotionScanInputs, files: Files) -> ScanSource:
-    """Only what the stage uses: the files of the `lidar` shard, of which the labels may lack."""
+    """The files of the `lidar` shard; it may have no labels."""
     has_labels = (scan.scan_id, "labels") in files
     return ScanSource(
         scan_id=scan.scan_id,
@@ -174,12 +176,12 @@ def with_paths(row: ShardRow, files: Files) -> ShardRow:
     return replace(row, sources=sources)
 
 
-def header_of(manifest: Manifest, stage: str, shard: int, key: str) -> ShardHeader | None:
+def header_of(manifest: Manifest, container: str, shard: int, key: str) -> ShardHeader | None:
     """The header of a listed shard, from shards.parquet; ``key`` may be its first digits."""
     for row in manifest.tables.shards.to_pylist():
-        if (row["stage"], row["shard"]) == (stage, shard) and row["key"].startswith(key):
+        if (row["stage"], row["shard"]) == (container, shard) and row["key"].startswith(key):
             return ShardHeader(
-                stage=stage,
+                container=container,
                 key=row["key"],
                 code_version=row["code_version"],
                 profile=row["profile"],
@@ -199,16 +201,16 @@ def rebuild_and_compare(dataset_root: Path) -> Callable[[ShardRow], Sequence[str
         with tempfile.TemporaryDirectory(prefix="pass2d-rebuild-") as scratch:
             aside = Layout(root=Path(scratch) / dataset_root.name)
             files = files_of_row(row)
-            if header.stage != "lidar":
+            if header.container != "lidar":
                 _lend(layout, aside, row.shard, header.lidar_key)
-            if header.stage == "motion":
+            if header.container == "motion":
                 lidar = load_row(layout, "lidar", row.shard, header.lidar_key)
                 files = {} if lidar is None else files_of_row(lidar)
             try:
                 result = make_shard(aside, header, row.shard, info=manifest.info, files=files)
             except (CacheError, OSError):
                 return None
-            made = load_row(aside, header.stage, row.shard, header.key)
+            made = load_row(aside, header.container, row.shard, header.key)
             if result.key != header.key or made is None:
                 return None
             return sorted({file.name for file in {*made.files} ^ {*row.files}})

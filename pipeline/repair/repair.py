@@ -112,9 +112,9 @@ class _Mender:
         broken = list(damaged_shards(d for d in self._damages if d.kind != "extra"))
         self._progress.start("repairing", total=len(broken), unit="shards")
         for wanted in CONTAINERS:  # `lidar` first: the others are made from it
-            for stage, shard, key in broken:
-                if stage == wanted:
-                    self._mend_shard(stage, shard, key)
+            for container, shard, key in broken:
+                if container == wanted:
+                    self._mend_shard(container, shard, key)
                     self._progress.advance()
         self._mend_generations()
         self._mend_top_files()
@@ -158,24 +158,26 @@ class _Mender:
         numbers = generation_numbers(self._layout)
         return [n for n in numbers if self._layout.generation(n).name not in bad]
 
-    def _mend_shard(self, stage: str, shard: int, key: str) -> None:
-        name = f"{stage}/{shard_name(shard, key)}"
-        hits = [d for d in self._damages if (d.container, d.shard, d.key) == (stage, shard, key)]
+    def _mend_shard(self, container: str, shard: int, key: str) -> None:
+        name = f"{container}/{shard_name(shard, key)}"
+        hits = [
+            d for d in self._damages if (d.container, d.shard, d.key) == (container, shard, key)
+        ]
         folder, record = self._layout.root / f"{name}.zarr", self._record(name)
         record_path = self._layout.root / "rows" / f"{name}.json"
         try:
             if all(d.path.startswith("rows/") for d in hits) and folder.is_dir():
-                with self._presence(stage, folder.stem):
+                with self._presence(container, folder.stem):
                     row = describe_shard(folder)
                 self._clear(record_path)
                 commit_row(self._layout, with_paths(row, self._files))
                 self.repaired.append(f"rows/{name}.json: made again from the shard")
-            elif self._base is not None and header_of(self._base, stage, shard, key) is None:
+            elif self._base is not None and header_of(self._base, container, shard, key) is None:
                 self._move_away(folder)
                 self._move_away(record_path)
                 self.repaired.append(f"{name}: removed, the current generation does not use it")
             else:
-                self._make_again(stage, shard, key, record)
+                self._make_again(container, shard, key, record)
                 self.repaired.append(f"{name}: made again from its sources")
         except CacheError as error:
             self.unrepaired.append(f"{name}: {error}")
@@ -187,16 +189,16 @@ class _Mender:
         except (CacheError, OSError):
             return None  # the manifest knows the same
 
-    def _make_again(self, stage: str, shard: int, key: str, record: ShardRow | None) -> None:
+    def _make_again(self, container: str, shard: int, key: str, record: ShardRow | None) -> None:
         header = record.header if record is not None else None
         if header is None and self._base is not None:
-            header = header_of(self._base, stage, shard, key)
+            header = header_of(self._base, container, shard, key)
         if header is None:
             raise CacheError("neither record nor manifest knows it: run `prepare` again")
         files = self._files if record is None else {**self._files, **files_of_row(record)}
-        places = [self._layout.shard(stage, shard, key)]
+        places = [self._layout.shard(container, shard, key)]
         if record is None:  # else it stays: whoever interrupts this, it says what has to be there
-            places.append(self._layout.row(stage, shard, key))
+            places.append(self._layout.row(container, shard, key))
         away = [self._move_away(place) for place in places]
         try:
             lidar_key = header.lidar_key or key  # of `lidar` itself: nothing is there now
@@ -255,7 +257,7 @@ class _Mender:
         shards = load_manifest(self._layout).tables.shards
         failed.update(scan for _, scan in recorded_failures(shards))
         if failed:
-            lines = encode_failures(sorted(failed, key=lambda f: (f.scan_id, f.stage)))
+            lines = encode_failures(sorted(failed, key=lambda f: (f.scan_id, f.container)))
             replace_file(path, lines, scratch=self._layout.scratch)
         self.repaired.append(
             f"failed.jsonl: {len(failed)} scans; the next `prepare` adds what only it knows"

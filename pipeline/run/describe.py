@@ -145,7 +145,7 @@ def summary_json(summary: PrepareSummary) -> dict[str, object]:
         "seconds": summary.seconds,
         "stage_cpu_s": {one.container: one.total for one in summary.seconds_by_container},
         "failed": [
-            {"scan_id": failed.scan_id, "stage": failed.stage, "reason": failed.reason}
+            {"scan_id": failed.scan_id, "stage": failed.container, "reason": failed.reason}
             for failed in summary.failed
         ],
         "notes": list(summary.notes),

@@ -220,7 +220,11 @@ class RemoteFolder:
         write_failed_object(self._store, lines)
 
     def _rows(self, keys: dict[int, dict[str, str]]) -> list[dict[str, ShardRow]]:
-        names = {(s, shard_name(n, k)) for n, stages in keys.items() for s, k in stages.items()}
+        names = {
+            (s, shard_name(n, k))
+            for n, by_container in keys.items()
+            for s, k in by_container.items()
+        }
         bring_records(self._store, self._layout, names)
         return load_rows(self._layout, keys)
 

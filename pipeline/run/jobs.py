@@ -18,7 +18,7 @@ from pass2d.cache.key_inputs import (
     encode_inputs,
     hashed_files,
 )
-from pass2d.cache.keys import stage_key
+from pass2d.cache.keys import shard_key
 from pass2d.cache.layout import shard_number
 from pass2d.cache.motion import motion_lookup
 from pass2d.cache.rows import ScanSources, ShardHeader
@@ -211,16 +211,16 @@ def _floats(values: Sequence[float]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _header(stage: str, profile: str, parameters: Any, key_inputs: KeyInputs) -> ShardHeader:
-    inputs = encode_inputs(stage, key_inputs)
-    version = CODE_VERSIONS[stage]
+def _header(container: str, profile: str, parameters: Any, key_inputs: KeyInputs) -> ShardHeader:
+    inputs = encode_inputs(container, key_inputs)
+    version = CODE_VERSIONS[container]
     if CODEC_VERSIONS[profile] > 1:
         parameters = {**parameters, "codecs": CODEC_VERSIONS[profile]}
-    key = stage_key(
-        stage, code_version=version, profile=profile, parameters=parameters, inputs=inputs
+    key = shard_key(
+        container, code_version=version, profile=profile, parameters=parameters, inputs=inputs
     )
     return ShardHeader(
-        stage=stage,
+        container=container,
         key=key,
         code_version=version,
         profile=profile,

@@ -23,14 +23,14 @@ class PublishedShards:
     """What a run has to say about the shards of its sequences."""
 
     keys: dict[tuple[str, int], str]
-    """By stage and shard; shards without "lidar" are left out."""
+    """By container and shard; shards without "lidar" are left out."""
     changed: set[tuple[str, int]]
     """Those whose commit record is newer than the generation that was planned on."""
     jobs: tuple[ShardJob, ...]
 
 
 RowsByShard = Callable[[dict[int, dict[str, str]]], list[dict[str, ShardRow]]]
-"""Reads the commit records of shards, given their keys by stage."""
+"""Reads the commit records of shards, given their keys by container."""
 
 
 def publish(layout: Layout, info: DatasetInfo, shards: PublishedShards) -> Manifest:
@@ -53,9 +53,9 @@ def next_tables(
 ) -> Tables | None:
     """The tables of the generation after ``base``; None when ``base`` says it all already."""
     wanted: dict[int, dict[str, str]] = {}
-    for (stage, shard), key in shards.keys.items():
+    for (container, shard), key in shards.keys.items():
         if ("lidar", shard) in shards.keys:
-            wanted.setdefault(shard, {})[stage] = key
+            wanted.setdefault(shard, {})[container] = key
     listed = {job.sequence for job in shards.jobs}
     present = {} if base is None else _keys_by_shard(base, listed=listed)
     touched = {shard for _, shard in shards.changed}
@@ -72,9 +72,9 @@ def _keys_by_shard(base: Manifest, *, listed: set[str]) -> dict[int, dict[str, s
     """Keys of the base's shards that belong to listed sequences."""
     columns = [base.tables.shards[n].to_pylist() for n in ("stage", "shard", "key", "sequence")]
     found: dict[int, dict[str, str]] = {}
-    for stage, shard, key, sequence in zip(*columns, strict=True):
+    for container, shard, key, sequence in zip(*columns, strict=True):
         if sequence in listed:
-            found.setdefault(shard, {})[stage] = key
+            found.setdefault(shard, {})[container] = key
     return found
 
 
@@ -87,23 +87,23 @@ def _without(tables: Tables, shards: set[int]) -> Tables:
 
 
 def load_rows(layout: Layout, keys: dict[int, dict[str, str]]) -> list[dict[str, ShardRow]]:
-    """The commit records of shards by stage.
+    """The commit records of shards by container.
 
     Raises:
         CacheError: one is missing or damaged.
     """
-    return [_load_rows(layout, shard, stages) for shard, stages in keys.items()]
+    return [_load_rows(layout, shard, containers) for shard, containers in keys.items()]
 
 
 def _load_rows(layout: Layout, shard: int, keys: dict[str, str]) -> dict[str, ShardRow]:
-    stages: Sequence[str] = [stage for stage in CONTAINERS if stage in keys]
+    containers: Sequence[str] = [container for container in CONTAINERS if container in keys]
     rows = {}
-    for stage in stages:
-        row = load_row(layout, stage, shard, keys[stage])
+    for container in containers:
+        row = load_row(layout, container, shard, keys[container])
         if row is None:
             raise CacheError(
-                f"{layout.row(stage, shard, keys[stage])}: missing. Something removed it while "
-                "`prepare` ran: run it again."
+                f"{layout.row(container, shard, keys[container])}: missing. Something removed it "
+                "while `prepare` ran: run it again."
             )
-        rows[stage] = row
+        rows[container] = row
     return rows

@@ -207,9 +207,9 @@ class _Planner:
 
     def _plan_container(self, header: ShardHeader, job: ShardJob) -> list[PlannedTask]:
         if self._is_done(header, job.shard):
-            self.keys[header.stage, job.shard] = header.key
+            self.keys[header.container, job.shard] = header.key
             return []
-        return [self._task(header.stage, job, self._reason(header, job))]
+        return [self._task(header.container, job, self._reason(header, job))]
 
     def _all_containers(self, job: ShardJob, reason: str) -> list[PlannedTask]:
         tasks = [self._task("lidar", job, reason)]
@@ -218,7 +218,7 @@ class _Planner:
         return [*tasks, *(self._task(name, job, after) for name in others)]
 
     def _is_done(self, header: ShardHeader, shard: int) -> bool:
-        return shard_name(shard, header.key) in self._committed[header.stage]
+        return shard_name(shard, header.key) in self._committed[header.container]
 
     def _unlisted(self) -> set[tuple[str, str]]:
         """Stage and name of commit records that the current generation lacks."""
@@ -244,7 +244,7 @@ class _Planner:
         raise AssertionError(job.shard)
 
     def _reason(self, header: ShardHeader, job: ShardJob) -> str:
-        earlier = self._earlier.get((header.stage, job.shard))
+        earlier = self._earlier.get((header.container, job.shard))
         return NEW if earlier is None else difference(earlier, header)
 
     def _task(self, container: str, job: ShardJob, reason: str) -> PlannedTask:

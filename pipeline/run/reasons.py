@@ -34,7 +34,7 @@ class EarlierShard:
 
 
 def earlier_shards(manifest: Manifest) -> dict[tuple[str, int], EarlierShard]:
-    """By stage and number the shards of a generation."""
+    """By container and number the shards of a generation."""
     return {
         (row["stage"], row["shard"]): EarlierShard(
             key=row["key"],
@@ -69,13 +69,13 @@ def difference(earlier: EarlierShard, header: ShardHeader) -> str:
         (earlier.profile != header.profile, f"profile {earlier.profile} -> {header.profile}"),
         (bool(changed), ", ".join(changed)),
         (
-            header.stage != "lidar" and earlier.input_key != header.lidar_key,
+            header.container != "lidar" and earlier.input_key != header.lidar_key,
             "lidar changed",
         ),
     )
     return next((text for holds, text in facts if holds), "") or _scan_difference(
         parse_inputs(
-            header.stage, loads(earlier.inputs, where="column inputs"), where="column inputs"
+            header.container, loads(earlier.inputs, where="column inputs"), where="column inputs"
         ),
         header_inputs(header),
     )

@@ -39,9 +39,9 @@ class SourceIndex:
                 self._learn(SourceFile(**file) for file in scan["files"])
 
     def add_rows(self, layout: Layout, names: Iterable[tuple[str, str]]) -> None:
-        """Learn from commit records, by stage and name, e.g. those of an interrupted run."""
-        for stage, name in names:
-            path = layout.root / "rows" / stage / f"{name}.json"
+        """Learn from commit records, by container and name, e.g. those of an interrupted run."""
+        for container, name in names:
+            path = layout.root / "rows" / container / f"{name}.json"
             try:
                 row = decode_row(read_whole(path), where=str(path))
             except (CacheError, OSError):

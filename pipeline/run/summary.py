@@ -118,7 +118,7 @@ def summarize(
         source_bytes=sum(source_sizes(tables.scans.filter(pa.array(chosen)))),
         scans_without_image=int((~scans.has_image[chosen]).sum()),
         scans_without_label=int((~scans.has_label[chosen]).sum()),
-        failed=tuple(sorted({*recorded, *failed}, key=lambda f: (f.scan_id, f.stage))),
+        failed=tuple(sorted({*recorded, *failed}, key=lambda f: (f.scan_id, f.container))),
         written_shards=written_shards,
         kept_shards=kept_shards,
         seconds_by_container=tuple(seconds_by_container),
@@ -157,8 +157,8 @@ def all_failures(
         # A scan that is not in the cache: KITTI's ids name the sequence, nuScenes' do not.
         and sequence_of.get(failed.scan_id, failed.scan_id.split("/")[0]) not in listed
     ]
-    # One line per scan and stage; the manifest's reason counts.
-    lines = {(f.scan_id, f.stage): f for f in [*reversed(others), *summary.failed]}
+    # One line per scan and container; the manifest's reason counts.
+    lines = {(f.scan_id, f.container): f for f in [*reversed(others), *summary.failed]}
     return tuple(lines[key] for key in sorted(lines))
 
 

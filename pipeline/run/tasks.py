@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pass2d.cache.clouds.nowhere import is_measured
-from pass2d.cache.clouds.statistics import raw_points
+from pass2d.cache.clouds.statistics import measured_points
 from pass2d.cache.key_inputs import source_files
 from pass2d.cache.keys import hash_file
 from pass2d.cache.layout import Layout
@@ -154,12 +154,12 @@ def _run_lidar(context: TaskContext, task: ContainerTask) -> TaskResult:
         try:
             record = lidar_record(scan, context.info)
         except Pass2DError as error:
-            failed.append(FailedScan(scan_id=scan.scan_id, stage="lidar", reason=str(error)))
+            failed.append(FailedScan(scan_id=scan.scan_id, container="lidar", reason=str(error)))
             continue
         records.append(record)
         if context.info.corruption is None:  # else its clean data set was looked at
             doubts += scan_doubts(
-                raw_points(record),
+                measured_points(record),
                 info=context.info,
                 file=scan.points,
                 is_thorough=scan.scan_id in looked_at,
@@ -236,7 +236,9 @@ def _run_camera(context: TaskContext, task: ContainerTask) -> TaskResult:
                 if context.info.corruption is None:
                     doubts += view_doubts(scan, record, views)
             except Pass2DError as error:
-                failed.append(FailedScan(scan_id=scan.scan_id, stage="camera", reason=str(error)))
+                failed.append(
+                    FailedScan(scan_id=scan.scan_id, container="camera", reason=str(error))
+                )
         pictures.append(views)
     clock.computed()
     row = write_camera_shard(
@@ -423,7 +425,7 @@ def _result(
     row: ShardRow, clock: _Clock, *, is_new: bool, doubts: Sequence[Problem] = ()
 ) -> TaskResult:
     return TaskResult(
-        container=row.header.stage,
+        container=row.header.container,
         shard=row.shard,
         key=row.header.key,
         is_new=is_new,

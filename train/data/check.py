@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.likeness import Expectation, differences
-from pass2d.cache.clouds.statistics import raw_points
+from pass2d.cache.clouds.statistics import measured_points
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.statistics import lacks_classes
@@ -65,7 +65,7 @@ def say_differences(
     speaker = DifferenceSpeaker(expected, say)
     fields = Fields(label=False, outside=True)
     for place in positions[evenly_spaced(len(positions), _SAMPLE_SCANS)]:
-        scan = raw_points(reader.read(int(place), fields))
+        scan = measured_points(reader.read(int(place), fields))
         speaker.look(scan, where=f"scan {reader.scans.scan_id[place]}")
 
 

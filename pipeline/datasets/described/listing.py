@@ -207,7 +207,7 @@ class _Lister:
     def failures(self, scan_ids: set[str]) -> list[FailedScan]:
         """Scans whose pictures cannot be used."""
         return [
-            FailedScan(scan_id=scan_id, stage="camera", reason=str(error))
+            FailedScan(scan_id=scan_id, container="camera", reason=str(error))
             for scan_id, error in self._broken.items()
             if scan_id in scan_ids
         ]
