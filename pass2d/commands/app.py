@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from pass2d.cache.urls import is_url
 from pass2d.commands.cache import cache_app
+from pass2d.commands.describe import describe_command
 from pass2d.commands.doctor.command import doctor_command
 from pass2d.commands.evaluate import eval_command
 from pass2d.commands.export import export_command
@@ -59,6 +60,7 @@ class _Pass2D(TyperGroup):
 
 
 ORDER = (
+    "describe",
     *("prepare", "stats", "inspect", "train", "eval", "predict", "view", "submit", "robust"),
     *("import", "export", "cache", "doctor"),
 )
@@ -98,6 +100,7 @@ def pass2d(
     """LiDAR semantic segmentation: prepare once, then train, evaluate and predict."""
 
 
+app.command("describe")(describe_command)
 app.add_typer(prepare_app, name="prepare")
 app.command("stats")(stats_command)
 app.command("inspect")(inspect_command)

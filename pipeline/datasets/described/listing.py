@@ -108,7 +108,7 @@ def list_described(
     if unknown := [split for split in wanted.splits if split not in SPLITS]:
         raise DataError(f"unknown split {unknown[0]!r}; choose from {', '.join(SPLITS)}.")
     folders = Folders(root=root)
-    found = _in_order(folders.matches(description.points.files))
+    found = in_order(folders.matches(description.points.files))
     if not found:
         raise DataError(_nothing(root, description, folders))
     split_of, notes = split_scans([one.named for one in found], description.splits, root=root)
@@ -127,7 +127,7 @@ def list_described(
     )
 
 
-def _in_order(matches: Sequence[Match]) -> list[_Found]:
+def in_order(matches: Sequence[Match]) -> list[_Found]:
     """Scans by sequence and frame."""
     named = [_named(match) for match in matches]
     folders_of: dict[str, set[str]] = {}

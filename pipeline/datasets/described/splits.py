@@ -12,7 +12,7 @@ from pass2d.common.errors import DataError
 from pass2d.pipeline.datasets.described.description import SplitPart, SplitsPart
 from pass2d.pipeline.datasets.limit import SPLITS
 
-_FOLDERS = {
+SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
@@ -62,7 +62,7 @@ def split_scans(
         if part is None:
             if any(getattr(splits, other) for other in SPLITS):
                 continue
-            part = SplitPart(folders=_FOLDERS[split])
+            part = SplitPart(folders=SPLIT_FOLDERS[split])
         chosen, said = _chosen(part, scans, split=split, start=taken, root=root)
         taken += part.share
         notes += said

@@ -1,0 +1,1 @@
+"""`pass2d describe`: looks at a folder and proposes a description of it."""

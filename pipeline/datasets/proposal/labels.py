@@ -1,0 +1,232 @@
+"""Where the labels lie, of which type they are, and which raw ids they hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass2d.common.errors import DataError, Pass2DError
+from pass2d.pipeline.datasets.described.pattern import Folders, Match
+from pass2d.pipeline.datasets.proposal.notes import GUESS, Notes, text_of
+from pass2d.pipeline.datasets.proposal.points import Cloud
+from pass2d.pipeline.datasets.proposal.tree import Tree, plain_suffix, spread
+from pass2d.points.binary import BinaryOptions
+from pass2d.points.npy_array import npy_array
+from pass2d.points.packed import file_bytes
+from pass2d.points.scan_file import read_columns_of
+
+SUFFIXES = (".label", ".labels", ".npy", ".bin", ".seg")
+_TYPES = {1: ("u1", "i1"), 2: ("u2", "i2"), 4: ("u4", "i4", "f4"), 8: ("i8", "f8")}
+"""Of a number of so many bytes, the likeliest first."""
+_NAMES = ("label", "class", "semantic", "sem", "category", "truth", "gt")
+_LOW = 0xFFFF
+_MOST_IDS = 250
+_MOST_READ = 400
+"""Scans of which the ids are counted."""
+_NOTHING = (0, 255, 65535, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFiles:
+    """Files with a number per point."""
+
+    pattern: str
+    kind: str
+    """NumPy type; "" where the file says it."""
+    has_instances: bool
+    """Whether instance ids lie above the low 16 bits."""
+
+
+def sizes_beside(tree: Tree, looked_at: Sequence[Match]) -> list[int]:
+    """Bytes of the label file of each opened scan, to tell its number of points; 0: unknown."""
+    patterns = candidates(tree, looked_at, suffixes=(".label", ".labels"))
+    folders = Folders(root=tree.root)
+    sizes = []
+    for match in looked_at:
+        path = folders.find(patterns[0], match.words) if patterns else None
+        sizes.append((tree.root / path).stat().st_size if path else 0)
+    return sizes
+
+
+def candidates(
+    tree: Tree, looked_at: Sequence[Match], *, suffixes: Sequence[str] = SUFFIXES
+) -> list[str]:
+    """Patterns of files beside the points, the commonest and best named first."""
+    counts = tree.beside(looked_at, suffixes)
+
+    def rank(pattern: str) -> tuple[int, bool, str]:
+        is_named = any(name in pattern.lower() for name in _NAMES)
+        return -counts[pattern], not is_named, pattern
+
+    return sorted(counts, key=rank)
+
+
+def label_lines(
+    tree: Tree, matches: Sequence[Match], looked_at: Sequence[Match], cloud: Cloud, notes: Notes
+) -> list[str]:
+    """`[labels]`, `[ignored]` and a `[[class]]` per raw id; a comment where there are no labels."""
+    column = next((name for name in cloud.scans[0].names if _is_label(name)), None)
+    if column is not None:
+        notes.guessed.append(f"labels: the column {column} of the points, by its name")
+        ids, n = _ids_of_columns(tree.root, matches, column, notes)
+        return ["[labels]", f"column = {text_of(column)}{GUESS}", *_classes(ids, n, matches, notes)]
+    fitting = []
+    for pattern in candidates(tree, looked_at):
+        files = _label_files(tree.root, pattern, looked_at, cloud)
+        if files is not None:
+            fitting.append(files)
+    if not fitting:
+        notes.unknown.append("labels: no files of one number per point, no column of such a name")
+        return ["# no labels were found"]
+    chosen = fitting[0]
+    kind = f"{chosen.kind} per point" if chosen.kind else "a number per point"
+    notes.found.append(f"labels: {chosen.pattern}, {kind}")
+    for other in fitting[1:]:
+        notes.guessed.append(f"labels: {other.pattern} would fit, too")
+    lines = ["[labels]", f"files = {text_of(chosen.pattern)}"]
+    if chosen.kind:
+        lines.append(f'dtype = "{chosen.kind}"')
+    if chosen.has_instances:
+        lines += [f"mask = 0xFFFF{GUESS}", f"instance = {{ shift = 16 }}{GUESS}"]
+        notes.guessed.append("labels: the raw id in the low 16 bits, an instance id above them")
+    ids, n = _ids_of_files(tree.root, chosen, matches)
+    return [*lines, *_classes(ids, n, matches, notes)]
+
+
+def _is_label(name: str) -> bool:
+    return any(part in name.lower() for part in ("label", "class", "semantic", "categor"))
+
+
+def _label_files(
+    root: Path, pattern: str, looked_at: Sequence[Match], cloud: Cloud
+) -> LabelFiles | None:
+    """What lies at a pattern, if it is one number per point of the opened scans."""
+    folders = Folders(root=root)
+    found: list[tuple[bytes, Path, int]] = []
+    for match, scan in zip(looked_at, cloud.scans, strict=False):
+        path = folders.find(pattern, match.words)
+        if path is not None and scan.n:
+            found.append((file_bytes(root / path), root / path, scan.n))
+    if not found:
+        return None
+    if plain_suffix(pattern) == ".npy":
+        return _npy_files(pattern, found)
+    sizes = {len(data) / n for data, _, n in found}
+    if len(sizes) != 1 or (size := sizes.pop()) not in _TYPES:
+        return None
+    for kind in _TYPES[int(size)]:
+        values = np.concatenate([np.frombuffer(data, f"<{kind}") for data, _, _ in found])
+        if _are_ids(values):
+            return _files(pattern, kind, values)
+    return None
+
+
+def _npy_files(pattern: str, found: Sequence[tuple[bytes, Path, int]]) -> LabelFiles | None:
+    arrays = []
+    for data, path, n in found:
+        try:
+            array = npy_array(path, data)
+        except DataError:
+            return None
+        if array.size != n or array.dtype.kind not in "biuf":
+            return None
+        arrays.append(array.reshape(-1))
+    values = np.concatenate(arrays)
+    return _files(pattern, "", values) if _are_ids(values) else None
+
+
+def _files(pattern: str, kind: str, values: NDArray[np.generic]) -> LabelFiles:
+    ids = values.astype(np.int64)
+    return LabelFiles(pattern=pattern, kind=kind, has_instances=bool(ids.max(initial=0) > _LOW))
+
+
+def _are_ids(values: NDArray[np.generic]) -> bool:
+    """Whether these are few different whole numbers, or such in their low 16 bits."""
+    if values.dtype.kind == "f":
+        real = values.astype(np.float64)
+        if not (np.isfinite(real) & (real == np.floor(real)) & (np.abs(real) < _LOW)).all():
+            return False
+        if real.any() and np.abs(real[real != 0]).min() < 1:
+            return False
+    ids = values.astype(np.int64)
+    if ids.max(initial=0) > _LOW:
+        ids = ids & _LOW
+    return bool(ids.min(initial=0) >= -(1 << 15)) and len(np.unique(ids)) <= _MOST_IDS
+
+
+def _ids_of_files(
+    root: Path, files: LabelFiles, matches: Sequence[Match]
+) -> tuple[Counter[int], int]:
+    """Raw ids and their points, and of how many scans."""
+    folders, counts, n = Folders(root=root), Counter[int](), 0
+    for match in spread(matches, _MOST_READ):
+        path = folders.find(files.pattern, match.words)
+        if path is None:
+            continue
+        data = file_bytes(root / path)
+        kind = np.dtype(f"<{files.kind}") if files.kind else None
+        if kind is not None:
+            values = np.frombuffer(data, kind, count=len(data) // kind.itemsize)
+        else:
+            values = npy_array(root / path, data).reshape(-1)
+        ids = values.astype(np.int64)
+        n += 1
+        _count(counts, ids & _LOW if files.has_instances else ids)
+    return counts, n
+
+
+def _ids_of_columns(
+    root: Path, matches: Sequence[Match], column: str, notes: Notes
+) -> tuple[Counter[int], int]:
+    counts, n = Counter[int](), 0
+    for match in spread(matches, _MOST_READ // 4):
+        try:
+            scan = read_columns_of(root / match.path, BinaryOptions(usual=4))[0]
+        except Pass2DError as error:
+            notes.unknown.append(f"points: a file cannot be read: {error}")
+            continue
+        if column in scan.names:
+            values = scan.values[scan.names.index(column)]
+            n += 1
+            _count(counts, values[np.isfinite(values)].astype(np.int64))
+    return counts, n
+
+
+def _count(counts: Counter[int], ids: NDArray[np.int64]) -> None:
+    found, points = np.unique(ids, return_counts=True)
+    counts.update(dict(zip(found.tolist(), points.tolist(), strict=True)))
+
+
+def _classes(
+    counts: Mapping[int, int], n: int, matches: Sequence[Match], notes: Notes
+) -> list[str]:
+    if len(counts) > _MOST_IDS:
+        notes.unknown.append(
+            f"classes: {len(counts):,} raw ids are too many: is it another column, dtype or mask?"
+        )
+        return ["# unnamed ids: too many for classes", ""]
+    seen = ", ".join(f"{raw} ({points:,})" for raw, points in sorted(counts.items()))
+    notes.found.append(f"classes: raw ids (points) of {n:,} scans: {seen}")
+    if n < len(matches):
+        notes.guessed.append(
+            f"classes: ids of {len(matches) - n:,} other scans were not counted; a check finds more"
+        )
+    notes.unknown.append("classes: what the raw ids mean; they are called class N until you say so")
+    nothing = [raw for raw in _NOTHING if raw in counts][:1] if len(counts) > 1 else []
+    if nothing:
+        notes.guessed.append(f"classes: {nothing[0]} is taken for points of no class")
+    lines = ["", "[ignored]", f"raw = {nothing}{GUESS if nothing else ''}", ""]
+    for raw, points in sorted(counts.items()):
+        if raw not in nothing:
+            lines += [
+                "[[class]]",
+                f'name = "class {raw}"{GUESS} {points:,} points',
+                f"raw = [{raw}]",
+                "",
+            ]
+    return lines

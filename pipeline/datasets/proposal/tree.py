@@ -1,0 +1,208 @@
+"""The files below a folder, and the patterns that their paths follow."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from pass2d.common.errors import DataError
+from pass2d.pipeline.datasets.described.pattern import Match
+from pass2d.pipeline.datasets.described.splits import SPLIT_FOLDERS
+from pass2d.points.packed import PACKED
+
+MOST_FILES = 200_000
+_LOOKED_AT = 8
+_DIGITS = re.compile(r"\d+")
+_FEW_KINDS = 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Name:
+    """A file's name, cut into what is common to its kind and what names the scan."""
+
+    before: str
+    scan: str
+    after: str
+    """With the suffix."""
+
+    @property
+    def pattern(self) -> str:
+        """With {scan}."""
+        return f"{self.before}{{scan}}{self.after}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """What lies below a root."""
+
+    root: Path
+    names: dict[str, Name]
+    """By path below the root, sorted."""
+    is_cut: bool = False
+    """Whether there are more files than are looked at."""
+    by_scan: dict[str, list[tuple[str, Name]]] = field(default_factory=dict)
+    """Paths, and how they are cut, by what may name the scan: a part of the name, or its stem."""
+
+    def beside(self, looked_at: Sequence[Match], suffixes: Sequence[str]) -> Counter[str]:
+        """Patterns of files that belong to scans, and to how many.
+
+        Args:
+            looked_at: points of scans.
+            suffixes: of the files, in lower case.
+        """
+        points = {match.path for match in looked_at}
+        counts: Counter[str] = Counter()
+        for match in looked_at:
+            files = self.by_scan.get(match.words["scan"], ())
+            counts.update(
+                {
+                    self._pattern(path, name, match.words)
+                    for path, name in files
+                    if plain_suffix(path) in suffixes and path not in points
+                }
+            )
+        return counts
+
+    def _pattern(self, path: str, name: Name, words: Mapping[str, str]) -> str:
+        """A path with the words of a scan in place of what they stand for."""
+        values = {value: f"{{{word}}}" for word, value in words.items() if word != "scan"}
+        folders = [values.get(part, part) for part in PurePosixPath(path).parts[:-1]]
+        return "/".join([*folders, name.pattern])
+
+
+def plain_suffix(path: str) -> str:
+    """The suffix that says the format, in lower case and without ``.gz``."""
+    return PurePosixPath(path.lower().removesuffix(PACKED)).suffix
+
+
+def spread(items: Sequence[T], most: int = _LOOKED_AT) -> list[T]:
+    """Some of them at equal distances, the first among them."""
+    step = max(1, -(-len(items) // most))
+    return list(items[::step])
+
+
+def read_tree(root: Path) -> Tree:
+    """List the files below a folder; hidden ones and loops of links are left out.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    folders: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    count = 0
+    for place, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        shown = sorted(name for name in files if not name.startswith("."))
+        folders[Path(place).relative_to(root).as_posix()] = shown[: max(0, MOST_FILES - count)]
+        count += len(shown)
+    names = {
+        (PurePosixPath(folder) / name).as_posix(): cut
+        for folder, files in folders.items()
+        for name, cut in zip(files, _cut(files), strict=True)
+    }
+    by_scan: dict[str, list[tuple[str, Name]]] = defaultdict(list)
+    for path, name in names.items():
+        for cut in dict.fromkeys((name, _whole(path))):
+            by_scan[cut.scan].append((path, cut))
+    return Tree(root=root, names=names, is_cut=count > MOST_FILES, by_scan=dict(by_scan))
+
+
+def _cut(names: Sequence[str]) -> list[Name]:
+    """Cut the names of one folder: from the first to the last number that differs is the scan.
+
+    Where names of one suffix follow many kinds (such as hashes) all of the stem is.
+    """
+    kinds: dict[tuple[str, str], list[list[str]]] = defaultdict(list)
+    for name in names:
+        stem, suffix = _stem(name)
+        kinds[suffix, _DIGITS.sub("#", stem)].append(_DIGITS.findall(stem))
+    n_kinds = Counter(suffix for suffix, _ in kinds)
+    varying = {
+        kind: [
+            place for place, values in enumerate(zip(*runs, strict=True)) if len(set(values)) > 1
+        ]
+        for kind, runs in kinds.items()
+    }
+    found = []
+    for name in names:
+        stem, suffix = _stem(name)
+        kind = suffix, _DIGITS.sub("#", stem)
+        runs = list(_DIGITS.finditer(stem))
+        places = varying[kind] or list(range(len(runs)))
+        if n_kinds[suffix] > _FEW_KINDS or not runs:
+            found.append(_whole(name))
+        else:
+            first, last = runs[places[0]].start(), runs[places[-1]].end()
+            found.append(
+                Name(before=stem[:first], scan=stem[first:last], after=stem[last:] + suffix)
+            )
+    return found
+
+
+def _whole(path: str) -> Name:
+    """A name of which all of the stem names the scan."""
+    stem, suffix = _stem(PurePosixPath(path).name)
+    return Name(before="", scan=stem, after=suffix)
+
+
+def _stem(name: str) -> tuple[str, str]:
+    suffix = PurePosixPath(name.lower().removesuffix(PACKED)).suffix
+    length = len(suffix) + (len(PACKED) if name.lower().endswith(PACKED) else 0)
+    return (name[:-length], name[-length:]) if length else (name, "")
+
+
+def common_pattern(paths: Sequence[str], tree: Tree) -> str:
+    """One pattern for files of one kind and depth: folders that differ become words.
+
+    A folder that is a number is a sequence, also where there is only one.
+    """
+    rows = [PurePosixPath(path).parts[:-1] for path in paths]
+    columns = [sorted(set(column)) for column in zip(*rows, strict=True)]
+    words: list[str] = [
+        _split_word(values) or (_SEQUENCE if len(values) > 1 or _is_number(values[0]) else "")
+        for values in columns
+    ]
+    places = [place for place, word in enumerate(words) if word == _SEQUENCE]
+    numbers = [place for place in places if len(columns[place]) == 1]
+    if len(numbers) < len(places):  # a lone number is no sequence where others differ
+        for place in numbers:
+            words[place] = ""
+        places = [place for place in places if words[place]]
+    for n, place in enumerate(places):
+        if len(places) > 1:
+            words[place] = f"folder_{chr(ord('a') + n % 26)}"
+    if words.count("split") > 1:
+        raise DataError(f"{tree.root}: folders of splits lie in each other; describe it by hand.")
+    folders = [f"{{{word}}}" if word else values[0] for word, values in zip(words, columns)]  # noqa: B905  of one length
+    patterns = {tree.names[path].pattern for path in paths}
+    name = patterns.pop()
+    if patterns:  # names begin in other ways from folder to folder
+        name = _whole(next(iter(paths))).pattern
+    return "/".join([*folders, name])
+
+
+_SEQUENCE = "sequence"
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+def _split_word(names: Sequence[str]) -> str:
+    """What a place is called whose names are all those of splits, of more than one."""
+    known = {name for of_split in SPLIT_FOLDERS.values() for name in of_split}
+    return "split" if len(names) > 1 and set(names) <= known else ""
