@@ -65,6 +65,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("reading", "writing"),
         (ANY_FILE,),
     ),
+    "points": (("bags",), (ANY_FILE,)),
     "commands": (("app",), ("doctor",), (ANY_FILE,)),
 }
 """Of the packages that have rooms, from the top down: a room imports only what lies below it."""

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from bag_samples import decoded, drive, field, read_mcap, write_mcap
 from cache_samples import sample_info
 from stub_network import random_checkpoint
 from typer.testing import CliRunner
@@ -29,6 +30,7 @@ from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors
 from pass2d.train.exporting.export import export_onnx
 from pass2d.train.inference.exported import ExportedNetwork
 from pass2d.train.inference.segmenter import Segmenter
+from pass2d.train.prediction.bag import predict_bag
 from pass2d.train.prediction.predict import predict
 
 CPU = torch.device("cpu")
@@ -372,3 +374,17 @@ def test_the_page_for_other_languages_does_the_same_in_numpy(
         assert np.array_equal(labels, written)
         found.update(labels.tolist())
     assert len(found) > 2
+
+
+def test_exported_network_labels_a_recording(
+    checkpoint: Path, exported: Path, tmp_path: Path
+) -> None:
+    bag = write_mcap(tmp_path / "drive.mcap", drive(n_scans=2))
+    found = []
+    for network in (checkpoint, exported):
+        out = tmp_path / f"{network.suffix[1:]}.mcap"
+        predict_bag(bag, network, out, device="cpu")
+        clouds = [decoded(row[-1]) for row in read_mcap(out) if row[0] == "/points"]
+        found.append([field(cloud, "class_id").tolist() for cloud in clouds])
+    assert len(found[0]) == 2
+    assert found[0] == found[1]

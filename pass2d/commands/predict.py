@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from pass2d.commands.options import (
     outside_rule,
 )
 from pass2d.commands.wording import typed_messages
+from pass2d.common.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -34,14 +36,27 @@ def predict_command(
         str,
         typer.Argument(
             help="Point file (.bin, .npy, .npz, .pcd, .ply, .las, .laz, .txt, .csv, .xyz, also "
-            ".gz), a folder of them, or - to read paths from standard input, one per line.",
+            ".gz), a folder of them, or - to read paths from standard input, one per line. Or a "
+            "recording of ROS: .mcap, .bag, .db3, or a folder of ROS 2.",
             metavar="FILE|FOLDER|-",
         ),
     ],
     checkpoint: CheckpointOption = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.", resolve_path=True)] = Path(
-        "predictions"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results. Of a recording: the copy, or a folder for it.",
+            resolve_path=True,
+            show_default="predictions",
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a recording: the topic of PointCloud2 to label, if it has several. Its "
+            "points get the fields class_id and rgb; everything else is copied as it is."
+        ),
+    ] = None,
     formats: Annotated[
         str,
         typer.Option(
@@ -51,7 +66,11 @@ def predict_command(
         ),
     ] = "label",
     confidence: Annotated[
-        bool, typer.Option("--confidence", help="Also write NAME_confidence.npy, float32 in 0..1.")
+        bool,
+        typer.Option(
+            "--confidence",
+            help="Also write NAME_confidence.npy, float32 in 0..1. Of a recording: a field.",
+        ),
     ] = False,
     png: Annotated[
         bool, typer.Option("--png", help="Also draw each scan from above and as a range image.")
@@ -110,10 +129,15 @@ def predict_command(
     backend: BackendOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Label raw point files: a raw id for every point, from a checkpoint alone."""
+    """Label raw point files or a recording of ROS: a raw id for every point, from a checkpoint.
+
+    pass2d predict drive.mcap --topic /points --out labelled.mcap
+    """
     console = Console()
     with clear_errors(console):
         from pass2d.commands.folder_poses import folder_poses
+        from pass2d.commands.predict_bag import bag_target, print_bag, refuse_options
+        from pass2d.points.bags.bag import is_bag
         from pass2d.points.mapping import (
             InputMapping,
             parse_columns,
@@ -121,9 +145,14 @@ def predict_command(
             parse_unit,
         )
         from pass2d.train.inference.votes import parse_votes
+        from pass2d.train.prediction.bag import predict_bag
         from pass2d.train.prediction.predict import Outputs, Stream, predict
 
         is_stream = inputs == "-"
+        source = Path(inputs).resolve()
+        is_recording = not is_stream and is_bag(source)
+        if topic is not None and not is_recording:
+            raise ConfigError(f"--topic applies only to recordings (.mcap, .bag, .db3): {inputs}")
         given = (columns_map, unit, signal_scale, z_offset, rotate)
         is_mapped = recenter or any(option is not None for option in given)
         mapping = InputMapping(
@@ -142,11 +171,39 @@ def predict_command(
                 typer.echo(str(result.files[0]))
             sys.stdout.flush()
 
+        default = Path("predictions").resolve()
+        if is_recording:
+            refuse_options(
+                format=formats != "label",
+                png=png,
+                columns=columns is not None,
+                dtype=dtype is not None,
+            )
+            target = bag_target(source, out, default)
+            network = chosen_network(checkpoint, console)
+            done = predict_bag(
+                source,
+                network,
+                target,
+                topic=topic,
+                votes=parse_votes(votes),
+                outside=outside_rule(outside),
+                confidence=confidence,
+                overwrite=overwrite,
+                mapping=mapping if is_mapped else None,
+                batch_size=batch_size,
+                device=_checked_device(device, network),
+                backend=backend,
+                progress=console,
+            )
+            console.close()
+            print_bag(done, as_json=as_json)
+            return
         network = chosen_network(checkpoint, console)
         summary = predict(
-            Stream() if is_stream else Path(inputs).resolve(),
+            Stream() if is_stream else source,
             network,
-            out,
+            out or default,
             votes=parse_votes(votes),
             outside=outside_rule(outside),
             outputs=Outputs(formats=words(formats) or (), confidence=confidence, png=png),
@@ -213,13 +270,5 @@ def _summary_json(summary: PredictSummary) -> dict[str, Any]:
         "scans_per_s": summary.scans_per_s,
         "failed": [{"file": str(one.points), "reason": one.reason} for one in summary.failed],
         "notes": list(summary.notes),
-        "warnings": [
-            {
-                "kind": warning.kind,
-                "option": warning.option,
-                "message": warning.message,
-                "scans": warning.scans,
-            }
-            for warning in summary.warnings
-        ],
+        "warnings": [asdict(one) for one in summary.warnings],
     }

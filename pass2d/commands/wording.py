@@ -53,7 +53,7 @@ OPTIONS = {
         *("output", "outside", "overwrite", "pictures", "png", "predictions", "preset"),
         *("profile", "ray_address", "recenter", "recipe", "resume", "root", "rotate", "run"),
         *("save", "scan", "scans", "scenes", "seed", "sequences", "set", "signal_scale", "split"),
-        *("splits", "sweeps", "task", "unfinished", "unit", "version", "votes"),
+        *("splits", "sweeps", "task", "topic", "unfinished", "unit", "version", "votes"),
         *("workers", "z_offset"),
     )
 } | {"cache_root": "--cache", "formats": "--format", "run_root": "--run", "verify_zip": "--verify"}

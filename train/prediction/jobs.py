@@ -14,9 +14,8 @@ from pass2d.common.prefetch import Pause
 from pass2d.points.binary import BinaryOptions
 from pass2d.points.columns import error_words
 from pass2d.points.mapping import InputMapping
-from pass2d.points.raw_format import own_mapping
 from pass2d.points.scan_file import read_columns_of
-from pass2d.train.inference.input_check import InputCheck, InputWarning
+from pass2d.train.inference.input_check import InputWarning
 from pass2d.train.inference.scans import ScanInput
 from pass2d.train.inference.segmenter import PreparedPoints, ScanLabels, Segmenter
 from pass2d.train.prediction.files import (
@@ -24,6 +23,7 @@ from pass2d.train.prediction.files import (
     refuse_input_as_result,
     scan_of_line,
 )
+from pass2d.train.prediction.intake import Intake
 from pass2d.train.prediction.lines import arriving_lines
 from pass2d.train.prediction.past import FolderPoses, PastFiles, no_poses
 from pass2d.train.prediction.result_folder import ResultFolder
@@ -102,8 +102,7 @@ class ScanReader:
         self._segmenter = segmenter
         self._folder = folder
         self._binary = binary
-        self._mapping = mapping
-        self._check = InputCheck(segmenter.card, mapping or own_mapping(segmenter.card.info, ""))
+        self._intake = Intake(segmenter, mapping)
 
     def __call__(self, job: FileJob | Pause) -> FileJob | Pause:
         """Read a job's file, unless its results are kept; what goes wrong is in the job."""
@@ -126,65 +125,32 @@ class ScanReader:
     def _read(self, job: FileJob, name: str) -> FileJob:
         where = str(job.points)
         found, layout_options = read_columns_of(job.points, self._binary)
-        mapping = self._mapping or own_mapping(self._segmenter.card.info, job.points.name)
-        exact = mapping.metres(found, where=where)
-        has_signal = mapping.has_signal(found)
-        warnings = self._check.look(exact, where=where, columns=found.names, has_signal=has_signal)
-        note = f"{where}: {found.note}" if found.note else ""
+        warnings = []
         if layout_options:
-            warnings.insert(0, InputWarning(kind="columns", option=layout_options, message=note))
-            note = ""
-        with np.errstate(over="ignore", invalid="ignore"):
-            points = exact.T.astype(np.float32)
+            note = f"{where}: {found.note}" if found.note else ""
+            warnings.append(InputWarning(kind="columns", option=layout_options, message=note))
+            found = replace(found, note="")
         past = self._past.before(job.points)
-        prepared = self._segmenter.prepare(points, name=name, past=past)
+        taken = self._intake.take(found, file=job.points.name, where=where, name=name, past=past)
+        warnings += taken.warnings
         if self._segmenter.card.stack.past and not self._past.has_poses(job.points):
             warnings.append(_no_pose(job.points, self._segmenter.card.stack))
-        n = prepared.scan.n
-        if n and prepared.n_not_finite == n:
-            advice = " ".join(one.option for one in warnings if one.kind in {"unit", "recenter"})
-            failure = (
-                f"{where}: none of {n} points has coordinates that a lidar could measure "
-                f"(within 1 km): {advice or 'check `unit`, `map`; for .bin `columns`, `dtype`'}"
-            )
+        if taken.is_nowhere:
+            failure = taken.nowhere("check `unit`, `map`; for .bin `columns`, `dtype`")
+            failure = f"{where}: {failure}"
             return replace(job, failure=failure, warnings=tuple(warnings))
         return replace(
             job,
-            xyz=points[:, :3].T,
-            prepared=prepared,
-            notes=(*([note] if note else []), *self._notes(where, prepared)),
+            xyz=taken.points[:, :3].T,
+            prepared=taken.prepared,
+            notes=taken.notes,
             warnings=tuple(warnings),
         )
 
     def _points_of(self, file: Path) -> NDArray[np.float32]:
         """(N, 4) of a file, as `_read` takes them."""
         found, _ = read_columns_of(file, self._binary)
-        mapping = self._mapping or own_mapping(self._segmenter.card.info, file.name)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return mapping.metres(found, where=str(file)).T.astype(np.float32)
-
-    def _notes(self, where: str, prepared: PreparedPoints) -> list[str]:
-        notes, scan = [], prepared.scan
-        if prepared.n_not_finite:
-            is_much = 4 * prepared.n_not_finite > scan.n
-            doubt = "; are unit, columns and number type right?" if is_much else ""
-            notes.append(
-                f"{where}: {prepared.n_not_finite} of {scan.n} points have no finite coordinates "
-                f"or lie beyond 1 km: labelled 0{doubt}"
-            )
-        if prepared.n_bad_signal:
-            notes.append(
-                f"{where}: the signal of {prepared.n_bad_signal} points is not finite: taken as 0"
-            )
-        if scan.n and not len(scan.rows):
-            notes.append(f"{where}: no point lies in the network's volume: all labelled 0")
-        n_parts = self._segmenter.pass_size.parts(len(scan.points))
-        if n_parts > 1:
-            notes.append(
-                f"{where}: {scan.n:,} points, more than one pass takes: labelled in {n_parts} "
-                "parts, each a random share of all points"
-            )
-        return notes
+        return self._intake.mapping(file.name).apply(found, where=str(file))
 
 
 def _no_pose(file: Path, stack: StackConfig) -> InputWarning:

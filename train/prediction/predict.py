@@ -21,7 +21,7 @@ from pass2d.points.columns import error_words
 from pass2d.points.mapping import InputMapping
 from pass2d.points.raw_format import own_binary
 from pass2d.train.checkpoints.onnx_file import file_digest, is_onnx
-from pass2d.train.inference.input_check import InputWarning, WarningLog, no_statistics
+from pass2d.train.inference.input_check import InputWarning, no_statistics
 from pass2d.train.inference.labelling import Labelled
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.segmenter import ScanLabels, Segmenter, scan_labels
@@ -30,6 +30,7 @@ from pass2d.train.prediction.files import find_scans, refuse_input_as_result
 from pass2d.train.prediction.jobs import FileJob, ScanReader, Stream, arriving_jobs
 from pass2d.train.prediction.outputs import LabelledScan, Outputs, encoded, format_notes
 from pass2d.train.prediction.past import FolderPoses, no_poses
+from pass2d.train.prediction.remarks import Remarks
 from pass2d.train.prediction.result_folder import ResultFolder
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from pass2d.train.checkpoints.trained import TrainedNetwork
 
 __all__ = ["Outputs", "PredictSummary", "ScanLabels", "Segmenter", "Stream", "predict"]
-
-SAID_NOTES = 5
-"""Remarks about single files that are said at once; the summary counts them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,9 +232,8 @@ class _Run:
         self._outputs = outputs
         self._progress = progress
         self._on_result = on_result
-        self._log = WarningLog()
+        self._remarks = Remarks(self._progress)
         self._failed: list[FailedFile] = []
-        self._notes: list[str] = []
         self._class_points = np.zeros(len(segmenter.names), np.int64)
         self._scans = self._kept = 0
 
@@ -247,9 +244,9 @@ class _Run:
         start = time.perf_counter()
         self._progress.start("predict", total=total, unit="scans")
         for note in format_notes(self._outputs, self._segmenter.card.info):
-            self._note(note)
+            self._remarks.note(note)
         if not self._segmenter.card.input_statistics:
-            self._warn(no_statistics())
+            self._remarks.warn(no_statistics())
         try:
             labelled = map(_result, self._segmenter.label(jobs, reader, keep_going=True))
             for job in prefetch(self._write, labelled, must_finish=True):
@@ -265,8 +262,8 @@ class _Run:
             class_points=self._class_points,
             names=self._segmenter.names,
             failed=tuple(self._failed),
-            notes=tuple(self._notes),
-            warnings=self._log.all(),
+            notes=self._remarks.notes,
+            warnings=self._remarks.warnings,
             seconds=time.perf_counter() - start,
         )
 
@@ -286,7 +283,7 @@ class _Run:
 
     def _report(self, job: FileJob) -> None:
         for warning in job.warnings:
-            self._warn(warning)
+            self._remarks.warn(warning)
         if job.failure:
             self._failed.append(FailedFile(points=job.points, reason=job.failure))
             self._progress.say(job.failure)
@@ -296,20 +293,11 @@ class _Run:
             self._scans += 1
             self._class_points += np.bincount(job.result.labels, minlength=len(self._class_points))
         for note in job.notes:
-            self._note(note)
+            self._remarks.note(note)
         if self._on_result is not None and not job.failure:
             n = None if job.result is None else len(job.result.labels)
             self._on_result(ScanResult(points=job.points, files=job.written, n=n))
         self._progress.advance()
-
-    def _note(self, note: str) -> None:
-        self._notes.append(note)
-        if len(self._notes) <= SAID_NOTES:
-            self._progress.say(note)
-
-    def _warn(self, warning: InputWarning) -> None:
-        if self._log.add(warning):
-            self._progress.say(f"warning: {warning.message}")
 
 
 def _result(found: Labelled[FileJob | Pause]) -> FileJob | Pause:
