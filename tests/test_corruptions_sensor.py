@@ -228,10 +228,10 @@ def test_lists_of_corruptions() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("fogg:heavy", "did you mean fog?"),
-        ("fog:heavvy", "did you mean heavy?"),
-        ("rain", "expected one of fog, wet_ground"),
-        ("fog:", "no severity ''"),
+        ("fogg:heavy", "did you mean 'fog'?"),
+        ("fog:heavvy", "did you mean 'heavy'?"),
+        ("rain", "choose from all, beam_missing"),
+        ("fog:", "unknown severity ''"),
         (" , ", "expected e.g. fog:heavy"),
     ],
 )

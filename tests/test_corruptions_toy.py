@@ -99,5 +99,5 @@ def test_it_goes_through_prepare(tmp_path: Path) -> None:
 
 def test_a_corruption_that_nobody_offers_is_refused() -> None:
     del KNOWN["fewer"]
-    with pytest.raises(ConfigError, match="no corruption 'fewer'"):
+    with pytest.raises(ConfigError, match="unknown corruption 'fewer'"):
         parse_variants("fewer")

@@ -264,8 +264,8 @@ def test_killed_it_goes_on_where_it_was(raw: Path, tmp_path: Path) -> None:
 
 def test_wrong_words_are_refused_before_anything_is_written(raw: Path, tmp_path: Path) -> None:
     for words, said in (
-        ("fogg", "no corruption 'fogg'"),
-        ("fog:strong", "no severity 'strong', expected one of light, moderate, heavy"),
+        ("fogg", "unknown corruption 'fogg'; did you mean"),
+        ("fog:strong", "unknown severity 'strong'; choose from heavy, light, moderate"),
     ):
         result = pass2d(
             "prepare", "semkitti", "--root", raw, "--cache", tmp_path / "c", "--corrupt", words

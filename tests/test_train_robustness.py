@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from pass2d.cli import app
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Silent
+from pass2d.corruptions.registry import corruption_table
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
@@ -30,10 +31,10 @@ from pass2d.train.checkpoints.trained import TrainedNetwork
 from pass2d.train.inference.metric import official_scores
 from pass2d.train.robustness.folders import find_corrupted, set_name
 from pass2d.train.robustness.published_sets import robust_folders
-from pass2d.train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES, robust_scores
+from pass2d.train.robustness.robo3d import CORRUPTIONS, SEVERITIES, robust_scores
 
 RAW_OF = np.array([0, 40, 10, 50, 70], np.uint32)
-KITTI = BASELINE_MIOU["semantickitti"]
+KITTI = corruption_table("semantickitti").baseline_miou
 # Robo3D's own table of 2DPASS (SemanticKITTI-C), per cent: mCE 106.14, mRR 77.50.
 TWODPASS = {
     "fog": 40.46,
@@ -65,7 +66,8 @@ def test_severities_are_averaged_before_the_baseline_is_compared() -> None:
 
 
 def test_the_baseline_scores_100_against_itself() -> None:
-    for table in BASELINE_MIOU.values():
+    for layout in ("semantickitti", "nuscenes"):
+        table = corruption_table(layout).baseline_miou
         miou = {name: {"": table[name]} for name in CORRUPTIONS}
         assert robust_scores(miou, clean=table["clean"], baseline=table).mce == pytest.approx(1)
 

@@ -137,7 +137,7 @@ def test_one_line_says_what_is_wrong(cache_root: Path, tmp_path: Path) -> None:
         (["--cache", cache_root, "--root", cache_root], "give only one"),
         (["--cache", cache_root, "--clean", cache_root], "--clean applies only with --root"),
         (["--root", cache_root, "--split", "val"], "--split applies only with --cache"),
-        (["--cache", cache_root, "--corruptions", "fogg"], "Did you mean fog?"),
+        (["--cache", cache_root, "--corruptions", "fogg"], "did you mean 'fog'?"),
         (["--cache", cache_root, "--split", "train"], "splits with labels: val"),
         (["--cache", cache_root, "--dataset", "semkitti-fog-light"], "Choose the clean one"),
         (["--cache", lonely], "no corrupted data sets of semkitti"),

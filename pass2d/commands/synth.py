@@ -11,7 +11,7 @@ import typer
 
 from pass2d.commands.console import Console, clear_errors, print_json, words
 from pass2d.commands.options import JsonOption
-from pass2d.common.errors import ConfigError
+from pass2d.common.plain import require_known
 from pass2d.common.progress import format_bytes
 
 
@@ -61,20 +61,12 @@ def synth_command(
         chosen = {"scans": scans, "workers": _default_workers() if workers is None else workers}
         changes: dict[str, Any] = {k: value for k, value in chosen.items() if value is not None}
         names = words(sequences)
-        if layout == "semkitti":
-            from pass2d.synth.config import preset as semkitti_preset
-            from pass2d.synth.generate import generate
+        from pass2d.synth.layouts import LAYOUTS
 
-            changes |= {} if names is None else {"sequences": names}
-            summary = generate(out, semkitti_preset(preset, seed=seed, **changes), console)
-        elif layout == "nuscenes":
-            from pass2d.synth.nuscenes_config import nuscenes_preset
-            from pass2d.synth.nuscenes_generate import generate_nuscenes
-
-            changes |= {} if names is None else {"scenes": names}
-            summary = generate_nuscenes(out, nuscenes_preset(preset, seed=seed, **changes), console)
-        else:
-            raise ConfigError(f"--layout: found {layout!r}, expected semkitti or nuscenes.")
+        require_known(layout, tuple(LAYOUTS), where="--layout", what="layout")
+        world = LAYOUTS[layout]
+        changes |= {} if names is None else {world.parts: names}
+        summary = world.generate(out, world.preset(preset, seed=seed, **changes), console)
     if as_json:
         print_json(
             {

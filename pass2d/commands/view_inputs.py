@@ -130,7 +130,6 @@ def _raw_scans(
 ) -> ViewSet:
     from pass2d.pipeline.datasets.raw_scans import known_dataset, list_raw
     from pass2d.pipeline.datasets.registry import DATASETS
-    from pass2d.pipeline.datasets.words import FIRST
     from pass2d.train.viewing.point_files import point_files
     from pass2d.train.viewing.scan import ViewItem, ViewSet
 
@@ -141,8 +140,8 @@ def _raw_scans(
             raise ConfigError(
                 f"{raw}: point files have no splits or sequences. Choose with --scan or --scans."
             )
-        info = known_dataset(layout or FIRST, datasets).table.info
-        return point_files(raw, info, columns=columns, dtype=dtype)
+        dataset = datasets.default if layout is None else known_dataset(layout, datasets)
+        return point_files(raw, dataset.table.info, columns=columns, dtype=dtype)
     _only_for_point_files(raw, layout=None, columns=columns, dtype=dtype)
     items = tuple(
         ViewItem(

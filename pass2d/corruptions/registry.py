@@ -6,7 +6,7 @@ import functools
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ import xxhash
 
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
-from pass2d.common.text import nearest
+from pass2d.common.plain import require_known
 from pass2d.corruptions import (
     beam_missing,
     cross_sensor,
@@ -46,6 +46,8 @@ KNOWN: dict[str, Corruption] = {
 }
 """By name, in the order of the published tables."""
 CORRUPTIONS: tuple[str, ...] = tuple(KNOWN)
+_REFERENCE = "semantickitti"
+"""The layout whose severities a described lidar has, for the same shares of its beams."""
 SeverityName = Literal["light", "moderate", "heavy"]
 SEVERITIES: tuple[SeverityName, ...] = get_args(SeverityName)
 
@@ -69,6 +71,12 @@ class CorruptionTable:
 
     sensor: Sensor
     settings: dict[Variant, Any]
+    baseline_miou: dict[str, float] = field(default_factory=dict)
+    """Robo3D's baseline, by corruption and for "clean"; empty where none was measured."""
+
+    def noise_labels(self) -> set[int]:
+        """Raw ids of points that a corruption added."""
+        return {getattr(settings, "noise_label", 0) for settings in self.settings.values()} - {0}
 
     def parameters(self, variant: Variant) -> dict[str, Any]:
         """Everything that decides a corruption's output but the scan, as plain data for keys."""
@@ -100,7 +108,7 @@ def corruption_table(layout: str) -> CorruptionTable:
 
 @functools.cache
 def _read_table(layout: str, known: tuple[Corruption, ...]) -> CorruptionTable:
-    file = Path(__file__).with_name(f"{layout}.toml")
+    file = _file_of(layout)
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
         sensor = Sensor(**{key: _frozen(value) for key, value in raw["sensor"].items()})
@@ -119,7 +127,19 @@ def _read_table(layout: str, known: tuple[Corruption, ...]) -> CorruptionTable:
         ) from error
     except (tomllib.TOMLDecodeError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"{file}: {type(error).__name__}: {error}. See README.md.") from error
-    return CorruptionTable(sensor=sensor, settings=settings)
+    return CorruptionTable(
+        sensor=sensor, settings=settings, baseline_miou=raw.get("baseline_miou", {})
+    )
+
+
+def benchmark_table(info: DatasetInfo) -> CorruptionTable | None:
+    """The table of a data set's benchmark; None where there is none."""
+    benchmark = info.facts.benchmark
+    return corruption_table(benchmark) if benchmark and _file_of(benchmark).is_file() else None
+
+
+def _file_of(layout: str) -> Path:
+    return Path(__file__).with_name(f"{layout}.toml")
 
 
 def table_of(info: DatasetInfo) -> CorruptionTable:
@@ -133,7 +153,7 @@ def table_of(info: DatasetInfo) -> CorruptionTable:
     lidar = info.facts.lidar
     if lidar is None:
         return corruption_table(info.layout)
-    table = corruption_table("semantickitti")
+    table = corruption_table(_REFERENCE)
     sensor = Sensor(
         beams=lidar.beams,
         elevation_deg=lidar.fov_deg,
@@ -227,25 +247,18 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
 
 def _known(word: str, known: Sequence[Any], where: str, what: str) -> Any:
     spelled = word.lower().replace("-", "_")
-    if spelled in known:
-        return spelled
-    near = nearest(spelled, known)
-    hint = f"; did you mean {near}?" if near else "."
-    raise ConfigError(
-        f"`corrupt`, {where!r}: no {what} {word!r}, expected one of {', '.join(known)}"
-        f"{' or all' if what == 'corruption' else ''}{hint}"
-    )
+    choices = (*known, "all") if what == "corruption" else known
+    require_known(spelled, choices, where=f"`corrupt`, {where!r}", what=what)
+    return spelled
 
 
 def _settings(raw: dict[str, Any], kind: type[Any], place: int) -> Any:
     values = {}
-    for field in fields(kind):
-        value = (
-            raw.get(field.name, field.default) if field.name == "noise_label" else raw[field.name]
-        )
+    for each in fields(kind):
+        value = raw.get(each.name, each.default) if each.name == "noise_label" else raw[each.name]
         if isinstance(value, list):
             value = value[place] if len(value) > 1 else value[0]
-        values[field.name] = _frozen(value)
+        values[each.name] = _frozen(value)
     if unknown := set(raw) - set(values):
         raise KeyError(f"unknown key {sorted(unknown)[0]}")
     return kind(**values)

@@ -154,6 +154,11 @@ class Datasets(Mapping[str, Dataset]):
         """The TOML files."""
         return self._files
 
+    @property
+    def default(self) -> Dataset:
+        """The one to take where nothing tells which it is."""
+        return next(iter(self._known.values()))
+
     def infos(self) -> tuple[DatasetInfo, ...]:
         """Label table, grid and facts of every data set."""
         return tuple(dataset.table.info for dataset in self._known.values())

@@ -13,7 +13,6 @@ from pass2d.pipeline.corrupted import corrupted_listings, variant_of
 from pass2d.pipeline.datasets.layout import Wanted
 from pass2d.pipeline.datasets.registry import DATASETS, Datasets
 from pass2d.pipeline.datasets.table import DatasetTable
-from pass2d.pipeline.datasets.words import FIRST
 from pass2d.pipeline.source import SourceListing
 
 
@@ -40,7 +39,7 @@ def list_again(
     """
     info = None if manifest is None else manifest.info
     found = datasets.at(root) if root.is_dir() else None
-    dataset = (found or datasets[FIRST]) if info is None else datasets.of(info)
+    dataset = (found or datasets.default) if info is None else datasets.of(info)
     if found is not None and info is not None and found.layout.name != info.layout:
         raise CacheError(
             f"{root}: looks like {found.table.info.facts.title}, but data set {info.name} is of "

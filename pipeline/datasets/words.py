@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-FIRST = "semkitti"
-"""Of several data sets in one layout a folder is taken for this one."""
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +28,19 @@ class CommandWords:
 
 
 def table_files() -> tuple[Path, ...]:
-    """The TOML files of all data sets."""
+    """The TOML files of all data sets, first the one that says `is_default`."""
     files = Path(__file__).parent.glob("*.toml")
-    return tuple(sorted(files, key=lambda file: (file.stem != FIRST, file.name)))
+    return tuple(sorted(files, key=lambda file: (not _read(file).get("is_default"), file.name)))
+
+
+@functools.cache
+def _read(file: Path) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def command_words(file: Path) -> CommandWords:
     """Read them from a file that `load_table` takes."""
-    raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    raw = _read(file)
     title, words = raw["facts"]["title"], raw.get("command", {})
     return CommandWords(
         name=raw["name"],

@@ -14,16 +14,16 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import CorruptionInfo
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.files import read_whole
+from pass2d.common.plain import require_known
 from pass2d.common.progress import Progress, Silent
-from pass2d.common.text import nearest
-from pass2d.corruptions.registry import COLLECTION
+from pass2d.corruptions.registry import COLLECTION, benchmark_table
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
 from pass2d.train.evaluation.evaluate import fit_classes, require_same_data
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
-from pass2d.train.robustness.robo3d import BASELINE_MIOU, CORRUPTIONS, SEVERITIES
+from pass2d.train.robustness.robo3d import CORRUPTIONS, SEVERITIES
 from pass2d.train.robustness.run import RobustReport, RobustRun, SetResult
 from pass2d.train.robustness.scans import cached_set, corruption_words
 
@@ -99,10 +99,11 @@ def robust_cache(
             )
             results += run.count([cached_set(cached, positions, limit=limit)])
             cached.say_unhashed(progress)
+    table = benchmark_table(trained.card.info)
     return run.report(
         results,
         set_name=COLLECTION,
-        baseline=BASELINE_MIOU.get(trained.card.info.facts.benchmark, {}),
+        baseline={} if table is None else table.baseline_miou,
         clean_source="the clean data set",
     )
 
@@ -139,12 +140,7 @@ def _chosen(
     names = sorted({corruption.name for _, corruption in found})
     words = None if wanted is None else corruption_words(wanted)
     for word in words or ():
-        if word not in names:
-            near = nearest(word, names)
-            hint = f" Did you mean {near}?" if near else ""
-            raise ConfigError(
-                f"`corruptions`: no {word!r} in {clean.parent}, found {', '.join(names)}.{hint}"
-            )
+        require_known(word, names, where=f"`corruptions`: {clean.parent}", what="corruption")
     return [item for item in found if words is None or item[1].name in words]
 
 

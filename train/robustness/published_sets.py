@@ -11,6 +11,7 @@ import torch
 from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Progress, Silent
+from pass2d.corruptions.registry import benchmark_table
 from pass2d.points.binary import BinaryOptions
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
@@ -19,7 +20,7 @@ from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.robustness.folders import YAN, find_corrupted, set_name
-from pass2d.train.robustness.robo3d import BASELINE_MIOU, CLEAN
+from pass2d.train.robustness.robo3d import CLEAN
 from pass2d.train.robustness.run import RobustReport, RobustRun
 from pass2d.train.robustness.scans import (
     ScanSet,
@@ -125,9 +126,10 @@ def robust_folders(
         reason = next((line for result in results for line in result.failed), "no scans")
         raise DataError(f"{root}: none of its scans could be used: {reason}")
     name = set_name(folders, title=info.facts.title)
+    table = benchmark_table(info)
     return run.report(
         results,
         set_name=name,
-        baseline={} if name == YAN else BASELINE_MIOU.get(info.facts.benchmark, {}),
+        baseline={} if name == YAN or table is None else table.baseline_miou,
         clean_source=f"split {CLEAN_SPLIT} of {clean}" if own else "the set's own clean scans",
     )

@@ -1,4 +1,4 @@
-"""Robo3D's numbers: eight corruptions, three severities, its baseline, its two scores.
+"""Robo3D's numbers: eight corruptions, three severities, its two scores.
 
 Source: Kong et al., "Robo3D" (ICCV 2023) and the tables of its repository.
 """
@@ -20,34 +20,6 @@ CORRUPTIONS = (
 )
 SEVERITIES = ("light", "moderate", "heavy")
 CLEAN = "clean"
-NOISE_LABELS = {"semantickitti": (21, 22, 23), "nuscenes": (41, 42, 43)}
-"""Raw ids of points that a corruption added (fog, snow, crosstalk): ignored, by benchmark."""
-
-BASELINE_MIOU: dict[str, dict[str, float]] = {
-    "semantickitti": {
-        "clean": 0.6276,
-        "fog": 0.5587,
-        "wet_ground": 0.5399,
-        "snow": 0.5328,
-        "motion_blur": 0.3292,
-        "beam_missing": 0.5632,
-        "crosstalk": 0.5834,
-        "incomplete_echo": 0.5443,
-        "cross_sensor": 0.4605,
-    },
-    "nuscenes": {
-        "clean": 0.7576,
-        "fog": 0.5364,
-        "wet_ground": 0.7391,
-        "snow": 0.4035,
-        "motion_blur": 0.7339,
-        "beam_missing": 0.6854,
-        "crosstalk": 0.2658,
-        "incomplete_echo": 0.6383,
-        "cross_sensor": 0.5095,
-    },
-}
-"""mIoU of Robo3D's baseline, MinkUNet-18 (cr 1.0), by benchmark; mean over the severities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +55,8 @@ def robust_scores(
         miou: By corruption, by severity ("" where a set knows none); a mean over severities is
             taken first. Corruptions that the baseline does not know are not counted.
         clean: mIoU without corruption, if known.
-        baseline: Of ``BASELINE_MIOU``. {} for a set of other corruptions, which was not measured
-            with it: then only the resilience is computed, over all corruptions.
+        baseline: of `CorruptionTable`; {} for a set of other corruptions, which it was not measured
+            with: then only the resilience is computed, over all corruptions.
     """
     known = [name for name in (CORRUPTIONS if baseline else miou) if miou.get(name)]
     means = {name: _mean(list(miou[name].values())) for name in known}

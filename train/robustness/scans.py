@@ -16,12 +16,13 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo, ScanRecord
 from pass2d.common.errors import DataError, UnknownLabelError
 from pass2d.common.files import read_whole
+from pass2d.corruptions.registry import benchmark_table
 from pass2d.points.binary import BinaryOptions, read_binary
 from pass2d.train.data.positions import evenly_spaced
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans, EvalScan, eval_scan, record_input
 from pass2d.train.robustness.folders import CorruptedFolder, CorruptedScan
-from pass2d.train.robustness.robo3d import CLEAN, NOISE_LABELS
+from pass2d.train.robustness.robo3d import CLEAN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,8 @@ def _labels_of(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles |
 def label_lookup(info: DatasetInfo) -> NDArray[np.uint8]:
     """As `LabelTable.training_lookup`; added noise is 0, where the table lacks it."""
     lookup = info.labels.training_lookup()
-    for raw in NOISE_LABELS.get(info.facts.benchmark, ()):
+    table = benchmark_table(info)
+    for raw in () if table is None else table.noise_labels():
         lookup[raw] = 0 if lookup[raw] == UNKNOWN_LABEL else lookup[raw]
     return lookup
 

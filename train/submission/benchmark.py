@@ -14,6 +14,7 @@ from pass2d.cache.motion import with_moving_classes
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
+from pass2d.common.text import unknown
 from pass2d.train.inference.tasks import Task, chosen_tasks
 
 META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
@@ -26,10 +27,10 @@ DESCRIPTION_FILE = "description.txt"
 class Form:
     """How a server wants its zip."""
 
-    name: str
-    """What a data set's facts call it."""
-    entry: re.Pattern[str]
-    """Of a prediction file: group (sequence, or the server's name of the split) and scan."""
+    entry: str
+    """Name of a prediction file in the zip: a format of split, sequence, frame_index, token."""
+    pattern: re.Pattern[str]
+    """Of such names: group (sequence, or the server's name of the split) and scan."""
     takes_raw_ids: bool
     """uint32 raw ids; else uint8 training ids, which may not be 0."""
     has_meta: bool
@@ -37,20 +38,21 @@ class Form:
     be a description, and names hold the sequence."""
 
 
-FORMS = (
-    Form(
-        name="semantickitti",
-        entry=re.compile(r"sequences/([0-9]{2})/predictions/([0-9]{6})\.label"),
+FORMS = {
+    "semantickitti": Form(
+        entry="sequences/{sequence}/predictions/{frame_index:06d}.label",
+        pattern=re.compile(r"sequences/([0-9]{2})/predictions/([0-9]{6})\.label"),
         takes_raw_ids=True,
         has_meta=False,
     ),
-    Form(
-        name="nuscenes",
-        entry=re.compile(r"lidarseg/([A-Za-z0-9_]+)/([0-9A-Za-z]+)_lidarseg\.bin"),
+    "nuscenes": Form(
+        entry="lidarseg/{split}/{token}_lidarseg.bin",
+        pattern=re.compile(r"lidarseg/([A-Za-z0-9_]+)/([0-9A-Za-z]+)_lidarseg\.bin"),
         takes_raw_ids=False,
         has_meta=True,
     ),
-)
+}
+"""By the name that a data set's facts give its benchmark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +66,23 @@ class Benchmark:
     """Official scans per sequence; empty where nobody published them."""
 
     @property
+    def name(self) -> str:
+        """A key of `FORMS`."""
+        return self.info.facts.benchmark
+
+    @property
     def form(self) -> Form:
-        """How the zip must look."""
-        return next(form for form in FORMS if form.name == self.info.facts.benchmark)
+        """How the zip must look.
+
+        Raises:
+            ConfigError: nobody wrote that down.
+        """
+        try:
+            return FORMS[self.name]
+        except KeyError:
+            raise ConfigError(
+                f"{self.info.facts.title}: {unknown(self.name, tuple(FORMS), what='benchmark')}"
+            ) from None
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
@@ -75,9 +91,9 @@ class Benchmark:
 
     def entry_name(self, *, split: str, sequence: str, frame_index: int, token: str) -> str:
         """Where a scan's predictions lie in the zip; ``split`` is the server's name."""
-        if self.form.has_meta:
-            return f"lidarseg/{split}/{token}_lidarseg.bin"
-        return f"sequences/{sequence}/predictions/{frame_index:06d}.label"
+        return self.form.entry.format(
+            split=split, sequence=sequence, frame_index=frame_index, token=token
+        )
 
     def encode(self, labels: NDArray[np.uint8], task: Task) -> bytes:
         """A network's training ids (N,) as the file that the task's server reads."""
@@ -137,7 +153,7 @@ def benchmark_of(reader: CacheReader, benchmarks: Sequence[Benchmark]) -> Benchm
     """
     facts = reader.info.facts
     for benchmark in benchmarks:
-        if benchmark.form.name == facts.benchmark:
+        if benchmark.name == facts.benchmark:
             return benchmark
     raise ConfigError(f"{reader.root}: {facts.title} has no benchmark to submit to")
 
@@ -171,7 +187,8 @@ def parse_meta(text: str | None) -> dict[str, bool]:
 class EntryName:
     """A prediction file's name, taken apart."""
 
-    form: Form
+    benchmark: str
+    """A key of `FORMS`."""
     group: str
     """Sequence, or nuScenes' name of the split."""
     scan: str
@@ -180,9 +197,9 @@ class EntryName:
 
 def parse_entry(name: str) -> EntryName | None:
     """Take a name in a zip apart; None when it is no prediction file of any benchmark."""
-    for form in FORMS:
-        if match := form.entry.fullmatch(name):
-            return EntryName(form=form, group=match[1], scan=match[2])
+    for benchmark, form in FORMS.items():
+        if match := form.pattern.fullmatch(name):
+            return EntryName(benchmark=benchmark, group=match[1], scan=match[2])
     return None
 
 

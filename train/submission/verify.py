@@ -33,7 +33,7 @@ class VerifyReport:
 
     path: Path
     benchmark: str
-    """"semantickitti", "nuscenes", or "" when it is neither."""
+    """A key of `benchmark.FORMS`; "" when it fits none."""
     task: str
     """"single", "multi" or "mos": what the server scores; "" where there is no benchmark."""
     split: str
@@ -146,7 +146,7 @@ class _Check:
             )
         return VerifyReport(
             path=self._path,
-            benchmark="" if benchmark is None else benchmark.form.name,
+            benchmark="" if benchmark is None else benchmark.name,
             task=task,
             split=self._split,
             scans=len(self._files),
@@ -165,7 +165,7 @@ class _Check:
         for info in self._infos:
             entry = parse_entry(info.filename)
             if entry is not None:
-                kinds[entry.form.name] += 1
+                kinds[entry.benchmark] += 1
                 self._files[info.filename] = info, entry
             elif not info.is_dir():
                 foreign.append(info.filename)
@@ -173,9 +173,9 @@ class _Check:
             self._problem(no_predictions(foreign))
             return None
         kind = kinds.most_common(1)[0][0]
-        foreign += [name for name, (_, entry) in self._files.items() if entry.form.name != kind]
-        self._files = {n: f for n, f in self._files.items() if f[1].form.name == kind}
-        benchmark = next(b for b in self._benchmarks if b.form.name == kind)
+        foreign += [name for name, (_, entry) in self._files.items() if entry.benchmark != kind]
+        self._files = {n: f for n, f in self._files.items() if f[1].benchmark == kind}
+        benchmark = next(b for b in self._benchmarks if b.name == kind)
         if benchmark.form.has_meta:
             self._split = next(iter(self._files.values()))[1].group
         extra = f"{self._split}/submission.json" if benchmark.form.has_meta else DESCRIPTION_FILE
