@@ -11,7 +11,7 @@ QUICK := house cli cli_words cache_files cache_reader cache_statistics cache_tex
 	pipeline_voxels train_batch train_losses train_metric train_optim train_points train_points_binary \
 	train_points_formats train_predict train_recipe train_stream train_tta
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test lint test-scatter bench clean
+.PHONY: help setup demo quick test lint test-scatter bench gpu clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -65,6 +65,9 @@ test-scatter: $(VENV)/installed  ## Compile torch-scatter for the CPU (5 minutes
 
 bench: $(VENV)/installed  ## Run the benchmarks; each states ratios measured in one run
 	@for file in bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+gpu: $(VENV)/installed  ## On a machine with a GPU: tests, speed, memory, learning as one table, in 9 minutes
+	$(BIN)/python -m bench.gpu
 
 clean:  ## Remove the virtual environment, the demo and tool caches (no data, no runs)
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

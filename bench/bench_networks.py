@@ -1,6 +1,6 @@
 """2DPASS, one training step: the plain formulation beside ours, interleaved, with memory.
 
-    python bench/bench_networks.py [--device cuda] [--scans 4] [--repeats 5] [--json FILE]
+    python -m bench.bench_networks [--device cuda] [--scans 4] [--repeats 5] [--json FILE]
 
 Both use the same weights and the same batch, and must give the same numbers. Wall and CPU seconds
 are given (CPU seconds hardly depend on what else the machine does); peak memory is that of a fresh
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from plain_twodpass import plain_forward, plain_loss, plain_voxels
 from torch import Tensor
 
+from bench.plain_twodpass import plain_forward, plain_loss, plain_voxels
 from pass2d.models.inputs import Grid, ImageBatch, PointBatch
 from pass2d.models.registry import build_network
 from pass2d.models.twodpass.twodpass import TwoDPass

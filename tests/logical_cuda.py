@@ -162,17 +162,23 @@ class Device:
 
     def here(self) -> tuple[str, Line]:
         """The phase, and the innermost line of pass2d on the stack."""
-        phase, line = "", NOWHERE
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and not phase:
-            code = frame.f_code
-            if line is NOWHERE and _is_ours(code):
-                line = _line(code.co_filename, frame.f_lineno)
-            phase = self.phases.get(code, "")
-            frame = frame.f_back
+        phase, line = line_of_stack(self.phases)
         if phase == "backward" and line is NOWHERE:
             line = _line_of_node() or line
         return phase or "other", line
+
+
+def line_of_stack(phases: Mapping[CodeType, str]) -> tuple[str, Line]:
+    """The phase of whoever calls, "" in none, and the innermost line of pass2d on the stack."""
+    phase, line = "", NOWHERE
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not phase:
+        code = frame.f_code
+        if line is NOWHERE and _is_ours(code):
+            line = _line(code.co_filename, frame.f_lineno)
+        phase = phases.get(code, "")
+        frame = frame.f_back
+    return phase, line
 
 
 @cache

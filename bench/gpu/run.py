@@ -1,0 +1,114 @@
+"""Runs the parts one after the other, each within its time; writes the table as it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.gpu.setup import Clock, Row, Setup
+from bench.gpu.table import facts, markdown
+
+_GRACE = 0.9
+"""Share of its time after which a part begins nothing new; at the whole it is ended."""
+
+
+class Part(NamedTuple):
+    """Of the run."""
+
+    work: Callable[[Setup, Clock], Iterator[Row]]
+    share: float
+    """Of the time, relative to the others; what one leaves goes to those after it."""
+
+
+Runner = Callable[[Setup, str, Part, float], list[Row]]
+"""Runs a part, named, within so many seconds."""
+
+
+def run_all(
+    parts: Mapping[str, Part],
+    setup: Setup,
+    *,
+    only: Sequence[str] | None,
+    seconds: float,
+    runner: Runner,
+) -> Iterator[str]:
+    """The table after every part."""
+    end = time.monotonic() + seconds
+    chosen = {name: part for name, part in parts.items() if not only or name in only}
+    rows: list[Row] = []
+    waiting = dict(chosen)
+    for name, part in chosen.items():
+        total = sum(other.share for other in waiting.values())
+        limit = max(end - time.monotonic(), 1.0) * part.share / total
+        del waiting[name]
+        begin = time.monotonic()
+        found = runner(setup, name, part, limit)
+        took = time.monotonic() - begin
+        rows += found or [Row(part=name, what="", measured="no answer")]
+        print(f"{name}: {len(found)} rows in {took:.0f} of {limit:.0f} s", file=sys.stderr)
+        yield markdown(rows, facts(setup))
+
+
+def rows_file(setup: Setup, name: str) -> Path:
+    return setup.folder / f"{name}.jsonl"
+
+
+def in_process(setup: Setup, name: str, part: Part, limit: float) -> list[Row]:
+    """Run a part here; its rows also go into a file, each when it is known."""
+    rows = []
+    with rows_file(setup, name).open("w") as file:
+        try:
+            for row in part.work(setup, Clock(limit * _GRACE)):
+                rows.append(row)
+                file.write(json.dumps(asdict(row)) + "\n")
+                file.flush()
+        except Exception as error:  # noqa: BLE001  # of whatever kind: the other parts go on
+            lines = str(error).strip().splitlines() or [""]
+            failed = f"{type(error).__name__}: {lines[0][:200]}"
+            rows.append(Row(part=name, what="failed", measured=failed))
+            file.write(json.dumps(asdict(rows[-1])) + "\n")
+    return rows
+
+
+def separate_process(setup: Setup, name: str, _: Part, limit: float) -> list[Row]:
+    """Run a part in a process of its own, whose crash or hang ends nothing else."""
+    command = [sys.executable, "-m", "bench.gpu", "--part", name, "--limit", f"{limit:.0f}"]
+    command += ["--device", setup.device, "--out", str(setup.folder)]
+    command += ["--small"] if setup.is_small else []
+    return watched(command, rows_file(setup, name), name=name, limit=limit)
+
+
+def watched(command: Sequence[str], rows: Path, *, name: str, limit: float) -> list[Row]:
+    """What a process wrote into a file of rows, and how it ended if not well."""
+    rows.unlink(missing_ok=True)
+    log = rows.with_suffix(".log")
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code: int | None = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    lines = rows.read_text().splitlines() if rows.is_file() else []
+    found = [Row(**json.loads(line)) for line in lines if line.endswith("}")]
+    if code is None:
+        found.append(Row(part=name, what="ended", measured=f"not done within {limit:.0f} s"))
+    elif code:
+        said = log.read_text(errors="replace").strip().splitlines() or [""]
+        ended = f"exit code {code}: {said[-1][:200]}"
+        found.append(Row(part=name, what="failed", measured=ended))
+    return found

@@ -1,0 +1,116 @@
+"""Scans a second of training and evaluation, reading from the cache included, and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import torch
+
+from bench.gpu.setup import NETWORKS, Clock, Row, Setup
+from bench.gpu.steps import peak_gib
+from pass2d.cache.reader import CacheReader
+from pass2d.common.progress import Silent
+from pass2d.models.backends.determinism import fixed_order
+from pass2d.models.backends.tf32 import tf32_products
+from pass2d.train.data.stream import BatchStream
+from pass2d.train.distributed.process_group import ProcessGroup
+from pass2d.train.evaluation.evaluate import evaluate_network
+from pass2d.train.run.assemble import Job, assemble
+from pass2d.train.run.state import fresh_state
+from pass2d.train.run.step import optimizer_step
+
+SCANS_PER_EPOCH = 19_130
+CASES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    *((name, ()) for name in NETWORKS),
+    ("2dpass-small", ("tf32=true",)),
+    ("2dpass-small", ("precision=bf16",)),
+    ("2dpass-small", ("deterministic=true",)),
+    ("minkowskinet", ("tf32=true",)),
+)
+"""Recipes and what is changed in them."""
+ESTIMATES = {
+    "2dpass-small": "80 scans/s (epoch of 19,130 in 4 min) on an H100, estimated",
+    "2dpass-small tf32=true": "about 45 ms a step with all that is planned, guessed",
+}
+_WARM, _MOST = 4, 30
+
+
+def throughput(setup: Setup, clock: Clock) -> Iterator[Row]:
+    """Each recipe in turn, as long as there is time."""
+    for number, (name, changes) in enumerate(CASES):
+        what = " ".join((name, *changes))
+        if clock.left < 4:
+            yield Row(part="throughput", what=what, measured="left out: no time")
+            continue
+        try:
+            yield from measured(setup, clock.left / (len(CASES) - number), name, changes)
+        except (RuntimeError, ValueError) as error:
+            said = (str(error).splitlines() or [""])[0]
+            yield Row(part="throughput", what=what, measured=f"failed: {said[:200]}")
+
+
+def measured(setup: Setup, seconds: float, name: str, changes: tuple[str, ...]) -> Iterator[Row]:
+    """Training and, for recipes as they are, evaluation."""
+    what = " ".join((name, *changes))
+    recipe = setup.recipe(name, "epochs=1000", "validation.every_epochs=1", *changes)
+    with ExitStack() as stack:
+        stack.enter_context(tf32_products(recipe.tf32))
+        stack.enter_context(fixed_order(recipe.deterministic and setup.is_cuda))
+        reader = stack.enter_context(CacheReader.open(setup.cache("full")))
+        job = assemble(reader, recipe, ProcessGroup(device=setup.torch_device), Silent())
+        if setup.is_cuda:
+            torch.cuda.reset_peak_memory_stats(setup.torch_device)
+        n, took, waited = trained(job, setup, seconds * 0.5)
+        rate = n / took
+        yield Row(
+            part="throughput",
+            what=f"{what}: training with reading, batch {setup.batch}",
+            measured=f"{rate:.1f} scans/s, {1000 * took * setup.batch / n:.1f} ms a step, "
+            f"{waited / took:.0%} waiting for data; {SCANS_PER_EPOCH:,} scans in "
+            f"{SCANS_PER_EPOCH / rate / 60:.1f} min",
+            beside=ESTIMATES.get(what, ""),
+        )
+        memory = f"{peak_gib(setup):.2f} GiB" if setup.is_cuda else "not measured on a CPU"
+        yield Row(part="throughput", what=f"{what}: peak memory of training", measured=memory)
+        if not changes:
+            rate = evaluated(job, setup, seconds * 0.4)
+            yield Row(
+                part="throughput",
+                what=f"{what}: evaluation with reading",
+                measured=f"{rate:.1f} scans/s; 4,071 scans in {4071 / rate:.0f} s",
+                beside="55 s of CPU for the nearest points alone, before",
+            )
+
+
+def trained(job: Job, setup: Setup, seconds: float) -> tuple[int, float, float]:
+    """Scans after a warm-up, their seconds, and those of waiting for data."""
+    state = fresh_state(job)
+    stream = BatchStream(job.reader, job.plan, job.recipe.stream, device=setup.torch_device)
+    warm, most = (1, 1) if setup.is_small else (_WARM, _MOST)
+    with closing(stream):
+        for _ in range(warm):
+            optimizer_step(job, state, stream)
+        setup.wait()
+        begin, waited, scans, done = time.perf_counter(), stream.wait_s, 0, 0
+        while done < most and (not done or time.perf_counter() - begin < seconds):
+            scans += optimizer_step(job, state, stream)
+            done += 1
+        setup.wait()
+        return scans, time.perf_counter() - begin, stream.wait_s - waited
+
+
+def evaluated(job: Job, setup: Setup, seconds: float) -> float:
+    """Scans a second, after a first round."""
+    positions = job.val_positions
+    begin, scans = time.perf_counter(), 0
+    for number in range(1 if setup.is_small else 6):
+        if number == 1:
+            begin, scans = time.perf_counter(), 0  # the first round warms up
+        evaluate_network(job.network, job.reader, positions, group=job.group)
+        setup.wait()
+        scans += len(positions)
+        if number and time.perf_counter() - begin > seconds:
+            break
+    return scans / (time.perf_counter() - begin)

@@ -1,0 +1,150 @@
+"""Where the host waits: found by the logical device on a CPU, beside what CUDA itself reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.gpu.setup import NETWORKS, Clock, Row, Setup
+from pass2d.cache.reader import CacheReader
+from pass2d.common.progress import Silent
+from pass2d.train.data.stream import BatchStream
+from pass2d.train.distributed.process_group import ProcessGroup
+from pass2d.train.run.assemble import assemble
+from pass2d.train.run.state import fresh_state
+from pass2d.train.run.step import optimizer_step
+
+TESTS = Path(__file__).resolve().parents[2] / "tests"
+GOALS = {"2dpass-small": 19}
+Places = Counter[tuple[str, str]]
+"""Waits by phase and "file:line"."""
+Logical = Callable[[Setup, str, Clock], tuple[Places, int]]
+"""Waits of a step in torch, and how many there are within spconv."""
+
+
+def waits(setup: Setup, clock: Clock, *, logical: Logical | None = None) -> Iterator[Row]:
+    """Per network the counts, and each place where the two differ.
+
+    Args:
+        setup: Of the run.
+        clock: Of the part.
+        logical: Counts on the logical device.
+    """
+    sys.path.insert(0, str(TESTS))
+    for name in NETWORKS:
+        expected, from_spconv = (logical or logical_waits)(setup, name, clock)
+        goal = f"; goal {GOALS[name]}" if name in GOALS else ""
+        beside = f"logical: {expected.total()}, and {from_spconv} within spconv{goal}"
+        if not setup.is_cuda:
+            found, said = expected, "not measured without CUDA"
+        else:
+            found = real_waits(setup, name)
+            said = f"{found.total()}"
+        yield Row(part="waits", what=f"{name}: waits of a step", measured=said, beside=beside)
+        for (phase, place), times in sorted((found - expected).items()):
+            what = f"{name}: not known to the logical device"
+            yield Row(part="waits", what=what, measured=f"{times} x {phase} at {place}")
+        for (phase, place), times in sorted((expected - found).items()):
+            what = f"{name}: only on the logical device"
+            yield Row(part="waits", what=what, measured=f"{times} x {phase} at {place}")
+
+
+def recipe_words(setup: Setup) -> list[str]:
+    """The same small step on both sides."""
+    return [f"batch_size={setup.batch}", "augment.mode=full", "augment.crop_hw=[32, 96]"]
+
+
+def logical_waits(setup: Setup, name: str, clock: Clock) -> tuple[Places, int]:
+    """Of a step on the logical device, in a process that sees no GPU."""
+    command = [
+        sys.executable,
+        "-m",
+        "bench.gpu.waits",
+        str(setup.cache("demo")),
+        name,
+        *recipe_words(setup),
+    ]
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=max(clock.left, 1),
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path},
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no answer"])[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    places = Counter({(phase, place): n for phase, place, n in found["waits"]})
+    return places, found["spconv"]
+
+
+def count_logical(cache: str, name: str, *words: str) -> dict[str, Any]:
+    """The answer of the process: waits in torch by place, and how many are spconv's own."""
+    from logical_runs import a_gpu, small_recipe, take_steps, thin_pictures
+
+    with a_gpu() as here, thin_pictures():
+        steps = take_steps(Path(cache), small_recipe(name, *words), here, n=2)
+    found: Places = Counter()
+    of_spconv = 0
+    for wait, times in steps.records[-1].waits.items():
+        if wait.what.startswith("spconv"):
+            of_spconv += times
+        else:
+            found[wait.phase, str(wait.line)] += times
+    waits = [(phase, place, times) for (phase, place), times in found.items()]
+    return {"waits": waits, "spconv": of_spconv}
+
+
+def real_waits(setup: Setup, name: str) -> Places:
+    """Of the second step, as `torch.cuda.set_sync_debug_mode` tells them."""
+    recipe = setup.recipe(name, *recipe_words(setup), "log.every_steps=1000")
+    with CacheReader.open(setup.cache("demo")) as reader:
+        job = assemble(reader, recipe, ProcessGroup(device=setup.torch_device), Silent())
+        state = fresh_state(job)
+        stream = BatchStream(reader, job.plan, recipe.stream, device=setup.torch_device)
+        with closing(stream):
+            optimizer_step(job, state, stream)
+            setup.wait()
+            with counted_waits(torch.cuda.set_sync_debug_mode) as found:
+                optimizer_step(job, state, stream)
+    return found
+
+
+@contextmanager
+def counted_waits(set_mode: Callable[[str], None]) -> Iterator[Places]:
+    """Within, torch warns of each wait, and the place on the stack is counted."""
+    from logical_cuda import line_of_stack
+    from logical_runs import step_phases
+
+    found: Places = Counter()
+    phases = step_phases()
+
+    def heard(message: Any, *_: Any, **__: Any) -> None:
+        if "synchroniz" in str(message):
+            phase, line = line_of_stack(phases)
+            found[phase or "other", str(line)] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = heard
+        set_mode("warn")
+        try:
+            yield found
+        finally:
+            set_mode("default")
+
+
+if __name__ == "__main__":
+    print(json.dumps(count_logical(*sys.argv[1:])))
