@@ -127,13 +127,13 @@ class TiledPairs(TensorRecord):
         free = ends - degree
         order = torch.empty_like(outputs)
         for k, rows in enumerate(pairs.outputs):
-            of_tile = rows // tile
+            of_tile = torch.div(rows, tile, rounding_mode="floor")
             shift = begins[:, k] - bounds[k, :-1]
-            place = torch.arange(len(rows), device=device) + shift[of_tile]
+            place = torch.arange(len(rows), device=device) + shift.index_select(0, of_tile)
             places.append(place)
-            slot = free[rows]
-            order[slot] = place - tile_begins[of_tile]
-            free[rows] = slot + 1
+            slot = free.index_select(0, rows)
+            order.scatter_(0, slot, place - tile_begins.index_select(0, of_tile))
+            free.scatter_(0, rows, slot + 1)  # a row occurs once per offset
         place = torch.cat(places)
         first = torch.arange(n_out, device=device) // tile
         return cls(
@@ -204,19 +204,20 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
-        features_grad = weight_grad = None
+        wants_features, wants_weight, _ = ctx.needs_input_grad
         with torch.autocast(grad.device.type, enabled=False):
-            if ctx.needs_input_grad[0]:
-                features_grad = _multiply(grad, _by_offset(weight), ctx.table.back)
-            if ctx.needs_input_grad[1]:
-                weight_grad = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-                _add_products(_by_offset(weight_grad), features, grad, ctx.table.ahead)
-        return features_grad, weight_grad, None
+            by_offset = _by_offset(weight)
+            if not wants_weight:
+                return _multiply(grad, by_offset.unbind(0), ctx.table.back), None, None
+            features_grad, products = _multiply_back(
+                grad, features, by_offset, ctx.table.back, wants_features=wants_features
+            )
+        return features_grad, products.transpose(0, 1).contiguous().view(weight.shape), None
 
 
-def _by_offset(weight: Tensor) -> list[Tensor]:
-    """(C_out, C_in) views of a kernel's weights."""
-    return list(weight.view(len(weight), -1, weight.shape[-1]).unbind(1))
+def _by_offset(weight: Tensor) -> Tensor:
+    """(K, C_out, C_in), contiguous, of a kernel's weights: dense matrices multiply fastest."""
+    return weight.view(len(weight), -1, weight.shape[-1]).transpose(0, 1).contiguous()
 
 
 def _multiply(rows: Tensor, weights: Sequence[Tensor], pairs: TiledPairs) -> Tensor:
@@ -231,12 +232,9 @@ def _multiply(rows: Tensor, weights: Sequence[Tensor], pairs: TiledPairs) -> Ten
         (V_out, C_out).
     """
     result = rows.new_empty((len(pairs.starts), weights[0].shape[1]))
+    centre = None if pairs.centre is None else weights[pairs.centre]
     for tile, sums in _tile_sums(rows, weights, pairs):
-        if pairs.centre is None:
-            result[tile.rows] = sums
-        else:
-            own = torch.mm(rows[tile.rows], weights[pairs.centre], out=result[tile.rows])
-            own.add_(sums)
+        _write(result[tile.rows], sums, rows[tile.rows], centre)
     return result
 
 
@@ -255,30 +253,52 @@ def _tile_sums(
         yield tile, torch.embedding_bag(own, tile.order, tile.starts, mode=_SUM)[0]
 
 
-def _add_products(
-    weight_grads: list[Tensor], features: Tensor, grad: Tensor, pairs: TiledPairs
-) -> None:
-    """Add to each offset's weights the products of its pairs' gradients and features.
+def _multiply_back(
+    grad: Tensor, features: Tensor, weights: Tensor, pairs: TiledPairs, *, wants_features: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Both gradients of a layer in one walk: what is gathered of the output's serves both.
 
     Args:
-        weight_grads: (C_out, C_in) of each offset.
-        features: (V_in, C_in), contiguous.
         grad: (V_out, C_out) of the output, contiguous.
-        pairs: From inputs to outputs.
+        features: (V_in, C_in) the layer's input, contiguous.
+        weights: (K, C_out, C_in).
+        pairs: From outputs to inputs.
+        wants_features: Whether the input's gradient is wanted.
+
+    Returns:
+        (V_in, C_in) of the input, or None; (K, C_out, C_in) of the weights.
     """
+    of_weights = torch.zeros_like(weights)
+    result = torch.empty_like(features) if wants_features else None
     most = pairs.most_of_an_offset
-    left, right = (
-        grad.new_empty((most, grad.shape[1])),
-        features.new_empty((most, features.shape[1])),
-    )
+    left = grad.new_empty((most, grad.shape[1]))
+    right = features.new_empty((most, features.shape[1]))
+    products = features.new_empty((pairs.most_of_a_tile if wants_features else 0, right.shape[1]))
+    centre = None if pairs.centre is None else weights[pairs.centre]
     for tile in pairs.tiles:
+        done = 0
         for k, inputs, outputs in tile.offsets:
             n = len(inputs)
-            torch.index_select(grad, 0, outputs, out=left[:n])
-            torch.index_select(features, 0, inputs, out=right[:n])
-            weight_grads[k].addmm_(left[:n].t(), right[:n])
+            source = torch.index_select(grad, 0, inputs, out=left[:n])
+            own = torch.index_select(features, 0, outputs, out=right[:n])
+            of_weights[k].addmm_(source.t(), own)
+            if wants_features:
+                torch.mm(source, weights[k], out=products[done : done + n])
+                done += n
         if pairs.centre is not None:
-            weight_grads[pairs.centre].addmm_(grad[tile.rows].t(), features[tile.rows])
+            of_weights[pairs.centre].addmm_(grad[tile.rows].t(), features[tile.rows])
+        if result is not None:
+            sums = torch.embedding_bag(products[:done], tile.order, tile.starts, mode=_SUM)[0]
+            _write(result[tile.rows], sums, grad[tile.rows], centre)
+    return result, of_weights
+
+
+def _write(result: Tensor, sums: Tensor, rows: Tensor, centre: Tensor | None) -> None:
+    """Fill a tile of the result: the sums, and the products of its own rows with the centre's."""
+    if centre is None:
+        result.copy_(sums)
+    else:
+        torch.addmm(sums, rows, centre, out=result)
 
 
 class Native(Backend):

@@ -46,16 +46,15 @@ def neighbour_pairs(coords: Tensor, volume: Volume, *, size: int = 3) -> Pairs:
     packing, cells = _packed(coords, volume)
     keys = packing.pack(cells)
     step_x, step_y, _ = packing.steps
-    rows = torch.arange(len(keys), device=keys.device)
     reach = size // 2
     steps = range(-reach, reach + 1)
     found: list[tuple[Tensor, Tensor]] = []
     for dx, dy in product(steps, steps):
         if (dx, dy) < (0, 0):
-            found += _column_pairs(keys, rows, dx * step_x + dy * step_y, reach=reach)
-    found += _column_pairs(keys, rows, 0, reach=reach)[:reach]
+            found += _column_pairs(keys, dx * step_x + dy * step_y, reach=reach)
+    found += _column_pairs(keys, 0, reach=reach)[:reach]
     # The second half are the opposite offsets: the same pairs, read backwards.
-    nothing = rows[:0]
+    nothing = keys[:0]
     found += [(nothing, nothing), *((outputs, inputs) for inputs, outputs in reversed(found))]
     if volume.axes == "zyx":
         found = [
@@ -66,9 +65,7 @@ def neighbour_pairs(coords: Tensor, volume: Volume, *, size: int = 3) -> Pairs:
     return Pairs(inputs, outputs, len(keys))
 
 
-def _column_pairs(
-    keys: Tensor, rows: Tensor, column: int, *, reach: int
-) -> list[tuple[Tensor, Tensor]]:
+def _column_pairs(keys: Tensor, column: int, *, reach: int) -> list[tuple[Tensor, Tensor]]:
     """(input, output) rows for dz = -reach .. reach in the column of cells at a key distance."""
     # Cells that follow each other in z have keys, and so rows, that follow each other: one search
     # for the lowest of them finds all.
@@ -77,8 +74,9 @@ def _column_pairs(
     past_end = torch.cat([keys, keys.new_full((1,), -1)])
     pairs = []
     for dz in range(2 * reach + 1):
-        is_found = past_end[place] == lowest + dz
-        pairs.append((place[is_found], rows[is_found]))
+        is_found = past_end.index_select(0, place) == lowest + dz
+        outputs = is_found.nonzero().flatten()
+        pairs.append((place.index_select(0, outputs), outputs))
         place = place + is_found
     return pairs
 
