@@ -17,7 +17,7 @@ from pass2d.cache.codec import Codec
 
 CONTAINERS = ("lidar", "camera", "voxel", "motion")
 """Zarr groups of a shard, in the order in which they depend on each other."""
-PROFILES = ("speed", "size")
+PROFILES = ("speed", "size", "raw")
 STRIP_COLUMNS = 128
 """Picture columns per inner chunk: a 480-wide crop reads 4 or 5 strips of 10."""
 
@@ -28,8 +28,9 @@ _LZ4_FAST = Codec(cname="lz4", clevel=1, shuffle="noshuffle")
 # pictures of KITTI get smaller by bits (5 to 9 %).
 _ZSTD_SHUFFLE = Codec(cname="zstd", clevel=3, shuffle="shuffle")
 _ZSTD_BITS = Codec(cname="zstd", clevel=3, shuffle="bitshuffle")
+_STORED = Codec(cname="lz4", clevel=0, shuffle="noshuffle")
 
-CODEC_VERSIONS = {"speed": 1, "size": 2}
+CODEC_VERSIONS = {"speed": 1, "size": 2, "raw": 1}
 """Raised when a profile's codecs change; a part of the key from 2 on (`pipeline.jobs`)."""
 
 
@@ -78,7 +79,7 @@ class FieldSpec:
 
     def codec(self, profile: str) -> Codec:
         """The codec of a profile."""
-        return self.speed if profile == "speed" else self.size
+        return {"speed": self.speed, "size": self.size, "raw": _STORED}[profile]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ def shard_key(
     Args:
         container: e.g. "lidar"; the canonical JSON calls it "stage".
         code_version: raised whenever the container's content changes for the same input.
-        profile: "speed" or "size".
+        profile: of `PROFILES`.
         parameters: settings that decide the content, JSON-like.
         inputs: hashes of source files and keys of other shards, JSON-like.
     """

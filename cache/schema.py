@@ -381,7 +381,7 @@ class ScanRecord:
             time = np.concatenate([self.time, self.outside_time])
             n_own = int(np.count_nonzero(time == 0))
             channels.append(time[None])
-        points = np.concatenate(channels)[:, order].T
+        points = np.concatenate(channels).take(order, axis=1).T
         return RawScan(
             points=np.ascontiguousarray(points, np.float32),
             label=self._all_points(self.label, self.outside_label, order),

@@ -54,7 +54,7 @@ def assert_same(found: ScanRecord, put: ScanRecord) -> None:
             np.testing.assert_array_equal(a.label, b.label)
 
 
-@pytest.mark.parametrize("profile", ["speed", "size"])
+@pytest.mark.parametrize("profile", ["speed", "size", "raw"])
 def test_reader_gives_back_every_array_exactly(tmp_path: Path, profile: str) -> None:
     put = write_sample_cache(
         tmp_path, sequences=("00", "08", "11"), without_image=("08",), profile=profile

@@ -75,7 +75,7 @@ def prepared(listing: SourceListing, out: Path, profile: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("profile", ["speed", "size"])
+@pytest.mark.parametrize("profile", ["speed", "size", "raw"])
 def test_semantickitti(tmp_path: Path, profile: str) -> None:
     raw = tmp_path / "raw"
     write_sequence(raw, "00", (0, 1, 2, 3), n=300)

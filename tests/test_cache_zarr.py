@@ -89,7 +89,7 @@ def assert_zarr_shows_what_the_reader_gives(root: Path) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize("profile", ["speed", "size"])
+@pytest.mark.parametrize("profile", ["speed", "size", "raw"])
 def test_semantickitti(tmp_path: Path, profile: str) -> None:
     raw = tmp_path / "raw"
     write_sequence(raw, "00", (0, 1, 2), n=300)

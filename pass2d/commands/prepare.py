@@ -55,7 +55,12 @@ WorkersOption = Annotated[
 RayAddressOption = Annotated[
     str | None, typer.Option(help="Ray cluster to join, e.g. auto or host:6379.")
 ]
-ProfileOption = Annotated[str, typer.Option(help="speed, or size (smaller, but slower to read).")]
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        help="speed; size (smaller, slower to read); raw (uncompressed: least CPU, largest)."
+    ),
+]
 CorruptOption = Annotated[
     str | None,
     typer.Option(

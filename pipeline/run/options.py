@@ -22,7 +22,7 @@ class PrepareConfig:
     """Join this cluster ("auto", "host:port", "ray://..."); None starts a local one, whatever
     RAY_ADDRESS says."""
     profile: str = "speed"
-    """"speed" or "size"; see FIELDS."""
+    """"speed", "size" (smaller) or "raw" (uncompressed); see FIELDS."""
     shard_scans: int = 64
     """K, scans per shard; a shard never crosses a sequence."""
     max_retries: int = 3

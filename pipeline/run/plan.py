@@ -90,7 +90,7 @@ def plan_prepare(
         jobs: of `cut_into_shards`.
         layout: the prepared data set's folder; it need not exist.
         info: of the listing.
-        profile: "speed" or "size".
+        profile: of `PROFILES`.
         remote: of a store.
     """
     require_version(layout)

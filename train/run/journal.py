@@ -297,7 +297,7 @@ def waiting_advice(
         remedies.append(f"raise stream.threads (now {config.threads}) to {_ENOUGH_THREADS}")
     if config.prefetch < _ENOUGH_BATCHES:
         remedies.append(f"raise stream.prefetch (now {config.prefetch}) to {_ENOUGH_BATCHES}")
-    if reader.profiles != ("speed",):
+    if "size" in reader.profiles:
         remedies.append("prepare the cache with `profile=speed`")
     if reader.is_remote:
         remedies.append("copy the cache to a local disk")
