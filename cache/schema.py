@@ -384,12 +384,12 @@ class ScanRecord:
         points = np.concatenate(channels).take(order, axis=1).T
         return RawScan(
             points=np.ascontiguousarray(points, np.float32),
-            label=self._all_points(self.label, self.outside_label, order),
-            motion=self._all_points(self.motion, self.outside_motion, order),
+            label=self.all_points(self.label, self.outside_label, order),
+            motion=self.all_points(self.motion, self.outside_motion, order),
             n_own=n_own,
         )
 
-    def _all_points(
+    def all_points(
         self,
         inside: NDArray[np.uint8] | None,
         outside: NDArray[np.uint8] | None,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 from torch import Tensor
 
 from pass2d.common.errors import ConfigError
@@ -159,6 +160,31 @@ def test_nearest_point_is_the_one_of_a_full_search() -> None:
     distance = ((known[:, :, None].astype(float) - queries[:, None]) ** 2).sum(axis=0)
     assert nearest_index(known, queries).tolist() == distance.argmin(axis=0).tolist()
     assert len(nearest_index(known, queries[:, :0])) == 0
+
+
+@pytest.mark.parametrize("shape", ["box", "street", "column", "one place", "far away"])
+def test_nearest_among_many_points_is_the_one_of_a_whole_tree(shape: str) -> None:
+    rng = np.random.default_rng(len(shape))
+    n = 9000  # more than are searched as they are
+    known = rng.uniform(-50, 50, (3, n))
+    if shape == "street":
+        known = rng.normal(0, [[30], [4], [1]], (3, n))
+    elif shape == "column":
+        known[:2] = 3.0
+    elif shape == "one place":
+        known[:] = 7.0
+        known[:, 5000] = 7.5
+    elif shape == "far away":
+        known = known * 1e-3 + 1e6
+    points = known.astype(np.float32)
+    near = points[:, :200] + rng.normal(0, 0.1, (3, 200))
+    queries = np.concatenate(
+        [near, rng.uniform(-90, 90, (3, 200)), points[:, -50:], [[1e9], [-1e9], [0]]], axis=1
+    ).astype(np.float32)
+    expected = cKDTree(points.T).query(queries.T)[0]
+    found = nearest_index(points, queries)
+    apart = points[:, found].astype(np.float64) - queries
+    np.testing.assert_allclose(np.sqrt((apart**2).sum(axis=0)), expected, rtol=1e-12)
 
 
 def test_results_come_in_order_and_errors_at_their_item() -> None:

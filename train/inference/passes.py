@@ -72,6 +72,14 @@ OutsidePolicy = Literal["nearest", "ignore"]
 """What points outside the volume are given: the label of the nearest predicted point, or none."""
 
 
+_FEW_POINTS = 4096
+"""So many are searched as they are."""
+_EVERY = 16
+"""A bound is taken from every such point."""
+_CELLS = 256
+"""Along the longer side of the points' rectangle in x and y."""
+
+
 def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
     """Find the nearest point of each query.
 
@@ -84,6 +92,62 @@ def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> 
     """
     if not queries.shape[1]:
         return np.zeros(0, np.int64)
+    if points.shape[1] <= _FEW_POINTS:
+        return _nearest_row(points, queries)[1]
+    # Any point is a bound on the distance: a tree of a few of them tells where to look at all.
+    bound = _nearest_row(points[:, ::_EVERY], queries)[0]
+    rows = np.flatnonzero(_may_be_near(points[:2], queries[:2], bound))
+    return rows[_nearest_row(points[:, rows], queries)[1]]
+
+
+def _nearest_row(
+    known: NDArray[np.float32], asked: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distance and row of the nearest of (3, N) points for (3, Q) others."""
     # Built for some thousand queries: an unbalanced tree is made in half the time.
-    tree = cKDTree(points.T, balanced_tree=False, compact_nodes=False)
-    return np.asarray(tree.query(queries.T)[1], np.int64)
+    tree = cKDTree(known.T, balanced_tree=False, compact_nodes=False)
+    distance, row = tree.query(asked.T)
+    return distance, np.asarray(row, np.int64)
+
+
+def _may_be_near(
+    known: NDArray[np.float32], asked: NDArray[np.float32], bound: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which points lie in a cell that a square around a query touches.
+
+    Args:
+        known: (2, N).
+        asked: (2, Q).
+        bound: (Q,) half the side of the square around each query.
+
+    Returns:
+        (N,); True for every point within a query's bound.
+    """
+    axes = [
+        (xy.astype(np.float64), at.astype(np.float64)) for xy, at in zip(known, asked, strict=True)
+    ]
+    lows = [float(xy.min()) for xy, _ in axes]
+    side = max(
+        max(float(xy.max()) - low for (xy, _), low in zip(axes, lows, strict=True)) / _CELLS, 1e-6
+    )
+
+    def cell(values: NDArray[np.float64], low: float) -> NDArray[np.int64]:
+        # Rounding keeps the order of numbers, so what lies in a square lies in its cells.
+        return np.clip(np.floor((values - low) / side), -1, _CELLS + 1).astype(np.int64) + 1
+
+    reach = bound * (1 + 1e-9) + 1e-9
+    (first_x, last_x, own_x), (first_y, last_y, own_y) = (
+        (cell(at - reach, low), cell(at + reach, low) + 1, cell(xy, low))
+        for (xy, at), low in zip(axes, lows, strict=True)
+    )
+    # Each square adds one to its cells: marked at the corners, summed along both axes.
+    corners = np.zeros((_CELLS + 4, _CELLS + 4), np.int64)
+    for xs, ys, sign in (
+        (first_x, first_y, 1),
+        (last_x, first_y, -1),
+        (first_x, last_y, -1),
+        (last_x, last_y, 1),
+    ):
+        np.add.at(corners, (xs, ys), sign)
+    is_touched = corners.cumsum(axis=0).cumsum(axis=1) > 0
+    return np.asarray(is_touched[own_x, own_y])

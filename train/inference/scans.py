@@ -79,18 +79,15 @@ def scan_input(
     rows = np.flatnonzero(is_seen)
     others = ~is_seen if is_plausible is None else is_plausible & ~is_seen
     other_rows = np.flatnonzero(others if outside == "nearest" and len(rows) else others[:0])
-    copied_from = np.zeros(0, np.int64)
-    if len(other_rows):
-        asked = _random_share(len(rows), tree_points)
-        nearest = nearest_index(points[rows[asked], :3].T, points[other_rows, :3].T)
-        copied_from = asked[nearest]
+    seen = points[rows]
+    nearest = _nearest_seen(seen[:, :3].T, points[other_rows, :3].T, tree_points=tree_points)
     return ScanInput(
         name=name,
         n=len(points),
-        points=points[rows],
+        points=seen,
         rows=rows,
         other_rows=other_rows,
-        copied_from=copied_from,
+        copied_from=nearest,
         hashes=hashes,
     )
 
@@ -110,11 +107,42 @@ def record_input(
         outside: What the other points are given.
         hashes: Of the cache, for lattice votes.
     """
-    is_seen = np.full(record.n_raw, not uses_volume)
-    is_seen[record.raw_index] = True
-    return scan_input(
-        record.raw().points, name=record.scan_id, is_seen=is_seen, outside=outside, hashes=hashes
+    if not uses_volume:
+        is_seen = np.ones(record.n_raw, np.bool_)
+        return scan_input(
+            record.raw().points,
+            name=record.scan_id,
+            is_seen=is_seen,
+            outside=outside,
+            hashes=hashes,
+        )
+    assert record.outside_xyz is not None
+    is_outside = np.ones(record.n_raw, np.bool_)
+    is_outside[record.raw_index] = False
+    other_rows = np.flatnonzero(is_outside if outside == "nearest" and record.n else [])
+    channels = [record.xyz, record.signal[None]]
+    if record.time is not None and record.outside_time is not None:
+        channels.append(record.time[None])
+    return ScanInput(
+        name=record.scan_id,
+        n=record.n_raw,
+        points=np.ascontiguousarray(np.concatenate(channels).T, np.float32),
+        rows=record.raw_index.astype(np.int64),
+        other_rows=other_rows,
+        copied_from=_nearest_seen(record.xyz, record.outside_xyz[:, : len(other_rows)]),
+        hashes=hashes,
     )
+
+
+def _nearest_seen(
+    seen: NDArray[np.float32], others: NDArray[np.float32], *, tree_points: int = TREE_POINTS
+) -> NDArray[np.int64]:
+    """(O,) places of the nearest of (3, K) points for (3, O) others."""
+    if not others.shape[1]:
+        return np.zeros(0, np.int64)
+    asked = _random_share(seen.shape[1], tree_points)
+    known = seen if len(asked) == seen.shape[1] else seen[:, asked]
+    return asked[nearest_index(known, others)]
 
 
 class CachedScans:
@@ -199,21 +227,28 @@ def eval_scan(
     """
     import torch
 
-    raw = record.raw()
-    if raw.label is None:
+    order = record.raw_order()
+    labels = record.all_points(record.label, record.outside_label, order)
+    if labels is None:
         raise ConfigError(f"scan {record.scan_id} has no labels: it cannot be evaluated")
-    labels = raw.label if info is None else counted_labels(raw.label, raw.motion, info)
-    distance = np.sqrt(np.square(raw.points[:, :3].astype(np.float64)).sum(axis=1))
-    band = np.digitize(distance, BAND_EDGES_M)
-    is_outside = np.ones(record.n_raw, np.bool_)
-    is_outside[record.raw_index] = False
-    band[is_outside] += len(BAND_EDGES_M) + 1
+    if info is not None:
+        motion = record.all_points(record.motion, record.outside_motion, order)
+        labels = counted_labels(labels, motion, info)
+    assert record.outside_xyz is not None
+    groups = [_bands(record.xyz), _bands(record.outside_xyz) + np.uint8(len(BAND_EDGES_M) + 1)]
     return EvalScan(
         scan=scan,
         labels=torch.from_numpy(labels),
-        group=torch.from_numpy(band.astype(np.uint8)),
+        group=torch.from_numpy(np.concatenate(groups)[order]),
         place=place,
     )
+
+
+def _bands(xyz: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(N,) range band of (3, N) points."""
+    x, y, z = xyz.astype(np.float64)
+    distance = np.sqrt(x * x + y * y + z * z)
+    return np.searchsorted(BAND_EDGES_M, distance, side="right").astype(np.uint8)
 
 
 def hashed_scales(
