@@ -58,7 +58,7 @@ def test_points_go_straight_into_the_given_memory(tmp_path: Path) -> None:
         mock.patch.object(chunks, "decode_into", side_effect=AssertionError("decompressed")),
         mock.patch.object(chunks.ChunkReader, "_fetch", side_effect=AssertionError("copied")),
     ):
-        found = reader.read(1)
+        found = reader.read(1, ALL)
     scan = put[str(reader.scans.scan_id[1])]
     np.testing.assert_array_equal(found.xyz, scan.xyz)
     np.testing.assert_array_equal(found.label, scan.label)
@@ -74,10 +74,10 @@ def test_a_turned_bit_is_found_where_checksums_are_compared(tmp_path: Path, plac
     with CacheReader.open(tmp_path) as reader:
         assert_same(reader.read(0, ALL), put[str(reader.scans.scan_id[0])])
         with pytest.raises(CacheError, match=r"field xyz of scan .* is damaged"):
-            reader.read(1)
+            reader.read(1, ALL)
     if is_content:
         with CacheReader.open(tmp_path, check=False) as reader:
-            found = reader.read(1).xyz.view(np.uint32)
+            found = reader.read(1, ALL).xyz.view(np.uint32)
             apart = found ^ put[str(reader.scans.scan_id[1])].xyz.view(np.uint32)
             assert np.count_nonzero(apart) == 1
 
@@ -91,7 +91,7 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
         CacheReader.open(tmp_path, check=False) as reader,
         pytest.raises(CacheError, match="truncated"),
     ):
-        reader.read(1)
+        reader.read(1, ALL)
 
 
 def test_verify_repair_and_gc(tmp_path: Path) -> None:
