@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -53,15 +54,25 @@ def test_values_are_those_of_the_other_profiles(tmp_path: Path) -> None:
 
 def test_points_go_straight_into_the_given_memory(tmp_path: Path) -> None:
     put = write_sample_cache(tmp_path, n_scans=2, sequences=("00",), profile="raw")
+    points = replace(ALL, image=False)
     with (
         CacheReader.open(tmp_path) as reader,
         mock.patch.object(chunks, "decode_into", side_effect=AssertionError("decompressed")),
         mock.patch.object(chunks.ChunkReader, "_fetch", side_effect=AssertionError("copied")),
     ):
-        found = reader.read(1, ALL)
+        found = reader.read(1, points)
     scan = put[str(reader.scans.scan_id[1])]
     np.testing.assert_array_equal(found.xyz, scan.xyz)
     np.testing.assert_array_equal(found.label, scan.label)
+
+
+def test_strips_of_a_picture_are_not_decompressed(tmp_path: Path) -> None:
+    put = write_sample_cache(tmp_path, n_scans=2, sequences=("00",), profile="raw")
+    with (
+        CacheReader.open(tmp_path) as reader,
+        mock.patch.object(chunks, "decode_into", side_effect=AssertionError("decompressed")),
+    ):
+        assert_same(reader.read(1, ALL), put[str(reader.scans.scan_id[1])])
 
 
 @pytest.mark.parametrize("place", [0, 4, 16, 500, -1])

@@ -131,16 +131,27 @@ class ChunkReader:
         end = wanted[-1].offset + wanted[-1].length
         data = self._fetch(array, begin, end - begin, name=name)
         out = allocate((hw[0], stop - start, 3), _UINT8)
-        part = self._scratch("strip", array.chunk[1] * strip * 3)
-        part = part.reshape(array.chunk[1:])
         for index, span in enumerate(wanted, first):
             where = data[span.offset - begin :]
-            self._decode(where, span, part, array=array, name=name)
+            part = self._strip(where, span, array=array, name=name)
             left, right = max(start, index * strip), min(stop, (index + 1) * strip)
             out[:, left - start : right - start] = part[
                 : hw[0], left - index * strip : right - index * strip
             ]
         return out
+
+    def _strip(
+        self, data: NDArray[np.uint8], span: Span, *, array: ArrayLayout, name: str
+    ) -> NDArray[np.uint8]:
+        """A strip where it was read to if it is uncompressed, else in scratch memory."""
+        content = data[FRAME_HEADER_BYTES : span.length - CRC_BYTES]
+        if span.length == _stored_length(array) and is_stored(data, content.nbytes):
+            if self._check:
+                self._compare(crc32c(data[: span.length - CRC_BYTES]), span, array=array, name=name)
+            return content.reshape(array.chunk[1:])
+        part = self._scratch("strip", math.prod(array.chunk[1:])).reshape(array.chunk[1:])
+        self._decode(data, span, part, array=array, name=name)
+        return part
 
     def _fetch(self, array: ArrayLayout, offset: int, size: int, *, name: str) -> NDArray[np.uint8]:
         buffer = self._scratch("packed", size)
