@@ -14,41 +14,69 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 NETWORKS = ("2dpass-small", "minkowskinet", "spvcnn")
 WAYS = ("predict", "eval")
+PLACES = {
+    "Fields": ("pass2d.cache.fields", "cache.reader"),
+    "CacheReader": ("pass2d.cache.reader", "cache.reader"),
+    "Grid": ("pass2d.models.inputs", "pass2d_models.inputs"),
+    "build_network": ("pass2d.models.registry", "pass2d_models.registry"),
+    "Card": ("pass2d.train.checkpoints.card", "train.card"),
+    "labelled_positions": ("pass2d.train.data.positions", "train.positions"),
+    "evaluate_network": ("pass2d.train.evaluation.evaluate", "train.evaluate"),
+    "Segmenter": ("pass2d.train.inference.segmenter", "train.segmenter"),
+}
+"""Where this checkout has what is measured, and where one from before the rooms had it."""
 
 
-def serve(cache: str, kind: str, n_scans: int) -> None:
+def _find(name: str) -> Any:
+    """A name of the checkout in the current folder, never that of an installed package."""
+    here = Path.cwd()
+    module = import_module(PLACES[name][0 if (here / "pass2d").is_dir() else 1])
+    if not Path(module.__file__ or "").is_relative_to(here):
+        raise SystemExit(f"{here}: found {module.__file__} instead of its own")
+    return getattr(module, name)
+
+
+def raw_points(record: Any) -> Any:
+    """(N, 4) of a prepared scan as in its raw file, whatever the checkout offers for it."""
+    import numpy as np
+
+    parts = ((record.xyz, record.signal), (record.outside_xyz, record.outside_signal))
+    points = np.concatenate([np.concatenate([xyz, of[None]]).T for xyz, of in parts])
+    outside = np.setdiff1d(np.arange(len(points)), record.raw_index)
+    return np.ascontiguousarray(points[np.argsort(np.concatenate([record.raw_index, outside]))])
+
+
+def serve(cache: str, kind: str, n_scans: int, n_threads: int) -> None:
     """Work off what the standard input asks for; print the CPU seconds per scan."""
     import torch
 
-    from pass2d.cache.fields import Fields
-    from pass2d.cache.reader import CacheReader
-    from pass2d.models.inputs import Grid
-    from pass2d.models.registry import build_network
-    from pass2d.train.checkpoints.card import Card
-    from pass2d.train.data.positions import labelled_positions
-    from pass2d.train.evaluation.evaluate import evaluate_network
-    from pass2d.train.inference.segmenter import Segmenter
-
-    torch.set_num_threads(1)
+    of = SimpleNamespace(**{name: _find(name) for name in PLACES})
+    torch.set_num_threads(n_threads)
     torch.manual_seed(0)
-    with CacheReader.open(cache) as reader:
+    with of.CacheReader.open(cache) as reader:
         info = reader.info
-        grid = Grid(low=info.grid.low, high=info.grid.high, shape=info.grid.shape)
+        grid = of.Grid(low=info.grid.low, high=info.grid.high, shape=info.grid.shape)
         settings = {"image_branch": False} if kind.startswith("2dpass") else {}
-        network = build_network(kind, settings, grid=grid, n_classes=info.labels.n_classes).eval()
-        card = Card(architecture=network.kind, settings=network.config.settings(), info=info)
-        segmenter = Segmenter(network, card)
+        network = of.build_network(
+            kind, settings, grid=grid, n_classes=info.labels.n_classes
+        ).eval()
+        card = of.Card(architecture=network.kind, settings=network.config.settings(), info=info)
+        segmenter = of.Segmenter(network, card)
         splits = ("train", "val")
-        positions = [p for s in splits for p in labelled_positions(reader, s)[0]][:n_scans]
-        scans = [reader.read(int(p), Fields(outside=True)).raw().points for p in positions]
+        positions = [p for s in splits for p in of.labelled_positions(reader, s)[0]][:n_scans]
+        records = [reader.read(int(p), of.Fields(outside=True)) for p in positions]
+        scans = [raw_points(record) for record in records]
 
         def work(way: str) -> None:
             if way == "eval":
-                evaluate_network(network, reader, positions)
+                of.evaluate_network(network, reader, positions)
             else:
                 for points in scans:
                     segmenter(points)
@@ -64,12 +92,12 @@ def serve(cache: str, kind: str, n_scans: int) -> None:
 class Side:
     """A process with the code of one checkout."""
 
-    def __init__(self, checkout: Path, options: list[str]) -> None:
+    def __init__(self, checkout: Path, options: list[str], threads: str) -> None:
         command = [sys.executable, str(Path(__file__).resolve()), "--serve", *options]
         self.process = subprocess.Popen(
             command,
             cwd=checkout,
-            env={"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+            env={"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": threads, "PATH": "/usr/bin:/bin"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -97,18 +125,21 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(str(args.cache), args.networks[0], args.scans)
+        serve(str(args.cache), args.networks[0], args.scans, args.threads)
         return
     print("| network | way | before, s per scan | now | ratio (median of pairs) |")
     print("|---|---|---|---|---|")
     for kind in args.networks:
         options = ["--cache", str(args.cache.resolve()), "--scans", str(args.scans)]
-        options += ["--networks", kind]
+        options += ["--networks", kind, "--threads", str(args.threads)]
         here = Path(__file__).resolve().parents[1]
-        sides = [Side(checkout, options) for checkout in (args.before.resolve(), here)]
+        sides = [
+            Side(checkout, options, str(args.threads)) for checkout in (args.before.resolve(), here)
+        ]
         for way in WAYS:
             pairs = [[side.seconds(way) for side in sides] for _ in range(args.repeats)]
             before, now = (statistics.median(times) for times in zip(*pairs, strict=True))

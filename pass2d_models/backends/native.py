@@ -298,7 +298,7 @@ def _write(result: Tensor, sums: Tensor, rows: Tensor, centre: Tensor | None) ->
     if centre is None:
         result.copy_(sums)
     else:
-        torch.addmm(sums, rows, centre, out=result)
+        torch.mm(rows, centre, out=result).add_(sums)
 
 
 class Native(Backend):
