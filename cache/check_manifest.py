@@ -91,8 +91,6 @@ def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
     """What cannot be true of any data set."""
     if facts.label_bytes not in (1, 4):
         yield f"label_bytes {facts.label_bytes!s:.20}, expected 1 or 4"
-    if facts.has_instances and facts.label_bytes == 1:
-        yield "has_instances, but labels of one byte hold none"
     if facts.forward_axis not in ("x", "y"):
         yield f"forward_axis {facts.forward_axis[:20]!r}, expected 'x' or 'y'"
     if not math.isfinite(facts.full_scale) or facts.full_scale <= 0:

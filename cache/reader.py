@@ -206,7 +206,7 @@ class CacheReader:
 
         Args:
             position: row of `scans`.
-            role: "points", "labels", "image0", "image1", ..., "calib", "sweep0", "sweep1", ...
+            role: "points", "labels", "panoptic", "image0", "image1", ..., "calib", "sweep0", ...
 
         Returns:
             None for a scan without such a file.

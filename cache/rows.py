@@ -24,7 +24,7 @@ class SourceFile:
     """A file of the raw data set, as it was when it was read."""
 
     role: str
-    """"points", "labels", "sweep0", "sweep1", ..., "image0", "image1", ... or "calib"."""
+    """"points", "labels", "panoptic", "sweep0", "sweep1", ..., "image0", ... or "calib"."""
     path: str
     """Absolute; "" where only the shard is left to tell."""
     nbytes: int

@@ -161,7 +161,7 @@ class DatasetFacts:
     label_bytes: int
     """Of one raw label: 4 (raw id in the low 16 bits, instance id in the others) or 1 (raw id)."""
     has_instances: bool
-    """Whether the labels hold instance ids."""
+    """Whether the labels, or files beside them (nuScenes' panoptic ones), hold instance ids."""
     forward_axis: str
     """Where the lidar frame looks ahead: "x" (y is left) or "y" (x is right)."""
     full_scale: float

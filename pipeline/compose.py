@@ -28,7 +28,13 @@ from pass2d.pipeline.stages.projection import (
     project_points_by_depth,
 )
 from pass2d.pipeline.stages.raw_file import read_file
-from pass2d.pipeline.stages.read import read_label_file, read_point_file, read_scan, read_sweep
+from pass2d.pipeline.stages.read import (
+    RawScan,
+    read_label_file,
+    read_point_file,
+    read_scan,
+    read_sweep,
+)
 from pass2d.pipeline.stages.sweeps import add_sweep
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
@@ -60,7 +66,7 @@ def lidar_record(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
         ProblemError: a file is missing, empty, truncated, inconsistent, holds unknown labels or no
             point in the volume.
     """
-    points, label, instance = read_scan(scan.points, scan.labels, info)
+    points, label, instance = _read(scan, info)
     require_in_volume(points, info=info, file=scan.points)
     raw = np.ascontiguousarray(points[:, :4].T)
     variant = variant_of(info)
@@ -164,7 +170,7 @@ def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> Sca
         motion = motion[is_valid] if info.corruption is not None else motion * is_valid
     variant = variant_of(info)
     if variant is not None:  # the corruption drops and adds points
-        points, label, instance = read_scan(scan.points, scan.labels, info)
+        points, label, instance = _read(scan, info)
         after = _corrupted(scan, points, info, variant, label=label, instance=instance)
         motion = np.where(after.source >= 0, motion[after.source], np.uint8(0))
     motion = np.pad(motion, (0, lidar.n_raw - len(motion)))  # points of sweeps say nothing
@@ -243,6 +249,10 @@ def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
             )
         )
     return image
+
+
+def _read(scan: ScanSource, info: DatasetInfo) -> RawScan:
+    return read_scan(scan.points, scan.labels, info, panoptic_file=scan.panoptic)
 
 
 def _corrupted(

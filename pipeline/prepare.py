@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pass2d.cache.failures import encode_failures
@@ -17,7 +17,7 @@ from pass2d.pipeline.datasets.published_doubts import cache_doubts
 from pass2d.pipeline.problem import Warned, merge_warnings
 from pass2d.pipeline.run.describe import reason_lines
 from pass2d.pipeline.run.destination import Destination, LocalFolder, opened, remote_folder
-from pass2d.pipeline.run.jobs import ShardJob, cut_into_shards
+from pass2d.pipeline.run.jobs import ShardJob, cut_into_shards, with_instances
 from pass2d.pipeline.run.next_generation import PublishedShards
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.pipeline.run.plan import PreparePlan
@@ -108,7 +108,8 @@ def _prepare(
             place = stack.enter_context(opened(dataset_root, workers=config.workers))
             jobs = cut_into_shards(listing.scans, shard_scans=config.shard_scans)
             todo = place.plan(jobs, listing.info, config.profile)
-            planned.append(_Planned(listing=listing, place=place, todo=todo))
+            info = with_instances(listing.info, todo.has_panoptic)
+            planned.append(_Planned(listing=replace(listing, info=info), place=place, todo=todo))
         config = decided(config, [one.todo for one in planned], progress)
         has_work = any(one.todo.tasks for one in planned)
         if len(planned) > 1 and config.workers != 0 and has_work:

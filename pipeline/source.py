@@ -58,6 +58,8 @@ class ScanSource:
     the pictures."""
     stored_hw: tuple[int, int] | None = None
     """Height and width that pictures are resized to; None: stored as taken."""
+    panoptic: Path | None = None
+    """Instance ids beside the labels, where a data set has them in a file of their own."""
     sweeps: tuple[SweepSource, ...] = ()
     """To be added to the points, the latest first."""
     pose: tuple[float, ...] | None = None
@@ -66,16 +68,17 @@ class ScanSource:
     """When it was taken, on the clock of its sequence; None where that is not known."""
 
     def files(self) -> tuple[Path, ...]:
-        """The scan's own files that exist: points, labels, pictures, sweeps."""
+        """The scan's own files that exist: points, labels, instance ids, pictures, sweeps."""
         sweeps = (sweep.points for sweep in self.sweeps)
-        files = (self.points, self.labels, *self.images, *sweeps)
+        files = (self.points, self.labels, self.panoptic, *self.images, *sweeps)
         return tuple(file for file in files if file is not None)
 
     def lidar_files(self) -> tuple[tuple[str, Path], ...]:
         """Role and path of what the container `lidar` is made from."""
         labels = () if self.labels is None else (("labels", self.labels),)
+        panoptic = () if self.panoptic is None else (("panoptic", self.panoptic),)
         sweeps = ((f"sweep{place}", sweep.points) for place, sweep in enumerate(self.sweeps))
-        return (("points", self.points), *labels, *sweeps)
+        return (("points", self.points), *labels, *panoptic, *sweeps)
 
     def camera_files(self) -> tuple[tuple[str, Path], ...]:
         """Role and path of the pictures and of the calibration that they are projected with."""

@@ -85,6 +85,22 @@ class NuscenesFolder:
         """Leave out files."""
         self.files = {name: data for name, data in self.files.items() if not test(name)}
 
+    def add_panoptic(self, scenes: tuple[str, ...] | None = None) -> None:
+        """A panoptic file beside the labels: things of raw id 1 to 23 in three instances each."""
+        wanted = {token(scene) for scene in scenes or self.scenes}
+        samples = {r["token"] for r in self.tables["sample"] if r["scene_token"] in wanted}
+        sample_of = {r["token"]: r["sample_token"] for r in self.tables["sample_data"]}
+        rows = self.tables.setdefault("panoptic", [])
+        for row in self.tables["lidarseg"]:
+            if sample_of[row["token"]] in samples:
+                raw = np.frombuffer(self.files[row["filename"]], np.uint8).astype(np.uint16)
+                number = np.arange(len(raw), dtype=np.uint16) % 3 + 1
+                buffer = BytesIO()
+                np.savez_compressed(buffer, data=1000 * raw + number * ((raw > 0) & (raw < 24)))
+                file = f"panoptic/{self.version}/{row['token']}_panoptic.npz"
+                self.files[file] = buffer.getvalue()
+                rows.append({**row, "filename": file})
+
     def _add_sensor(self, channel: str) -> None:
         kind = "lidar" if channel == "LIDAR_TOP" else "camera"
         self.tables["sensor"].append(

@@ -170,7 +170,7 @@ def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:
 def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True) -> ScanFindings:
     """Read one scan's files and name all that is wrong with them, and what is unlikely."""
     problems: list[Problem] = []
-    found = attempt_scan(scan.points, scan.labels, info)
+    found = attempt_scan(scan.points, scan.labels, info, panoptic_file=scan.panoptic)
     count = _count(found, info)
     problems += [_problem_of(file, error) for file, error in found.errors]
     points, xyz = found.points, None

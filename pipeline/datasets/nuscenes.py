@@ -18,7 +18,7 @@ from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
 from pass2d.pipeline.datasets.nuscenes_labels import info_by_name
-from pass2d.pipeline.datasets.nuscenes_missing import LABELS, POINTS, SWEEPS, Missing
+from pass2d.pipeline.datasets.nuscenes_missing import INSTANCES, LABELS, POINTS, SWEEPS, Missing
 from pass2d.pipeline.datasets.nuscenes_rows import (
     LIDAR,
     NO_ROW,
@@ -297,10 +297,13 @@ class _Lister:
         """Folders that cannot be read: their files may or may not exist."""
         self._names: dict[Path, frozenset[str]] = {}
         self._rows: dict[str, tuple[SensorData, list[SensorData | None]]] = {}
+        panoptic = found.root / "panoptic" / version
+        self._has_instances = bool(found.tables.panoptic) or panoptic.is_dir()
         self.missing = Missing(
             folders={
                 POINTS: samples / LIDAR,
                 LABELS: found.root / "lidarseg" / version,
+                INSTANCES: panoptic,
                 SWEEPS: found.root / "sweeps" / LIDAR,
                 **{camera: samples / camera for camera in self._cameras},
             }
@@ -315,6 +318,7 @@ class _Lister:
         if lidar is None or points is None:
             return None
         labels = self._existing(LABELS, scene.name, self._label_file(lidar))
+        has_instances = labels is not None and self._has_instances
         pictures = [tables.data.get((sample.token, camera)) for camera in self._cameras]
         self._rows[lidar.token] = lidar, pictures
         return ScanSource(
@@ -325,6 +329,11 @@ class _Lister:
             token=lidar.token,
             points=points,
             labels=labels,
+            panoptic=(
+                self._existing(INSTANCES, scene.name, self._panoptic_file(lidar))
+                if has_instances
+                else None
+            ),
             images=tuple(
                 self._existing(camera, scene.name, data and self._found.root / data.filename)
                 for camera, data in zip(self._cameras, pictures, strict=True)
@@ -340,9 +349,13 @@ class _Lister:
         lidar, pictures = self._rows[scan.scan_id]
         problems: dict[str, Problem] = {}
         broken, is_whole = set(), True
-        if scan.labels is None and (closed := self.closed.get(self._label_file(lidar).parent)):
-            _keep(problems, closed)
-            is_whole = False
+        for there, wanted in (
+            (scan.labels, self._label_file(lidar)),
+            (scan.panoptic, self._panoptic_file(lidar)),
+        ):
+            if there is None and (closed := self.closed.get(wanted.parent)):
+                _keep(problems, closed)
+                is_whole = False
         matrices: list[tuple[float, ...]] = [_NOTHING] * len(pictures)
         for camera, (data, file) in enumerate(zip(pictures, scan.images, strict=True)):
             if data is None:
@@ -386,6 +399,10 @@ class _Lister:
         labels = self._found.tables.labels or {}
         default = f"lidarseg/{self._found.version}/{lidar.token}_lidarseg.bin"
         return self._found.root / labels.get(lidar.token, default)
+
+    def _panoptic_file(self, lidar: SensorData) -> Path:
+        default = f"panoptic/{self._found.version}/{lidar.token}_panoptic.npz"
+        return self._found.root / self._found.tables.panoptic.get(lidar.token, default)
 
     def _sweeps(self, scene: str, lidar: SensorData) -> Iterator[SweepSource]:
         """The sweeps before a key frame, the latest first; those without a file are passed over."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from pass2d.pipeline.problem import Problem
 
 POINTS, LABELS, SWEEPS = "point file", "labels", "past sweeps"
-_NO_CAMERA = (POINTS, LABELS, SWEEPS)
+INSTANCES = "panoptic labels"
+_NO_CAMERA = (POINTS, LABELS, INSTANCES, SWEEPS)
 _SHOWN = 3
 
 
@@ -42,12 +43,13 @@ class Missing:
             names = [file.name for _, file in self.files[POINTS] if file is not None]
             first = f", first {names[0]}" if names else ""
             lines.append(f"left out without {POINTS}: {self._extent(POINTS)}{first}")
-        if LABELS in self.files:
-            lines.append(
-                f"no labels ({self.folders[LABELS]})"
-                if self.is_all(LABELS)
-                else f"scans without labels: {self._extent(LABELS)}"
-            )
+        lines += [
+            f"no {role} ({self.folders[role]})"
+            if self.is_all(role)
+            else f"scans without {role}: {self._extent(role)}"
+            for role in (LABELS, INSTANCES)
+            if role in self.files
+        ]
         if SWEEPS in self.files:
             lines.append(f"past sweeps that are not there: {self._extent(SWEEPS)}")
         cameras: dict[str, list[str]] = {}
@@ -86,8 +88,17 @@ class Missing:
         return f"{len(self.files[role])} of {self.totals[role]} ({where})"
 
 
-_WORD = {POINTS: "points", LABELS: "labels", SWEEPS: "points of a past sweep"}
-_USE = {LABELS: "labels, for training and evaluation", SWEEPS: "past sweeps, for `sweeps`"}
+_WORD = {
+    POINTS: "points",
+    LABELS: "labels",
+    INSTANCES: "instance ids",
+    SWEEPS: "points of a past sweep",
+}
+_USE = {
+    LABELS: "labels, for training and evaluation",
+    INSTANCES: "instance ids, for mixes that paste things",
+    SWEEPS: "past sweeps, for `sweeps`",
+}
 _PICTURES = "pictures, for training with the 2D branch"
 
 

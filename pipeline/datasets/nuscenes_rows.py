@@ -77,6 +77,8 @@ class Tables:
     sensorless: dict[str, str]
     """Token of the missing row of sensor, by token of the calibration that names it."""
     ego_poses: dict[str, Pose]
+    panoptic: dict[str, str]
+    """File with the instance ids of each lidar file; empty without such a table."""
     labels: dict[str, str] | None
     """Label file below the root by token of the lidar file; None without the table."""
     lost: dict[str, str] = field(default_factory=dict)

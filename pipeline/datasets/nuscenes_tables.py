@@ -113,9 +113,11 @@ def read_tables(
     wanted = {sample.token for of_scene in samples.values() for sample in of_scene}
     data, lidar, lost = _sensor_data(reader, wanted, found, every=every, sweeps=sweeps)
     used = {row.ego_pose_token for row in (*data.values(), *lidar.values())}
-    labels = None
-    if reader.has("lidarseg"):
-        labels = _label_files(reader, {row.token for row in data.values()})
+    kept = {row.token for row in data.values()}
+    labels, panoptic = (
+        _label_files(reader, kept, table) if reader.has(table) else None
+        for table in ("lidarseg", "panoptic")
+    )
     return Tables(
         folder=reader.folder,
         samples=samples,
@@ -126,16 +128,17 @@ def read_tables(
         ego_poses=_ego_poses(reader, used),
         lost=lost,
         labels=labels,
+        panoptic=panoptic or {},
     )
 
 
-def _label_files(reader: TableReader, kept: Collection[str]) -> dict[str, str]:
-    file = reader.file("lidarseg")
+def _label_files(reader: TableReader, kept: Collection[str], table: str) -> dict[str, str]:
+    file = reader.file(table)
     once = Once(file, "sample_data_token")
     labels: dict[str, str] = {}
-    for token, filename in reader.rows("lidarseg", {"sample_data_token": TOKEN, "filename": ANY}):
+    for token, filename in reader.rows(table, {"sample_data_token": TOKEN, "filename": ANY}):
         if token in kept:
-            with reader.checked("lidarseg"):
+            with reader.checked(table):
                 once.add(token)
                 labels[token] = below_root(filename, f"{file}: row of {token}")
     return labels

@@ -77,6 +77,7 @@ def _lidar_source(scan: LidarScanInputs, sequence: str, files: Files) -> ScanSou
         token=scan.token,
         points=paths["points"],
         labels=paths.get("labels"),
+        panoptic=paths.get("panoptic"),
         images=(),
         image_from_lidar=None,
         sweeps=tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pass2d.cache.keys import shard_key
 from pass2d.cache.layout import shard_number
 from pass2d.cache.motion import motion_lookup
 from pass2d.cache.rows import ScanSources, ShardHeader
-from pass2d.cache.schema import SCALES, DatasetInfo
+from pass2d.cache.schema import KNOWN_FACTS, SCALES, DatasetFacts, DatasetInfo
 from pass2d.common.errors import CacheError
 from pass2d.common.json import to_json
 from pass2d.corruptions.registry import table_of
@@ -105,7 +105,7 @@ def lidar_header(
         "n_classes": info.labels.n_classes,
         "sweeps": info.sweeps,
     }
-    if info.own_facts is not None:
+    if info.own_facts is not None and not _adds_instances_alone(info.own_facts, info.layout):
         parameters["label_bytes"] = info.own_facts.label_bytes
     if info.raw_format is not None:
         parameters["raw_format"] = to_json(info.raw_format)
@@ -131,6 +131,26 @@ def lidar_header(
         ),
     )
     return _header("lidar", profile, parameters, inputs)
+
+
+def with_instances(info: DatasetInfo, has_panoptic: bool) -> DatasetInfo:
+    """The data set, where files beside the labels hold instance ids.
+
+    The key of a shard knows its own files: shards without any keep theirs.
+    """
+    if not has_panoptic:
+        return info
+    return replace(info, own_facts=replace(info.facts, has_instances=True))
+
+
+def _adds_instances_alone(facts: DatasetFacts, layout: str) -> bool:
+    """Whether facts are the known ones but for `with_instances`."""
+    known = KNOWN_FACTS.get(layout)
+    return (
+        known is not None
+        and known.label_bytes == 1
+        and facts == replace(known, has_instances=facts.has_instances)
+    )
 
 
 def camera_header(

@@ -54,6 +54,8 @@ class PreparePlan:
     """Keys of the shards that are done, by container and shard."""
     dropped: tuple[int, ...]
     """Shards of the listed sequences that the next generation will not have."""
+    has_panoptic: bool
+    """Whether a scan of the next generation has its instance ids from a file beside its labels."""
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +107,8 @@ def plan_prepare(
         tasks=tuple(tasks),
         keys=planner.keys,
         dropped=tuple(planner.dropped()),
+        has_panoptic=any(scan.panoptic for job in jobs for scan in job.scans)
+        or (manifest is not None and _has_panoptic(manifest, {job.sequence for job in jobs})),
     )
 
 
@@ -288,6 +292,16 @@ def _names(layout: Layout, folder: str, pattern: Any) -> set[str]:
     if not place.is_dir():
         return set()
     return {entry.name.split(".")[0] for entry in place.iterdir() if pattern.fullmatch(entry.name)}
+
+
+def _has_panoptic(manifest: Manifest, listed: Collection[str]) -> bool:
+    """Whether a scan of the sequences that were not listed, and so stay, has a panoptic file."""
+    shards = manifest.tables.shards
+    columns = (shards["sequence"].to_pylist(), shards["inputs"].to_pylist())
+    return any(
+        sequence not in listed and '["panoptic",' in inputs
+        for sequence, inputs in zip(*columns, strict=True)
+    )
 
 
 def _sequences(manifest: Manifest) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""A scan's two files to arrays: points and labels."""
+"""A scan's files to arrays: points, labels, instance ids."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.label_types import require_label_type
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
+from pass2d.pipeline.stages.panoptic import read_panoptic
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read_described import described_labels, described_points
 
@@ -30,7 +31,7 @@ class RawScan(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """A scan's two files as far as they can be read."""
+    """A scan's files as far as they can be read."""
 
     points: NDArray[np.float32] | None
     """(R, columns); None if the file cannot be read, or holds NaN that is not to be dropped."""
@@ -43,27 +44,40 @@ class Attempt(NamedTuple):
     """What is wrong with which file; an OSError may pass."""
 
 
-def read_scan(points_file: Path, labels_file: Path | None, info: DatasetInfo) -> RawScan:
-    """Read and check both files of a scan.
+def read_scan(
+    points_file: Path,
+    labels_file: Path | None,
+    info: DatasetInfo,
+    *,
+    panoptic_file: Path | None = None,
+) -> RawScan:
+    """Read and check the files of a scan.
 
     Args:
         points_file: of the scan.
         labels_file: None for scans without labels.
         info: label table and layout of the data set; whether rows of NaN are dropped.
+        panoptic_file: instance ids beside the labels; None where there is no such file.
 
     Raises:
-        ProblemError: a file is missing, truncated or of another type, the two do not belong
-            together, a label is unknown, or NaN is not to be dropped.
+        ProblemError: a file is missing, truncated or of another type, they do not belong together,
+            a label is unknown, or NaN is not to be dropped.
         OSError: reading failed in a way that may pass.
     """
-    found = attempt_scan(points_file, labels_file, info)
+    found = attempt_scan(points_file, labels_file, info, panoptic_file=panoptic_file)
     for _, error in found.errors:
         raise error
     assert found.points is not None, points_file
     return RawScan(found.points, found.label, found.instance)
 
 
-def attempt_scan(points_file: Path, labels_file: Path | None, info: DatasetInfo) -> Attempt:
+def attempt_scan(
+    points_file: Path,
+    labels_file: Path | None,
+    info: DatasetInfo,
+    *,
+    panoptic_file: Path | None = None,
+) -> Attempt:
     """As `read_scan`, but go on after an error: `--check` wants all of them."""
     errors: list[tuple[Path, ProblemError | OSError]] = []
     points = raw_labels = label = instance = None
@@ -91,12 +105,15 @@ def attempt_scan(points_file: Path, labels_file: Path | None, info: DatasetInfo)
     if raw_labels is not None and labels_file is not None:
         try:
             label = map_labels(raw_labels, table=info.labels, file=labels_file)
-            if info.facts.has_instances:
-                instance = instance_ids(raw_labels)
-            else:
-                instance = np.zeros(len(raw_labels), np.uint32)
+            has_ids = info.facts.has_instances
+            instance = instance_ids(raw_labels) if has_ids else np.zeros_like(raw_labels)
         except ProblemError as error:
             errors.append((labels_file, error))
+    if panoptic_file is not None:
+        try:
+            instance = read_panoptic(panoptic_file, table=info.labels, n_points=n_points)
+        except (ProblemError, OSError) as error:
+            errors.append((panoptic_file, error))
     if points is not None and info.drops_invalid:
         if errors:
             points, _ = drop_invalid(points)

@@ -231,8 +231,12 @@ def _mixed(source: _Source, scan: LoadedScan, mix: _ChosenMix) -> LoadedScan:
         third = mix_partner(plan, scan.position, share, epoch=source.epoch, taken=other)
         assert third is not None
         partners.append(_partner(source, scan, mix, third))
-    mixed = entry.function(scan, *partners, mix.rng)
-    return mixed if mixed.n else scan
+    if entry.partner == "augmented":
+        mixed = entry.function(scan, *partners, mix.rng)
+        return mixed if mixed.n else scan
+    whole = scan.whole()  # a mix looks at the points more than once
+    mixed = entry.function(whole, *(partner.whole() for partner in partners), mix.rng)
+    return scan if mixed is whole or not mixed.n else mixed
 
 
 def _partner(source: _Source, scan: LoadedScan, mix: _ChosenMix, position: int) -> LoadedScan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.instance_bank import InstanceBank
 from pass2d.train.data.placing import ground_places, thing_maps
-from pass2d.train.data.scan import LoadedScan
+from pass2d.train.data.scan import LoadedScan, whole_record
 from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners, turned_about_z
 
 
@@ -45,32 +45,35 @@ def laser_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -
     low, high = _field_of_view(scan)
     n_bands = int(rng.choice(LASER_BANDS))
 
-    def bands(xyz: NDArray[np.float32]) -> NDArray[np.int64]:
-        return pitch_bands(xyz, n_bands, low_rad=low, high_rad=high)
+    def is_odd(xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return (pitch_bands(xyz, n_bands, low_rad=low, high_rad=high) & 1).astype(bool)
 
-    return scan.kept(bands(scan.xyz) % 2 == 0).joined(partner.kept(bands(partner.xyz) % 2 == 1))
+    return scan.kept(~is_odd(scan.xyz)).joined(partner.kept(is_odd(partner.xyz)))
 
 
 def polar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
     """Swap half a turn, half of the time; paste the partner's movable things three times."""
     swap, start, first, second = rng.uniform(0, 1, 4).tolist()
-    mixed = scan
+    own, added = scan, list[LoadedScan]()
     if swap < POLAR_SWAP:
-        mixed = _half_turn_swapped(scan, partner, start_rad=(start - 1) * math.pi)
-    things = partner.kept(np.isin(partner.label, partner.info.facts.movable))
-    if not things.n:
-        return mixed
-    for turn in (0.0, first, 1 + second):
-        there = turned_about_z(things.xyz, turn * 2 * math.pi / 3) if turn else things.xyz
-        mixed = mixed.joined(things.moved_to(there))
-    return mixed
+        own, *added = _half_turns(scan, partner, start_rad=(start - 1) * math.pi)
+    things = partner.kept(is_one_of(partner.label, partner.info.facts.movable))
+    if things.n:
+        added += [
+            things.moved_to(
+                turned_about_z(things.xyz, turn * 2 * math.pi / 3) if turn else things.xyz
+            )
+            for turn in (0.0, first, 1 + second)
+        ]
+    return own.joined(*added) if added else own
 
 
 def frustum_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
     """Bands of pitch or half a turn come from the partner, either equally often."""
     if rng.uniform() < 0.5:
         return laser_mix(scan, partner, rng)
-    return _half_turn_swapped(scan, partner, start_rad=(rng.uniform() - 1) * math.pi)
+    own, others = _half_turns(scan, partner, start_rad=(rng.uniform() - 1) * math.pi)
+    return own.joined(others)
 
 
 def pillar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
@@ -83,17 +86,16 @@ def pillar_mix_three(
     scan: LoadedScan, first: LoadedScan, second: LoadedScan, rng: np.random.Generator
 ) -> LoadedScan:
     """As `pillar_mix`, with two partners."""
-    own, *others = square_owners((scan.xyz, first.xyz, second.xyz), side_m=PILLAR_M, rng=rng)
-    mixed = scan.kept(own)
-    for partner, kept in zip((first, second), others, strict=True):
-        mixed = mixed.joined(partner.kept(kept))
-    return mixed
+    clouds = (scan, first, second)
+    owned = square_owners([cloud.xyz for cloud in clouds], side_m=PILLAR_M, rng=rng)
+    own, *others = (cloud.kept(kept) for cloud, kept in zip(clouds, owned, strict=True))
+    return own.joined(*others)
 
 
 def cut_mix(scan: LoadedScan, bank: InstanceBank, rng: np.random.Generator) -> LoadedScan:
     """Set up to 39 things of each scarce class on the ground, turned, mirrored and scaled."""
     facts = scan.info.facts
-    places = ground_places(scan.xyz, np.isin(scan.label, facts.grounds), rng=rng)
+    places = ground_places(scan.xyz, is_one_of(scan.label, facts.grounds), rng=rng)
     placed: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
     n_free = places.shape[1]
     for class_id in facts.pasted:
@@ -124,17 +126,17 @@ def _things(
     begin = np.cumsum(sizes) - sizes
     rows = np.arange(len(thing)) + (bank.offsets[chosen] - begin)[thing]
     xyz = np.einsum("nij,jn->in", maps[thing], bank.xyz[:, rows]) + places[:, thing]
-    nothing = scan.kept(np.zeros(scan.n, bool)).record
     record = replace(
-        nothing,
+        whole_record(scan.record),
         n_raw=len(rows),
         xyz=xyz.astype(np.float32),
         signal=bank.signal[rows],
         raw_index=np.arange(len(rows), dtype=np.int32),
         label=bank.class_id[chosen][thing],
-        instance=None if nothing.instance is None else _new_ids(scan.instance, thing),
-        time=None if nothing.time is None else np.zeros(len(rows), np.float32),
+        instance=None if scan.record.instance is None else _new_ids(scan.instance, thing),
+        time=None if scan.record.time is None else np.zeros(len(rows), np.float32),
         cameras=(),
+        voxels=(),
     )
     return replace(scan, record=record, added=())
 
@@ -148,11 +150,19 @@ def whole_scans(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Generator
     return scan.joined(partner)
 
 
-def _half_turn_swapped(scan: LoadedScan, partner: LoadedScan, *, start_rad: float) -> LoadedScan:
-    """Half a turn of the scan replaced by the partner's."""
-    return scan.kept(~in_half_circle(scan.xyz, start_rad)).joined(
-        partner.kept(in_half_circle(partner.xyz, start_rad))
+def _half_turns(
+    scan: LoadedScan, partner: LoadedScan, *, start_rad: float
+) -> tuple[LoadedScan, LoadedScan]:
+    """The scan without half a turn, and that of the partner."""
+    return (
+        scan.kept(~in_half_circle(scan.xyz, start_rad)),
+        partner.kept(in_half_circle(partner.xyz, start_rad)),
     )
+
+
+def is_one_of(label: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.bool_]:
+    """(N,) whether a training id is one of these: a look-up, faster than `np.isin`."""
+    return np.isin(np.arange(256), classes).take(label)
 
 
 def _field_of_view(scan: LoadedScan) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 CELL_M = 1.0
 """At most one thing per square, and height, of this side."""
 _MOST_CELLS = 1 << 24
-"""A table of all cells of a scan up to so many, else they are sorted."""
+"""A table of all cells of a scan up to so many, else they are sorted; float32 counts so far."""
 
 
 def ground_places(
@@ -42,17 +42,18 @@ def first_in_cells(xyz: NDArray[np.float32], order: NDArray[np.integer]) -> NDAr
     """
     if not xyz.shape[1]:
         return np.zeros(0, np.int64)
-    cells = ((xyz - xyz.min(1, keepdims=True)) / np.float32(CELL_M)).astype(np.int64)
-    n_x, n_y, n_z = (cells.max(1) + 1).tolist()
-    key = (cells[0] * n_y + cells[1]) * n_z + cells[2]
-    backwards = order[::-1]
+    cells = np.floor((xyz - xyz.min(1, keepdims=True)) / np.float32(CELL_M))
+    n_x, n_y, n_z = (int(n) + 1 for n in cells.max(1))
     if n_x * n_y * n_z > _MOST_CELLS:
-        _, place = np.unique(key[order], return_index=True)
+        x, y, z = cells.astype(np.int64)
+        _, place = np.unique(((x * n_y + y) * n_z + z)[order], return_index=True)
         return order[place].astype(np.int64)
+    key = ((cells[0] * n_y + cells[1]) * n_z + cells[2]).astype(np.int32)
     # Of several points of a cell the last one written stays, which is the first in the order.
-    table = np.full(n_x * n_y * n_z, -1, np.int64)
-    table[key[backwards]] = backwards
-    return table[table >= 0]
+    backwards = order[::-1]
+    table = np.full(n_x * n_y * n_z, -1, np.int32)
+    table[key.take(backwards)] = backwards
+    return table.take(np.flatnonzero(table >= 0)).astype(np.int64)
 
 
 def thing_maps(n: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -100,18 +100,23 @@ class LoadedScan:
 
     @property
     def xyz(self) -> NDArray[np.float32]:
-        """(3, N) metres as stored, part by part, each in the raw file's order."""
-        return np.concatenate([whole_record(part.record).xyz for part in self.parts], axis=1)
+        """(3, N) metres as stored, part by part, each in the raw file's order; read-only."""
+        return _joined([whole_record(part.record).xyz for part in self.parts])
 
     @property
     def label(self) -> NDArray[np.uint8]:
         """(N,) training ids."""
-        return np.concatenate([_known(whole_record(part.record).label) for part in self.parts])
+        return _joined([_known(whole_record(part.record).label) for part in self.parts])
 
     @property
     def instance(self) -> NDArray[np.uint32]:
         """(N,) instance ids, 0 none; only where they were asked for."""
-        return np.concatenate([_known(whole_record(part.record).instance) for part in self.parts])
+        return _joined([_known(whole_record(part.record).instance) for part in self.parts])
+
+    def whole(self) -> LoadedScan:
+        """The scan with the points of each part in the raw file's order, laid so once for all."""
+        own, *added = (replace(part, record=whole_record(part.record)) for part in self.parts)
+        return replace(self, record=own.record, added=tuple(added))
 
     def kept(self, is_kept: NDArray[np.bool_]) -> LoadedScan:
         """The scan with only some of its points; pixels stay with the points that they show.
@@ -135,18 +140,19 @@ class LoadedScan:
         )
         return replace(self, record=own.record, added=tuple(added))
 
-    def joined(self, other: LoadedScan) -> LoadedScan:
-        """The scan and the points of another one, which have no pixels here.
+    def joined(self, *others: LoadedScan) -> LoadedScan:
+        """The scan and the points of others, which have no pixels here.
 
         Points with the scan's own draw become points of the scan; others are moved and dropped
         apart, as their draw says.
         """
-        record, added = self.record, list(self.added)
-        for part in other.parts:
+        records, added = [self.record], list(self.added)
+        for part in (part for other in others for part in other.parts):
             if part.draw == self.draw:
-                record = joined_records(record, part.record)
+                records.append(part.record)
             else:
                 added.append(replace(part, record=replace(part.record, cameras=(), voxels=())))
+        record = joined_records(records) if len(records) > 1 else self.record
         return replace(self, record=record, added=tuple(added))
 
 
@@ -161,15 +167,17 @@ def whole_record(record: ScanRecord) -> ScanRecord:
     if record.outside_xyz is None or record.outside_signal is None:
         return record
     n = count_points(record)
-    is_inside = np.zeros(n, bool)
-    is_inside[record.raw_index] = True
+    is_outside = np.ones(n, bool)
+    is_outside[record.raw_index] = False
+    # Of each point its place among those inside, then those outside.
+    place = np.empty(n, np.intp)
+    place[record.raw_index] = np.arange(record.n)
+    place[is_outside] = np.arange(record.n, n)
 
     def joined(inside: NDArray[T], outside: NDArray[T] | None) -> NDArray[T]:
-        values = np.zeros((*inside.shape[:-1], n), inside.dtype)
-        values[..., is_inside] = inside
-        if outside is not None:
-            values[..., ~is_inside] = outside
-        return values
+        if outside is None:
+            outside = np.zeros((*inside.shape[:-1], n - record.n), inside.dtype)
+        return np.concatenate([inside, outside], axis=-1).take(place, axis=-1)
 
     label, instance, time = record.label, record.instance, record.time
     return replace(
@@ -201,30 +209,30 @@ def record_rows(record: ScanRecord, rows: NDArray[np.int64]) -> ScanRecord:
     place[rows] = np.arange(len(rows), dtype=np.int32)
     return replace(
         record,
-        xyz=record.xyz[:, rows],
-        signal=record.signal[rows],
-        raw_index=record.raw_index[rows],
-        label=None if record.label is None else record.label[rows],
-        instance=None if record.instance is None else record.instance[rows],
-        time=None if record.time is None else record.time[rows],
+        xyz=record.xyz.take(rows, axis=1),  # four times as fast as an index
+        signal=record.signal.take(rows),
+        raw_index=record.raw_index.take(rows),
+        label=None if record.label is None else record.label.take(rows),
+        instance=None if record.instance is None else record.instance.take(rows),
+        time=None if record.time is None else record.time.take(rows),
         cameras=views_at(record.cameras, place),
         voxels=(),
     )
 
 
-def joined_records(record: ScanRecord, other: ScanRecord) -> ScanRecord:
-    """The points of two records as one, in this order; the first one's name and pictures."""
-    record, other = whole_record(record), whole_record(other)
-    n = record.n + other.n
+def joined_records(records: Sequence[ScanRecord]) -> ScanRecord:
+    """The points of records as one, in this order; the first one's name and pictures."""
+    records = [whole_record(record) for record in records]
+    n = sum(record.n for record in records)
     return replace(
-        record,
+        records[0],
         n_raw=n,
-        xyz=np.concatenate([record.xyz, other.xyz], axis=1),
-        signal=np.concatenate([record.signal, other.signal]),
+        xyz=_joined([record.xyz for record in records]),
+        signal=_joined([record.signal for record in records]),
         raw_index=np.arange(n, dtype=np.int32),
-        label=_both(record.label, other.label),
-        instance=_both(record.instance, other.instance),
-        time=_both(record.time, other.time),
+        label=_all([record.label for record in records]),
+        instance=_all([record.instance for record in records]),
+        time=_all([record.time for record in records]),
         voxels=(),
     )
 
@@ -244,8 +252,15 @@ def views_at(views: Sequence[CameraView], row: NDArray[np.int32]) -> tuple[Camer
     return tuple(moved)
 
 
-def _both(first: NDArray[T] | None, second: NDArray[T] | None) -> NDArray[T] | None:
-    return None if first is None or second is None else np.concatenate([first, second])
+def _joined(values: Sequence[NDArray[T]]) -> NDArray[T]:
+    """Arrays along their last axis; a single one as it is."""
+    return values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
+
+
+def _all(values: Sequence[NDArray[T] | None]) -> NDArray[T] | None:
+    """Arrays joined; None where one is not known."""
+    known = [value for value in values if value is not None]
+    return _joined(known) if len(known) == len(values) else None
 
 
 def _known(values: NDArray[T] | None) -> NDArray[T]:

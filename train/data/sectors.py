@@ -9,29 +9,45 @@ from numpy.typing import NDArray
 
 _INSIDE_RAD = 1e-5
 """Pitch is clamped so far inside the field of view."""
+_NEAR = 1e-5
+"""Closer to a border than this, in radians, angles decide: the fast test is of float32."""
+
+_MOST_SQUARES = 1 << 16
+"""A cloud of 1,900 m; float32 counts so far."""
 
 
 def pitch_bands(
     xyz: NDArray[np.float32], n_bands: int, *, low_rad: float, high_rad: float
-) -> NDArray[np.int64]:
+) -> NDArray[np.uint8]:
     """Number equal bands of pitch from the top down; what lies beyond joins the outer ones.
 
     Args:
         xyz: (3, N) metres.
         n_bands: How many.
         low_rad: Where the field of view begins.
-        high_rad: Where it ends.
+        high_rad: Where it ends; both less than a quarter of a turn from the horizon.
 
     Returns:
         (N,) 0 for the top band. A band contains its upper edge, not its lower one.
 
     Source: Kong et al., LaserMix for Semi-Supervised LiDAR Semantic Segmentation, CVPR 2023.
     """
-    x, y, z = xyz
-    pitch = np.arctan2(z, np.sqrt(x * x + y * y))
-    pitch = np.clip(pitch, low_rad + _INSIDE_RAD, high_rad - _INSIDE_RAD)
     edges = np.linspace(high_rad, low_rad, n_bands + 1)
-    return np.searchsorted(-edges[1:-1], -pitch, side="right")
+    x, y, z = xyz
+    ground_m = np.sqrt(x * x + y * y)
+    # No angle for each point: slopes are in the same order.
+    slope = z / np.maximum(ground_m, np.finfo(np.float32).tiny)
+    bands, is_near = np.zeros(len(z), np.uint8), np.zeros(len(z), bool)
+    for edge in np.tan(edges[1:-1]):
+        near = _NEAR * (1 + edge * edge)
+        is_below = slope <= np.float32(edge - near)
+        bands += is_below
+        is_near |= is_below ^ (slope <= np.float32(edge + near))
+    rows = np.flatnonzero(is_near)
+    pitch = np.arctan2(z[rows], ground_m[rows])
+    pitch = np.clip(pitch, low_rad + _INSIDE_RAD, high_rad - _INSIDE_RAD)
+    bands[rows] = np.searchsorted(-edges[1:-1], -pitch, side="right")
+    return bands
 
 
 def in_half_circle(xyz: NDArray[np.float32], start_rad: float) -> NDArray[np.bool_]:
@@ -43,8 +59,14 @@ def in_half_circle(xyz: NDArray[np.float32], start_rad: float) -> NDArray[np.boo
 
     Source: Xiao et al., PolarMix, NeurIPS 2022.
     """
-    yaw = -np.arctan2(xyz[1], xyz[0])
-    return (yaw > start_rad) & (yaw < start_rad + np.pi)
+    x, y = xyz[:2]
+    # Twice the area of the triangle of start and point: no angle for each point.
+    beyond_m = np.float32(-np.sin(start_rad)) * x - np.float32(np.cos(start_rad)) * y
+    is_inside: NDArray[np.bool_] = beyond_m > 0
+    rows = np.flatnonzero(np.abs(beyond_m) <= _NEAR * (np.abs(x) + np.abs(y)))
+    yaw = -np.arctan2(y[rows], x[rows])
+    is_inside[rows] = (yaw > start_rad) & (yaw < start_rad + np.pi)
+    return is_inside
 
 
 def turned_about_z(xyz: NDArray[np.float32], angle_rad: float) -> NDArray[np.float32]:
@@ -69,21 +91,30 @@ def square_owners(
 
     Source: valeoai/VaViT, PillarMix.
     """
-    squares = [_square_numbers(xyz, side_m) for xyz in clouds]
-    known, place = np.unique(np.concatenate(squares), return_inverse=True)
-    parts = np.split(place, np.cumsum([len(square) for square in squares])[:-1])
-    is_there = np.stack([np.bincount(part, minlength=len(known)) > 0 for part in parts])
+    parts, n_squares = _square_numbers(clouds, side_m)
+    is_there = np.stack([np.bincount(part, minlength=n_squares) > 0 for part in parts])
     is_shared = is_there[0] & (is_there.sum(0) > 1)
-    drawn = np.zeros(len(known), np.int64)
+    drawn = np.zeros(n_squares, np.int64)
     drawn[is_shared] = rng.integers(0, is_there.sum(0)[is_shared])
     # The owner is the cloud of that rank among those that are there.
     rank = np.cumsum(is_there, axis=0) - 1
     owner = ((rank == drawn) & is_there).argmax(0)
     owner[~is_there[0]] = -1
-    return tuple(owner[part] == number for number, part in enumerate(parts))
+    return tuple(owner.take(part) == number for number, part in enumerate(parts))
 
 
-def _square_numbers(xyz: NDArray[np.float32], side_m: float) -> NDArray[np.int64]:
-    """(N,) one number per square, in the order of (x, y): sorted faster than pairs."""
-    x, y = np.floor(xyz[:2] / np.float32(side_m)).astype(np.int64)
-    return (x << 32) + y
+def _square_numbers(
+    clouds: Sequence[NDArray[np.float32]], side_m: float
+) -> tuple[list[NDArray[np.int64]], int]:
+    """Per cloud (N_i,) the square of each point, in the order of (x, y), and how many there are."""
+    corners = [np.floor(xyz[:2] / np.float32(side_m)) for xyz in clouds]
+    low_x, low_y = np.min([corner.min(1, initial=0) for corner in corners], axis=0)
+    high_x, high_y = np.max([corner.max(1, initial=0) for corner in corners], axis=0)
+    n_x, n_y = high_x - low_x + 1, high_y - low_y + 1
+    if n_x * n_y <= _MOST_SQUARES:  # a table of all that could be is faster than to sort points
+        # By way of int32, which is faster.
+        numbers = [((x - low_x) * n_y + (y - low_y)).astype(np.int32) for x, y in corners]
+        return [part.astype(np.int64) for part in numbers], int(n_x * n_y)
+    numbers = [(x << 32) + y for x, y in (corner.astype(np.int64) for corner in corners)]
+    known, place = np.unique(np.concatenate(numbers), return_inverse=True)
+    return np.split(place, np.cumsum([len(part) for part in numbers])[:-1]), len(known)
