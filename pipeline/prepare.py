@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult
 from pass2d.pipeline.run.workers import decided
 from pass2d.pipeline.source import SourceListing
 
+StartRunner = Callable[[TaskContext], Runner]
+OpenPlace = Callable[..., contextlib.AbstractContextManager[Destination]]
+
 __all__ = ["PrepareConfig", "PrepareSummary", "plan", "prepare", "prepare_all"]
 
 
@@ -44,6 +47,8 @@ def prepare(
     dataset_root: Path | str,
     config: PrepareConfig | None = None,
     progress: Progress | None = None,
+    *,
+    runner: StartRunner | None = None,
 ) -> PrepareSummary:
     """Prepare all listed scans; what is there already and unchanged is not touched.
 
@@ -55,6 +60,7 @@ def prepare(
         dataset_root: e.g. cache/semkitti, made when missing; or a URL, s3://bucket/semkitti.
         config: workers, profile, shard size; None: Ray where that is faster, the default profile.
         progress: hears of scans done and of what went wrong.
+        runner: runs the tasks; None: Ray or this process, as ``config`` says.
 
     Returns:
         What was done; `failed` lists the scans that could not be prepared.
@@ -63,7 +69,7 @@ def prepare(
         CacheError: the cache cannot be written, or is damaged or of another format version.
     """
     (summary,) = _prepare(
-        [(listing, dataset_root)], config or PrepareConfig(), progress or Silent()
+        [(listing, dataset_root)], config or PrepareConfig(), progress or Silent(), runner=runner
     )
     return summary
 
@@ -73,6 +79,8 @@ def prepare_all(
     cache_root: Path | str,
     config: PrepareConfig,
     progress: Progress,
+    *,
+    open_place: OpenPlace = opened,
 ) -> tuple[PrepareSummary, ...]:
     """Prepare several data sets into one cache, one after the other, with one start of Ray.
 
@@ -81,12 +89,14 @@ def prepare_all(
         cache_root: the folder of data sets, or its URL.
         config: workers, profile, shard size.
         progress: hears of scans done and of what went wrong.
+        open_place: opens the folder or store of one data set.
 
     Raises:
         CacheError: as `prepare`; the data sets before are whole then.
     """
     places = [dataset_location(str(cache_root), listing.info.name) for listing in listings]
-    return _prepare(list(zip(listings, places, strict=True)), config, progress)
+    targets = list(zip(listings, places, strict=True))
+    return _prepare(targets, config, progress, open_place=open_place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +109,18 @@ class _Planned:
 
 
 def _prepare(
-    targets: Sequence[tuple[SourceListing, Path | str]], config: PrepareConfig, progress: Progress
+    targets: Sequence[tuple[SourceListing, Path | str]],
+    config: PrepareConfig,
+    progress: Progress,
+    *,
+    runner: StartRunner | None = None,
+    open_place: OpenPlace = opened,
 ) -> tuple[PrepareSummary, ...]:
     """Plan all of them, decide on Ray once, then prepare one after the other."""
     with contextlib.ExitStack() as stack:
         planned = []
         for listing, dataset_root in targets:
-            place = stack.enter_context(opened(dataset_root, workers=config.workers))
+            place = stack.enter_context(open_place(dataset_root, workers=config.workers))
             jobs = cut_into_shards(listing.scans, shard_scans=config.shard_scans)
             todo = place.plan(jobs, listing.info, config.profile)
             info = with_instances(listing.info, todo.has_panoptic)
@@ -120,12 +135,12 @@ def _prepare(
         for one in planned:
             if len(planned) > 1:
                 progress.say(f"data set {one.listing.info.name}")
-            summaries.append(_prepare_planned(one, config, progress))
+            summaries.append(_prepare_planned(one, config, progress, runner))
         return tuple(summaries)
 
 
 def _prepare_planned(
-    planned: _Planned, config: PrepareConfig, progress: Progress
+    planned: _Planned, config: PrepareConfig, progress: Progress, runner: StartRunner | None
 ) -> PrepareSummary:
     started = time.perf_counter()
     listing, place, todo = planned.listing, planned.place, planned.todo
@@ -135,8 +150,11 @@ def _prepare_planned(
     work = _Work(todo, progress)
     if todo.tasks:
         context = place.context(listing.info, config.profile)
-        with _runner(context, config, progress) as runner:
-            work.run(runner)
+        if runner is not None:
+            work.run(runner(context))
+        else:
+            with _runner(context, config, progress) as usual:
+                work.run(usual)
     published = place.publish(
         listing.info, PublishedShards(keys=work.keys, changed=work.changed, jobs=todo.jobs)
     )

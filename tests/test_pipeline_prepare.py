@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,6 @@ from pipeline_files import png, scan_points, shards, write_sequence
 
 from pass2d.cache.care.status import status
 from pass2d.cache.fields import CONTAINERS, Fields
-from pass2d.cache.layout import Layout
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES
 from pass2d.common.errors import CacheError, ConfigError
@@ -27,9 +29,12 @@ from pass2d.pipeline.compose import camera_views, lidar_record, motion_record, v
 from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare, prepare_all
-from pass2d.pipeline.run import destination, jobs, tasks
+from pass2d.pipeline.run import jobs
 from pass2d.pipeline.run.describe import plan_lines, summary_lines
+from pass2d.pipeline.run.destination import LocalFolder
 from pass2d.pipeline.run.jobs import cut_into_shards
+from pass2d.pipeline.run.runners import InlineRunner, RunTask
+from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult, run_task
 from pass2d.pipeline.source import SourceListing
 
 ALL = Fields(
@@ -133,33 +138,46 @@ def test_ray_gives_the_same_bytes(raw: Path, tmp_path: Path, monkeypatch) -> Non
         assert a.fingerprint == b.fingerprint
 
 
-def test_nothing_changed_nothing_done(raw: Path, tmp_path: Path, monkeypatch) -> None:
+def spoil_content(raw: Path) -> None:
+    """Other bytes in every file, of the same size and time: who reads one would see a change."""
+    for path in raw.rglob("*.*"):
+        if path.is_file():
+            was = path.stat()
+            path.write_bytes(bytes(was.st_size))
+            os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+def test_nothing_changed_nothing_done(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path / "out")
     before = tree(tmp_path / "out")
-    monkeypatch.setattr(tasks, "_run_lidar", None)
-    monkeypatch.setattr(tasks, "hash_file", None)
-    assert plan(list_semkitti(raw), tmp_path / "out", INLINE).tasks == ()
-    summary = run(raw, tmp_path / "out")
+    listing = list_semkitti(raw)
+    spoil_content(raw)
+    assert plan(listing, tmp_path / "out", INLINE).tasks == ()
+    summary = prepare(listing, tmp_path / "out", INLINE, Silent())
     assert tree(tmp_path / "out") == before
     assert (summary.written_shards, summary.kept_shards, summary.generation) == (0, 16, 1)
 
 
-def test_every_data_set_is_planned_once(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planned, real = [], destination.plan_prepare
+def test_every_data_set_is_planned_once(raw: Path, tmp_path: Path) -> None:
+    planned = []
 
-    def counted(jobs: object, layout: Layout, **options: object) -> object:
-        planned.append(layout.root.name)
-        return real(jobs, layout, **options)
+    class Counted(LocalFolder):
+        def plan(self, *arguments: object) -> object:
+            planned.append(Path(self.name).name)
+            return super().plan(*arguments)
 
-    monkeypatch.setattr(destination, "plan_prepare", counted)
+    @contextlib.contextmanager
+    def counted(dataset_root: Path, **_options: object) -> Iterator[Counted]:
+        folder = Counted(Path(dataset_root))
+        with folder.locked():
+            yield folder
+
     listing = list_semkitti(raw)
     variants = parse_variants("fog:light,snow:heavy")
     listings = [listing, *corrupted_listings(listing, variants)]
     config = PrepareConfig(shard_scans=2)  # Ray, if it were worth its start
     heard = Heard()
-    summaries = prepare_all(listings, tmp_path, config, heard)
+    summaries = prepare_all(listings, tmp_path, config, heard, open_place=counted)
     assert planned == ["semkitti", "semkitti-fog-light", "semkitti-snow-heavy"]
     assert [summary.scans for summary in summaries] == [6, 6, 6]
     assert [line for line in heard.lines if line.startswith("data set ")] == [
@@ -327,7 +345,7 @@ def test_vanished_and_added_frames(raw: Path, tmp_path: Path) -> None:
     assert "lidar 0: scans added 00/000002, removed 00/000000" in reasons
 
 
-def test_a_moved_data_set_is_recognised_by_content(raw: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_moved_data_set_is_recognised_by_content(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(raw, out)
     before = shards(out)
@@ -337,8 +355,9 @@ def test_a_moved_data_set_is_recognised_by_content(raw: Path, tmp_path: Path, mo
     summary = run(moved, out)
     assert (summary.written_shards, summary.generation) == (0, 2)
     assert shards(out) == before
-    monkeypatch.setattr(tasks, "hash_file", None)
-    assert plan(list_semkitti(moved), out, INLINE).tasks == ()
+    listing = list_semkitti(moved)
+    spoil_content(moved)  # its times are known now: nothing is read
+    assert plan(listing, out, INLINE).tasks == ()
 
 
 def test_a_folder_whose_name_is_no_text(raw: Path, tmp_path: Path) -> None:
@@ -442,34 +461,39 @@ def test_a_file_that_vanishes_while_preparing_is_a_bad_scan(raw: Path, tmp_path:
     assert [f.scan_id for f in summary.failed] == ["00/000001"]
 
 
-def test_errors_of_the_disk_are_tried_again(raw: Path, tmp_path: Path, monkeypatch) -> None:
+def failing(task: ContainerTask) -> OSError:
+    return OSError(5, "Input/output error", str(task.job.scans[0].points))
+
+
+def test_errors_of_the_disk_are_tried_again(raw: Path, tmp_path: Path) -> None:
     calls = []
-    real = tasks.lidar_record
 
-    def flaky(scan, info):
-        calls.append(scan.scan_id)
-        if calls.count("08/000000") in (1, 2, 3) and scan.scan_id == "08/000000":
-            raise OSError(5, "Input/output error", str(scan.points))
-        return real(scan, info)
+    def flaky(context: TaskContext, task: ContainerTask) -> TaskResult:
+        calls.append((task.container, task.job.sequence))
+        if 1 <= calls.count(("lidar", "08")) <= 3 and calls[-1] == ("lidar", "08"):
+            raise failing(task)
+        return run_task(context, task)
 
-    monkeypatch.setattr(tasks, "lidar_record", flaky)
-    assert run(raw, tmp_path / "out").failed == ()
-    assert calls.count("08/000000") == 4
+    listing = list_semkitti(raw)
+    summary = prepare(listing, tmp_path / "out", INLINE, runner=runner(flaky))
+    assert summary.failed == ()
+    assert calls.count(("lidar", "08")) == 4
 
 
-def test_a_disk_that_keeps_failing_costs_one_shard(raw: Path, tmp_path: Path, monkeypatch) -> None:
-    real = tasks.lidar_record
+def runner(run: RunTask) -> Callable[[TaskContext], InlineRunner]:
+    return partial(InlineRunner, max_retries=INLINE.max_retries, run_task=run)
 
-    def broken(scan, info):
-        if scan.sequence == "08":
-            raise OSError(5, "Input/output error", str(scan.points))
-        return real(scan, info)
 
-    monkeypatch.setattr(tasks, "lidar_record", broken)
-    summary = run(raw, tmp_path / "out")
+def test_a_disk_that_keeps_failing_costs_one_shard(raw: Path, tmp_path: Path) -> None:
+    def broken(context: TaskContext, task: ContainerTask) -> TaskResult:
+        if task.job.sequence == "08":
+            raise failing(task)
+        return run_task(context, task)
+
+    listing = list_semkitti(raw)
+    summary = prepare(listing, tmp_path / "out", INLINE, runner=runner(broken))
     assert [f.scan_id for f in summary.failed] == ["08/000000", "08/000005"]
     assert "Input/output error" in summary.failed[0].reason
-    monkeypatch.undo()
     assert run(raw, tmp_path / "out").failed == ()
     assert_holds(tmp_path / "out", list_semkitti(raw))
 
@@ -531,14 +555,13 @@ KITTI_SCANS += (921, 1061, 3281, 631, 1901, 1731, 491, 1801, 4981, 831, 2721)
 
 
 @pytest.mark.slow
-def test_all_of_semantickitti_unchanged_reads_no_file(tmp_path: Path, monkeypatch) -> None:
+def test_all_of_semantickitti_unchanged_reads_no_file(tmp_path: Path) -> None:
     sequences = {f"{i:02d}": count for i, count in enumerate(KITTI_SCANS)}
     assert sum(KITTI_SCANS) == 43_552
     listing = many_scans(tmp_path / "raw", sample_info(), sequences=sequences)
     publish_many(listing, tmp_path / "out")
     before = tree(tmp_path / "out")
-    for name in ("hash_file", "run_task", "load_row"):
-        monkeypatch.setattr(tasks, name, None)
+    spoil_content(tmp_path / "raw")  # and the records of shards are empty: who reads one fails
     summary = prepare(listing, tmp_path / "out", PrepareConfig(), Silent())
     assert (summary.scans, summary.points, summary.written_shards) == (43_552, 43_552 * 124_000, 0)
     assert tree(tmp_path / "out") == before

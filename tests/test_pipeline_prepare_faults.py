@@ -18,7 +18,9 @@ from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti
-from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.prepare import PrepareConfig, plan, prepare
+from pass2d.pipeline.run.runners import InlineRunner
+from pass2d.pipeline.run.tasks import run_task
 
 INLINE = PrepareConfig(workers=0, shard_scans=2)
 
@@ -181,29 +183,28 @@ def test_two_drivers_on_one_cache(
 
 
 def test_a_run_is_resumed_not_repeated(
-    larger: tuple[Path, dict[str, bytes], float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    larger: tuple[Path, dict[str, bytes], float], tmp_path: Path
 ) -> None:
-    from pass2d.pipeline import prepare as module
-    from pass2d.pipeline.run import runners
-
     raw, whole, _ = larger
-    real, done = runners.run_task, []
+    done = []
 
     def interrupted(context, task):
         if len(done) == 7:
             raise KeyboardInterrupt
         done.append((task.container, task.job.shard))
-        return real(context, task)
+        return run_task(context, task)
 
-    monkeypatch.setattr(runners, "run_task", interrupted)
+    def runner(context):
+        return InlineRunner(context, max_retries=0, run_task=interrupted)
+
     with pytest.raises(KeyboardInterrupt):
-        prepare(list_semkitti(raw), tmp_path / "out", INLINE, Silent())
+        prepare(list_semkitti(raw), tmp_path / "out", INLINE, runner=runner)
     first = list(done)
     done.clear()
     done.extend([("", 0)] * 8)  # never 7 again
-    todo = module.plan(list_semkitti(raw), tmp_path / "out", INLINE)
+    todo = plan(list_semkitti(raw), tmp_path / "out", INLINE)
     assert {(t.container, t.shard) for t in todo.tasks}.isdisjoint(first)
-    prepare(list_semkitti(raw), tmp_path / "out", INLINE, Silent())
+    prepare(list_semkitti(raw), tmp_path / "out", INLINE, runner=runner)
     assert set(done[8:]).isdisjoint(first)
     assert len(done[8:]) + len(first) == 32
     assert shards(tmp_path / "out") == whole

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from toy_layout import LAYOUT as FLAT
+from toy_mixes import lift, swap_sides
+from toy_network import ToyNetwork
 from train_samples import TINY
 from typer.testing import CliRunner
 
+from pass2d.cache.fields import FIELDS, FieldSpec
 from pass2d.cache.manifest import describe_dataset, parse_dataset
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cache.schema import KNOWN_FACTS, DatasetFacts, DatasetInfo
@@ -20,8 +23,12 @@ from pass2d.commands.prepare import prepare_typer
 from pass2d.commands.view_inputs import open_scans
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
+from pass2d.models.registry import MODELS
 from pass2d.pipeline.datasets.registry import DATASETS, Datasets
 from pass2d.pipeline.datasets.relist import list_again
+from pass2d.reports.report import REPORTS
+from pass2d.train.data.augmentations import AUGMENTATIONS, Augmentation
+from pass2d.train.data.mixes import MIXES, Mix
 from pass2d.train.viewing.scan import ViewSet
 
 CLASSES = """
@@ -180,6 +187,64 @@ def test_a_data_set_goes_all_the_way(toy: Toy, tmp_path: Path) -> None:
     assert set(written.tolist()) <= answers
     pass2d("view", "--cache", toy.cache, "--no-checkpoint", "--png", tmp_path / "seen")
     assert list((tmp_path / "seen").glob("*.png"))
+
+
+RANGE = FieldSpec(
+    name="range",
+    container="lidar",
+    length="points",
+    dtypes=("float32",),
+    speed=FIELDS["label"].speed,
+    compute=lambda points: np.linalg.norm(points[:3], axis=0),
+)
+REPORT = """
+from pass2d.reports.report import Part, Report
+
+
+def report(statistics):
+    rows = [[split.split, str(split.scans)] for split in statistics.splits]
+    parts = [Part(heading="scans", header=("split", "scans"), rows=rows)]
+    return Report(title="scans", parts=parts, data={name: int(n) for name, n in rows})
+"""
+
+
+@pytest.mark.parametrize("toy", ["garden"], indirect=True)
+def test_every_toy_goes_through_every_command(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set, network, mix, augmentation, stored field and report that only this test knows."""
+    (tmp_path / "toy_report.py").write_text(REPORT)
+    monkeypatch.syspath_prepend(tmp_path)
+    for table, name, line in (
+        (FIELDS, "range", RANGE),
+        (MODELS, "toy", ToyNetwork),
+        (MIXES, "swap", Mix(swap_sides)),
+        (AUGMENTATIONS, "lift", Augmentation(lift)),
+        (REPORTS, "DatasetStatistics", "toy_report"),
+    ):
+        monkeypatch.setitem(table, name, line)  # the line
+    toy.prepare()
+    with CacheReader.open(toy.cache) as reader:
+        scan = reader.read(0, Fields(extra=("range",)))
+        assert np.allclose(scan.extra["range"], np.linalg.norm(scan.xyz, axis=0))
+    assert json.loads(pass2d("stats", "--cache", toy.cache, "--json")) == {"train": 2, "val": 1}
+    changed = (
+        *("network.config=toy", "network.settings.width=6", "epochs=1", "batch_size=2"),
+        *("device=cpu", "torch_threads=1", "log.tensorboard=false"),
+        *("augment.mixes=[{swap=1.0}]", "augment.extra={lift=1.0}"),
+    )
+    settings = [word for text in changed for word in ("--set", text)]
+    run = tmp_path / "run"
+    pass2d("train", "--cache", toy.cache, "--recipe", "spvcnn", "--run", run, *settings)
+    network = ("--checkpoint", run / "checkpoints" / "last.safetensors", "--device", "cpu")
+    report = json.loads(pass2d("eval", "--cache", toy.cache, *network, "--json"))
+    assert (report["scans"], report["architecture"]) == (1, "toy")
+    pass2d("predict", toy.points, "--out", tmp_path / "out", *network)
+    written = np.fromfile(next((tmp_path / "out").rglob("*.label")), "<u4")
+    assert len(written) == 400
+    assert set(written.tolist()) <= {4, 5}  # the facts forbid 0
+    pass2d("view", "--cache", toy.cache, "--png", tmp_path / "seen", *network)
+    assert len(list((tmp_path / "seen").glob("*.png"))) > 0
 
 
 def test_raw_files_are_viewed_and_listed_again(toy: Toy, tmp_path: Path) -> None:

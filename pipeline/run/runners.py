@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,13 +43,19 @@ class Runner(Protocol):
         """
 
 
+RunTask = Callable[[TaskContext, ContainerTask], TaskResult]
+
+
 class InlineRunner:
     """Runs tasks one after the other in this process: the same function, the same bytes."""
 
     window = 1
 
-    def __init__(self, context: TaskContext, *, max_retries: int) -> None:
+    def __init__(
+        self, context: TaskContext, *, max_retries: int, run_task: RunTask = run_task
+    ) -> None:
         self._context = context
+        self._run_task = run_task
         self._max_retries = max_retries
         self._waiting: deque[ContainerTask] = deque()
 
@@ -61,11 +68,11 @@ class InlineRunner:
         task = self._waiting.popleft()
         for _ in range(self._max_retries):
             try:
-                return run_task(self._context, task)
+                return self._run_task(self._context, task)
             except OSError:
                 continue  # the last attempt below tells
         try:
-            return run_task(self._context, task)
+            return self._run_task(self._context, task)
         except CacheError:
             raise
         except OSError as error:
