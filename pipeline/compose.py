@@ -26,6 +26,7 @@ from pass2d.pipeline.stages.projection import (
     pixels_after_resize,
     project_points,
     project_points_by_depth,
+    recorded_points,
 )
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read import (
@@ -35,6 +36,7 @@ from pass2d.pipeline.stages.read import (
     read_scan,
     read_sweep,
 )
+from pass2d.pipeline.stages.segment_files import segment_format
 from pass2d.pipeline.stages.sweeps import add_sweep
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
@@ -107,8 +109,8 @@ def camera_views(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | None
 
     Args:
         scan: where its pictures are, and the calibration.
-        lidar: the same scan's points; ``xyz`` and ``time`` are used. Points of added sweeps have no
-            pixel: a thing that moves is elsewhere in the picture.
+        lidar: the same scan's points; ``xyz``, ``time`` and ``raw_index`` are used. Points
+            of added sweeps have no pixel: a thing that moves is elsewhere in the picture.
 
     Returns:
         One per camera; None where a picture or the calibration is missing.
@@ -120,8 +122,9 @@ def camera_views(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | None
         return (None,) * len(scan.images)
     own = None if lidar.time is None else np.flatnonzero(lidar.time == 0).astype(np.int32)
     xyz = lidar.xyz if own is None else np.ascontiguousarray(lidar.xyz[:, own])
+    rows = lidar.raw_index if own is None else lidar.raw_index[own]
     views = [
-        None if file is None else _camera_view(scan, camera, xyz)
+        None if file is None else _camera_view(scan, camera, xyz, rows)
         for camera, file in enumerate(scan.images)
     ]
     if own is not None:
@@ -163,10 +166,11 @@ def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> Sca
     """
     if not info.facts.moving or scan.labels is None or lidar.label is None:
         return None
-    raw_labels = read_label_file(scan.labels, info)
+    raw_labels = read_label_file(scan.labels, info, scan_id=scan.scan_id)
     motion = motion_lookup(info.labels, info.facts)[raw_labels.astype(np.uint16)]
     if info.drops_invalid:
-        is_valid = np.isfinite(read_point_file(scan.points, info)).all(axis=1)
+        points = read_point_file(scan.points, info, scan_id=scan.scan_id)
+        is_valid = np.isfinite(points).all(axis=1)
         motion = motion[is_valid] if info.corruption is not None else motion * is_valid
     variant = variant_of(info)
     if variant is not None:  # the corruption drops and adds points
@@ -200,10 +204,31 @@ def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:
 
 
 def visible_points(
-    scan: ScanSource, camera: int, xyz: NDArray[np.float32], *, image_hw: tuple[int, int]
+    scan: ScanSource,
+    camera: int,
+    xyz: NDArray[np.float32],
+    *,
+    rows: NDArray[np.integer],
+    image_hw: tuple[int, int],
 ) -> VisiblePoints:
-    """The points (3, N) of a calibrated scan that a camera sees, as its data set has it."""
+    """The points of a calibrated scan that a camera sees, as its data set has it.
+
+    Args:
+        scan: calibrated.
+        camera: of which there is a picture.
+        xyz: (3, N) metres.
+        rows: (N,) row of each point in the raw file, increasing.
+        image_hw: height and width of the picture as taken.
+
+    Raises:
+        ProblemError: the file that says the pixels cannot be read.
+    """
     assert scan.image_from_lidar is not None, scan.scan_id
+    file = scan.images[camera]
+    segment = None if file is None else segment_format(file)
+    if scan.camera_rule == "recorded" and file is not None and segment is not None:
+        point_rows, pixel_rc = segment.pixels(file, scan.scan_id, camera)
+        return recorded_points(point_rows, pixel_rc, rows=rows, image_hw=image_hw)
     project = project_points if scan.camera_rule == "x_ahead" else project_points_by_depth
     return project(
         xyz,
@@ -236,7 +261,9 @@ def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
     """
     file = scan.images[camera]
     assert file is not None, scan.scan_id
-    image = decode_rgb(read_file(file), file=file)
+    segment = segment_format(file)
+    data = read_file(file) if segment is None else segment.picture(file, scan.scan_id, camera)
+    image = decode_rgb(data, file=file)
     height, width, _ = image.shape
     expected = scan.taken_hw[camera] if scan.taken_hw else (0, 0)
     if any(expected) and expected != (height, width):
@@ -252,7 +279,9 @@ def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
 
 
 def _read(scan: ScanSource, info: DatasetInfo) -> RawScan:
-    return read_scan(scan.points, scan.labels, info, panoptic_file=scan.panoptic)
+    return read_scan(
+        scan.points, scan.labels, info, panoptic_file=scan.panoptic, scan_id=scan.scan_id
+    )
 
 
 def _corrupted(
@@ -296,11 +325,13 @@ def _with_sweeps(
     return np.concatenate(parts, axis=1), np.concatenate(times)
 
 
-def _camera_view(scan: ScanSource, camera: int, xyz: NDArray[np.float32]) -> CameraView:
+def _camera_view(
+    scan: ScanSource, camera: int, xyz: NDArray[np.float32], rows: NDArray[np.integer]
+) -> CameraView:
     assert scan.image_from_lidar is not None, scan.scan_id
     image = read_picture(scan, camera)
     taken_hw = image.shape[:2]
-    seen = visible_points(scan, camera, xyz, image_hw=taken_hw)
+    seen = visible_points(scan, camera, xyz, rows=rows, image_hw=taken_hw)
     pixel_rc = seen.pixel_rc
     if scan.stored_hw is not None and scan.stored_hw != taken_hw:
         image = resize_bilinear(image, size_hw=scan.stored_hw)

@@ -62,6 +62,10 @@ def _corrupted(listing: SourceListing, variant: Variant) -> SourceListing:
                 f"`corrupt={variant.name}`: it drops points of labelled vehicles, and none of the "
                 f"{len(listing.scans)} scans has labels. Leave it out, or add `splits=train,val`."
             )
+    scans = tuple(  # recorded pixels are those of the points before the corruption
+        replace(scan, camera_rule="in_front") if scan.camera_rule == "recorded" else scan
+        for scan in scans
+    )
     return SourceListing(info=info, scans=scans, notes=notes)
 
 

@@ -10,9 +10,9 @@ from pass2d.cache.rows import FailedScan
 from pass2d.cache.schema import DatasetInfo
 from pass2d.pipeline.problem import Warned
 
-CameraRule = Literal["x_ahead", "in_front"]
+CameraRule = Literal["x_ahead", "in_front", "recorded"]
 """Which points a camera may see: those with x > 0 in the lidar frame (as KITTI's tools have it), or
-those in front of the camera (nuScenes)."""
+those in front of the camera (nuScenes), or those for which the data set says a pixel (Waymo)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,10 @@ class ScanSource:
     """Instance ids beside the labels, where a data set has them in a file of their own."""
     sweeps: tuple[SweepSource, ...] = ()
     """To be added to the points, the latest first."""
+    lidar_beside: tuple[tuple[str, Path], ...] = ()
+    """Role and path of other files that the points are made of, in data sets that have such."""
+    camera_beside: tuple[tuple[str, Path], ...] = ()
+    """Role and path of other files that say where the points lie on the pictures."""
     pose: tuple[float, ...] | None = None
     """world_from_lidar, 12 numbers of a (3, 4) matrix row by row; None where it is not known."""
     time_s: float | None = None
@@ -78,13 +82,13 @@ class ScanSource:
         labels = () if self.labels is None else (("labels", self.labels),)
         panoptic = () if self.panoptic is None else (("panoptic", self.panoptic),)
         sweeps = ((f"sweep{place}", sweep.points) for place, sweep in enumerate(self.sweeps))
-        return (("points", self.points), *labels, *panoptic, *sweeps)
+        return (("points", self.points), *labels, *panoptic, *sweeps, *self.lidar_beside)
 
     def camera_files(self) -> tuple[tuple[str, Path], ...]:
         """Role and path of the pictures and of the calibration that they are projected with."""
         images = [(f"image{c}", path) for c, path in enumerate(self.images) if path is not None]
         calibration = [("calib", self.calibration)] if images and self.calibration else []
-        return (*images, *calibration)
+        return (*images, *(self.camera_beside if images else ()), *calibration)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,11 @@ def nuscenes(root: Path) -> dict[str, int]:
     return {"train": 1, "val": 1}
 
 
+def waymo(root: Path) -> dict[str, int]:
+    kitti_like(root, ids=[0, 1, 18, 22], sequences=("training", "validation"))
+    return {"train": 2, "val": 2}
+
+
 def semanticposs(root: Path) -> dict[str, int]:
     kitti_like(root, ids=[0, 4, 5, 11, 18, 22], sequences=("00", "02"))
     return {"train": 2, "val": 2}
@@ -132,6 +137,7 @@ def kitti_360(root: Path) -> dict[str, int]:
 LAYOUTS: dict[str, Callable[[Path], dict[str, int]]] = {
     "semkitti": semkitti,
     "nuscenes": nuscenes,
+    "waymo": waymo,
     "semanticposs": semanticposs,
     "semanticthab": semanticthab,
     "semanticstf": semanticstf,

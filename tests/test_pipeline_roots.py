@@ -16,7 +16,7 @@ from pass2d.pipeline.datasets.registry import DATASETS
 from pass2d.pipeline.datasets.roots import FoundRoot, find_root
 from pass2d.pipeline.datasets.semkitti_files import locate_sequences
 
-SEMKITTI, NUSCENES = (dataset.table for dataset in DATASETS.values())
+SEMKITTI, NUSCENES = (DATASETS[name].table for name in ("semkitti", "nuscenes"))
 
 
 @pytest.fixture(autouse=True)

@@ -170,19 +170,25 @@ def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:
 def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True) -> ScanFindings:
     """Read one scan's files and name all that is wrong with them, and what is unlikely."""
     problems: list[Problem] = []
-    found = attempt_scan(scan.points, scan.labels, info, panoptic_file=scan.panoptic)
+    found = attempt_scan(
+        scan.points, scan.labels, info, panoptic_file=scan.panoptic, scan_id=scan.scan_id
+    )
     count = _count(found, info)
     problems += [_problem_of(file, error) for file, error in found.errors]
-    points, xyz = found.points, None
+    points, xyz, rows = found.points, None, np.arange(0)
     if points is not None:
         before = len(problems)
         in_volume = partial(require_in_volume, points, info=info, file=scan.points)
         _attempt(scan.points, in_volume, problems)
         if len(problems) == before:
             raw = np.ascontiguousarray(points[:, :4].T)
-            raw = raw.compress(is_measured(raw), axis=1) if info.drops_invalid else raw
+            rows = (
+                np.flatnonzero(is_measured(raw)) if info.drops_invalid else np.arange(len(points))
+            )
+            raw = raw.take(rows, axis=1)
             problems += scan_doubts(raw, info=info, file=scan.points, is_thorough=is_thorough)
-            xyz = raw[:3].take(split_volume(raw[:3], grid=info.grid).inside, axis=1)
+            inside = split_volume(raw[:3], grid=info.grid).inside
+            xyz, rows = raw[:3].take(inside, axis=1), rows[inside]
             outside = raw.shape[1] - xyz.shape[1]
             count = replace(count, outside=outside, points=raw.shape[1], sample=sampled(raw))
     for sweep in scan.sweeps:
@@ -197,10 +203,13 @@ def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True)
         if file is not None and shape is not None:
             pictures.append(PictureSize(camera, file, *shape))
             if xyz is not None and scan.image_from_lidar is not None:
-                rows = visible_points(scan, camera, xyz, image_hw=shape).point_index
-                n_visible = len(rows)
+                look = partial(visible_points, scan, camera, xyz, rows=rows, image_hw=shape)
+                visible = _attempt(file, look, problems)
+                if visible is None:
+                    continue
+                n_visible = len(visible.point_index)
                 if is_seen is not None:
-                    is_seen[rows] = True
+                    is_seen[visible.point_index] = True
                 problems += picture_doubts(scan, camera, xyz, image_hw=shape, n_visible=n_visible)
     if is_seen is not None and pictures:
         count = replace(count, pictured=len(is_seen), seen=int(is_seen.sum()))

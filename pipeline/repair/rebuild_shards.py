@@ -84,6 +84,7 @@ def _lidar_source(scan: LidarScanInputs, sequence: str, files: Files) -> ScanSou
             SweepSource(points=paths[f"sweep{place}"], lidar_from_sweep=matrix, time_s=time_s)
             for place, (matrix, time_s) in enumerate(scan.sweeps)
         ),
+        lidar_beside=_beside(paths, known=("points", "labels", "panoptic", "sweep")),
     )
 
 
@@ -107,6 +108,7 @@ def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Fi
         calibration=None if calib is None or not calib.path else Path(calib.path),
         camera_rule=_RULE_OF[parameters["camera_model"]],
         taken_hw=scan.taken_hw,
+        camera_beside=_beside(paths, known=("image",)),
         stored_hw=None if parameters["stored_hw"] is None else tuple(parameters["stored_hw"]),
     )
 
@@ -127,6 +129,11 @@ def _motion_source(scan: MotionScanInputs, files: Files) -> ScanSource:
         pose=scan.pose,
         time_s=scan.time_s,
     )
+
+
+def _beside(paths: dict[str, Path], *, known: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
+    """Files of other roles."""
+    return tuple((role, path) for role, path in paths.items() if not role.startswith(known))
 
 
 def _path(scan_id: str, role: str, files: Files) -> Path:

@@ -30,7 +30,11 @@ from pass2d.pipeline.compose import CODE_VERSIONS
 from pass2d.pipeline.corrupted import variant_of
 from pass2d.pipeline.source import CameraRule, ScanSource
 
-RECORDED_RULES: dict[CameraRule, str] = {"x_ahead": "kitti", "in_front": "nuscenes"}
+RECORDED_RULES: dict[CameraRule, str] = {
+    "x_ahead": "kitti",
+    "in_front": "nuscenes",
+    "recorded": "recorded",
+}
 """Camera rules as the keys of shards say them."""
 
 

@@ -140,7 +140,8 @@ def run_task(context: TaskContext, task: ContainerTask) -> TaskResult:
 def _run_lidar(context: TaskContext, task: ContainerTask) -> TaskResult:
     clock = _Clock()
     job = task.job
-    sources = [lidar_sources(scan) for scan in job.scans]
+    known: Hashed = {}
+    sources = [lidar_sources(scan, known) for scan in job.scans]
     header = lidar_header(job, sources, info=context.info, profile=context.profile)
     found = _published(context, task, header, sources)
     if found is not None:
@@ -215,7 +216,8 @@ def _run_camera(context: TaskContext, task: ContainerTask) -> TaskResult:
     clock = _Clock()
     lidar = _lidar_row(context, task)
     scans = task.job.only(lidar.entries.scan_ids())
-    sources = [camera_sources(scan) for scan in scans]
+    known: Hashed = {}
+    sources = [camera_sources(scan, known) for scan in scans]
     header = camera_header(
         scans, sources, lidar_key=task.lidar_key, info=context.info, profile=context.profile
     )
@@ -384,16 +386,26 @@ def _published(
     return row
 
 
-def lidar_sources(scan: ScanSource) -> ScanSources:
+Hashed = dict[Path, SourceFile]
+"""Files that a task has hashed: those that hold many scans are read once."""
+
+
+def lidar_sources(scan: ScanSource, known: Hashed) -> ScanSources:
     """Points, labels and sweeps with their hashes; files that cannot be read have none."""
-    files = tuple(source_file(role, path) for role, path in scan.lidar_files())
+    files = tuple(_hashed(role, path, known) for role, path in scan.lidar_files())
     return ScanSources(scan_id=scan.scan_id, files=files)
 
 
-def camera_sources(scan: ScanSource) -> ScanSources:
+def camera_sources(scan: ScanSource, known: Hashed) -> ScanSources:
     """Pictures and calibration with their hashes."""
-    files = tuple(source_file(role, path) for role, path in scan.camera_files())
+    files = tuple(_hashed(role, path, known) for role, path in scan.camera_files())
     return ScanSources(scan_id=scan.scan_id, files=files)
+
+
+def _hashed(role: str, path: Path, known: Hashed) -> SourceFile:
+    if path not in known:
+        known[path] = source_file(role, path)
+    return replace(known[path], role=role)
 
 
 def source_file(role: str, path: Path) -> SourceFile:

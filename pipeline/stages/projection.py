@@ -49,6 +49,36 @@ def project_points(
         return _strictly_inside(u / depth, v / depth, point_index=ahead, image_hw=image_hw)
 
 
+def recorded_points(
+    point_rows: NDArray[np.integer],
+    pixel_rc: NDArray[np.integer],
+    *,
+    rows: NDArray[np.integer],
+    image_hw: tuple[int, int],
+) -> VisiblePoints:
+    """Find the points of a scan whose pixels the data set says itself.
+
+    Args:
+        point_rows: (P,) rows of the raw file of the points that have a pixel, increasing.
+        pixel_rc: (2, P) row and column of their pixels.
+        rows: (N,) row of each of the scan's points in the raw file, increasing.
+        image_hw: height and width in pixels.
+
+    Returns:
+        Those inside the picture.
+    """
+    height, width = image_hw
+    row, column = pixel_rc
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    _, of_pixels, of_points = np.intersect1d(
+        point_rows[inside], rows, assume_unique=True, return_indices=True
+    )
+    return VisiblePoints(
+        point_index=of_points.astype(np.int32),
+        pixel_rc=pixel_rc[:, inside][:, of_pixels].astype(np.uint16),
+    )
+
+
 def project_points_by_depth(
     xyz: NDArray[np.float32],
     *,

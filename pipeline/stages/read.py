@@ -17,6 +17,7 @@ from pass2d.pipeline.stages.labels import instance_ids, map_labels
 from pass2d.pipeline.stages.panoptic import read_panoptic
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read_described import described_labels, described_points
+from pass2d.pipeline.stages.segment_files import segment_format
 
 
 class RawScan(NamedTuple):
@@ -50,6 +51,7 @@ def read_scan(
     info: DatasetInfo,
     *,
     panoptic_file: Path | None = None,
+    scan_id: str = "",
 ) -> RawScan:
     """Read and check the files of a scan.
 
@@ -58,13 +60,16 @@ def read_scan(
         labels_file: None for scans without labels.
         info: label table and layout of the data set; whether rows of NaN are dropped.
         panoptic_file: instance ids beside the labels; None where there is no such file.
+        scan_id: which scan, where the files hold many.
 
     Raises:
         ProblemError: a file is missing, truncated or of another type, they do not belong together,
             a label is unknown, or NaN is not to be dropped.
         OSError: reading failed in a way that may pass.
     """
-    found = attempt_scan(points_file, labels_file, info, panoptic_file=panoptic_file)
+    found = attempt_scan(
+        points_file, labels_file, info, panoptic_file=panoptic_file, scan_id=scan_id
+    )
     for _, error in found.errors:
         raise error
     assert found.points is not None, points_file
@@ -77,13 +82,14 @@ def attempt_scan(
     info: DatasetInfo,
     *,
     panoptic_file: Path | None = None,
+    scan_id: str = "",
 ) -> Attempt:
     """As `read_scan`, but go on after an error: `--check` wants all of them."""
     errors: list[tuple[Path, ProblemError | OSError]] = []
     points = raw_labels = label = instance = None
     n_points = None
     try:
-        points = read_point_file(points_file, info)
+        points = read_point_file(points_file, info, scan_id=scan_id)
         n_points = len(points)
         if not info.drops_invalid:
             require_finite(points, file=points_file)
@@ -92,7 +98,7 @@ def attempt_scan(
         points = None
     if labels_file is not None:
         try:
-            raw_labels = read_label_file(labels_file, info, n_points=n_points)
+            raw_labels = read_label_file(labels_file, info, n_points=n_points, scan_id=scan_id)
             if n_points is not None:
                 require_same_length(
                     n_points=n_points,
@@ -135,12 +141,16 @@ def read_sweep(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
     return points
 
 
-def read_point_file(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
+def read_point_file(file: Path, info: DatasetInfo, *, scan_id: str = "") -> NDArray[np.float32]:
     """Read a point file as it is, (R, columns), read-only; that of a described data set in metres.
+
+    Of a file that holds many scans, ``scan_id`` names one.
 
     Raises:
         ProblemError: it is missing, truncated, or clearly of another number of columns.
     """
+    if (segment := segment_format(file)) is not None:
+        return segment.points(file, scan_id)
     if info.raw_format is not None:
         return described_points(file, info.raw_format)
     data = read_file(file)
@@ -149,14 +159,18 @@ def read_point_file(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
 
 
 def read_label_file(
-    file: Path, info: DatasetInfo, *, n_points: int | None = None
+    file: Path, info: DatasetInfo, *, n_points: int | None = None, scan_id: str = ""
 ) -> NDArray[np.uint32]:
     """Read a label file as it is, (R,); that of a described data set with its ids in the low bits.
+
+    Of a file that holds many scans, ``scan_id`` names one.
 
     Raises:
         ProblemError: it is missing, truncated, or seems to be of another type; where the number of
             the scan's points is known, sizes of other types are known, too.
     """
+    if (segment := segment_format(file)) is not None:
+        return segment.labels(file, scan_id)
     if info.raw_format is not None:
         return described_labels(file, info, info.raw_format)
     data = read_file(file)

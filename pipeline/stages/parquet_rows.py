@@ -1,0 +1,185 @@
+"""Single rows of large Parquet files, read as a stream: no more than a batch is in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.stages.raw_file import NO_FILE
+
+Key = tuple[Any, ...]
+_MOST_OPEN = 12
+"""Files that a thread keeps open: those of a scan."""
+
+
+class Rows:
+    """The rows of one file by some of its columns; asking in the file's order is cheap.
+
+    Args:
+        file: a Parquet file.
+        keys: columns that tell rows apart.
+        columns: what is read of a row.
+
+    Raises:
+        ProblemError: it cannot be read, or lacks a column.
+        OSError: reading failed in a way that may pass.
+    """
+
+    def __init__(self, file: Path, *, keys: Sequence[str], columns: Sequence[str]) -> None:
+        self._file, self._columns = file, list(columns)
+        self._parquet = open_parquet(file, needs=(*keys, *columns))
+        table = read_columns(file, keys)
+        values = zip(*(table[name].to_pylist() for name in keys), strict=True)
+        self._place = {key: place for place, key in enumerate(values)}
+        counts = [
+            self._parquet.metadata.row_group(group).num_rows
+            for group in range(self._parquet.num_row_groups)
+        ]
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._next = 0
+        self._batches: Iterator[pa.RecordBatch] | None = None
+        self._last: tuple[int, dict[str, Any]] | None = None
+
+    def row(self, key: Key) -> dict[str, Any]:
+        """The columns of a row, as scalars of Arrow.
+
+        Raises:
+            ProblemError: there is no such row, or it is damaged.
+        """
+        if key not in self._place:
+            raise ProblemError(
+                Problem(
+                    file=self._file,
+                    found=f"no row of {', '.join(map(str, key))}",
+                    expected="one row for each frame and sensor",
+                    remedy="Download the file again, and its neighbours of the same segment.",
+                )
+            )
+        place = self._place[key]
+        if self._last is not None and self._last[0] == place:
+            return self._last[1]
+        group = int(np.searchsorted(self._starts, place, side="right")) - 1
+        batches = self._batches
+        if batches is None or not self._starts[group] <= self._next <= place:
+            self._next, batches = int(self._starts[group]), self._stream(group)
+        self._batches = None
+        try:
+            while True:
+                batch = next(batches)
+                self._next += 1
+                if self._next > place:
+                    row = {name: batch.column(name)[0] for name in self._columns}
+                    self._last, self._batches = (place, row), batches
+                    return row
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            raise unreadable(self._file, error) from error
+
+    def _stream(self, group: int) -> Iterator[pa.RecordBatch]:
+        groups = list(range(group, self._parquet.num_row_groups))
+        return iter(
+            self._parquet.iter_batches(
+                batch_size=1, row_groups=groups, columns=self._columns, use_threads=False
+            )
+        )
+
+
+class _Open(threading.local):
+    """Files of this thread, the least used first: a stream cannot be shared."""
+
+    def __init__(self) -> None:
+        self.rows: OrderedDict[tuple[Any, ...], Rows] = OrderedDict()
+
+
+_OPEN = _Open()
+
+
+def rows_of(file: Path, *, keys: Sequence[str], columns: Sequence[str]) -> Rows:
+    """The rows of a file, which stays open for the next one.
+
+    Raises:
+        ProblemError: it cannot be read, or lacks a column.
+        OSError: reading failed in a way that may pass.
+    """
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise unreadable(file, error) from error
+    place = file, stat.st_size, stat.st_mtime_ns, tuple(columns)
+    found = _OPEN.rows.pop(place, None) or Rows(file, keys=keys, columns=columns)
+    _OPEN.rows[place] = found
+    while len(_OPEN.rows) > _MOST_OPEN:
+        _OPEN.rows.popitem(last=False)
+    return found
+
+
+def open_parquet(file: Path, *, needs: Sequence[str]) -> pq.ParquetFile:
+    """Open a file that must have these columns.
+
+    Raises:
+        ProblemError: it cannot be read, or lacks one.
+        OSError: reading failed in a way that may pass.
+    """
+    try:
+        found = pq.ParquetFile(file, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(file, error) from error
+    names = found.schema_arrow.names
+    if lost := [name for name in needs if name not in names]:
+        raise ProblemError(
+            Problem(
+                file=file,
+                found=f"no column {lost[0]} among {', '.join(names[:8])}",
+                expected="the columns of this component",
+                remedy="Is it a file of another component or version?",
+            )
+        )
+    return found
+
+
+def read_columns(file: Path, columns: Sequence[str]) -> pa.Table:
+    """Some small columns of all rows.
+
+    Raises:
+        ProblemError: the file cannot be read, or lacks one.
+        OSError: reading failed in a way that may pass.
+    """
+    parquet = open_parquet(file, needs=columns)
+    try:
+        return parquet.read(columns=list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(file, error) from error
+
+
+def numbers(scalar: Any, kind: type[np.generic]) -> NDArray[Any] | None:
+    """The numbers of a list in a row; None where there is none."""
+    values = scalar.values
+    return None if values is None else np.asarray(values.to_numpy(zero_copy_only=False), kind)
+
+
+def unreadable(file: Path, error: BaseException) -> ProblemError:
+    """The problem of a file that Arrow cannot read.
+
+    Raises:
+        OSError: trying again may help.
+    """
+    if isinstance(error, OSError) and error.errno not in {None, *NO_FILE}:
+        raise error
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    found = " ".join(words.split())[:200] or type(error).__name__
+    return ProblemError(
+        Problem(
+            file=file,
+            found=found.lower(),
+            expected="a Parquet file",
+            remedy="Was it downloaded whole? Download it again.",
+        )
+    )

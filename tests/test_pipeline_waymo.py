@@ -1,0 +1,227 @@
+"""The Waymo Open Dataset v2 from Parquet: points against a plain conversion, then all the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from train_samples import TINY
+from typer.testing import CliRunner
+from waymo_files import BEAMS, CAMERAS, HEIGHT, Segment, plain_points, write_segment
+
+from pass2d.cache.reader import CacheReader, Fields
+from pass2d.cli import app
+from pass2d.common.errors import DataError
+from pass2d.pipeline.datasets.layout import Wanted
+from pass2d.pipeline.datasets.registry import DATASETS
+from pass2d.pipeline.problem import ProblemError
+from pass2d.pipeline.stages.parquet_rows import Rows
+from pass2d.pipeline.stages.waymo_files import frame_labels, frame_pixels, frame_points
+
+SPLITS = {"training": "seg-a", "validation": "seg-b", "testing": "seg-c"}
+
+
+def write_world(root: Path) -> dict[str, Segment]:
+    """One segment per split; that of testing has no labels."""
+    return {
+        folder: write_segment(
+            root / folder, name, seed=seed, labelled=() if folder == "testing" else (0, 2)
+        )
+        for seed, (folder, name) in enumerate(SPLITS.items())
+    }
+
+
+def pass2d(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("with_beams", [True, False])
+def test_points_are_those_of_a_plain_conversion(tmp_path: Path, with_beams: bool) -> None:
+    made = write_segment(tmp_path, "seg", with_beams=with_beams)
+    beams = BEAMS if with_beams else -0.3 + 0.32 * (np.arange(HEIGHT) + 0.5) / HEIGHT
+    file = tmp_path / "lidar" / "seg.parquet"
+    for time in made.times:
+        expected, places = plain_points(made, time, beams)
+        found = frame_points(file, f"seg/{time}")
+        # float32 poses of a map 1,000 m away leave 6e-5 m; the intensity is as it was.
+        np.testing.assert_allclose(found[:, :3], expected[:, :3], atol=1e-3)
+        np.testing.assert_array_equal(found[:, 3], expected[:, 3].astype(np.float32))
+        if time not in made.labelled:
+            continue
+        labels = frame_labels(tmp_path / "lidar_segmentation" / "seg.parquet", f"seg/{time}")
+        truth = [made.labels[time][back][row, column] for back, row, column in places]
+        assert [(value >> 16, value & 0xFFFF) for value in labels.tolist()] == [
+            tuple(value) for value in np.array(truth).tolist()
+        ]
+
+
+def test_pixels_are_those_that_the_data_set_says(tmp_path: Path) -> None:
+    made = write_segment(tmp_path, "seg")
+    time = made.times[1]
+    _, places = plain_points(made, time, BEAMS)
+    for camera in CAMERAS:
+        expected = []
+        for n, (back, row, column) in enumerate(places):
+            seen = made.pixels[time][back][row, column].tolist()
+            for name, x, y in (seen[:3], seen[3:]):
+                if name == camera:
+                    expected.append((n, y, x))
+        file = tmp_path / "camera_image" / "seg.parquet"
+        rows, pixel_rc = frame_pixels(file, f"seg/{time}", camera - 1)
+        assert list(zip(rows.tolist(), *pixel_rc.tolist(), strict=True)) == expected
+        assert len(expected) > 20
+
+
+def test_a_data_set_goes_all_the_way(tmp_path: Path) -> None:
+    root, cache = tmp_path / "waymo", tmp_path / "cache"
+    made = write_world(root)
+    place = ("prepare", "waymo", "--root", root)
+    checked = json.loads(pass2d(*place, "--check", "--png", tmp_path / "png", "--json"))
+    assert checked["errors"] == 0
+    assert len(list((tmp_path / "png").iterdir())) == 3 * len(CAMERAS)
+    found = json.loads(pass2d(*place, "--cache", cache, "--workers", "0", "--json"))
+    assert (found["scans"], found["failed"]) == (2 + 2 + 3, [])
+    time = made["training"].labelled[1]
+    expected, places = plain_points(made["training"], time, BEAMS)
+    with CacheReader.open(cache) as reader:
+        assert reader.info.facts.title == "Waymo"
+        ids = reader.scans.scan_id.tolist()
+        fields = Fields(instance=True, outside=True, image=True, pixels=True)
+        scan = reader.read(ids.index(f"seg-a/{time}"), fields)
+        np.testing.assert_allclose(scan.raw().points[:, :4], expected, atol=1e-3)
+        truth = np.array([made["training"].labels[time][b][r, c] for b, r, c in places])
+        np.testing.assert_array_equal(scan.label, truth[scan.raw_index, 1])
+        np.testing.assert_array_equal(scan.instance, truth[scan.raw_index, 0])
+        assert len(scan.cameras) == len(CAMERAS)
+        for camera, view in zip(CAMERAS, scan.cameras, strict=True):
+            height, width = CAMERAS[camera]
+            # Pictures are stored at 320 x 480; a flat one keeps its color through the JPEG.
+            assert view.image is not None
+            assert view.image.shape == (320, 480, 3)
+            shade = int(made["training"].pictures[time, camera][0, 0, 0])
+            assert np.abs(view.image.astype(int) - shade).max() <= 2
+            pixels = {
+                n: (y, x)
+                for n, (b, r, c) in enumerate(places)
+                for seen in [made["training"].pixels[time][b][r, c].tolist()]
+                for name, x, y in (seen[:3], seen[3:])
+                if name == camera
+            }
+            rows = scan.raw_index[view.point_index].tolist()
+            assert rows == [n for n in scan.raw_index.tolist() if n in pixels]
+            row, column = np.array([pixels[n] for n in rows]).T
+            np.testing.assert_allclose(view.pixel_rc[0], row * 320 / height, atol=320 / height)
+            np.testing.assert_allclose(view.pixel_rc[1], column * 480 / width, atol=480 / width)
+        test = reader.select(split="test").tolist()
+        assert len(test) == 3
+        assert not reader.scans.has_label[test].any()
+    statistics = json.loads(pass2d("stats", "--cache", cache, "--json"))
+    assert len(statistics["splits"]["train"]["classes"]) == 23
+    settings = [word for text in (*TINY, "epochs=1") for word in ("--set", text)]
+    pass2d("train", "--cache", cache, "--run", tmp_path / "run", *settings)
+    network = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    report = json.loads(
+        pass2d("eval", "--cache", cache, "--checkpoint", network, "--json", "--device", "cpu")
+    )
+    assert report["scans"] == 2
+    pass2d("view", "--cache", cache, "--no-checkpoint", "--png", tmp_path / "seen")
+    assert list((tmp_path / "seen").glob("*.png"))
+    again = json.loads(pass2d("cache", "plan", "--cache", cache, "--root", root, "--json"))
+    assert again["tasks"] == []
+
+
+def test_damaged_shards_are_made_again_from_the_same_files(tmp_path: Path) -> None:
+    write_world(tmp_path / "waymo")
+    cache = tmp_path / "cache"
+    place = ("--root", tmp_path / "waymo", "--cache", cache, "--workers", "0")
+    pass2d("prepare", "waymo", *place, "--splits", "train")
+    for stage in ("lidar", "camera"):
+        files = sorted((cache / "waymo" / stage).rglob("c/**/*"))
+        file = next(file for file in files if file.is_file())
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        pass2d("cache", "repair", "--cache", cache)
+        assert file.read_bytes() == data
+
+
+def test_corrupted_twins_are_projected_from_where_the_points_went(tmp_path: Path) -> None:
+    write_world(tmp_path / "waymo")
+    place = ("--root", tmp_path / "waymo", "--cache", tmp_path / "cache", "--workers", "0")
+    pass2d("prepare", "waymo", *place, "--splits", "val", "--corrupt", "beam_missing:heavy")
+    with CacheReader.open(tmp_path / "cache", dataset="waymo-beam_missing-heavy") as reader:
+        scan = reader.read(0, Fields(pixels=True))
+        assert 0 < scan.n < 480 + 96
+        assert len(scan.cameras) == len(CAMERAS)
+
+
+def test_rows_come_one_at_a_time_in_any_order(tmp_path: Path) -> None:
+    made = write_segment(tmp_path, "seg", frames=5, row_group=2)
+    file = tmp_path / "lidar" / "seg.parquet"
+    keys = ("key.frame_timestamp_micros", "key.laser_name")
+    column = "[LiDARComponent].range_image_return1.values"
+    rows = Rows(file, keys=keys, columns=(column,))
+    for n in (0, 1, 4, 2, 2, 3):
+        time = made.times[n]
+        found = rows.row((time, 1))[column].values.to_numpy()
+        np.testing.assert_array_equal(found, made.ranges[time][0].ravel())
+    with pytest.raises(ProblemError, match="no row of 7, 1"):
+        rows.row((7, 1))
+
+
+@pytest.mark.parametrize(
+    ("component", "damage", "message"),
+    [
+        ("lidar_pose", "remove", "no such file"),
+        ("vehicle_pose", "remove", "no such file"),
+        ("lidar_calibration", "cut", "expected a Parquet file"),
+        ("lidar", "cut", "expected a Parquet file"),
+        ("lidar_segmentation", "columns", "no column"),
+    ],
+)
+def test_files_that_are_missing_or_damaged(
+    tmp_path: Path, component: str, damage: str, message: str
+) -> None:
+    root = tmp_path / "waymo"
+    write_world(root)
+    file = root / "training" / component / "seg-a.parquet"
+    if damage == "remove":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-40])
+    else:
+        table = pq.read_table(file)
+        pq.write_table(table.drop_columns(table.column_names[-1:]), file)
+    place = ["prepare", "waymo", "--root", str(root), "--cache", str(tmp_path / "cache")]
+    result = CliRunner().invoke(app, [*place, "--workers", "0", "--json"])
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["scans"] == 5  # of the two other segments
+    assert all(
+        message in one["reason"] and str(file) in one["reason"] for one in document["failed"]
+    )
+    assert document["failed"]
+    checked = CliRunner().invoke(app, ["prepare", "waymo", "--root", str(root), "--check"])
+    assert checked.exit_code == 1
+    assert message in checked.stdout
+
+
+def test_folders_that_are_something_else(tmp_path: Path) -> None:
+    waymo = DATASETS["waymo"]
+    with pytest.raises(DataError, match="no segments in lidar/ of training"):
+        waymo.list_scans(tmp_path)
+    write_world(tmp_path)
+    assert DATASETS.at(tmp_path) is waymo
+    with pytest.raises(DataError, match="no segment other; there are 3"):
+        waymo.list_scans(tmp_path, Wanted(sequences=("other",)))
+    for name in ("lidar_segmentation", "camera_image"):
+        (tmp_path / "training" / name).rename(tmp_path / "training" / f"no_{name}")
+    with pytest.raises(DataError, match=r"no frames with labels\. 3 frames of train and val"):
+        waymo.list_scans(tmp_path, Wanted(splits=("train",)))
+    listing = waymo.list_scans(tmp_path)
+    assert [scan.split for scan in listing.scans] == ["val"] * 2 + ["test"] * 3
+    assert any("segments without pictures" in note for note in listing.notes)
