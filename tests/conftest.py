@@ -66,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     `--harm-cases 1000 --harm-seed 7`: so many disturbed commands, in other ways than by seed 0.
     """
     parser.addoption("--fault-rounds", type=int, default=1, help="repeat fault tests this often")
-    parser.addoption("--harm-cases", type=int, default=54, help="disturbed commands; 54: each once")
+    parser.addoption("--harm-cases", type=int, help="disturbed commands; each once if not given")
     parser.addoption("--harm-first", type=int, default=0, help="the first one's number")
     parser.addoption("--harm-seed", type=int, default=0, help="chooses how")
     parser.addoption("--harm-case", type=int, help="only this one")

@@ -15,7 +15,7 @@ HARMS: dict[str, Callable[[Path, random.Random, Path], None]] = {}
 """By name: (file, choices, an innocent folder elsewhere) -> None."""
 STRUCTURAL = frozenset({"missing", "empty", "folder", "fifo", "broken link", "foreign", "noise"})
 """After these the file cannot be taken for another valid one: silence is never right."""
-TEXTS = (".txt", ".json", ".toml", ".jsonl", ".csv")
+TEXTS = (".txt", ".json", ".toml", ".yaml", ".jsonl", ".csv")
 FOREIGN = (
     b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4,
     b"PK\x03\x04" + bytes(300),

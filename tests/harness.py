@@ -167,7 +167,7 @@ class Harness:
             wrong = f"then {command.then}: {then}" if then.code or then.fault else ""
         wrong = _disorder(outcome, file, command.code) or wrong
         must_be_said = role.kind == SEALED or (role.kind == RAW and name in STRUCTURAL)
-        must_be_said &= not (role.may_be_left_out and name in ("missing", "folder"))
+        must_be_said &= not (role.may_be_left_out and name == "missing")
         if not wrong and outcome.code == command.code and must_be_said:
             said = outcome.out + outcome.err
             is_said = _says(said, file) or (role.kind == RAW and file.parent.name in said)

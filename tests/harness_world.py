@@ -12,17 +12,31 @@ import numpy as np
 import plyfile
 import pypcd4
 import torch
+from described_samples import write_description, write_yard
 from harness import BUCKET, ENDED, FREE, HARMED, RAW, SEALED, Command, Input
 from harness_buckets import URL
 from nuscenes_files import NuscenesFolder
-from pipeline_files import scan_points, write_sequence
+from pipeline_files import RAW_IDS, scan_points, write_sequence
+from test_train_export import TINY, trained_like
 from typer.testing import CliRunner
 
 from pass2d.cache.fields import CONTAINERS
 from pass2d.cli import app
+from pass2d.train.checkpoints.card import Card
+from pass2d.train.checkpoints.checkpoint import network_tensors, save_checkpoint
 
 SMALL = "--set epochs=1 --set network.settings.hidden=4 --set network.settings.image_branch=false"
 """What a recipe that lost its lines must not ask of the test."""
+OWN_YAML = f"""
+name: "own"
+labels: {{{", ".join(f"{raw}: 'raw {raw}'" for raw in RAW_IDS)}}}
+color_map: {{0: [0, 0, 0], 10: [245, 150, 100], 40: [255, 0, 255]}}
+learning_map: {{0: 0, 1: 0, 10: 1, 252: 1, 40: 2, 48: 2, 70: 2}}
+learning_map_inv: {{0: 0, 1: 10, 2: 40}}
+learning_ignore: {{0: True, 1: False, 2: False}}
+split: {{train: [0], valid: [8], test: [11]}}
+"""
+"""A description as semantic-kitti-api has them."""
 BEST = "run/checkpoints/best.safetensors"
 N = 300
 """Points of a scan."""
@@ -57,6 +71,17 @@ def make_world(world: Path) -> None:
         _pass2d(f"submit --cache cache --checkpoint {BEST} --out s.zip --allow-partial")
         _pass2d(f"predict kitti/sequences/08/velodyne --checkpoint {BEST} --out labels")
         _write_published(Path("published.ckpt"))
+        save_checkpoint(Path("vavit.safetensors"), *_vavit())
+        _pass2d("export vavit.safetensors --onnx vavit.onnx")
+        Path("yard").mkdir()
+        write_yard(Path("yard"))
+        write_description(Path("yard"))
+        Path("kitti/own.yaml").write_text(OWN_YAML)
+
+
+def _vavit() -> tuple[dict[str, torch.Tensor], Card]:
+    network, card = trained_like(TINY)
+    return network_tensors(network.state_dict()), card
 
 
 def _pass2d(line: str, *more: str) -> None:
@@ -107,7 +132,7 @@ KITTI = (
     Input(glob="kitti/sequences/*/labels/*", kind=RAW),
     Input(glob="kitti/sequences/*/image_2/*", kind=RAW),
     Input(glob="kitti/sequences/*/calib.txt", kind=RAW),
-    Input(glob="kitti/sequences/*/[pt]*.txt", kind=FREE),
+    Input(glob="kitti/sequences/*/[pt]*.txt", kind=RAW),
 )
 NUSCENES = (
     Input(glob="nuscenes/v1.0-mini/*.json", kind=RAW),
@@ -115,6 +140,14 @@ NUSCENES = (
     Input(glob="nuscenes/samples/CAM*/*", kind=RAW),
     Input(glob="nuscenes/lidarseg/*/*", kind=RAW),
 )
+YARD = (
+    Input(glob="yard/drives/*/clouds/*", kind=RAW),
+    Input(glob="yard/drives/*/truth/*", kind=RAW),
+    Input(glob="yard/drives/*/left/*", kind=RAW),
+    Input(glob="yard/drives/*/*.*", kind=RAW),
+    Input(glob="yard/yard.toml", kind=RAW),
+)
+OWN = (Input(glob="kitti/own.yaml", kind=RAW), *KITTI)
 POINTS = (Input(glob="points/*", kind=RAW, may_be_left_out=True),)
 
 
@@ -135,7 +168,8 @@ def _command(
     tops = {i.glob.split("/")[0] for i in inputs} | {w.split("/")[0] for w in (*words, sources)}
     known = (
         *("kitti", "nuscenes", "cache", "ncache", "rcache", "dcache", "run", "points"),
-        *("corrupted", "labels", "s.zip", "published.ckpt", "recipe.toml"),
+        *("corrupted", "labels", "s.zip", "published.ckpt", "recipe.toml", "yard"),
+        *("vavit.safetensors", "vavit.onnx"),
     )
     return Command(
         name=f"{kind} {line}",
@@ -191,7 +225,7 @@ COMMANDS = (
     ),
     _command(
         "train --cache cache --recipe recipe.toml --run run --resume --json",
-        (Input(glob="run/**/*", kind=FREE),),
+        (Input(glob="run/**/*", kind=FREE), Input(glob="run/checkpoints/*", kind=SEALED)),
         writes="run",
         adds="innocent",  # who links checkpoints/ to another disk wants them there
     ),
@@ -228,7 +262,7 @@ COMMANDS = (
     ),
     _command(
         "import published.ckpt --out new.safetensors --json",
-        (Input(glob="published.ckpt", kind=FREE),),
+        (Input(glob="published.ckpt", kind=SEALED),),
         writes="new.safetensors new.json",
     ),
     _command("cache verify --cache cache --json", CACHE),
@@ -250,6 +284,20 @@ COMMANDS = (
     ),
     _command("cache bench --cache cache --limit 2 --rounds 2 --json", CACHE),
     _command("doctor --cache cache --full --json", CACHE),
+    _command(f"prepare folder --describe yard/yard.toml --root yard {_NEW}", YARD, writes="out"),
+    _command("prepare folder --describe yard/yard.toml --root yard --check --json", YARD),
+    _command(f"prepare folder --describe kitti/own.yaml --root kitti {_NEW}", OWN, writes="out"),
+    _command("stats --moving --cache cache --json", CACHE),
+    _command(
+        "export vavit.safetensors --onnx new.onnx --json",
+        (Input(glob="vavit.safetensors", kind=SEALED),),
+        writes="new.onnx",
+    ),
+    _command(
+        "predict points --checkpoint vavit.onnx --out out --json",
+        (Input(glob="vavit.onnx", kind=SEALED), *POINTS),
+        writes="out",
+    ),
     _ended(f"prepare semkitti --root kitti {_NEW}", writes="out"),
     _ended(f"prepare nuscenes --root nuscenes {_NEW}", writes="out"),
     _ended("prepare synth --out out --preset tiny --scans 1 --workers 0 --json", writes="out"),
@@ -269,6 +317,9 @@ COMMANDS = (
         f"robust --root corrupted --clean cache --checkpoint {BEST} --out out --json", writes="out"
     ),
     _ended("import published.ckpt --out new.safetensors --json", writes="new.safetensors new.json"),
+    _ended(f"prepare folder --describe yard/yard.toml --root yard {_NEW}", writes="out"),
+    _ended("export vavit.safetensors --onnx new.onnx --json", writes="new.onnx"),
+    _ended("predict points --checkpoint vavit.onnx --out out --json", writes="out"),
     _ended("cache repair --cache dcache --json", writes="dcache", sources="kitti"),
     _ended("cache gc --cache dcache --json", writes="dcache"),
     _bucket("stats"),

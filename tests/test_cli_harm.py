@@ -20,7 +20,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         option = metafunc.config.getoption
         seed, only = option("--harm-seed"), option("--harm-case")
         first = option("--harm-first")
-        numbers = range(first, first + option("--harm-cases")) if only is None else [only]
+        count = option("--harm-cases") or len(COMMANDS)
+        numbers = range(first, first + count) if only is None else [only]
         cases = [Case(seed=seed, number=number) for number in numbers]
         metafunc.parametrize("case", cases, ids=str)
 

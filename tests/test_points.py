@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
@@ -61,6 +62,21 @@ def test_ply(tmp_path: Path, layout: dict) -> None:
 @pytest.mark.parametrize("name", ["a.las", "a.laz"])
 def test_las(tmp_path: Path, name: str) -> None:
     assert np.array_equal(xyz(write_las(tmp_path / name)), POINTS[:, :3])
+
+
+def test_a_laz_that_asks_for_all_memory_ends_no_one_else(tmp_path: Path) -> None:
+    """lazrs aborts the process that it runs in."""
+    good = write_las(tmp_path / "good.laz")
+    data = bytearray(good.read_bytes())
+    (points_at,) = struct.unpack_from("<I", data, 96)
+    (table_at,) = struct.unpack_from("<Q", data, points_at)
+    struct.pack_into("<I", data, table_at + 4, 2**32 - 1)  # chunks
+    bad = tmp_path / "bad.laz"
+    bad.write_bytes(data)
+    for _ in range(2):
+        assert np.array_equal(xyz(good), POINTS[:, :3])
+        with pytest.raises(DataError, match=r"bad\.laz: no readable LAS file: .*damaged"):
+            read_columns(bad)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2"])

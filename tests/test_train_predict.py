@@ -291,11 +291,14 @@ def test_links_are_followed_and_hidden_files_left_out(checkpoint: Path, tmp_path
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere/velodyne")
     (tmp_path / "in/up").symlink_to(tmp_path / "in")
     os.mkfifo(tmp_path / "in/pipe.bin")  # to open it would wait for ever
+    (tmp_path / "in/empty.bin").mkdir()
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
     assert summary.scans == 1
     assert (tmp_path / "out/linked/0.label").is_file()
-    (failed,) = summary.failed
-    assert failed.reason == f"{tmp_path / 'in/pipe.bin'}: a pipe, not a file of points"
+    assert [failed.reason for failed in summary.failed] == [
+        f"{tmp_path / 'in/pipe.bin'}: a pipe, not a file of points",
+        f"{tmp_path / 'in/empty.bin'}: an empty folder, not a file of points",
+    ]
 
 
 def test_colours_and_names_come_from_the_card(checkpoint: Path) -> None:

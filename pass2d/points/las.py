@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import io
+import os
 import struct
+import subprocess
+import sys
+import threading
+from functools import partial
 from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
 from pass2d.points.columns import PointColumns, reader_package
+from pass2d.points.laz_worker import ANSWER, REQUEST, columns_of
 
 NEEDS = "laspy[lazrs]"
 _MAGIC = b"LASF"
@@ -29,29 +39,98 @@ def read_las(path: Path, data: bytes) -> PointColumns:
         ConfigError: laspy or lazrs is not installed.
         DataError: Not such a file, or truncated.
     """
-    is_packed = ".laz" in path.suffixes[-2:] or path.name.lower().endswith((".laz", ".laz.gz"))
-    plain = _without_extended_records(path, data, is_packed=is_packed)
-    laspy = reader_package("laspy", path, needs=NEEDS)
+    plain, is_packed = _without_extended_records(path, data)
+    reader_package("laspy", path, needs=NEEDS)
     if is_packed:
         reader_package("lazrs", path, needs=NEEDS)
-    content = laspy.read(io.BytesIO(plain))
-    others = [name for name in content.point_format.dimension_names if name not in "XYZ"]
-    names = ("x", "y", "z", *others)
-    values = tuple(np.asarray(content[name]) for name in names)
-    flat = [(name, column) for name, column in zip(names, values, strict=True) if column.ndim == 1]
-    return PointColumns(names=tuple(n for n, _ in flat), values=tuple(c for _, c in flat))
+        columns = _WORKER.read(path, plain)
+    else:
+        columns = columns_of(plain)
+    return PointColumns(names=tuple(columns), values=tuple(columns.values()))
 
 
-def _without_extended_records(path: Path, data: bytes, *, is_packed: bool) -> bytearray:
+class _Worker:
+    """A process that decompresses; ended by one file, it is started again for the next."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._one_at_a_time = threading.Lock()
+
+    def read(self, path: Path, data: bytearray) -> dict[str, NDArray[Any]]:
+        """The columns of a file.
+
+        Raises:
+            DataError: It cannot be read; the process may have ended by it.
+        """
+        with self._one_at_a_time:
+            try:
+                is_read, words = self._ask(data)
+            except BaseException as error:
+                self.end()
+                if isinstance(error, OSError | EOFError):
+                    raise _wrong(path, "its decompression crashed") from error
+                raise
+        if not is_read:
+            raise _wrong(path, " ".join(words.decode().split())[:200])
+        with np.load(io.BytesIO(words)) as columns:
+            return dict(columns)
+
+    def _ask(self, data: bytearray) -> tuple[bool, bytes]:
+        if self._process is None or self._owner != os.getpid():
+            self._process, self._owner = _started(), os.getpid()
+        asked, answered = self._process.stdin, self._process.stdout
+        assert asked is not None
+        assert answered is not None
+        asked.write(REQUEST.pack(len(data)) + data)
+        asked.flush()
+        head = answered.read(ANSWER.size)
+        if len(head) < ANSWER.size:
+            raise EOFError
+        is_read, length = ANSWER.unpack(head)
+        return is_read, answered.read(length)
+
+    def end(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None or self._owner != os.getpid():  # of the process that forked this one
+            return
+        process.kill()
+        for stream in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # what is left to write
+                cast(IO[bytes], stream).close()
+        process.wait()
+
+
+def _started() -> subprocess.Popen[bytes]:
+    """It ends when its input does, with this process at the latest."""
+    return subprocess.Popen(
+        [sys.executable, "-P", str(Path(__file__).with_name("laz_worker.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        process_group=0,  # Ctrl-C is this process's affair
+    )
+
+
+_WORKER = _Worker()
+atexit.register(_WORKER.end)
+
+
+def _wrong(path: Path, reason: str) -> DataError:
+    return DataError(f"{path}: no readable LAS file: {reason}: truncated or damaged")
+
+
+def _without_extended_records(path: Path, data: bytes) -> tuple[bytearray, bool]:
     """The file without records behind its points, which say nothing of them and may never end.
+
+    Returns:
+        Its bytes, and whether its points are compressed.
 
     Raises:
         DataError: What the header counts cannot lie in a file of this size.
     """
-
-    def wrong(reason: str) -> DataError:
-        return DataError(f"{path}: no readable LAS file: {reason}: truncated or damaged")
-
+    wrong = partial(_wrong, path)
     if len(data) < _SMALLEST_HEADER or not data.startswith(_MAGIC):
         raise wrong("it does not begin as such a file")
     minor = data[25]
@@ -61,7 +140,7 @@ def _without_extended_records(path: Path, data: bytes, *, is_packed: bool) -> by
     if minor >= 4 and len(data) >= _COUNT_AT + 8:
         n_points = max(n_points, struct.unpack_from("<Q", data, _COUNT_AT)[0])
         plain[_EXTENDED_AT : _EXTENDED_AT + 12] = bytes(12)
-    is_packed = is_packed or point_format >= 0x80
+    is_packed = point_format & 0xC0 == 0x80
     if not _SMALLEST_HEADER <= header_bytes <= points_at <= len(data):
         raise wrong(f"{len(data):,} bytes, its points start at {points_at:,}")
     if n_records > min(_MOST_RECORDS, (points_at - header_bytes) // _SMALLEST_RECORD):
@@ -71,4 +150,4 @@ def _without_extended_records(path: Path, data: bytes, *, is_packed: bool) -> by
     wanted = n_points * point_bytes
     if wanted > (_LARGEST_POINTS if is_packed else len(data) - points_at):
         raise wrong(f"{len(data):,} bytes, its header says {n_points:,} points ({wanted:,} bytes)")
-    return plain
+    return plain, is_packed

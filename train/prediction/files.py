@@ -142,6 +142,8 @@ def _walk(
             continue
         visited.add(real)
         folders.sort()
+        if not folders and not files and Path(place).name.lower().endswith(SUFFIXES):
+            closed.append((Path(place), f"{place}: an empty folder, not a file of points"))
         for name in sorted(files):
             if name.startswith("."):
                 continue
