@@ -17,7 +17,7 @@ from pass2d.common.errors import ConfigError
 from pass2d.synth.config import preset
 from pass2d.train.optim.optimizer import build_optimizer
 from pass2d.train.optim.schedule import RunLength, learning_rate, warmup_steps
-from pass2d.train.recipes.files import recipe_names
+from pass2d.train.recipes.files import recipe_names, recipe_summary
 from pass2d.train.recipes.recipe import (
     Recipe,
     load_recipe,
@@ -323,6 +323,12 @@ def test_the_command_lists_the_recipes_with_what_they_are() -> None:
     words = " ".join(result.stdout.replace("│", " ").split())
     assert all(name in words for name in recipe_names())
     assert "minkowskinet MinkowskiNet on SemanticKITTI: all points of a scan" in words
+    assert "GPU memory of the recipes is not measured" in words
+    for name in recipe_names():
+        if "-mix" in name or "scans" in name:  # of others, or of nobody: scores that are not ours
+            summary = recipe_summary(name)
+            assert "have not trained it" in summary, name
+            assert "ublished" in summary, name
 
 
 def test_a_file_named_like_a_recipe_may_change_it(tmp_path: Path) -> None:

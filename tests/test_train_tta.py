@@ -82,6 +82,18 @@ def test_fixed_views_are_all_flips_turns_and_scales() -> None:
     assert apart.min(1).max() < 1e-3
 
 
+def test_ten_views_are_five_scales_as_they_are_and_mirrored_in_both_axes() -> None:
+    views = parse_votes("flips-scales").of("08/000000")
+    assert views[0] is IDENTITY
+    given = points((1, 2, 4, 0.5))
+    moved = sorted([round(v, 4) for v in view.apply(given)[0].tolist()] for view in views)
+    assert moved == sorted(
+        [round(sign * s, 4), round(sign * 2 * s, 4), round(4 * s, 4), 0.5]
+        for sign in (1, -1)
+        for s in (0.9, 0.95, 1, 1.05, 1.1)
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "count"),
     [
@@ -90,6 +102,7 @@ def test_fixed_views_are_all_flips_turns_and_scales() -> None:
         ("12", "random", 12),
         ("Lattice", "lattice", 8),
         ("flips-rotations-scales", "flips-rotations-scales", 36),
+        ("flips-scales", "flips-scales", 10),
     ],
 )
 def test_option_is_read(text: str, kind: str, count: int) -> None:

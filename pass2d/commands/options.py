@@ -118,7 +118,7 @@ VotesOption = Annotated[
     str,
     typer.Option(
         help="Test-time augmentation: number of random votes (published: 12), lattice (8 exact "
-        "ones) or flips-rotations-scales (36 fixed ones)."
+        "ones), flips-rotations-scales (36 fixed ones) or flips-scales (10 fixed ones)."
     ),
 ]
 OutsideOption = Annotated[

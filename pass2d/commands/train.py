@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from pass2d.train.loop import TrainResult
 
 
+_MEMORY = (
+    "GPU memory of the recipes is not measured. Where one does not fit, halve --set batch_size= and "
+    "double --set accumulate=: a step sees as many scans."
+)
+
+
 def _list_recipes(is_asked: bool) -> None:
     if not is_asked:
         return
@@ -35,7 +41,7 @@ def _list_recipes(is_asked: bool) -> None:
 
     from pass2d.train.recipes.files import recipe_names, recipe_summary
 
-    table = Table("recipe", "what")
+    table = Table("recipe", "what", caption=_MEMORY)
     for name in recipe_names():
         table.add_row(name, recipe_summary(name))
     with clear_errors():

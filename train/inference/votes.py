@@ -81,14 +81,24 @@ VIEWS = tuple(
 )
 """4 flips x 3 turns (0, 45 degrees to either side) x 3 scales (of x, y, z): 36 fixed views, with
 which open-mmlab/mmdetection3d reports scores."""
-VIEWS_NAME: Literal["flips-rotations-scales"] = "flips-rotations-scales"
+SCALED_VIEWS = tuple(
+    _view(sign, sign, 0, factor) for sign in (1.0, -1.0) for factor in (1.0, 0.9, 0.95, 1.05, 1.1)
+)
+"""5 scales (of x, y, z) x as it is and mirrored in x and y: 10 fixed views, with which
+Pointcept/Pointcept reports scores of outdoor scans."""
+ViewsName = Literal["flips-rotations-scales", "flips-scales"]
+VIEW_SETS: dict[ViewsName, tuple[Vote, ...]] = {
+    "flips-rotations-scales": VIEWS,
+    "flips-scales": SCALED_VIEWS,
+}
+"""Fixed sets by name; each has the plain view, first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VotePlan:
     """Which votes a scan gets."""
 
-    kind: Literal["none", "random", "lattice", "flips-rotations-scales"] = "none"
+    kind: Literal["none", "random", "lattice"] | ViewsName = "none"
     count: int = 1
     """Votes per scan."""
     seed: int = 0
@@ -104,8 +114,8 @@ class VotePlan:
             return (IDENTITY,)
         if self.kind == "lattice":
             return LATTICE_VOTES
-        if self.kind == VIEWS_NAME:
-            return VIEWS
+        if self.kind != "random":
+            return VIEW_SETS[self.kind]
         rng = np.random.default_rng([self.seed, zlib.crc32(scan_id.encode())])
         return tuple(_random_vote(rng) for _ in range(self.count))
 
@@ -128,13 +138,14 @@ def parse_votes(text: str, *, seed: int = 0) -> VotePlan:
         return VotePlan(seed=seed)
     if word == "lattice":
         return VotePlan(kind="lattice", count=len(LATTICE_VOTES), seed=seed)
-    if word == VIEWS_NAME:
-        return VotePlan(kind=VIEWS_NAME, count=len(VIEWS), seed=seed)
+    for name, views in VIEW_SETS.items():
+        if word == name:
+            return VotePlan(kind=name, count=len(views), seed=seed)
     if word.isascii() and word.isdigit():
         return VotePlan(kind="random", count=int(word), seed=seed)
     raise ConfigError(
-        f"votes must be a number (published: {PUBLISHED_VOTES}), lattice or {VIEWS_NAME}, "
-        f"got {text!r}"
+        f"votes must be a number (published: {PUBLISHED_VOTES}), lattice, "
+        f"{' or '.join(VIEW_SETS)}, got {text!r}"
     )
 
 
