@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 _MEMORY = (
-    "GPU memory of the recipes is not measured. Where one does not fit, halve --set batch_size= and "
-    "double --set accumulate=: a step sees as many scans."
+    "GPU memory of the recipes is not measured. Where one does not fit, halve --set batch_size= "
+    "and double --set accumulate=: a step sees as many scans."
 )
 
 
