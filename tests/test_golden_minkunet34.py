@@ -206,7 +206,12 @@ def check(case: str, mode: str, *, backend: str, dtype: torch.dtype) -> None:
     assert np.sqrt((apart**2).mean()) <= rms
     assert np.sqrt((logits**2).mean()) == pytest.approx(recorded["logits_rms"], rel=1e-5)
     if is_eval:
-        np.testing.assert_array_equal(logits.argmax(1), stored["voxel_argmax"])
+        # Two classes that are as good as equal may change places.
+        second, first = np.sort(logits, axis=1)[:, -2:].T
+        is_clear = first - second > 2 * most
+        found, recorded_best = logits.argmax(1), stored["voxel_argmax"]
+        np.testing.assert_array_equal(found[is_clear], recorded_best[is_clear])
+        assert is_clear.mean() > 0.99
         assert not answer.row_logits.argmax(1).eq(0).any()
     assert loss == pytest.approx(
         recorded["loss_f64"], rel=1e-7 if is_exact else 1e-5 if is_eval else 2e-5

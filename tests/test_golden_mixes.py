@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ if not (FOLDER / "draws.json").exists():
     pytest.skip(f"no recordings of mixes in {FOLDER}", allow_module_level=True)
 
 DRAWS: dict[str, Any] = json.loads((FOLDER / "draws.json").read_text())
-LASER = [name for name in DRAWS if re.fullmatch(r"laser\d+", name)]
-POLAR = [name for name in DRAWS if re.fullmatch(r"polar\d+", name)]
+LASER = [name for name in DRAWS if name.startswith("laser")]
+POLAR = [name for name in DRAWS if name.startswith("polar")]
 TURNED_M = 2e-5
 """How far a turned copy may lie from the recorded one, as the recording says."""
 
@@ -135,7 +134,7 @@ def test_pillar_mix() -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-CUTMIX = [name for name in DRAWS if name.endswith("cutmix")]
+CUTMIX = [name for name in DRAWS if "cutmix" in name]
 
 
 class RecordedCutMix(np.random.Generator):
