@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 DEMO := demo
 SPREAD := --numprocesses auto --dist worksteal
 # Every package: numbers by hand, formats, words of the commands, and one tiny world from end to end.
-QUICK := house cli cli_words cache_files cache_reader cache_statistics cache_text \
+QUICK := house documents cli cli_words cache_files cache_reader cache_statistics cache_text \
 	corruptions_sensor corruptions_weather models_segment models_sparse_tables models_voxels \
 	pipeline_compose pipeline_label_types pipeline_projection pipeline_semkitti pipeline_stages pipeline_synth_shapes \
-	pipeline_voxels train_batch train_losses train_metric train_optim train_points train_points_binary \
-	train_points_formats train_predict train_recipe train_stream train_tta
+	pipeline_voxels train_batch train_losses train_metric train_optim points points_binary points_formats \
+	train_predict train_recipe train_stream train_tta
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quick test lint test-scatter bench gpu clean
 

@@ -46,6 +46,16 @@ def test_links_of_documents_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_make_quick_names_test_files() -> None:
+    listed = re.search(
+        r"^QUICK := ((?:.*\\\n)*.*)", (PROJECT / "Makefile").read_text(), re.MULTILINE
+    )
+    assert listed is not None
+    names = listed[1].replace("\\\n", " ").split()
+    assert [n for n in names if not (PROJECT / "tests" / f"test_{n}.py").is_file()] == []
+    assert {n.partition("_")[0] for n in names} >= {"cache", "cli", "models", "pipeline", "train"}
+
+
 def _anchors(document: Path) -> set[str]:
     """Names of headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), flags=re.MULTILINE)
