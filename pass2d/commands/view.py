@@ -39,7 +39,8 @@ def view_command(
     raw: Annotated[
         Path | None,
         typer.Argument(
-            help="Raw data set, one of its sequences, or point files.",
+            help="Raw data set, one of its sequences, point files, or a recording of ROS (.mcap, "
+            ".bag, .db3, a folder of ROS 2).",
             resolve_path=True,
         ),
     ] = None,
@@ -103,6 +104,10 @@ def view_command(
             "default; semkitti for plain point files."
         ),
     ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(help="Of a recording: the topic of PointCloud2 to show, if it has several."),
+    ] = None,
     columns: Annotated[
         int | None,
         typer.Option(help="Numbers per point in plain .bin files. Detected by default.", min=3),
@@ -136,6 +141,7 @@ def view_command(
             columns=columns,
             dtype=dtype,
             moving=moving,
+            topic=topic,
         ) as found:
             from pass2d.train.viewing.scan import choose_items, one_sequence
 

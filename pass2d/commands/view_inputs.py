@@ -31,8 +31,9 @@ def open_scans(
     dtype: str | None,
     datasets: Datasets | None = None,
     moving: bool = False,
+    topic: str | None = None,
 ) -> Iterator[ViewSet]:
-    """List the scans of a cache, a raw data set (of those in ``datasets``), or point files.
+    """List the scans of a cache, a raw data set (of those in ``datasets``), a recording, or files.
 
     Raises:
         ConfigError: Neither or both were given, or an option that says nothing about what was.
@@ -42,11 +43,25 @@ def open_scans(
         raise ConfigError("give either --cache or a raw file or folder, not both")
     if split not in (None, "train", "val", "test"):
         raise ConfigError(f"--split {split!r}: expected train, val or test")
+    if topic is not None and raw is None:
+        raise ConfigError("--topic applies only to recordings (.mcap, .bag, .db3)")
     if raw is not None:
+        from pass2d.points.bags.bag import is_bag, open_bag
+        from pass2d.train.viewing.bag_clouds import bag_clouds
+
         if dataset is not None:
             raise ConfigError("--dataset applies only with --cache")
         if moving:
             raise ConfigError("--moving applies only with --cache")
+        if is_bag(raw):
+            if split is not None or sequences is not None:
+                raise ConfigError(f"{raw}: a recording has no splits or sequences")
+            _only_for_point_files(raw, layout=None, columns=columns, dtype=dtype)
+            with open_bag(raw) as bag:
+                yield bag_clouds(bag, _table_info(layout, datasets), topic=topic)
+            return
+        if topic is not None:
+            raise ConfigError(f"--topic applies only to recordings (.mcap, .bag, .db3): {raw}")
         yield _raw_scans(
             raw,
             split=split,
@@ -128,7 +143,7 @@ def _raw_scans(
     dtype: str | None,
     datasets: Datasets | None,
 ) -> ViewSet:
-    from pass2d.pipeline.datasets.raw_scans import known_dataset, list_raw
+    from pass2d.pipeline.datasets.raw_scans import list_raw
     from pass2d.pipeline.datasets.registry import DATASETS
     from pass2d.train.viewing.point_files import point_files
     from pass2d.train.viewing.scan import ViewItem, ViewSet
@@ -140,8 +155,8 @@ def _raw_scans(
             raise ConfigError(
                 f"{raw}: point files have no splits or sequences. Choose with --scan or --scans."
             )
-        dataset = datasets.default if layout is None else known_dataset(layout, datasets)
-        return point_files(raw, dataset.table.info, columns=columns, dtype=dtype)
+        info = _table_info(layout, datasets)
+        return point_files(raw, info, columns=columns, dtype=dtype)
     _only_for_point_files(raw, layout=None, columns=columns, dtype=dtype)
     items = tuple(
         ViewItem(
@@ -163,6 +178,16 @@ def _raw_scans(
         items=items,
         notes=found.notes,
     )
+
+
+def _table_info(layout: str | None, datasets: Datasets | None) -> DatasetInfo:
+    """Classes and units for points that do not say theirs."""
+    from pass2d.pipeline.datasets.raw_scans import known_dataset
+    from pass2d.pipeline.datasets.registry import DATASETS
+
+    datasets = DATASETS if datasets is None else datasets
+    dataset = datasets.default if layout is None else known_dataset(layout, datasets)
+    return dataset.table.info
 
 
 def _only_for_point_files(

@@ -11,6 +11,7 @@ from pass2d.points.las import read_las
 from pass2d.points.npy import read_npy
 from pass2d.points.npz import read_npz
 from pass2d.points.packed import PACKED, file_bytes
+from pass2d.points.pandas_pickle import read_pandas
 from pass2d.points.pcd import read_pcd
 from pass2d.points.ply import read_ply
 from pass2d.points.text import read_text
@@ -22,6 +23,7 @@ READERS: Mapping[str, Reader] = {
     ".npy": read_npy,
     ".npz": read_npz,
     ".pcd": read_pcd,
+    ".pkl": read_pandas,
     ".ply": read_ply,
     ".las": read_las,
     ".laz": read_las,

@@ -116,13 +116,18 @@ def _stems(item: ViewItem) -> list[str]:
     return list(dict.fromkeys(stems))
 
 
-def _training_ids(raw: NDArray[np.uint32], table: LabelTable, path: Path) -> NDArray[np.uint8]:
+def written_lookup(table: LabelTable) -> NDArray[np.uint8]:
+    """As `LabelTable.training_lookup`, for ids that a network wrote."""
     lookup = table.training_lookup()
     for training, raw_id in enumerate(table.training_to_raw):
         # A network writes the id of a class, which need not be one of the ids that map to it.
         if lookup[raw_id] == UNKNOWN_LABEL:
             lookup[raw_id] = training
-    labels = lookup[raw]
+    return lookup
+
+
+def _training_ids(raw: NDArray[np.uint32], table: LabelTable, path: Path) -> NDArray[np.uint8]:
+    labels = written_lookup(table)[raw]
     if (is_unknown := labels == UNKNOWN_LABEL).any():
         unknown = sorted(set(raw[is_unknown].tolist()))[:5]
         raise DataError(
