@@ -36,8 +36,8 @@ def predict_command(
         str,
         typer.Argument(
             help="Point file (.bin, .npy, .npz, .pcd, .ply, .las, .laz, .pkl, .txt, .csv, .xyz, "
-            "also .gz), a folder of them, or - to read paths from standard input, one per line. Or a "
-            "recording of ROS: .mcap, .bag, .db3, or a folder of ROS 2.",
+            "also .gz), a folder of them, or - to read paths from standard input, one per line. "
+            "Or a recording of ROS: .mcap, .bag, .db3, or a folder of ROS 2.",
             metavar="FILE|FOLDER|-",
         ),
     ],
