@@ -155,7 +155,10 @@ def benchmark_of(reader: CacheReader, benchmarks: Sequence[Benchmark]) -> Benchm
     for benchmark in benchmarks:
         if benchmark.name == facts.benchmark:
             return benchmark
-    raise ConfigError(f"{reader.root}: {facts.title} has no benchmark to submit to")
+    raise ConfigError(
+        f"{reader.root}: {facts.title} has no benchmark to submit to. `predict` writes a "
+        "label file per scan."
+    )
 
 
 def submission_json(meta: Mapping[str, bool]) -> bytes:

@@ -331,7 +331,7 @@ class CameraPart:
 
 @dataclass(frozen=True, kw_only=True)
 class PosesPart:
-    """`[poses]`: where the sensor was; for `sweeps`."""
+    """`[poses]`: where the sensor was; for `sweeps` and for stacks of scans."""
 
     file: str
     """Pattern below the root: a line of 12 numbers (3x4) per scan, as KITTI has it."""

@@ -8,20 +8,21 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pass2d.cache.rows import FailedScan
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.described.cameras import Calibration, Calibrations, lidar_from_file
-from pass2d.pipeline.datasets.described.description import Description, placeholders
+from pass2d.pipeline.datasets.described.description import Description, PosesPart, placeholders
 from pass2d.pipeline.datasets.described.facts import LAYOUT_NAME
 from pass2d.pipeline.datasets.described.pattern import Folders, Match, fill
-from pass2d.pipeline.datasets.described.poses import read_poses, with_sweeps
+from pass2d.pipeline.datasets.described.poses import read_poses, with_poses, with_sweeps
 from pass2d.pipeline.datasets.described.splits import NamedScan, split_scans
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted, listing_problems
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
 from pass2d.pipeline.datasets.table import DatasetTable
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
 from pass2d.pipeline.source import ScanSource, SourceListing
 
 _MOST_FRAMES = (1 << 31) - 1
@@ -43,11 +44,10 @@ def layout_of(description: Description) -> RawLayout:
 
     def examine(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> Examined:
         listing = list_described(root, description, table, wanted)
-        poses = _pose_problems(root.absolute(), description) if not wanted.sweeps else []
         return Examined(
             info=listing.info,
             scans=listing.scans,
-            problems=(*poses, *listing_problems(root, table, listing)),
+            problems=listing_problems(root, table, listing),
         )
 
     return RawLayout(
@@ -57,22 +57,6 @@ def layout_of(description: Description) -> RawLayout:
         list_scans=list_scans,
         examine=examine,
     )
-
-
-def _pose_problems(root: Path, description: Description) -> list[Problem]:
-    """What would stop a later run with `sweeps`."""
-    part, folders = description.poses, Folders(root=root)
-    if part is None:
-        return []
-    problems = []
-    for file in {
-        fill(part.file, one.words): 0 for one in folders.matches(description.points.files)
-    }:
-        try:
-            read_poses(root / file)
-        except ProblemError as error:
-            problems.append(error.problem)
-    return problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +107,7 @@ def list_described(
         info=replace(table.info, sweeps=wanted.sweeps),
         scans=tuple(first_of_each_split(chosen, wanted.limit)),
         notes=(*notes, *_missing(chosen, description, wanted), *listed.notes),
+        warned=merge_warnings(listed.warned),
         failed=tuple(failed),
     )
 
@@ -186,6 +171,7 @@ class _Lister:
         self, *, root: Path, description: Description, table: DatasetTable, folders: Folders
     ) -> None:
         self.notes: list[str] = []
+        self.warned: list[Problem] = []
         self._root = root
         self._description = description
         self._table = table
@@ -200,8 +186,8 @@ class _Lister:
         """The scans of a sequence that belong to a split."""
         labels = self._label_pattern(found)
         scans = [self._scan(one, split_of.get(one.named.path, ""), wanted, labels) for one in found]
-        if wanted.sweeps:
-            scans = self._with_sweeps(scans, found, wanted.sweeps)
+        if wanted.sweeps or self._description.poses is not None:
+            scans = self._with_poses(scans, found, wanted.sweeps)
         return [scan for scan in scans if scan.split]
 
     def failures(self, scan_ids: set[str]) -> list[FailedScan]:
@@ -275,9 +261,10 @@ class _Lister:
             calibration=files.pop() if len(files) == 1 else None,
         )
 
-    def _with_sweeps(
+    def _with_poses(
         self, scans: list[ScanSource], found: Sequence[_Found], most: int
     ) -> list[ScanSource]:
+        """Poses and times of a sequence, and the sweeps that are wanted."""
         part = self._description.poses
         if part is None:
             raise DataError(
@@ -286,26 +273,45 @@ class _Lister:
             )
         words = found[0].match.words
         file = self._root / fill(part.file, words)
-        to_file = np.linalg.inv(lidar_from_file(self._description.points))
-        sensor_from_lidar = np.asarray(to_file, np.float64)
-        if part.frame == "camera":
-            calibration = self._calibrations.of(0, self._description.cameras[0], words)
-            if isinstance(calibration, ProblemError):
-                raise calibration
-            sensor_from_lidar = calibration.camera_from_file @ sensor_from_lidar
-        return with_sweeps(
-            scans,
-            read_poses(file),
-            part=part,
-            sensor_from_lidar=sensor_from_lidar,
-            most=most,
-            file=file,
-        )
+        try:
+            posed = with_poses(
+                scans,
+                read_poses(file),
+                part=part,
+                sensor_from_lidar=self._sensor_from_lidar(part, words),
+                file=file,
+            )
+        except ProblemError as error:
+            if most:
+                raise
+            self.warned.append(_without_poses(error.problem))
+            return scans
+        return with_sweeps(posed, most=most) if most else posed
+
+    def _sensor_from_lidar(self, part: PosesPart, words: Mapping[str, str]) -> NDArray[np.float64]:
+        """(4, 4) to the sensor that the poses are of, from the points as the stages have them."""
+        to_file = np.asarray(np.linalg.inv(lidar_from_file(self._description.points)), np.float64)
+        if part.frame != "camera":
+            return to_file
+        calibration = self._calibrations.of(0, self._description.cameras[0], words)
+        if isinstance(calibration, ProblemError):
+            raise calibration
+        return calibration.camera_from_file @ to_file
 
     def _say(self, note: str) -> None:
         if note not in self._said:
             self._said.add(note)
             self.notes.append(note)
+
+
+def _without_poses(problem: Problem) -> Problem:
+    """What is said where poses are not needed now, and cannot be used later."""
+    return replace(
+        problem,
+        severity="warning",
+        kind=f"poses {problem.file}",
+        remedy=f"{problem.remedy} Until then its scans cannot be joined with others.",
+    )
 
 
 def _wanted(scans: list[ScanSource], wanted: Wanted, root: Path) -> list[ScanSource]:

@@ -45,16 +45,15 @@ def read_poses(file: Path) -> NDArray[np.float64]:
     return poses
 
 
-def with_sweeps(
+def with_poses(
     scans: Sequence[ScanSource],
     world_from_sensor: NDArray[np.float64],
     *,
     part: PosesPart,
     sensor_from_lidar: NDArray[np.float64],
-    most: int,
     file: Path,
 ) -> list[ScanSource]:
-    """Add the scans before it to each scan of a sequence.
+    """Give each scan of a sequence its pose and time.
 
     Args:
         scans: of one sequence, all of them, in frame order.
@@ -62,7 +61,6 @@ def with_sweeps(
             from 0, or, with as many lines as scans, of the scan at that place.
         part: of the description.
         sensor_from_lidar: (4, 4) from the points as the stages have them.
-        most: sweeps per scan.
         file: of the poses, for messages.
 
     Raises:
@@ -81,19 +79,36 @@ def with_sweeps(
                 remedy="Is it the file of this sequence?",
             )
         )
-    world_from_lidar = world_from_sensor[indices] @ sensor_from_lidar
+    poses = (world_from_sensor[indices] @ sensor_from_lidar)[:, :3].reshape(-1, 12).tolist()
+    return [
+        replace(scan, pose=tuple(pose), time_s=index / part.hz)
+        for scan, pose, index in zip(scans, poses, indices, strict=True)
+    ]
+
+
+def with_sweeps(scans: Sequence[ScanSource], *, most: int) -> list[ScanSource]:
+    """Add the scans before it to each scan of a sequence.
+
+    Args:
+        scans: of one sequence, all of them, in frame order, with poses and times.
+        most: sweeps per scan.
+    """
+    whole = [_whole(scan.pose) for scan in scans]
     found = []
     for place, scan in enumerate(scans):
-        lidar_from_world = np.linalg.inv(world_from_lidar[place])
+        lidar_from_world = np.linalg.inv(whole[place])
         sweeps = tuple(
             SweepSource(
                 points=scans[other].points,
-                lidar_from_sweep=tuple(
-                    (lidar_from_world @ world_from_lidar[other])[:3].ravel().tolist()
-                ),
-                time_s=(indices[place] - indices[other]) / part.hz,
+                lidar_from_sweep=tuple((lidar_from_world @ whole[other])[:3].ravel().tolist()),
+                time_s=(scan.time_s or 0.0) - (scans[other].time_s or 0.0),
             )
             for other in range(place - 1, max(-1, place - 1 - most), -1)
         )
         found.append(replace(scan, sweeps=sweeps))
     return found
+
+
+def _whole(pose: tuple[float, ...] | None) -> NDArray[np.float64]:
+    assert pose is not None
+    return np.vstack([np.array(pose).reshape(3, 4), [0.0, 0.0, 0.0, 1.0]])
