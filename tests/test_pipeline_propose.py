@@ -231,6 +231,42 @@ def test_cameras_and_poses_beside_the_scans(tmp_path: Path) -> None:
     assert description.poses.frame == "camera"
 
 
+def test_sequences_without_labels_are_test_and_known_ids_are_said(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    for seed, (sequence, scan) in enumerate([("00", 0), ("01", 0), ("02", 0)]):
+        points, raw = cloud(seed)
+        for folder in ("points", "labels"):
+            (root / folder / sequence).mkdir(parents=True)
+        points[:, :4].astype("<f4").tofile(root / "points" / sequence / f"{scan:06d}.bin")
+        if sequence != "02":
+            raw.astype("<u4").tofile(root / "labels" / sequence / f"{scan:06d}.label")
+    found, description = described(root)
+    splits = description.splits
+    assert [one and one.sequences for one in (splits.train, splits.val, splits.test)] == [
+        ("00",),
+        ("01",),
+        ("02",),
+    ]
+    (note,) = (note for note in found.unknown if "are among those of" in note)
+    assert 'like = "semkitti"' in note
+    assert "labels: 1 scans have none" in found.found
+
+
+def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    as_bin(root)
+    (root / "d1" / "pcl" / "09.bin").symlink_to(tmp_path / "nowhere")
+    (root / "d2" / "gt" / "07.label").unlink()
+    (root / "d2" / "gt" / "07.label").symlink_to(tmp_path / "nowhere")
+    (root / "d2" / "loop").symlink_to(root)
+    (root / "d2" / "{odd}").mkdir()
+    (root / "d2" / "{odd}" / "1.bin").write_bytes(b"")
+    found, description = described(root)
+    assert description.points.files == "{sequence}/pcl/{scan}.bin"
+    assert any("09.bin" in note for note in found.unknown)
+    assert any("07.label" in note for note in found.unknown)
+
+
 def test_folders_that_say_too_little(tmp_path: Path) -> None:
     (tmp_path / "note.md").write_text("nothing")
     with pytest.raises(DataError, match=r"no point files .* found \.md"):

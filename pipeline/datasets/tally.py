@@ -140,6 +140,14 @@ class Tally:
                     remedy="Leave the class out, or give train scans that have it; are its raw ids "
                     "right?",
                 )
+        if info.facts.movable and train is not None and not info.facts.has_instances:
+            yield Problem(
+                file=root,
+                found="things, but no instance ids",
+                expected="instance of [labels]",
+                remedy="Legal; mixes that paste single things refuse this data set.",
+                severity="note",
+            )
         for part in (train, val):
             if part is not None and part.scans and not part.labelled:
                 yield Problem(

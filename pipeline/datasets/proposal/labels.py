@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError, Pass2DError
 from pass2d.pipeline.datasets.described.pattern import Folders, Match
+from pass2d.pipeline.datasets.described.sources import load_description, preset_names
 from pass2d.pipeline.datasets.proposal.notes import GUESS, Notes, text_of
 from pass2d.pipeline.datasets.proposal.points import Cloud
-from pass2d.pipeline.datasets.proposal.tree import Tree, plain_suffix, spread
+from pass2d.pipeline.datasets.proposal.tree import Tree, plain_suffix, read_or_say, size_of, spread
 from pass2d.points.binary import BinaryOptions
 from pass2d.points.npy_array import npy_array
-from pass2d.points.packed import file_bytes
 from pass2d.points.scan_file import read_columns_of
 
 SUFFIXES = (".label", ".labels", ".npy", ".bin", ".seg")
@@ -28,6 +28,7 @@ _LOW = 0xFFFF
 _MOST_IDS = 250
 _MOST_READ = 400
 """Scans of which the ids are counted."""
+_LARGE_ID = 40
 _NOTHING = (0, 255, 65535, -1)
 
 
@@ -42,6 +43,22 @@ class LabelFiles:
     """Whether instance ids lie above the low 16 bits."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What is proposed of labels."""
+
+    lines: tuple[str, ...]
+    files: str = ""
+    """Pattern; "" for a column of the points, or none."""
+    are_there: bool = True
+
+    def has(self, tree: Tree, match: Match) -> bool:
+        """Whether a scan has labels."""
+        if not self.are_there or not self.files:
+            return self.are_there
+        return Folders(root=tree.root).find(self.files, match.words) is not None
+
+
 def sizes_beside(tree: Tree, looked_at: Sequence[Match]) -> list[int]:
     """Bytes of the label file of each opened scan, to tell its number of points; 0: unknown."""
     patterns = candidates(tree, looked_at, suffixes=(".label", ".labels"))
@@ -49,7 +66,7 @@ def sizes_beside(tree: Tree, looked_at: Sequence[Match]) -> list[int]:
     sizes = []
     for match in looked_at:
         path = folders.find(patterns[0], match.words) if patterns else None
-        sizes.append((tree.root / path).stat().st_size if path else 0)
+        sizes.append(size_of(tree.root / path) if path else 0)
     return sizes
 
 
@@ -66,23 +83,24 @@ def candidates(
     return sorted(counts, key=rank)
 
 
-def label_lines(
+def find_labels(
     tree: Tree, matches: Sequence[Match], looked_at: Sequence[Match], cloud: Cloud, notes: Notes
-) -> list[str]:
+) -> Labels:
     """`[labels]`, `[ignored]` and a `[[class]]` per raw id; a comment where there are no labels."""
     column = next((name for name in cloud.scans[0].names if _is_label(name)), None)
     if column is not None:
         notes.guessed.append(f"labels: the column {column} of the points, by its name")
         ids, n = _ids_of_columns(tree.root, matches, column, notes)
-        return ["[labels]", f"column = {text_of(column)}{GUESS}", *_classes(ids, n, matches, notes)]
+        head = ("[labels]", f"column = {text_of(column)}{GUESS}")
+        return Labels(lines=(*head, *_classes(ids, n, matches, notes)))
     fitting = []
     for pattern in candidates(tree, looked_at):
-        files = _label_files(tree.root, pattern, looked_at, cloud)
+        files = _label_files(tree.root, pattern, looked_at, cloud, notes)
         if files is not None:
             fitting.append(files)
     if not fitting:
         notes.unknown.append("labels: no files of one number per point, no column of such a name")
-        return ["# no labels were found"]
+        return Labels(lines=("# no labels were found", ""), are_there=False)
     chosen = fitting[0]
     kind = f"{chosen.kind} per point" if chosen.kind else "a number per point"
     notes.found.append(f"labels: {chosen.pattern}, {kind}")
@@ -94,8 +112,8 @@ def label_lines(
     if chosen.has_instances:
         lines += [f"mask = 0xFFFF{GUESS}", f"instance = {{ shift = 16 }}{GUESS}"]
         notes.guessed.append("labels: the raw id in the low 16 bits, an instance id above them")
-    ids, n = _ids_of_files(tree.root, chosen, matches)
-    return [*lines, *_classes(ids, n, matches, notes)]
+    ids, n = _ids_of_files(tree.root, chosen, matches, notes)
+    return Labels(lines=(*lines, *_classes(ids, n, matches, notes)), files=chosen.pattern)
 
 
 def _is_label(name: str) -> bool:
@@ -103,15 +121,16 @@ def _is_label(name: str) -> bool:
 
 
 def _label_files(
-    root: Path, pattern: str, looked_at: Sequence[Match], cloud: Cloud
+    root: Path, pattern: str, looked_at: Sequence[Match], cloud: Cloud, notes: Notes
 ) -> LabelFiles | None:
     """What lies at a pattern, if it is one number per point of the opened scans."""
     folders = Folders(root=root)
     found: list[tuple[bytes, Path, int]] = []
-    for match, scan in zip(looked_at, cloud.scans, strict=False):
+    for match, scan in zip(looked_at, cloud.scans, strict=True):
         path = folders.find(pattern, match.words)
-        if path is not None and scan.n:
-            found.append((file_bytes(root / path), root / path, scan.n))
+        data = None if path is None else read_or_say(root / path, notes)
+        if path is not None and data is not None and scan.n:
+            found.append((data, root / path, scan.n))
     if not found:
         return None
     if plain_suffix(pattern) == ".npy":
@@ -160,20 +179,24 @@ def _are_ids(values: NDArray[np.generic]) -> bool:
 
 
 def _ids_of_files(
-    root: Path, files: LabelFiles, matches: Sequence[Match]
+    root: Path, files: LabelFiles, matches: Sequence[Match], notes: Notes
 ) -> tuple[Counter[int], int]:
     """Raw ids and their points, and of how many scans."""
     folders, counts, n = Folders(root=root), Counter[int](), 0
     for match in spread(matches, _MOST_READ):
         path = folders.find(files.pattern, match.words)
-        if path is None:
+        data = None if path is None else read_or_say(root / path, notes)
+        if path is None or data is None:
             continue
-        data = file_bytes(root / path)
         kind = np.dtype(f"<{files.kind}") if files.kind else None
         if kind is not None:
             values = np.frombuffer(data, kind, count=len(data) // kind.itemsize)
         else:
-            values = npy_array(root / path, data).reshape(-1)
+            try:
+                values = npy_array(root / path, data).reshape(-1)
+            except DataError as error:
+                notes.unknown.append(f"labels: {error}")
+                continue
         ids = values.astype(np.int64)
         n += 1
         _count(counts, ids & _LOW if files.has_instances else ids)
@@ -197,6 +220,19 @@ def _ids_of_columns(
     return counts, n
 
 
+def _fitting_tables(ids: set[int]) -> list[str]:
+    """Presets whose raw ids take in all of these; few small numbers would fit any."""
+    if max(ids, default=0) < _LARGE_ID:
+        return []
+    known = {name: load_description(name) for name in preset_names()}
+    return [
+        name
+        for name, one in known.items()
+        if one.labels is not None
+        and ids <= {*one.ignored.raw, *(raw for part in one.classes for raw in part.raw)}
+    ]
+
+
 def _count(counts: Counter[int], ids: NDArray[np.int64]) -> None:
     found, points = np.unique(ids, return_counts=True)
     counts.update(dict(zip(found.tolist(), points.tolist(), strict=True)))
@@ -212,11 +248,18 @@ def _classes(
         return ["# unnamed ids: too many for classes", ""]
     seen = ", ".join(f"{raw} ({points:,})" for raw, points in sorted(counts.items()))
     notes.found.append(f"classes: raw ids (points) of {n:,} scans: {seen}")
-    if n < len(matches):
+    if n < min(len(matches), _MOST_READ):
+        notes.found.append(f"labels: {len(matches) - n:,} scans have none")
+    elif n < len(matches):
         notes.guessed.append(
             f"classes: ids of {len(matches) - n:,} other scans were not counted; a check finds more"
         )
     notes.unknown.append("classes: what the raw ids mean; they are called class N until you say so")
+    if fitting := _fitting_tables(set(counts)):
+        notes.unknown.append(
+            f"classes: all ids are among those of {', '.join(fitting)}; if it is one of them, "
+            f'like = "{fitting[0]}" in [dataset] names them, without the classes below'
+        )
     nothing = [raw for raw in _NOTHING if raw in counts][:1] if len(counts) > 1 else []
     if nothing:
         notes.guessed.append(f"classes: {nothing[0]} is taken for points of no class")

@@ -25,7 +25,14 @@ from pass2d.cache.clouds.likeness import FEWEST_POINTS, FULL_SCALES, TYPICAL_RAN
 from pass2d.common.errors import DataError, Pass2DError
 from pass2d.pipeline.datasets.described.pattern import Folders, Match
 from pass2d.pipeline.datasets.proposal.notes import GUESS, Notes, text_of
-from pass2d.pipeline.datasets.proposal.tree import Tree, common_pattern, plain_suffix, spread
+from pass2d.pipeline.datasets.proposal.tree import (
+    Tree,
+    common_pattern,
+    plain_suffix,
+    read_or_say,
+    size_of,
+    spread,
+)
 from pass2d.points.binary import SUFFIX, BinaryOptions
 from pass2d.points.columns import PointColumns, from_matrix
 from pass2d.points.mapping import ROLES, UNITS_M, USUAL_NAMES
@@ -33,7 +40,8 @@ from pass2d.points.packed import file_bytes
 from pass2d.points.registry import READERS
 from pass2d.points.scan_file import FORMAT_WORDS, read_columns_of
 
-_FEWEST_POINTS = 16
+_FEWEST_POINTS, _FEWEST_BYTES = 16, 1024
+_OPTIONS = BinaryOptions(usual=4)
 _NO_POINTS = re.compile(r"label|annot|pose|calib|time|oxts|imu|gps", re.IGNORECASE)
 _SHORT = {"float32": "f4", "float64": "f8", "float32be": ">f4", "float64be": ">f8"}
 _PLAIN_REACH_M = 8.0
@@ -105,12 +113,45 @@ def find_points(tree: Tree, notes: Notes) -> PointFiles:
             "tells them apart: move them into a folder of their own"
         )
     readable = [match for match in matches if match.path in wanted]
-    return PointFiles(pattern=pattern, matches=tuple(matches), looked_at=tuple(spread(readable)))
+    looked_at = _readable(tree.root, spread(readable), notes)
+    return PointFiles(pattern=pattern, matches=tuple(matches), looked_at=looked_at)
+
+
+def _readable(root: Path, matches: Sequence[Match], notes: Notes) -> tuple[Match, ...]:
+    """Those that can be read, all with the same columns.
+
+    Raises:
+        DataError: none can.
+    """
+    found: list[Match] = []
+    names: tuple[str, ...] | None = None
+    for match in matches:
+        file = root / match.path
+        if plain_suffix(match.path) == SUFFIX:
+            data = read_or_say(file, notes)
+            if data is not None and len(data) >= _FEWEST_BYTES:
+                found.append(match)
+            elif data is not None:
+                notes.unknown.append(f"files: {file}: hardly a point")
+            continue
+        try:
+            columns = read_columns_of(file, _OPTIONS)[0]
+        except Pass2DError as error:
+            notes.unknown.append(f"files: {error}")
+            continue
+        if names not in (None, columns.names):
+            notes.unknown.append(f"files: {file}: other columns: {', '.join(columns.names)}")
+            continue
+        names = columns.names
+        found.append(match)
+    if not found:
+        raise DataError(f"{root}: none of the point files can be read. {notes.unknown[-1]}")
+    return tuple(found)
 
 
 def _bytes(root: Path, paths: Sequence[str]) -> float:
     some = spread(paths)
-    return sum((root / path).stat().st_size for path in some) / len(some) * len(paths)
+    return sum(size_of(root / path) for path in some) / len(some) * len(paths)
 
 
 def _is_points(file: Path) -> bool:
@@ -121,7 +162,7 @@ def _is_points(file: Path) -> bool:
         if plain_suffix(file.name) == SUFFIX:
             data = file_bytes(file, most=1 << 22)
             return bool(data) and not find_layout(data, usual=PointLayout(columns=4)).is_noise
-        return read_columns_of(file, BinaryOptions(usual=4))[0].n >= _FEWEST_POINTS
+        return read_columns_of(file, _OPTIONS)[0].n >= _FEWEST_POINTS
     except Pass2DError:
         return False
 
@@ -131,25 +172,17 @@ def read_cloud(root: Path, files: PointFiles, label_bytes: Sequence[int], notes:
 
     Args:
         root: the patterns are below it.
-        files: the points.
+        files: the points, those that are opened can be read.
         label_bytes: sizes of files with as many numbers as points, one per opened file; 0: none.
         notes: are added to.
 
     Raises:
-        DataError: no file can be read, or no columns can be x, y and z.
+        DataError: no columns can be x, y and z.
     """
     paths = [root / match.path for match in files.looked_at]
     if plain_suffix(files.pattern) == SUFFIX:
         return _binary_cloud(paths, label_bytes, notes)
-    scans = []
-    for path in paths:
-        try:
-            scans.append(read_columns_of(path, BinaryOptions(usual=4))[0])
-        except Pass2DError as error:
-            notes.unknown.append(f"points: a file cannot be read: {error}")
-    if not scans:
-        raise DataError(f"{paths[0]}: none of the point files can be read. {notes.unknown[-1]}")
-    return _named_cloud(scans, notes)
+    return _named_cloud([read_columns_of(path, _OPTIONS)[0] for path in paths], notes)
 
 
 def _named_cloud(scans: Sequence[PointColumns], notes: Notes) -> Cloud:
@@ -199,14 +232,11 @@ def _binary_cloud(paths: Sequence[Path], label_bytes: Sequence[int], notes: Note
             one, layout.numpy_type, count=len(one) // layout.point_bytes * layout.columns
         ).reshape(-1, layout.columns)
         for one in data
-        if len(one) >= layout.point_bytes
     ]
-    if not arrays:
-        raise DataError(f"{paths[0]}: holds no whole point of {layout}.")
     names = _column_names(arrays, notes)
     scans = tuple(
         replace(from_matrix(path, array), names=names)
-        for path, array in zip(paths, arrays, strict=False)
+        for path, array in zip(paths, arrays, strict=True)
     )
     mark = "" if is_clear else GUESS
     lines = [f"columns = [{', '.join(map(text_of, names))}]{mark}"]

@@ -13,7 +13,8 @@ from pass2d.common.plain import from_plain
 from pass2d.pipeline.datasets.described.description import PointsPart, description_of
 from pass2d.pipeline.datasets.described.listing import in_order
 from pass2d.pipeline.datasets.layout import Wanted
-from pass2d.pipeline.datasets.proposal.labels import label_lines, sizes_beside
+from pass2d.pipeline.datasets.limit import SPLITS
+from pass2d.pipeline.datasets.proposal.labels import find_labels, sizes_beside
 from pass2d.pipeline.datasets.proposal.notes import Notes, text_of
 from pass2d.pipeline.datasets.proposal.points import (
     find_points,
@@ -61,6 +62,7 @@ def propose(root: Path) -> Proposal:
     tree = read_tree(root)
     if tree.is_cut:
         notes.unknown.append(f"files: only the first {MOST_FILES:,} were looked at")
+    notes.unknown += [f"files: {folder}" for folder in tree.closed]
     files = find_points(tree, notes)
     cloud = read_cloud(root, files, sizes_beside(tree, files.looked_at), notes)
     place = place_of(cloud, notes)
@@ -70,10 +72,11 @@ def propose(root: Path) -> Proposal:
         *place.lines,
         signal_line(cloud, notes),
     ]
-    labels = label_lines(tree, files.matches, files.looked_at, cloud, notes)
-    has_labels = labels[0] == "[labels]"
-    scans = [one.named for one in in_order(files.matches)]
-    splits = split_lines(tree, scans, has_labels=has_labels, notes=notes)
+    labels = find_labels(tree, files.matches, files.looked_at, cloud, notes)
+    listed = in_order(files.matches)
+    scans = [one.named for one in listed]
+    labelled = {one.named.sequence for one in listed if labels.has(tree, one.match)}
+    splits = split_lines(tree, scans, labelled=labelled, notes=notes)
     part = from_plain(PointsPart, tomllib.loads("\n".join(points)), where="[points]")
     cameras = camera_lines(tree, files.looked_at, part, notes)
     has_camera = bool(cameras) and cameras[0] == "[[camera]]"
@@ -86,8 +89,7 @@ def propose(root: Path) -> Proposal:
         "[points]",
         *points,
         "",
-        *labels,
-        *([] if has_labels else [""]),
+        *labels.lines,
         *splits,
         *volume_lines(place.xyz, notes),
         *sensor_lines(cloud, place.xyz, notes),
@@ -113,8 +115,9 @@ def _name(root: Path) -> str:
 def _try(root: Path, text: str, notes: Notes) -> None:
     """List the folder by the proposal: what it lacks is said at once."""
     try:
-        dataset = described(description_of(tomllib.loads(text), where="the proposal"))
-        listing = dataset.list_scans(root, Wanted())
+        description = description_of(tomllib.loads(text), where="the proposal")
+        splits = [split for split in SPLITS if getattr(description.splits, split) is not None]
+        listing = described(description).list_scans(root, Wanted(splits=splits))
     except Pass2DError as error:
         notes.unknown.append(f"as it stands it cannot be prepared: {error}")
         return

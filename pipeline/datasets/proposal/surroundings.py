@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -33,9 +34,16 @@ _MOST_TRIED = 20
 
 
 def split_lines(
-    tree: Tree, scans: Sequence[NamedScan], *, has_labels: bool, notes: Notes
+    tree: Tree, scans: Sequence[NamedScan], *, labelled: Set[str], notes: Notes
 ) -> list[str]:
-    """`[splits]`: by folders, lists, whole sequences, or a share of the only one."""
+    """`[splits]`: by folders, lists, whole sequences, or a share of the only one.
+
+    Args:
+        tree: the files, lists among them.
+        scans: by sequence and frame.
+        labelled: sequences with labels.
+        notes: are added to.
+    """
     folders = {scan.folder for scan in scans} - {""}
     if folders:
         known = {
@@ -45,26 +53,32 @@ def split_lines(
         }
         notes.found.append(f"splits: by the folders {', '.join(sorted(folders))}")
         return _splits({k: f"folders = {list_of(v)}" for k, v in known.items()})
-    if not has_labels:
+    if not labelled:
         notes.found.append("splits: without labels all scans are test")
         return _splits({"test": 'glob = "*"'})
     lists = _lists(tree, scans)
     if {"train", "val"} <= set(lists):
         notes.found.append(f"splits: by the lists {', '.join(lists.values())}")
         return _splits({split: f"list = {text_of(path)}" for split, path in lists.items()})
-    counts: dict[str, int] = {}
-    for scan in scans:
-        counts[scan.sequence] = counts.get(scan.sequence, 0) + 1
-    if len(counts) < 2:
+    counts = Counter(scan.sequence for scan in scans if scan.sequence in labelled)
+    others = sorted({scan.sequence for scan in scans} - labelled)
+    if others:
+        notes.found.append(f"splits: sequences without labels are test: {', '.join(others[:12])}")
+    test = {"test": f"sequences = {list_of(others)}"} if others else {}
+    if len(counts) < 2 and not others:
         notes.guessed.append("splits: the last fifth of the scans for val")
         return _splits({"train": "share = 0.8", "val": "share = 0.2"}, GUESS)
     names = list(counts)
     val: list[str] = []
-    while len(names) > 1 and sum(counts[name] for name in val) < _VAL_SHARE * len(scans):
+    while len(names) > 1 and sum(counts[name] for name in val) < _VAL_SHARE * counts.total():
         val.insert(0, names.pop())
+    if not val:
+        notes.unknown.append(f"splits: no labelled sequence is left for val beside {names[0]}")
+        return _splits({"train": f"sequences = {list_of(names)}", **test}, GUESS)
     notes.guessed.append(f"splits: the last of the sequences for val: {', '.join(val)}")
     return _splits(
-        {"train": f"sequences = {list_of(names)}", "val": f"sequences = {list_of(val)}"}, GUESS
+        {"train": f"sequences = {list_of(names)}", "val": f"sequences = {list_of(val)}", **test},
+        GUESS,
     )
 
 
@@ -101,7 +115,7 @@ def camera_lines(
     words = looked_at[0].words
     lines: list[str] = []
     for pattern, n in sorted(tree.beside(looked_at, _PICTURES).items()):
-        if n <= len(looked_at) / 2:
+        if n < len(looked_at) / 4:
             continue
         found = next(_calibrations(tree, words, pattern, points), None)
         camera = text_of(pattern)
@@ -162,7 +176,10 @@ def _generic(path: str, words: Mapping[str, str]) -> str:
 
 def _kitti(file: Path, pattern: str, picture: str) -> Iterator[tuple[CalibPart, str]]:
     """The projection whose number the picture's folder has, else the first that is there."""
-    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
     names = [line.partition(":")[0].strip() for line in text.splitlines() if ":" in line]
     matrices = [name for name in names if re.fullmatch(r"P\d", name)]
     number = re.findall(r"\d+", PurePosixPath(picture).parent.name)

@@ -8,17 +8,22 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from string import ascii_lowercase
 from typing import TypeVar
 
 from pass2d.common.errors import DataError
+from pass2d.pipeline.datasets.described.description import placeholders
 from pass2d.pipeline.datasets.described.pattern import Match
 from pass2d.pipeline.datasets.described.splits import SPLIT_FOLDERS
-from pass2d.points.packed import PACKED
+from pass2d.pipeline.datasets.proposal.notes import Notes
+from pass2d.points.packed import PACKED, file_bytes
 
 MOST_FILES = 200_000
 _LOOKED_AT = 8
 _DIGITS = re.compile(r"\d+")
 _FEW_KINDS = 4
+_WORDS = {"{split}", "{sequence}", *(f"{{folder_{letter}}}" for letter in ascii_lowercase)}
+"""What folders may become."""
 
 T = TypeVar("T")
 
@@ -47,11 +52,16 @@ class Tree:
     """By path below the root, sorted."""
     is_cut: bool = False
     """Whether there are more files than are looked at."""
+    closed: tuple[str, ...] = ()
+    """Folders that cannot be read, and why."""
     by_scan: dict[str, list[tuple[str, Name]]] = field(default_factory=dict)
     """Paths, and how they are cut, by what may name the scan: a part of the name, or its stem."""
 
     def beside(self, looked_at: Sequence[Match], suffixes: Sequence[str]) -> Counter[str]:
         """Patterns of files that belong to scans, and to how many.
+
+        A file of a scan of that name in another sequence is none of this one's: its pattern is a
+        case of a more general one, and left out.
 
         Args:
             looked_at: points of scans.
@@ -68,13 +78,27 @@ class Tree:
                     if plain_suffix(path) in suffixes and path not in points
                 }
             )
-        return counts
+        most = max((len(placeholders(pattern)) for pattern in counts), default=0)
+        general = [pattern for pattern in counts if len(placeholders(pattern)) == most]
+        return Counter(
+            {p: n for p, n in counts.items() if not any(_is_case(p, of=q) for q in general)}
+        )
 
     def _pattern(self, path: str, name: Name, words: Mapping[str, str]) -> str:
         """A path with the words of a scan in place of what they stand for."""
         values = {value: f"{{{word}}}" for word, value in words.items() if word != "scan"}
         folders = [values.get(part, part) for part in PurePosixPath(path).parts[:-1]]
         return "/".join([*folders, name.pattern])
+
+
+def _is_case(pattern: str, *, of: str) -> bool:
+    """Whether a pattern is another one with names in place of some words."""
+    pairs = list(zip(pattern.split("/"), of.split("/"), strict=False))
+    return (
+        pattern != of
+        and pattern.count("/") == of.count("/")
+        and all(here == there or there in _WORDS for here, there in pairs)
+    )
 
 
 def plain_suffix(path: str) -> str:
@@ -99,14 +123,19 @@ def read_tree(root: Path) -> Tree:
     folders: dict[str, list[str]] = {}
     seen: set[str] = set()
     count = 0
-    for place, below, files in os.walk(root, followlinks=True):
+    closed: list[str] = []
+
+    def note(error: OSError) -> None:
+        closed.append(f"{error.filename}: {(error.strerror or str(error)).lower()}")
+
+    for place, below, files in os.walk(root, followlinks=True, onerror=note):
         real = os.path.realpath(place)
         if real in seen:
             below.clear()
             continue
         seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        shown = sorted(name for name in files if not name.startswith("."))
+        below[:] = sorted(name for name in below if not name.startswith(".") and _is_text(name))
+        shown = sorted(name for name in files if not name.startswith(".") and _is_text(name))
         folders[Path(place).relative_to(root).as_posix()] = shown[: max(0, MOST_FILES - count)]
         count += len(shown)
     names = {
@@ -118,7 +147,35 @@ def read_tree(root: Path) -> Tree:
     for path, name in names.items():
         for cut in dict.fromkeys((name, _whole(path))):
             by_scan[cut.scan].append((path, cut))
-    return Tree(root=root, names=names, is_cut=count > MOST_FILES, by_scan=dict(by_scan))
+    return Tree(
+        root=root,
+        names=names,
+        is_cut=count > MOST_FILES,
+        closed=tuple(closed),
+        by_scan=dict(by_scan),
+    )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can stand in a description: UTF-8, and no braces of its own."""
+    return name.isprintable() and not set("{}*") & set(name)
+
+
+def read_or_say(file: Path, notes: Notes) -> bytes | None:
+    """The bytes of a file; None, and a note, where it cannot be read."""
+    try:
+        return file_bytes(file)
+    except DataError as error:
+        notes.unknown.append(f"files: {error}")
+        return None
+
+
+def size_of(file: Path) -> int:
+    """Bytes of a file; 0 where it cannot be looked at, such as a link to nothing."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _cut(names: Sequence[str]) -> list[Name]:
@@ -184,7 +241,7 @@ def common_pattern(paths: Sequence[str], tree: Tree) -> str:
         places = [place for place in places if words[place]]
     for n, place in enumerate(places):
         if len(places) > 1:
-            words[place] = f"folder_{chr(ord('a') + n % 26)}"
+            words[place] = f"folder_{ascii_lowercase[n % 26]}"
     if words.count("split") > 1:
         raise DataError(f"{tree.root}: folders of splits lie in each other; describe it by hand.")
     folders = [f"{{{word}}}" if word else values[0] for word, values in zip(words, columns)]  # noqa: B905  of one length
