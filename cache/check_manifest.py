@@ -61,12 +61,12 @@ def _info_faults(info: DatasetInfo) -> Iterator[str]:
     if not 1 <= labels.n_classes <= 256:
         yield f"{labels.n_classes} classes, expected 1 to 256"
     if not len(labels.training_to_raw) == len(labels.colors_rgb) == labels.n_classes:
-        yield "names, colours and raw ids are not equally many"
+        yield "names, colours and raw ids differ in number"
     raw_ids = [*labels.raw_to_training, *labels.training_to_raw]
     if not all(0 <= raw_id < 2**16 for raw_id in raw_ids):
         yield f"a raw label outside 0..{2**16 - 1}"
     if not all(0 <= c < labels.n_classes for c in labels.raw_to_training.values()):
-        yield "a raw label stands for a class that does not exist"
+        yield "a raw label maps to a class that does not exist"
     if not all(0 <= value <= 255 for color in labels.colors_rgb for value in color):
         yield "a colour outside 0..255"
     is_finite = all(map(math.isfinite, (*grid.low, *grid.high)))
@@ -291,7 +291,7 @@ class Failures:
 def _file_faults(shards: pa.Table) -> Iterator[str]:
     lists = _flat(shards, ("file_name", "file_bytes", "file_xxh3"))
     if lists is None:
-        yield "columns file_name, file_bytes and file_xxh3 are not equally long"
+        yield "columns file_name, file_bytes and file_xxh3 differ in length"
         return
     starts, (names, sizes, hashes) = lists
     for name in names.unique().to_pylist():
@@ -303,7 +303,7 @@ def _file_faults(shards: pa.Table) -> Iterator[str]:
             return
     nbytes = sizes.to_numpy()
     if (nbytes < 0).any() or (nbytes >= _MOST_BYTES // 1024).any():
-        yield "column file_bytes: a size below 0, or one that no disk has"
+        yield "column file_bytes: a size that is negative or impossibly large"
         return
     sums = np.concatenate([[0], np.cumsum(nbytes)])[starts]
     if (np.diff(sums) != shards["bytes"].to_numpy()).any():
@@ -428,7 +428,7 @@ def _chunk_faults(
         if is_listed:
             lists = _flat(scans, columns)
             if lists is None:
-                yield f"columns {', '.join(columns)} are not equally long"
+                yield f"columns {', '.join(columns)} differ in length"
                 return
             starts, arrays = lists
         else:
@@ -496,7 +496,7 @@ def _source_faults(scans: pa.Table) -> Iterator[str]:
     parts = ("role", "path", "bytes", "mtime_ns", "xxh3")
     lists = _flat(scans, tuple(f"source_{part}" for part in parts))
     if lists is None:
-        yield "the source_ columns are not equally long"
+        yield "the source_ columns differ in length"
 
 
 def _disagreements(tables: Tables) -> Iterator[str]:

@@ -124,16 +124,6 @@ def is_format_name(name: str) -> bool:
 _LONGEST_NAME = 120
 
 
-def require_member(name: str, *, where: str) -> None:
-    """Refuse what cannot be a file of a shard.
-
-    Raises:
-        CacheError: names what was found; ``where`` says in which file.
-    """
-    if MEMBER.fullmatch(name) is None:
-        raise _no_name(name, "a file of a shard such as xyz/c/0/0/0", where)
-
-
 def require_dataset_name(name: str, *, where: str) -> None:
     """Refuse what cannot be the folder of a data set.
 

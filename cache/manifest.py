@@ -85,7 +85,7 @@ def parse_dataset(data: bytes, *, where: str) -> DatasetInfo:
     version = value.get("format_version") if isinstance(value, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise CacheError(
-            f"{where}: no format_version, so it is no cache of pass2d, or damaged. "
+            f"{where}: no format_version, so it is not a cache of pass2d, or it is damaged. "
             "Give `cache_root` a folder that `prepare` made."
         )
     if version > FORMAT_VERSION:
@@ -178,7 +178,7 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
     if number is None:
         raise CacheError(
             f"{layout.root}: no finished generation (the file CURRENT is missing). "
-            "`prepare` has not ended yet: run it again, it goes on where it stopped."
+            "`prepare` did not finish: run it again to continue."
         )
     folder = layout.generation(number)
     hashes = _hashes(folder)
@@ -196,7 +196,7 @@ def load_manifest(layout: Layout, number: int | None = None) -> Manifest:
         )
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise CacheError(
-            f"{folder}: other columns than expected ({_first_line(error)}). Run `repair`."
+            f"{folder}: unexpected columns ({_first_line(error)}). Run `repair`."
         ) from error
     check_tables(tables, info, where=str(folder))
     return Manifest(number=number, info=info, tables=tables)

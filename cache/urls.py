@@ -53,7 +53,7 @@ def canonical_url(text: str) -> str:
         raise ConfigError(f"{text}: expected e.g. {_example(protocol)}.")
     rest = re.sub(r"(?<![:/])/{2,}", "/", rest).rstrip("/")
     if not rest.strip("/") or (rest.startswith("/") and protocol in _WITH_BUCKETS):
-        raise ConfigError(f"{text}: names no place. Expected e.g. {_example(protocol)}.")
+        raise ConfigError(f"{text}: names no location. Expected e.g. {_example(protocol)}.")
     return f"{protocol}{mark}{rest}"
 
 

@@ -44,7 +44,7 @@ class Foldable(nn.Module, abc.ABC, Generic[F]):
         """Weights that stand for the module's own and its BatchNorms' in evaluation."""
 
     def folded(self) -> F | None:
-        """The folded weights, made anew when a value of the module has changed; None: not now."""
+        """The folded weights, made again when a value of the module has changed; None: not now."""
         if self.training or not _IS_FOLDING.get():
             return None
         state = [_version(tensor) for tensor in chain(self.parameters(), self.buffers())]

@@ -133,7 +133,7 @@ class Segmentation(TensorRecord):
 
     @property
     def logits(self) -> Tensor:
-        """(N, C): one row per input point. Made anew at each access."""
+        """(N, C): one row per input point. Computed at each access."""
         return self.row_logits.index_select(0, self.row_of_point)
 
 
@@ -225,7 +225,7 @@ class Network(nn.Module, abc.ABC):
             "its sparse convolutions have no ONNX operator. Run the checkpoint itself (`predict`; "
             "`backend=native` needs nothing but torch), or train a network without them: vavit"
             if self.is_sparse
-            else "it has no form for export"
+            else "it does not support export"
         )
         raise ConfigError(f"{self.kind} cannot be exported: {why}")
 

@@ -222,7 +222,7 @@ class Harness:
             or (f"written: {strays}" if strays else "")
         )
         said = outcome.out + outcome.err
-        is_said = _says(said, file) or "not of pass2d" in said or "is no part of" in said
+        is_said = _says(said, file) or "not of pass2d" in said or "is not part of" in said
         if not wrong and role.kind == SEALED and outcome.code == command.code and not is_said:
             wrong = self._another_result(command, outcome, command.compared)
         return Trial(f"{done} of {file}", wrong, outcome)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from pass2d.cache.care.gc import collect_garbage
 from pass2d.cache.care.verify import verify
 from pass2d.cache.fields import Fields
-from pass2d.cache.layout import Layout, is_format_name, require_dataset_name, require_member
+from pass2d.cache.layout import Layout, is_format_name, require_dataset_name
 from pass2d.cache.manifest import load_manifest, parse_current, parse_hashes, publish_generation
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.remote.config import RemoteConfig
@@ -136,11 +136,8 @@ def test_no_name_of_the_format_leaves_the_folder(name: str) -> None:
         if is_format_name(text):
             assert os.path.normpath(text) == text
             assert not text.startswith(("/", "."))
-    for check in (require_member, require_dataset_name):
-        try:
-            check(name, where="here")
-        except CacheError:
-            continue
+    with contextlib.suppress(CacheError):
+        require_dataset_name(name, where="here")
         assert os.path.normpath(name) == name
         assert ".." not in name.split("/")
 
@@ -352,7 +349,7 @@ def test_nothing_is_written_or_deleted_behind_a_link(
         shutil.rmtree(place)
     place.symlink_to(foreign)
     before = listing(foreign)
-    with pytest.raises(CacheError, match="a link, where pass2d has a folder of its own"):
+    with pytest.raises(CacheError, match="a link where pass2d expects its own folder"):
         WRITERS[writer](out)
     assert listing(foreign) == before
     assert place.is_symlink()
@@ -463,7 +460,7 @@ def test_a_local_copy_follows_no_links(
             reader.expect_all()
             reader.read(0, Fields(image=True))
 
-    with pytest.raises(CacheError, match="a link, where"):
+    with pytest.raises(CacheError, match="a link where"):
         read()
     space = LocalSpace(RemoteConfig(folder=disk, limit_bytes=1000))
     space.make_room(1000, "all")

@@ -223,7 +223,7 @@ def test_labels_may_be_a_column_of_the_points(tmp_path: Path) -> None:
         ("write = 9", "write = 8", "write = 8 is not one of its raw ids"),
         ('name = "cart"', 'name = "hedge"', "two classes are called 'hedge'"),
         ('color = "#102030"', 'color = "blue"', "expected #rrggbb"),
-        ("[[class]]\nname", "[class]\nname", "no TOML file|expected a list of tables"),
+        ("[[class]]\nname", "[class]\nname", "not a TOML file|expected a list of tables"),
         ('sequences = ["a"]', 'sequence = ["a"]', "did you mean 'sequences'"),
         ('{ sequences = ["a"] }', "{ share = 2.0 }", "share 2.0"),
         ('{ sequences = ["a"] }', "{ }", "give one of sequences, list, glob, share"),
@@ -235,7 +235,7 @@ def test_labels_may_be_a_column_of_the_points(tmp_path: Path) -> None:
         ('kind = "json"', 'kind = "jsn"', "[[camera]] 1.calib.kind: expected one of"),
         ('matrix = "left.K"', "", "kind 'json' needs matrix and extrinsic"),
         ("hz = 5.0", "hz = -1", "[poses]: hz -1"),
-        ("hz = 5.0", "hz = ", "no TOML file"),
+        ("hz = 5.0", "hz = ", "not a TOML file"),
     ],
 )
 def test_descriptions_that_cannot_be(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -261,7 +261,7 @@ def test_the_template_is_a_description(tmp_path: Path, monkeypatch: pytest.Monke
     assert written.read_bytes() == TEMPLATE.read_bytes()
     assert described(load_description(written)).table.info.labels.names[1:] == ("person", "ground")
     again = CliRunner().invoke(app, ["prepare", "--describe-template"])
-    assert (again.exit_code, "is there already" in again.output) == (1, True)
+    assert (again.exit_code, "already exists" in again.output) == (1, True)
 
 
 def test_the_yaml_of_semantic_kitti_api_is_read_as_it_is(tmp_path: Path) -> None:

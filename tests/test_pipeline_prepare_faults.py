@@ -112,9 +112,7 @@ def test_a_disk_that_fails_for_ever(tiny: tuple[Path, dict[str, bytes]], tmp_pat
     raw, _ = tiny
     with (
         failing_calls(errno.EIO, first=40, last=10_000),
-        pytest.raises(
-            CacheError, match=r"cannot write .Input/output error., also when tried again"
-        ),
+        pytest.raises(CacheError, match=r"cannot write .Input/output error., even after retrying"),
     ):
         prepare(list_semkitti(raw), tmp_path / "out", INLINE, Silent())
 

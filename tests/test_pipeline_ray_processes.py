@@ -103,7 +103,7 @@ def test_nothing_of_a_driver_is_left(tmp_path: Path, end: str) -> None:
 @pytest.mark.parametrize(
     ("rest", "said"),
     [
-        ("time.sleep(600)", "no sign of life for 1 s"),
+        ("time.sleep(600)", "no heartbeat for 1 s"),
         ("sys.exit('a crash')", "its driver has ended"),
         ("channel.send(Lost(reason='no memory'))", "no memory"),
     ],

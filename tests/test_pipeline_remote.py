@@ -178,7 +178,7 @@ def test_a_driver_killed_in_an_upload_leaves_nothing_visible_and_the_next_goes_o
     records = [name for name in fs.find(PLACE) if "/rows/" in name]
     assert records
     assert not fs.exists(f"{PLACE}/CURRENT")
-    with pytest.raises(CacheError, match="no `prepare` has finished"):
+    with pytest.raises(CacheError, match="`prepare` has not finished"):
         CacheReader.open("s3://bucket/some")
     proxy.log.clear()
     summary = prepare(list_semkitti(raw), URL, INLINE, Silent())

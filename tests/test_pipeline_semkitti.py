@@ -68,7 +68,7 @@ def test_description_is_that_of_semantickitti() -> None:
     ("old", "new", "words"),
     [
         ('name = "semkitti"\n', "", "'name' is missing"),
-        ("[grid]", "[grid", "no TOML"),
+        ("[grid]", "[grid", "not a TOML"),
         ("raw = 10,", "raw = 11,", "'car' writes raw 11"),
         ('"car" }', '"cart" }', r"do not exist: \['cart'\]"),
         ("shape = [1000, 1000, 60]", "shape = [1000, 1000]", "three of int"),

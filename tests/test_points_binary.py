@@ -54,7 +54,7 @@ def test_few_points_are_confirmed_or_refused(tmp_path: Path) -> None:
     assert read_binary(path, BinaryOptions(usual=4)).points.shape == (48, 4)
     five = write(tmp_path / "b.bin", table(20_000, 5)[rows[:16]])  # 320 bytes: also 20 points of 4
     with pytest.raises(
-        DataError, match=r"fewer than 64 points say too little.*`columns=4`.*`dtype=float32`"
+        DataError, match=r"fewer than 64 points are too few to tell.*`columns=4`.*`dtype=float32`"
     ):
         read_binary(five, BinaryOptions(usual=4))
     assert read_binary(five, BinaryOptions(usual=4, columns=5)).points.shape == (16, 5)
@@ -68,7 +68,7 @@ def test_few_points_are_read_as_the_files_beside_them_which_is_said(tmp_path: Pa
     assert read.points.shape == (16, 5)
     assert "read as 5 float32 per point" in read.note
     write(tmp_path / "3.bin", table(500, 6))  # now they do not agree
-    with pytest.raises(DataError, match="say too little"):
+    with pytest.raises(DataError, match="are too few to tell"):
         read_binary(few, BinaryOptions(usual=4))
 
 

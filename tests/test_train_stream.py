@@ -359,6 +359,7 @@ def test_closing_waits_for_a_scan_of_each_thread_not_for_its_batch(
     assert not loop.is_alive()
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_ten_thousand_scans(tmp_path: Path) -> None:
     write_sample_cache(tmp_path, n_scans=8, sequences=("00",), n_points=120, image_hw=(24, 64))
     with CacheReader.open(tmp_path) as reader:

@@ -65,7 +65,7 @@ NO_SHARD: ShardId = ("", -1, "")
 
 
 def damaged_at(kind: Kind, path: str, text: str, shard_id: ShardId) -> Damage:
-    """Damage of a shard as a whole, or of none."""
+    """Damage of a whole shard, or of a file outside shards."""
     container, shard, key = shard_id
     return Damage(
         kind=kind, path=path, text=text, container=container, shard=shard, key=key[:KEY_DIGITS]

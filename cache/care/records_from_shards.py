@@ -57,7 +57,7 @@ def describe_shard(folder: Path) -> ShardRow:
 def _describe_shard(folder: Path) -> ShardRow:
     match = SHARD_FOLDER.fullmatch(folder.name)
     if match is None:
-        raise CacheError(f"{folder}: no name of a shard, expected 000003-0123456789ab.zarr.")
+        raise CacheError(f"{folder}: not the name of a shard; expected 000003-0123456789ab.zarr.")
     group = folder / GROUP_FILE
     metadata = loads(_read(group), where=str(group))
     attributes = metadata["attributes"]

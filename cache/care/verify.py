@@ -96,7 +96,7 @@ class _Verifier:
         """All checks, from the top of the folder down."""
         for folder in self._layout.folders:
             if folder.is_symlink():
-                self._changed(folder, "a link, where pass2d has a folder of its own")
+                self._changed(folder, "a link where pass2d expects its own folder")
         info_bytes = self._check_dataset_file()
         manifest = self._check_generations(info_bytes)
         self._check_failed_file(manifest)
@@ -246,7 +246,7 @@ class _Verifier:
 
     def _extra(self, path: Path) -> None:
         self._add(
-            Damage(kind="extra", path=self._name(path), text="is no part of a prepared data set")
+            Damage(kind="extra", path=self._name(path), text="is not part of a prepared data set")
         )
 
     def _check_rows(self) -> dict[tuple[str, str], ShardRow]:
@@ -347,7 +347,7 @@ class _Verifier:
                         damaged_at(
                             "other bytes",
                             f"{name}/{file}",
-                            "the sources give other bytes now",
+                            "rebuilding it from the sources gives different bytes",
                             (header.container, row.shard, header.key),
                         )
                     )

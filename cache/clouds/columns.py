@@ -23,7 +23,7 @@ COLUMNS = range(3, 9)
 """What is recognised: x, y, z, and up to five more. Others are read when they are named."""
 FEW_POINTS = 64
 """Below this the columns' distributions can only confirm what is expected."""
-_FEW_WORDS = f"fewer than {FEW_POINTS} points say too little"
+_FEW_WORDS = f"fewer than {FEW_POINTS} points are too few to tell"
 CLEAR_BITS = 0.15
 """How far columns must differ. Real scans: 0.86 to 1.24 bits read rightly, below 0.01 with a number
 of columns that shares no factor with the right one, and up to 0.45 with one that does."""
@@ -229,7 +229,7 @@ def _least(values: NDArray[np.floating], bits: dict[int, float], best: int) -> t
         if same:
             return fewer, ""
         if same is None and bits[fewer] >= OTHER_BITS * bits[best]:
-            return 0, f"{fewer} and {2 * fewer} numbers per point make sense"
+            return 0, f"{fewer} and {2 * fewer} numbers per point are both plausible"
     return best, ""
 
 

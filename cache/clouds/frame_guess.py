@@ -50,7 +50,7 @@ class Guess:
     ground: Ground
     """After the change."""
     range_ratio: float
-    """How many times as far as in training the points lie, after the change; NaN: unknown."""
+    """How many times as far away as in training the points lie, after the change; NaN: unknown."""
 
 
 def guess(

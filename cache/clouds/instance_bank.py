@@ -130,7 +130,7 @@ def instance_bank(
 ) -> InstanceBank:
     """The bank of these scans: the one that is kept below the cache, else a new one.
 
-    That of a remote cache, or of one that cannot be written to, is made anew by each run.
+    That of a remote cache, or of one that cannot be written to, is built again by each run.
     """
     if not reader.info.facts.has_instances or not reader.info.facts.pasted:
         return _joined([])
@@ -145,7 +145,7 @@ def instance_bank(
         try:
             replace_file(path, content.getvalue(), scratch=Layout(root=reader.root).scratch)
         except CacheError as error:
-            progress.say(f"the instance bank is not kept, each run makes it anew: {error}")
+            progress.say(f"the instance bank cannot be saved; every run builds it again: {error}")
     return bank
 
 

@@ -233,7 +233,7 @@ def _places(
 def _recenter(found: Guess) -> Iterator[Difference]:
     if not found.is_centred:
         yield Difference(
-            kind="recenter", what="the coordinates do not start at the sensor (of a map?)"
+            kind="recenter", what="the coordinates are not relative to the sensor (a map?)"
         )
 
 
@@ -247,7 +247,8 @@ def _unit(found: Guess, expected: Expectation, *, is_recentred: bool) -> Iterato
         is_alike = math.isnan(times) or 1 / RANGE_TIMES <= times <= RANGE_TIMES
         if not (is_map or is_alike or (expected.is_rough and not is_far_off)):
             yield Difference(
-                kind="range", what=f"the points lie {times:.2g} times as far as in {expected.whose}"
+                kind="range",
+                what=f"the points lie {times:.2g} times as far away as in {expected.whose}",
             )
         return
     times = found.range_ratio / found.unit_m
@@ -255,7 +256,7 @@ def _unit(found: Guess, expected: Expectation, *, is_recentred: bool) -> Iterato
     what = (
         f"the points look like {word}, not metres"
         if expected.is_rough
-        else f"the points lie {times:.2g} times as far as in {expected.whose}"
+        else f"the points lie {times:.2g} times as far away as in {expected.whose}"
     )
     yield Difference(kind="unit", what=what, amount=found.unit_m)
 

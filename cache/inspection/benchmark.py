@@ -92,7 +92,7 @@ def measure_reader(
         CacheReader.open(cache_root, dataset=dataset, check=False) as unchecked,
     ):
         if not len(checked.scans):
-            raise CacheError(f"{checked.root}: holds no scan, so there is nothing to measure.")
+            raise CacheError(f"{checked.root}: holds no scan, so nothing can be measured.")
         every = max(1, len(checked.scans) // scans)
         positions = range(0, len(checked.scans), every)[:scans]
         for _ in range(max(2, rounds)):

@@ -85,8 +85,8 @@ class ShardTable:
                 self._check(FIELDS[name], value, shard, divisor=divisor)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CacheError(
-                f"{folder}: what the manifest says of its arrays cannot be ({error!s:.200}). "
-                "Run `verify`, or prepare again into a new `cache_root`."
+                f"{folder}: the manifest's description of its arrays is impossible "
+                f"({error!s:.200}). Run `verify`, or prepare again into a new `cache_root`."
             ) from error
         return ShardInfo(
             container=container,

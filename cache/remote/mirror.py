@@ -80,7 +80,7 @@ class RemoteMirror:
         mirror = cls(find_store(url, dataset, config))
         if mirror.fetch_manifest() is None:
             raise CacheError(
-                f"{mirror.url}/{CURRENT_FILE}: missing, no `prepare` has finished there. "
+                f"{mirror.url}/{CURRENT_FILE}: missing, `prepare` has not finished there. "
                 "Run `prepare` first."
             )
         return mirror
@@ -292,7 +292,7 @@ def find_store(url: str, dataset: str | None, config: RemoteConfig | None = None
     if found:
         raise CacheError(f"{store.url}: holds {', '.join(found)}. Choose one with `dataset`.")
     what = f"data set {dataset!r}" if dataset else f"prepared data set (no */{DATASET_FILE})"
-    raise CacheError(f"{store.url}: no {what}. Check the address and what lies there.")
+    raise CacheError(f"{store.url}: no {what}. Check the address.")
 
 
 def _is_corrupted(store: RemoteStore, name: str) -> bool:

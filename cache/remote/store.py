@@ -302,7 +302,7 @@ def _failure(url: str, error: Exception, attempts: int, verb: str) -> CacheError
     if _says(error, _SETTING_WORDS):
         remedy = "Check the settings: AWS_* and ~/.aws, PASS2D_STORE_OPTIONS."
     elif _is_final(error):
-        remedy = "The store refuses: check the credentials and permissions for this address."
+        remedy = "Access denied: check the credentials and permissions for this address."
     else:
         remedy = f"Given up after {attempts} attempts: check network and store, then run again."
     return CacheError(f"{text} {remedy}")

@@ -236,7 +236,7 @@ def plan_command(
     root: Annotated[
         Path | None,
         typer.Option(
-            help="Root of the raw data set. By default it is looked for as by `prepare`.",
+            help="Root of the raw data set. Found as by `prepare` by default.",
             resolve_path=True,
         ),
     ] = None,

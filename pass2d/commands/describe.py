@@ -28,7 +28,7 @@ def describe_command(
     console = Console()
     with clear_errors(console):
         if out is not None and (out.exists() or out.is_symlink()):
-            raise DataError(f"{out}: is there already. Move it away, or choose another name.")
+            raise DataError(f"{out}: already exists. Move it away, or choose another name.")
         proposal = propose(folder)
         if out is not None:
             with written_whole(out, "the description") as aside:
@@ -51,6 +51,6 @@ def describe_command(
             typer.echo(proposal.text, nl=False)
             return
         print_line(
-            f"{out}: look at the lines with a ?, then: pass2d prepare folder --describe "
+            f"{out}: check the lines marked ?, then: pass2d prepare folder --describe "
             f"{quote(str(out))} --root {quote(str(folder))} --check"
         )

@@ -52,7 +52,7 @@ def inspect_command(
     with clear_errors():
         if argument and option:
             raise ConfigError(
-                "two places given: name one cache or checkpoint, e.g. pass2d inspect cache/"
+                "two locations given: name one cache or checkpoint, e.g. pass2d inspect cache/"
             )
         location = argument or option or path_or_url(DEFAULT_CACHE)
         if not is_url(location) and Path(location).is_file():

@@ -147,7 +147,7 @@ DeviceOption = Annotated[
 BackendOption = Annotated[
     str,
     typer.Option(
-        help="Of the sparse convolutions: auto (what suits the device), native, spconv, triton."
+        help="Backend of the sparse convolutions: auto (suits the device), native, spconv, triton."
     ),
 ]
 CheckpointOption = Annotated[

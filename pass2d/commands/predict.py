@@ -45,7 +45,7 @@ def predict_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the results. Of a recording: the copy, or a folder for it.",
+            help="Folder for the results. For a recording: the copy, or a folder for it.",
             resolve_path=True,
             show_default="predictions",
         ),
@@ -53,7 +53,7 @@ def predict_command(
     topic: Annotated[
         str | None,
         typer.Option(
-            help="Of a recording: the topic of PointCloud2 to label, if it has several. Its "
+            help="For a recording: the topic of PointCloud2 to label, if it has several. Its "
             "points get the fields class_id and rgb; everything else is copied as it is."
         ),
     ] = None,
@@ -69,7 +69,7 @@ def predict_command(
         bool,
         typer.Option(
             "--confidence",
-            help="Also write NAME_confidence.npy, float32 in 0..1. Of a recording: a field.",
+            help="Also write NAME_confidence.npy, float32 in 0..1. For a recording: a field.",
         ),
     ] = False,
     png: Annotated[

@@ -193,7 +193,7 @@ def _chosen(
 
     if describe is None:
         raise ConfigError(
-            "--describe FILE is missing: what lies in the folder. `pass2d prepare "
+            "--describe FILE is missing: a description of the folder. `pass2d prepare "
             "--describe-template` writes one to fill in."
         )
     dataset = described(load_description(describe))
@@ -243,8 +243,8 @@ def _command(words: CommandWords, datasets: Load) -> Callable[..., None]:
 FOLDER = CommandWords(
     name="folder",
     title="Your own data",
-    help="Prepare any folder, by a description of what lies in it.",
-    root="Folder that the description's patterns are below.",
+    help="Prepare any folder, from a description of its contents.",
+    root="Folder to which the description's patterns are relative.",
     usual_root="",
     sequences="00,08",
     options=("describe", "image_size", "sweeps"),

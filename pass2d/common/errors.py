@@ -45,7 +45,7 @@ class ReportedByOtherProcessError(Pass2DError):
     """Another process of a group tells the user what happened: this one ends without a word."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"another process has said why (exit code {code})")
+        super().__init__(f"another process reported the reason (exit code {code})")
         self.code = code
 
 

@@ -20,11 +20,11 @@ import xxhash
 from pass2d.common.errors import CacheError, DataError
 
 _FATAL = {
-    errno.ENOSPC: "the disk is full: free space and run the command again, it goes on from here",
+    errno.ENOSPC: "the disk is full: free space and run the command again, it continues from here",
     errno.EDQUOT: "the quota is used up: free space and run the command again",
     errno.EACCES: "no write permission: choose another folder or change the permissions",
     errno.EPERM: "no write permission: choose another folder or change the permissions",
-    errno.EFBIG: "the file system (or a limit) does not take files of this size",
+    errno.EFBIG: "the file system (or a limit) does not allow files of this size",
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
@@ -80,8 +80,8 @@ def write_failure(path: Path, error: OSError) -> CacheError:
         kind = NotWritableError if is_refused else CacheError
         return kind(f"{path}: cannot write ({error.strerror}): {reason}.")
     return TransientWriteError(
-        f"{path}: cannot write ({error.strerror}), also when tried again. Check the disk and run "
-        "the command again, it goes on from here."
+        f"{path}: cannot write ({error.strerror}), even after retrying. Check the disk and run "
+        "the command again, it continues from here."
     )
 
 
@@ -96,7 +96,7 @@ def require_no_link(*folders: Path) -> None:
     for folder in folders:
         if folder.is_symlink():
             raise CacheError(
-                f"{folder}: a link, where pass2d has a folder of its own. It neither writes nor "
+                f"{folder}: a link where pass2d expects its own folder. It neither writes nor "
                 "deletes behind links inside a data set: remove the link (what it leads to stays)."
             )
 
@@ -126,7 +126,7 @@ def open_file(path: Path | str) -> int:
     os.close(fd)
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "It is a pipe, a socket or a device, no file", str(path))
+    raise OSError(errno.EINVAL, "It is a pipe, a socket or a device, not a regular file", str(path))
 
 
 def read_whole(path: Path) -> bytes:
@@ -242,7 +242,7 @@ def written_whole(path: Path, what: str) -> Iterator[Path]:
     except OSError as error:
         raise DataError(
             f"{path}: {what} could not be written: {error.strerror or error}. "
-            "Does its folder exist, is it writable, is the disk full?"
+            "Check that its folder exists and is writable, and that the disk is not full."
         ) from error
 
 

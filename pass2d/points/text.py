@@ -15,7 +15,6 @@ from pass2d.points.columns import PointColumns, one_line
 COMMENTS = ("#", "//", "%")
 _DELIMITERS = (";", "\t", ",")
 """In this order: with ; or tabs a comma may stand in a number."""
-_HEAD_LINES = 200
 _LONGEST_SHOWN = 60
 
 

@@ -72,7 +72,7 @@ def _part(heading: str, rows: Rows, *, has_total: bool = False) -> Part:
 def _confusion(report: EvalReport) -> str:
     png = io.BytesIO()
     confusion(report).save(png, format="PNG")
-    return section("Confusion", picture(png.getvalue(), alt="Which class is taken for which"))
+    return section("Confusion", picture(png.getvalue(), alt="Which class is mistaken for which"))
 
 
 def _json(report: EvalReport) -> dict[str, Any]:

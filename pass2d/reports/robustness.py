@@ -160,12 +160,12 @@ def remarks(report: RobustReport) -> list[str]:
     scores, lines = report.scores, []
     if report.set_name == COLLECTION:
         lines.append(
-            f"{COLLECTION} is made by pass2d from published physics: its scores are no published "
+            f"{COLLECTION} is made by pass2d from published physics: its scores are not published "
             "ones, and the baseline's are of Robo3D's own set. Compare checkpoints with each other."
         )
     if not report.baseline:
         lines.append(
-            "no mCE: Robo3D's baseline was not measured on this set, whose fog and snow are others"
+            "no mCE: Robo3D's baseline was not measured on this set, whose fog and snow differ"
         )
     partial = _partial(report)
     if scores.mce is not None:

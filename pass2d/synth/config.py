@@ -129,7 +129,7 @@ def _check_sequences(sequences: tuple[str, ...]) -> None:
         if not re.fullmatch(r"0[0-9]|1[0-9]|2[01]", sequence):
             raise ConfigError(f"sequence {sequence!r} does not exist; expected 00 to 21")
     if len(set(sequences)) != len(sequences):
-        raise ConfigError(f"sequences {', '.join(sequences)} name one twice; name each once")
+        raise ConfigError(f"sequences {', '.join(sequences)} list one twice; list each once")
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:

@@ -146,7 +146,7 @@ def run_tasks(
                 yield future.result()
         except BrokenProcessPool as error:
             raise DataError(
-                f"{out}: a worker process was killed, perhaps for want of memory; run "
+                f"{out}: a worker process was killed, perhaps for lack of memory; run "
                 "again with fewer workers: finished scans are kept"
             ) from error
         finally:

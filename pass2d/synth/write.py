@@ -193,6 +193,6 @@ def write_aside(path: Path, content: bytes) -> None:
 
 def _write_error(path: Path, error: OSError) -> DataError:
     return DataError(
-        f"{path}: cannot write: {error.strerror or error}; make room or choose another folder, "
-        "then run again: finished scans are kept"
+        f"{path}: cannot write: {error.strerror or error}; free some space or choose another "
+        "folder, then run again: finished scans are kept"
     )

@@ -76,7 +76,7 @@ def _problem(name: str, device_type: str) -> str:
     if name == "native":
         return ""
     if device_type not in ({"cpu", "cuda"} if name == "spconv" else {"cuda"}):
-        return f"{_MODULES[name]} has no code for it; use native"
+        return f"{_MODULES[name]} does not support it; use native"
     if find_spec(_MODULES[name]) is None:
         extra = "'spconv-cu118>=2.3.8'" if name == "spconv" else "'pass2d[triton]'"
         return f"{_MODULES[name]} is not installed: pip install {extra}"

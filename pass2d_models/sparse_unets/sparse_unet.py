@@ -57,7 +57,7 @@ class SparseUNetConfig(NetworkConfig):
         if len(self.base_widths) != 9:
             raise ValueError(f"base_widths must be 9 numbers, got {self.base_widths}")
         if min(self.widths) < 1:
-            raise ValueError(f"base_widths and width_factor leave a part without channel: {self}")
+            raise ValueError(f"base_widths and width_factor leave a layer without channels: {self}")
         if not self.voxel_m > 0:
             raise ValueError(f"voxel_m must be above 0 metres, got {self.voxel_m}")
 

@@ -72,7 +72,7 @@ def load_table(file: Path) -> DatasetTable:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error}).") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: no TOML file: {error}") from error
+        raise ConfigError(f"{file}: not a TOML file: {error}") from error
     except KeyError as error:
         raise ConfigError(f"{file}: key {error} is missing. See semkitti.toml.") from error
     except (ValueError, TypeError, AttributeError) as error:

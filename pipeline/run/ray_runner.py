@@ -131,7 +131,7 @@ class RaySession:
         try:
             while not self._lost:
                 if not self._processes.channel.poll(self._patience_s):
-                    self._lost = f"no sign of life for {self._patience_s:.0f} s"
+                    self._lost = f"no heartbeat for {self._patience_s:.0f} s"
                     break
                 message = self._processes.channel.recv()
                 if isinstance(message, Lost):
@@ -236,7 +236,7 @@ class RayRunner:
         if not self._session.is_ours:
             raise CacheError(
                 f"{self._session.config.ray_address}: the connection was lost ({error}). Run "
-                f"again, it goes on from here.{log}"
+                f"again, it continues from here.{log}"
             ) from error
         if not self._session.is_told:
             self._session.is_told = True

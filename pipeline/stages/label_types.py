@@ -68,7 +68,7 @@ def require_label_type(
         file: where the bytes come from, for the message.
 
     Raises:
-        ProblemError: names the type that makes sense, and how to write the file anew.
+        ProblemError: names the type that makes sense, and how to write the file again.
     """
     if not data:
         return

@@ -263,7 +263,7 @@ def collective() -> Iterator[None]:
 def _tells_of_loss(error: RuntimeError) -> bool:
     """Whether another process, and not this one, is what failed.
 
-    NCCL hands on a fault of the own GPU as an error of its own class; what gloo raises is of none.
+    NCCL reports a fault of its own GPU by a class of its own; gloo has no such class.
     """
     text = str(error).lower()
     if isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):

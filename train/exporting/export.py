@@ -193,6 +193,6 @@ def _compare(content: bytes, form: ExportForm, output: OutputName, out: Path) ->
     if not difference <= TOLERANCE * max(1.0, largest):
         raise ConfigError(
             f"{out}: not written: the exported network answers other than torch's, by "
-            f"{difference:.3g}. Another version of torch or onnxscript may do better"
+            f"{difference:.3g}. Try another version of torch or onnxscript"
         )
     return difference

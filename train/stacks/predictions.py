@@ -85,7 +85,7 @@ class EarlierPredictions:
         if len(data) != n_raw * dtype.itemsize:
             raise DataError(
                 f"{path}: {len(data)} bytes, expected {n_raw * dtype.itemsize} for the {n_raw} "
-                f"points of scan {scans.scan_id[position]}. Is it of another data set?"
+                f"points of scan {scans.scan_id[position]}. Does it belong to another data set?"
             )
         labels = self._lookup[np.frombuffer(data, dtype) & 0xFFFF]
         if (labels == UNKNOWN_LABEL).any():

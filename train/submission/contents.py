@@ -70,7 +70,7 @@ def count_points(info: zipfile.ZipInfo, benchmark: Benchmark) -> int:
     if info.flag_bits & 1:
         raise ValueError("encrypted")
     if info.compress_type not in _METHODS:
-        raise ValueError("compressed in a way that servers may not know; use deflate")
+        raise ValueError("compressed in a way that servers may not support; use deflate")
     return info.file_size // width
 
 

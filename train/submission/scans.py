@@ -21,7 +21,7 @@ class SubmittedScans:
             found = ", ".join(sorted(set(table.split.tolist()))) or "none"
             raise ConfigError(
                 f"{reader.root}: no scan of split {split!r}; prepared are: {found}. "
-                "Prepare it, or choose one by `split`."
+                "Prepare it, or choose another `split`."
             )
         self.sequences = [str(table.sequence[p]) for p in self.positions]
         self.server_split = benchmark.server_split(split, self.sequences)
@@ -63,7 +63,7 @@ def require_complete(
         raise DataError(
             f"{reader.root}: split {split} is not complete, the server would refuse it: "
             f"{'; '.join(lacks[:8])}{f'; and {len(lacks) - 8} more' if len(lacks) > 8 else ''}. "
-            "Prepare what is missing, or set `allow_partial` for a zip to try things with."
+            "Prepare what is missing, or set `allow_partial` for a trial zip."
         )
     refused = [f"not complete, the server will refuse it: {lack}" for lack in lacks]
     return (*checked.notes, *refused), not lacks

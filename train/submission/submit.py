@@ -195,7 +195,7 @@ def _benchmark(
     title = found.info.facts.title
     if not found.form.takes_raw_ids and config.outside == "ignore":
         raise ConfigError(
-            f"`outside=ignore`: {title} refuses points without an answer. Use `outside=nearest`."
+            f"`outside=ignore`: {title} refuses unlabelled points. Use `outside=nearest`."
         )
     if found.form.has_meta and config.description is not None:
         raise ConfigError(f"`description`: {title} takes none; it has `meta`")
@@ -310,7 +310,7 @@ class _Work:
             if not report.is_sound:
                 raise DataError(
                     f"{out}: the zip did not pass its own check, so it was not kept: "
-                    f"{'; '.join(report.problems[:3])}. Is the disk sound?"
+                    f"{'; '.join(report.problems[:3])}. Check the disk."
                 )
         return report
 

@@ -184,7 +184,7 @@ def spconv_findings(
                 name=name,
                 state="broken",
                 found=answer.failure,
-                remedy="Train and predict with backend = native until it is mended: remove all "
+                remedy="Train and predict with backend = native until it is fixed: remove all "
                 "builds (pip list | grep spconv), then pip install 'spconv-cu118>=2.3.8'",
             )
         ]

@@ -68,7 +68,7 @@ def _read(file: Path, likes: tuple[str, ...]) -> dict[str, Any]:
     try:
         plain = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: no TOML file: {error}") from error
+        raise ConfigError(f"{file}: not a TOML file: {error}") from error
     return _with_likes(plain, file, likes)
 
 
@@ -81,7 +81,7 @@ def _with_likes(plain: dict[str, Any], file: Path, likes: tuple[str, ...]) -> di
         raise ConfigError(f"{file}: [dataset].like: expected text in quotes, got {shown(like)}")
     if len(likes) >= _MOST_LIKES or like in likes:
         raise ConfigError(
-            f"{file}: [dataset].like: {' -> '.join((*likes, like))[:200]} has no end."
+            f"{file}: [dataset].like: {' -> '.join((*likes, like))[:200]} is circular."
         )
     below = file.parent / like
     if below.is_file():
@@ -180,7 +180,9 @@ def _yaml(text: str, file: Path) -> Mapping[str, Any]:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{file}: no YAML file: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(
+            f"{file}: not a YAML file: {' '.join(str(error).split())[:300]}"
+        ) from error
     if not isinstance(value, Mapping):
         raise ConfigError(f"{file}: expected the keys of semantic-kitti-api, got {shown(value)}")
     return value

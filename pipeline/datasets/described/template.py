@@ -17,7 +17,7 @@ def write_template(file: Path) -> Path:
         DataError: there is such a file already, or it cannot be written.
     """
     if file.exists() or file.is_symlink():
-        raise DataError(f"{file}: is there already. Move it away, or edit it.")
+        raise DataError(f"{file}: already exists. Move it away, or edit it.")
     with written_whole(file, "the description") as aside:
         aside.write_bytes(TEMPLATE.read_bytes())
     return file

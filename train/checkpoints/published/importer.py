@@ -145,7 +145,9 @@ def _state_dict(file: TorchFile) -> dict[str, TensorRef]:
     """The named tensors of the file, whatever wraps them."""
     top = file.value
     if not isinstance(top, dict):
-        raise CheckpointError(f"{file.path}: holds no dict of tensors, so no published checkpoint")
+        raise CheckpointError(
+            f"{file.path}: holds no dict of tensors, so it is not a published checkpoint"
+        )
     for candidate in (top.get("state_dict"), top.get("model"), top):
         if isinstance(candidate, dict) and any(
             isinstance(value, TensorRef) for value in candidate.values()
@@ -177,8 +179,8 @@ def _recognise(path: Path, references: dict[str, TensorRef]) -> PublishedLayout:
             layout = recognise(shapes)
         except KeyError as error:
             raise CheckpointError(
-                f"{path}: looks like a published checkpoint, but a tensor that tells its size is "
-                f"missing or misshapen: {error}. Is the file complete?"
+                f"{path}: looks like a published checkpoint, but a tensor that determines its size "
+                f"is missing or misshapen: {error}. Is the file complete?"
             ) from error
         if layout is not None:
             for name in list(references):

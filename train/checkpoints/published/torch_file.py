@@ -138,7 +138,8 @@ def _open_zip(path: Path, archive: zipfile.ZipFile) -> TorchFile:
     folders = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl")]
     if len(folders) != 1:
         raise CheckpointError(
-            f"{path}: a zip file, but none of torch.save: {len(folders)} entries data.pkl"
+            f"{path}: a zip file, but not one written by torch.save: "
+            f"{len(folders)} entries data.pkl"
         )
     (folder,) = folders
 
@@ -164,7 +165,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         is_inside = first and ".." not in parts and ":" not in first
         if not is_inside or "\\" in info.filename:
             raise CheckpointError(
-                f"{path}: refused: its entry {info.filename[:80]!r} points out of the file"
+                f"{path}: refused: its entry {info.filename[:80]!r} points outside the file"
             )
         is_plain = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
         if not is_plain or info.file_size != info.compress_size:
@@ -184,7 +185,7 @@ def _open_legacy(path: Path, memory: memoryview) -> TorchFile:
     where = str(path)
     window = _Window(memory)
     if memory[0] != _PROTO or read_pickle(window, where=where).value != _LEGACY_MAGIC:
-        raise CheckpointError(f"{path}: no checkpoint: neither of the formats of torch.save")
+        raise CheckpointError(f"{path}: not a checkpoint: not in either format of torch.save")
     if read_pickle(window, where=where).value != _LEGACY_PROTOCOL:
         raise CheckpointError(f"{path}: an unknown version of torch.save's old format")
     system = read_pickle(window, where=where).value

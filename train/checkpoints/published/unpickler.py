@@ -258,7 +258,7 @@ class _Machine:
     def _stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise TypeError("a name that is no text")
+            raise TypeError("a name that is not text")
         self._name(module, name)
 
     def _name(self, module: str, name: str) -> None:
@@ -270,13 +270,13 @@ class _Machine:
     def _take_tuple(self) -> tuple[Any, ...]:
         arguments = self.stack.pop()
         if not isinstance(arguments, tuple):
-            raise TypeError("arguments that are no tuple")
+            raise TypeError("arguments that are not a tuple")
         return arguments
 
     def _new_with_keywords(self) -> None:
         keywords = self.stack.pop()
         if not isinstance(keywords, dict):
-            raise TypeError("keywords that are no dict")
+            raise TypeError("keywords that are not a dict")
         arguments = self._take_tuple()
         self._count(arguments)
         self._call_with((*arguments, keywords))
@@ -300,7 +300,7 @@ class _Machine:
             self.stack.append(_tensor(*arguments[:4]))
         elif callee.key in REBUILD_PARAMETER:
             if not isinstance(arguments[0], TensorRef):
-                raise TypeError("a parameter that is no tensor")
+                raise TypeError("a parameter that is not a tensor")
             self.stack.append(arguments[0])
         elif callee.key == ORDERED_DICT:
             self.stack.append({})
@@ -319,7 +319,7 @@ class _Machine:
             return []
         (pairs,) = arguments
         if not isinstance(pairs, list) or any(len(pair) != 2 for pair in pairs):
-            raise TypeError("an ordered dict of something else than pairs")
+            raise TypeError("an ordered dict of something other than pairs")
         self._count(pairs)
         return pairs
 
@@ -344,7 +344,7 @@ class _Machine:
         """The one kind that torch writes: ("storage", class, key, place, values[, view])."""
         identity = self.stack.pop()
         if not isinstance(identity, tuple) or len(identity) not in (5, 6):
-            self.refuse("refers to something outside itself that is no tensor memory")
+            self.refuse("refers to something outside itself that is not tensor memory")
         tag, kind, key, _, numel = identity[:5]
         is_view = len(identity) == 6 and identity[5] is not None
         is_storage = tag == "storage" and isinstance(kind, Reference) and kind.key in STORAGE_DTYPES
@@ -365,7 +365,7 @@ class _Machine:
         if isinstance(target, Placeholder):
             target = target.items
         if not isinstance(target, list):
-            raise TypeError("items for something that is no list")
+            raise TypeError("items for something that is not a list")
         target.extend(values)
 
     def _update(self, values: list[Any]) -> None:
@@ -373,7 +373,7 @@ class _Machine:
         if isinstance(target, Placeholder):
             target = target.entries
         if not isinstance(target, dict):
-            raise TypeError("entries for something that is no dict")
+            raise TypeError("entries for something that is not a dict")
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not _is_plain_key(key):
                 self.refuse("uses a key that is neither text nor number nor class")
@@ -385,7 +385,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> TensorRef:
     if not isinstance(storage, StorageRef) or not is_sized:
         raise TypeError("a tensor without memory or shape")
     if not all(_is_count(value) for value in (offset, *shape, *stride)):
-        raise TypeError("a tensor with a shape that is no shape")
+        raise TypeError("a tensor with an invalid shape")
     return TensorRef(storage=storage, offset=offset, shape=shape, stride=stride)
 
 
