@@ -30,6 +30,8 @@ from pass2d.models.inputs import TensorRecord
 
 CPU_TILE = 4096
 """Output rows per tile on a CPU: products of one offset then fit the second-level cache."""
+_MANY_PAIRS = 6.0
+"""Per output row; tiles of half as many rows then have as many pairs of an offset."""
 DEVICE_TILE = 1 << 18
 """Elsewhere, where each call has its price; bounds the memory for products."""
 
@@ -182,12 +184,9 @@ class NativeTable(ConvTable):
         with torch.autocast(rows.device.type, enabled=False):
             result = rows.new_empty((len(self.ahead.starts), width))
             for tile, sums in _tile_sums(rows, weights.by_offset, self.ahead):
-                own = result[tile.rows]
-                if self.ahead.centre is None:
-                    torch.add(sums, weights.bias, out=own)
-                else:
-                    centre = weights.by_offset[self.ahead.centre]
-                    torch.addmm(weights.bias, rows[tile.rows], centre, out=own).add_(sums)
+                if self.ahead.centre is not None:
+                    sums.addmm_(rows[tile.rows], weights.by_offset[self.ahead.centre])
+                own = torch.add(sums, weights.bias, out=result[tile.rows])
                 finish(own, residual=None if residual is None else residual[tile.rows], slope=slope)
         return result
 
@@ -320,5 +319,8 @@ class Native(Backend):
 
 
 def _tiled(pairs: Pairs, *, centre: int | None = None) -> TiledPairs:
-    on_cpu = pairs.inputs[0].device.type == "cpu"
-    return TiledPairs.build(pairs, centre=centre, tile=CPU_TILE if on_cpu else DEVICE_TILE)
+    if pairs.inputs[0].device.type != "cpu":
+        return TiledPairs.build(pairs, centre=centre, tile=DEVICE_TILE)
+    n_pairs = sum(map(len, pairs.inputs))
+    is_dense = n_pairs > _MANY_PAIRS * pairs.n_out
+    return TiledPairs.build(pairs, centre=centre, tile=CPU_TILE // 2 if is_dense else CPU_TILE)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
+from pass2d.common.memory import keep_freed_memory
 from pass2d.models.network import Network
 from pass2d.train.inference.labelling import Labelled, PointLabels, S, ScanRun, T, label_in_packs
 from pass2d.train.inference.logits import CachedVotes, vote_logits
@@ -57,6 +58,8 @@ def label_scans(
         ConfigError: A scan does not fit the memory of the GPU.
     """
     device = next(network.parameters()).device
+    if device.type == "cpu":
+        keep_freed_memory()
     run = _Run(network, info, plans, size or pass_size(device), with_scores, allow_ignored)
     was_training = network.training
     network.eval()
