@@ -9,13 +9,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pass2d.cache.schema import DatasetInfo
+from pass2d.cache.schema import DatasetInfo, LabelTable
 from pass2d.common.errors import ShapeError
 
 RANGE_EDGES_M = tuple(range(0, 101, 5))
 """Lower edges of the range histogram's R = 21 bins in metres; the last one is all from 100 m on."""
 LEAST_WITH_CLASS = 1e-4
 """Share of the points with a class below which labels say nothing. Real sets have 0.4 to 0.99."""
+FEW_POINTS = 1000
+"""Fewer with a class may well be of a few classes only."""
 LEAST_SHARE = 1e-6
 """Share of the points with a class below which a class weighs no more: static motorcyclists of
 SemanticKITTI's 25 classes, one point in 2e8, would weigh 400 times a common one."""
@@ -137,6 +139,27 @@ def lacks_classes(class_counts: ArrayLike) -> str | None:
         few = f"{with_class:,} of" if with_class else "none of"
         return f"{few} {total:,} labelled points has a class: all others are ignored ones"
     return None
+
+
+def seem_training_ids(class_counts: ArrayLike, labels: LabelTable) -> list[int]:
+    """Whether label files may hold training ids where raw ids are expected.
+
+    Read as raw ids, training ids never reach the classes whose raw ids are all larger. No real
+    split lacks them all where they are half of the classes or more, the road among them.
+
+    Args:
+        class_counts: (C,) points per training id, the ignored class first.
+        labels: the data set's.
+
+    Returns:
+        The classes that are lost by it; none where nothing speaks for it.
+    """
+    counts = _checked_counts(class_counts)
+    smallest = {c: raw for raw, c in sorted(labels.raw_to_training.items(), reverse=True)}
+    large = [c for c in range(1, labels.n_classes) if smallest.get(c, 0) >= labels.n_classes]
+    if int(counts[1:].sum()) < FEW_POINTS or 2 * len(large) < labels.n_classes - 1:
+        return []
+    return [] if counts[large].any() else large
 
 
 def class_weights(counts: ArrayLike) -> NDArray[np.float32]:

@@ -80,6 +80,13 @@ def scaled(folder: NuscenesFolder, *factors: float) -> None:
             folder.files[name] = values.tobytes()
 
 
+def labelled(folder: NuscenesFolder, below: int) -> None:
+    """Labels 0..below - 1."""
+    for name in folder.files:
+        if name.startswith("lidarseg/"):
+            folder.files[name] = bytes(place % below for place in range(N))
+
+
 def empty_scan(folder: NuscenesFolder) -> None:
     write(folder, "samples/LIDAR_TOP/", b"")
     row = next(r for r in folder.tables["sample_data"] if first(folder, "LIDAR") == r["filename"])
@@ -202,6 +209,10 @@ WARNINGS: dict[str, tuple[Callable[[NuscenesFolder], object], str]] = {
     "two cameras swapped": (
         lambda f: sensor(f, CAMERA, rotation=[0.5, -0.5, -0.5, 0.5]),
         "a camera that looks 180 degrees away from where CAM_FRONT does",
+    ),
+    "training ids as labels": (
+        lambda f: labelled(f, 17),
+        "in split val no point of car, construction_vehicle, motorcycle, trailer, truck",
     ),
     "signal 0..1": (lambda f: scaled(f, 1, 1, 1, 0.005, 1), "signal"),
 }

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.nowhere import is_measured
-from pass2d.cache.schema import DatasetInfo
-from pass2d.cache.statistics import lacks_classes
+from pass2d.cache.schema import DatasetInfo, LabelTable
+from pass2d.cache.statistics import lacks_classes, seem_training_ids
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Progress
 from pass2d.pipeline.compose import read_picture, visible_points
@@ -133,22 +133,41 @@ def check_scans(
     for group in pictures.values():
         problems += odd_sizes(group)
     for split, of_split in counts.items():
-        if found := lacks_classes(of_split):
-            problems.append(class_problem(folders[split], split=split, found=found))
+        problems += class_problems(folders[split], of_split, split=split, labels=info.labels)
     return problems
 
 
-def class_problem(place: Path, *, split: str, found: str) -> Problem:
-    """The problem of a split without classes, as found by `lacks_classes`."""
-    return Problem(
-        file=place,
-        found=f"in split {split} {found}",
-        expected="labels with classes, for training and evaluation",
-        remedy="Are they labels of another tool, or of a test set? Nothing can be learnt "
-        "from them, and no score computed.",
-        severity="warning",
-        kind=f"classes of {split}",
-    )
+def class_problems(
+    place: Path, counts: NDArray[np.int64], *, split: str, labels: LabelTable
+) -> Iterator[Problem]:
+    """What is unlikely about the labels of a split.
+
+    Args:
+        place: a folder of its labels.
+        counts: (C,) points per training id.
+        split: its name.
+        labels: the data set's.
+    """
+    if found := lacks_classes(counts):
+        yield Problem(
+            file=place,
+            found=f"in split {split} {found}",
+            expected="labels with classes, for training and evaluation",
+            remedy="Are they labels of another tool, or of a test set? Nothing can be learnt "
+            "from them, and no score computed.",
+            severity="warning",
+            kind=f"classes of {split}",
+        )
+    elif lost := seem_training_ids(counts, labels):
+        yield Problem(
+            file=place,
+            found=f"in split {split} no point of {', '.join(labels.names[c] for c in lost)}: no "
+            f"raw id above {labels.n_classes - 1}",
+            expected=f"raw ids up to {max(labels.raw_to_training)}",
+            remedy=f"Are they training ids 0..{labels.n_classes - 1}? Then write the raw ids.",
+            severity="warning",
+            kind=f"training ids in {split}",
+        )
 
 
 def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:

@@ -9,8 +9,7 @@ import numpy as np
 
 from pass2d.cache.manifest import Manifest
 from pass2d.cache.reading.scan_table import ScanTable, scan_table
-from pass2d.cache.statistics import lacks_classes
-from pass2d.pipeline.datasets.check import class_problem
+from pass2d.pipeline.datasets.check import class_problems
 from pass2d.pipeline.doubts import odd_sizes
 from pass2d.pipeline.problem import Problem
 from pass2d.pipeline.source import SourceListing
@@ -30,8 +29,9 @@ def cache_doubts(manifest: Manifest, listing: SourceListing) -> Iterator[Problem
         rows = np.flatnonzero(listed & (table.split == split) & table.has_label)
         counts = table.label_histogram[rows].sum(axis=0)
         labels = next((files[i].labels for i in table.scan_id[rows].tolist()), None)
-        if labels is not None and (found := lacks_classes(counts)):
-            yield class_problem(labels.parent, split=split, found=found)
+        if labels is not None:
+            table_of = listing.info.labels
+            yield from class_problems(labels.parent, counts, split=split, labels=table_of)
     if all(scan.stored_hw is None and not scan.taken_hw for scan in listing.scans):
         yield from _odd_pictures(table, listed, listing)
 
