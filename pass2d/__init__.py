@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pass2d.train.inference.segmenter import Segmenter
     from pass2d.train.inference.sequence import SequenceSegmenter
     from pass2d.train.loop import run as fit
+    from pass2d.train.prediction.bag import predict_bag
     from pass2d.train.prediction.predict import predict
     from pass2d.train.recipes.recipe import Recipe, load_recipe
 
@@ -38,6 +39,7 @@ __all__ = [
     "list_semkitti",
     "load_recipe",
     "predict",
+    "predict_bag",
     "prepare",
 ]
 
@@ -55,6 +57,7 @@ _HOMES = {
     "list_semkitti": "pipeline.datasets.semkitti",
     "load_recipe": "train.recipes.recipe",
     "predict": "train.prediction.predict",
+    "predict_bag": "train.prediction.bag",
     "prepare": "pipeline.prepare",
 }
 """Public name -> the module that defines it, with ":NAME" where it has another name there."""

@@ -67,6 +67,11 @@ def waymo(root: Path) -> dict[str, int]:
     return {"train": 2, "val": 2}
 
 
+def pandaset(root: Path) -> dict[str, int]:
+    kitti_like(root, ids=[0, 5, 13, 42], sequences=("001", "005"))
+    return {"train": 2, "val": 2}
+
+
 def semanticposs(root: Path) -> dict[str, int]:
     kitti_like(root, ids=[0, 4, 5, 11, 18, 22], sequences=("00", "02"))
     return {"train": 2, "val": 2}
@@ -138,6 +143,8 @@ LAYOUTS: dict[str, Callable[[Path], dict[str, int]]] = {
     "semkitti": semkitti,
     "nuscenes": nuscenes,
     "waymo": waymo,
+    "pandaset": pandaset,
+    "pandaset_gt": pandaset,
     "semanticposs": semanticposs,
     "semanticthab": semanticthab,
     "semanticstf": semanticstf,

@@ -528,3 +528,6 @@ def test_command_labels_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "a.bin").write_bytes(bytes(160))
     assert "--topic applies only to recordings" in refusal("predict", "a.bin", "--topic", "/a")
     assert "gone.mcap: no such file" in refusal("predict", "gone.mcap", *words[2:])
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "drive.mcap").rename(tmp_path / "bags" / "drive.mcap")
+    assert "A recording of ROS is given by its own path" in refusal("predict", "bags", *words[2:])

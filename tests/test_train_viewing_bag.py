@@ -22,8 +22,9 @@ from stub_network import random_checkpoint
 from test_train_viewing_recording import rows
 from typed import answer, refusal
 
-from pass2d.common.errors import DataError
+from pass2d.common.errors import ConfigError, DataError
 from pass2d.points.bags.bag import open_bag
+from pass2d.train.stacks.config import StackConfig
 from pass2d.train.viewing.bag_clouds import bag_clouds
 
 INFO = sample_info()
@@ -83,6 +84,14 @@ def test_checkpoint_labels_what_is_shown(tmp_path: Path, monkeypatch: pytest.Mon
     words = ["--checkpoint", "x.safetensors", "--device", "cpu", "--html", "x.html"]
     assert len(answer("view", "drive.bag", "--scans", ":", *words)["scans"]) == 2
     assert "predict" in (tmp_path / "x.html").read_text()
+
+
+def test_network_of_several_scans_is_refused(tmp_path: Path) -> None:
+    with open_bag(write_mcap(tmp_path / "drive.mcap", drive())) as source:
+        (first, *_) = bag_clouds(source, INFO, topic=None).items
+        assert first.past(StackConfig()) == ()
+        with pytest.raises(ConfigError, match="trained on 3 scans together"):
+            first.past(StackConfig(past=2))
 
 
 def test_damage_on_the_way_is_one_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress, Silent
-from pass2d.pipeline.datasets import nuscenes, semkitti, waymo
+from pass2d.pipeline.datasets import nuscenes, pandaset, semkitti, waymo
 from pass2d.pipeline.datasets.check import check_examined
 from pass2d.pipeline.datasets.described.description import Description, description_of
 from pass2d.pipeline.datasets.described.facts import table_of
@@ -25,7 +25,7 @@ from pass2d.pipeline.datasets.words import table_files
 from pass2d.pipeline.problem import Problem
 from pass2d.pipeline.source import SourceListing
 
-LAYOUTS = (semkitti.LAYOUT, nuscenes.LAYOUT, waymo.LAYOUT)
+LAYOUTS = (semkitti.LAYOUT, nuscenes.LAYOUT, waymo.LAYOUT, *pandaset.LAYOUTS)
 
 
 @dataclass(frozen=True, kw_only=True)

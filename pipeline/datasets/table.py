@@ -19,6 +19,7 @@ from pass2d.cache.schema import (
 )
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.json import from_json
+from pass2d.pipeline.datasets.words import read_table
 from pass2d.pipeline.source import CameraRule
 
 T = TypeVar("T")
@@ -67,8 +68,7 @@ def load_table(file: Path) -> DatasetTable:
         ConfigError: not TOML, a key missing, or parts that contradict each other.
     """
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
-        return _table(raw)
+        return _table(read_table(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error}).") from error
     except tomllib.TOMLDecodeError as error:

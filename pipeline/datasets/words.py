@@ -33,9 +33,24 @@ def table_files() -> tuple[Path, ...]:
     return tuple(sorted(files, key=lambda file: (not _read(file).get("is_default"), file.name)))
 
 
-@functools.cache
-def _read(file: Path) -> dict[str, Any]:
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+def read_table(file: Path) -> dict[str, Any]:
+    """A TOML file; one that says ``like`` starts from the one of that name beside it.
+
+    Raises:
+        OSError, UnicodeDecodeError, TOMLDecodeError: it cannot be read, or is no TOML.
+    """
+    raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    like = raw.pop("like", None)
+    return raw if like is None else _merged(read_table(file.with_name(f"{like}.toml")), raw)
+
+
+_read = functools.cache(read_table)
+
+
+def _merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Tables key by key; what is no table is replaced."""
+    both = {key for key in more if isinstance(more[key], dict) and isinstance(base.get(key), dict)}
+    return {**base, **more, **{key: _merged(base[key], more[key]) for key in both}}
 
 
 def command_words(file: Path) -> CommandWords:

@@ -14,6 +14,11 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.label_types import require_label_type
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
+from pass2d.pipeline.stages.pandaset_files import (
+    SENSOR_OF_LAYOUT,
+    sensor_labels,
+    sensor_points,
+)
 from pass2d.pipeline.stages.panoptic import read_panoptic
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read_described import described_labels, described_points
@@ -151,6 +156,8 @@ def read_point_file(file: Path, info: DatasetInfo, *, scan_id: str = "") -> NDAr
     """
     if (segment := segment_format(file)) is not None:
         return segment.points(file, scan_id)
+    if (sensor := SENSOR_OF_LAYOUT.get(info.layout)) is not None:
+        return sensor_points(file, sensor)
     if info.raw_format is not None:
         return described_points(file, info.raw_format)
     data = read_file(file)
@@ -171,6 +178,8 @@ def read_label_file(
     """
     if (segment := segment_format(file)) is not None:
         return segment.labels(file, scan_id)
+    if (sensor := SENSOR_OF_LAYOUT.get(info.layout)) is not None:
+        return sensor_labels(file, sensor)
     if info.raw_format is not None:
         return described_labels(file, info, info.raw_format)
     data = read_file(file)

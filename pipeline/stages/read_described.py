@@ -88,6 +88,16 @@ def described_labels(file: Path, info: DatasetInfo, raw: RawFormat) -> NDArray[n
     return ids.astype(np.uint32)
 
 
+def table_columns(file: Path) -> PointColumns:
+    """Read a file that names its columns.
+
+    Raises:
+        ProblemError: it cannot be read.
+        OSError: reading failed in a way that may pass.
+    """
+    return _columns(file, RawFormat())
+
+
 def _columns(file: Path, raw: RawFormat) -> PointColumns:
     binary = BinaryOptions(usual=raw.columns, columns=raw.columns, dtype=raw.dtype)
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.common.errors import DataError
+from pass2d.points.bags.bag import STORAGES
 from pass2d.points.packed import PACKED
 from pass2d.points.scan_file import FORMAT_WORDS, SUFFIXES
 
@@ -64,9 +65,11 @@ def find_scans(
         on_closed(place, reason)
     if not found:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
+        has_bags = any(suffix.lower() in STORAGES for suffix in others)
+        hint = ". A recording of ROS is given by its own path" if has_bags else ""
         raise DataError(
             f"{inputs}: no file of points ({FORMAT_WORDS}) in this folder or below it; "
-            f"found: {seen}"
+            f"found: {seen}{hint}"
         )
     scans = [
         _scan_file(path, path.relative_to(inputs).parent / _stem(path.name), out) for path in found

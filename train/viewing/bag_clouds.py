@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo, LabelTable
-from pass2d.common.errors import DataError
+from pass2d.common.errors import ConfigError, DataError
 from pass2d.points.bags.bag import Bag
 from pass2d.points.bags.cloud_message import read_cloud
 from pass2d.points.bags.storage import Message
 from pass2d.points.columns import PointColumns
 from pass2d.points.raw_format import own_mapping
+from pass2d.train.inference.segmenter import PastPoints
+from pass2d.train.stacks.config import StackConfig
 from pass2d.train.viewing.predictions import written_lookup
 from pass2d.train.viewing.scan import ViewItem, ViewScan, ViewSet
 
@@ -44,6 +46,7 @@ def bag_clouds(bag: Bag, info: DatasetInfo, *, topic: str | None) -> ViewSet:
             token="",
             points=None,
             load=partial(clouds.load, place),
+            past=_require_single,
         )
         for place in range(chosen.count)
     )
@@ -55,6 +58,21 @@ def bag_clouds(bag: Bag, info: DatasetInfo, *, topic: str | None) -> ViewSet:
         forward_axis=info.facts.forward_axis,
         items=items,
     )
+
+
+def _require_single(stack: StackConfig) -> tuple[PastPoints, ...]:
+    """Nothing is known of earlier scans.
+
+    Raises:
+        ConfigError: The network needs them.
+    """
+    if stack.past:
+        raise ConfigError(
+            f"this network was trained on {stack.past + 1} scans together, and how the sensor "
+            "moved between them is not read from recordings. Use one of single scans, or "
+            "`no_checkpoint`."
+        )
+    return ()
 
 
 class _Clouds:
