@@ -15,6 +15,7 @@ from pass2d.common.plain import from_plain
 from pass2d.models.backends.choice import choose_backend
 from pass2d.models.backends.interface import Backend
 from pass2d.models.inputs import Grid, PointBatch, TensorRecord
+from pass2d.models.norm import count_batches
 
 C = TypeVar("C", bound="NetworkConfig")
 
@@ -173,6 +174,7 @@ class Network(nn.Module, abc.ABC):
         self.n_classes = n_classes
         self.backend = "auto"
         """Which sparse convolutions `prepare` makes its tables for, see `choose_backend`."""
+        self.register_forward_pre_hook(lambda network, _: count_batches(network))
 
     def backend_on(self, device: torch.device) -> Backend:
         """The backend that computes on a device.

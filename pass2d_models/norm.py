@@ -1,18 +1,54 @@
-"""BatchNorm that a single row passes."""
+"""BatchNorm whose batches are counted by the network, and that a single row passes."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-class RowNorm(nn.BatchNorm1d):
+class _Norm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm that leaves counting to `count_batches`: else each layer has a kernel for it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise (R, H) or (I, H, ...)."""
+        if self.momentum is None or not self.training:  # a plain mean needs the count
+            return super().forward(features)
+        return self._by_statistics(features, of_batch=True)
+
+    def _by_statistics(self, features: Tensor, *, of_batch: bool) -> Tensor:
+        return functional.batch_norm(
+            features,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=of_batch,
+            momentum=self.momentum or 0.0,
+            eps=self.eps,
+        )
+
+
+class MapNorm(_Norm, nn.BatchNorm2d):
+    """BatchNorm over the pixels of maps."""
+
+
+class RowNorm(_Norm, nn.BatchNorm1d):
     """BatchNorm over rows, which in training lets a single row pass by the running statistics."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise (R, H); one row has no variance, and none at all nothing to normalise."""
         if self.training and len(features) < 2:
-            return functional.batch_norm(
-                features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+            return self._by_statistics(features, of_batch=False)
         return super().forward(features)
+
+
+def count_batches(network: nn.Module) -> None:
+    """One batch more for all the norms of a network that is about to see one in training."""
+    counters = [
+        norm.num_batches_tracked
+        for norm in network.modules()
+        if isinstance(norm, _Norm) and norm.momentum is not None
+    ]
+    if network.training and counters:
+        torch._foreach_add_(counters, 1)

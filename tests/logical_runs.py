@@ -121,7 +121,7 @@ def _thin(module: nn.Module) -> None:
                 thin.to(memory_format=torch.channels_last)
                 setattr(parent, name, thin)
             elif isinstance(layer, nn.BatchNorm2d):
-                setattr(parent, name, nn.BatchNorm2d(cut(layer.num_features)))
+                setattr(parent, name, type(layer)(cut(layer.num_features)))
 
 
 def step_phases() -> dict[CodeType, str]:

@@ -109,11 +109,21 @@ def root_cells(xyz: Tensor, *, plan: CellPlan, grid: Grid) -> Tensor:
         offset = xyz[:, axis] - low[axis]
         for root, (root_axis, n) in enumerate(plan.roots):
             if root_axis == axis:
-                cells[root] = torch.floor((n * offset) / extent[axis : axis + 1]).to(torch.int32)
+                cells[root].copy_((offset * n).div_(extent[axis : axis + 1]).floor_())
     return cells
 
 
 def scale_cells(roots: Tensor, *, plan: CellPlan, level: int) -> tuple[Tensor, Tensor, Tensor]:
     """x, y, z cells, (N,) int32 each, of one of the plan's scales from the roots' cells."""
-    x, y, z = (roots[cell.root] >> cell.shift for cell in plan.axes[level])
+    x, y, z = (_shifted(roots, cell) for cell in plan.axes[level])
     return x, y, z
+
+
+def parity_bit(roots: Tensor, cell: AxisCell) -> Tensor:
+    """(N,) int32 0 or 1: the lowest bit of a cell."""
+    return _shifted(roots, cell) & 1
+
+
+def _shifted(roots: Tensor, cell: AxisCell) -> Tensor:
+    row = roots[cell.root]
+    return row >> cell.shift if cell.shift else row

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from pass2d.common.errors import CheckpointError, ShapeError
+from pass2d.models.norm import MapNorm
 
 STRIDES = (2, 4, 4, 4)
 """Image pixels per pixel of each decoder's map, for the scales 2, 4, 8 and 16."""
@@ -73,7 +74,7 @@ class Encoder2D(nn.Module):
         # Here, since it takes seconds and inference has no 2D branch.
         from torchvision.models import resnet34  # type: ignore[import-untyped]
 
-        self.backbone = resnet34(weights=None)
+        self.backbone = resnet34(weights=None, norm_layer=MapNorm)
         self.backbone.conv1.stride = (1, 1)  # the first stage then sees half resolution
         del self.backbone.fc, self.backbone.avgpool
         self.decoders = nn.ModuleList(

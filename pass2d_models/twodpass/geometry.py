@@ -130,8 +130,10 @@ def _level_geometries(
 
 def _group_key(level: Level, *, n_scans: int) -> SortedKey:
     x, y, z = ((n + 1) // 2 for n in level.shape)
-    scan, cell_z, cell_y, cell_x = level.coords.to(torch.int64).unbind(1)
-    key = ((scan * x + (cell_x >> 1)) * y + (cell_y >> 1)) * z + (cell_z >> 1)
+    key = level.coords[:, 0].to(torch.int64)
+    cell_z, cell_y, cell_x = (level.coords[:, 1:] >> 1).unbind(1)
+    for cell, n in ((cell_x, x), (cell_y, y), (cell_z, z)):
+        key = torch.add(cell, key, alpha=n)
     return sort_key(key, largest=n_scans * x * y * z)
 
 

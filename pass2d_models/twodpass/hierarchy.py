@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pass2d.common.errors import ShapeError
 from pass2d.models.inputs import Grid, ScaleVoxels
-from pass2d.models.twodpass.cells import CellPlan, plan_cells, root_cells, scale_cells
+from pass2d.models.twodpass.cells import CellPlan, parity_bit, plan_cells, root_cells, scale_cells
 
 INT32_MAX = 2**31 - 1
 MOST_CELLS = 2**48
@@ -85,7 +85,7 @@ def build_levels(
     extremes = [torch.stack(torch.aminmax(root)) for root in roots]
     bounds = torch.stack(extremes, dim=1).tolist()  # where the GPU is waited for
     n_scans = len(offsets) - 1
-    batch = batch_index(offsets, n=len(points)).to(torch.int32)
+    batch = batch_index(offsets, n=len(points))
     count = None if weights is None else weights.to(torch.int64)
     levels = []
     # From here on a row is a piece of the level before, at first a point: `roots`, `batch` and
@@ -94,21 +94,22 @@ def build_levels(
         origin, shape = _frame(plan, bounds, level=t, n_scans=n_scans)
         # One key per row: its voxel of this scale in the high bits, and in the low ones what tells
         # apart the coarser cells within that voxel.
-        key = _voxel_key(roots, batch, plan=plan, level=t, origin=origin, shape=shape)
-        bits = _parity_bits(roots, plan=plan, level=t)
+        cells = scale_cells(roots, plan=plan, level=t)
+        key = _voxel_key(cells, batch, origin=origin, shape=shape)
+        for cell in plan.parities[t]:
+            key = torch.add(parity_bit(roots, cell), key, alpha=2)
         n_bits = len(plan.parities[t])
         largest = (n_scans * shape[0] * shape[1] * shape[2]) << n_bits
         # Voxels are runs of pieces: of rows that share the high bits.
-        by_piece = sort_key((key << n_bits) | bits, largest=largest)
-        by_voxel = by_piece._replace(ordered=by_piece.ordered >> n_bits)
-        pieces, of_voxels = cut_runs([by_piece, by_voxel])
+        pieces, of_voxels = cut_twice(sort_key(key, largest=largest), n_bits=n_bits)
         level, first = _level(
-            pieces, of_voxels, roots, batch, count, plan=plan, t=t, origin=origin, shape=shape
+            pieces, of_voxels, cells, batch, count, scale=scales[t], origin=origin, shape=shape
         )
         levels.append(level)
-        # On with one row per piece: all rows of a piece lie in the same cells of what is to come.
-        roots = torch.stack([root.index_select(0, first) for root in roots])
-        batch, count = batch.index_select(0, first), level.count
+        if t + 1 < len(scales):
+            # On with one row per piece: all its rows lie in the same cells of what is to come.
+            roots = roots.gather(1, first.expand(len(roots), -1))
+            batch, count = batch.index_select(0, first), level.count
     return tuple(levels)
 
 
@@ -149,27 +150,18 @@ def _frame(
 
 
 def _voxel_key(
-    roots: Tensor,
+    cells: tuple[Tensor, Tensor, Tensor],
     batch: Tensor,
     *,
-    plan: CellPlan,
-    level: int,
     origin: tuple[int, int, int],
     shape: tuple[int, int, int],
 ) -> Tensor:
     """(Q,) int64, in the order of (batch, x, y, z)."""
-    x, y, z = scale_cells(roots, plan=plan, level=level)
-    flat = batch.to(torch.int64) * shape[0]
-    flat = (flat + (x - origin[0])) * shape[1]
-    flat = (flat + (y - origin[1])) * shape[2]
-    return flat + (z - origin[2])
-
-
-def _parity_bits(roots: Tensor, *, plan: CellPlan, level: int) -> Tensor:
-    bits = torch.zeros(roots.shape[1], dtype=torch.int32, device=roots.device)
-    for cell in plan.parities[level]:
-        bits = (bits << 1) | ((roots[cell.root] >> cell.shift) & 1)
-    return bits
+    key = batch
+    for cell, start, n in zip(cells, origin, shape, strict=True):
+        key = torch.add(cell, key, alpha=n)
+        key = key.sub_(start) if start else key
+    return key
 
 
 class SortedKey(NamedTuple):
@@ -206,36 +198,57 @@ def sort_key(key: Tensor, *, largest: int) -> SortedKey:
 
 def cut_runs(keys: Sequence[SortedKey]) -> list[Runs]:
     """Cut sorted keys into runs of equal values; waits for the device once, for their numbers."""
+    numbers, starts = [], []
+    for key in keys:
+        number, start = _numbered(key.ordered)
+        numbers.append(number)
+        starts.append(start)
     if not keys:
         return []
-    masks = []
-    for key in keys:
-        is_start = torch.ones(len(key.ordered), dtype=torch.bool, device=key.ordered.device)
-        torch.ne(key.ordered[1:], key.ordered[:-1], out=is_start[1:])
-        masks.append(is_start)
-    numbers = [torch.cumsum(is_start, 0) for is_start in masks]  # from 1
     counts = torch.stack([number[-1] for number in numbers]).tolist()
     cut = []
-    for key, is_start, number, n in zip(keys, masks, numbers, counts, strict=True):
-        run = number.sub_(1)
-        offsets = run.new_empty(n + 1)
-        # The last place takes what all rows within runs say, until it is overwritten.
-        rows = torch.arange(len(run), device=run.device)
-        offsets.scatter_(0, torch.where(is_start, run, n), rows)
-        offsets[n:].fill_(len(run))
-        cut.append(Runs(key.order, offsets, run))
+    for key, number, start, n in zip(keys, numbers, starts, counts, strict=True):
+        offsets = _run_starts(number, start, most=n)
+        offsets[n:].fill_(len(number))
+        cut.append(Runs(key.order, offsets, number.sub_(1)))
     return cut
+
+
+def cut_twice(key: SortedKey, *, n_bits: int) -> tuple[Runs, Runs]:
+    """Cut a sorted key into runs of equal values, and of equal values without their lowest bits."""
+    number, start = _numbered(torch.stack([key.ordered, key.ordered >> n_bits]))
+    fine, coarse = number[:, -1].tolist()
+    offsets = _run_starts(number, start, most=fine)
+    offsets[0, fine:].fill_(number.shape[1])
+    offsets[1, coarse:].fill_(number.shape[1])
+    run = number.sub_(1)
+    return Runs(key.order, offsets[0], run[0]), Runs(key.order, offsets[1, : coarse + 1], run[1])
+
+
+def _numbered(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., Q) int64 number of each sorted row's run, from 1, and whether a run starts there."""
+    is_start = torch.ones(ordered.shape, dtype=torch.bool, device=ordered.device)
+    torch.ne(ordered[..., 1:], ordered[..., :-1], out=is_start[..., 1:])
+    return torch.cumsum(is_start, -1), is_start
+
+
+def _run_starts(number: Tensor, is_start: Tensor, *, most: int) -> Tensor:
+    """(..., most + 1) int64 first row of each run; what follows the last run is left open."""
+    rows = torch.arange(number.shape[-1], device=number.device)
+    starts = number.new_empty((*number.shape[:-1], most + 2))
+    # What is no start goes to the place before the first.
+    starts.scatter_(-1, number * is_start, rows.expand(number.shape))
+    return starts[..., 1:]
 
 
 def _level(
     pieces: Runs,
     of_voxels: Runs,
-    roots: Tensor,
+    cells: tuple[Tensor, Tensor, Tensor],
     batch: Tensor,
     count: Tensor | None,
     *,
-    plan: CellPlan,
-    t: int,
+    scale: int,
     origin: tuple[int, int, int],
     shape: tuple[int, int, int],
 ) -> tuple[Level, Tensor]:
@@ -248,16 +261,18 @@ def _level(
     voxel_offsets = torch.cat(
         [pieces.run_of_sorted.index_select(0, voxel_starts), starts.new_full((1,), len(starts))]
     )
-    x, y, z = (cell.index_select(0, one) for cell in scale_cells(roots, plan=plan, level=t))
-    scan = batch.index_select(0, one)
-    coords = torch.stack([scan, z - origin[2], y - origin[1], x - origin[0]], dim=1)
+    x, y, z = (
+        column.sub_(start) if start else column
+        for column, start in zip((cell.index_select(0, one) for cell in cells), origin, strict=True)
+    )
+    coords = torch.stack([batch.index_select(0, one).to(torch.int32), z, y, x], dim=1)
     if count is None:
         total = pieces.offsets[1:] - starts
     else:
         total = torch.zeros(len(first), dtype=torch.int64, device=count.device)
         total.scatter_add_(0, piece, count)
     level = Level(
-        scale=plan.scales[t],
+        scale=scale,
         origin=origin,
         shape=shape,
         coords=coords,
