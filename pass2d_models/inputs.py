@@ -34,6 +34,15 @@ class TensorRecord:
         """The same record on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def each(self, function: Callable[[Tensor], object]) -> None:
+        """Call a function with every tensor."""
+
+        def called(tensor: Tensor) -> Tensor:
+            function(tensor)
+            return tensor
+
+        self._map(called)
+
     def _map(self: T, function: Callable[[Tensor], Tensor]) -> T:
         def convert(value: Any) -> Any:
             if isinstance(value, Tensor):

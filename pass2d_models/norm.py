@@ -48,7 +48,9 @@ def count_batches(network: nn.Module) -> None:
     counters = [
         norm.num_batches_tracked
         for norm in network.modules()
-        if isinstance(norm, _Norm) and norm.momentum is not None
+        if isinstance(norm, _Norm)
+        and norm.momentum is not None
+        and norm.num_batches_tracked is not None
     ]
     if network.training and counters:
         torch._foreach_add_(counters, 1)

@@ -7,10 +7,12 @@ operation on one passes through `execute`, which
   optimizers do not take (`WrongDeviceError`, as far as torch has no error of its own for it);
 - records what makes the host wait for the device, by phase of a training step and line of pass2d;
 - records sums whose order CUDA leaves open, so that results differ from run to run;
-- watches pinned memory from a copy to the event after it (`InFlight`).
+- watches pinned memory from a copy to the event after it (`InFlight`);
+- follows streams and events (`Streams`): a tensor of another stream is refused without an event
+  that says that it has been written, and without `record_stream`.
 
 spconv's implicit GEMM, which no CPU has, is `logical_spconv`. Not tested here: kernels, speed,
-races between streams, NCCL. torch's FakeTensor cannot do this: the numbers of voxels are data.
+NCCL. torch's FakeTensor cannot do this: the numbers of voxels are data.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import threading
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -109,27 +111,111 @@ class InFlight:
     """Copies that the device may not have made yet: their source must not change until an event."""
 
     def __init__(self) -> None:
-        self._copies: deque[tuple[int, Tensor, int, Line]] = deque()
+        self._copies: deque[tuple[int, int, Tensor, int, Line]] = deque()
         self._lock = threading.Lock()
         self.begun = 0
         self.verified = 0
         self.broken: list[str] = []
         """Copies whose source changed too early."""
 
-    def begin(self, source: Tensor, line: Line) -> None:
+    def begin(self, source: Tensor, line: Line, *, stream: int) -> None:
         """A copy out of pinned memory is asked for."""
         with self._lock:
             self.begun += 1
-            self._copies.append((self.begun, source, _checksum(source), line))
+            self._copies.append((self.begun, stream, source, _checksum(source), line))
 
-    def finish(self, until: int | None = None) -> None:
-        """The device has made the copies up to a number; None: all."""
+    def finish(self, until: int | None = None, *, stream: int = 0) -> None:
+        """A stream has made its copies up to a number; None: all streams have made all."""
         with self._lock:
-            while self._copies and (until is None or self._copies[0][0] <= until):
-                number, source, checksum, line = self._copies.popleft()
+            remaining: deque[tuple[int, int, Tensor, int, Line]] = deque()
+            for copy in self._copies:
+                number, own, source, checksum, line = copy
+                if until is not None and (number > until or own != stream):
+                    remaining.append(copy)
+                    continue
                 self.verified += 1
                 if _checksum(source) != checksum:
                     self.broken.append(f"copy {number}, asked for at {line}: its source changed")
+            self._copies = remaining
+
+
+class Streams:
+    """Which stream has written what, and what each stream has waited for."""
+
+    def __init__(self) -> None:
+        self.current = 0
+        self.count = 1
+        self._done = Counter[int]()
+        """Operations asked of each stream."""
+        self._seen: dict[int, Counter[int]] = {}
+        """By stream: up to which operation of each other one it is known to come after."""
+        self._host = Counter[int]()
+        """Up to which operation of each stream the host has waited."""
+        self._written: dict[int, tuple[int, int]] = {}
+        """By address: stream and operation of the last writer."""
+        self._owner: dict[int, int] = {}
+        """By address: the stream on which the memory was asked for."""
+        self._lent: dict[int, set[int]] = {}
+        """By address: streams that `record_stream` named."""
+
+    def position(self, stream: int) -> Counter[int]:
+        """What is done when all that has been asked of a stream so far is done."""
+        seen = Counter(self._seen.get(stream, Counter()))
+        seen[stream] = self._done[stream]
+        return seen
+
+    def wait(self, stream: int, position: Counter[int]) -> None:
+        """A stream goes on only after a position."""
+        self._seen[stream] = self._seen.get(stream, Counter()) | position
+
+    def host_waited(self, stream: int) -> None:
+        """For all that was asked of a stream."""
+        self._host |= self.position(stream)
+
+    def lend(self, tensor: Tensor, stream: int) -> None:
+        """`record_stream`."""
+        self._lent.setdefault(_address(tensor), set()).add(stream)
+
+    def use(
+        self, read: Sequence[Tensor], written: Sequence[Tensor], made: Sequence[Tensor]
+    ) -> None:
+        """An operation on the current stream.
+
+        Raises:
+            WrongDeviceError: a tensor is another stream's, and nothing keeps the two in order.
+        """
+        stream = self.current
+        if self.count == 1:
+            return
+        self._done[stream] += 1
+        for tensor in read:
+            self._require_order(tensor, stream)
+        for tensor in (*written, *made):
+            self._written[_address(tensor)] = (stream, self._done[stream])
+        for tensor in made:
+            self._owner[_address(tensor)] = stream
+            self._lent.pop(_address(tensor), None)
+
+    def _require_order(self, tensor: Tensor, stream: int) -> None:
+        address = _address(tensor)
+        writer, number = self._written.get(address, (0, 0))
+        known = max(self._seen.get(stream, Counter())[writer], self._host[writer])
+        shape = tuple(tensor.shape)
+        if writer != stream and number > known:
+            raise WrongDeviceError(
+                f"stream {stream} uses {shape} of stream {writer} at {device().here()[1]}, without "
+                "an event that says that it has been written"
+            )
+        owner = self._owner.get(address, 0)
+        if owner != stream and address and stream not in self._lent.get(address, ()):
+            raise WrongDeviceError(
+                f"stream {stream} uses memory {shape} of stream {owner} at {device().here()[1]}, "
+                "without record_stream: it may be given away too early"
+            )
+
+
+def _address(tensor: Tensor) -> int:
+    return plain(tensor).untyped_storage().data_ptr()
 
 
 class Device:
@@ -142,7 +228,7 @@ class Device:
         self.phases = phases
         self.record = Record()
         self.in_flight = InFlight()
-        self.is_deterministic = False
+        self.streams = Streams()
         self.pinned: dict[int, Tensor] = {}
         """By address, and so alive."""
 
@@ -154,6 +240,7 @@ class Device:
     def wait(self, what: str, times: int = 1) -> None:
         """The host waits."""
         phase, line = self.here()
+        self.streams.host_waited(self.streams.current)
         self.record.waits[Wait(phase, what, line)] += times
 
     def is_pinned(self, tensor: Tensor) -> bool:
@@ -257,6 +344,9 @@ class DeviceTensor(Tensor):
     def is_cpu(self) -> bool:  # type: ignore[override]
         return False
 
+    def record_stream(self, s: Any) -> None:
+        device().streams.lend(self, s.number)
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -284,6 +374,12 @@ _inside = threading.local()
 makes on the wrapper's own device, which says CPU, and means the device."""
 
 
+def fresh(inner: Tensor) -> DeviceTensor:
+    """A tensor that the device has just made."""
+    device().streams.use((), (), [inner])
+    return DeviceTensor(inner)
+
+
 def plain(tensor: Tensor) -> Tensor:
     """What a test may look at: the values of a tensor of either device."""
     return tensor.inner if isinstance(tensor, DeviceTensor) else tensor
@@ -297,7 +393,7 @@ class _ToHost(torch.autograd.Function):
 
     @staticmethod
     def backward(_ctx: Any, *grads: Tensor) -> Any:
-        return DeviceTensor(grads[0]), None
+        return fresh(grads[0]), None
 
 
 def _to_host(value: DeviceTensor, what: str, dtype: torch.dtype | None = None) -> Tensor:
@@ -469,6 +565,8 @@ def execute(func: Any, args: Any, kwargs: Any) -> Any:
         return result
     if operation.is_kernel:
         _count()
+    written = [kwargs[n] if n in kwargs else args[place] for place, n in operation.written]
+    _note_streams(on_device, written, result, is_kernel=operation.is_kernel)
     if operation.written:
         return _written(operation, args, kwargs)
     return _wrapped(result)
@@ -506,6 +604,20 @@ def _count() -> None:
     phase, line = device().here()
     device().record.calls[phase] += 1
     device().record.sites[phase, line] += 1
+
+
+def _note_streams(
+    read: Sequence[Tensor], written: Sequence[Any], result: Any, *, is_kernel: bool = True
+) -> None:
+    """What was read and written, and what of the result lies in memory of its own."""
+    streams = device().streams
+    if streams.count == 1:
+        return
+    flat = [t for item in written for t in (item if isinstance(item, (list, tuple)) else [item])]
+    known = {_address(tensor) for tensor in read}
+    results = result if isinstance(result, (list, tuple)) else [result]
+    made = [r for r in results if isinstance(r, Tensor) and _address(r) not in known]
+    streams.use(read if is_kernel else (), [t for t in flat if isinstance(t, Tensor)], made)
 
 
 def _written(operation: Operation, args: Any, kwargs: Any) -> Any:
@@ -599,6 +711,7 @@ def _to_copy(func: Any, args: Any, kwargs: Any) -> Any:
             if made.data_ptr() == source.data_ptr():
                 made = made.clone()
     _count()
+    _note_streams([source] if isinstance(source, DeviceTensor) else [], [], made)
     return DeviceTensor(made)
 
 
@@ -612,6 +725,8 @@ def _copy_into(func: Any, args: Any, kwargs: Any) -> Any:
     with _plainly():
         func(plain(target), plain(source))
     _count()
+    on_device = [t for t in (target, source) if isinstance(t, DeviceTensor)]
+    _note_streams(on_device, [t for t in on_device if t is target], None)
     return target
 
 
@@ -620,7 +735,8 @@ def _host_to_device(source: Tensor, *, is_asynchronous: bool) -> None:
     if not is_asynchronous:
         device().wait("blocking copy to the device")
     elif device().is_pinned(source):
-        device().in_flight.begin(source, device().here()[1])
+        here = device()
+        here.in_flight.begin(source, here.here()[1], stream=here.streams.current)
     elif nbytes > STAGED_BYTES:
         device().wait(f"copy to the device from {nbytes:,} bytes of pageable memory")
 
@@ -640,44 +756,66 @@ class _Mode(TorchDispatchMode):
 
 
 class _Event:
-    """Done with all copies that were asked for before it was recorded."""
+    """Done with all copies and operations that its stream was asked for before it was recorded."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self._until = 0
+        self._until, self._stream = 0, 0
         self._device = device()
+        self.position: Counter[int] = Counter()
 
-    def record(self, *_: Any) -> None:
+    def record(self, stream: _Stream | None = None) -> None:
+        streams = self._device.streams
+        self._stream = streams.current if stream is None else stream.number
         self._until = self._device.in_flight.begun
+        self.position = streams.position(self._stream)
 
     def synchronize(self) -> None:  # by the stream's threads: it is no wait of the loop
-        self._device.in_flight.finish(self._until)
+        self._device.in_flight.finish(self._until, stream=self._stream)
 
     def query(self) -> bool:
         return True
 
-    def wait(self, *_: Any) -> None:
-        pass
+    def wait(self, stream: _Stream | None = None) -> None:
+        (stream or _current_stream()).wait_event(self)
 
 
 class _Stream:
     cuda_stream = 0
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: Any, number: int | None = None, **__: Any) -> None:
+        streams = device().streams
         self.device = device().torch_device
+        self.number = streams.count if number is None else number
+        if number is None:
+            streams.count += 1
 
     def synchronize(self) -> None:
         device().wait("stream.synchronize")
 
-    def wait_event(self, *_: Any) -> None:
-        pass
+    def wait_event(self, event: _Event) -> None:
+        device().streams.wait(self.number, event.position)
 
-    def wait_stream(self, *_: Any) -> None:
-        pass
+    def wait_stream(self, other: _Stream) -> None:
+        device().streams.wait(self.number, device().streams.position(other.number))
 
     def record_event(self, event: Any = None) -> Any:
         event = event or _Event()
-        event.record()
+        event.record(self)
         return event
+
+
+def _current_stream(*_: Any) -> _Stream:
+    return _Stream(number=device().streams.current)
+
+
+@contextlib.contextmanager
+def _on_stream(stream: _Stream) -> Iterator[None]:
+    streams, before = device().streams, device().streams.current
+    streams.current = stream.number
+    try:
+        yield
+    finally:
+        streams.current = before
 
 
 class _Autocast(real_autocast):
@@ -732,7 +870,8 @@ def _patches(here: Device) -> list[tuple[Any, str, Any]]:
         (torch.cuda, "current_device", lambda: here.current),
         (torch.cuda, "set_device", set_device),
         (torch.cuda, "device", _current_device),
-        (torch.cuda, "current_stream", lambda *_: _Stream()),
+        (torch.cuda, "current_stream", _current_stream),
+        (torch.cuda, "stream", _on_stream),
         (torch.cuda, "Event", _Event),
         (torch.cuda, "Stream", _Stream),
         (torch.cuda, "empty_cache", lambda: None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +25,8 @@ from pass2d.train.data.stream import BatchStream
 from pass2d.train.distributed.process_group import ProcessGroup, sum_gradients
 from pass2d.train.optim.optimizer import guarded_step
 from pass2d.train.recipes.recipe import Recipe, load_recipe, network_settings
-from pass2d.train.run import step
+from pass2d.train.run import ahead, step
+from pass2d.train.run.ahead import Batches
 from pass2d.train.run.assemble import assemble
 from pass2d.train.run.state import LossTotals, fresh_state
 
@@ -127,7 +129,7 @@ def _thin(module: nn.Module) -> None:
 def step_phases() -> dict[CodeType, str]:
     """What a training step is doing while a function is on the stack."""
     functions: dict[Any, str] = {
-        step.point_batch: "augment",
+        ahead.point_batch: "augment",
         step.compute_loss: "losses",
         Tensor.backward: "backward",
         sum_gradients: "optimizer",
@@ -165,20 +167,34 @@ class Steps:
     """Of each step; () on a CPU."""
 
 
-def take_steps(data: Path, recipe: Recipe, here: Device | None, *, n: int = 3) -> Steps:
-    """Optimizer steps from fresh weights, on a logical device or, without one, on the CPU."""
+def take_steps(
+    data: Path, recipe: Recipe, here: Device | None, *, n: int = 3, is_ahead: bool | None = None
+) -> Steps:
+    """Optimizer steps from fresh weights, on a logical device or, without one, on the CPU.
+
+    Args:
+        data: The cache.
+        recipe: Of the steps.
+        here: The device.
+        n: Steps.
+        is_ahead: See `Batches`. With the second stream each step but the first prepares the batch
+            of the next one, and no other.
+    """
     torch_device = torch.device("cpu") if here is None else here.torch_device
     with CacheReader.open(data, dataset="semkitti") as reader:
         job = assemble(reader, recipe, ProcessGroup(device=torch_device), Silent())
         state = fresh_state(job)
         before = _weights(job.network)
         stream = BatchStream(reader, job.plan, recipe.stream, device=torch_device)
+        batches = Batches(job, stream, is_ahead=is_ahead)
         records = []
         try:
             for _ in range(n):
                 if here is not None:
                     records.append(here.begin_record())
-                step.optimizer_step(job, state, stream)
+                batches.wait()
+                wait([future for _, _, future in stream._pending])
+                step.optimizer_step(job, state, batches)
         finally:
             stream.close()
         totals = {name: plain(total).clone() for name, total in state.totals.by_name().items()}

@@ -15,7 +15,7 @@ from unittest import mock
 import logical_cuda
 import numpy as np
 import torch
-from logical_cuda import DeviceTensor, WrongDeviceError, plain
+from logical_cuda import DeviceTensor, WrongDeviceError, fresh, plain
 from torch import Tensor
 
 from pass2d.models.backends.spconv import library
@@ -114,10 +114,10 @@ class _StandIn:
             logical_cuda.device().wait("spconv: number of output voxels")
         n_out, n_in = len(out), len(indices)
         return (
-            indices if subm else DeviceTensor(out.int()),
-            DeviceTensor((ahead >= 0).sum(1).int()),
-            DeviceTensor(ahead),
-            DeviceTensor(back),
+            indices if subm else fresh(out.int()),
+            fresh((ahead >= 0).sum(1).int()),
+            fresh(ahead),
+            fresh(back),
             [_no_mask(n_out)],
             [] if subm else [_no_mask(n_in)],
             [_rows(n_out)],
@@ -152,7 +152,7 @@ class _StandIn:
             )
             _require(int(pairs.max()) < len(x), "a table of other inputs")
             result = _gather_multiply(x, weight.flatten(1, 3), pairs)
-        return DeviceTensor(result), (_no_mask(num_activate_out) if is_train else None), 128
+        return fresh(result), (_no_mask(num_activate_out) if is_train else None), 128
 
     def multiply_backward(  # noqa: PLR0917  # as the library
         self,
@@ -193,7 +193,7 @@ class _StandIn:
                 if not len(out):
                     continue
                 d_weight[:, k] = grad[out].float().T @ x[rows[out].long()].float()
-        return DeviceTensor(d_features), DeviceTensor(d_weight.reshape(weight.shape).to(x.dtype))
+        return fresh(d_features), fresh(d_weight.reshape(weight.shape).to(x.dtype))
 
 
 def _require_gemm(
@@ -261,8 +261,8 @@ def _transposed(ahead: Tensor, n_in: int) -> Tensor:
 
 
 def _no_mask(n: int) -> DeviceTensor:
-    return DeviceTensor(torch.zeros(n, 1, dtype=torch.int32))
+    return fresh(torch.zeros(n, 1, dtype=torch.int32))
 
 
 def _rows(n: int) -> DeviceTensor:
-    return DeviceTensor(torch.arange(n, dtype=torch.int32))
+    return fresh(torch.arange(n, dtype=torch.int32))

@@ -18,7 +18,7 @@ from pass2d.models.backends.implicit_gemm import gemm_neighbours
 from pass2d.train.data import augment
 from pass2d.train.data.stream import BatchStream
 from pass2d.train.optim import losses, optimizer
-from pass2d.train.run import step
+from pass2d.train.run import ahead, step
 
 PLAIN = ("augment.mode=none",)
 
@@ -49,6 +49,51 @@ def test_memory_that_is_used_again_before_an_event(
     monkeypatch.setattr(BatchStream, "_release", release_at_once)
     with pytest.raises(AssertionError, match=r"asked for at .*: its source changed"), a_gpu() as on:
         take_steps(data, baseline(), on, n=6)
+
+
+def test_a_second_stream_without_an_event(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_gpu() as here:
+        take_steps(data, baseline(), here, n=3)
+        assert here.streams.count == 2
+        stream = type(torch.cuda.current_stream())
+        monkeypatch.setattr(stream, "wait_event", lambda *_: None)
+        with pytest.raises(WrongDeviceError, match=r"stream 0 uses .* without an event"):
+            take_steps(data, baseline(), here, n=3)
+
+
+def test_memory_of_a_second_stream_that_may_be_given_away(
+    data: Path, gpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "_used_on", lambda *_: None)
+    with pytest.raises(WrongDeviceError, match=r"memory .* of stream 1 .* without record_stream"):
+        take_steps(data, baseline(), gpu, n=3)
+
+
+def test_weights_are_not_looked_at_on_a_second_stream(
+    data: Path, gpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ahead.prepared_batch
+
+    def with_weights(job: Any, raw: Any, *, seed: int) -> Any:
+        next(job.network.parameters()).detach().sum()
+        return real(job, raw, seed=seed)
+
+    monkeypatch.setattr(ahead, "prepared_batch", with_weights)
+    with pytest.raises(WrongDeviceError, match=r"stream 1 uses .* of stream 0"):
+        take_steps(data, baseline(), gpu, n=3)
+
+
+def test_the_event_for_pinned_memory_belongs_to_the_stream_that_copies(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_the_first(self: Any) -> None:
+        self.stream.wait()  # gives the last batch's memory back by an event of the first stream
+        real(self)
+
+    real = ahead.Batches._prepare
+    monkeypatch.setattr(ahead.Batches, "_prepare", on_the_first)
+    with pytest.raises(AssertionError, match="its source changed"), a_gpu() as here:
+        take_steps(data, baseline("stream.prefetch=1"), here, n=8)
 
 
 def test_numpy_of_a_device_tensor(data: Path, gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:

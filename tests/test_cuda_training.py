@@ -54,21 +54,21 @@ PREPARE_WAITS = {
 }
 """For the numbers of voxels, which the host must know; and for spconv's tables."""
 MOST_CALLS = {
-    "2dpass-small": 2215,
+    "2dpass-small": 1985,
     "2dpass-large": 2715,
     "baseline": 1185,
     "minkowskinet": 515,
     "spvcnn": 820,
-    "vavit-small": 540,
+    "vavit-small": 545,
 }
-"""ATen operations of a step of six scans, mode full."""
+"""ATen operations of a step of eight scans, mode full."""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cache")
     info = sample_info(n_cameras=2)
-    write_sample_cache(root, n_scans=6, sequences=("00", "08"), info=info, n_points=200)
+    write_sample_cache(root, n_scans=8, sequences=("00", "08"), info=info, n_points=200)
     return root
 
 
@@ -121,9 +121,9 @@ def compare(data: Path, driven: Path, name: str, variation: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_waits_and_calls_no_more_than_known(data: Path, gpu: Device, name: str) -> None:
-    recipe = small_recipe(name, "augment.mode=full", "batch_size=6")
+    recipe = small_recipe(name, "augment.mode=full", "batch_size=8")
     with thin_pictures(blocks=(3, 4, 6, 3)):
-        record = take_steps(data, recipe, gpu, n=1).records[-1]
+        record = take_steps(data, recipe, gpu, n=1, is_ahead=False).records[-1]
     require_waits(record, prepare=PREPARE_WAITS[name])
     assert record.calls.total() <= MOST_CALLS[name], record.calls
 

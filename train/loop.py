@@ -26,6 +26,7 @@ from pass2d.train.distributed.process_group import (
 )
 from pass2d.train.optim.schedule import is_out_of_patience
 from pass2d.train.recipes.recipe import Recipe, to_toml
+from pass2d.train.run.ahead import Batches
 from pass2d.train.run.assemble import Job, assemble
 from pass2d.train.run.choice import RunChoice, choose_run
 from pass2d.train.run.folder import (
@@ -185,6 +186,7 @@ class _Loop:
             cursor=state.cursor,
             device=job.group.device,
         )
+        self._batches = Batches(job, self._stream)
         self._window = LogWindow()
         self._announced_epoch = -1
 
@@ -239,13 +241,13 @@ class _Loop:
             return True
         with self._stop.at_once():
             if not self._stop:
-                self._stream.wait()
+                self._batches.wait()
                 return True
         return False
 
     def _step(self) -> None:
         job, state, log = self._job, self._state, self._job.recipe.log
-        scans = optimizer_step(job, state, self._stream)
+        scans = optimizer_step(job, state, self._batches)
         self._window.add(scans)
         self._progress.advance(scans)
         step = job.step_at(state.cursor)
@@ -253,7 +255,7 @@ class _Loop:
         is_last = state.cursor == job.recipe.epochs * job.n_scans
         is_logged = step % log.every_steps == 0 or is_last
         if is_logged or job.group.device.type == "cpu":
-            require_finite(job, state, self._stream.last)
+            require_finite(job, state, self._batches.last)
         if is_logged:
             self._window.write(job, state, self._stream, self._journal)
         if is_epoch_end or (log.save_steps and step % log.save_steps == 0):

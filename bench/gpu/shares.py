@@ -19,6 +19,7 @@ from pass2d.train.data.stream import BatchStream
 from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.optim.losses import compute_loss
 from pass2d.train.optim.optimizer import guarded_step
+from pass2d.train.run.ahead import Batches
 from pass2d.train.run.assemble import Job, assemble
 from pass2d.train.run.state import RunState, fresh_state
 from pass2d.train.run.step import optimizer_step
@@ -54,22 +55,23 @@ def profile(setup: Setup, clock: Clock) -> Iterator[Row]:
         state = fresh_state(job)
         stream = BatchStream(reader, job.plan, recipe.stream, device=setup.torch_device)
         with closing(stream):
+            batches = Batches(job, stream)
             for _ in range(1 if setup.is_small else 4):
-                optimizer_step(job, state, stream)
-            yield from whole_step(job, state, stream, setup)
+                optimizer_step(job, state, batches)
+            yield from whole_step(job, state, batches, setup)
             yield from by_phase(job, state, stream, setup)
             if clock.left > 0:
                 yield from by_kind(job, state, stream, setup)
 
 
-def whole_step(job: Job, state: RunState, stream: BatchStream, setup: Setup) -> Iterator[Row]:
+def whole_step(job: Job, state: RunState, batches: Batches, setup: Setup) -> Iterator[Row]:
     """Step and, until the host has asked for all of it, its share; CPU time of all threads."""
     host, whole, cpu = [], [], []
     for _ in range(1 if setup.is_small else 8):
         setup.wait()
-        stream.wait()
+        batches.wait()
         begin, used = time.perf_counter(), time.thread_time()
-        optimizer_step(job, state, stream)
+        optimizer_step(job, state, batches)
         host.append(time.perf_counter() - begin)
         cpu.append(time.thread_time() - used)
         setup.wait()

@@ -17,6 +17,7 @@ from pass2d.models.backends.tf32 import tf32_products
 from pass2d.train.data.stream import BatchStream
 from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.evaluation.evaluate import evaluate_network
+from pass2d.train.run.ahead import Batches
 from pass2d.train.run.assemble import Job, assemble
 from pass2d.train.run.state import fresh_state
 from pass2d.train.run.step import optimizer_step
@@ -27,6 +28,7 @@ CASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("2dpass-small", ("tf32=true",)),
     ("2dpass-small", ("precision=bf16",)),
     ("2dpass-small", ("deterministic=true",)),
+    ("2dpass-small", ("stream.ahead=false",)),
     ("minkowskinet", ("tf32=true",)),
 )
 """Recipes and what is changed in them."""
@@ -89,13 +91,14 @@ def trained(job: Job, setup: Setup, seconds: float) -> tuple[int, float, float]:
     state = fresh_state(job)
     stream = BatchStream(job.reader, job.plan, job.recipe.stream, device=setup.torch_device)
     warm, most = (1, 1) if setup.is_small else (_WARM, _MOST)
+    batches = Batches(job, stream)
     with closing(stream):
         for _ in range(warm):
-            optimizer_step(job, state, stream)
+            optimizer_step(job, state, batches)
         setup.wait()
         begin, waited, scans, done = time.perf_counter(), stream.wait_s, 0, 0
         while done < most and (not done or time.perf_counter() - begin < seconds):
-            scans += optimizer_step(job, state, stream)
+            scans += optimizer_step(job, state, batches)
             done += 1
         setup.wait()
         return scans, time.perf_counter() - begin, stream.wait_s - waited

@@ -20,6 +20,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
 from pass2d.train.data.stream import BatchStream
 from pass2d.train.distributed.process_group import ProcessGroup
+from pass2d.train.run.ahead import Batches
 from pass2d.train.run.assemble import assemble
 from pass2d.train.run.state import fresh_state
 from pass2d.train.run.step import optimizer_step
@@ -115,10 +116,11 @@ def real_waits(setup: Setup, name: str) -> Places:
         state = fresh_state(job)
         stream = BatchStream(reader, job.plan, recipe.stream, device=setup.torch_device)
         with closing(stream):
-            optimizer_step(job, state, stream)
+            batches = Batches(job, stream)
+            optimizer_step(job, state, batches)
             setup.wait()
             with counted_waits(torch.cuda.set_sync_debug_mode) as found:
-                optimizer_step(job, state, stream)
+                optimizer_step(job, state, batches)
     return found
 
 

@@ -40,6 +40,8 @@ class StreamConfig:
     """Reading threads: 1 to 3 are enough."""
     prefetch: int = 4
     """Batches that may wait ready; the memory is that of this many batches and two more."""
+    ahead: bool = True
+    """On a GPU: prepare the next batch on a second CUDA stream, beside the step."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= 16:
@@ -113,6 +115,11 @@ class BatchStream:
         raw = future.result()
         self.cursor, self.last = batch.next_cursor, raw
         return raw
+
+    @property
+    def has_next(self) -> bool:
+        """Whether the next batch has been read, so that nobody would wait for it."""
+        return bool(self._pending) and self._pending[0][2].done()
 
     def wait(self) -> None:
         """Until the next batch is there; leaving this early loses nothing."""

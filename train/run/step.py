@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import zlib
-
 import torch
 
 from pass2d.common.errors import ConfigError
 from pass2d.models.network import Prepared
-from pass2d.train.data.batch import RawBatch, point_batch
+from pass2d.train.data.batch import RawBatch
 from pass2d.train.data.stream import BatchStream
 from pass2d.train.distributed.process_group import gather_names, sum_gradients
 from pass2d.train.optim.losses import LossTerms, compute_loss
 from pass2d.train.optim.optimizer import OutputWatch, first_nonfinite, guarded_step
 from pass2d.train.optim.schedule import learning_rate
+from pass2d.train.run.ahead import Batches, ReadyBatch, prepared_batch
 from pass2d.train.run.assemble import Job
 from pass2d.train.run.state import RunState
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
+def optimizer_step(job: Job, state: RunState, source: BatchStream | Batches) -> int:
     """Move the weights once.
 
     The device is waited for only where the sizes of a batch's voxels must be known.
@@ -28,19 +27,27 @@ def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
     Each batch's loss counts by its share of the step's scans, those of all devices and of all its
     batches: an uneven last batch weighs what it holds.
 
+    Args:
+        job: of the run.
+        state: moves on.
+        source: gives the batches; a plain stream's are prepared when they are due.
+
     Returns:
         Scans of the step, on all devices.
     """
     job.network.train()
+    batches = Batches(job, source, is_ahead=False) if isinstance(source, BatchStream) else source
     epoch_end = (state.cursor // job.n_scans + 1) * job.n_scans
     end = min(state.cursor + job.step_scans, epoch_end)
     scans = end - state.cursor
     while state.cursor < end:
-        raw = next(stream)
-        choose_sharers(job, scans=stream.cursor - state.cursor)
-        if raw is not None:
-            backward(job, state, raw, share=len(raw.positions) / scans)
-        state.cursor = stream.cursor
+        batch = batches.take()
+        choose_sharers(job, scans=batch.cursor - state.cursor)
+        if batch.raw is not None:
+            backward(job, state, batch, share=len(batch.raw.positions) / scans)
+        state.cursor = batch.cursor
+        if state.cursor < end:
+            batches.begin_next()
     sum_gradients([p for p in job.network.parameters() if p.requires_grad], job.group)
     if state.scaler is not None:
         state.scaler.unscale_(state.optimizer)
@@ -54,6 +61,7 @@ def optimizer_step(job: Job, state: RunState, stream: BatchStream) -> int:
         state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     add_to_average(job, state)
+    batches.begin_next()  # all of this step has been asked of the device
     return scans
 
 
@@ -87,9 +95,12 @@ def rate_at(job: Job, state: RunState, cursor: int) -> float:
     )
 
 
-def backward(job: Job, state: RunState, raw: RawBatch, *, share: float) -> None:
+def backward(job: Job, state: RunState, batch: ReadyBatch, *, share: float) -> None:
     """Add a batch's gradients, weighted with its share, and its losses to the totals."""
-    terms = forward(job, raw, seed=batch_seed(job, raw, epoch=state.cursor // job.n_scans))
+    assert batch.prepared is not None
+    if job.group.device.type == "cuda":  # other batches may have been prepared since
+        torch.manual_seed(batch.seed)
+    terms = losses_of(job, batch.prepared)
     loss = terms.total * share
     (loss if state.scaler is None else state.scaler.scale(loss)).backward()
     state.totals.add({"loss": terms.total.detach(), **terms.parts}, share=share)
@@ -97,29 +108,17 @@ def backward(job: Job, state: RunState, raw: RawBatch, *, share: float) -> None:
 
 def forward(job: Job, raw: RawBatch, *, seed: int) -> LossTerms:
     """Augment a batch on the device and compute its losses."""
-    device = job.group.device
-    torch.manual_seed(seed)  # for dropout layers: a resumed run draws what the whole one drew
-    batch = point_batch(
-        raw.to(device, non_blocking=True),
-        config=job.plan.augment,
-        grid=job.reader.info.grid,
-        device=device,
-    )
-    prepared: Prepared = job.network.prepare(batch)
+    return losses_of(job, prepared_batch(job, raw, seed=seed))
+
+
+def losses_of(job: Job, prepared: Prepared) -> LossTerms:
+    """The losses of a batch that lies ready on the device."""
     dtype = AUTOCAST.get(job.recipe.precision)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with torch.autocast(job.group.device.type, dtype=dtype, enabled=dtype is not None):
         segmentation = job.network(prepared)
     return compute_loss(
         segmentation, prepared, config=job.recipe.loss, class_weights=job.class_weights
     )
-
-
-def batch_seed(job: Job, raw: RawBatch, *, epoch: int) -> int:
-    """Seed of a batch's dropout layers: a function of the run's seed, the epoch and the scans.
-
-    So several processes drop what one does that accumulates the same batches.
-    """
-    return zlib.crc32(repr((job.recipe.seed, epoch, raw.positions)).encode())
 
 
 def require_finite(job: Job, state: RunState, raw: RawBatch | None) -> None:
