@@ -18,7 +18,7 @@ from cache_samples import write_sample_cache
 from typer.testing import CliRunner
 
 from pass2d.cli import app
-from pass2d.commands.doctor import libraries, machine, process
+from pass2d.commands.doctor import gpu, libraries, machine, probes, process
 from pass2d.commands.doctor.cache_check import cache_findings
 from pass2d.commands.doctor.examine import _run, examine
 from pass2d.commands.doctor.finding import Finding, guarded
@@ -159,6 +159,78 @@ def test_builds_of_spconv_that_crash_or_overwrite_each_other_are_named() -> None
     assert two.state == "warning"
     assert "spconv-cu126" in two.found
     assert libraries.spconv_build_findings((("spconv-cu126", "2.3.8"),)) == []
+
+
+CU118 = (("spconv-cu118", "2.3.8"),)
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "builds", "state", "said"),
+    [
+        ("580.65.06", "13.0", CU118, "ok", "torch for CUDA 13.0 needs 580, spconv-cu118 needs 520"),
+        ("570.12", "13.0", CU118, "broken", "too old for torch for CUDA 13.0"),
+        ("515.65", "11.8", CU118, "broken", "too old for torch for CUDA 11.8 and spconv-cu118"),
+        ("535.1", "12.6", (("spconv-cu126", "2.3.8"),), "ok", "spconv-cu126 needs 525"),
+        ("535.1", "12.6", (("spconv", "2.3.8"),), "ok", "torch for CUDA 12.6 needs 525"),
+    ],
+)
+def test_driver_and_what_is_asked_of_it(
+    driver: str, cuda: str, builds: tuple, state: str, said: str
+) -> None:
+    (found,) = gpu.driver_findings({**TORCH, "driver": driver, "cuda": cuda}, builds)
+    assert found.state == state
+    assert found.found.startswith(driver)
+    assert said in found.found
+
+
+def test_without_a_driver_nothing_is_said_of_it(tmp_path: Path) -> None:
+    assert gpu.driver_findings(TORCH, CU118) == []
+    assert probes.driver_version(str(tmp_path / "none")) == ""
+    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+    (tmp_path / "version").write_text(text + "GCC version:  gcc version 12.3.0\n")
+    assert probes.driver_version(str(tmp_path / "version")) == "580.65.06"
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "builds", "state", "said"),
+    [
+        ("9.0", ["sm_80", "sm_90"], CU118, "ok", "sm_90: torch: machine code, spconv-cu118: mach"),
+        ("8.6", ["sm_80", "sm_90"], CU118, "ok", "sm_86: torch: machine code"),
+        ("12.0", ["sm_120", "compute_120"], CU118, "warning", "spconv-cu118: compiled by the dri"),
+        ("10.0", ["sm_90", "compute_90"], (), "warning", "torch: compiled by the driver"),
+        ("9.0", ["sm_80"], CU118, "broken", "sm_90: torch: none"),
+        ("9.0", ["sm_90"], (("spconv-cu114", "2.3.8"),), "warning", "spconv-cu114: compiled"),
+    ],
+)
+def test_machine_code_of_a_gpu_or_the_drivers_compiler(
+    capability: str, architectures: list[str], builds: tuple, state: str, said: str
+) -> None:
+    (found,) = gpu.code_findings({**GPU, "capability": capability}, architectures, builds)
+    assert found.state == state
+    assert said in found.found
+    assert bool(found.remedy) == (state != "ok")
+
+
+def test_tf32_and_what_overrides_it() -> None:
+    values = {**TORCH, "devices": [GPU], "tf32_matmul": False, "tf32_cudnn": True}
+    (found,) = gpu.tf32_findings(values, {})
+    assert found.state == "ok"
+    assert "matrix products off, cuDNN on" in found.found
+    (found,) = gpu.tf32_findings(values, {"NVIDIA_TF32_OVERRIDE": "0"})
+    assert found.state == "warning"
+    (found,) = gpu.tf32_findings({**values, "devices": [{**GPU, "capability": "7.5"}]}, {})
+    assert "it needs 8.0" in found.found
+    assert gpu.tf32_findings(TORCH, {}) == []
+
+
+def test_the_report_names_driver_code_and_tf32_of_each_gpu() -> None:
+    values = {**TORCH, "devices": [GPU, {**GPU, "device": "cuda:1"}], "driver": "580.1"}
+    values |= {"architectures": ["sm_90"], "tf32_matmul": False, "tf32_cudnn": True}
+    found, devices = libraries.torch_findings(answers(torch=values))
+    names = [one.name for one in found]
+    assert names[:4] == ["torch", "cuda:0", "cuda:1", "driver"]
+    assert names[4:] == ["cuda:0, machine code", "cuda:1, machine code", "TF32"]
+    assert devices == ["cpu", "cuda:0", "cuda:1"]
 
 
 def test_doctor_says_which_sparse_convolutions_would_be_used() -> None:

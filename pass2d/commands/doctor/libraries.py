@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pass2d.commands.doctor.finding import Finding
+from pass2d.commands.doctor.gpu import code_findings, driver_findings, tf32_findings
 from pass2d.commands.doctor.process import Answer, ask
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import format_bytes
@@ -60,10 +61,15 @@ def torch_findings(ask: Ask = ask) -> tuple[list[Finding], list[str]]:
     return [torch, *_cuda(values)], ["cpu", *devices]
 
 
-def _cuda(values: dict[str, Any]) -> list[Finding]:
+def _cuda(values: dict[str, Any], builds: Builds | None = None) -> list[Finding]:
+    builds = spconv_builds() if builds is None else builds
+    driver = driver_findings(values, builds)
     if not values["devices"]:
-        return [_no_cuda(values)]
-    return [_gpu(device) for device in values["devices"]]
+        return [_no_cuda(values), *driver]
+    architectures = values.get("architectures", ())
+    codes = [code_findings(device, architectures, builds) for device in values["devices"]]
+    gpus = [_gpu(device) for device in values["devices"]]
+    return [*gpus, *driver, *(one for code in codes for one in code), *tf32_findings(values)]
 
 
 def _gpu(device: dict[str, Any]) -> Finding:

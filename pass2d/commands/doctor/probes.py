@@ -9,9 +9,21 @@ broken library cannot be mistaken for a broken pass2d.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+
+def driver_version(file: str = "/proc/driver/nvidia/version") -> str:
+    """The release of NVIDIA's driver, as the kernel says; "" without one."""
+    try:
+        text = Path(file).read_text()
+    except OSError:
+        return ""
+    found = re.search(r"Kernel Module.*?(\d+\.\d+(?:\.\d+)?)", text)
+    return found[1] if found else ""
 
 
 def probe_torch() -> dict[str, Any]:
@@ -37,6 +49,10 @@ def probe_torch() -> dict[str, Any]:
         "version": torch.__version__,
         "cuda": torch.version.cuda,
         "available": torch.cuda.is_available(),
+        "driver": driver_version(),
+        "architectures": torch.cuda.get_arch_list(),
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
         "devices": devices,
         "threads": torch.get_num_threads(),
         "sum": float((y @ y).sum()),
