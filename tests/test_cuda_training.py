@@ -68,6 +68,15 @@ MOST_CALLS = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cache")
     info = sample_info(n_cameras=2)
+    write_sample_cache(root, n_scans=6, sequences=("00", "08"), info=info, n_points=200)
+    return root
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans for a step of the published size."""
+    root = tmp_path_factory.mktemp("eight")
+    info = sample_info(n_cameras=2)
     write_sample_cache(root, n_scans=8, sequences=("00", "08"), info=info, n_points=200)
     return root
 
@@ -120,10 +129,10 @@ def compare(data: Path, driven: Path, name: str, variation: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_step_waits_and_calls_no_more_than_known(data: Path, gpu: Device, name: str) -> None:
+def test_a_step_waits_and_calls_no_more_than_known(eight: Path, gpu: Device, name: str) -> None:
     recipe = small_recipe(name, "augment.mode=full", "batch_size=8")
     with thin_pictures(blocks=(3, 4, 6, 3)):
-        record = take_steps(data, recipe, gpu, n=1, is_ahead=False).records[-1]
+        record = take_steps(eight, recipe, gpu, n=1, is_ahead=False).records[-1]
     require_waits(record, prepare=PREPARE_WAITS[name])
     assert record.calls.total() <= MOST_CALLS[name], record.calls
 
