@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.fields import FIELDS, Fields
+from pass2d.cache.inspection.profiles import ProfileAdvice, advise
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.reading.arena import Arena
 from pass2d.common.errors import CacheError
@@ -61,6 +62,8 @@ class ReaderReport:
 
     ways: tuple[ReadTime, ...]
     threads: tuple[ThreadRate, ...]
+    advice: ProfileAdvice | None
+    """Which profile suits this machine; None for a cache at a URL."""
 
 
 def measure_reader(
@@ -105,6 +108,7 @@ def measure_reader(
         threads = tuple(
             ThreadRate(threads=n, scans_per_s=_rate(checked, positions, threads=n)) for n in THREADS
         )
+        advice = None if checked.is_remote else advise(checked, positions, WAYS["training"])
     ways = tuple(
         ReadTime(
             fields=name,
@@ -116,7 +120,7 @@ def measure_reader(
         )
         for (name, is_checked), spent in times.items()
     )
-    return ReaderReport(ways=ways, threads=threads)
+    return ReaderReport(ways=ways, threads=threads, advice=advice)
 
 
 def _read_ms(reader: CacheReader, positions: Sequence[int], fields: Fields) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from pass2d.common.progress import format_bytes
 
 if TYPE_CHECKING:
     from pass2d.cache.care.status import StatusReport
+    from pass2d.cache.inspection.profiles import ProfileAdvice
     from pass2d.cache.manifest import Manifest
 
 _SHOWN = 20
@@ -321,7 +322,7 @@ def bench_command(
     rounds: Annotated[int, typer.Option(help="How often to read each scan.", min=2)] = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how fast this cache can be read here, with and without checksums."""
+    """Measure how fast this cache can be read here, and say which profile suits the machine."""
     from pass2d.cache.inspection.benchmark import measure_reader
 
     console = Console()
@@ -343,3 +344,17 @@ def bench_command(
             )
         rates = ", ".join(f"{r.scans_per_s:,.0f} with {r.threads}" for r in report.threads)
         typer.echo(f"scans/s for training by number of reading threads: {rates}")
+        if report.advice is not None:
+            _print_advice(report.advice)
+
+
+def _print_advice(advice: ProfileAdvice) -> None:
+    for cost in advice.costs:
+        typer.echo(
+            f"profile {cost.profile:6} {cost.cpu_ms:6.2f} ms of CPU, "
+            f"{format_bytes(round(cost.stored_bytes))} per training scan"
+        )
+    typer.echo(
+        f"profile for this machine: {advice.best} "
+        f"(disk: {format_bytes(round(advice.disk_bytes_per_s))}/s)"
+    )
