@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from train_samples import TINY
@@ -171,6 +172,23 @@ def test_rows_come_one_at_a_time_in_any_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, made.ranges[time][0].ravel())
     with pytest.raises(ProblemError, match="no row of 7, 1"):
         rows.row((7, 1))
+
+
+def test_one_row_is_in_memory_not_the_segment(tmp_path: Path) -> None:
+    n, row_bytes = 48, 1 << 20
+    values = pa.array(np.random.default_rng(0).random(n * row_bytes // 4, np.float32))
+    offsets = np.arange(n + 1, dtype=np.int32) * (row_bytes // 4)
+    table = pa.table({"key": np.arange(n), "values": pa.ListArray.from_arrays(offsets, values)})
+    file = tmp_path / "one_group.parquet"
+    pq.write_table(table, file, row_group_size=n)
+    last = table["values"][n - 1].values.to_numpy()
+    del table, values
+    before = pa.total_allocated_bytes()
+    rows = Rows(file, keys=("key",), columns=("values",))
+    for key in range(n):
+        found = rows.row((key,))
+        assert pa.total_allocated_bytes() - before < 12 * row_bytes
+    np.testing.assert_array_equal(found["values"].values.to_numpy(), last)
 
 
 @pytest.mark.parametrize(

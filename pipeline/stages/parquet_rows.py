@@ -17,6 +17,8 @@ from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.raw_file import NO_FILE
 
 Key = tuple[Any, ...]
+_BUFFER_BYTES = 1 << 20
+"""Of a file read at a time."""
 _MOST_OPEN = 12
 """Files that a thread keeps open: those of a scan."""
 
@@ -129,7 +131,8 @@ def open_parquet(file: Path, *, needs: Sequence[str]) -> pq.ParquetFile:
         OSError: reading failed in a way that may pass.
     """
     try:
-        found = pq.ParquetFile(file, memory_map=True)
+        # Neither mapped nor read ahead: a column of a segment may be gigabytes.
+        found = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(file, error) from error
     names = found.schema_arrow.names
