@@ -28,7 +28,8 @@ from pass2d.train.data.augmentations import AUGMENTATIONS
 from pass2d.train.data.mixes import MIXES
 from pass2d.train.recipes.files import recipe_names
 
-LONG = pytest.mark.skipif("PASS2D_LONG_TESTS" not in os.environ, reason="PASS2D_LONG_TESTS unset")
+IS_LONG = "PASS2D_LONG_TESTS" in os.environ
+UNASKED = pytest.param("", "", marks=pytest.mark.skip(reason="PASS2D_LONG_TESTS unset"))
 
 MODES = ("none", "lattice", "full", "noise")
 FREE = ("augment.mode=full",)
@@ -41,6 +42,7 @@ VARIATIONS: dict[str, tuple[str, ...]] = {
     **{f"mode {mode}": (f"augment.mode={mode}", "augment.mixes=[]") for mode in MODES},
 }
 RECIPES = recipe_names()
+EVERY_CASE = [(name, variation) for name in RECIPES for variation in VARIATIONS]
 CASES = [(name, list(VARIATIONS)[i % len(VARIATIONS)]) for i, name in enumerate(RECIPES)]
 NETWORKS = ("2dpass-small", "2dpass-large", "baseline", "minkowskinet", "spvcnn", "vavit-small")
 
@@ -104,9 +106,7 @@ def test_every_recipe_trains_as_on_a_cpu(
     compare(data, driven, name, variation)
 
 
-@LONG
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize(("name", "variation"), EVERY_CASE if IS_LONG else [UNASKED])
 def test_every_recipe_with_every_augmentation(
     data: Path, driven: Path, name: str, variation: str
 ) -> None:
