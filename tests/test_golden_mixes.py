@@ -14,7 +14,6 @@ from mix_samples import loaded
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.instance_bank import InstanceBank
-from pass2d.train.data import mixes
 from pass2d.train.data.mixes import cut_mix, laser_mix, polar_mix
 from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners
 
@@ -189,12 +188,11 @@ def recorded_bank() -> InstanceBank:
 
 
 @pytest.mark.parametrize("name", CUTMIX)
-def test_instance_cutmix(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instance_cutmix(name: str) -> None:
     stored = arrays("waffleiron_mixes.npz")
     out = name.removeprefix("waffle_")
     scan = loaded(*cloud(DRAWS[name].get("scan", "a")))
-    monkeypatch.setattr(mixes, "CUTMIX_LIMIT", DRAWS[name]["num_to_add"])
-    mixed = cut_mix(scan, recorded_bank(), RecordedCutMix(name))
+    mixed = cut_mix(scan, recorded_bank(), RecordedCutMix(name), limit=DRAWS[name]["num_to_add"])
     signal = np.concatenate([part.record.signal for part in mixed.parts])
     got = np.vstack([mixed.xyz, signal]).T
     want = stored[f"{out}_out"]

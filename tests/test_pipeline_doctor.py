@@ -305,8 +305,7 @@ def test_limits_are_warnings_with_the_command(monkeypatch: pytest.MonkeyPatch) -
 def test_disk_is_measured_and_left_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "TEST_BYTES", 8 << 20)
-    (finding,) = machine.disk_findings(tmp_path / "not" / "there")
+    (finding,) = machine.disk_findings(tmp_path / "not" / "there", test_bytes=8 << 20)
     assert "writes" in finding.found
     assert "reads" in finding.found
     assert str(tmp_path) in finding.found

@@ -150,10 +150,7 @@ def street(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("most_cells", [1 << 24, 10])
-def test_each_cell_offers_the_first_of_its_points(
-    most_cells: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pass2d.train.data.placing._MOST_CELLS", most_cells)
+def test_each_cell_offers_the_first_of_its_points(most_cells: int) -> None:
     points, labels = street(3000, 1)
     xyz = np.ascontiguousarray(points[:, :3].T, np.float32)
     order = np.random.default_rng(2).permutation(3000)
@@ -162,7 +159,7 @@ def test_each_cell_offers_the_first_of_its_points(
     for row in order.tolist():
         first.setdefault(tuple(int(v) for v in xyz[:, row] - low), row)
     want = [first[cell] for cell in sorted(first)]
-    assert first_in_cells(xyz, order).tolist() == want
+    assert first_in_cells(xyz, order, most_cells=most_cells).tolist() == want
     places = ground_places(xyz, labels != 15, rng=np.random.default_rng(2))
     ground = {tuple(xyz[:, row].tolist()) for row in want if labels[row] != 15}
     assert {tuple(place) for place in places.T.tolist()} == ground

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
-import pytest
 
 from pass2d.cache.motion import with_moving_classes
 from pass2d.cache.schema import ScanRecord
 from pass2d.pipeline.datasets.registry import DATASETS
-from pass2d.train.data import static_moving
 from pass2d.train.data.sampling import AugmentConfig, draw_scan
 from pass2d.train.data.scan import LoadedScan, Part
 from pass2d.train.data.static_moving import STEP_M, static_moving_switch
@@ -51,14 +50,12 @@ def stack(*, loss: str = "all") -> LoadedScan:
     return LoadedScan(position=0, info=INFO, record=own, draw=draw, crop=None, added=tuple(parts))
 
 
-@pytest.fixture
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_moving, "SHARE", 1.0)
+always = partial(static_moving_switch, probability=1.0)
 
 
-def test_a_parked_car_drives_off_by_equal_steps(always: None) -> None:
+def test_a_parked_car_drives_off_by_equal_steps() -> None:
     before = stack()
-    after = static_moving_switch(before, np.random.default_rng(3))
+    after = always(before, np.random.default_rng(3))
     shifts = [
         (after.parts[lag].record.xyz - before.parts[lag].record.xyz)[:, :4] for lag in range(3)
     ]
@@ -71,26 +68,26 @@ def test_a_parked_car_drives_off_by_equal_steps(always: None) -> None:
         assert part.record.label[:4].tolist() == [MOVING_CAR] * 4
 
 
-def test_a_driving_car_stands_where_it_is_now(always: None) -> None:
-    after = static_moving_switch(stack(), np.random.default_rng(3))
+def test_a_driving_car_stands_where_it_is_now() -> None:
+    after = always(stack(), np.random.default_rng(3))
     middles = [part.record.xyz[:2, 4:8].mean(axis=1) for part in after.parts]
     np.testing.assert_allclose(middles[1:], [middles[0]] * 2, atol=1e-5)
     for part in after.parts:
         assert part.record.label[4:8].tolist() == [CAR] * 4
 
 
-def test_what_has_no_id_or_cannot_move_stays(always: None) -> None:
+def test_what_has_no_id_or_cannot_move_stays() -> None:
     before = stack()
-    after = static_moving_switch(before, np.random.default_rng(3))
+    after = always(before, np.random.default_rng(3))
     for old, new in zip(before.parts, after.parts, strict=True):
         np.testing.assert_array_equal(old.record.xyz[:, 8:], new.record.xyz[:, 8:])
         np.testing.assert_array_equal(old.record.label[8:], new.record.label[8:])
     np.testing.assert_array_equal(before.record.xyz, stack().record.xyz)  # a new scan is made
 
 
-def test_past_points_without_a_label_move_too_and_stay_without(always: None) -> None:
-    after = static_moving_switch(stack(loss="current"), np.random.default_rng(3))
-    plain = static_moving_switch(stack(), np.random.default_rng(3))
+def test_past_points_without_a_label_move_too_and_stay_without() -> None:
+    after = always(stack(loss="current"), np.random.default_rng(3))
+    plain = always(stack(), np.random.default_rng(3))
     for part, same in zip(after.parts[1:], plain.parts[1:], strict=True):
         np.testing.assert_allclose(part.record.xyz[:, :8], same.record.xyz[:, :8], atol=1e-5)
         assert not part.record.label.any()

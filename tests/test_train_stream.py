@@ -7,7 +7,6 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -239,16 +238,13 @@ def test_a_scan_is_never_mixed_with_itself_and_with_each_other_equally_often(
         found = [mix_partner(plan, position, share, epoch=0) for share in shares.tolist()]
         others = [other for other in positions.tolist() if other != position]
         assert {other: found.count(other) for other in others} == dict.fromkeys(others, 100)
-    # A remote store: a scan alone in its block of shards takes any other.
-    shards = np.array([0, 1, 2, 3, 4]) * 10
-    blocks = plan_for(reader, positions=positions, augment=mixing, shards=shards)
-    with mock.patch("pass2d.train.data.plan._WINDOW", 1):
-        assert {mix_partner(blocks, 8, share, epoch=0) for share in shares.tolist()} == {
-            3,
-            4,
-            9,
-            20,
-        }
+    # A remote store: nine shards make a block of eight, and one of a scan that takes any other.
+    nine = np.arange(9)
+    blocks = plan_for(reader, positions=nine, augment=mixing, shards=nine * 10)
+    taken = [{mix_partner(blocks, p, s, epoch=0) for s in shares.tolist()} for p in nine.tolist()]
+    assert sorted(map(len, taken)) == [7] * 8 + [8]
+    alone = next(p for p, found in enumerate(taken) if len(found) == 8)
+    assert all(alone not in found for found in taken)
     assert mix_partner(plan_for(reader, positions=positions[:1]), 3, 0.5, epoch=0) is None
 
 

@@ -15,6 +15,9 @@ from pass2d.train.data.placing import ground_places, thing_maps
 from pass2d.train.data.scan import LoadedScan, whole_record
 from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners, turned_about_z
 
+CUTMIX_LIMIT = 40
+"""Of each class 0 to 39 things, each number equally likely."""
+
 
 @dataclass(frozen=True)
 class Mix:
@@ -92,8 +95,10 @@ def pillar_mix_three(
     return own.joined(*others)
 
 
-def cut_mix(scan: LoadedScan, bank: InstanceBank, rng: np.random.Generator) -> LoadedScan:
-    """Set up to 39 things of each scarce class on the ground, turned, mirrored and scaled."""
+def cut_mix(
+    scan: LoadedScan, bank: InstanceBank, rng: np.random.Generator, *, limit: int = CUTMIX_LIMIT
+) -> LoadedScan:
+    """Set fewer than ``limit`` things of each scarce class on the ground, each moved at random."""
     facts = scan.info.facts
     places = ground_places(scan.xyz, is_one_of(scan.label, facts.grounds), rng=rng)
     placed: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
@@ -101,7 +106,7 @@ def cut_mix(scan: LoadedScan, bank: InstanceBank, rng: np.random.Generator) -> L
     for class_id in facts.pasted:
         things = bank.of_class(class_id)
         if len(things):
-            n = min(int(rng.integers(0, CUTMIX_LIMIT)), n_free)
+            n = min(int(rng.integers(0, limit)), n_free)
             chosen = things[rng.integers(0, len(things), n)]
             placed.append((chosen, thing_maps(n, rng)))
             n_free -= n
@@ -172,8 +177,6 @@ def _field_of_view(scan: LoadedScan) -> tuple[float, float]:
 
 LASER_BANDS = (3, 4, 5, 6)
 POLAR_SWAP = 0.5
-CUTMIX_LIMIT = 40
-"""Of each class 0 to 39 things, each number equally likely."""
 PILLAR_M = 7.5
 
 

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 CELL_M = 1.0
 """At most one thing per square, and height, of this side."""
-_MOST_CELLS = 1 << 24
-"""A table of all cells of a scan up to so many, else they are sorted; float32 counts so far."""
 
 
 def ground_places(
@@ -33,18 +31,21 @@ def ground_places(
     return xyz[:, places[rng.permutation(len(places))]]
 
 
-def first_in_cells(xyz: NDArray[np.float32], order: NDArray[np.integer]) -> NDArray[np.int64]:
+def first_in_cells(
+    xyz: NDArray[np.float32], order: NDArray[np.integer], *, most_cells: int = 1 << 24
+) -> NDArray[np.int64]:
     """(C,) the point of each occupied cell that comes first in an order; cells by x, y, z.
 
     Args:
         xyz: (3, N) metres.
         order: (N,) a permutation of the points.
+        most_cells: a table of all cells up to so many, else they are sorted; float32 counts so far.
     """
     if not xyz.shape[1]:
         return np.zeros(0, np.int64)
     cells = np.floor((xyz - xyz.min(1, keepdims=True)) / np.float32(CELL_M))
     n_x, n_y, n_z = (int(n) + 1 for n in cells.max(1))
-    if n_x * n_y * n_z > _MOST_CELLS:
+    if n_x * n_y * n_z > most_cells:
         x, y, z = cells.astype(np.int64)
         _, place = np.unique(((x * n_y + y) * n_z + z)[order], return_index=True)
         return order[place].astype(np.int64)

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from pass2d.cache.motion import static_ids, tells_motion
 from pass2d.train.data.scan import LoadedScan, Part, whole_record
 
-SHARE = 0.5
-"""Probability that a thing is switched."""
 STEP_M = (0.3, 1.5)
 """How far a thing that drives off goes from one scan to the next, uniform: 3 to 15 m/s at 10 Hz."""
 
 
-def static_moving_switch(scan: LoadedScan, rng: np.random.Generator) -> LoadedScan:
+def static_moving_switch(
+    scan: LoadedScan, rng: np.random.Generator, *, probability: float = 0.5
+) -> LoadedScan:
     """Let some things that rest move, and some that move rest.
 
     A thing is what has one class (motion aside) and one instance id in the current scan. If it
@@ -34,6 +34,7 @@ def static_moving_switch(scan: LoadedScan, rng: np.random.Generator) -> LoadedSc
     Args:
         scan: a stack, with instance ids; labels must tell motion.
         rng: of all draws: per thing whether, where to and how far.
+        probability: of each thing to be switched.
 
     Returns:
         The scan itself where there is nothing to switch.
@@ -49,7 +50,7 @@ def static_moving_switch(scan: LoadedScan, rng: np.random.Generator) -> LoadedSc
     is_switched = False
     for kind, thing in _things(parts[0], static, moving_of):
         share, angle, step_m = rng.uniform(0, 1), rng.uniform(0, 2 * math.pi), rng.uniform(*STEP_M)
-        if share >= SHARE:
+        if share >= probability:
             continue
         is_switched = True
         rows = [_rows(part, static, kind=kind, thing=thing) for part in parts]

@@ -100,17 +100,17 @@ def open_file_findings() -> list[Finding]:
     return [Finding(name="open files", state="ok", found=found)]
 
 
-def disk_findings(folder: Path) -> list[Finding]:
+def disk_findings(folder: Path, *, test_bytes: int = TEST_BYTES) -> list[Finding]:
     """Free space and speed of the disk below a folder; what is written there is gone after."""
     while not folder.is_dir():
         folder = folder.parent
     usage = shutil.disk_usage(folder)
     found = f"{folder}: {format_bytes(usage.free)} free"
-    if usage.free < 2 * TEST_BYTES:
+    if usage.free < 2 * test_bytes:
         remedy = "Free some space, or choose another disk."
         return [Finding(name="disk", state="broken", found=f"{found}: full", remedy=remedy)]
     try:
-        write, read = _disk_speed(folder)
+        write, read = _disk_speed(folder, test_bytes)
     except OSError as error:
         remedy = "A cache there can be read, but prepare and train need a writable folder."
         found += f"; not writable ({error.strerror})"
@@ -125,14 +125,14 @@ def disk_findings(folder: Path) -> list[Finding]:
     return [Finding(name="disk", state="ok", found=found)]
 
 
-def _disk_speed(folder: Path) -> tuple[float, float]:
+def _disk_speed(folder: Path, test_bytes: int) -> tuple[float, float]:
     """Bytes per second of writing (with fsync) and reading; stops after ``TEST_S`` each."""
     block = os.urandom(_BLOCK)
     with tempfile.TemporaryFile(dir=folder) as file:  # it has no name: no kill leaves it behind
         fd = file.fileno()
         start = time.perf_counter()
         written = 0
-        while written < TEST_BYTES and time.perf_counter() - start < TEST_S:
+        while written < test_bytes and time.perf_counter() - start < TEST_S:
             written += os.write(fd, block)
             os.fdatasync(fd)
         write = written / (time.perf_counter() - start)
