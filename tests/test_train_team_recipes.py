@@ -13,11 +13,15 @@ import pytest
 import torch
 import torchvision
 from cache_samples import write_sample_cache
+from pipeline_files import write_sequence
 from team_samples import in_processes, shallow_resnet
 from torch import Tensor
 
 from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti
+from pass2d.pipeline.prepare import prepare
+from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.train.data.stream import BatchStream
 from pass2d.train.distributed.process_group import ProcessGroup, share_buffers
 from pass2d.train.optim.optimizer import optimizer_tensors
@@ -26,7 +30,6 @@ from pass2d.train.recipes.recipe import Recipe, load_recipe, network_settings
 from pass2d.train.run import step
 from pass2d.train.run.assemble import Job, assemble
 from pass2d.train.run.state import RunState, fresh_state
-from pass2d.train.stacks.config import StackConfig
 
 LIMIT = 1e-5
 """Of a tensor's move. The sums come in the same order, so on most machines it is 0."""
@@ -60,9 +63,6 @@ def all_recipes() -> dict[str, Recipe]:
     """By what they test."""
     # Recipes for 8 GPUs differ in nothing but the accumulation, which these tests choose.
     names = [name for name in recipe_names() if not name.endswith("-8gpus")]
-    # Stacks of several scans are made before a step: nothing in it differs, and the made-up scans
-    # have no poses.
-    names = [name for name in names if load_recipe(name).stack == StackConfig()]
     overrides = [(name,) for name in names] + list(VARIANTS)
     return {" ".join(words): narrow(*words) for words in overrides}
 
@@ -130,8 +130,12 @@ def compare(group: ProcessGroup, given: dict[str, Any]) -> dict[str, dict[str, f
     """By recipe and tensor: how far the processes end from the one, over the tensor's move."""
     found: dict[str, dict[str, float]] = {}
     alone = ProcessGroup(device=group.device)
-    with CacheReader.open(given["data"]) as reader:
+    with (
+        CacheReader.open(given["data"]) as plain,
+        CacheReader.open(given["stacks"]) as with_poses,
+    ):
         for place, (name, recipe) in enumerate(given["recipes"].items()):
+            reader = with_poses if recipe.stack.past else plain
             before, together = trained(reader, recipe, group)
             if place % group.world != group.rank:
                 continue
@@ -158,10 +162,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five scans of a vehicle that drives on, the first without a past."""
+    root = tmp_path_factory.mktemp("stacks")
+    folder = write_sequence(root / "raw", "00", tuple(range(5)), n=200)
+    poses = "".join(f"1 0 0 0 0 1 0 0 0 0 1 {2 * place}\n" for place in range(5))
+    (folder / "poses.txt").write_text(poses)
+    prepare(list_semkitti(root / "raw"), root / "semkitti", PrepareConfig(workers=0), Silent())
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_train_what_one_does_that_accumulates(
-    data: Path, tmp_path: Path, world: int
+    data: Path, stacks: Path, tmp_path: Path, world: int
 ) -> None:
     """Every tensor, an uneven last step and processes without a picture or a scan included.
 
@@ -171,7 +186,8 @@ def test_processes_train_what_one_does_that_accumulates(
     if world == 3:
         recipes = {name: recipe for name, recipe in recipes.items() if " " in name}
     found: dict[str, dict[str, float]] = {}
-    for member in in_processes(world, compare, {"data": data, "recipes": recipes}, tmp_path):
+    given = {"data": data, "stacks": stacks, "recipes": recipes}
+    for member in in_processes(world, compare, given, tmp_path):
         found |= member
     assert found.keys() == recipes.keys()
     far = {

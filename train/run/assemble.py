@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pass2d.cache.clouds.instance_bank import InstanceBank, instance_bank
 from pass2d.cache.clouds.likeness import of_dataset
+from pass2d.cache.motion import static_ids
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.statistics import LEAST_SHARE, SPLITS, class_weights, rare_classes
 from pass2d.common.errors import ConfigError
@@ -89,7 +90,6 @@ def assemble(
         ConfigError: the cache lacks what the recipe needs; says what to change.
     """
     reader.expect_all()
-    n_classes = reader.info.labels.n_classes
     if recipe.data.classes == "moving":
         reader.tell_motion()
     positions = training_positions(reader, recipe, progress)
@@ -103,7 +103,7 @@ def assemble(
         require_usable(reader, val_positions, split=recipe.validation.split)
     if group.is_main:
         say_differences(reader, positions, of_dataset(reader.info), progress.say)
-    recipe.stack.require_classes(n_classes)
+    recipe.stack.require_classes(int(static_ids(reader.info).max()) + 1)
     require_stackable(reader, recipe, np.union1d(positions, val_positions))
     for note in short_stacks(reader, recipe, positions):
         progress.say(note)
