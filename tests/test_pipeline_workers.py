@@ -16,7 +16,7 @@ from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import plan, prepare_all
-from pass2d.pipeline.run import ray_runner, workers
+from pass2d.pipeline.run import ray_runner
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.pipeline.run.plan import PlannedTask, PreparePlan
 from pass2d.pipeline.run.workers import RAY_START_SECONDS, decided
@@ -40,36 +40,32 @@ def plan_of(*shards_s: tuple[float, float, float]) -> PreparePlan:
     return PreparePlan(jobs=(), tasks=tuple(tasks), keys={}, dropped=(), has_panoptic=False)
 
 
-@pytest.fixture
-def cpus(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _pid: set(range(4)))
-    return 4
+CPUS = 4
 
 
-def test_ray_starts_where_the_time_that_it_saves_is_longer_than_its_start(cpus: int) -> None:
-    even = RAY_START_SECONDS / (1 - 1 / cpus)  # S = start + S / n
-    for seconds, chosen in ((even - 1, 0), (even + 1, cpus)):
+def test_ray_starts_where_the_time_that_it_saves_is_longer_than_its_start() -> None:
+    even = RAY_START_SECONDS / (1 - 1 / CPUS)  # S = start + S / n
+    for seconds, chosen in ((even - 1, 0), (even + 1, CPUS)):
         heard = Heard()
         todo = plan_of(*[(seconds / 300, seconds / 300, seconds / 300)] * 100)
-        assert decided(PrepareConfig(), [todo], heard).workers == chosen
+        assert decided(PrepareConfig(), [todo], heard, n_cpus=CPUS).workers == chosen
         (line,) = heard.lines
         assert line.startswith("1,000 scans, about ")
         assert "`workers=" in line
 
 
-def test_one_shard_gains_nothing_from_many_workers(cpus: int) -> None:
+def test_one_shard_gains_nothing_from_many_workers() -> None:
     # lidar 30 s, then camera and voxel at once: 40 s + start; inline 45 s
-    assert decided(PrepareConfig(), [plan_of((30, 10, 5))], Heard()).workers == 0
+    assert decided(PrepareConfig(), [plan_of((30, 10, 5))], Heard(), n_cpus=CPUS).workers == 0
     two = plan_of((30, 10, 5), (30, 10, 5))
-    assert decided(PrepareConfig(), [two], Heard()).workers == cpus
+    assert decided(PrepareConfig(), [two], Heard(), n_cpus=CPUS).workers == CPUS
 
 
-def test_one_cpu_never_gains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _pid: {3})
-    assert decided(PrepareConfig(), [plan_of(*[(9, 9, 9)] * 1000)], Heard()).workers == 0
+def test_one_cpu_never_gains() -> None:
+    todo = plan_of(*[(9, 9, 9)] * 1000)
+    assert decided(PrepareConfig(), [todo], Heard(), n_cpus=1).workers == 0
 
 
-@pytest.mark.usefixtures("cpus")
 def test_what_was_asked_for_is_obeyed_in_silence() -> None:
     heard = Heard()
     for config in (PrepareConfig(workers=3), PrepareConfig(ray_address="auto")):
@@ -78,10 +74,10 @@ def test_what_was_asked_for_is_obeyed_in_silence() -> None:
     assert heard.lines == []
 
 
-def test_the_whole_amount_counts(cpus: int) -> None:
+def test_the_whole_amount_counts() -> None:
     small = plan_of(*[(1, 1, 1)] * 2)
-    assert decided(PrepareConfig(), [small], Heard()).workers == 0
-    assert decided(PrepareConfig(), [small] * 9, Heard()).workers == cpus
+    assert decided(PrepareConfig(), [small], Heard(), n_cpus=CPUS).workers == 0
+    assert decided(PrepareConfig(), [small] * 9, Heard(), n_cpus=CPUS).workers == CPUS
 
 
 def test_pictures_are_counted_one_by_one(tmp_path: Path) -> None:
@@ -129,7 +125,5 @@ def test_a_handful_of_scans_starts_no_ray_and_gives_the_same_bytes(
         assert made == shards(tmp_path / "none" / name)
     with pytest.raises(NoRayError):
         prepare_all(listings, tmp_path / "asked", replace(config, workers=1), Heard())
-    monkeypatch.setattr(workers, "RAY_START_SECONDS", 0.0)
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _pid: set(range(4)))
-    with pytest.raises(NoRayError):
-        prepare_all(listings, tmp_path / "worth", config, Heard())
+    plans = [plan(clean, tmp_path / "worth", config)]
+    assert decided(config, plans, Heard(), n_cpus=CPUS, start_s=0.0).workers == CPUS

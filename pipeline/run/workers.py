@@ -18,7 +18,12 @@ scans (19 s of CPU) took 61 s here and 66 s in Ray on two busy cores: with two, 
 
 
 def decided(
-    config: PrepareConfig, plans: Sequence[PreparePlan], progress: Progress
+    config: PrepareConfig,
+    plans: Sequence[PreparePlan],
+    progress: Progress,
+    *,
+    n_cpus: int | None = None,
+    start_s: float | None = None,
 ) -> PrepareConfig:
     """Settle how many workers there are, and say why; what was asked for stays.
 
@@ -26,13 +31,16 @@ def decided(
         config: `workers` None leaves it to the work.
         plans: all that is to be done with one start of Ray.
         progress: is told in one line, if there is work.
+        n_cpus: that Ray would use; None: all that this process may use.
+        start_s: seconds until Ray works; None: as measured, 0 where it runs already.
     """
     tasks = [task for plan in plans for task in plan.tasks]
     if config.workers is not None or config.ray_address is not None or not tasks:
         return config
-    n_cpus = len(os.sched_getaffinity(0))
+    n_cpus = n_cpus or len(os.sched_getaffinity(0))
+    start_s = start_seconds() if start_s is None else start_s
     inline_s = sum(task.seconds for task in tasks)
-    ray_s = start_seconds() + max(inline_s / n_cpus, *map(longest_shard_seconds, plans))
+    ray_s = start_s + max(inline_s / n_cpus, *map(longest_shard_seconds, plans))
     size = f"{inline_s:.1f} s" if inline_s < 60 else format_seconds(inline_s)
     text = f"{count_scans(plans):,} scans, about {size} of work"
     if ray_s < inline_s:
