@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline_files import write_sequence
+from pipeline_files import scan_points, write_sequence
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.commands.folder_poses import folder_poses
 from pass2d.common.errors import CacheError, ConfigError, ShapeError
 from pass2d.common.progress import Silent
+from pass2d.corruptions.registry import parse_variants
+from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.semkitti import list_semkitti
-from pass2d.pipeline.prepare import prepare
+from pass2d.pipeline.prepare import prepare, prepare_all
 from pass2d.pipeline.run import plan as plan_module
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
@@ -29,6 +31,8 @@ from pass2d.train.inference.votes import SINGLE_PASS
 from pass2d.train.loop import run
 from pass2d.train.prediction.predict import predict
 from pass2d.train.recipes.recipe import load_recipe, network_settings
+from pass2d.train.robustness.cached import robust_cache
+from pass2d.train.robustness.published_sets import robust_folders
 from pass2d.train.stacks.config import TASEG_STEPS, StackConfig
 
 INLINE = PrepareConfig(workers=0, shard_scans=2)
@@ -203,3 +207,31 @@ def test_a_cache_that_an_earlier_version_prepared_says_what_to_do(
     steps = load_recipe("spvcnn-17scans-steps", [*SMALL, "stack.steps=[1, 2]"])
     with pytest.raises(ConfigError, match="expected 20: one per class"):
         run(cache, steps, run_root=tmp_path / "c")
+
+
+def test_robust_stacks_corrupted_caches_as_in_training(
+    cache: Path, tmp_path: Path, trained: TrainedNetwork
+) -> None:
+    listing = list_semkitti(cache / "raw", splits=("val",))
+    listings = [listing, *corrupted_listings(listing, parse_variants("fog:light"))]
+    prepare_all(listings, tmp_path / "cache", INLINE, Silent())
+    report = robust_cache(trained, tmp_path / "cache", tmp_path / "out", dataset="semkitti")
+    assert [(found.corruption, found.severity) for found in report.results] == [
+        ("clean", ""),
+        ("fog", "light"),
+    ]
+    # The corruption benchmarks are of the classes without motion.
+    alone = evaluate(trained, tmp_path / "cache", split="val", dataset="semkitti")
+    folded = {found.task.name: found.official.miou for found in alone.passes[0].tasks}
+    scores, _ = report.results[0].scores(report.info, sees_outside=True)
+    assert scores.miou == pytest.approx(folded["single"], abs=1e-9)
+
+
+def test_robust_refuses_published_sets_of_single_scans(
+    tmp_path: Path, trained: TrainedNetwork
+) -> None:
+    folder = tmp_path / "SemanticKITTI-C/fog/light/velodyne"
+    folder.mkdir(parents=True)
+    scan_points(100).tofile(folder / "000000.bin")
+    with pytest.raises(ConfigError, match="trained on 3 scans together, but the published sets"):
+        robust_folders(trained, tmp_path / "SemanticKITTI-C", tmp_path / "out")

@@ -14,12 +14,21 @@ import pytest
 from browser import browser, look
 from cache_samples import sample_info
 from PIL import Image
+from pipeline_files import write_sequence
+from typer.testing import CliRunner
 
+from pass2d.cache.motion import with_moving_classes
+from pass2d.cli import app
 from pass2d.common.errors import DataError
+from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
+from pass2d.pipeline.prepare import prepare
+from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.train.drawing.legend import ERRORS, IGNORED_RGB
 from pass2d.train.viewing.page import scan_arrays, write_view_page
 from pass2d.train.viewing.scan import ViewCamera, ViewScan, ViewSet
 
+INLINE = PrepareConfig(workers=0)
 TABLE = sample_info().labels
 SET = ViewSet(title="<test> & co", table=TABLE, signal_name="remission", n_cameras=1, items=())
 
@@ -257,3 +266,28 @@ def test_without_a_browser_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("PASS2D_BROWSER", raising=False)
     with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
         browser()
+
+
+@pytest.mark.browser
+def test_browser_shows_what_moves_scan_by_scan(tmp_path: Path) -> None:
+    """`view --cache --moving --html`: 26 classes, a timeline of all scans, each with its own."""
+    folder = write_sequence(tmp_path / "raw", "08", (0, 1, 2), n=4000, images=False)
+    lines = "".join(f"1 0 0 0 0 1 0 0 0 0 1 {2 * place}\n" for place in range(3))
+    (folder / "poses.txt").write_text(lines)
+    (folder / "labels/000001.label").write_bytes(np.full(4000, 252, "<u4").tobytes())
+    (folder / "labels/000002.label").write_bytes(np.full(4000, 10, "<u4").tobytes())
+    prepare(list_semkitti(tmp_path / "raw"), tmp_path / "semkitti", INLINE, Silent())
+    words = ["view", "--cache", str(tmp_path), "--no-checkpoint", "--moving", "--scans", "0:3"]
+    result = CliRunner().invoke(app, [*words, "--html", str(tmp_path / "m.html")])
+    assert result.exit_code == 0, result.output
+    table = with_moving_classes(semkitti_table().info).labels
+    still, moving = (table.colors_rgb[table.names.index(n)] for n in ("car", "moving-car"))
+    for scan_index, (seen, unseen) in ((1, (moving, still)), (2, (still, moving))):
+        address = f"color=truth&gl=off&scan={scan_index}"
+        shown = look(tmp_path / "m.html", tmp_path, address=address)
+        assert shown.console == ()
+        assert (shown.body["scan"], shown.body["color"]) == (str(scan_index), "truth")
+        assert shown.count(seen) > 400
+        assert shown.count(unseen) < 200  # the legend alone
+        assert "moving-car" in shown.text
+        assert f"08/{scan_index:06d}" in shown.text.split('id="name"')[1][:60]
