@@ -29,6 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "real" / "semantickitt
 FIELDS = Fields(label=True, image=True, pixels=True)
 COLUMNS = 480
 OURS = "pass2d, checksums compared"
+OURS_RAW = {
+    "pass2d raw, checksums compared": True,
+    "pass2d raw, checksums not compared": False,
+}
+"""Profile `raw`, and whether checksums are compared."""
 STORED = ("xyz", "intensity", "label", "raw_index", "image", "point_index", "pixel")
 Sample = dict[str, np.ndarray]
 Read = Callable[[int], Sample]
@@ -320,18 +326,29 @@ def require_equal(stored: Sample, source: Sample, *, name: str) -> None:
             raise RuntimeError(f"{name}: {field} came back different")
 
 
-def measure(root: Path | None, *, scans: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
+def measure(
+    root: Path | None, *, scans: int, rounds: int, folder: Path, only: list[str] | None = None
+) -> list[dict[str, Any]]:
     if root is None:
         root = folder / "raw"
         write_many(root, ManyScans(scans=scans, points=120_000, image_hw=(376, 1241)))
     listing = repeated(list_semkitti(root), scans)
     prepare(listing, folder / "cache" / "semkitti", PrepareConfig(workers=0), Silent())
-    with CacheReader.open(folder / "cache") as reader:
+    raw = folder / "cache-raw" / "semkitti"
+    prepare(listing, raw, PrepareConfig(workers=0, profile="raw"), Silent())
+    with CacheReader.open(folder / "cache") as reader, ExitStack() as raw_readers:
         width = int(reader.scans.image_hw[:, 1].min())
         starts = (np.arange(scans) * 97) % (width - COLUMNS)
         reads = {OURS: ours(reader, starts)}
         sizes, places = {OURS: our_bytes(reader)}, {OURS: reader.root}
+        for name, is_checked in OURS_RAW.items():
+            raw_reader = raw_readers.enter_context(CacheReader.open(raw, check=is_checked))
+            reads[name] = ours(raw_reader, starts)
+            require_equal(reads[name](0), reads[OURS](0), name=name)
+            sizes[name], places[name] = our_bytes(raw_reader), raw_reader.root
         for name, module, kind in PEERS:
+            if only is not None and not any(part in name for part in only):
+                continue
             if importlib.util.find_spec(module) is None:
                 print(f"{name}: {module} is not installed (pip install 'pass2d[peers]')")
                 continue
@@ -360,18 +377,25 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=SHARED if SHARED.is_dir() else None)
     parser.add_argument("--scans", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", metavar="PART", help="peers whose name has a part")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory(prefix="pass2d-peers-") as name:
-        rows = measure(options.root, scans=options.scans, rounds=options.rounds, folder=Path(name))
+        rows = measure(
+            options.root,
+            scans=options.scans,
+            rounds=options.rounds,
+            folder=Path(name),
+            only=options.only,
+        )
     print(
-        f"{'store':30} {'MB/sample':>10} {'CPU ms':>8} {'wall ms':>8} {'CPU by ours':>12} "
+        f"{'store':34} {'MB/sample':>10} {'CPU ms':>8} {'wall ms':>8} {'CPU by ours':>12} "
         f"{'cold ms':>8}"
     )
     for row in rows:
         print(
-            f"{row['name']:30} {row['mb_per_sample']:10.2f} {row['cpu_ms']:8.2f} "
+            f"{row['name']:34} {row['mb_per_sample']:10.2f} {row['cpu_ms']:8.2f} "
             f"{row['wall_ms']:8.2f} {row['by_ours']:12.2f} {row['cold_ms']:8.2f}"
         )
     if options.json is not None:
