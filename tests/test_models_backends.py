@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from missing_modules import SPCONV, without
 from torch import Tensor
 from torch.nn import functional
 
@@ -293,23 +292,7 @@ def test_triton_asks_its_library_for_tables_by_the_contract(
 
 def test_everything_but_spconv_works_where_spconv_is_missing() -> None:
     """In this process no module of spconv may be asked for."""
-
-    class Refuse:
-        def find_spec(self, name: str, *_: Any) -> None:
-            if name.partition(".")[0] in {"spconv", "cumm", "pccm", "ccimport"}:
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    hidden: dict[str, ModuleType] = {
-        name: module
-        for name, module in sys.modules.items()
-        if name.partition(".")[0] in {"spconv", "cumm", "pccm", "ccimport"}
-    }
-    with (
-        mock.patch.dict(sys.modules),
-        mock.patch.object(sys, "meta_path", [Refuse(), *sys.meta_path]),
-    ):
-        for name in hidden:
-            del sys.modules[name]
+    with without(SPCONV):
         points = torch.randn(500, 4) * torch.tensor([3, 3, 0.5, 0.1])
         for kind, settings in (
             ("baseline", {"hidden": 8}),
