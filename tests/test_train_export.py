@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ def probabilities(checkpoint: Path) -> Path:
     out = checkpoint.with_name("tiny_probabilities.onnx")
     export_onnx(checkpoint, out, output="probabilities")
     return out
+
+
+@pytest.mark.parametrize("sizes", [{"width": 10**7}, {"depth": 10**6}, {"point_width": 10**6}])
+def test_a_card_cannot_ask_for_more_than_its_file_holds(
+    tmp_path: Path, sizes: dict[str, int]
+) -> None:
+    network, card = trained_like(TINY)
+    path = tmp_path / "huge.safetensors"
+    huge = replace(card, settings={**TINY, **sizes})
+    save_checkpoint(path, network_tensors(network.state_dict()), huge)
+    with pytest.raises(CheckpointError, match=r"huge\.safetensors: by its card a network .* holds"):
+        Segmenter.load(path, device="cpu")
 
 
 def scan_of(n: int, seed: int = 0) -> np.ndarray:

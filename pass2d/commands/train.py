@@ -143,6 +143,12 @@ def train_command(
         console.close()
         if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
             _say_result(result, as_json=as_json)
+            if result.stopped_by in signal.Signals.__members__:
+                typer.echo(
+                    f"stopped early by {result.stopped_by} and saved; run the same command with "
+                    "--resume to continue",
+                    err=True,
+                )
         if result.stopped_by in signal.Signals.__members__:
             raise typer.Exit(EXIT_CODES[signal.Signals[result.stopped_by]])
 
@@ -154,5 +160,3 @@ def _say_result(result: TrainResult, *, as_json: bool) -> None:
     score = "" if result.best_miou is None else f", best val mIoU {result.best_miou:.1%}"
     typer.echo(f"{result.epochs} epochs, {result.steps} steps{score}")
     typer.echo(f"best: {result.best}\nlast: {result.last}")
-    if result.stopped_by in signal.Signals.__members__:
-        typer.echo("stopped early and saved; run the same command with --resume to continue")

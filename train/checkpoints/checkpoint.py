@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pass2d.common.errors import CheckpointError
 from pass2d.common.files import open_file, read_whole, whole_file
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 NETWORK = "network."
 CARD_FORMAT = "pass2d checkpoint card"
+_SPARE_VALUES, _SPARE_TENSORS = 10_000_000, 1000
+"""What a network may have beside four times what its file holds."""
 _UNREADABLE = (
     *(OSError, SafetensorError),
     *(AttributeError, KeyError, RuntimeError, TypeError, ValueError),  # types that torch lacks
@@ -198,9 +201,51 @@ def network_from_checkpoint(
         CheckpointError: as `load_checkpoint`, or the tensors do not fit the card.
     """
     checkpoint = load_checkpoint(path)
-    network = build_from_card(checkpoint.card, device, backend=backend)
+    with _no_larger_than(checkpoint, path):
+        network = build_from_card(checkpoint.card, device, backend=backend)
     load_inference_state(network, checkpoint, path)
     return network.eval(), checkpoint.card
+
+
+@contextlib.contextmanager
+def _no_larger_than(checkpoint: Checkpoint, path: Path) -> Iterator[None]:
+    """Refuse a network as soon as it has far more than the file, before that is filled.
+
+    Some more is right: parts for training only, layers that are built and then replaced.
+
+    Raises:
+        CheckpointError: the card claims a network that the file does not hold.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    thread = threading.get_ident()
+    tensors = checkpoint.part(NETWORK).values()
+    n_values = sum(tensor.numel() for tensor in tensors)
+    values_left, tensors_left = 4 * n_values + _SPARE_VALUES, 4 * len(tensors) + _SPARE_TENSORS
+
+    def misfit(found: str) -> CheckpointError:
+        return CheckpointError(
+            f"{path}: by its card a network {found}, but the file holds {len(tensors)} tensors "
+            f"with {n_values:,} values. The file is damaged."
+        )
+
+    def count_down(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
+        nonlocal values_left, tensors_left
+        if parameter is None or threading.get_ident() != thread:
+            return
+        values_left, tensors_left = values_left - parameter.numel(), tensors_left - 1
+        if min(values_left, tensors_left) < 0:
+            raise misfit("of far more")
+
+    hook = register_module_parameter_registration_hook(count_down)
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("DefaultCPUAllocator", "overflow")):
+            raise
+        raise misfit(f"that cannot be made ({' '.join(str(error).split())[:80]})") from error
+    finally:
+        hook.remove()
 
 
 def build_from_card(card: Card, device: torch.device, *, backend: str = "auto") -> Network:
