@@ -126,7 +126,6 @@ class Bag:
         require_free(self.path, target, overwrite=overwrite)
         make_folder(target.parent, "recording")
         scratch = target.parent / _SCRATCH
-        had_scratch = scratch.exists()
         try:
             remove_abandoned(scratch)
             with attempt_folder(scratch, target.name) as attempt:
@@ -144,9 +143,8 @@ class Bag:
                 "Is the disk full, or the folder not writable?"
             ) from error
         finally:
-            if not had_scratch:
-                with suppress(OSError):
-                    scratch.rmdir()
+            with suppress(OSError):  # others may have files there
+                scratch.rmdir()
 
     def _no_more(self) -> Iterator[bytes]:
         """What follows the last message: to ask for it is an error."""
