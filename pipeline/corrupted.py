@@ -1,4 +1,4 @@
-"""Corrupted data sets: the listing of a clean one, its scans to be spoilt on the way."""
+"""Corrupted data sets: the listing of a clean one, its scans are corrupted on the way."""
 
 from __future__ import annotations
 

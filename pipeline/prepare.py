@@ -53,7 +53,7 @@ def prepare(
     """Prepare all listed scans; what is there already and unchanged is not touched.
 
     Interrupted at any moment, even by SIGKILL, it leaves the last generation as it was; the next
-    call goes on where this one stopped.
+    call continues where this one stopped.
 
     Args:
         listing: of a reader in `pipeline/datasets/`.

@@ -208,7 +208,7 @@ def test_labels_may_be_a_column_of_the_points(tmp_path: Path) -> None:
         ("clouds/{scan}.bin", "clouds/*.bin", "lacks {scan}"),
         ("drives/{sequence}/clouds", "../{sequence}/clouds", "a path below the root"),
         ("truth/{scan}.label", "truth/{frame}.label", "lacks {scan}"),
-        ("left/{scan}_*", "left/{scan}_{time}", "{time} is no word of [points] files"),
+        ("left/{scan}_*", "left/{scan}_{time}", "{time} is not a word of [points] files"),
         ('["time", "x", "y", "z", "signal"]', '["x", "y"]', "expected x, y, z and others"),
         ('dtype = "f8"', 'dtype = "f2"', "[points]: dtype 'f2'"),
         ('unit = "cm"', 'unit = "furlong"', "[points]: unit must be m, cm, mm, ft"),

@@ -43,7 +43,7 @@ def test_a_file_that_was_cut_is_not_read_in_another_way(tmp_path: Path) -> None:
     (tmp_path / "b.bin").write_bytes(data[:-20])  # 31,980: of 20, not of 16
     for name in ("a", "b"):
         with pytest.raises(
-            DataError, match=r"bytes is no multiple of 16 .4 float32 per point..*trunc"
+            DataError, match=r"bytes: not a multiple of 16 .4 float32 per point..*trunc"
         ):
             read_binary(tmp_path / f"{name}.bin", BinaryOptions(usual=5))
 
@@ -85,7 +85,7 @@ def test_what_is_named_is_taken(tmp_path: Path) -> None:
     for columns in (3, 4, 10):
         options = BinaryOptions(usual=4, columns=columns, dtype="float32")
         assert read_binary(path, options).points.shape == (2400 // columns, columns)
-    with pytest.raises(DataError, match=r"no multiple of 36 \(9 float32 per point\)"):
+    with pytest.raises(DataError, match=r"not a multiple of 36 \(9 float32 per point\)"):
         read_binary(path, BinaryOptions(usual=4, columns=9, dtype="float32"))
     doubles = write(tmp_path / "b.bin", table(500, 4), "float64")
     assert read_binary(doubles, BinaryOptions(usual=4, columns=4)).layout.dtype == "float64"

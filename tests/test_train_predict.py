@@ -211,7 +211,7 @@ def test_bad_files_are_named_and_do_not_stop_the_others(checkpoint: Path, tmp_pa
     summary = predict(tmp_path / "in", checkpoint, out, device=CPU, progress=Listener())
     assert results(out) == ["good.label"]
     assert [failed.points.name for failed in summary.failed] == ["cut.bin", "noise.bin"]
-    assert "154 bytes is no multiple of 16" in summary.failed[0].reason
+    assert "154 bytes: not a multiple of 16" in summary.failed[0].reason
     assert "its numbers are no coordinates" in summary.failed[1].reason
     reasons = [failed.reason for failed in summary.failed]
     assert [line for line in said if not line.startswith("warning: ")] == reasons

@@ -63,7 +63,7 @@ class TrainResult:
     best_miou: float | None
     """0..1, by the recipe's protocol; None without validation."""
     is_complete: bool
-    """False: a signal ended the run early; `resume` goes on."""
+    """False: a signal ended the run early; `resume` continues it."""
     stopped_by: str
     """"SIGINT", "SIGTERM", "patience", or "" when all epochs were done."""
 

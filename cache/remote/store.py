@@ -274,7 +274,7 @@ class WrongBytesError(Exception):
 
 @contextlib.contextmanager
 def _local_disk(path: Path) -> Iterator[None]:
-    """A full disk here is no fault of the store, and stays full when it is asked again."""
+    """A full disk here is not a fault of the store, and stays full when it is asked again."""
     try:
         yield
     except OSError as error:

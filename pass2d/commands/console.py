@@ -157,7 +157,7 @@ def _deciding(console: Console | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 1; a signal into its own exit code.
+    """Turn what a user can fix into one line and exit code 1; a signal into its own exit code.
 
     Silent where another process meets the very same error, and says so.
     """

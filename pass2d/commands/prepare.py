@@ -341,7 +341,7 @@ def _require_check(png: Path | None, *, check: bool) -> None:
 
 
 def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
-    """Print what a check found; exit code 1 if a file must be mended."""
+    """Print what a check found; exit code 1 if a file must be fixed."""
     from pass2d.pipeline.run.describe import problems_json
 
     faults = [problem for problem in problems if problem.severity == "error"]

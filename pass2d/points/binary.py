@@ -75,7 +75,7 @@ def read_binary(path: Path, options: BinaryOptions) -> BinaryPoints:
     layout, note = _layout(path, data, options)
     if len(data) % layout.point_bytes:
         raise DataError(
-            f"{path}: {len(data)} bytes is no multiple of {layout.point_bytes} ({layout}): "
+            f"{path}: {len(data)} bytes: not a multiple of {layout.point_bytes} ({layout}): "
             f"truncated, or no point file{_hint(len(data), layout)}"
         )
     points = np.frombuffer(data, layout.numpy_type).reshape(-1, layout.columns)
@@ -125,7 +125,7 @@ def _from_elsewhere(
         return options.expected, ""
     if not any(len(data) % layout.point_bytes == 0 for layout in _all_layouts(options)):
         raise DataError(
-            f"{path}: {len(data)} bytes is no multiple of {options.expected.point_bytes} "
+            f"{path}: {len(data)} bytes: not a multiple of {options.expected.point_bytes} "
             f"({options.expected}), nor of any other number of columns that is known: truncated, "
             "or no point file"
         )

@@ -98,8 +98,12 @@ def _settings(summary: DatasetSummary) -> list[tuple[str, str]]:
         for axis, low, high in zip("xyz", grid.low, grid.high, strict=True)
     )
     stored = " or ".join("float32" if d == 0 else f"uint8 / {d}" for d in summary.signal_divisors)
-    spoilt = info.corruption
-    what = "none" if spoilt is None else f"{spoilt.name}, {spoilt.severity} ({spoilt.collection})"
+    corruption = info.corruption
+    what = (
+        "none"
+        if corruption is None
+        else f"{corruption.name}, {corruption.severity} ({corruption.collection})"
+    )
     return [
         ("corruption", what),
         ("volume", volume),

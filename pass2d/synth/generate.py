@@ -63,7 +63,7 @@ class Written(NamedTuple):
 def generate(out: Path, config: SynthConfig, progress: Progress) -> SynthSummary:
     """Write a synthetic street world in the layout of SemanticKITTI.
 
-    A second run with the same settings goes on where the first one ended.
+    A second run with the same settings continues where the first one stopped.
 
     Args:
         out: root of the data set; new, empty, or of an earlier run with the same settings.

@@ -38,7 +38,7 @@ class _Task(NamedTuple):
 def generate_nuscenes(out: Path, config: NuscenesSynthConfig, progress: Progress) -> SynthSummary:
     """Write a synthetic street world in the layout of nuScenes-lidarseg.
 
-    A second run with the same settings goes on where the first one ended. The tables come last: a
+    A second run with the same settings continues the first one. The tables come last: a
     set that has them is whole.
 
     Args:

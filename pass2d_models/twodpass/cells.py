@@ -48,7 +48,7 @@ def plan_cells(grid_shape: tuple[int, int, int], scales: tuple[int, ...]) -> Cel
         grid_shape: x, y, z cells at scale 1.
         scales: Strictly increasing.
     """
-    # ceil: 1000 / 16 -> 63, a coarse cell is no union of fine ones
+    # ceil: 1000 / 16 -> 63, a coarse cell is not a union of fine ones
     shapes = [tuple(-(-cells // scale) for cells in grid_shape) for scale in scales]
     roots: list[tuple[int, int]] = []
     axes = []

@@ -41,7 +41,7 @@ def check_images(images: Tensor) -> None:
     """Refuse images that the network cannot halve four times.
 
     Raises:
-        ShapeError: Not (I, 3, H, W), or a side that is no multiple of 16.
+        ShapeError: Not (I, 3, H, W), or a side that is not a multiple of 16.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ShapeError("images", expected="(I, 3, H, W)", got=tuple(images.shape))

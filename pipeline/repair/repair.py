@@ -61,7 +61,7 @@ class RepairReport:
 def repair(
     dataset_root: Path, progress: Progress, *, presence: Presence = always_present
 ) -> RepairReport:
-    """Verify, then mend: commit records, shards, generations, top files.
+    """Verify, then repair: commit records, shards, generations, top files.
 
     Damaged shards are moved away and made again from their source files under the same names, with
     the same bytes; a running reader keeps the files that it has open.

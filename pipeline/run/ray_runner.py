@@ -1,6 +1,6 @@
 """Tasks in Ray workers: one CPU each, retried when a worker dies, no data through Ray.
 
-Whatever happens to Ray, the run goes on: it waits for the driver (`ray_driver.py`) a limited time,
+Whatever happens to Ray, `prepare` ends: it waits for the driver (`ray_driver.py`) a limited time,
 and does the rest in this process where a Ray of its own is lost.
 """
 

@@ -14,7 +14,7 @@ NO_FILE = frozenset(
         *(errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG),
     }
 )
-"""Failures that trying again does not mend."""
+"""Failures that retrying does not fix."""
 
 
 def read_file(file: Path) -> bytes:

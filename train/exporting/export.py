@@ -174,7 +174,7 @@ def _compare(content: bytes, form: ExportForm, output: OutputName, out: Path) ->
     """The largest difference of the file's answers from torch's.
 
     Raises:
-        ConfigError: It is no matter of rounding.
+        ConfigError: It is more than rounding.
     """
     import onnxruntime
 

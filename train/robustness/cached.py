@@ -47,7 +47,7 @@ def robust_cache(
     Args:
         checkpoint: of the same classes and volume, or what was loaded of it.
         cache_root: folder of data sets.
-        out: where finished counts are kept: an interrupted run goes on.
+        out: where finished counts are kept: an interrupted run continues.
         dataset: which clean data set, when there are several.
         split: whose labelled scans are evaluated.
         corruptions: only these.

@@ -55,7 +55,7 @@ def robust_folders(
     Args:
         checkpoint: It carries label table and volume; or what was loaded of it.
         root: The set's folder.
-        out: Where finished counts are kept: an interrupted run goes on.
+        out: Where finished counts are kept: an interrupted run continues.
         clean: Prepared cache of the clean data set.
         dataset: Which data set of that cache.
         corruptions: Only these.

@@ -88,12 +88,10 @@ def newest_alike(
         differences = settings_differences(before, recipe)
         if before.start_from != recipe.start_from:  # free to change once a run has begun
             differences.append(f"start_from = {recipe.start_from!r} (was {before.start_from!r})")
-        remedy = "`recipe={}/settings.toml` `resume` goes on with it"
+        remedy = "`recipe={}/settings.toml` `resume` continues it"
         if not differences and _cache_fingerprint(folder) not in (None, fingerprint):
             differences = ["a cache of other scans, labels or stages"]
-            remedy = (
-                "its own `cache_root` goes on with it, or `set=resume_anyway=true` with this one"
-            )
+            remedy = "its own `cache_root` continues it, or `set=resume_anyway=true` with this one"
         if not differences or (recipe.resume_anyway and before.name == recipe.name):
             return folder, ""
         if before.name == recipe.name and not note:

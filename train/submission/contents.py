@@ -59,7 +59,7 @@ def count_points(info: zipfile.ZipInfo, benchmark: Benchmark) -> int:
     """Points that a prediction entry says it has.
 
     Raises:
-        ValueError: It is no file of predictions that a server reads.
+        ValueError: It is not a file of predictions that a server reads.
     """
     width = benchmark.dtype.itemsize
     if info.file_size % width or not info.file_size:

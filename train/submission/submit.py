@@ -89,7 +89,7 @@ def submit(
 ) -> SubmitSummary:
     """Predict a split and write the zip; nothing of that name is there before it is verified.
 
-    Interrupted at any moment, the same call goes on where it stopped: finished scans lie in
+    Interrupted at any moment, the same call continues where it stopped: finished scans lie in
     `.NAME.parts` beside the zip.
 
     Args:

@@ -15,7 +15,7 @@ from pass2d.points.columns import reader_package
 if TYPE_CHECKING:
     from mcap.writer import Writer
 
-_REMEDY = "A recording that was cut off is mended by `mcap recover`"
+_REMEDY = "A truncated recording can be repaired by `mcap recover`"
 _LARGEST_RECORD = 1 << 32
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rosbags.interfaces import Connection
     from rosbags.rosbag1 import Reader, Writer
 
-_REMEDY = "A recording that was cut off is mended by `rosbag reindex`"
+_REMEDY = "A truncated recording can be repaired by `rosbag reindex`"
 
 
 class Ros1File:

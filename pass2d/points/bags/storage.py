@@ -87,7 +87,7 @@ def reading(path: Path, kind: str, *, remedy: str = "") -> Iterator[None]:
     Args:
         path: The recording.
         kind: For the message: "MCAP file".
-        remedy: What mends one that was cut off.
+        remedy: What repairs a truncated one.
     """
     try:
         yield

@@ -466,7 +466,7 @@ def _check_patterns(found: Description, where: str) -> None:
         for word in placeholders(pattern):
             if word not in known:
                 raise ConfigError(
-                    f"{where}: {name} {pattern!r}: {{{word}}} is no word of [points] files "
+                    f"{where}: {name} {pattern!r}: {{{word}}} is not a word of [points] files "
                     f"{found.points.files!r}, which has "
                     f"{', '.join(f'{{{one}}}' for one in known)}."
                 )
@@ -500,7 +500,7 @@ def placeholders(pattern: str) -> tuple[str, ...]:
 
 
 def require_pattern(pattern: str, *, needs: str = "") -> None:
-    """Refuse what is no pattern of paths below the root.
+    """Refuse what is not a pattern of paths below the root.
 
     Raises:
         ValueError: says what is wrong.

@@ -159,7 +159,7 @@ def _open_zip(path: Path, archive: zipfile.ZipFile) -> TorchFile:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """torch.save stores entries as they are, side by side. Anything else is no file of its."""
+    """torch.save stores entries as they are, side by side. Anything else was not written by it."""
     for info in entries:
         first, *_ = parts = info.filename.split("/")
         is_inside = first and ".." not in parts and ":" not in first
