@@ -92,6 +92,9 @@ class Record:
     unordered: Counter[tuple[str, Line]] = field(default_factory=Counter)
     """Sums of floats in an order that CUDA leaves open, by operation and line."""
 
+    products: Counter[tuple[str, Line]] = field(default_factory=Counter)
+    """Products of matrices and convolutions, which TF32 rounds, by phase and line."""
+
     def waits_by_phase(self) -> dict[str, int]:
         """Waits of each phase that has some."""
         total: Counter[str] = Counter()
@@ -505,6 +508,10 @@ _UNORDERED = {
     "aten::adaptive_avg_pool2d_backward": False,
     "aten::embedding_dense_backward": True,
 }
+_PRODUCTS = {
+    f"aten::{name}"
+    for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "convolution", "linear")
+}
 _FUSED = {"aten::_fused_sgd_", "aten::_fused_adam_", "aten::_fused_adamw_"}
 
 
@@ -556,6 +563,8 @@ def execute(func: Any, args: Any, kwargs: Any) -> Any:
         _refuse_strides(name, args)
     _note_wait(func, name, args, kwargs)
     _note_order(name, args, kwargs, on_device)
+    if name in _PRODUCTS:
+        device().record.products[device().here()] += 1
     if "device" in inner_kwargs:
         inner_kwargs["device"] = CPU
     inner_kwargs.pop("pin_memory", None)

@@ -23,7 +23,7 @@ from pass2d.models.registry import MODELS
 from pass2d.models.twodpass.encoder2d import Encoder2D
 from pass2d.train.data.stream import BatchStream
 from pass2d.train.distributed.process_group import ProcessGroup, sum_gradients
-from pass2d.train.optim.optimizer import guarded_step
+from pass2d.train.optim.optimizer import guarded_step, optimizer_tensors
 from pass2d.train.recipes.recipe import Recipe, load_recipe, network_settings
 from pass2d.train.run import ahead, step
 from pass2d.train.run.ahead import Batches
@@ -161,6 +161,8 @@ class Steps:
     before: dict[str, Tensor]
     """Weights before the first."""
     after: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    """The optimizer's mean of the gradients, by weight."""
     totals: dict[str, Tensor]
     """(2,) per loss."""
     records: tuple[Record, ...]
@@ -198,7 +200,12 @@ def take_steps(
         finally:
             stream.close()
         totals = {name: plain(total).clone() for name, total in state.totals.by_name().items()}
-        return Steps(before, _weights(job.network), totals, tuple(records))
+        moments = {
+            name.split("|")[0]: plain(value).clone()
+            for name, value in optimizer_tensors(state.optimizer, job.network).items()
+            if name.endswith(("|exp_avg", "|momentum_buffer"))
+        }
+        return Steps(before, _weights(job.network), moments, totals, tuple(records))
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
@@ -212,18 +219,20 @@ def change(steps: Steps) -> Tensor:
 
 
 def assert_same_numbers(cpu: Steps, gpu: Steps, *, limit: float | None = 0.1) -> None:
-    """Losses and changes of weights, but for the order of sums in tiny networks.
+    """Losses, gradients and changes of weights, but for the order of sums in tiny networks.
 
     Args:
         cpu: one.
         gpu: the other.
-        limit: of the difference of the changes, in parts of them; None: losses alone.
+        limit: of the difference of the changes, in parts of them; None: losses and gradients alone.
     """
     assert cpu.totals.keys() == gpu.totals.keys()
     for name, (total, weight) in cpu.totals.items():
         assert gpu.totals[name][1] == weight
         assert float(gpu.totals[name][0]) == pytest.approx(float(total), rel=1e-3, abs=1e-4), name
     if limit is None:
+        own, other = (torch.cat([m.flatten() for m in s.moments.values()]) for s in (cpu, gpu))
+        assert float((own - other).norm()) < 0.1 * float(own.norm())
         return
     own, other = change(cpu), change(gpu)
     assert float((own - other).norm()) < limit * float(own.norm())

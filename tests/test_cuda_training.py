@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from cache_samples import sample_info, write_sample_cache
 from logical_cuda import Device
 from logical_runs import (
@@ -22,6 +23,8 @@ from pipeline_files import write_sequence
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
 from pass2d.models.backends.determinism import fixed_order
+from pass2d.models.backends.spconv import library
+from pass2d.models.backends.tf32 import tf32_products
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare_all
 from pass2d.train.data.augmentations import AUGMENTATIONS
@@ -135,6 +138,23 @@ def test_a_step_waits_and_calls_no_more_than_known(eight: Path, gpu: Device, nam
         record = take_steps(eight, recipe, gpu, n=1, is_ahead=False).records[-1]
     require_waits(record, prepare=PREPARE_WAITS[name])
     assert record.calls.total() <= MOST_CALLS[name], record.calls
+
+
+@pytest.mark.parametrize("name", ["2dpass-small", "spvcnn", "vavit-small"])
+@pytest.mark.parametrize("is_on", [True, False])
+def test_tf32_covers_every_layer_and_nothing_that_moves_points_or_colours(
+    data: Path, gpu: Device, name: str, is_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = library().constants
+    monkeypatch.setattr(constants, "SPCONV_ALLOW_TF32", not is_on)
+    recipe = small_recipe(name, "augment.mode=full", f"tf32={str(is_on).lower()}")
+    with thin_pictures(), tf32_products(recipe.tf32):
+        assert torch.backends.cudnn.allow_tf32 is is_on
+        (record,) = take_steps(data, recipe, gpu, n=1, is_ahead=False).records
+    assert {phase for phase, _ in record.products} <= {"forward", "backward"}
+    assert record.products.total() > 10
+    if name != "vavit-small":  # it has no sparse convolution
+        assert constants.SPCONV_ALLOW_TF32 is is_on
 
 
 UNORDERED = {

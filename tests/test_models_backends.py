@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -18,6 +19,7 @@ from pass2d.models.backends import choice, native, triton
 from pass2d.models.backends.choice import choose_backend
 from pass2d.models.backends.implicit_gemm import GemmLibrary
 from pass2d.models.backends.interface import Axes, Backend, ConvTable, Volume
+from pass2d.models.backends.spconv import of_floats
 from pass2d.models.backends.tf32 import tf32_products
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.registry import build_network
@@ -302,3 +304,9 @@ def test_everything_but_spconv_works_where_spconv_is_missing() -> None:
             network = build_network(kind, settings, grid=GRID, n_classes=5)
             batch = PointBatch(points=points, offsets=torch.tensor([0, 500]))
             network(network.prepare(batch)).row_logits.square().mean().backward()
+
+
+def test_on_a_gpu_spconv_describes_kernels_of_floats_alone() -> None:
+    kinds = ("tv::half_t", "float", "int8_t", "tv::half_t")
+    made = [SimpleNamespace(dtype_a=kind) for kind in kinds]
+    assert [one.dtype_a for one in of_floats(made)] == ["tv::half_t", "float", "tv::half_t"]
