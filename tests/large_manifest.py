@@ -80,7 +80,7 @@ def publish_many(listing: SourceListing, dataset_root: Path) -> None:
 def _rows(job: ShardJob, info: DatasetInfo) -> dict[str, ShardRow]:
     files = lidar_sources(job.scans[0], {}).files, camera_sources(job.scans[0], {}).files
     sources = [
-        [type(lidar_sources(job.scans[0]))(scan_id=s.scan_id, files=f) for s in job.scans]
+        [type(lidar_sources(job.scans[0], {}))(scan_id=s.scan_id, files=f) for s in job.scans]
         for f in files
     ]
     lidar = lidar_header(job, sources[0], info=info, profile="speed")
