@@ -75,6 +75,6 @@ def _join(  # noqa: PLR0917  # as Process passes them
         torch.save(work(group, given), Path(folder) / f"{rank}.pt")
 
 
-def shallow_resnet(*, weights: None) -> nn.Module:
+def shallow_resnet(*, weights: None, norm_layer: type[nn.Module]) -> nn.Module:
     """ResNet-34's kinds of layers and widths, one block in each stage."""
-    return ResNet(BasicBlock, [1, 1, 1, 1])
+    return ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm_layer)
