@@ -123,7 +123,7 @@ def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> 
     out, err = run.communicate(timeout=120)
     assert run.returncode == 130, err
     assert "Traceback" not in err
-    assert "--resume" in out
+    assert "--resume" in err
     done = int(out.split(" steps")[0].split()[-1])
     shorter = ("--set", f"epochs={done // 3 + 1}", "--set", "resume_anyway=true")
     finished = answer(*words, *shorter, "--resume")

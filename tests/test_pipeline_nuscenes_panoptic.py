@@ -156,7 +156,7 @@ def test_a_damaged_panoptic_file_is_named(tmp_path: Path, content: bytes, found:
     summary = prepare(list_nuscenes(root), tmp_path / "nuscenes", INLINE, Silent())
     (failed,) = summary.failed
     assert bad in failed.reason
-    assert failed.stage == "lidar"
+    assert failed.container == "lidar"
 
 
 def test_damaged_shards_are_made_again_with_their_ids(tmp_path: Path) -> None:
