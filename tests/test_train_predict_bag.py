@@ -379,7 +379,7 @@ def test_several_topics_are_named(tmp_path: Path) -> None:
 
 def test_recording_without_clouds_says_what_it_has(tmp_path: Path) -> None:
     bag = write_mcap(tmp_path / "a.mcap", [Sent("/chatter", START_NS, text("hello"))])
-    with pytest.raises(DataError, match=r"no topic of .*PointCloud2; it has /chatter \(std_msgs"):
+    with pytest.raises(DataError, match=r"no .*PointCloud2 topic; it has /chatter \(std_msgs"):
         label(bag, tmp_path / "out.mcap", tmp_path)
 
 
@@ -459,7 +459,7 @@ def test_copy_is_not_replaced_without_being_asked(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     (made / "thesis.txt").touch()
-    with pytest.raises(DataError, match="no recording of the form"):
+    with pytest.raises(DataError, match="not a recording of the same form as"):
         label(folder, made, tmp_path, overwrite=True)
     assert (made / "thesis.txt").exists()
     shutil.rmtree(made)
@@ -530,4 +530,4 @@ def test_command_labels_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "gone.mcap: no such file" in refusal("predict", "gone.mcap", *words[2:])
     (tmp_path / "bags").mkdir()
     (tmp_path / "drive.mcap").rename(tmp_path / "bags" / "drive.mcap")
-    assert "A recording of ROS is given by its own path" in refusal("predict", "bags", *words[2:])
+    assert "A ROS recording is given by its own path" in refusal("predict", "bags", *words[2:])

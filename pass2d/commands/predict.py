@@ -37,7 +37,7 @@ def predict_command(
         typer.Argument(
             help="Point file (.bin, .npy, .npz, .pcd, .ply, .las, .laz, .pkl, .txt, .csv, .xyz, "
             "also .gz), a folder of them, or - to read paths from standard input, one per line. "
-            "Or a recording of ROS: .mcap, .bag, .db3, or a folder of ROS 2.",
+            "Or a ROS recording: .mcap, .bag, .db3, or a ROS 2 folder.",
             metavar="FILE|FOLDER|-",
         ),
     ],
@@ -129,7 +129,7 @@ def predict_command(
     backend: BackendOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Label raw point files or a recording of ROS: a raw id for every point, from a checkpoint.
+    """Label raw point files or a ROS recording: a raw id for every point, from a checkpoint.
 
     pass2d predict drive.mcap --topic /points --out labelled.mcap
     """

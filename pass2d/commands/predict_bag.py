@@ -1,4 +1,4 @@
-"""`pass2d predict` of a recording of ROS."""
+"""`pass2d predict` of a ROS recording."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def view_command(
     raw: Annotated[
         Path | None,
         typer.Argument(
-            help="Raw data set, one of its sequences, point files, or a recording of ROS (.mcap, "
-            ".bag, .db3, a folder of ROS 2).",
+            help="Raw data set, one of its sequences, point files, or a ROS recording (.mcap, "
+            ".bag, .db3, a ROS 2 folder).",
             resolve_path=True,
         ),
     ] = None,

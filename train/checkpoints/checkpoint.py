@@ -225,7 +225,7 @@ def _no_larger_than(checkpoint: Checkpoint, path: Path) -> Iterator[None]:
 
     def misfit(found: str) -> CheckpointError:
         return CheckpointError(
-            f"{path}: by its card a network {found}, but the file holds {len(tensors)} tensors "
+            f"{path}: its card describes a network {found}; the file holds {len(tensors)} tensors "
             f"with {n_values:,} values. The file is damaged."
         )
 
@@ -235,7 +235,7 @@ def _no_larger_than(checkpoint: Checkpoint, path: Path) -> Iterator[None]:
             return
         values_left, tensors_left = values_left - parameter.numel(), tensors_left - 1
         if min(values_left, tensors_left) < 0:
-            raise misfit("of far more")
+            raise misfit("that is far larger")
 
     hook = register_module_parameter_registration_hook(count_down)
     try:
@@ -243,7 +243,7 @@ def _no_larger_than(checkpoint: Checkpoint, path: Path) -> Iterator[None]:
     except RuntimeError as error:
         if not any(word in str(error) for word in ("DefaultCPUAllocator", "overflow")):
             raise
-        raise misfit(f"that cannot be made ({' '.join(str(error).split())[:80]})") from error
+        raise misfit(f"that cannot be built ({' '.join(str(error).split())[:80]})") from error
     finally:
         hook.remove()
 

@@ -1,4 +1,4 @@
-"""Labels for a recording of ROS: a copy whose clouds carry the class of each point."""
+"""Labels for a ROS recording: a copy whose clouds carry the class of each point."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def predict_bag(
     Stamps, order and all other messages stay.
 
     Args:
-        bag: `.mcap`, `.bag` or `.db3`, or a folder of ROS 2 with its metadata.yaml.
+        bag: `.mcap`, `.bag` or `.db3`, or a ROS 2 folder with its metadata.yaml.
         checkpoint: As for `predict`.
         out: The copy, of the form of ``bag``; see `points.bags.bag.copy_path`.
         topic: Of the clouds; not needed where there is only one.

@@ -66,7 +66,7 @@ def find_scans(
     if not found:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) or "nothing"
         has_bags = any(suffix.lower() in STORAGES for suffix in others)
-        hint = ". A recording of ROS is given by its own path" if has_bags else ""
+        hint = ". A ROS recording is given by its own path" if has_bags else ""
         raise DataError(
             f"{inputs}: no file of points ({FORMAT_WORDS}) in this folder or below it; "
             f"found: {seen}{hint}"

@@ -1,4 +1,4 @@
-"""Scans of a recording of ROS, for viewing."""
+"""Scans of a ROS recording, for viewing."""
 
 from __future__ import annotations
 

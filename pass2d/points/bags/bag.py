@@ -1,4 +1,4 @@
-"""A recording as a person names it: a file, or a folder of ROS 2 with its metadata.yaml."""
+"""A recording as a person names it: a file, or a ROS 2 folder with its metadata.yaml."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class Bag:
                 return clouds[0]
             if clouds:
                 raise DataError(
-                    f"{self.path}: several topics of {CLOUD}: {listed}. Choose one by `topic`."
+                    f"{self.path}: several {CLOUD} topics: {listed}. Choose one by `topic`."
                 )
             others = ", ".join(f"{one.name} ({one.kind or 'no type'})" for one in self.topics)
-            raise DataError(f"{self.path}: no topic of {CLOUD}; it has {others or 'no topics'}")
+            raise DataError(f"{self.path}: no {CLOUD} topic; it has {others or 'no topics'}")
         found = known.get(wanted)
         if found is None:
             raise DataError(
@@ -182,7 +182,9 @@ def require_free(source: Path, target: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise DataError(f"{target} is already there. Choose another `out`, or set `overwrite`.")
     if target.is_dir() != source.is_dir() or (target.is_dir() and not is_bag(target)):
-        raise DataError(f"{target}: no recording of the form of {source}: it is not replaced.")
+        raise DataError(
+            f"{target}: not a recording of the same form as {source}, so it is not replaced."
+        )
 
 
 def copy_path(source: Path, out: Path) -> Path:
@@ -259,8 +261,8 @@ def _metadata(folder: Path) -> dict[str, Any]:
     about = found.get("rosbag2_bagfile_information") if isinstance(found, dict) else None
     if not isinstance(about, dict) or not isinstance(about.get("relative_file_paths"), list):
         raise DataError(
-            f"{path}: no metadata of a ROS 2 recording: rosbag2_bagfile_information with "
-            "relative_file_paths is expected"
+            f"{path}: not the metadata of a ROS 2 recording: expected "
+            "rosbag2_bagfile_information with relative_file_paths"
         )
     return about
 
