@@ -72,7 +72,7 @@ class Command:
     """Folders in which it may make files, and change none."""
     code: int = 0
     """How it ends undisturbed."""
-    compared: str = ""
+    compared: str | tuple[str, ...] = ""
     """Only values whose path begins so must be the same."""
     restores: tuple[str, ...] = ()
     """Values whose path begins so must be the same where it ends well, whatever it says."""

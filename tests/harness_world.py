@@ -159,7 +159,7 @@ def _command(
     adds: str = "",
     then: str = "",
     code: int = 0,
-    compared: str = "",
+    compared: str | tuple[str, ...] = "",
     kind: str = HARMED,
     sources: str = "",
     restores: tuple[str, ...] = (),
@@ -282,7 +282,11 @@ COMMANDS = (
         "cache plan --cache cache --root kitti --json",
         (*KITTI, Input(glob="cache/**/*", kind=FREE)),
     ),
-    _command("cache bench --cache cache --limit 2 --rounds 2 --json", CACHE),
+    _command(
+        "cache bench --cache cache --limit 2 --rounds 2 --json",
+        CACHE,
+        compared=(".ways", ".threads", ".advice.costs"),  # which profile is best, time decides
+    ),
     _command("doctor --cache cache --full --json", CACHE),
     _command(f"prepare folder --describe yard/yard.toml --root yard {_NEW}", YARD, writes="out"),
     _command("prepare folder --describe yard/yard.toml --root yard --check --json", YARD),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,17 @@ def test_the_rule(n_scans: int, disk: float, memory: float, best: str) -> None:
     assert best_profile(COSTS, n_scans=n_scans, disk=disk, memory=memory) == best
 
 
-def test_bench_names_the_profile(tmp_path: Path) -> None:
+def test_bench_names_the_profile_that_the_rule_chooses(tmp_path: Path) -> None:
     write_sample_cache(tmp_path, n_scans=3, sequences=("00",), n_points=2000)
     words = ["cache", "bench", "--cache", str(tmp_path), "--limit", "3", "--rounds", "2"]
     found = CliRunner().invoke(app, words)
     assert found.exit_code == 0, found.output
     lines = [line for line in found.output.splitlines() if line.startswith("profile")]
     assert [line.split()[1] for line in lines[:3]] == ["speed", "size", "raw"]
-    assert lines[3].startswith("profile for this machine: raw")
+    assert lines[3].startswith("profile for this machine: ")
+    advice = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["advice"]
+    costs = [ProfileCost(**cost) for cost in advice["costs"]]
+    disk = advice["disk_bytes_per_s"]
+    assert advice["best"] == best_profile(costs, n_scans=3, disk=disk, memory=GB)
+    speed, size, raw = (cost.stored_bytes for cost in costs)
+    assert size < speed < raw
