@@ -132,7 +132,7 @@ def stages_alone(listing: SourceListing, folder: Path) -> float:
         lidar = compose.lidar_record(scan, listing.info)
         compose.scan_counts(lidar, listing.info)
         records.append(lidar)
-        pictures.append(compose.camera_views(scan, lidar))
+        pictures.append(compose.camera_views(scan, lidar, listing.info))
         hashes.append(compose.voxel_levels(lidar, grid=listing.info.grid))
     for first in range(0, len(records), 64):
         part = slice(first, first + 64)

@@ -145,7 +145,7 @@ def weigh_shuffles(root: Path, n_scans: int, repeats: int) -> None:
     records, pictures, hashes = [], [], []
     for scan in listing.scans[:n_scans]:
         records.append(compose.lidar_record(scan, listing.info))
-        pictures.append(compose.camera_views(scan, records[-1]))
+        pictures.append(compose.camera_views(scan, records[-1], listing.info))
         hashes.append(compose.voxel_levels(records[-1], grid=listing.info.grid))
     plans = [
         *encode_lidar(records, profile="size")[0],

@@ -105,7 +105,7 @@ def stages_alone(listing: SourceListing, folder: Path) -> dict[str, float]:
         pictures = []
         for scan, record in zip(scans, records, strict=True):
             hash_all(*scan.images)
-            pictures.append(compose.camera_views(scan, record))
+            pictures.append(compose.camera_views(scan, record, listing.info))
         write(encode_camera(pictures, n_cameras=1, profile="speed"), out)
         spent["camera"] += time.process_time() - begin
 

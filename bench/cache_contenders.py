@@ -200,7 +200,7 @@ def source_files(listing: SourceListing) -> Read:
     def read(position: int) -> None:
         scan = listing.scans[position]
         lidar = compose.lidar_record(scan, listing.info)
-        compose.camera_views(scan, lidar)
+        compose.camera_views(scan, lidar, listing.info)
 
     return read
 

@@ -36,7 +36,7 @@ from pass2d.pipeline.stages.read import (
     read_scan,
     read_sweep,
 )
-from pass2d.pipeline.stages.segment_files import segment_format
+from pass2d.pipeline.stages.scan_formats import scan_format
 from pass2d.pipeline.stages.sweeps import add_sweep
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
@@ -104,13 +104,16 @@ def lidar_record(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     )
 
 
-def camera_views(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | None, ...]:
+def camera_views(
+    scan: ScanSource, lidar: ScanRecord, info: DatasetInfo
+) -> tuple[CameraView | None, ...]:
     """Decode a scan's pictures and find the points that each shows.
 
     Args:
         scan: where its pictures are, and the calibration.
         lidar: the same scan's points; ``xyz``, ``time`` and ``raw_index`` are used. Points
             of added sweeps have no pixel: a thing that moves is elsewhere in the picture.
+        info: of the data set.
 
     Returns:
         One per camera; None where a picture or the calibration is missing.
@@ -124,7 +127,7 @@ def camera_views(scan: ScanSource, lidar: ScanRecord) -> tuple[CameraView | None
     xyz = lidar.xyz if own is None else np.ascontiguousarray(lidar.xyz[:, own])
     rows = lidar.raw_index if own is None else lidar.raw_index[own]
     views = [
-        None if file is None else _camera_view(scan, camera, xyz, rows)
+        None if file is None else _camera_view(scan, camera, xyz, rows, info)
         for camera, file in enumerate(scan.images)
     ]
     if own is not None:
@@ -207,6 +210,7 @@ def visible_points(
     scan: ScanSource,
     camera: int,
     xyz: NDArray[np.float32],
+    info: DatasetInfo,
     *,
     rows: NDArray[np.integer],
     image_hw: tuple[int, int],
@@ -217,6 +221,7 @@ def visible_points(
         scan: calibrated.
         camera: of which there is a picture.
         xyz: (3, N) metres.
+        info: of the data set.
         rows: (N,) row of each point in the raw file, increasing.
         image_hw: height and width of the picture as taken.
 
@@ -224,10 +229,9 @@ def visible_points(
         ProblemError: the file that says the pixels cannot be read.
     """
     assert scan.image_from_lidar is not None, scan.scan_id
-    file = scan.images[camera]
-    segment = None if file is None else segment_format(file)
-    if scan.camera_rule == "recorded" and file is not None and segment is not None:
-        point_rows, pixel_rc = segment.pixels(file, scan.scan_id, camera)
+    file, form = scan.images[camera], scan_format(info)
+    if scan.camera_rule == "recorded" and file and form and form.pixels:
+        point_rows, pixel_rc = form.pixels(file, scan.scan_id, camera)
         return recorded_points(point_rows, pixel_rc, rows=rows, image_hw=image_hw)
     project = project_points if scan.camera_rule == "x_ahead" else project_points_by_depth
     return project(
@@ -253,7 +257,7 @@ def view_doubts(
     return found
 
 
-def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
+def read_picture(scan: ScanSource, camera: int, info: DatasetInfo) -> NDArray[np.uint8]:
     """Read and decode a picture as it was taken, (H, W, 3).
 
     Raises:
@@ -261,8 +265,8 @@ def read_picture(scan: ScanSource, camera: int) -> NDArray[np.uint8]:
     """
     file = scan.images[camera]
     assert file is not None, scan.scan_id
-    segment = segment_format(file)
-    data = read_file(file) if segment is None else segment.picture(file, scan.scan_id, camera)
+    form = scan_format(info)
+    data = read_file(file) if form is None else form.picture(file, scan.scan_id, camera)
     image = decode_rgb(data, file=file)
     height, width, _ = image.shape
     expected = scan.taken_hw[camera] if scan.taken_hw else (0, 0)
@@ -326,12 +330,16 @@ def _with_sweeps(
 
 
 def _camera_view(
-    scan: ScanSource, camera: int, xyz: NDArray[np.float32], rows: NDArray[np.integer]
+    scan: ScanSource,
+    camera: int,
+    xyz: NDArray[np.float32],
+    rows: NDArray[np.integer],
+    info: DatasetInfo,
 ) -> CameraView:
     assert scan.image_from_lidar is not None, scan.scan_id
-    image = read_picture(scan, camera)
+    image = read_picture(scan, camera, info)
     taken_hw = image.shape[:2]
-    seen = visible_points(scan, camera, xyz, rows=rows, image_hw=taken_hw)
+    seen = visible_points(scan, camera, xyz, info, rows=rows, image_hw=taken_hw)
     pixel_rc = seen.pixel_rc
     if scan.stored_hw is not None and scan.stored_hw != taken_hw:
         image = resize_bilinear(image, size_hw=scan.stored_hw)

@@ -278,7 +278,7 @@ def frame_batch(config: AugmentConfig, *, size_hw: tuple[int, int], is_mirrored:
     facts, listing = facts_of("dataset_semkitti"), list_semkitti(recorded("frame"))
     (scan,), grid = listing.scans, listing.info.grid
     lidar = lidar_record(scan, listing.info)
-    (view,) = camera_views(scan, lidar)
+    (view,) = camera_views(scan, lidar, listing.info)
     assert view is not None
     assert view.image is not None
     top, left = (facts["crop"][side] if config.crop_hw else 0 for side in ("top", "left"))
@@ -377,7 +377,7 @@ def test_semkitti_frame_end_to_end() -> None:
     whole = np.empty(lidar.n_raw, np.uint8)
     whole[arrays["mask"]], whole[~arrays["mask"]] = lidar.label, lidar.outside_label
     np.testing.assert_array_equal(whole, arrays["ref_label"][:, 0])
-    (view,) = camera_views(scan, lidar)
+    (view,) = camera_views(scan, lidar, listing.info)
     assert view is not None
     np.testing.assert_array_equal(view.point_index, arrays["full_point2img_index"])
     np.testing.assert_array_equal(view.pixel_rc.T, arrays["full_img_indices"])

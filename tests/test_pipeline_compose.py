@@ -80,7 +80,7 @@ def test_raw_index_points_back_into_the_file(real_semkitti: Path) -> None:
 def test_other_real_scans_pass_every_stage(shared: Path, name: str) -> None:
     listing = list_semkitti(shared / "real" / name)
     for scan, lidar in records(listing):
-        (view,) = camera_views(scan, lidar)
+        (view,) = camera_views(scan, lidar, listing.info)
         assert 0.05 < len(view.point_index) / lidar.n < 0.3
         assert (view.pixel_rc.max(axis=1) < view.image.shape[:2]).all()
         counts = scan_counts(lidar, listing.info)
@@ -118,7 +118,7 @@ def test_a_scan_of_which_a_camera_sees_nothing_passes_every_stage(tmp_path: Path
     listing = write_one(tmp_path, np.tile([[-10.0, 0, 0, 0.5]], (6, 1)))
     ((scan, lidar),) = records(listing)
     assert (lidar.n_raw, lidar.n) == (6, 6)
-    (view,) = camera_views(scan, lidar)
+    (view,) = camera_views(scan, lidar, listing.info)
     assert view.pixel_rc.shape == (2, 0)
     assert view.image.shape == (80, 100, 3)
     levels = voxel_levels(lidar, grid=listing.info.grid)
@@ -133,7 +133,7 @@ def test_points_at_the_origin_and_duplicates_pass_every_stage(tmp_path: Path) ->
     points[10:] = [9e-6, 0, 0, 1]
     listing = write_one(tmp_path, points)
     ((scan, lidar),) = records(listing)
-    (view,) = camera_views(scan, lidar)
+    (view,) = camera_views(scan, lidar, listing.info)
     assert view.point_index.tolist() == list(range(10, 20))  # x > 0 only
     assert voxel_levels(lidar, grid=listing.info.grid)[0].label.tolist() == [9]
     assert scan_counts(lidar, listing.info).range_histogram[0] == 20
@@ -151,22 +151,24 @@ def test_arrays_have_the_shapes_and_types_of_the_cache(tmp_path: Path) -> None:
     for name, dtype in outside.items():
         array = getattr(lidar, name)
         assert (array.shape[-1], array.dtype) == (lidar.n_raw - lidar.n, dtype), name
-    (view,) = camera_views(scan, lidar)
+    (view,) = camera_views(scan, lidar, listing.info)
     assert (view.point_index.dtype, view.pixel_rc.dtype, view.image.dtype) == ("i4", "u2", "u1")
 
 
 def test_no_picture_or_no_calibration_gives_no_view(tmp_path: Path) -> None:
     write_sequence(tmp_path, "00", images=False)
     (write_sequence(tmp_path, "08") / "calib.txt").unlink()
-    for scan, lidar in records(list_semkitti(tmp_path)):
-        assert camera_views(scan, lidar) == (None,)
+    listing = list_semkitti(tmp_path)
+    for scan, lidar in records(listing):
+        assert camera_views(scan, lidar, listing.info) == (None,)
 
 
 def test_pictures_of_another_size_move_no_pixel(tmp_path: Path) -> None:
     small, large = write_sequence(tmp_path, "00"), write_sequence(tmp_path, "08")
     for file in (large / "image_2").iterdir():
         file.write_bytes(png(120, 160))
-    views = [camera_views(scan, lidar)[0] for scan, lidar in records(list_semkitti(tmp_path))]
+    listing = list_semkitti(tmp_path)
+    views = [camera_views(scan, lidar, listing.info)[0] for scan, lidar in records(listing)]
     assert [view.image.shape[:2] for view in views] == [(80, 100)] * 3 + [(120, 160)] * 3
     assert small != large
     common = np.isin(views[3].point_index, views[0].point_index)

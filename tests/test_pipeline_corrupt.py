@@ -112,7 +112,7 @@ def test_the_cache_holds_corrupted_points_with_pixels_where_they_lie(
             lidar = lidar_record(scan, listing.info)
             held = reader.read(position, ALL)
             assert np.array_equal(held.xyz, lidar.xyz)
-            views = camera_views(scan, lidar)
+            views = camera_views(scan, lidar, listing.info)
             assert np.array_equal(held.cameras[0].point_index, views[0].point_index)
             assert np.array_equal(held.cameras[0].pixel_rc, views[0].pixel_rc)
             levels = voxel_levels(lidar, grid=listing.info.grid)

@@ -51,7 +51,9 @@ def compare(root: Path, version: str, *, sweeps: int) -> None:
         raw = read_label_file(scan.labels, listing.info)
         assert [names[value] for value in raw.tolist()] == report["labels"]
         record = lidar_record(scan, listing.info)
-        for name, view in zip(nuscenes_table().cameras, camera_views(scan, record), strict=True):
+        for name, view in zip(
+            nuscenes_table().cameras, camera_views(scan, record, listing.info), strict=True
+        ):
             if view is not None:
                 same_pixels(
                     record.raw_index[view.point_index], view.pixel_rc, *report["pixels"][name]

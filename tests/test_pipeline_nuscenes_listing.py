@@ -180,7 +180,7 @@ def test_real_scan_equals_the_recorded_mapping(shared: Path) -> None:
     step = len(raw) // len(sampled)
     np.testing.assert_array_equal(raw[::step, :4], sampled)
     lidar = lidar_record(scan, listing.info)
-    views = camera_views(scan, lidar)
+    views = camera_views(scan, lidar, listing.info)
     for name, view in zip(CAMERAS, views, strict=True):
         assert view is not None
         assert view.image is not None
@@ -231,7 +231,9 @@ def test_pixels_move_with_the_picture(folder: NuscenesFolder, size: tuple[int, i
     taken, stored = (list_nuscenes(root, stored_hw=hw) for hw in (None, size))
     lidar = lidar_record(taken.scans[0], taken.info)
     for one, other in zip(
-        camera_views(taken.scans[0], lidar), camera_views(stored.scans[0], lidar), strict=True
+        camera_views(taken.scans[0], lidar, taken.info),
+        camera_views(stored.scans[0], lidar, stored.info),
+        strict=True,
     ):
         assert one is not None
         assert other is not None
@@ -249,7 +251,7 @@ def test_a_picture_of_another_size_than_its_calibration_is_refused(folder: Nusce
     listing = list_nuscenes(folder.write())
     lidar = lidar_record(listing.scans[0], listing.info)
     with pytest.raises(ProblemError, match=r"found a picture of 160x80 .* expected 160x90"):
-        camera_views(listing.scans[0], lidar)
+        camera_views(listing.scans[0], lidar, listing.info)
 
 
 # the check
@@ -297,7 +299,9 @@ def test_six_cameras_travel_through_the_cache(folder: NuscenesFolder, tmp_path: 
         assert sorted(reader.scans.sequence.tolist()) == [s.sequence for s in listing.scans]
         for position, scan in enumerate(listing.scans):
             record = reader.read(position, Fields(image=True, pixels=True))
-            expected = [v for v in camera_views(scan, lidar_record(scan, listing.info)) if v]
+            expected = [
+                v for v in camera_views(scan, lidar_record(scan, listing.info), listing.info) if v
+            ]
             assert record.scan_id == scan.token
             assert len(record.cameras) == len(expected) == (5 if position == 0 else 6)
             for view, other in zip(record.cameras, expected, strict=True):

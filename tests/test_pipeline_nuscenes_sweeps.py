@@ -152,7 +152,9 @@ def test_pictures_votes_and_counts_know_the_key_frame_only(folder: NuscenesFolde
     own = lidar_record(alone.scans[2], alone.info)
     both = lidar_record(joined.scans[2], joined.info)
     for one, other in zip(
-        camera_views(alone.scans[2], own), camera_views(joined.scans[2], both), strict=True
+        camera_views(alone.scans[2], own, alone.info),
+        camera_views(joined.scans[2], both, joined.info),
+        strict=True,
     ):
         assert one is not None
         assert other is not None

@@ -88,7 +88,7 @@ def assert_holds(root: Path, listing: SourceListing) -> None:
                 np.testing.assert_array_equal(getattr(found, name), getattr(moved, name))
             pose = np.full(12, np.nan) if scan.pose is None else scan.pose
             np.testing.assert_array_equal(reader.scans.pose[position].ravel(), pose)
-            views = [view for view in camera_views(scan, lidar) if view is not None]
+            views = [view for view in camera_views(scan, lidar, listing.info) if view is not None]
             assert len(found.cameras) == len(views)
             for a, b in zip(found.cameras, views, strict=True):
                 np.testing.assert_array_equal(a.image, b.image)

@@ -104,7 +104,9 @@ def test_points_fall_on_what_they_hit(tmp_path: Path) -> None:
     shots = {shot.channel: shot for shot in sample_shots(config, "scene-0061", 0)}
     street = scene_world(config, "scene-0061")
     raw_of = label_ids()
-    for name, view in zip(nuscenes_table().cameras, camera_views(scan, record), strict=True):
+    for name, view in zip(
+        nuscenes_table().cameras, camera_views(scan, record, listing.info), strict=True
+    ):
         assert view is not None
         time_s = shots[name].time_s
         axes = np.eye(4)

@@ -218,11 +218,13 @@ def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True)
     pictures = []
     is_seen = None if xyz is None else np.zeros(xyz.shape[1], np.bool_)
     for camera, file in enumerate(scan.images):
-        shape = None if file is None else _attempt(file, partial(_shape, scan, camera), problems)
+        shape = (
+            None if file is None else _attempt(file, partial(_shape, scan, camera, info), problems)
+        )
         if file is not None and shape is not None:
             pictures.append(PictureSize(camera, file, *shape))
             if xyz is not None and scan.image_from_lidar is not None:
-                look = partial(visible_points, scan, camera, xyz, rows=rows, image_hw=shape)
+                look = partial(visible_points, scan, camera, xyz, info, rows=rows, image_hw=shape)
                 visible = _attempt(file, look, problems)
                 if visible is None:
                     continue
@@ -267,8 +269,8 @@ def _problem_of(file: Path, error: ProblemError | OSError) -> Problem:
     return Problem(file=file, found=found, expected="a readable file", remedy=_AGAIN)
 
 
-def _shape(scan: ScanSource, camera: int) -> tuple[int, int]:
-    height, width, _ = read_picture(scan, camera).shape
+def _shape(scan: ScanSource, camera: int, info: DatasetInfo) -> tuple[int, int]:
+    height, width, _ = read_picture(scan, camera, info).shape
     return height, width
 
 

@@ -116,9 +116,10 @@ def _chosen(
 
 def _drawn(scan: ScanSource, camera: int, info: DatasetInfo) -> Image.Image:
     xyz = np.ascontiguousarray(read_point_file(scan.points, info, scan_id=scan.scan_id)[:, :3].T)
-    image = read_picture(scan, camera)
+    image = read_picture(scan, camera, info)
     height, width, _ = image.shape
-    seen = visible_points(scan, camera, xyz, rows=np.arange(xyz.shape[1]), image_hw=(height, width))
+    rows = np.arange(xyz.shape[1])
+    seen = visible_points(scan, camera, xyz, info, rows=rows, image_hw=(height, width))
     depth_m = np.linalg.norm(xyz[:, seen.point_index], axis=0)
     picture = Image.fromarray(on_picture_by_depth(image, seen.pixel_rc, depth_m))
     text = (

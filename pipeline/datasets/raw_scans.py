@@ -82,7 +82,7 @@ def read_raw(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
         ProblemError: A file is missing, truncated, or holds unknown labels.
     """
     record = lidar_record(scan, replace(info, drops_invalid=True))
-    views = camera_views(scan, record)
+    views = camera_views(scan, record, info)
     return replace(record, cameras=tuple(view for view in views if view is not None))
 
 

@@ -234,7 +234,7 @@ def _run_camera(context: TaskContext, task: ContainerTask) -> TaskResult:
         views: tuple[CameraView | None, ...] = nothing
         if is_seen and record is not None:
             try:
-                views = camera_views(scan, record) or nothing
+                views = camera_views(scan, record, context.info) or nothing
                 if context.info.corruption is None:
                     doubts += view_doubts(scan, record, views)
             except Pass2DError as error:

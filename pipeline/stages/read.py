@@ -14,15 +14,10 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.label_types import require_label_type
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
-from pass2d.pipeline.stages.pandaset_files import (
-    SENSOR_OF_LAYOUT,
-    sensor_labels,
-    sensor_points,
-)
 from pass2d.pipeline.stages.panoptic import read_panoptic
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read_described import described_labels, described_points
-from pass2d.pipeline.stages.segment_files import segment_format
+from pass2d.pipeline.stages.scan_formats import scan_format
 
 
 class RawScan(NamedTuple):
@@ -154,10 +149,8 @@ def read_point_file(file: Path, info: DatasetInfo, *, scan_id: str = "") -> NDAr
     Raises:
         ProblemError: it is missing, truncated, or clearly of another number of columns.
     """
-    if (segment := segment_format(file)) is not None:
-        return segment.points(file, scan_id)
-    if (sensor := SENSOR_OF_LAYOUT.get(info.layout)) is not None:
-        return sensor_points(file, sensor)
+    if (form := scan_format(info)) is not None:
+        return form.points(file, scan_id)
     if info.raw_format is not None:
         return described_points(file, info.raw_format)
     data = read_file(file)
@@ -176,10 +169,8 @@ def read_label_file(
         ProblemError: it is missing, truncated, or seems to be of another type; where the number of
             the scan's points is known, sizes of other types are known, too.
     """
-    if (segment := segment_format(file)) is not None:
-        return segment.labels(file, scan_id)
-    if (sensor := SENSOR_OF_LAYOUT.get(info.layout)) is not None:
-        return sensor_labels(file, sensor)
+    if (form := scan_format(info)) is not None:
+        return form.labels(file, scan_id)
     if info.raw_format is not None:
         return described_labels(file, info, info.raw_format)
     data = read_file(file)
