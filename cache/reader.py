@@ -25,6 +25,7 @@ from pass2d.cache.reading.scan_table import ChunkTable, ScanTable, chunk_table, 
 from pass2d.cache.reading.shard_table import ShardInfo, ShardTable
 from pass2d.cache.remote.mirror import RemoteMirror
 from pass2d.cache.remote.ranges import PartialFiles
+from pass2d.cache.rows import SourceFile
 from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, ScanRecord, VoxelLevel
 from pass2d.cache.urls import is_url
 from pass2d.common.errors import CacheError
@@ -58,7 +59,7 @@ class CacheReader:
             self._parts = PartialFiles(mirror, self._pool)
             mirror.space.forget = self._pool.forget
         self._sources: Any = None
-        """Columns of `scans.parquet`, from the first `source_file` on."""
+        """`scans.parquet`, from the first `sources` on."""
         self._point_fields = (*container_fields("lidar"), *container_fields("motion"))
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
@@ -211,12 +212,22 @@ class CacheReader:
         Returns:
             None for a scan without such a file.
         """
-        if self._sources is None:
-            scans = load_manifest(Layout(root=self.root), self.generation).tables.scans
-            self._sources = scans.select(["source_role", "source_path"])
-        roles, paths = (column[int(position)].as_py() for column in self._sources.columns)
+        roles, paths = self._source_columns(position, ("role", "path"))
         path = dict(zip(roles, paths, strict=True)).get(role)
         return Path(path) if path else None
+
+    def sources(self, position: int) -> tuple[SourceFile, ...]:
+        """All raw files that a scan was prepared from, as they were then."""
+        columns = self._source_columns(position, ("role", "path", "bytes", "mtime_ns", "xxh3"))
+        return tuple(
+            SourceFile(role=role, path=path, nbytes=nbytes, mtime_ns=mtime_ns, xxh3=xxh3)
+            for role, path, nbytes, mtime_ns, xxh3 in zip(*columns, strict=True)
+        )
+
+    def _source_columns(self, position: int, parts: Sequence[str]) -> list[Any]:
+        if self._sources is None:
+            self._sources = load_manifest(Layout(root=self.root), self.generation).tables.scans
+        return [self._sources[f"source_{part}"][int(position)].as_py() for part in parts]
 
     def chunk_lengths(self, field: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(S,) stored bytes and (S,) stored inner chunks of a field, per scan."""

@@ -315,6 +315,37 @@ def test_counted_corruptions_are_kept_and_taken_only_for_the_same_job(
     assert not any(result.reused for result in third.results)
 
 
+def test_counts_are_not_taken_of_files_that_changed(stubbed, tmp_path: Path) -> None:
+    robo3d_tree(tmp_path / "set")
+    robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
+    file = tmp_path / "set/fog/light/velodyne/000000.bin"
+    write_scan(file, tmp_path / "set/fog/light/labels/000000.label", seed=99)
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
+    again = [f"{r.corruption} {r.severity}" for r in report.results if not r.reused]
+    assert again == ["fog light"]
+
+
+def test_points_that_are_none_in_the_layout_that_their_labels_give_are_left_out(
+    stubbed, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set" / "fog" / "light"
+    for scan in range(3):
+        write_scan(folder / f"velodyne/{scan}.bin", folder / f"labels/{scan}.label", seed=scan)
+    points = np.fromfile(folder / "velodyne/1.bin", np.float32).reshape(-1, 4)
+    # Five columns, cut to the size of as many points of four.
+    wide = np.pad(points, ((0, 0), (0, 1)), constant_values=7).tobytes()[: points.nbytes]
+    (folder / "velodyne/1.bin").write_bytes(wide)
+    noise = np.random.default_rng(0).integers(0, 256, points.nbytes, np.uint8)
+    (folder / "velodyne/2.bin").write_bytes(noise.tobytes())
+    report = robust_folders(stubbed, tmp_path / "set", tmp_path / "out")
+    assert report.results[0].scans == 1
+    cut, garbage = sorted(report.failed)
+    assert "1.bin: points that make sense only as 5 float32 per point; expected 4" in cut
+    assert "2.bin: numbers that are not coordinates" in garbage
+    said = robust_folders(stubbed, tmp_path / "set", tmp_path / "said", columns=4, dtype="float32")
+    assert not any("1.bin" in text for text in said.failed)
+
+
 def test_bad_files_are_named_and_left_out(stubbed, tmp_path: Path) -> None:
     folder = tmp_path / "set" / "fog" / "light"
     for scan in range(4):
@@ -352,6 +383,12 @@ def test_labels_and_clean_score_come_from_a_prepared_cache(tmp_path: Path) -> No
     assert np.array_equal(few.results[0].inside + few.results[0].outside, blur)
     assert "of each at most 1 scans" in remarks(few)[0]
     assert "split val" in report.clean_source
+    labels = listing.scans[0].labels
+    assert labels is not None
+    labels.write_bytes(labels.read_bytes()[::-1])
+    with pytest.raises(DataError, match="none of its scans could be used") as raised:
+        robust_folders(*arguments, clean=tmp_path / "cache")
+    assert f"{labels}: its 1,200 bytes are not those that were prepared" in str(raised.value)
     assert report.clean_miou == report.scores_of(report.results[0])[0].miou
     assert few.scores.mrr == 1.0
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from pass2d.cache.motion import with_moving_classes
 from pass2d.cache.reader import CacheReader
 from pass2d.cli import app
-from pass2d.common.errors import ConfigError
+from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Silent
 from pass2d.corruptions.registry import SEVERITIES, parse_variants
 from pass2d.pipeline.corrupted import corrupted_listings
@@ -45,6 +45,20 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stubbed(tmp_path: Path, cache_root: Path) -> TrainedNetwork:
     with CacheReader.open(cache_root) as reader:
         return trained_stub(tmp_path / "stub.safetensors", info=reader.info)
+
+
+def test_a_set_made_of_other_files_than_the_clean_one_is_refused(stubbed, tmp_path: Path) -> None:
+    write_sequence(tmp_path / "raw", "08", (0, 1), n=300, images=False)
+    listing = list_semkitti(tmp_path / "raw")
+    fog = corrupted_listings(listing, parse_variants("fog:light"))
+    prepare_all([listing, *fog], tmp_path / "cache", PrepareConfig(workers=0), Silent())
+    points = listing.scans[1].points
+    points.write_bytes(points.read_bytes()[::-1][:1600][::-1])
+    assert listing.scans[1].labels is not None
+    listing.scans[1].labels.write_bytes(listing.scans[1].labels.read_bytes()[-400:])
+    prepare_all([listing], tmp_path / "cache", PrepareConfig(workers=0), Silent())
+    with pytest.raises(DataError, match=r"fog-light: 1 of 2 scans, e\.g\. 08/000001, were made"):
+        robust_cache(stubbed, tmp_path / "cache", tmp_path / "out")
 
 
 def test_counts_are_those_of_evaluating_each_data_set(

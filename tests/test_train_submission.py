@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
 from nuscenes_files import NuscenesFolder
+from pipeline_files import write_sequence
 from stub_network import StubNetwork, by_place, trained_stub
 from typer.testing import CliRunner
 
@@ -23,6 +25,7 @@ from pass2d.common.errors import CheckpointError, ConfigError, DataError, Pass2D
 from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.registry import DATASETS
+from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint
@@ -153,6 +156,56 @@ def test_a_missing_sequence_is_named(stubbed, scans, tmp_path: Path) -> None:
     rules = replace(RULES, splits={"test": ("11", "12", "13")})
     with pytest.raises(DataError, match="official sequences are not prepared: 13"):
         submit(stubbed, scans[0], tmp_path / "s.zip", benchmarks=[rules], config=SubmitConfig())
+
+
+def shorter(points: bytes) -> bytes:
+    return points[: len(points) // 2]
+
+
+def longer(points: bytes) -> bytes:
+    return points + points[:160]
+
+
+def of_another_scan(points: bytes) -> bytes:
+    return points[1600:] + points[:1600]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (shorter, "2,400 bytes; 4,800 were prepared"),
+        (longer, "4,960 bytes; 4,800 were prepared"),
+        (of_another_scan, "its 4,800 bytes are not those that were prepared"),
+    ],
+)
+def test_points_that_changed_since_prepare_are_an_error(
+    change: Callable[[bytes], bytes], found: str, tmp_path: Path
+) -> None:
+    write_sequence(tmp_path / "raw", "11", (0, 1), n=300, images=False)
+    listing = list_semkitti(tmp_path / "raw")
+    prepare(listing, tmp_path / "cache" / "semkitti", PrepareConfig(workers=0), Silent())
+    trained = trained_stub(tmp_path / "stub.safetensors", info=listing.info)
+    rules = Benchmark(info=listing.info, splits={"test": ("11",)}, scan_counts={"11": 2})
+    zips = [tmp_path / "before.zip", tmp_path / "partial.zip", tmp_path / "after.zip"]
+
+    def write_to(out: Path, **changes) -> None:
+        submit(trained, tmp_path / "cache", out, benchmarks=[rules], config=SubmitConfig(**changes))
+
+    os.utime(listing.scans[0].points, ns=(1, 1))  # copied without its time: the same bytes
+    write_to(zips[0])
+    file = listing.scans[1].points
+    points = file.read_bytes()
+    file.write_bytes(change(points))
+    for out, is_partial in ((zips[1], True), (zips[2], False)):
+        with pytest.raises(DataError, match="run `prepare` again") as raised:
+            write_to(out, allow_partial=is_partial)
+        assert str(raised.value).startswith(f"{file}: {found}. ")
+        assert not out.exists()
+    file.write_bytes(points)
+    write_to(zips[2])
+    file.unlink()  # as after moving the raw data set away: the cache has all that is needed
+    write_to(zips[1])
+    assert zips[0].read_bytes() == zips[1].read_bytes() == zips[2].read_bytes()
 
 
 class CutError(Exception):
@@ -488,6 +541,19 @@ def test_a_scan_that_a_nuscenes_scene_lacks_is_named(nuscenes) -> None:
         n = sum(str(reader.scans.sequence[p]) == scene for p in positions)
         problems = check_sources(reader, positions[1:]).problems
     assert problems == (f"{scene}: {n - 1} scans are prepared, the tables list {n}",)
+
+
+def test_a_sweep_that_changed_since_prepare_is_an_error(tmp_path: Path) -> None:
+    folder = NuscenesFolder(tmp_path / "raw", n=200)
+    listing = list_nuscenes(folder.write(), stored_hw=(32, 48), sweeps=1)
+    prepare(listing, tmp_path / "cache" / "nuscenes", PrepareConfig(workers=0), Silent())
+    with CacheReader.open(tmp_path / "cache") as reader:
+        positions = range(len(reader.scans))
+        assert not check_sources(reader, positions).notes
+        sweep = next(scan.sweeps[0].points for scan in listing.scans if scan.sweeps)
+        sweep.write_bytes(sweep.read_bytes()[:-20])
+        with pytest.raises(DataError, match=f"{sweep}: 3,980 bytes; 4,000 were prepared"):
+            check_sources(reader, positions)
 
 
 def test_nuscenes_needs_an_answer_for_every_point(nuscenes, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pass2d.cache.failures import recorded_failures
 from pass2d.cache.fields import CONTAINERS
-from pass2d.cache.keys import hash_file
 from pass2d.cache.layout import Layout, shard_name
 from pass2d.cache.manifest import (
     Manifest,
@@ -18,7 +17,9 @@ from pass2d.cache.manifest import (
     require_newest,
     require_version,
 )
+from pass2d.cache.rows import SourceFile
 from pass2d.cache.schema import FORMAT_VERSION
+from pass2d.cache.source_state import source_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
     scans, shards = manifest.tables.scans, manifest.tables.shards
     sources = _Sources(hash_contents=hash_contents)
     for source in _recorded(manifest):
-        sources.compare(*source)
+        sources.compare(source)
     listed = _listed_names(manifest)
     return StatusReport(
         dataset_root=dataset_root,
@@ -133,11 +134,7 @@ def _listed_names(manifest: Manifest) -> set[tuple[str, str]]:
     return {(container, shard_name(n, key)) for container, n, key in zip(*columns, strict=True)}
 
 
-Source = tuple[str, int, int, str]
-"""Path, bytes, mtime_ns, xxh3."""
-
-
-def _recorded(manifest: Manifest) -> list[Source]:
+def _recorded(manifest: Manifest) -> list[SourceFile]:
     """The source files of all scans, those of failed ones included; each state once."""
     parts = ("path", "bytes", "mtime_ns", "xxh3")
     scans = manifest.tables.scans
@@ -148,8 +145,11 @@ def _recorded(manifest: Manifest) -> list[Source]:
         for scan in json.loads(text)["sources"]
         for file in scan["files"]
     ]
-    found: list[Source] = [*zip(*columns, strict=True), *failed]
-    return [source for source in dict.fromkeys(found) if source[0]]
+    return [
+        SourceFile(role="", path=path, nbytes=nbytes, mtime_ns=mtime_ns, xxh3=xxh3)
+        for path, nbytes, mtime_ns, xxh3 in dict.fromkeys([*zip(*columns, strict=True), *failed])
+        if path
+    ]
 
 
 def _without_points(manifest: Manifest, vanished: set[str]) -> tuple[str, ...]:
@@ -173,19 +173,13 @@ class _Sources:
         self.vanished: list[str] = []
         self.count = 0
 
-    def compare(self, path: str, nbytes: int, mtime_ns: int, xxh3: str) -> None:
+    def compare(self, source: SourceFile) -> None:
         """Sort one file by what became of it; one that could not be read has no hash."""
         self.count += 1
-        try:
-            stat = Path(path).stat()
-        except OSError:
-            if xxh3:
-                self.vanished.append(path)
-            return
-        if stat.st_size != nbytes or not xxh3:
-            self.changed.append(path)
-        elif stat.st_mtime_ns != mtime_ns:
-            if not self._hash_contents:
-                self.touched.append(path)
-            elif hash_file(Path(path))[2] != xxh3:
-                self.changed.append(path)
+        state = source_state(source, hash_contents=self._hash_contents)
+        if state == "changed":
+            self.changed.append(source.path)
+        elif state == "touched":
+            self.touched.append(source.path)
+        elif state == "gone" and source.xxh3:
+            self.vanished.append(source.path)

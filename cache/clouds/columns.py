@@ -125,6 +125,15 @@ def find_layout(data: bytes | memoryview, *, usual: PointLayout) -> Verdict:
     return sensible[0] if sensible else found[usual.dtype]
 
 
+def other_content(data: bytes | memoryview, expected: PointLayout) -> str:
+    """What a file clearly holds instead of points of the layout; "" where that may be."""
+    verdict = find_layout(data, usual=expected)
+    if verdict.layout is None:
+        return "numbers that are not coordinates of points" if verdict.is_noise else ""
+    is_other = verdict.layout != expected
+    return f"points that make sense only as {verdict.layout}" if is_other else ""
+
+
 def _of_few(data: bytes | memoryview, usual: PointLayout) -> Verdict:
     """What is expected, where few numbers say so rather than any other that their size allows."""
     kind = usual.numpy_type

@@ -15,20 +15,20 @@ from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import load_manifest
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES
+from pass2d.cache.source_state import SourceState, source_state
 from pass2d.common.errors import CacheError
 from pass2d.common.text import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceState:
+class ScanSource:
     """A raw file of the scan, then and now."""
 
     role: str
     path: str
     nbytes: int
     xxh3: str
-    state: str
-    """"unchanged" (size and time), "changed", "touched" (same size, another time), "gone"."""
+    state: SourceState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class ScanDetail:
     """Of the kept points; empty when they cannot be read."""
     instances: int | None
     """Different instance ids but 0; None without labels."""
-    sources: tuple[SourceState, ...]
+    sources: tuple[ScanSource, ...]
     chunks: tuple[ChunkState, ...]
 
     @property
@@ -160,7 +160,7 @@ def scan_detail(reader: CacheReader, position: int) -> ScanDetail:
         voxels=tuple(zip(SCALES, voxels, strict=True)) if any(voxels) else (),
         values=values,
         instances=instances,
-        sources=_sources(row),
+        sources=_sources(reader, position),
         chunks=_chunks(reader, position),
     )
 
@@ -216,25 +216,17 @@ def _values(reader: CacheReader, position: int) -> tuple[tuple[ValueRange, ...],
     return ranges, len(np.unique(record.instance[record.instance > 0]))
 
 
-def _sources(row: dict[str, Any]) -> tuple[SourceState, ...]:
-    parts = ("role", "path", "bytes", "mtime_ns", "xxh3")
-    columns = [row[f"source_{part}"] or [] for part in parts]
+def _sources(reader: CacheReader, position: int) -> tuple[ScanSource, ...]:
     return tuple(
-        SourceState(
-            role=role, path=path, nbytes=nbytes, xxh3=xxh3, state=_state(path, nbytes, mtime_ns)
+        ScanSource(
+            role=source.role,
+            path=source.path,
+            nbytes=source.nbytes,
+            xxh3=source.xxh3,
+            state=source_state(source, hash_contents=False),
         )
-        for role, path, nbytes, mtime_ns, xxh3 in zip(*columns, strict=True)
+        for source in reader.sources(position)
     )
-
-
-def _state(path: str, nbytes: int, mtime_ns: int) -> str:
-    try:
-        stat = Path(path).stat()
-    except OSError:
-        return "gone"
-    if stat.st_size != nbytes:
-        return "changed"
-    return "unchanged" if stat.st_mtime_ns == mtime_ns else "touched"
 
 
 def _chunks(reader: CacheReader, position: int) -> tuple[ChunkState, ...]:

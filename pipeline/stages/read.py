@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.clouds.columns import PointLayout, find_layout
+from pass2d.cache.clouds.columns import PointLayout, other_content
 from pass2d.cache.clouds.nowhere import NOWHERE
 from pass2d.cache.schema import DatasetInfo
 from pass2d.pipeline.problem import Problem, ProblemError
@@ -243,15 +243,9 @@ def require_layout(data: bytes, *, columns: int, file: Path) -> None:
         ProblemError: its numbers make sense only in another layout, or are no coordinates at all.
     """
     expected = PointLayout(columns=columns)
-    verdict = find_layout(data, usual=expected)
-    if verdict.layout is None:
-        if not verdict.is_noise:
-            return
-        found = "numbers that are not coordinates of points"
-    elif verdict.layout == expected:
+    found = other_content(data, expected)
+    if not found:
         return
-    else:
-        found = f"points that make sense only as {verdict.layout}"
     raise ProblemError(
         Problem(
             file=file,

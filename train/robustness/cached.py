@@ -12,7 +12,7 @@ from pass2d.cache.layout import DATASET_FILE, Layout
 from pass2d.cache.manifest import parse_dataset
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import CorruptionInfo
-from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.errors import CacheError, ConfigError, DataError
 from pass2d.common.files import read_whole
 from pass2d.common.plain import require_known
 from pass2d.common.progress import Progress, Silent
@@ -75,15 +75,17 @@ def robust_cache(
         split=split,
     )
     results: list[SetResult] = []
-    n_clean = 0
+    n_clean, clean_hashes = 0, dict[str, dict[str, str]]()
     for root in (clean, *(folder for folder, _ in corrupted)):
         with CacheReader.open(root) as reader:
             fit_classes(reader, trained.card)
             require_same_data(trained, reader.info)
             positions, _ = labelled_positions(reader, split)
+            hashes = _source_hashes(reader, positions.tolist())
             if root == clean:
-                n_clean = len(positions)
-            elif len(positions) != n_clean:
+                n_clean, clean_hashes = len(positions), hashes
+            _require_same_files(reader, hashes, clean_hashes)
+            if root != clean and len(positions) != n_clean:
                 progress.say(
                     f"{reader.info.name}: {len(positions)} labelled scans in {split}, the clean "
                     f"data set has {n_clean}: the means are over other scans"
@@ -106,6 +108,35 @@ def robust_cache(
         baseline={} if table is None else table.baseline_miou,
         clean_source="the clean data set",
     )
+
+
+def _source_hashes(reader: CacheReader, positions: Sequence[int]) -> dict[str, dict[str, str]]:
+    """Of the points and labels that scans were prepared from, by scan and role."""
+    return {
+        str(reader.scans.scan_id[position]): {
+            file.role: file.xxh3
+            for file in reader.sources(position)
+            if file.role in {"points", "labels"}
+        }
+        for position in positions
+    }
+
+
+def _require_same_files(
+    reader: CacheReader, hashes: dict[str, dict[str, str]], clean: dict[str, dict[str, str]]
+) -> None:
+    """Refuse a corrupted data set that was made from other files than the clean one.
+
+    Raises:
+        DataError: Naming a scan whose raw files changed between the two.
+    """
+    other = [scan for scan, files in hashes.items() if files != clean.get(scan, files)]
+    if other:
+        raise DataError(
+            f"{reader.root}: {len(other)} of {len(hashes)} scans, e.g. {other[0]}, were made from "
+            "other points or labels than the clean data set: the raw files changed in between. Run "
+            "`prepare` with the same `corrupt` again."
+        )
 
 
 def corrupted_datasets(clean: Path) -> tuple[tuple[Path, CorruptionInfo], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.columns import other_content
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.motion import motion_lookup
 from pass2d.cache.reader import CacheReader
+from pass2d.cache.rows import SourceFile
 from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo, ScanRecord
+from pass2d.cache.source_state import change_words, source_state
 from pass2d.common.errors import DataError, UnknownLabelError
 from pass2d.common.files import read_whole
 from pass2d.corruptions.registry import benchmark_table
@@ -48,18 +52,18 @@ class CleanFiles:
     """What a prepared cache of the clean data set knows of files by the names of point files."""
 
     tokens: dict[str, str]
-    labels: dict[str, Path]
+    labels: dict[str, SourceFile]
 
 
 def clean_files(reader: CacheReader, *, split: str) -> CleanFiles:
     """Tokens and label files of a split's scans."""
     tokens, labels = {}, {}
     for position in reader.select(split=split).tolist():
-        points = reader.source_file(position, "points")
-        name = "" if points is None else points.name
+        files = {file.role: file for file in reader.sources(position) if file.path}
+        name = Path(files["points"].path).name if "points" in files else ""
         tokens[name] = str(reader.scans.token[position])
-        if (file := reader.source_file(position, "labels")) is not None:
-            labels[name] = file
+        if "labels" in files:
+            labels[name] = files["labels"]
     return CleanFiles(tokens=tokens, labels=labels)
 
 
@@ -122,7 +126,8 @@ def folder_set(
     return ScanSet(
         corruption=folder.corruption,
         severity=folder.severity,
-        names=tuple(str(scan.points) for scan in scans),
+        # With size and time: counts of an earlier run serve only for the same files.
+        names=tuple(_file_states(scan, folder, clean) for scan in scans),
         load=load,
     )
 
@@ -133,9 +138,14 @@ def _labels_of(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles |
     name = scan.points.name
     if clean is not None:
         by_token = folder.other_labels.get(clean.tokens.get(name, ""))
-        found = by_token or clean.labels.get(name)
-        if found is not None:
-            return found
+        if by_token is not None:
+            return by_token
+        if (file := clean.labels.get(name)) is not None:
+            if source_state(file, hash_contents=True) == "changed":
+                raise DataError(
+                    f"{file.path}: {change_words(file)}. Run `prepare` of the clean data set again."
+                )
+            return Path(file.path)
     remedy = (
         "is `clean` the cache of the same scans?" if clean else "give `clean`, a prepared cache"
     )
@@ -143,6 +153,19 @@ def _labels_of(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles |
         f"{scan.points}: no label file of that name beside it. Corruptions that keep the points "
         f"share the labels of the clean set: {remedy}"
     )
+
+
+def _file_states(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles | None) -> str:
+    """A scan's files with size and time."""
+    files = [scan.points]
+    with contextlib.suppress(DataError):  # said when the scan is loaded
+        files.append(_labels_of(scan, folder, clean))
+    words = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            words.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
+    return "\n".join(words)
 
 
 def label_lookup(info: DatasetInfo) -> NDArray[np.uint8]:
@@ -168,8 +191,14 @@ def read_corrupted(
         DataError: A file cannot be read, or the two do not belong together.
         UnknownLabelError: A raw id that neither the label table nor the set's noise has.
     """
-    layout = layout or _layout_by_labels(points_file, labels_file, info)
-    points = read_binary(points_file, layout).points
+    by_labels = _layout_by_labels(points_file, labels_file, info)
+    read = read_binary(points_file, layout or by_labels)
+    points = read.points
+    if layout is None and (found := other_content(points.tobytes(), read.layout)):
+        raise DataError(
+            f"{points_file}: {found}; expected {read.layout}, by the number of its labels. Copy or "
+            "download it again, or name its `columns` and `dtype`."
+        )
     raw = _read_labels(labels_file, len(points))
     labels = table[raw]
     if (is_unknown := labels == UNKNOWN_LABEL).any():

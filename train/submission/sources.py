@@ -10,6 +10,9 @@ from pathlib import Path
 
 from pass2d.cache.layout import FAILED_FILE
 from pass2d.cache.reader import CacheReader
+from pass2d.cache.rows import SourceFile
+from pass2d.cache.source_state import SourceState, change_words, source_state
+from pass2d.common.errors import DataError
 from pass2d.common.files import read_whole
 
 
@@ -22,32 +25,37 @@ class SourceCheck:
 
 
 def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
-    """Compare the manifest with the raw point files; their contents are not read.
+    """Compare the manifest with the raw point files.
+
+    Only files whose time differs from the recorded one are read.
 
     Args:
         reader: An open cache.
         positions: Scans of the split, in table order.
+
+    Raises:
+        DataError: A file of points has changed since it was prepared.
     """
     problems, gone = _failed(reader, positions), 0
     by_folder: dict[Path, set[str]] = defaultdict(set)
+    states: dict[SourceFile, SourceState] = {}  # scans share their sweeps
     for position in positions:
-        path = reader.source_file(position, "points")
-        if path is None:
-            gone += 1
-            continue
-        by_folder[path.parent].add(path.name)
-        try:
-            nbytes = path.stat().st_size
-        except OSError:
-            gone += 1
-            continue
-        n_raw = int(reader.scans.n_raw[position])
-        # With added sweeps n_raw counts more than this file.
-        is_plain = not reader.info.sweeps and reader.info.raw_format is None
-        if is_plain and nbytes != 4 * reader.info.raw_columns * n_raw:
-            problems.append(
-                f"{path}: {nbytes:,} bytes do not hold the {n_raw:,} points that were prepared"
-            )
+        files = [s for s in reader.sources(position) if s.role.startswith(("points", "sweep"))]
+        for file in files:
+            if file not in states:
+                states[file] = source_state(file, hash_contents=True)
+        points = next((file for file in files if file.role == "points" and file.path), None)
+        if points is not None:
+            path = Path(points.path)
+            by_folder[path.parent].add(path.name)
+        gone += points is None or states[points] == "gone"
+    changed = [file for file, state in states.items() if state == "changed"]
+    if changed:
+        more = f" ({len(changed) - 1} more files have changed.)" if len(changed) > 1 else ""
+        raise DataError(
+            f"{changed[0].path}: {change_words(changed[0])}. Predictions of the cache would not "
+            f"be of this file: run `prepare` again.{more}"
+        )
     problems += _unprepared(by_folder)
     problems += _unprepared_samples(reader, positions, by_folder)
     notes = []
