@@ -37,14 +37,13 @@ import torch
 from bench.sample_root import sample_root
 from pass2d.cache.codec import CRC_BYTES, Codec, decode_into
 from pass2d.cache.fields import FIELDS
-from pass2d.cache.schema import SCALES, VoxelLevel
+from pass2d.cache.schema import VoxelLevel
 from pass2d.cache.writing.encode import camera_arrays as encode_camera
 from pass2d.cache.writing.encode import lidar_arrays as encode_lidar
 from pass2d.cache.writing.encode import voxel_arrays as encode_voxel
 from pass2d.models.inputs import Grid, ScaleVoxels
 from pass2d.models.twodpass.geometry import build_geometry
 from pass2d.models.twodpass.hierarchy import build_levels
-from pass2d.models.twodpass.voxels import ScanLevel, voxels_from_levels
 from pass2d.pipeline import compose
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 
@@ -88,6 +87,17 @@ def compute_links(
     )
 
 
+def _scale_voxels(level: VoxelLevel) -> ScaleVoxels:
+    cell = level.coord.astype(np.int32)
+    return ScaleVoxels(
+        scale=level.scale,
+        coords=torch.from_numpy(np.column_stack([np.zeros_like(cell[0]), *cell[::-1]])),
+        inverse=torch.from_numpy(level.inverse.astype(np.int64)),
+        origin=(0, 0, 0),
+        shape=tuple((cell[::-1].max(axis=1) + 1).tolist()),
+    )
+
+
 def weigh_weights(root: Path, n_scans: int, repeats: int) -> None:
     info = semkitti_table().info
     grid = Grid(low=info.grid.low, high=info.grid.high, shape=info.grid.shape)
@@ -104,20 +114,7 @@ def weigh_weights(root: Path, n_scans: int, repeats: int) -> None:
         read = functools.partial(decode_all, packed, holders)
         points = torch.from_numpy(np.column_stack([lidar.xyz.T, lidar.signal]))
         offsets = torch.tensor([0, len(points)])
-        merged = voxels_from_levels(
-            [
-                [
-                    ScanLevel(
-                        coords_xyz=torch.from_numpy(np.ascontiguousarray(lv.coord.T)),
-                        inverse=torch.from_numpy(lv.inverse),
-                        label=None,
-                    )
-                    for lv in levels
-                ]
-            ],
-            grid=grid,
-            scales=SCALES,
-        )
+        merged = tuple(_scale_voxels(level) for level in levels)
 
         compute = functools.partial(compute_links, points, offsets, merged, grid)
         finest = functools.partial(compute_links, points, offsets, merged[:1], grid)

@@ -26,8 +26,8 @@ from torch import Tensor
 from bench.plain_twodpass import plain_forward, plain_loss, plain_voxels
 from pass2d.models.inputs import Grid, ImageBatch, PointBatch
 from pass2d.models.registry import build_network
+from pass2d.models.twodpass.hierarchy import build_levels
 from pass2d.models.twodpass.twodpass import TwoDPass
-from pass2d.models.twodpass.voxels import voxelize
 from pass2d.train.optim.losses import LossConfig, compute_loss
 
 GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
@@ -159,7 +159,9 @@ def compare(net: TwoDPass, batch: PointBatch, device: str, repeats: int) -> dict
     voxel_timer = Timer(device)
     for _ in range(repeats):
         voxel_timer("plain", lambda: plain_voxels(batch, grid=GRID, scales=SCALES))
-        voxel_timer("ours", lambda: voxelize(batch.points, batch.offsets, grid=GRID, scales=SCALES))
+        voxel_timer(
+            "ours", lambda: build_levels(batch.points, batch.offsets, grid=GRID, scales=SCALES)
+        )
     table = {
         step: {name: _medians(timers[name], step) for name in STEPS}
         for step in ("prepare", "forward", "losses", "backward", "whole step")

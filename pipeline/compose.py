@@ -135,21 +135,18 @@ def camera_views(
     return tuple(views)
 
 
-def voxel_levels(
-    lidar: ScanRecord, *, grid: GridConfig, scales: Sequence[int] = SCALES
-) -> tuple[VoxelLevel, ...]:
-    """Hash a scan's kept points at every scale.
+def voxel_levels(lidar: ScanRecord, *, grid: GridConfig) -> tuple[VoxelLevel, ...]:
+    """Hash a scan's kept points at every scale of ``SCALES``.
 
     Args:
         lidar: ``xyz``, ``label`` and ``time`` are used; points of added sweeps have no vote.
         grid: the volume's cells.
-        scales: in the order of the result.
 
     Returns:
         One level per scale.
     """
     votes = None if lidar.time is None else lidar.time == 0
-    return voxelize(lidar.xyz, lidar.label, grid=grid, scales=scales, has_vote=votes)
+    return voxelize(lidar.xyz, lidar.label, grid=grid, scales=SCALES, has_vote=votes)
 
 
 def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> ScanRecord | None:

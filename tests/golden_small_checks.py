@@ -39,7 +39,7 @@ from pass2d.train.checkpoints.published.importer import import_checkpoint
 from pass2d.train.checkpoints.published.layout import recognise
 from pass2d.train.data import augment
 from pass2d.train.data.batch import RawBatch, point_batch
-from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.collate import collate
 from pass2d.train.data.sampling import AugmentConfig, draw_scan
 from pass2d.train.data.scan import Crop, LoadedScan
 from pass2d.train.inference.metric import count_pairs, published_scores
@@ -294,7 +294,7 @@ def frame_batch(config: AugmentConfig, *, size_hw: tuple[int, int], is_mirrored:
         draw=replace(draw, is_mirrored=is_mirrored),
         crop=crop,
     )
-    return collate([loaded], with_images=True, size_hw=size_hw, allocate=heap)
+    return collate([loaded], with_images=True, size_hw=size_hw)
 
 
 PLAIN = AugmentConfig(mode="none", crop_hw=None)

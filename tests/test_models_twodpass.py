@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batch_voxels import voxelize
 from torch import nn
 from torch.nn import functional
 from torchvision.models import resnet34
@@ -25,7 +26,6 @@ from pass2d.models.twodpass.encoder2d import (
     pixel_rows,
 )
 from pass2d.models.twodpass.twodpass import TwoDPass
-from pass2d.models.twodpass.voxels import voxelize
 from pass2d.train.optim.losses import LossConfig, LossTerms, compute_loss
 
 GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from batch_voxels import voxelize
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,11 +15,8 @@ from pass2d.models.inputs import Grid, ScaleVoxels
 from pass2d.models.twodpass.geometry import Geometry, build_geometry
 from pass2d.models.twodpass.hierarchy import build_levels, inverse_of, piece_of
 from pass2d.models.twodpass.voxels import (
-    ScanLevel,
     piece_label_counts,
     voxel_labels,
-    voxelize,
-    voxels_from_levels,
 )
 
 KITTI = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
@@ -102,31 +100,12 @@ def test_points_too_far_apart_to_count_their_cells_are_an_error() -> None:
         voxelize(points, torch.tensor([0, 2]), grid=KITTI, scales=(1, 2))
 
 
-def test_voxels_merged_from_single_scans_equal_those_of_the_batch() -> None:
+def test_levels_of_known_voxels_equal_those_of_the_points() -> None:
     points, offsets = made_up_batch(5, KITTI)
     scales = (1, 2, 4, 8, 16)
-    scans = []
-    for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        part = points[start:stop]
-        alone = voxelize(part, torch.tensor([0, len(part)]), grid=KITTI, scales=scales)
-        scans.append(
-            [
-                ScanLevel(
-                    coords_xyz=v.coords[:, 1:].flip(1).to(torch.int16),
-                    inverse=v.inverse.to(torch.int32),
-                    label=None,
-                )
-                for v in alone
-            ]
-        )
-    merged = voxels_from_levels(scans, grid=KITTI, scales=scales)
     whole = voxelize(points, offsets, grid=KITTI, scales=scales)
-    for ours, expected in zip(merged, whole, strict=True):
-        assert torch.equal(ours.coords, expected.coords)
-        assert torch.equal(ours.inverse, expected.inverse)
-        assert (ours.origin, ours.shape) == (expected.origin, expected.shape)
     elsewhere = torch.zeros_like(points)  # the cells then come from the voxels, not from these
-    levels = build_levels(elsewhere, offsets, grid=KITTI, scales=scales, voxels=merged)
+    levels = build_levels(elsewhere, offsets, grid=KITTI, scales=scales, voxels=whole)
     for t, expected in enumerate(whole):
         assert torch.equal(levels[t].coords, expected.coords)
         assert torch.equal(inverse_of(levels, t), expected.inverse)
@@ -218,11 +197,3 @@ def test_descents_sum_the_voxels_of_all_scales_at_each_row(head_level: int) -> N
     assert total is not None
     plain = sum(f[i] for f, i in list(zip(features, inverses, strict=True))[head_level:])
     torch.testing.assert_close(total[row], plain)
-
-
-def test_wrong_inputs_are_refused() -> None:
-    offsets = torch.tensor([0, 1])
-    with pytest.raises(ShapeError, match="points"):
-        voxelize(torch.zeros(0, 4), torch.tensor([0, 0]), grid=KITTI, scales=(1,))
-    with pytest.raises(ShapeError, match="increasing"):
-        voxelize(torch.zeros(1, 4), offsets, grid=KITTI, scales=(2, 1))

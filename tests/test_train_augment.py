@@ -14,7 +14,7 @@ from train_samples import INSTANCE_COPY
 from pass2d.cache.schema import CameraView, GridConfig, ScanRecord
 from pass2d.train.data import augment
 from pass2d.train.data.batch import point_batch
-from pass2d.train.data.collate import collate, common_crop, heap, place_crop
+from pass2d.train.data.collate import collate, common_crop, place_crop
 from pass2d.train.data.lattice import CachedHash, leaves_grid, map_cells, scale_voxels
 from pass2d.train.data.mixes import copy_instances
 from pass2d.train.data.sampling import (
@@ -215,7 +215,7 @@ def test_pixels_still_point_at_the_same_object(config: AugmentConfig) -> None:
     if config.mixes:
         scans = [with_partner(scan, coordinate_scan(rng, hw=hw), config) for scan in scans]
     size = common_crop(config, np.array([hw]))
-    raw = collate(scans, with_images=True, size_hw=size, allocate=heap)
+    raw = collate(scans, with_images=True, size_hw=size)
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
     assert batch.images is not None
     assert batch.images.images.shape == (3, 3, *size)
@@ -242,7 +242,7 @@ def test_every_visible_point_in_the_crop_is_kept_and_no_other() -> None:
     record = coordinate_scan(rng, hw=(70, 203))
     config = only(crop_hw=(48, 96))
     scan = load(record, config, scan=0)
-    raw = collate([scan], with_images=True, size_hw=(48, 96), allocate=heap)
+    raw = collate([scan], with_images=True, size_hw=(48, 96))
     assert scan.crop is not None
     row, column = record.cameras[0].pixel_rc.astype(int)
     left = scan.crop.left
@@ -255,7 +255,7 @@ def test_points_move_by_the_map_of_their_segment() -> None:
     config = only(rotate=True, translate_m=0.1)
     rng = np.random.default_rng(3)
     scans = [load(coordinate_scan(rng, hw=(70, 203)), config, scan=i) for i in range(2)]
-    raw = collate(scans, with_images=False, size_hw=(0, 0), allocate=heap)
+    raw = collate(scans, with_images=False, size_hw=(0, 0))
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
     assert batch.images is None
     for index, scan in enumerate(scans):
@@ -277,7 +277,7 @@ def test_mix_appends_the_instances_of_the_second_scan_with_their_own_map() -> No
     scan = with_partner(load(record, config, scan=0), other, config)
     (added,) = scan.added
     np.testing.assert_array_equal(added.record.raw_index, rows)
-    raw = collate([scan], with_images=True, size_hw=(64, 192), allocate=heap)
+    raw = collate([scan], with_images=True, size_hw=(64, 192))
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
     assert len(batch.points) == record.n + len(rows)
     expected = other.xyz[:, rows].T @ np.array(added.draw.linear) + added.draw.shift_m
@@ -298,7 +298,7 @@ def test_instance_points_of_the_second_scan_are_cut_out_first_then_dropped_among
     rows = np.flatnonzero(other.instance)
     scan = with_partner(load(record, config, scan=0), other, config)
     assert scan.added[0].draw.drop_ratio > 0.1
-    raw = collate([scan], with_images=False, size_hw=(0, 0), allocate=heap)
+    raw = collate([scan], with_images=False, size_hw=(0, 0))
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
     assert batch.weights is not None
     own_stop = raw.segment_starts[1]
@@ -372,7 +372,7 @@ def test_jittered_colours_stay_with_their_points() -> None:
     rng = np.random.default_rng(7)
     config = only(jitter=0.4, mirror=1.0, crop_hw=(48, 96), rotate=True)
     scan = load(coordinate_scan(rng, hw=(70, 203)), config, scan=4)
-    raw = collate([scan], with_images=True, size_hw=(48, 96), allocate=heap)
+    raw = collate([scan], with_images=True, size_hw=(48, 96))
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
     view = scan.record.cameras[0]
     assert batch.images is not None
@@ -398,7 +398,7 @@ def test_resized_pixels_still_point_at_the_same_object(mode: str) -> None:
     config = AugmentConfig(mode=mode, jitter=0, crop_hw=None, resize_hw=(64, 32))  # type: ignore[arg-type]
     hw = (240, 120)
     scans = [load(coordinate_scan(rng, hw=hw), config, scan=i) for i in range(6)]
-    raw = collate(scans, with_images=True, size_hw=hw, allocate=heap)
+    raw = collate(scans, with_images=True, size_hw=hw)
     batch = point_batch(raw, config=config, grid=GRID, device=CPU)
     assert batch.images is not None
     assert batch.images.images.shape == (6, 3, 64, 32)
@@ -446,7 +446,7 @@ def test_a_scan_without_picture_in_a_batch_sees_nothing() -> None:
     with_picture = load(coordinate_scan(rng, hw=(70, 203)), OFF, scan=0)
     bare = ScanRecord(**{**vars(with_picture.record), "cameras": ()})
     without = LoadedScan(position=1, info=INFO, record=bare, draw=with_picture.draw, crop=None)
-    raw = collate([without, with_picture], with_images=True, size_hw=(64, 192), allocate=heap)
+    raw = collate([without, with_picture], with_images=True, size_hw=(64, 192))
     batch = point_batch(raw, config=OFF, grid=GRID, device=CPU)
     assert batch.images is not None
     assert len(batch.images.images) == 1

@@ -27,7 +27,7 @@ from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.data.batch import RawBatch, point_batch
-from pass2d.train.data.collate import collate, common_crop, heap
+from pass2d.train.data.collate import collate, common_crop
 from pass2d.train.data.dropout import KeptPoints, kept_points
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan
@@ -87,7 +87,7 @@ class Augmented:
             scales=SCALES if config.keeps_hashes else (),
         )
         scans = [load_scan(reader, plan, int(position), epoch=epoch) for position in positions]
-        raw = collate(scans, with_images=True, size_hw=size_hw, allocate=heap)
+        raw = collate(scans, with_images=True, size_hw=size_hw)
         device = torch.device("cpu")
         batch = point_batch(raw, config=config, grid=reader.info.grid, device=device)
         return cls(scans=scans, raw=raw, batch=batch)

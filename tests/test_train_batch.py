@@ -13,7 +13,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.models.inputs import Grid
 from pass2d.models.registry import build_network
 from pass2d.train.data.batch import point_batch
-from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.collate import collate
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
@@ -47,7 +47,7 @@ def test_cached_hashes_give_the_logits_of_recomputed_ones(
         scans = [load_scan(reader, plan, int(p), epoch=0) for p in plan.positions]
     if mode == "lattice":
         assert len({scan.draw.symmetry for scan in scans}) > 1
-    raw = collate(scans, with_images=False, size_hw=(0, 0), allocate=heap)
+    raw = collate(scans, with_images=False, size_hw=(0, 0))
     batch = point_batch(raw, config=plan.augment, grid=grid, device=CPU)
     assert [level.scale for level in batch.voxels] == list(network.scales)
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def test_a_scan_augments_the_same_in_any_batch(tmp_path: Path) -> None:
         grid = reader.info.grid
 
     def augmented(members: list) -> object:
-        raw = collate(members, with_images=True, size_hw=(32, 96), allocate=heap)
+        raw = collate(members, with_images=True, size_hw=(32, 96))
         return point_batch(raw, config=config, grid=grid, device=CPU)
 
     alone, joint = augmented([scans[1]]), augmented(scans)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pass2d.cache.schema import CameraView, GridConfig, ScanRecord
 from pass2d.models.inputs import PointBatch
 from pass2d.train.data.batch import RawBatch, point_batch
-from pass2d.train.data.collate import collate, heap, place_crop
+from pass2d.train.data.collate import collate, place_crop
 from pass2d.train.data.dropout import KeptPoints, kept_points
 from pass2d.train.data.sampling import AugmentConfig, draw_scan
 from pass2d.train.data.scan import LoadedScan
@@ -208,9 +208,7 @@ def test_weighted_points_and_pixels_are_those_of_dropping_before_projecting(
             loaded(record_of(*street(k), LOOKING_AHEAD, HW), config, scan=k, epoch=epoch)
             for k in range(4)
         ]
-        raw = collate(
-            scans, with_images=True, size_hw=CROP_HW, allocate=heap, dropout=config.dropout
-        )
+        raw = collate(scans, with_images=True, size_hw=CROP_HW, dropout=config.dropout)
         batch = point_batch(raw, config=config, grid=GRID, device=CPU)
         for number, scan in enumerate(scans):
             points, visible = slow_rows(scan, config, LOOKING_AHEAD, HW)
@@ -243,9 +241,7 @@ def test_copies_in_the_picture_of_a_real_scan(real_semkitti: Path) -> None:
         config = replace(STILL, dropout=kind)  # type: ignore[arg-type]
         for epoch in range(40):
             one = loaded(record, config, scan=0, epoch=epoch)
-            raw = collate(
-                [one], with_images=True, size_hw=CROP_HW, allocate=heap, dropout=config.dropout
-            )
+            raw = collate([one], with_images=True, size_hw=CROP_HW, dropout=config.dropout)
             assert raw.point_index is not None
             extra = sum(
                 (count - 1) * int((raw.point_index == row).sum()) for row, count in raw.repeated

@@ -23,7 +23,7 @@ from pass2d.models.registry import MODELS
 from pass2d.train.checkpoints.checkpoint import read_card
 from pass2d.train.data.augmentations import AUGMENTATIONS, Augmentation
 from pass2d.train.data.batch import point_batch
-from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.collate import collate
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.mixes import MIXES, Mix
 from pass2d.train.data.plan import StreamPlan
@@ -137,7 +137,7 @@ def test_a_stored_partner_moves_with_the_scan_and_an_augmented_one_by_itself(
         augment = AugmentConfig(mixes=({name: 1.0},), extra={"lift": 1.0}, dropout_ratio=0)
         plan = plan_for(reader, augment)
         scan = load_scan(reader, plan, 0, epoch=1)
-        raw = collate([scan], with_images=False, size_hw=(0, 0), allocate=heap)
+        raw = collate([scan], with_images=False, size_hw=(0, 0))
         assert len(raw.segment_starts) == n_segments + 1
         assert (scan.n, raw.channels.shape[1]) == (raw.scan_starts[-1],) * 2
         batch = point_batch(raw, config=augment, grid=reader.info.grid, device=torch.device("cpu"))
@@ -163,7 +163,7 @@ def test_points_outside_the_volume_are_mixed_too_for_networks_that_see_them(
     swapped = load_scan(
         reader, replace(plan, augment=replace(OFF, mixes=({"swap": 1.0},))), 0, epoch=0
     )
-    raw = collate([swapped], with_images=False, size_hw=(0, 0), allocate=heap)
+    raw = collate([swapped], with_images=False, size_hw=(0, 0))
     assert raw.channels.shape[1] == swapped.n
     np.testing.assert_array_equal(raw.channels[:3], swapped.xyz)
     np.testing.assert_array_equal(raw.labels, swapped.label)

@@ -29,7 +29,7 @@ from pass2d.corruptions.registry import (
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.stages.labels import map_labels
-from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.collate import collate
 from pass2d.train.data.corrupt import corrupted_record
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan
@@ -199,7 +199,7 @@ def test_mix_appends_instances_of_corrupted_partners(reader: CacheReader) -> Non
         (added,) = scan.added
         assert added.draw.corruption is not None
         assert (added.record.instance != 0).all()
-    raw = collate(scans, with_images=False, size_hw=(0, 0), allocate=heap)
+    raw = collate(scans, with_images=False, size_hw=(0, 0))
     copies = sum(count - 1 for _, count in raw.repeated)
     assert raw.channels.shape[1] + copies == sum(s.n for s in scans)
 

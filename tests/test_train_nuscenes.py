@@ -21,7 +21,7 @@ from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.data.batch import point_batch
-from pass2d.train.data.collate import collate, common_crop, heap
+from pass2d.train.data.collate import collate, common_crop
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
@@ -94,7 +94,7 @@ def test_all_cameras_of_a_scan_go_into_its_batch(reader: CacheReader) -> None:
     config = replace(WHOLE, cameras="all", mirror=0.0)
     plan = plan_for(reader, config)
     scans = [load_scan(reader, plan, position, epoch=0) for position in (0, 1)]
-    raw = collate(scans, with_images=True, size_hw=(32, 48), allocate=heap)
+    raw = collate(scans, with_images=True, size_hw=(32, 48))
     counts = [int((reader.scans.camera_hw[position, :, 0] > 0).sum()) for position in (0, 1)]
     assert raw.image_scan == (0,) * counts[0] + (1,) * counts[1]
     batch = point_batch(raw, config=config, grid=reader.info.grid, device=CPU)
@@ -133,7 +133,7 @@ def test_a_large_picture_is_resized_whole(reader: CacheReader) -> None:
     assert common_crop(WHOLE, sizes) == (896, 1600)
     plan = plan_for(reader, config)
     scan = load_scan(reader, plan, 0, epoch=0)
-    raw = collate([scan], with_images=True, size_hw=(32, 48), allocate=heap)
+    raw = collate([scan], with_images=True, size_hw=(32, 48))
     batch = point_batch(raw, config=config, grid=reader.info.grid, device=CPU)
     assert batch.images is not None
     assert batch.images.images.shape == (1, 3, 16, 32)

@@ -19,7 +19,7 @@ from pass2d.pipeline.compose import lidar_record
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.train.data.batch import point_batch
-from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.collate import collate
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
@@ -52,7 +52,7 @@ def test_time_goes_with_its_point_into_a_batch(cache_root: Path) -> None:
             positions=np.arange(4), batch_size=2, seed=0, augment=augment, size_hw=None
         )
         scans = [load_scan(reader, plan, position, epoch=0) for position in (1, 3)]
-        raw = collate(scans, with_images=False, size_hw=(0, 0), allocate=heap)
+        raw = collate(scans, with_images=False, size_hw=(0, 0))
         batch = point_batch(raw, config=augment, grid=reader.info.grid, device=raw.channels.device)
     times = [scan.record.time for scan in scans if scan.record.time is not None]
     np.testing.assert_array_equal(batch.points[:, 4].numpy(), np.concatenate(times))

@@ -16,7 +16,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
 from pass2d.models.norm import RowNorm
 from pass2d.train.data.batch import point_batch
-from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.collate import collate
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import batch_at
 from pass2d.train.distributed.process_group import (
@@ -174,7 +174,7 @@ def network_gradients(group: ProcessGroup, given: dict[str, Any]) -> dict[str, A
                     module.eval()
         n_points = 0
         if scans:
-            raw = collate(scans, with_images=False, size_hw=(0, 0), allocate=heap)
+            raw = collate(scans, with_images=False, size_hw=(0, 0))
             grid = reader.info.grid
             batch = point_batch(raw, config=job.plan.augment, grid=grid, device=CPU)
             logits = job.network(job.network.prepare(batch)).logits

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pipeline_files import write_sequence
+from train_samples import TASEG_STEPS
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.motion import with_moving_classes
@@ -19,14 +20,14 @@ from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 from pass2d.pipeline.prepare import prepare
 from pass2d.pipeline.run.options import PrepareConfig
-from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.collate import collate
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan, block_order
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.scan import LoadedScan
 from pass2d.train.stacks.build import enters_by_step, shares_voxel
 from pass2d.train.stacks.choose import past_scans, require_poses
-from pass2d.train.stacks.config import TASEG_STEPS, StackConfig
+from pass2d.train.stacks.config import StackConfig
 from pass2d.train.viewing.cached import cached_scans
 
 INLINE = PrepareConfig(workers=0, shard_scans=2)
@@ -358,9 +359,7 @@ def test_mixes_take_stacks_and_every_point_has_its_time(cache: Path, name: str) 
         for position in range(3, 5):
             positions = np.arange(5)  # those with labels
             scan = loaded(reader, position, stack, augment=full, positions=positions)
-            batch = collate(
-                [scan], with_images=False, size_hw=(0, 0), allocate=heap, dropout="remove"
-            )
+            batch = collate([scan], with_images=False, size_hw=(0, 0), dropout="remove")
             assert batch.channels.shape[0] == 5
             assert set(batch.channels[4].tolist()) <= {0.0, 1.0, 2.0}
             assert batch.labels is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pipeline_files import scan_points, write_sequence
+from train_samples import TASEG_STEPS
 
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
@@ -33,7 +34,7 @@ from pass2d.train.prediction.predict import predict
 from pass2d.train.recipes.recipe import load_recipe, network_settings
 from pass2d.train.robustness.cached import robust_cache
 from pass2d.train.robustness.published_sets import robust_folders
-from pass2d.train.stacks.config import TASEG_STEPS, StackConfig
+from pass2d.train.stacks.config import StackConfig
 
 INLINE = PrepareConfig(workers=0, shard_scans=2)
 SMALL = (

@@ -27,6 +27,8 @@ TINY = (
     "stream.prefetch=2",
 )
 
+TASEG_STEPS = (0, 0, 2, 2, 2, 2, 2, 2, 2, 0, 4, 4, 4, 0, 4, 0, 2, 4, 2, 2)
+"""Of SemanticKITTI's 20 classes. Source: TASeg."""
 INSTANCE_COPY = ({"instance-copy": 1.0},)
 """`AugmentConfig.mixes` of the published mix."""
 

@@ -18,7 +18,7 @@ from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress, Silent
 from pass2d.train.checkpoints.runs import RunFolder
 from pass2d.train.data.batch import point_batch
-from pass2d.train.data.collate import collate, heap
+from pass2d.train.data.collate import collate
 from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.sampling import AugmentConfig
@@ -139,7 +139,7 @@ def _seen_counts(task: Task, job: Job, reader: CacheReader) -> list[NDArray[np.i
     totals = [np.zeros((n, n), np.int64) for _ in range(2)]
     for position in positions:
         scan = load_scan(reader, plan, int(position), epoch=0)
-        raw = collate([scan], with_images=True, size_hw=size_hw, allocate=heap)
+        raw = collate([scan], with_images=True, size_hw=size_hw)
         batch = point_batch(raw, config=plain, grid=reader.info.grid, device=device)
         assert batch.images is not None
         assert batch.labels is not None

@@ -59,7 +59,6 @@ def verify(
     *,
     rebuild: Rebuild | None = None,
     rebuild_share: float = 0.0,
-    seed: int = 0,
     presence: Presence = always_present,
 ) -> IntegrityReport:
     """Check every byte of a prepared data set. Writes nothing.
@@ -68,8 +67,7 @@ def verify(
         dataset_root: e.g. cache/semkitti.
         progress: hears of shards done.
         rebuild: makes a shard again and compares (`pipeline.repair.rebuild_and_compare`).
-        rebuild_share: share of the sound shards to rebuild, 0..1.
-        seed: which ones.
+        rebuild_share: share of the sound shards to rebuild, 0..1; always the same ones.
         presence: fetches shards that are not all there.
 
     Raises:
@@ -78,7 +76,7 @@ def verify(
     if not dataset_root.is_dir():
         raise CacheError(f"{dataset_root}: no such folder. Give `cache_root` what `prepare` made.")
     verifier = _Verifier(Layout(root=dataset_root), progress, presence)
-    return verifier.run(rebuild, rebuild_share, seed)
+    return verifier.run(rebuild, rebuild_share)
 
 
 class _Verifier:
@@ -92,7 +90,7 @@ class _Verifier:
         self._nbytes = 0
         self._unfinished: list[Path] = []
 
-    def run(self, rebuild: Rebuild | None, share: float, seed: int) -> IntegrityReport:
+    def run(self, rebuild: Rebuild | None, share: float) -> IntegrityReport:
         """All checks, from the top of the folder down."""
         for folder in self._layout.folders:
             if folder.is_symlink():
@@ -105,7 +103,7 @@ class _Verifier:
         if manifest is not None:
             self._check_listed(manifest, rows)
         sound = self._check_shards(rows, manifest)
-        rebuilt = self._rebuild(sound, rebuild, share, seed)
+        rebuilt = self._rebuild(sound, rebuild, share)
         return IntegrityReport(
             files=self._files,
             nbytes=self._nbytes,
@@ -324,13 +322,11 @@ class _Verifier:
         name = _lidar_name(row)
         return nullcontext() if name is None else self._presence("lidar", name)
 
-    def _rebuild(
-        self, sound: Sequence[ShardRow], rebuild: Rebuild | None, share: float, seed: int
-    ) -> int:
+    def _rebuild(self, sound: Sequence[ShardRow], rebuild: Rebuild | None, share: float) -> int:
         if rebuild is None or share <= 0:
             return 0
         count = min(len(sound), max(1, round(share * len(sound))))
-        chosen = random.Random(seed).sample(list(sound), count)
+        chosen = random.Random(0).sample(list(sound), count)
         self._progress.start("rebuilding", total=count, unit="shards")
         rebuilt = 0
         for row in chosen:

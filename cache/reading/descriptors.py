@@ -30,10 +30,8 @@ class OpenFile:
 class DescriptorPool:
     """Least recently used descriptors; one in use is never closed."""
 
-    def __init__(
-        self, limit: int | None = None, opener: Callable[[str], int] | None = None
-    ) -> None:
-        self._limit = _limit() if limit is None else limit
+    def __init__(self, opener: Callable[[str], int] | None = None) -> None:
+        self._limit = _limit()
         self._opener = opener or _open_file
         self._lock = threading.RLock()  # an opener may `forget` what it evicts
         self._open: OrderedDict[str, OpenFile] = OrderedDict()

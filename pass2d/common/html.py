@@ -114,21 +114,18 @@ def notes(lines: Sequence[str]) -> str:
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
-def column_chart(
-    labels: Sequence[str], values: Sequence[float], *, unit: str, width: int = 1030
-) -> str:
+def column_chart(labels: Sequence[str], values: Sequence[float], *, unit: str) -> str:
     """A bar chart with upright bars.
 
     Args:
         labels: Below the bars; thinned out when they would overlap.
         values: Heights, not negative.
         unit: What a value counts, e.g. "scans"; shown on hover and at the axis.
-        width: In pixels of the page.
 
     Returns:
         Inline SVG.
     """
-    height, left, bottom, top = 200, 56, 24, 14
+    width, height, left, bottom, top = 1030, 200, 56, 24, 14
     step = min(90.0, (width - left) / max(1, len(values)))
     highest = max([*values, 0.0]) or 1.0
     every = max(1, math.ceil(44 / step))

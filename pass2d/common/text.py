@@ -42,9 +42,9 @@ def shown(value: object, *, longest: int = _LONGEST_NAME) -> str:
     return _cut(_escaped(_cut(text, 4 * longest)), longest)
 
 
-def quoted(value: object, *, longest: int = _LONGEST_NAME) -> str:
+def quoted(value: object) -> str:
     """As `shown`, a string in quotes."""
-    return f"'{shown(value, longest=longest)}'" if isinstance(value, str) else shown(value)
+    return f"'{shown(value)}'" if isinstance(value, str) else shown(value)
 
 
 def one_line(text: str) -> str:
@@ -62,9 +62,9 @@ def nearest(word: object, known: Iterable[str], *, cutoff: float = 0.5) -> str |
     return near[0] if near else None
 
 
-def did_you_mean(word: object, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A question for the end of a message, e.g. "did you mean 'sgd'?"; "" where none is near."""
-    near = nearest(word, known, cutoff=cutoff)
+    near = nearest(word, known)
     return "" if near is None else f"did you mean {near!r}?"
 
 

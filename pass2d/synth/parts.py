@@ -149,9 +149,9 @@ class Brush:
     surface: Surface
     color: Color
 
-    def box(self, center: Triple, size: Triple, *, yaw: float = 0.0) -> Part:
+    def box(self, center: Triple, size: Triple) -> Part:
         """A box by its full sizes in metres."""
-        return self._part(Shape.BOX, center, _halved(size), yaw=yaw)
+        return self._part(Shape.BOX, center, _halved(size))
 
     def tapered(self, center: Triple, size: Triple, *, top: tuple[float, float]) -> Part:
         """A box whose top is ``top`` times as long and wide."""

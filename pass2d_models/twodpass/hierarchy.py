@@ -297,17 +297,3 @@ def piece_of(levels: tuple[Level, ...], t: int, *, rows: Tensor | None = None) -
     for level in levels[1 : t + 1]:
         piece = level.piece.index_select(0, piece)
     return piece
-
-
-def as_scale_voxels(levels: tuple[Level, ...]) -> tuple[ScaleVoxels, ...]:
-    """The levels in the form that batches carry."""
-    return tuple(
-        ScaleVoxels(
-            scale=level.scale,
-            coords=level.coords,
-            inverse=inverse_of(levels, t),
-            origin=level.origin,
-            shape=(level.shape[2], level.shape[1], level.shape[0]),
-        )
-        for t, level in enumerate(levels)
-    )

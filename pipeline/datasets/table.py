@@ -37,8 +37,6 @@ class DatasetTable:
     """Sequences (nuScenes: scenes) of each split."""
     scan_counts: dict[str, int]
     """Scans of each sequence in the whole data set; empty if not published."""
-    published_points: tuple[int, ...]
-    """(C,) points per training id in the training split as published; zeros where not."""
     cameras: tuple[str, ...]
     """Names of the cameras in the order of the cache; empty where there is only one."""
     camera_rule: CameraRule = "x_ahead"
@@ -112,7 +110,6 @@ def _table(raw: Mapping[str, Any]) -> DatasetTable:
         raw_names={int(raw_id): entry["name"] for raw_id, entry in raw["raw_labels"].items()},
         splits=splits,
         scan_counts=dict(raw.get("scan_counts", {})),
-        published_points=tuple(entry.get("points", 0) for entry in raw["classes"]),
         cameras=cameras,
         camera_rule=rule,
         stored_hw=None if "stored_hw" not in raw else _pair(raw["stored_hw"]),

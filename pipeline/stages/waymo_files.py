@@ -19,7 +19,7 @@ from pass2d.pipeline.stages.parquet_rows import numbers, read_columns, rows_of
 from pass2d.pipeline.stages.range_image import beam_inclinations, range_image_points
 
 SUFFIX = ".parquet"
-SEGMENT, TIME = "key.segment_context_name", "key.frame_timestamp_micros"
+TIME = "key.frame_timestamp_micros"
 LASER, CAMERA = "key.laser_name", "key.camera_name"
 TOP = 1
 """The lidar on the roof: the only one with labels."""

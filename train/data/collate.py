@@ -73,7 +73,7 @@ def collate(
     *,
     with_images: bool,
     size_hw: tuple[int, int],
-    allocate: Allocate,
+    allocate: Allocate = heap,
     dropout: DropoutKind = "copy",
 ) -> RawBatch:
     """Lay scans end to end, without the points that are dropped.

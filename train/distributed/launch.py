@@ -28,6 +28,10 @@ _LAUNCHER = "PASS2D_LAUNCHER"
 """In a worker's environment: the process that started it."""
 _ROOT = Path(pass2d.__file__).resolve().parents[1]
 _POLL_S = 0.05
+_GRACE_S = 10.0
+"""Once a process has failed, how long the others may take to end by themselves."""
+_SAVE_S = 600.0
+"""After a signal, how long all may take to save and end."""
 _PR_SET_PDEATHSIG = 1
 # A signal before the program is ready ends it without a traceback. The current folder is not
 # searched for modules (-P): a random.py there would hide a library.
@@ -73,8 +77,6 @@ def launch(
     *,
     nproc: int,
     say: Callable[[str], None],
-    grace_s: float = 10.0,
-    save_s: float = 600.0,
 ) -> Outcome:
     """Run a `pass2d` command in several processes of this machine until all have ended.
 
@@ -82,14 +84,12 @@ def launch(
         arguments: Of the command, its name first.
         nproc: How many processes.
         say: Is told that a signal was handed on.
-        grace_s: Once one has failed, how long the others may take to end by themselves.
-        save_s: After a signal, how long all may take to save and end.
     """
     port = free_port()
     with _forwarded() as received:
         workers = [_start(arguments, rank=rank, nproc=nproc, port=port) for rank in range(nproc)]
         try:
-            return _watch(workers, received, say=say, grace_s=grace_s, save_s=save_s)
+            return _watch(workers, received, say=say)
         finally:
             for worker in workers:
                 if worker.poll() is None:
@@ -151,8 +151,6 @@ def _watch(
     received: list[signal.Signals],
     *,
     say: Callable[[str], None],
-    grace_s: float,
-    save_s: float,
 ) -> Outcome:
     ended: dict[int, int] = {}
     handed_on, deadline = 0, float("inf")
@@ -164,11 +162,11 @@ def _watch(
                 continue
             ended[rank] = code
             if code != 0:
-                deadline = min(deadline, time.monotonic() + grace_s)
+                deadline = min(deadline, time.monotonic() + _GRACE_S)
         for number in received[handed_on:]:
             handed_on += 1
             _hand_on(number, workers)
-            wait_s = save_s if handed_on == 1 else grace_s
+            wait_s = _SAVE_S if handed_on == 1 else _GRACE_S
             deadline = min(deadline, time.monotonic() + wait_s)
             if handed_on == 1:
                 say(f"{number.name}: the processes save and end; once more ends them at once")

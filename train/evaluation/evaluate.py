@@ -130,22 +130,19 @@ def evaluate_network(
     reader: CacheReader,
     positions: Sequence[int] | NDArray[np.int64],
     *,
-    votes: VotePlan = SINGLE_PASS,
     outside: OutsidePolicy = "nearest",
-    info: DatasetInfo | None = None,
     group: ProcessGroup | None = None,
     size: PassSize | None = None,
     progress: Progress | None = None,
     stack: StackConfig = SINGLE_SCAN,
 ) -> EvalCounts:
-    """`count_scans` for one vote plan."""
+    """`count_scans` without votes."""
     return count_scans(
         network,
         reader,
         positions,
-        plans=(votes,),
+        plans=(SINGLE_PASS,),
         outside=outside,
-        info=info,
         group=group,
         size=size,
         progress=progress or Silent(),

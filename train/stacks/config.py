@@ -8,8 +8,6 @@ from typing import Literal
 from pass2d.common.errors import ConfigError
 
 MOST_PAST = 100
-TASEG_STEPS = (0, 0, 2, 2, 2, 2, 2, 2, 2, 0, 4, 4, 4, 0, 4, 0, 2, 4, 2, 2)
-"""Of SemanticKITTI's 20 classes. Source: TASeg."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
             yield log
             _flush(stream, aside)
             _disconnect(rr, stream, aside, patience_s=FOOTER_S)
-            _require_whole(rr, aside)
+            _require_whole(aside)
     finally:
         _disconnect(rr, stream, save, patience_s=FLUSH_S)
 
@@ -275,7 +275,7 @@ def _disconnect(rr: ModuleType, stream: Any, path: Path, *, patience_s: float) -
         rr.unregister_shutdown()  # it would wait, too
 
 
-def _require_whole(rr: ModuleType, path: Path) -> None:
+def _require_whole(path: Path) -> None:
     """A full disk is only a warning to Rerun: see whether the file can be read to its end.
 
     Raises:

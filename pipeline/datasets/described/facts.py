@@ -77,7 +77,6 @@ def table_of(description: Description) -> DatasetTable:
         raw_names={raw: names[training] for raw, training in raw_to_training.items()},
         splits={},
         scan_counts={},
-        published_points=(0,) * len(names),
         cameras=camera_names(description),
         camera_rule="in_front",
     )
