@@ -31,6 +31,7 @@ from pass2d.pipeline.stages.projection import (
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read import (
     RawScan,
+    invalid_rows,
     read_label_file,
     read_point_file,
     read_scan,
@@ -166,12 +167,13 @@ def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> Sca
     """
     if not info.facts.moving or scan.labels is None or lidar.label is None:
         return None
-    raw_labels = read_label_file(scan.labels, info, scan_id=scan.scan_id)
-    motion = motion_lookup(info.labels, info.facts)[raw_labels.astype(np.uint16)]
+    is_dropped = None
     if info.drops_invalid:
-        points = read_point_file(scan.points, info, scan_id=scan.scan_id)
-        is_valid = np.isfinite(points).all(axis=1)
-        motion = motion[is_valid] if info.corruption is not None else motion * is_valid
+        is_dropped = invalid_rows(read_point_file(scan.points, info, scan_id=scan.scan_id))
+    raw_labels = read_label_file(scan.labels, info, scan_id=scan.scan_id, is_dropped=is_dropped)
+    motion = motion_lookup(info.labels, info.facts)[raw_labels.astype(np.uint16)]
+    if is_dropped is not None:
+        motion = motion[~is_dropped] if info.corruption is not None else motion * ~is_dropped
     variant = variant_of(info)
     if variant is not None:  # the corruption drops and adds points
         points, label, instance = _read(scan, info)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from described_samples import DESCRIPTION, write_description, write_yard
 from nuscenes_files import NuscenesFolder
 from pipeline_files import check_semkitti, scan_points, write_sequence
+from stub_network import trained_stub
 from typer.testing import CliRunner
 
 from pass2d.cache.clouds.nowhere import NOWHERE, is_measured
@@ -21,6 +24,10 @@ from pass2d.pipeline.datasets.raw_scans import list_raw, read_raw
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.run.describe import summary_lines
+from pass2d.train.data.scan import without_dropped
+from pass2d.train.inference.scans import record_input
+from pass2d.train.submission.benchmark import Benchmark
+from pass2d.train.submission.submit import SubmitConfig, submit
 from pass2d.train.viewing.scan import view_scan
 
 INLINE = PrepareConfig(workers=0)
@@ -137,3 +144,98 @@ def test_nuscenes_and_its_corrupted_sets_drop_them_too(tmp_path: Path) -> None:
         assert np.isfinite(record.outside_xyz).all()
         assert record.n_raw in n_raw
         assert record.label is not None
+
+
+SPOILT = [2, 7, 12, 40]
+"""The camera sees two of them."""
+
+
+def described_cache(tmp_path: Path, name: str, *, text: str, options: tuple[str, ...]) -> Path:
+    place = tmp_path / name
+    place.mkdir()
+    words = ["prepare", "folder", "--describe", str(write_description(place, text))]
+    words += ["--root", str(tmp_path / "raw"), "--cache", str(place / "cache"), "--workers", "0"]
+    result = CliRunner().invoke(app, [*words, *options])
+    assert result.exit_code == 0, result.output
+    return place / "cache"
+
+
+LABEL_COLUMN = DESCRIPTION.replace('"z", "signal"]', '"z", "signal", "truth"]').replace(
+    'files = "drives/{sequence}/truth/{scan}.label"\ndtype = "u2"', 'column = "truth"'
+)
+
+
+@pytest.mark.parametrize("text", [DESCRIPTION, LABEL_COLUMN], ids=["label files", "label column"])
+def test_described_sets_keep_labels_instances_and_pixels_with_their_points(
+    text: str, tmp_path: Path
+) -> None:
+    write_yard(tmp_path / "raw")
+    drive = tmp_path / "raw/drives/a"
+    for file in sorted((tmp_path / "raw/drives").rglob("*.bin")):
+        if text == LABEL_COLUMN:
+            label = np.fromfile(file.parents[1] / f"truth/{file.stem}.label", "<u2")
+            rows = np.fromfile(file, "<f8").reshape(-1, 5)
+            np.column_stack([rows, label]).astype("<f8").tofile(file)
+    whole = described_cache(tmp_path, "whole", text=text, options=())
+    file = drive / "clouds/0001.bin"
+    rows = np.fromfile(file, "<f8").reshape(400, -1)
+    rows[SPOILT, 1:5] = [[np.nan] * 4, [np.inf, 0, 0, 0], [1, 2, 3, np.nan], [np.nan, np.nan, 1, 0]]
+    rows[SPOILT, 5:] = np.nan  # an organised cloud has no label there
+    rows.tofile(file)
+    dropped = described_cache(tmp_path, "dropped", text=text, options=("--drop-invalid",))
+    fields = Fields(label=True, instance=True, outside=True, pixels=True)
+    with CacheReader.open(whole) as one, CacheReader.open(dropped) as other:
+        before, after = (reader.read(0, fields) for reader in (one, other))
+    assert after.n_raw == before.n_raw == 400
+    is_kept = ~np.isin(before.raw_index, SPOILT)
+    assert not is_kept.all()
+    assert np.array_equal(after.raw_index, before.raw_index[is_kept])
+    for name in ("xyz", "signal", "label", "instance"):
+        assert np.array_equal(getattr(after, name), getattr(before, name)[..., is_kept]), name
+    pixels = [
+        {
+            int(scan.raw_index[place]): tuple(rc)
+            for place, rc in zip(view.point_index, view.pixel_rc.T.tolist(), strict=True)
+        }
+        for scan in (before, after)
+        for view in scan.cameras
+    ]
+    assert set(pixels[0]) & set(SPOILT)
+    assert pixels[1] == {row: rc for row, rc in pixels[0].items() if row not in SPOILT}
+    raw = after.raw()
+    assert raw.label is not None
+    assert raw.label[SPOILT].tolist() == [0] * 4
+    assert np.array_equal(raw.points[SPOILT], [[*NOWHERE, 0]] * 4)
+
+
+def test_networks_that_see_every_point_see_none_that_was_dropped(raw: Path, tmp_path: Path) -> None:
+    prepare(dropping(raw), tmp_path / "out", INLINE, Silent())
+    with CacheReader.open(tmp_path / "out") as reader:
+        record = reader.read(0, Fields(label=True, outside=True, motion=True))
+    good = np.setdiff1d(np.arange(50), BAD)
+    seen = record_input(record, uses_volume=False, outside="nearest")
+    assert seen.n == 50  # an answer for every row of the file
+    assert seen.rows.tolist() == good.tolist()
+    assert seen.other_rows.tolist() == BAD
+    assert np.array_equal(seen.points, scan_points(50, 0)[good])
+    before, trained = record.raw(), without_dropped(record).raw()
+    for name in ("points", "label", "motion"):
+        assert np.array_equal(getattr(trained, name), getattr(before, name)[good]), name
+    assert without_dropped(without_dropped(record)).n_raw == 46
+
+
+def test_a_submission_has_an_answer_for_every_row_of_the_file(tmp_path: Path) -> None:
+    file = write_sequence(tmp_path / "raw", "11", (0,), images=False) / "velodyne/000000.bin"
+    points = np.fromfile(file, "<f4").reshape(-1, 4)
+    points[BAD] = np.nan
+    points.tofile(file)
+    listing = dropping(tmp_path / "raw")
+    prepare(listing, tmp_path / "cache/semkitti", INLINE, Silent())
+    trained = trained_stub(tmp_path / "stub.safetensors", info=listing.info)
+    rules = Benchmark(info=listing.info, splits={"test": ("11",)}, scan_counts={"11": 1})
+    submit(
+        trained, tmp_path / "cache", tmp_path / "s.zip", benchmarks=[rules], config=SubmitConfig()
+    )
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        written = archive.read("sequences/11/predictions/000000.label")
+    assert len(np.frombuffer(written, "<u4")) == 50

@@ -87,18 +87,19 @@ def attempt_scan(
     """As `read_scan`, but go on after an error: `--check` wants all of them."""
     errors: list[tuple[Path, ProblemError | OSError]] = []
     points = raw_labels = label = instance = None
-    n_points = None
+    n_points = is_dropped = None
     try:
         points = read_point_file(points_file, info, scan_id=scan_id)
         n_points = len(points)
-        if not info.drops_invalid:
-            require_finite(points, file=points_file)
+        is_dropped = dropped_rows(points, info, file=points_file)
     except (ProblemError, OSError) as error:
         errors.append((points_file, error))
         points = None
     if labels_file is not None:
         try:
-            raw_labels = read_label_file(labels_file, info, n_points=n_points, scan_id=scan_id)
+            raw_labels = read_label_file(
+                labels_file, info, n_points=n_points, scan_id=scan_id, is_dropped=is_dropped
+            )
             if n_points is not None:
                 require_same_length(
                     n_points=n_points,
@@ -136,7 +137,7 @@ def read_sweep(file: Path, info: DatasetInfo) -> NDArray[np.float32]:
     """
     points = read_point_file(file, info)
     if info.drops_invalid:
-        return points[np.isfinite(points).all(axis=1)]
+        return points[~invalid_rows(points)]
     require_finite(points, file=file)
     return points
 
@@ -159,26 +160,37 @@ def read_point_file(file: Path, info: DatasetInfo, *, scan_id: str = "") -> NDAr
 
 
 def read_label_file(
-    file: Path, info: DatasetInfo, *, n_points: int | None = None, scan_id: str = ""
+    file: Path,
+    info: DatasetInfo,
+    *,
+    n_points: int | None = None,
+    scan_id: str = "",
+    is_dropped: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint32]:
     """Read a label file as it is, (R,); that of a described data set with its ids in the low bits.
 
-    Of a file that holds many scans, ``scan_id`` names one.
+    Of a file that holds many scans, ``scan_id`` names one. Where ``is_dropped`` (R,) says that the
+    point is dropped, the label may be anything (NaN in an organised cloud) and is an ignored one.
 
     Raises:
         ProblemError: it is missing, truncated, or seems to be of another type; where the number of
             the scan's points is known, sizes of other types are known, too.
     """
     if (form := scan_format(info)) is not None:
-        return form.labels(file, scan_id)
-    if info.raw_format is not None:
-        return described_labels(file, info, info.raw_format)
-    data = read_file(file)
-    label_bytes = info.facts.label_bytes
-    require_label_type(
-        data, n_points=n_points, label_bytes=label_bytes, table=info.labels, file=file
-    )
-    return decode_raw_labels(data, label_bytes=label_bytes, file=file)
+        labels = form.labels(file, scan_id)
+    elif info.raw_format is not None:
+        labels = described_labels(file, info, info.raw_format, is_dropped=is_dropped)
+    else:
+        data = read_file(file)
+        label_bytes = info.facts.label_bytes
+        require_label_type(
+            data, n_points=n_points, label_bytes=label_bytes, table=info.labels, file=file
+        )
+        labels = decode_raw_labels(data, label_bytes=label_bytes, file=file)
+    if is_dropped is None or len(is_dropped) != len(labels) or not is_dropped.any():
+        return labels
+    table = info.labels.raw_to_training
+    return np.where(is_dropped, np.uint32(min(table, key=table.__getitem__)), labels)
 
 
 def _without_invalid(
@@ -304,6 +316,25 @@ def require_same_length(
         )
 
 
+def dropped_rows(
+    points: NDArray[np.float32], info: DatasetInfo, *, file: Path
+) -> NDArray[np.bool_] | None:
+    """(R,) which points are dropped; None where none is to be.
+
+    Raises:
+        ProblemError: as `require_finite`.
+    """
+    if info.drops_invalid:
+        return invalid_rows(points)
+    require_finite(points, file=file)
+    return None
+
+
+def invalid_rows(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(R,) which rows hold NaN or infinity."""
+    return np.asarray(~np.isfinite(points).all(axis=1))
+
+
 def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
     """Refuse NaN and infinity: one such point would make every loss of its batch NaN.
 
@@ -341,7 +372,7 @@ def drop_invalid(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDAr
     Returns:
         The points, such rows at ``NOWHERE`` and 0 behind it; (N,) which rows those are.
     """
-    is_invalid: NDArray[np.bool_] = np.asarray(~np.isfinite(points).all(axis=1))
+    is_invalid = invalid_rows(points)
     if is_invalid.any():
         points = points.copy()
         points[is_invalid] = 0

@@ -47,13 +47,16 @@ def described_points(file: Path, raw: RawFormat) -> NDArray[np.float32]:
         raise _problem(file, error, "the columns of the description") from error
 
 
-def described_labels(file: Path, info: DatasetInfo, raw: RawFormat) -> NDArray[np.uint32]:
+def described_labels(
+    file: Path, info: DatasetInfo, raw: RawFormat, *, is_dropped: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint32]:
     """Read the labels of a scan.
 
     Args:
         file: the label file, or the point file where labels are one of its columns.
         info: its label table, for ids that are ignored.
         raw: type, mask and shifts.
+        is_dropped: (R,) where the value may be anything: it is taken as 0.
 
     Returns:
         (R,) raw id in the low 16 bits, instance id in the high ones.
@@ -62,7 +65,7 @@ def described_labels(file: Path, info: DatasetInfo, raw: RawFormat) -> NDArray[n
         ProblemError: it cannot be read, or holds ids that no table can.
         OSError: reading failed in a way that may pass.
     """
-    values = _label_values(file, raw)
+    values = _label_values(file, raw, is_dropped)
     ids = values >> raw.label_shift
     if raw.label_mask is not None:
         ids = ids & raw.label_mask
@@ -119,7 +122,9 @@ def _columns(file: Path, raw: RawFormat) -> PointColumns:
     return columns
 
 
-def _label_values(file: Path, raw: RawFormat) -> NDArray[np.int64]:
+def _label_values(
+    file: Path, raw: RawFormat, is_dropped: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:
     """(R,) as they are in the file."""
     if raw.label_column:
         columns = _columns(file, raw)
@@ -133,7 +138,7 @@ def _label_values(file: Path, raw: RawFormat) -> NDArray[np.int64]:
                     remedy="Correct column of [labels] in the description.",
                 )
             )
-        return _whole(file, columns.values[columns.names.index(name)])
+        return _whole(file, columns.values[columns.names.index(name)], is_dropped)
 
     data = read_file(file)
     suffix = point_suffix(file.name)
@@ -143,7 +148,7 @@ def _label_values(file: Path, raw: RawFormat) -> NDArray[np.int64]:
             array = npy_array(file, data) if is_npy else read_npz_array(file, data, _LABEL_NAMES)
         except DataError as error:
             raise _problem(file, error, "an array of labels") from error
-        return _whole(file, array.reshape(-1))
+        return _whole(file, array.reshape(-1), is_dropped)
     kind = np.dtype(raw.label_dtype)
     if len(data) % kind.itemsize:
         raise ProblemError(
@@ -154,11 +159,15 @@ def _label_values(file: Path, raw: RawFormat) -> NDArray[np.int64]:
                 remedy="Is it cut off, or is dtype of [labels] another?",
             )
         )
-    return _whole(file, np.frombuffer(data, kind))
+    return _whole(file, np.frombuffer(data, kind), is_dropped)
 
 
-def _whole(file: Path, values: NDArray[Any]) -> NDArray[np.int64]:
+def _whole(
+    file: Path, values: NDArray[Any], is_dropped: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:
     """Labels of any type as whole numbers."""
+    if is_dropped is not None and is_dropped.shape == values.shape:
+        values = np.where(is_dropped, np.zeros_like(values), values)
     if values.dtype.kind == "b":
         return values.astype(np.int64)
     if values.dtype.kind == "u" and values.dtype.itemsize == 8:

@@ -26,7 +26,7 @@ from pass2d.train.data.lattice import leaves_grid
 from pass2d.train.data.mixes import MIXES, Mix
 from pass2d.train.data.plan import StreamPlan, mix_partner
 from pass2d.train.data.sampling import draw_scan, without_symmetry
-from pass2d.train.data.scan import Crop, LoadedScan, Part, ScanDraw, whole_record
+from pass2d.train.data.scan import Crop, LoadedScan, Part, ScanDraw, whole_record, without_dropped
 from pass2d.train.stacks.build import past_record, with_time
 from pass2d.train.stacks.choose import past_scans
 from pass2d.train.stacks.predictions import earlier_classes
@@ -100,7 +100,7 @@ class _Source:
         self, position: int, fields: Fields, *, columns: tuple[int, int] | None = None
     ) -> ScanRecord:
         try:
-            return self.reader.read(position, fields, columns=columns, allocate=self.allocate)
+            record = self.reader.read(position, fields, columns=columns, allocate=self.allocate)
         except OSError as error:
             scan = self.reader.scans.scan_id[position]
             wanted = [name for name, value in vars(fields).items() if value is True]
@@ -108,6 +108,7 @@ class _Source:
                 f"{self.reader.root}: scan {scan}: reading xyz, signal, {', '.join(wanted)} "
                 f"failed: {error}. Run `verify`."
             ) from error
+        return without_dropped(record) if self.reader.info.drops_invalid else record
 
     def corrupted(self, record: ScanRecord, draw: ScanDraw) -> ScanRecord:
         if draw.corruption is None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.schema import CameraView, DatasetInfo, ScanRecord
 from pass2d.corruptions.registry import Variant
 
@@ -194,6 +195,33 @@ def whole_record(record: ScanRecord) -> ScanRecord:
         outside_signal=None,
         outside_label=None,
         outside_time=None,
+    )
+
+
+def without_dropped(record: ScanRecord) -> ScanRecord:
+    """Leave out the rows of the raw file that hold no measured point, for training."""
+    if record.outside_xyz is None:
+        return record
+    stays = is_measured(record.outside_xyz)
+    if stays.all():
+        return record
+    is_outside = np.ones(record.n_raw, np.bool_)
+    is_outside[record.raw_index] = False
+    leaves = np.flatnonzero(is_outside)[~stays]
+    rows = record.raw_index - np.searchsorted(leaves, record.raw_index)
+
+    def rest(values: NDArray[T] | None) -> NDArray[T] | None:
+        return None if values is None else values[..., stays]
+
+    return replace(
+        record,
+        n_raw=record.n_raw - len(leaves),
+        raw_index=rows.astype(np.int32),
+        outside_xyz=rest(record.outside_xyz),
+        outside_signal=rest(record.outside_signal),
+        outside_label=rest(record.outside_label),
+        outside_time=rest(record.outside_time),
+        outside_motion=rest(record.outside_motion),
     )
 
 

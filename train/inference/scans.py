@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo, GridConfig, ScanRecord
@@ -103,14 +104,16 @@ def record_input(
 
     Args:
         record: With the points outside the volume.
-        uses_volume: Whether the network sees only the points inside the volume; else it sees all.
+        uses_volume: Whether the network sees only the points inside the volume; else it sees all
+            that were measured.
         outside: What the other points are given.
         hashes: Of the cache, for lattice votes.
     """
     if not uses_volume:
-        is_seen = np.ones(record.n_raw, np.bool_)
+        points = record.raw().points
+        is_seen = is_measured(points[:, :3].T)
         return scan_input(
-            record.raw().points,
+            points,
             name=record.scan_id,
             is_seen=is_seen,
             outside=outside,
