@@ -108,6 +108,8 @@ def _comparison_lines(plan: Plan, data: dict[str, Any]) -> list[str]:
         cells += [_cell(seen[kind]) for kind in ("network", "fused")] if seen else ["", ""]
         mark = " (colour)" if row in plan.classes.colour else ""
         lines.append(f"| {row}{mark} | {' | '.join(cells)} |")
+    minutes = [f"{mean / 60:.1f}" for mean, _ in (data["cpu_s"][n] for n in names)]
+    lines.append(f"| CPU minutes of training | {' | '.join(minutes)} | | | |")
     return lines
 
 
