@@ -101,6 +101,22 @@ def test_a_folder_goes_all_the_way(tmp_path: Path) -> None:
     assert again["tasks"] == []
 
 
+def test_a_folder_in_place_of_a_scan_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    root, cache = tmp_path / "raw", tmp_path / "cache"
+    write_yard(root)
+    scan = root / "drives" / "a" / "clouds" / "0001.bin"
+    scan.unlink()
+    scan.mkdir()
+    place = ("--describe", write_description(tmp_path), "--root", root, "--cache", cache)
+    words = ["prepare", "folder", *map(str, place), "--workers", "0"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 1
+    (failed,) = json.loads(result.stdout)["failed"]
+    assert failed["scan_id"] == "a/0001"
+    assert "0001.bin: found a folder" in str(failed)
+    assert "0001.bin: found a folder" in CliRunner().invoke(app, [*words, "--check"]).output
+
+
 def test_pictures_show_the_points_that_the_calibration_says(tmp_path: Path) -> None:
     truth = write_yard(tmp_path)
     prepare(write_description(tmp_path), tmp_path, tmp_path / "cache")

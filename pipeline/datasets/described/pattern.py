@@ -67,8 +67,10 @@ class Folders:
         part, rest = parts[0], parts[1:]
         expression = _expression(part, words)
         files, in_order = self._listed(folder)
-        names = in_order if not rest else self._folders(folder)
-        for name in names:
+        folders = self._folders(folder)
+        # A folder that has a file's name is listed: whoever reads it says what is wrong with it.
+        misnamed = set(folders) if "." in part else set()
+        for name in folders if rest else sorted({*in_order, *misnamed}):
             found = expression.fullmatch(name)
             if found is None or name.startswith("."):
                 continue
@@ -76,7 +78,7 @@ class Folders:
             known = {**words, **found.groupdict()}
             if rest:
                 yield from self._walk(path, rest, known)
-            elif name in files:
+            elif name in files or name in misnamed:
                 yield Match(path=path, words=known)
 
     def _listed(self, folder: str) -> tuple[frozenset[str], tuple[str, ...]]:
