@@ -125,13 +125,13 @@ def test_each_recipe_holds_the_published_settings(name: str) -> None:
     assert got == network
 
 
-def test_the_demo_trains_220_steps_on_ten_streets_and_keeps_two_unseen() -> None:
+def test_the_demo_trains_200_steps_on_ten_streets_and_keeps_two_unseen() -> None:
     world, recipe = preset("demo"), load_recipe("demo")
     unseen = {"08", "11"}  # validation, and one without labels for predictions
     streets = set(world.sequences) - unseen
     assert unseen < set(world.sequences)
     assert recipe.data.limit == 0
-    assert recipe.epochs * len(streets) * world.scans // recipe.batch_size == 220
+    assert recipe.epochs * len(streets) * world.scans // recipe.batch_size == 200
     assert recipe.augment.crop_hw is not None
     assert all(c <= s for c, s in zip(recipe.augment.crop_hw, world.image_hw, strict=True))
 

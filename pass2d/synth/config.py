@@ -78,7 +78,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "columns": 256,
         "image_hw": (96, 304),
         "interval_s": 0.8,
-        "scans": 22,
+        "scans": 20,
         "sequences": tuple(f"{number:02d}" for number in range(12)),
     },
     "movers": {
