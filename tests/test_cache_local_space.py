@@ -117,34 +117,28 @@ def test_nothing_is_evicted_without_need_and_the_oldest_first(fs: Any, tmp_path:
         mirror.space.make_room(3001, "d")
 
 
-def test_room_on_the_disk_counts_as_the_bound_does(
-    fs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_room_on_the_disk_counts_as_the_bound_does(fs: Any, tmp_path: Path) -> None:
     mirror = mirror_of(tmp_path, fs, {"a": bytes(1000), "b": bytes(1000)})
     for name in "ab":
         os.close(mirror.open_file(str(mirror.layout.root / SHARD / name)))
 
-    def free(folder: Path, otherwise: int) -> int:
+    def free(folder: Path) -> int:
         return (64 << 20) + 2500 - sum(held(tmp_path).values())
 
-    monkeypatch.setattr("pass2d.cache.remote.local_space._free_bytes", free)
-    mirror.space._credit = 0
-    mirror.space.make_room(1200, "c")
+    LocalSpace(RemoteConfig(folder=tmp_path / "disk"), free).make_room(1200, "c")
     assert len(held(tmp_path)) < 2
 
 
-def test_a_small_step_is_taken_without_looking_at_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[int] = []
-    space = LocalSpace(RemoteConfig(folder=tmp_path, limit_bytes=160_000))
-    monkeypatch.setattr(
-        "pass2d.cache.remote.local_space._held",
-        lambda folder: looks.append(1) or iter([(0, 80_000, "x")]),
-    )
-    monkeypatch.setattr(
-        "pass2d.cache.remote.local_space._free_bytes", lambda folder, otherwise: 1 << 40
-    )
+def test_a_small_step_is_taken_without_looking_at_the_disk(fs: Any, tmp_path: Path) -> None:
+    mirror = mirror_of(tmp_path, fs, {"a": bytes(80_000)})
+    os.close(mirror.open_file(str(mirror.layout.root / SHARD / "a")))
+    looks: list[Path] = []
+
+    def free(folder: Path) -> int:
+        looks.append(folder)
+        return 1 << 40
+
+    space = LocalSpace(RemoteConfig(folder=tmp_path / "disk", limit_bytes=160_000), free)
     for _ in range(6):
         space.make_room(1000, "x")
     assert len(looks) == 2  # 79,000 are left after the first: 4,937 without a look

@@ -30,10 +30,10 @@ GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
 
 
 @pytest.fixture(params=["native", "native in small tiles", "spconv"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+def backend(request: pytest.FixtureRequest) -> Backend:
     name, _, in_small_tiles = request.param.partition(" ")
     if in_small_tiles:
-        monkeypatch.setattr(native, "CPU_TILE", 16)
+        return native.Native(cpu_tile=16)
     if name == "spconv":
         pytest.importorskip("spconv")
     return choose_backend(name, CPU).backend

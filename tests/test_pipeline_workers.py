@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import plan, prepare_all
-from pass2d.pipeline.run import ray_runner
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.pipeline.run.plan import PlannedTask, PreparePlan
 from pass2d.pipeline.run.workers import RAY_START_SECONDS, decided
@@ -104,10 +104,10 @@ class NoRayError(Exception):
 def test_a_handful_of_scans_starts_no_ray_and_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(*_: object) -> None:
+    def start(*_: object, **__: object) -> None:
         raise NoRayError
 
-    monkeypatch.setattr(ray_runner, "connected", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     write_sequence(tmp_path / "raw", "08", (0, 1, 2, 3))
     clean = list_semkitti(tmp_path / "raw")
     listings = [clean, *corrupted_listings(clean, parse_variants("fog:heavy"))]

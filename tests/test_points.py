@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import struct
 import sys
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_package_that_cannot_be_imported_for_any_reason_is_named(
     def broken(name: str) -> None:
         raise OSError("libfoo.so.1: cannot open shared object file")
 
-    monkeypatch.setattr("pass2d.points.columns.importlib.import_module", broken)
+    monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(ConfigError, match=r"plyfile, which cannot be imported \(libfoo"):
         read_columns(write_ply(tmp_path / "a.ply"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pass2d.common.files.os.fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_checkpoint(path, {"network.x": torch.ones(3)}, CARD)
     assert path.read_bytes() == before
@@ -139,11 +140,13 @@ def test_a_published_pickle_is_told_to_be_imported(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_a_newer_format_says_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_format_says_update(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    monkeypatch.setattr("pass2d.train.checkpoints.checkpoint.CARD_VERSION", 99)
     save_checkpoint(path, {"network.x": torch.ones(3)}, CARD)
-    monkeypatch.undo()
+    written = path.read_bytes()
+    newer = re.sub(rb'(\\"version\\": ?)1\b', rb"\g<1>9", written)
+    assert newer != written
+    path.write_bytes(newer)
     with pytest.raises(CheckpointError, match="update pass2d"):
         load_checkpoint(path)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pass2d.train.data import sectors
 from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners
 
 
@@ -48,12 +47,9 @@ def test_half_circles_are_those_of_the_angles(start: float) -> None:
 
 
 @pytest.mark.parametrize("most", [1 << 16, 0])
-def test_squares_are_shared_out_alike_by_table_and_by_sorting(
-    most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sectors, "_MOST_SQUARES", most)
+def test_squares_are_shared_out_alike_by_table_and_by_sorting(most: int) -> None:
     clouds = [cloud(3000, seed)[:, :n] for seed, n in ((3, 3000), (4, 2000), (5, 0))]
-    kept = square_owners(clouds, side_m=7.5, rng=np.random.default_rng(6))
+    kept = square_owners(clouds, side_m=7.5, rng=np.random.default_rng(6), most_squares=most)
     squares = [np.floor(xyz[:2] / np.float32(7.5)).T.tolist() for xyz in clouds]
     # Slowly: the squares in the order of x and y, a draw for each that is shared.
     rng, owner = np.random.default_rng(6), {}

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+import torch
 from cache_samples import write_sample_cache
-from train_samples import TINY
-from typer.testing import CliRunner
+from heard import Heard
+from train_samples import tiny_recipe
 
-import pass2d.train.data.stream
-import pass2d.train.loop
-import pass2d.train.run.journal
 from pass2d.cache.reader import CacheReader
-from pass2d.cli import app
-from pass2d.train.data.stream import StreamConfig
-from pass2d.train.run.journal import waiting_advice
+from pass2d.common.progress import Silent
+from pass2d.train.checkpoints.runs import RunFolder
+from pass2d.train.data.stream import BatchStream, StreamConfig
+from pass2d.train.distributed.process_group import ProcessGroup
+from pass2d.train.run.assemble import assemble
+from pass2d.train.run.journal import Journal, LogWindow, waiting_advice
+from pass2d.train.run.state import fresh_state
 
-STEP_S = 1.0
 ADVICE = "of the time goes by waiting for data: "
-
-
-class ReadsWhenAsked:
-    """In place of the threads: a batch is read while the loop waits for it."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> SimpleNamespace:
-        return SimpleNamespace(result=functools.cache(lambda: function(*arguments)))
-
-    def shutdown(self, **_: object) -> None:
-        pass
-
-
-def wait_for(futures: Sequence[SimpleNamespace], _timeout: float = 0) -> SimpleNamespace:
-    """As `concurrent.futures.wait`."""
-    for future in futures:
-        future.result()
-    return SimpleNamespace(not_done=())
 
 
 @pytest.fixture(scope="module")
@@ -54,58 +32,59 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train_with_read_time(
-    monkeypatch: pytest.MonkeyPatch, cache_root: Path, run_root: Path, *, read_s: float
-) -> str:
-    """`pass2d train` under a clock on which a scan takes ``read_s`` and a step one second."""
+def test_a_stream_counts_the_time_that_its_batches_are_waited_for(cache_root: Path) -> None:
+    times = iter([10.0, 12.0, 20.0, 20.5])
+    with CacheReader.open(cache_root / "speed") as reader:
+        job = assemble(reader, tiny_recipe(), ProcessGroup(device=torch.device("cpu")), Silent())
+        stream = BatchStream(reader, job.plan, StreamConfig(), clock=lambda: next(times))
+        next(stream)
+        assert stream.wait_s == 2.0
+        next(stream)
+        assert stream.wait_s == 2.5
+        stream.close()
+
+
+def logged(
+    cache_root: Path, run_root: Path, *, wait_s: float, step_s: float
+) -> tuple[list[float], str]:
+    """Four lines of the log, one per step: shares of waiting, and what a person reads."""
     now = SimpleNamespace(s=0.0)
-    clock = SimpleNamespace(perf_counter=lambda: now.s)
-    load, step = pass2d.train.data.stream.load_scan, pass2d.train.loop.optimizer_step
-
-    def slow_load(*arguments: Any, **options: Any) -> Any:
-        now.s += read_s
-        return load(*arguments, **options)
-
-    def slow_step(*arguments: Any) -> int:
-        now.s += STEP_S
-        return step(*arguments)
-
-    monkeypatch.setattr(pass2d.train.data.stream, "ThreadPoolExecutor", ReadsWhenAsked)
-    monkeypatch.setattr(pass2d.train.data.stream, "wait", wait_for)
-    monkeypatch.setattr(pass2d.train.data.stream, "time", clock)
-    monkeypatch.setattr(pass2d.train.run.journal, "time", clock)
-    monkeypatch.setattr(pass2d.train.data.stream, "load_scan", slow_load)
-    monkeypatch.setattr(pass2d.train.loop, "optimizer_step", slow_step)
-    settings = [
-        word for setting in (*TINY, "validation.every_epochs=0") for word in ("--set", setting)
-    ]
-    words = ["train", "--cache", str(cache_root / "speed"), "--run", str(run_root), *settings]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    return result.stderr
-
-
-def wait_shares(run_root: Path) -> list[float]:
-    lines = (run_root / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["wait_share"] for line in lines]
+    heard, stream = Heard(), SimpleNamespace(wait_s=0.0)
+    run_root.mkdir()
+    folder = RunFolder(root=run_root)
+    with CacheReader.open(cache_root / "speed") as reader:
+        job = assemble(reader, tiny_recipe(), ProcessGroup(device=torch.device("cpu")), Silent())
+        state = fresh_state(job)
+        journal = Journal(folder, heard, step=0, tensorboard=False)
+        window = LogWindow(lambda: now.s)
+        for _ in range(4):
+            now.s += wait_s + step_s
+            stream.wait_s += wait_s
+            state.totals.add({"loss": torch.tensor(1.0)}, share=1.0)
+            state.cursor += 2
+            window.add(2)
+            window.write(job, state, stream, journal)
+            now.s += 100.0  # a validation, which is not the loop's doing
+            window.restart(stream)
+        journal.close()
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [line["scans_per_s"] for line in lines] == pytest.approx([2 / (wait_s + step_s)] * 4)
+    return [line["wait_share"] for line in lines], "\n".join(heard.lines)
 
 
 def test_a_starved_loop_says_its_share_and_once_what_to_change(
-    monkeypatch: pytest.MonkeyPatch, cache_root: Path, tmp_path: Path
+    cache_root: Path, tmp_path: Path
 ) -> None:
-    told = train_with_read_time(monkeypatch, cache_root, tmp_path / "run", read_s=1.5)
-    # Two scans a batch: 3 s of reading, 1 s of the step.
-    assert wait_shares(tmp_path / "run") == pytest.approx([0.75] * 4)
+    shares, told = logged(cache_root, tmp_path / "run", wait_s=3.0, step_s=1.0)
+    assert shares == pytest.approx([0.75] * 4)
     assert told.count("75% waiting for data") == 4
     assert told.count(f"75% {ADVICE}raise stream.threads (now 2) to 3;") == 1
     assert told.count(ADVICE) == 1
 
 
-def test_a_fed_loop_gives_no_advice(
-    monkeypatch: pytest.MonkeyPatch, cache_root: Path, tmp_path: Path
-) -> None:
-    told = train_with_read_time(monkeypatch, cache_root, tmp_path / "run", read_s=0.05)
-    assert wait_shares(tmp_path / "run") == pytest.approx([0.1 / 1.1] * 4)
+def test_a_fed_loop_gives_no_advice(cache_root: Path, tmp_path: Path) -> None:
+    shares, told = logged(cache_root, tmp_path / "run", wait_s=0.1, step_s=1.0)
+    assert shares == pytest.approx([0.1 / 1.1] * 4)
     assert told.count("9% waiting for data") == 4
     assert ADVICE not in told
 

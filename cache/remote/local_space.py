@@ -31,11 +31,14 @@ class LocalSpace:
     What was opened least recently gives way when the bound is reached or the disk itself is full.
     """
 
-    def __init__(self, config: RemoteConfig) -> None:
+    def __init__(
+        self, config: RemoteConfig, free_bytes: Callable[[Path], int] | None = None
+    ) -> None:
         self.forget: Callable[[str], None] = lambda path: None
         """Told of files that give way: their descriptors should be closed, to free the disk."""
         self.limit_bytes = config.limit_bytes
         self._folder = config.folder
+        self._free_bytes = free_bytes or self._free_of_disk
         self._lock = threading.Lock()
         self._credit = 0
         self._pending = 0
@@ -82,7 +85,7 @@ class LocalSpace:
         """Remove files until there is room. Returns what is left of it."""
         held = sorted(_held(self._folder))
         room = self.limit_bytes - sum(size for _, size, _ in held)
-        room = min(room, _free_bytes(self._folder, self.limit_bytes) - _SPARE_BYTES)
+        room = min(room, self._free_bytes(self._folder) - _SPARE_BYTES)
         if room >= nbytes:
             return room - nbytes
         for _, size, path in held:
@@ -94,13 +97,12 @@ class LocalSpace:
                 break
         return room - nbytes
 
-
-def _free_bytes(folder: Path, otherwise: int) -> int:
-    try:
-        disk = os.statvfs(folder)
-    except OSError:  # somebody removed it: it is made again
-        return otherwise
-    return disk.f_bavail * disk.f_frsize
+    def _free_of_disk(self, folder: Path) -> int:
+        try:
+            disk = os.statvfs(folder)
+        except OSError:  # somebody removed it: it is made again
+            return self.limit_bytes
+        return disk.f_bavail * disk.f_frsize
 
 
 def _held(folder: Path) -> Iterator[tuple[int, int, str]]:

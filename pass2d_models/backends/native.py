@@ -305,22 +305,24 @@ class Native(Backend):
 
     name: ClassVar[str] = "native"
 
+    def __init__(self, *, cpu_tile: int = CPU_TILE) -> None:
+        self._cpu_tile = cpu_tile
+
     def neighbours(self, coords: Tensor, volume: Volume, *, size: int = 3) -> ConvTable:
         """See `Backend.neighbours`."""
         # Through the middle of the kernel every row feeds itself.
-        ahead = _tiled(neighbour_pairs(coords, volume, size=size), centre=size**3 // 2)
+        ahead = self._tiled(neighbour_pairs(coords, volume, size=size), centre=size**3 // 2)
         return NativeTable(ahead=ahead, back=ahead.reversed())
 
     def halve(self, coords: Tensor, volume: Volume) -> Halving:
         """See `Backend.halve`."""
         pairs, parents = child_pairs(coords, volume)
-        down, up = _tiled(pairs), _tiled(pairs.transposed(len(coords)))
+        down, up = self._tiled(pairs), self._tiled(pairs.transposed(len(coords)))
         return Halving(NativeTable(ahead=down, back=up), NativeTable(ahead=up, back=down), parents)
 
-
-def _tiled(pairs: Pairs, *, centre: int | None = None) -> TiledPairs:
-    if pairs.inputs[0].device.type != "cpu":
-        return TiledPairs.build(pairs, centre=centre, tile=DEVICE_TILE)
-    n_pairs = sum(map(len, pairs.inputs))
-    is_dense = n_pairs > _MANY_PAIRS * pairs.n_out
-    return TiledPairs.build(pairs, centre=centre, tile=CPU_TILE // 2 if is_dense else CPU_TILE)
+    def _tiled(self, pairs: Pairs, *, centre: int | None = None) -> TiledPairs:
+        if pairs.inputs[0].device.type != "cpu":
+            return TiledPairs.build(pairs, centre=centre, tile=DEVICE_TILE)
+        is_dense = sum(map(len, pairs.inputs)) > _MANY_PAIRS * pairs.n_out
+        tile = self._cpu_tile // 2 if is_dense else self._cpu_tile
+        return TiledPairs.build(pairs, centre=centre, tile=tile)

@@ -12,7 +12,7 @@ _INSIDE_RAD = 1e-5
 _NEAR = 1e-5
 """Closer to a border than this, in radians, angles decide: the fast test is of float32."""
 
-_MOST_SQUARES = 1 << 16
+MOST_SQUARES = 1 << 16
 """A cloud of 1,900 m; float32 counts so far."""
 
 
@@ -77,7 +77,11 @@ def turned_about_z(xyz: NDArray[np.float32], angle_rad: float) -> NDArray[np.flo
 
 
 def square_owners(
-    clouds: Sequence[NDArray[np.float32]], *, side_m: float, rng: np.random.Generator
+    clouds: Sequence[NDArray[np.float32]],
+    *,
+    side_m: float,
+    rng: np.random.Generator,
+    most_squares: int = MOST_SQUARES,
 ) -> tuple[NDArray[np.bool_], ...]:
     """Share out the ground square by square; squares that the first cloud leaves empty stay empty.
 
@@ -85,13 +89,14 @@ def square_owners(
         clouds: Each (3, N_i) metres.
         side_m: Of a square, in metres.
         rng: Draws the owner of each square among the clouds with points in it, all equally likely.
+        most_squares: Up to so many a table is filled; else points are sorted, more slowly.
 
     Returns:
         Per cloud (N_i,) which points it keeps.
 
     Source: valeoai/VaViT, PillarMix.
     """
-    parts, n_squares = _square_numbers(clouds, side_m)
+    parts, n_squares = _square_numbers(clouds, side_m, most_squares)
     is_there = np.stack([np.bincount(part, minlength=n_squares) > 0 for part in parts])
     is_shared = is_there[0] & (is_there.sum(0) > 1)
     drawn = np.zeros(n_squares, np.int64)
@@ -104,14 +109,14 @@ def square_owners(
 
 
 def _square_numbers(
-    clouds: Sequence[NDArray[np.float32]], side_m: float
+    clouds: Sequence[NDArray[np.float32]], side_m: float, most_squares: int
 ) -> tuple[list[NDArray[np.int64]], int]:
     """Per cloud (N_i,) the square of each point, in the order of (x, y), and how many there are."""
     corners = [np.floor(xyz[:2] / np.float32(side_m)) for xyz in clouds]
     low_x, low_y = np.min([corner.min(1, initial=0) for corner in corners], axis=0)
     high_x, high_y = np.max([corner.max(1, initial=0) for corner in corners], axis=0)
     n_x, n_y = high_x - low_x + 1, high_y - low_y + 1
-    if n_x * n_y <= _MOST_SQUARES:  # a table of all that could be is faster than to sort points
+    if n_x * n_y <= most_squares:  # a table of all that could be is faster than to sort points
         # By way of int32, which is faster.
         numbers = [((x - low_x) * n_y + (y - low_y)).astype(np.int32) for x, y in corners]
         return [part.astype(np.int64) for part in numbers], int(n_x * n_y)

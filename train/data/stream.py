@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -82,6 +82,7 @@ class BatchStream:
         *,
         cursor: int = 0,
         device: torch.device | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.cursor = cursor
         """Scans that all ranks have seen when the batch that was last given is done."""
@@ -89,6 +90,7 @@ class BatchStream:
         """What was last given."""
         self.wait_s = 0.0
         """Time that `__next__` has waited for data so far."""
+        self._clock = clock
         self._reader = reader
         self._plan = plan
         self._is_cuda = device is not None and device.type == "cuda"
@@ -132,9 +134,9 @@ class BatchStream:
             future = self._pool.submit(self._build, batch, slot)
             self._pending.append((slot, batch, future))
             self._ahead = batch.next_cursor
-        begin = time.perf_counter()
+        begin = self._clock()
         wait([self._pending[0][2]])
-        self.wait_s += time.perf_counter() - begin
+        self.wait_s += self._clock() - begin
 
     def close(self) -> None:
         """Stop the threads; waits for the scan that each is reading, not for a store that hangs."""

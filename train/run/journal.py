@@ -228,8 +228,8 @@ def under_new_names(lines: Sequence[str]) -> tuple[list[str], list[str]]:
 class LogWindow:
     """Measures since the last line."""
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock, self._start = clock, clock()
         self._wait_s = 0.0
         self._scans = 0
 
@@ -239,7 +239,7 @@ class LogWindow:
 
     def restart(self, stream: BatchStream) -> None:
         """Start a new window: what came before (a validation) is not the loop's doing."""
-        self._start, self._wait_s, self._scans = time.perf_counter(), stream.wait_s, 0
+        self._start, self._wait_s, self._scans = self._clock(), stream.wait_s, 0
 
     def write(
         self, job: Job, state: RunState, stream: BatchStream, journal: Journal | None
@@ -248,7 +248,7 @@ class LogWindow:
         means = mean_losses(state.totals.by_name(), job.group)
         state.totals = LossTotals()
         skipped = int(state.skips.total)
-        seconds = max(time.perf_counter() - self._start, 1e-9)
+        seconds = max(self._clock() - self._start, 1e-9)
         wait_share = (stream.wait_s - self._wait_s) / seconds
         speed = self._scans / seconds
         self.restart(stream)
