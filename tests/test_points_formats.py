@@ -204,7 +204,7 @@ def test_packed_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
-    refused(tmp_path / "a.csv", "a pipe; a file of points is expected")
+    refused(tmp_path / "a.csv", "a pipe, not a file of points")
     (tmp_path / "b.pcd").mkdir()
     refused(tmp_path / "b.pcd", "a folder; a file of points")
     (tmp_path / "c.pcd").symlink_to("gone")

@@ -30,7 +30,7 @@ def file_bytes(path: Path, *, most: int | None = None) -> bytes:
     try:
         kind = path.stat().st_mode
         if not stat.S_ISREG(kind):
-            raise DataError(f"{path}: {_kind_word(kind)}; a file of points is expected")
+            raise DataError(f"{path}: {_kind_word(kind)}, not a file of points")
         with path.open("rb") as file:
             if path.suffix.lower() != PACKED:
                 return file.read(-1 if most is None else most)
