@@ -59,15 +59,18 @@ class VaViT(Network):
 
     def __init__(self, config: VaViTConfig, *, grid: Grid, n_classes: int) -> None:
         super().__init__(config, grid=grid, n_classes=n_classes)
-        widths = [5, *[config.point_width] * (config.point_layers - 1)]
-        outs = [*widths[1:], config.width]
+        point_width, last = config.point_width, config.point_layers - 1
         self.pad_token = nn.Parameter(
             torch.zeros(config.width), requires_grad=config.padding == "published"
         )
         self.norm = RowNorm(5)
         self.embed = nn.ModuleList(
-            PointLayer(n_in, config.point_width, n_out)
-            for n_in, n_out in zip(widths, outs, strict=True)
+            PointLayer(
+                point_width if layer else 5,
+                point_width,
+                config.width if layer == last else point_width,
+            )
+            for layer in range(config.point_layers)
         )
         self.blocks = nn.ModuleList(
             Block(config.width, heads=config.heads, hidden=int(config.width * config.expansion))

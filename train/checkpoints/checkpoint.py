@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from pass2d.common.errors import CheckpointError
 from pass2d.common.files import open_file, read_whole, whole_file
@@ -44,6 +44,12 @@ NETWORK = "network."
 CARD_FORMAT = "pass2d checkpoint card"
 _SPARE_VALUES, _SPARE_TENSORS = 10_000_000, 1000
 """What a network may have beside four times what its file holds."""
+_MAKES_TENSORS = frozenset(
+    {
+        *(torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn),
+        *(torch.arange, torch.linspace, torch.eye, torch.randint, torch.randperm),
+    }
+)
 _UNREADABLE = (
     *(OSError, SafetensorError),
     *(AttributeError, KeyError, RuntimeError, TypeError, ValueError),  # types that torch lacks
@@ -209,43 +215,55 @@ def network_from_checkpoint(
 
 @contextlib.contextmanager
 def _no_larger_than(checkpoint: Checkpoint, path: Path) -> Iterator[None]:
-    """Refuse a network as soon as it has far more than the file, before that is filled.
+    """Refuse a network as soon as it has far more than the file, before memory is taken for it.
 
     Some more is right: parts for training only, layers that are built and then replaced.
 
     Raises:
         CheckpointError: the card claims a network that the file does not hold.
     """
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    thread = threading.get_ident()
     tensors = checkpoint.part(NETWORK).values()
     n_values = sum(tensor.numel() for tensor in tensors)
-    values_left, tensors_left = 4 * n_values + _SPARE_VALUES, 4 * len(tensors) + _SPARE_TENSORS
-
-    def misfit(found: str) -> CheckpointError:
-        return CheckpointError(
-            f"{path}: its card describes a network {found}; the file holds {len(tensors)} tensors "
-            f"with {n_values:,} values. The file is damaged."
-        )
-
-    def count_down(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
-        nonlocal values_left, tensors_left
-        if parameter is None or threading.get_ident() != thread:
-            return
-        values_left, tensors_left = values_left - parameter.numel(), tensors_left - 1
-        if min(values_left, tensors_left) < 0:
-            raise misfit("that is far larger")
-
-    hook = register_module_parameter_registration_hook(count_down)
+    limit = _TensorLimit(4 * n_values + _SPARE_VALUES, 4 * len(tensors) + _SPARE_TENSORS)
     try:
-        yield
-    except RuntimeError as error:
-        if not any(word in str(error) for word in ("DefaultCPUAllocator", "overflow")):
-            raise
-        raise misfit(f"that cannot be built ({' '.join(str(error).split())[:80]})") from error
-    finally:
-        hook.remove()
+        with limit:
+            yield
+    except (_TooLargeError, OverflowError) as error:
+        raise CheckpointError(
+            f"{path}: its card describes a network that is far larger; the file holds "
+            f"{len(tensors)} tensors with {n_values:,} values. The file is damaged."
+        ) from error
+
+
+class _TooLargeError(Exception):
+    """More tensors or values than are allowed, or than there can be."""
+
+
+class _TensorLimit(TorchFunctionMode):
+    """Ends in `_TooLargeError` when this thread makes more tensors or values, before they exist."""
+
+    def __init__(self, n_values: int, n_tensors: int) -> None:
+        super().__init__()
+        self._n_values, self._n_tensors = n_values, n_tensors
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a function of torch; if it makes a tensor, count that tensor first."""
+        kwargs = kwargs or {}
+        if func in _MAKES_TENSORS:
+            try:
+                self._n_values -= func(*args, **{**kwargs, "device": "meta"}).numel()
+            except (RuntimeError, TypeError) as error:  # no tensor has so many
+                raise _TooLargeError from error
+            self._n_tensors -= 1
+            if min(self._n_values, self._n_tensors) < 0:
+                raise _TooLargeError
+        return func(*args, **kwargs)
 
 
 def build_from_card(card: Card, device: torch.device, *, backend: str = "auto") -> Network:
