@@ -270,13 +270,11 @@ def read_picture(scan: ScanSource, camera: int, info: DatasetInfo) -> NDArray[np
     height, width, _ = image.shape
     expected = scan.taken_hw[camera] if scan.taken_hw else (0, 0)
     if any(expected) and expected != (height, width):
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"a picture of {width}x{height} pixels",
-                expected=f"{expected[1]}x{expected[0]}, which its calibration is for",
-                remedy="Was it resized, or is it of another camera? Download it again.",
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"a picture of {width}x{height} pixels",
+            expected=f"{expected[1]}x{expected[0]}, which its calibration is for",
+            remedy="Was it resized, or is it of another camera? Download it again.",
         )
     return image
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pass2d.cache.schema import CorruptionInfo, DatasetInfo
 from pass2d.common.errors import ConfigError
+from pass2d.common.text import and_more
 from pass2d.corruptions.registry import (
     COLLECTION,
     KNOWN,
@@ -55,7 +56,8 @@ def _corrupted(listing: SourceListing, variant: Variant) -> SourceListing:
             blind = sorted({s.sequence for s in listing.scans if s.labels is None})
             notes = (
                 f"{info.name}: {len(listing.scans) - len(scans)} scans without labels are left out "
-                f"(sequences {_some(blind)}): {variant.name} drops points of labelled vehicles",
+                f"(sequences {and_more(blind, 8)}): {variant.name} drops points of labelled "
+                "vehicles",
             )
         if not scans:
             raise ConfigError(
@@ -86,9 +88,3 @@ def variant_of(info: DatasetInfo) -> Variant | None:
         f"data set {info.name}: this pass2d does not know the corruption {found.name} "
         f"{found.severity}. Another one made it: upgrade."
     )
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
-    return ", ".join(listed[:8]) + more

@@ -39,20 +39,16 @@ def require_in_volume(points: NDArray[np.float32], *, info: DatasetInfo, file: P
         ProblemError: it is empty, or no point lies in the volume: with what the points look like.
     """
     if not len(points):
-        raise ProblemError(
-            Problem(file=file, found="an empty file", expected="points", remedy=_AGAIN)
-        )
+        raise ProblemError.of(file=file, found="an empty file", expected="points", remedy=_AGAIN)
     if inside_volume(np.ascontiguousarray(points[:, :3].T), grid=info.grid).any():
         return
     found = differences(points[:, :4].T, of_dataset(info))
     why = "; ".join(str(one) for one in found if one.kind in {"unit", "recenter", "rotate"})
-    raise ProblemError(
-        Problem(
-            file=file,
-            found=f"{len(points):,} points, none of them in the volume",
-            expected=f"metres in the sensor's frame, {volume_words(info.grid)}",
-            remedy=f"{why[:1].upper()}{why[1:]}." if why else "Is it a scan of a lidar on a road?",
-        )
+    raise ProblemError.of(
+        file=file,
+        found=f"{len(points):,} points, none of them in the volume",
+        expected=f"metres in the sensor's frame, {volume_words(info.grid)}",
+        remedy=f"{why[:1].upper()}{why[1:]}." if why else "Is it a scan of a lidar on a road?",
     )
 
 

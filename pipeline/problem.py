@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from pass2d.common.errors import DataError, UnknownLabelError
 
@@ -68,6 +68,11 @@ class ProblemError(DataError):
         super().__init__(str(problem) + more_faults(more))
         self.problem = problem
         self._more = more
+
+    @classmethod
+    def of(cls, file: Path, found: str, expected: str, remedy: str) -> Self:
+        """An error of a file; the words are those of `Problem`."""
+        return cls(Problem(file=file, found=found, expected=expected, remedy=remedy))
 
     def __reduce__(self) -> tuple[type[ProblemError], tuple[Problem, int]]:
         # Exceptions pickle as type(*args); the message alone would not rebuild this one (Ray).

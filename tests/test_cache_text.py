@@ -12,7 +12,7 @@ from rich.table import Table
 from pass2d.commands.console import clear_errors, print_rich
 from pass2d.common.errors import CacheError
 from pass2d.common.html import Cell, escape, notes, page, script_json, section, table
-from pass2d.common.text import one_line, quoted, shown
+from pass2d.common.text import and_more, and_so_on, one_line, quoted, shown
 
 HOSTILE = (
     "a<!--<script>b",
@@ -95,3 +95,14 @@ def test_json_in_a_script_is_inert_and_the_same_value(name: str) -> None:
     assert not set("<>&") & set(text)
     assert text.isascii()
     assert json.loads(text) == {name: [name]}
+
+
+def test_of_many_names_the_first_are_listed() -> None:
+    names = ["00", "01", "02"]
+    assert [and_more(names, n) for n in (1, 2, 3)] == [
+        "00 and 2 more",
+        "00, 01 and 1 more",
+        "00, 01, 02",
+    ]
+    assert [and_so_on(iter(names), n) for n in (1, 3)] == ["00, ...", "00, 01, 02"]
+    assert and_more([], 2) == and_so_on([], 2) == ""

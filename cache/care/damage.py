@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pass2d.cache.layout import KEY_DIGITS
+from pass2d.common.text import and_more
 
 Kind = Literal["missing", "extra", "size", "changed", "unreadable", "inconsistent", "other bytes"]
 
@@ -31,9 +32,7 @@ class Damage:
         where = f" (shard {self.shard} of {self.container}" if self.container else ""
         where += f", field {self.field}" if self.field else ""
         if self.scan_ids:
-            scans = ", ".join(self.scan_ids[:3])
-            more = f" and {len(self.scan_ids) - 3} more" if len(self.scan_ids) > 3 else ""
-            where += f", scan {scans}{more}"
+            where += f", scan {and_more(self.scan_ids, 3)}"
         return f"{self.path}: {self.text}{where + ')' if where else ''}"
 
 

@@ -75,6 +75,19 @@ def unknown(word: object, known: Iterable[str], *, what: str) -> str:
     return f"unknown {what} {quoted(word)}; {remedy}"
 
 
+def and_more(names: Iterable[str], most: int) -> str:
+    """The first of many names: "00, 01 and 9 more"."""
+    listed = list(names)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest
+
+
+def and_so_on(names: Iterable[str], most: int) -> str:
+    """The first of many names: "00, 01, ..."."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
+
+
 def printable(text: str) -> str:
     """Text of several lines without what a terminal would take for a command."""
     return "\n".join(_escaped(line) for line in text.split("\n"))

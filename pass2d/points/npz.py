@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
+from pass2d.common.text import and_more
 from pass2d.points.columns import PointColumns
 from pass2d.points.npy_array import columns_of, npy_array
 from pass2d.points.packed import require_small
@@ -68,9 +69,8 @@ def read_npz(path: Path, data: bytes) -> PointColumns:
             }
             if len(n) == 1 and {"x", "y", "z"} <= {name.lower() for name in columns}:
                 return PointColumns(names=tuple(columns), values=tuple(columns.values()))
-    shown = ", ".join(ascii(name[:_LONGEST_NAME])[1:-1] for name in list(members)[:_MOST_SHOWN])
-    more = f" and {len(members) - _MOST_SHOWN} more" if len(members) > _MOST_SHOWN else ""
+    shown = and_more((ascii(name[:_LONGEST_NAME])[1:-1] for name in members), _MOST_SHOWN)
     raise DataError(
-        f"{path}: which array holds the points? It has {shown or 'none'}{more}; one array, one "
+        f"{path}: which array holds the points? It has {shown or 'none'}; one array, one "
         "called points, or x, y and z are expected"
     )

@@ -7,13 +7,15 @@ docs/onnx.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 
 from pass2d.common.errors import ShapeError
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 
 MOST_CELLS = 2**21
 """Along an axis: three of them fit into one int64."""
@@ -116,6 +118,8 @@ def tree_of(xyz: NDArray[np.float32]) -> cKDTree:
 
     Near ones find its pages in the processor's cache: balancing does not pay.
     """
+    from scipy.spatial import cKDTree  # half a second to import; other networks never ask
+
     return cKDTree(xyz, balanced_tree=False)
 
 

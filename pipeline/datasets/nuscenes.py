@@ -484,13 +484,11 @@ def _names(folder: Path) -> Sequence[str]:
     except OSError as error:
         if error.errno in _NO_FOLDER:
             return ()
-        raise ProblemError(
-            Problem(
-                file=folder,
-                found=(error.strerror or str(error)).lower(),
-                expected="a readable folder",
-                remedy="Change its permissions, or check the disk.",
-            )
+        raise ProblemError.of(
+            file=folder,
+            found=(error.strerror or str(error)).lower(),
+            expected="a readable folder",
+            remedy="Change its permissions, or check the disk.",
         ) from error
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pass2d.cache.rows import FailedScan
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
+from pass2d.common.text import and_so_on
 from pass2d.pipeline.datasets.layout import RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
 from pass2d.pipeline.datasets.table import DatasetTable
@@ -74,8 +75,7 @@ def _list(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -
     folders = {folder.name: folder for folder in _sequences(root)}
     if lost := [name for name in wanted.sequences or () if name not in folders]:
         raise DataError(
-            f"{root}: no sequence {lost[0]}; there are {', '.join(list(folders)[:5]) or 'none'}"
-            f"{', ...' if len(folders) > 5 else ''}."
+            f"{root}: no sequence {lost[0]}; there are {and_so_on(folders, 5) or 'none'}."
         )
     if not folders:
         raise DataError(f"{root}: no sequences. Expected SEQUENCE/{LIDAR}/00{SUFFIXES[0]}.")

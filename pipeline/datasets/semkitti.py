@@ -227,13 +227,11 @@ def _calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemError | Non
         return None
     if "calib.txt" in files.texts:
         return _attempt_calibration(files)
-    return ProblemError(
-        Problem(
-            file=files.calib,
-            found="nothing",
-            expected="P2 and Tr, which put points on the pictures beside it",
-            remedy="Copy it from the KITTI odometry calibration, or remove the pictures.",
-        )
+    return ProblemError.of(
+        file=files.calib,
+        found="nothing",
+        expected="P2 and Tr, which put points on the pictures beside it",
+        remedy="Copy it from the KITTI odometry calibration, or remove the pictures.",
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.common.errors import DataError
+from pass2d.common.text import and_so_on
 
 POINTS, LABELS, IMAGES = "velodyne", "labels", "image_2"
 _SUFFIXES = {POINTS: (".bin",), LABELS: (".label",), IMAGES: (".png", ".jpg", ".jpeg")}
@@ -113,9 +114,8 @@ def frame_ranges(frames: Collection[int], *, max_runs: int | None = 3) -> str:
             runs[-1][1] = frame
         else:
             runs.append([frame, frame])
-    shown = [f"{a:06d}" if a == b else f"{a:06d}-{b:06d}" for a, b in runs[:max_runs]]
-    more = ", ..." if len(shown) < len(runs) else ""
-    return f"{', '.join(shown)}{more} ({len(ordered)} in all)"
+    shown = [f"{a:06d}" if a == b else f"{a:06d}-{b:06d}" for a, b in runs]
+    return f"{and_so_on(shown, max_runs or len(shown))} ({len(ordered)} in all)"
 
 
 def _frames(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], list[Path]]:
@@ -155,8 +155,7 @@ def _nothing_found(root: Path) -> str:
     names = sorted(name for name in _names(root) if not name.startswith("."))
     if not names:
         return "the folder is empty."
-    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    text = f"no sequence folders such as 00; it holds {shown}."
+    text = f"no sequence folders such as 00; it holds {and_so_on(names, 6)}."
     if POINTS in names:
         text += f" This looks like a single sequence: give {root.parent.parent} and its name."
     elif any(name.lower().endswith(".bin") for name in names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pass2d.common.text import and_so_on
 from pass2d.pipeline.datasets.semkitti_files import (
     IMAGES,
     LABELS,
@@ -34,9 +35,8 @@ def missing_facts(files: SequenceFiles) -> list[str]:
             facts.append(f"{folder} without scan: {frame_ranges(frames.keys() - points)}")
     gaps = set(range(min(points), max(points))) - points
     if files.passed_over:
-        names = ", ".join(file.name for file in files.passed_over[:3])
-        more = ", ..." if len(files.passed_over) > 3 else ""
-        facts.append(f"second files for a frame, left out: {names}{more}")
+        names = and_so_on((file.name for file in files.passed_over), 3)
+        facts.append(f"second files for a frame, left out: {names}")
     if gaps:
         facts.append(f"gaps in the frame numbers: {frame_ranges(gaps)}")
     return facts

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.likeness import TYPICAL_RANGE_M
 from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo
+from pass2d.common.text import and_more
 from pass2d.pipeline.problem import Problem
 from pass2d.pipeline.source import ScanSource
 
@@ -181,8 +182,7 @@ def _unnamed(split: SplitTally, info: DatasetInfo) -> Iterator[Problem]:
 
 def _ids(info: DatasetInfo) -> str:
     known = sorted(info.labels.raw_to_training)
-    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
-    return ", ".join(map(str, known[:12])) + more
+    return and_more(map(str, known), 12)
 
 
 def _shares(split: SplitTally, info: DatasetInfo, root: Path) -> Iterator[Problem]:

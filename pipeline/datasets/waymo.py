@@ -15,7 +15,7 @@ from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.layout import RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
 from pass2d.pipeline.datasets.table import DatasetTable
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.source import ScanSource, SourceListing
 from pass2d.pipeline.stages.waymo_files import (
     BESIDE_CAMERA,
@@ -156,13 +156,11 @@ def _frames(
         notes.unlabelled += len(set(times) - set(labelled))
         times = labelled
     if lost := [time for time in times if time not in poses]:
-        raise ProblemError(
-            Problem(
-                file=sibling(file, VEHICLE),
-                found=f"no pose of frame {lost[0]}",
-                expected="one for each frame with labels",
-                remedy="Download the files of this segment again.",
-            )
+        raise ProblemError.of(
+            file=sibling(file, VEHICLE),
+            found=f"no pose of frame {lost[0]}",
+            expected="one for each frame with labels",
+            remedy="Download the files of this segment again.",
         )
     cameras = _cameras(file, table.info.n_cameras)
     notes.blind += cameras is None

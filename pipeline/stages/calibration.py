@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.camera_sense import camera_fault, intrinsics_fault
 
 _REMEDY = "calib.txt comes with the KITTI odometry calibration: copy or download it again."
@@ -98,7 +98,7 @@ def _composed(
 
 
 def _nonsense(file: Path, found: str, expected: str) -> ProblemError:
-    return ProblemError(Problem(file=file, found=found, expected=expected, remedy=_REMEDY))
+    return ProblemError.of(file=file, found=found, expected=expected, remedy=_REMEDY)
 
 
 def _matrix(text: str, name: str, file: Path) -> NDArray[np.float64]:
@@ -107,13 +107,11 @@ def _matrix(text: str, name: str, file: Path) -> NDArray[np.float64]:
     if not found:
         keys = [key.strip() for key, colon, _ in rows if colon]
         names = [key for key in keys if key.isascii() and key.isidentifier()]
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"no {name} among {', '.join(names[:8]) or 'no named lines'}",
-                expected="lines 'P2:' and 'Tr:' with 12 numbers each",
-                remedy=_REMEDY,
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"no {name} among {', '.join(names[:8]) or 'no named lines'}",
+            expected="lines 'P2:' and 'Tr:' with 12 numbers each",
+            remedy=_REMEDY,
         )
     if any(other != found[0] for other in found[1:]):
         raise _malformed(file, name, "several lines that differ")
@@ -129,8 +127,6 @@ def _matrix(text: str, name: str, file: Path) -> NDArray[np.float64]:
 
 
 def _malformed(file: Path, name: str, found: str) -> ProblemError:
-    return ProblemError(
-        Problem(
-            file=file, found=f"{found} for {name}", expected="12 finite numbers", remedy=_REMEDY
-        )
+    return ProblemError.of(
+        file=file, found=f"{found} for {name}", expected="12 finite numbers", remedy=_REMEDY
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("PNG", "JPEG")
@@ -92,11 +92,9 @@ def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _damaged(data: bytes, file: Path, reason: str) -> ProblemError:
-    return ProblemError(
-        Problem(
-            file=file,
-            found=f"{len(data)} bytes that do not decode ({reason})",
-            expected="a whole PNG or JPEG picture",
-            remedy="The file is truncated or damaged: copy or download it again.",
-        )
+    return ProblemError.of(
+        file=file,
+        found=f"{len(data)} bytes that do not decode ({reason})",
+        expected="a whole PNG or JPEG picture",
+        remedy="The file is truncated or damaged: copy or download it again.",
     )

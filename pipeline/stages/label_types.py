@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.schema import LabelTable
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 
 _FEW = 0.01
 """Share of points with a class below which a file is looked at again; real scans have 0.4 to 1."""
@@ -76,13 +76,11 @@ def require_label_type(
     if found is None:
         return
     own = "uint8, a raw id" if label_bytes == 1 else "uint32, raw id + 65536 x instance"
-    raise ProblemError(
-        Problem(
-            file=file,
-            found=f"{len(data)} bytes that look like {found.what}",
-            expected=f"little-endian {own} for each point",
-            remedy=f"Rewrite each such file f with NumPy (keep a copy): {found.rewrite}.",
-        )
+    raise ProblemError.of(
+        file=file,
+        found=f"{len(data)} bytes that look like {found.what}",
+        expected=f"little-endian {own} for each point",
+        remedy=f"Rewrite each such file f with NumPy (keep a copy): {found.rewrite}.",
     )
 
 

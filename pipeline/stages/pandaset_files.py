@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.text import shown
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read_described import table_columns
 
@@ -56,7 +56,7 @@ def sensor_points(file: Path, sensor: int) -> NDArray[np.float32]:
     frame = frame_of(file)
     poses = read_poses(file.with_name(POSES))
     if frame is None or frame >= len(poses):
-        raise _problem(
+        raise ProblemError.of(
             file.with_name(POSES), f"{len(poses)} poses", f"one for {file.name}, too", _AGAIN
         )
     world = np.stack([columns[axis][rows].astype(np.float64) for axis in "xyz"])
@@ -80,7 +80,7 @@ def sensor_labels(file: Path, sensor: int) -> NDArray[np.uint32]:
     points = lidar_file(file.parents[2], file.name.partition(".")[0])
     sensors = _columns(points or file.parents[2] / LIDAR / file.name, ("d",))["d"]
     if len(ids) != len(sensors):
-        raise _problem(
+        raise ProblemError.of(
             file,
             f"{len(ids):,} labels",
             f"{len(sensors):,}, one per row of {points}",
@@ -88,7 +88,7 @@ def sensor_labels(file: Path, sensor: int) -> NDArray[np.uint32]:
         )
     is_odd = (ids < 0) | (ids > 0xFFFF) | (ids != np.floor(ids))
     if is_odd.any():
-        raise _problem(file, f"raw id {ids[is_odd][0]}", "whole numbers from 0 on", _AGAIN)
+        raise ProblemError.of(file, f"raw id {ids[is_odd][0]}", "whole numbers from 0 on", _AGAIN)
     return ids[sensors == sensor].astype(np.uint32)
 
 
@@ -109,7 +109,7 @@ def read_poses(file: Path) -> NDArray[np.float64]:
     """
     found = _json(file)
     if not isinstance(found, list):
-        raise _problem(file, type(found).__name__, "a list of poses", _AGAIN)
+        raise ProblemError.of(file, type(found).__name__, "a list of poses", _AGAIN)
     return np.array([_pose(file, place, one) for place, one in enumerate(found)]).reshape(-1, 3, 4)
 
 
@@ -125,7 +125,7 @@ def read_intrinsics(file: Path) -> NDArray[np.float64]:
     found = _json(file)
     fx, fy, cx, cy = _numbers(file, "intrinsics", found, ("fx", "fy", "cx", "cy"))
     if min(fx, fy) <= 0:
-        raise _problem(file, f"focal lengths {fx:g} and {fy:g}", "numbers above 0", _AGAIN)
+        raise ProblemError.of(file, f"focal lengths {fx:g} and {fy:g}", "numbers above 0", _AGAIN)
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
@@ -137,7 +137,7 @@ def read_times(file: Path) -> list[float]:
     """
     found = _json(file)
     if not isinstance(found, list) or not all(_is_number(one) for one in found):
-        raise _problem(file, shown(found), "a list of times in seconds", _AGAIN)
+        raise ProblemError.of(file, shown(found), "a list of times in seconds", _AGAIN)
     return [float(one) for one in found]
 
 
@@ -146,7 +146,7 @@ def _columns(file: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     known = dict(zip(found.names, found.values, strict=True))
     for name in names:
         if name not in known:
-            raise _problem(
+            raise ProblemError.of(
                 file, f"columns {shown(', '.join(found.names))}", f"a column {name!r}", _AGAIN
             )
     return {name: known[name] for name in names}
@@ -160,7 +160,7 @@ def _pose(file: Path, place: int, found: Any) -> NDArray[np.float64]:
     w, x, y, z = _numbers(file, what, parts.get("heading"), ("w", "x", "y", "z"))
     length = math.sqrt(w * w + x * x + y * y + z * z)
     if abs(length - 1) > _UNIT_ERROR:
-        raise _problem(
+        raise ProblemError.of(
             file, f"{what}: a quaternion of length {length:.3g}", "a rotation, length 1", _AGAIN
         )
     w, x, y, z = (number / length for number in (w, x, y, z))
@@ -176,7 +176,7 @@ def _pose(file: Path, place: int, found: Any) -> NDArray[np.float64]:
 def _numbers(file: Path, what: str, found: Any, names: tuple[str, ...]) -> list[float]:
     values: list[Any] = [found.get(name) for name in names] if isinstance(found, dict) else []
     if not values or not all(_is_number(value) for value in values):
-        raise _problem(
+        raise ProblemError.of(
             file, f"{what}: {shown(found)}", f"the finite numbers {', '.join(names)}", _AGAIN
         )
     return [float(value) for value in values]
@@ -193,8 +193,4 @@ def _json(file: Path) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise _problem(file, f"no JSON ({reason})", "a JSON file", _AGAIN) from error
-
-
-def _problem(file: Path, found: str, expected: str, remedy: str) -> ProblemError:
-    return ProblemError(Problem(file=file, found=found, expected=expected, remedy=remedy))
+        raise ProblemError.of(file, f"no JSON ({reason})", "a JSON file", _AGAIN) from error

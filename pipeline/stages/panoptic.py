@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.schema import LabelTable
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.raw_file import read_file
 
 CATEGORY = 1000
@@ -63,4 +63,4 @@ def _values(file: Path) -> NDArray[np.uint16]:
 
 def _problem(file: Path, found: str, expected: str) -> ProblemError:
     remedy = "It is damaged, or of another scan: unpack nuScenes-panoptic again, or move it away."
-    return ProblemError(Problem(file=file, found=found, expected=expected, remedy=remedy))
+    return ProblemError.of(file=file, found=found, expected=expected, remedy=remedy)

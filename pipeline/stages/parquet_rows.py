@@ -13,7 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.raw_file import NO_FILE
 
 Key = tuple[Any, ...]
@@ -58,13 +58,11 @@ class Rows:
             ProblemError: there is no such row, or it is damaged.
         """
         if key not in self._place:
-            raise ProblemError(
-                Problem(
-                    file=self._file,
-                    found=f"no row of {', '.join(map(str, key))}",
-                    expected="one row for each frame and sensor",
-                    remedy="Download the file again, and its neighbours of the same segment.",
-                )
+            raise ProblemError.of(
+                file=self._file,
+                found=f"no row of {', '.join(map(str, key))}",
+                expected="one row for each frame and sensor",
+                remedy="Download the file again, and its neighbours of the same segment.",
             )
         place = self._place[key]
         if self._last is not None and self._last[0] == place:
@@ -137,13 +135,11 @@ def open_parquet(file: Path, *, needs: Sequence[str]) -> pq.ParquetFile:
         raise unreadable(file, error) from error
     names = found.schema_arrow.names
     if lost := [name for name in needs if name not in names]:
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"no column {lost[0]} among {', '.join(names[:8])}",
-                expected="the columns of this component",
-                remedy="Is it a file of another component or version?",
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"no column {lost[0]} among {', '.join(names[:8])}",
+            expected="the columns of this component",
+            remedy="Is it a file of another component or version?",
         )
     return found
 
@@ -178,11 +174,9 @@ def unreadable(file: Path, error: BaseException) -> ProblemError:
         raise error
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     found = " ".join(words.split())[:200] or type(error).__name__
-    return ProblemError(
-        Problem(
-            file=file,
-            found=found.lower(),
-            expected="a Parquet file",
-            remedy="Was it downloaded whole? Download it again.",
-        )
+    return ProblemError.of(
+        file=file,
+        found=found.lower(),
+        expected="a Parquet file",
+        remedy="Was it downloaded whole? Download it again.",
     )

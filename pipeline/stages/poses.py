@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.calibration import rotation_error
 
 _ROTATION_ERROR = 0.001
@@ -42,7 +42,7 @@ def lidar_poses(
     for line in chosen.tolist():
         error = rotation_error(matrices[line, :, :3])
         if error > _ROTATION_ERROR:
-            raise _problem(
+            raise ProblemError.of(
                 file,
                 f"line {line + 1} that is no rigid motion (R R^T - I up to {error:.3g})",
                 "a rotation and a translation in metres",
@@ -69,7 +69,7 @@ def scan_times(text: str, *, frames: Sequence[int], file: Path) -> NDArray[np.fl
     times = rows[lines_of(frames, n_lines=len(rows), file=file, remedy=_TIMES_REMEDY)]
     if (back := np.flatnonzero(np.diff(times) < 0)).size:
         found = f"a scan {frames[back[0] + 1]:06d} that is earlier than the one before it"
-        raise _problem(file, found, "times that ascend", _TIMES_REMEDY)
+        raise ProblemError.of(file, found, "times that ascend", _TIMES_REMEDY)
     return times
 
 
@@ -84,7 +84,7 @@ def lines_of(frames: Sequence[int], *, n_lines: int, file: Path, remedy: str) ->
         return numbers
     if n_lines == len(numbers):
         return np.arange(n_lines)
-    raise _problem(
+    raise ProblemError.of(
         file,
         f"{n_lines} lines",
         f"one for each frame number (at least {numbers.max() + 1}) or one for each of the "
@@ -107,9 +107,5 @@ def _numbers(text: str, *, per_line: int, file: Path, remedy: str) -> NDArray[np
                 raise ValueError("a number that is not finite")
         except ValueError as error:
             noun = "12 finite numbers" if per_line == 12 else "one finite number"
-            raise _problem(file, f"line {index + 1}: {error!s:.80}", noun, remedy) from error
+            raise ProblemError.of(file, f"line {index + 1}: {error!s:.80}", noun, remedy) from error
     return rows
-
-
-def _problem(file: Path, found: str, expected: str, remedy: str) -> ProblemError:
-    return ProblemError(Problem(file=file, found=found, expected=expected, remedy=remedy))

@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from pass2d.common.files import read_whole
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 
 NO_FILE = frozenset(
     {
@@ -29,15 +29,13 @@ def read_file(file: Path) -> bytes:
     except OSError as error:
         if error.errno not in NO_FILE:
             raise
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=(error.strerror or type(error).__name__).lower(),
-                expected="a readable file",
-                remedy=(
-                    "Change its permissions."
-                    if isinstance(error, PermissionError)
-                    else "Was it moved, or is it a link to nowhere? List the data set again."
-                ),
-            )
+        raise ProblemError.of(
+            file=file,
+            found=(error.strerror or type(error).__name__).lower(),
+            expected="a readable file",
+            remedy=(
+                "Change its permissions."
+                if isinstance(error, PermissionError)
+                else "Was it moved, or is it a link to nowhere? List the data set again."
+            ),
         ) from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.columns import PointLayout, other_content
 from pass2d.cache.clouds.nowhere import NOWHERE
 from pass2d.cache.schema import DatasetInfo
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.label_types import require_label_type
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
 from pass2d.pipeline.stages.panoptic import read_panoptic
@@ -232,13 +232,11 @@ def decode_points(data: bytes, *, columns: int, file: Path) -> NDArray[np.float3
     """
     point_bytes = 4 * columns
     if len(data) % point_bytes:
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"{len(data)} bytes",
-                expected=f"a multiple of {point_bytes} (float32, {columns} per point)",
-                remedy="The file is truncated, or not a point file: copy or download it again.",
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"{len(data)} bytes",
+            expected=f"a multiple of {point_bytes} (float32, {columns} per point)",
+            remedy="The file is truncated, or not a point file: copy or download it again.",
         )
     return np.frombuffer(data, "<f4").reshape(-1, columns)
 
@@ -258,16 +256,14 @@ def require_layout(data: bytes, *, columns: int, file: Path) -> None:
     found = other_content(data, expected)
     if not found:
         return
-    raise ProblemError(
-        Problem(
-            file=file,
-            found=found,
-            expected=f"{expected}, the fourth the signal",
-            remedy=(
-                "Is it from another data set, or not a point file? Write the first "
-                f"{columns} columns as little-endian float32."
-            ),
-        )
+    raise ProblemError.of(
+        file=file,
+        found=found,
+        expected=f"{expected}, the fourth the signal",
+        remedy=(
+            "Is it from another data set, or not a point file? Write the first "
+            f"{columns} columns as little-endian float32."
+        ),
     )
 
 
@@ -286,13 +282,11 @@ def decode_raw_labels(data: bytes, *, label_bytes: int, file: Path) -> NDArray[n
         ProblemError: the size is not a multiple of a label's bytes.
     """
     if len(data) % label_bytes:
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"{len(data)} bytes",
-                expected=f"a multiple of {label_bytes} (one label per point)",
-                remedy="The file is truncated, or not a label file: copy or download it again.",
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"{len(data)} bytes",
+            expected=f"a multiple of {label_bytes} (one label per point)",
+            remedy="The file is truncated, or not a label file: copy or download it again.",
         )
     return np.frombuffer(data, f"<u{label_bytes}").astype(np.uint32, copy=False)
 
@@ -306,13 +300,11 @@ def require_same_length(
         ProblemError: naming both files and both counts.
     """
     if n_points != n_labels:
-        raise ProblemError(
-            Problem(
-                file=labels_file,
-                found=f"{n_labels} labels",
-                expected=f"{n_points}, one per point of {points_file}",
-                remedy="One of the two is truncated or of another scan: download both again.",
-            )
+        raise ProblemError.of(
+            file=labels_file,
+            found=f"{n_labels} labels",
+            expected=f"{n_points}, one per point of {points_file}",
+            remedy="One of the two is truncated or of another scan: download both again.",
         )
 
 
@@ -350,16 +342,14 @@ def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
     finite = np.isfinite(points)
     if not finite.all():
         rows = np.flatnonzero(~finite.all(axis=1))
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"{len(rows)} of {len(points)} points with NaN or infinity, first {rows[0]}",
-                expected="finite numbers",
-                remedy=(
-                    "`drop_invalid` drops them (organised clouds have such rows); else the file "
-                    "is damaged: download it again."
-                ),
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"{len(rows)} of {len(points)} points with NaN or infinity, first {rows[0]}",
+            expected="finite numbers",
+            remedy=(
+                "`drop_invalid` drops them (organised clouds have such rows); else the file "
+                "is damaged: download it again."
+            ),
         )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.schema import DatasetInfo, RawFormat
 from pass2d.common.errors import ConfigError, DataError
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.raw_file import NO_FILE, read_file
 from pass2d.points.binary import BinaryOptions
 from pass2d.points.columns import PointColumns
@@ -71,14 +71,12 @@ def described_labels(
         ids = ids & raw.label_mask
     odd = (ids < LOWEST_ID) | (ids > HIGHEST_ID)
     if odd.any():
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"raw id {ids[odd][0]} at {np.count_nonzero(odd):,} points",
-                expected=f"ids of {LOWEST_ID} to {HIGHEST_ID}",
-                remedy="Give the description a mask (0xFFFF keeps the low 16 bits) or another "
-                "dtype of [labels].",
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"raw id {ids[odd][0]} at {np.count_nonzero(odd):,} points",
+            expected=f"ids of {LOWEST_ID} to {HIGHEST_ID}",
+            remedy="Give the description a mask (0xFFFF keeps the low 16 bits) or another "
+            "dtype of [labels].",
         )
     ids = ids & HIGHEST_ID
     if raw.ignores_unnamed:
@@ -106,13 +104,11 @@ def _columns(file: Path, raw: RawFormat) -> PointColumns:
     try:
         columns, _ = read_columns_of(file, binary)
     except ConfigError as error:  # a package that is not installed
-        raise ProblemError(
-            Problem(
-                file=file,
-                found="a format whose reader is missing",
-                expected="its package",
-                remedy=f"{error}.",
-            )
+        raise ProblemError.of(
+            file=file,
+            found="a format whose reader is missing",
+            expected="its package",
+            remedy=f"{error}.",
         ) from error
     except DataError as error:
         cause = error.__cause__
@@ -130,13 +126,11 @@ def _label_values(
         columns = _columns(file, raw)
         name = raw.label_column
         if name not in columns.names:
-            raise ProblemError(
-                Problem(
-                    file=file,
-                    found=f"columns {', '.join(columns.names)}",
-                    expected=f"a column {name!r} of labels",
-                    remedy="Correct column of [labels] in the description.",
-                )
+            raise ProblemError.of(
+                file=file,
+                found=f"columns {', '.join(columns.names)}",
+                expected=f"a column {name!r} of labels",
+                remedy="Correct column of [labels] in the description.",
             )
         return _whole(file, columns.values[columns.names.index(name)], is_dropped)
 
@@ -151,13 +145,11 @@ def _label_values(
         return _whole(file, array.reshape(-1), is_dropped)
     kind = np.dtype(raw.label_dtype)
     if len(data) % kind.itemsize:
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"{len(data)} bytes",
-                expected=f"a multiple of {kind.itemsize} ({kind.name}, one label per point)",
-                remedy="Is it cut off, or is dtype of [labels] another?",
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"{len(data)} bytes",
+            expected=f"a multiple of {kind.itemsize} ({kind.name}, one label per point)",
+            remedy="Is it cut off, or is dtype of [labels] another?",
         )
     return _whole(file, np.frombuffer(data, kind), is_dropped)
 
@@ -182,16 +174,14 @@ def _whole(
         found = f"label {values[~is_whole][0]}"
     else:
         found = f"values of type {values.dtype}"
-    raise ProblemError(
-        Problem(
-            file=file,
-            found=found,
-            expected="whole numbers",
-            remedy="Is it the file, the column or the dtype of the labels?",
-        )
+    raise ProblemError.of(
+        file=file,
+        found=found,
+        expected="whole numbers",
+        remedy="Is it the file, the column or the dtype of the labels?",
     )
 
 
 def _problem(file: Path, error: DataError, expected: str) -> ProblemError:
     found = str(error).removeprefix(f"{file}: ").rstrip(".")
-    return ProblemError(Problem(file=file, found=found, expected=expected, remedy=_AGAIN))
+    return ProblemError.of(file=file, found=found, expected=expected, remedy=_AGAIN)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.parquet_rows import numbers, read_columns, rows_of
 from pass2d.pipeline.stages.range_image import beam_inclinations, range_image_points
 
@@ -285,11 +285,9 @@ def camera_matrices(file: Path) -> dict[int, tuple[NDArray[np.float64], tuple[in
 
 
 def _odd(file: Path, found: tuple[int, ...], expected: str) -> ProblemError:
-    return ProblemError(
-        Problem(
-            file=file,
-            found=f"numbers of shape {found}" if found else "no numbers",
-            expected=expected,
-            remedy="Download the files of this segment again, all of one version.",
-        )
+    return ProblemError.of(
+        file=file,
+        found=f"numbers of shape {found}" if found else "no numbers",
+        expected=expected,
+        remedy="Download the files of this segment again, all of one version.",
     )

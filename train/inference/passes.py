@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 
 from pass2d.common.prefetch import Pause
 
@@ -104,6 +103,9 @@ def _nearest_row(
     known: NDArray[np.float32], asked: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Distance and row of the nearest of (3, N) points for (3, Q) others."""
+    # Here: it takes half a second to import, and most runs never ask.
+    from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
+
     # Built for some thousand queries: an unbalanced tree is made in half the time.
     tree = cKDTree(known.T, balanced_tree=False, compact_nodes=False)
     distance, row = tree.query(asked.T)

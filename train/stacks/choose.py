@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.reading.scan_table import ScanTable
 from pass2d.common.errors import ConfigError
+from pass2d.common.text import and_so_on
 from pass2d.train.stacks.config import StackConfig
 
 
@@ -89,9 +90,8 @@ def require_poses(
     ):
         if is_needed and (lacking := chosen & ~is_there).any():
             names = sorted(set(scans.sequence[lacking].tolist()))
-            more = ", ..." if len(names) > 8 else ""
             raise ConfigError(
-                f"{where}: no {what} of sequence {', '.join(names[:8])}{more}, which several scans "
+                f"{where}: no {what} of sequence {and_so_on(names, 8)}, which several scans "
                 f"together (stack.past = {config.past}) need. Run `prepare` again: it adds {what} "
                 f"to a cache of an earlier version and says what is wrong with {file}."
             )

@@ -7,6 +7,7 @@ from collections import Counter
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError, DataError
+from pass2d.common.text import and_so_on
 from pass2d.train.submission.benchmark import Benchmark
 from pass2d.train.submission.sources import check_sources
 
@@ -49,8 +50,9 @@ def require_complete(
     lacks = list(checked.problems)
     missing = benchmark.missing_sequences(scans.server_split, scans.sequences)
     if missing:
-        shown = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
-        lacks.append(f"{len(missing)} of the official sequences are not prepared: {shown}")
+        lacks.append(
+            f"{len(missing)} of the official sequences are not prepared: {and_so_on(missing, 6)}"
+        )
     official = set(benchmark.splits.get(scans.server_split, ()))
     foreign = sorted(set(scans.sequences) - official)
     if foreign:

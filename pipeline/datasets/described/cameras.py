@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pass2d.common.text import shown, unknown
 from pass2d.pipeline.datasets.described.description import CalibPart, CameraPart, PointsPart
 from pass2d.pipeline.datasets.described.pattern import fill
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.camera_sense import camera_fault, intrinsics_fault
 from pass2d.pipeline.stages.raw_file import read_file
 
@@ -215,4 +215,4 @@ def _json_matrix(
 
 
 def _fault(file: Path, found: str, expected: str) -> ProblemError:
-    return ProblemError(Problem(file=file, found=found, expected=expected, remedy=_REMEDY))
+    return ProblemError.of(file=file, found=found, expected=expected, remedy=_REMEDY)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.pipeline.datasets.described.description import PosesPart
-from pass2d.pipeline.problem import Problem, ProblemError
+from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.source import ScanSource, SweepSource
 from pass2d.pipeline.stages.raw_file import read_file
 
@@ -31,13 +31,11 @@ def read_poses(file: Path) -> NDArray[np.float64]:
         except ValueError:
             row = []
         if len(row) != 12 or not np.isfinite(row).all():
-            raise ProblemError(
-                Problem(
-                    file=file,
-                    found=f"line {number}: {line[:60]!r}",
-                    expected="12 finite numbers, 3x4 row by row",
-                    remedy="Is it a file of poses as KITTI has it?",
-                )
+            raise ProblemError.of(
+                file=file,
+                found=f"line {number}: {line[:60]!r}",
+                expected="12 finite numbers, 3x4 row by row",
+                remedy="Is it a file of poses as KITTI has it?",
             )
         rows.append(row)
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
@@ -70,14 +68,11 @@ def with_poses(
     if len(world_from_sensor) == len(scans):
         indices = list(range(len(scans)))
     if max(indices, default=0) >= len(world_from_sensor):
-        raise ProblemError(
-            Problem(
-                file=file,
-                found=f"{len(world_from_sensor)} poses",
-                expected=f"one per scan: {len(scans)}, or one per frame number up to "
-                f"{max(indices)}",
-                remedy="Is it the file of this sequence?",
-            )
+        raise ProblemError.of(
+            file=file,
+            found=f"{len(world_from_sensor)} poses",
+            expected=f"one per scan: {len(scans)}, or one per frame number up to {max(indices)}",
+            remedy="Is it the file of this sequence?",
         )
     poses = (world_from_sensor[indices] @ sensor_from_lidar)[:, :3].reshape(-1, 12).tolist()
     return [

@@ -15,6 +15,7 @@ from torch import Tensor
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CheckpointError, ConfigError
 from pass2d.common.files import open_file
+from pass2d.common.text import and_more
 from pass2d.models.inputs import Grid
 from pass2d.models.network import Network
 from pass2d.models.registry import build_network
@@ -265,8 +266,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "none") + more
+    return and_more(names, _SHOWN) or "none"
 
 
 def _sha256(path: Path) -> str:
