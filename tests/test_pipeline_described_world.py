@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -282,14 +284,63 @@ def test_a_damaged_shard_is_made_again(world: World) -> None:
         assert file.read_bytes() == data
 
 
-def test_there_is_no_server_to_submit_to(world: World, tmp_path: Path) -> None:
-    words = ("--cache", world.cache, "--dataset", "quay", "--checkpoint", world.network)
-    result = CliRunner().invoke(
-        app, [str(word) for word in ("submit", *words, "--out", tmp_path / "x.zip")]
-    )
-    assert result.exit_code == 1
-    assert "quay has no benchmark" in result.output
-    assert "predict" in result.output
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_submitted_files_lie_and_read_as_the_labels_of_the_description(
+    world: World, tmp_path: Path, split: str
+) -> None:
+    """Names, type, bits and length as `[labels]` says; the ids are those that `predict` writes."""
+    words = ("--cache", world.cache, "--dataset", "quay", "--split", split)
+    network, out = ("--checkpoint", world.network, "--device", "cpu"), tmp_path / "mine.zip"
+    report = document("submit", *words, *network, "--out", out)
+    sequence = {"val": "b", "test": "c"}[split]
+    assert (report["scans"], report["points"]) == (SCANS[sequence], N * SCANS[sequence])
+    with zipfile.ZipFile(out) as archive:
+        archive.extractall(tmp_path / "out")
+    files = sorted(p for p in (tmp_path / "out").rglob("*") if p.is_file())
+    below = Path("runs") / sequence / "sem"
+    names = [below / f"{place}.npy" for place in range(SCANS[sequence])]
+    assert [file.relative_to(tmp_path / "out") for file in files] == names
+    scans = world.root / "runs" / sequence / "pts"
+    pass2d("predict", scans, *network, "--out", tmp_path / "predicted")
+    predicted = sorted((tmp_path / "predicted").rglob("*.label"))
+    for file, other in zip(files, predicted, strict=True):
+        values = np.load(file)
+        assert (values.dtype, values.shape) == (np.dtype("<u4"), (N,))
+        assert not (values & 0xFFFFF00F).any()
+        assert (values >> 4).tolist() == np.fromfile(other, "<u4").tolist()
+        assert set((values >> 4).tolist()) <= WRITTEN - {0}
+    assert "sound" in pass2d("submit", "--verify", out, *words)
+
+
+def test_a_submission_with_faults_is_refused_line_by_line(world: World, tmp_path: Path) -> None:
+    def npy(values: object) -> bytes:
+        np.save(file := io.BytesIO(), values)
+        return file.getvalue()
+
+    zeros = np.zeros(N, "<u4")
+    contents = {
+        "runs/b/sem/0.npy": npy(zeros[1:] + (7 << 4)),
+        "runs/b/sem/1.npy": npy(zeros + (8 << 4)),
+        "runs/b/sem/2.npy": npy(zeros),
+    }
+    expected = {
+        "0.npy": "599 points, the scan has 600",
+        "1.npy": "holds 8, which is not a raw id",
+        "2.npy": "not the label file of a scan of this split",
+    }
+    check = ("submit", "--cache", world.cache, "--dataset", "quay", "--split", "val", "--verify")
+    for given in (contents, {"runs/b/sem/0.npy": npy(zeros.astype("<i8"))}):
+        with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+            for name, data in given.items():
+                archive.writestr(name, data)
+        result = CliRunner().invoke(app, [str(word) for word in (*check, tmp_path / "odd.zip")])
+        assert result.exit_code == 1
+        if given is contents:
+            for name, fault in expected.items():
+                assert any(name in line and fault in line for line in result.stdout.splitlines())
+        else:
+            assert "int64 of shape (600,), expected one uint32 per point" in result.stdout
+            assert "runs/b/sem/1.npy: missing" in result.stdout
 
 
 def test_ray_makes_the_same_bytes(world: World, tmp_path: Path) -> None:

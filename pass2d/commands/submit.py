@@ -60,7 +60,7 @@ def submit_command(
         Path | None,
         typer.Option(
             "--verify",
-            help="Only check this zip of either benchmark; with --cache, also against its scans.",
+            help="Only check this zip of any benchmark; with --cache, also against its scans.",
             resolve_path=True,
         ),
     ] = None,
@@ -95,7 +95,10 @@ def submit_command(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a submission for the benchmark's server as a zip, or check one."""
+    """Write a submission for the benchmark's server as a zip, or check one.
+
+    For a described data set: label files in the layout of its own labels.
+    """
     console = Console()
     with clear_errors(console):
         if verify is not None:
@@ -156,12 +159,14 @@ def _verify(
     benchmarks, expected = _benchmarks(), None
     if cache_root is not None:
         from pass2d.cache.reader import CacheReader
-        from pass2d.train.submission.benchmark import benchmark_of
+        from pass2d.train.submission.benchmark import DescribedFiles, benchmark_of
         from pass2d.train.submission.scans import expected_points
 
         with CacheReader.open(cache_root, dataset=dataset) as reader:
             benchmark = benchmark_of(reader, benchmarks)
             expected = expected_points(reader, benchmark, split=split)
+            if isinstance(benchmark, DescribedFiles):
+                benchmarks = (benchmark,)
     return verify_submission(
         path,
         benchmarks,

@@ -16,6 +16,7 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
 from pass2d.common.text import unknown
 from pass2d.train.inference.tasks import Task, chosen_tasks
+from pass2d.train.submission.label_files import LabelFiles, label_files
 
 META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
 """Of nuScenes' submission.json: which sensors and data the method uses; all five, true or false."""
@@ -34,8 +35,9 @@ class Form:
     takes_raw_ids: bool
     """uint32 raw ids; else uint8 training ids, which may not be 0."""
     has_meta: bool
-    """`SPLIT/submission.json` says what the method uses, and names hold the split; else there may
-    be a description, and names hold the sequence."""
+    """`SPLIT/submission.json` says what the method uses, and names hold the split."""
+    has_folders: bool
+    """Folders have entries of their own, names hold the sequence, a description may be there."""
 
 
 FORMS = {
@@ -44,12 +46,14 @@ FORMS = {
         pattern=re.compile(r"sequences/([0-9]{2})/predictions/([0-9]{6})\.label"),
         takes_raw_ids=True,
         has_meta=False,
+        has_folders=True,
     ),
     "nuscenes": Form(
         entry="lidarseg/{split}/{token}_lidarseg.bin",
         pattern=re.compile(r"lidarseg/([A-Za-z0-9_]+)/([0-9A-Za-z]+)_lidarseg\.bin"),
         takes_raw_ids=False,
         has_meta=True,
+        has_folders=False,
     ),
 }
 """By the name that a data set's facts give its benchmark."""
@@ -89,14 +93,23 @@ class Benchmark:
         """Of a prediction file."""
         return np.dtype("<u4") if self.form.takes_raw_ids else np.dtype("u1")
 
-    def entry_name(self, *, split: str, sequence: str, frame_index: int, token: str) -> str:
-        """Where a scan's predictions lie in the zip; ``split`` is the server's name."""
-        return self.form.entry.format(
-            split=split, sequence=sequence, frame_index=frame_index, token=token
-        )
+    def entry_names(
+        self, reader: CacheReader, positions: Sequence[int], *, split: str
+    ) -> list[str]:
+        """Where each scan's predictions lie in the zip; ``split`` is the server's name."""
+        scans = reader.scans
+        return [
+            self.form.entry.format(
+                split=split,
+                sequence=str(scans.sequence[position]),
+                frame_index=int(scans.frame_index[position]),
+                token=str(scans.token[position]) or str(scans.scan_id[position]),
+            )
+            for position in positions
+        ]
 
-    def encode(self, labels: NDArray[np.uint8], task: Task) -> bytes:
-        """A network's training ids (N,) as the file that the task's server reads."""
+    def encode(self, name: str, labels: NDArray[np.uint8], task: Task) -> bytes:
+        """A network's training ids (N,) as the file of that name, which the task's server reads."""
         folded = task.fold[labels]
         if not self.form.takes_raw_ids:
             return folded.astype("u1").tobytes()
@@ -145,13 +158,49 @@ class Benchmark:
         return [name for name in self.splits.get(server_split, ()) if name not in there]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescribedFiles(Benchmark):
+    """No server's rules: predictions lie as the labels of a described data set do."""
+
+    files: LabelFiles
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.info.name
+
+    @property
+    def form(self) -> Form:
+        """Names are those of `files`."""
+        return Form(
+            entry="",
+            pattern=re.compile(r"(?!)"),
+            takes_raw_ids=True,
+            has_meta=False,
+            has_folders=False,
+        )
+
+    def entry_names(
+        self, reader: CacheReader, positions: Sequence[int], *, split: str
+    ) -> list[str]:
+        """The paths of the label files below the root of the data set."""
+        return self.files.names(reader, positions)
+
+    def encode(self, name: str, labels: NDArray[np.uint8], task: Task) -> bytes:
+        """A label file."""
+        return self.files.encode(name, task.fold[labels])
+
+
 def benchmark_of(reader: CacheReader, benchmarks: Sequence[Benchmark]) -> Benchmark:
-    """The benchmark of a prepared data set.
+    """The benchmark of a prepared data set; its own label files where it is a described one.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: it has none, or no raw ids to write.
     """
     facts = reader.info.facts
+    if reader.info.description is not None:
+        files = label_files(reader.info, where=reader.root)
+        return DescribedFiles(info=reader.info, files=files)
     for benchmark in benchmarks:
         if benchmark.name == facts.benchmark:
             return benchmark
@@ -218,5 +267,6 @@ def no_predictions(foreign: Sequence[str]) -> str:
     shown = ", ".join(foreign[:3]) or "nothing"
     return (
         f"no prediction files (found {shown}); expected sequences/NN/predictions/NNNNNN.label "
-        "or lidarseg/SPLIT/TOKEN_lidarseg.bin"
+        "or lidarseg/SPLIT/TOKEN_lidarseg.bin (label files of a described data set: give "
+        "`cache_root`)"
     )

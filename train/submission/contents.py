@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pass2d.common.errors import DataError
 from pass2d.common.files import read_whole
 from pass2d.train.submission.benchmark import Benchmark
+from pass2d.train.submission.label_files import LabelFiles
 
 MAX_POINTS = 20_000_000
 """No lidar measures more per scan: a larger entry cannot be a prediction and is not read."""
@@ -64,14 +65,40 @@ def count_points(info: zipfile.ZipInfo, benchmark: Benchmark) -> int:
     width = benchmark.dtype.itemsize
     if info.file_size % width or not info.file_size:
         raise ValueError(f"{info.file_size} bytes, expected {width} per point")
-    if info.file_size // width > MAX_POINTS:
-        points = info.file_size // width
+    require_readable(info, width)
+    return info.file_size // width
+
+
+def require_readable(info: zipfile.ZipInfo, width: int) -> None:
+    """Refuse an entry that is too large for ``width`` bytes per point, encrypted or packed oddly.
+
+    Raises:
+        ValueError: Says which.
+    """
+    points = info.file_size // width
+    if points > MAX_POINTS:
         raise ValueError(f"would unpack to {points:,} points; no scan has so many")
     if info.flag_bits & 1:
         raise ValueError("encrypted")
     if info.compress_type not in _METHODS:
         raise ValueError("compressed in a way that servers may not support; use deflate")
-    return info.file_size // width
+
+
+def read_raw_ids(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, files: LabelFiles
+) -> NDArray[np.int64]:
+    """(N,) raw ids of a described data set's label file.
+
+    Raises:
+        ValueError: It is damaged, or no such file.
+    """
+    require_readable(info, files.dtype.itemsize)
+    try:
+        return files.decode(info.filename, archive.read(info))
+    except _UNREADABLE as error:
+        raise ValueError(f"damaged ({error})") from error
+    except DataError as error:
+        raise ValueError(str(error).removeprefix(f"{info.filename}: ")) from error
 
 
 def check_predictions(

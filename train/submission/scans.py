@@ -26,15 +26,7 @@ class SubmittedScans:
             )
         self.sequences = [str(table.sequence[p]) for p in self.positions]
         self.server_split = benchmark.server_split(split, self.sequences)
-        self.names = [
-            benchmark.entry_name(
-                split=self.server_split,
-                sequence=str(table.sequence[p]),
-                frame_index=int(table.frame_index[p]),
-                token=str(table.token[p]) or str(table.scan_id[p]),
-            )
-            for p in self.positions
-        ]
+        self.names = benchmark.entry_names(reader, self.positions, split=self.server_split)
 
 
 def require_complete(
@@ -54,21 +46,22 @@ def require_complete(
             f"{len(missing)} of the official sequences are not prepared: {and_so_on(missing, 6)}"
         )
     official = set(benchmark.splits.get(scans.server_split, ()))
-    foreign = sorted(set(scans.sequences) - official)
+    foreign = sorted(set(scans.sequences) - official) if benchmark.splits else ()
     if foreign:
         lacks.append(f"not in the official split: {', '.join(foreign[:6])}")
     for sequence, count in sorted(Counter(scans.sequences).items()):
         wanted = benchmark.scan_counts.get(sequence)
         if wanted is not None and wanted != count and sequence in official:
             lacks.append(f"sequence {sequence}: {count} scans, officially {wanted}")
+    refused = ", the server would refuse it" if benchmark.splits else ""
     if lacks and not allow_partial:
         raise DataError(
-            f"{reader.root}: split {split} is not complete, the server would refuse it: "
+            f"{reader.root}: split {split} is not complete{refused}: "
             f"{'; '.join(lacks[:8])}{f'; and {len(lacks) - 8} more' if len(lacks) > 8 else ''}. "
             "Prepare what is missing, or set `allow_partial` for a trial zip."
         )
-    refused = [f"not complete, the server will refuse it: {lack}" for lack in lacks]
-    return (*checked.notes, *refused), not lacks
+    said = [f"not complete{refused.replace('would', 'will')}: {lack}" for lack in lacks]
+    return (*checked.notes, *said), not lacks
 
 
 def own_points(reader: CacheReader, position: int) -> int:

@@ -56,8 +56,9 @@ def check_sources(reader: CacheReader, positions: Sequence[int]) -> SourceCheck:
             f"{changed[0].path}: {change_words(changed[0])}. Predictions of the cache would not "
             f"be of this file: run `prepare` again.{more}"
         )
-    problems += _unprepared(by_folder)
-    problems += _unprepared_samples(reader, positions, by_folder)
+    if reader.info.description is None:  # else a folder may hold scans of several splits, or none
+        problems += _unprepared(by_folder)
+        problems += _unprepared_samples(reader, positions, by_folder)
     notes = []
     if gone:
         notes.append(

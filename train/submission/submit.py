@@ -115,12 +115,12 @@ def submit(
     description = None if config.description is None else read_description(config.description)
     trained = trained_network(checkpoint, device)
     with CacheReader.open(cache_root, dataset=dataset) as reader:
+        benchmark = _benchmark(reader, benchmarks, config)
         fit_classes(reader, trained.card)
         info = require_same_data(trained, reader.info)
         wanted = None if config.task is None else (config.task,)
         task = chosen_tasks(info, wanted, source=trained.source)[0]
         reader.expect_all()
-        benchmark = _benchmark(reader, benchmarks, config)
         scans = SubmittedScans(reader, benchmark, config.split)
         notes, is_complete = require_complete(
             reader,
@@ -197,10 +197,12 @@ def _benchmark(
         raise ConfigError(
             f"`outside=ignore`: {title} refuses unlabelled points. Use `outside=nearest`."
         )
-    if found.form.has_meta and config.description is not None:
-        raise ConfigError(f"`description`: {title} takes none; it has `meta`")
+    if config.description is not None and not found.form.has_folders:
+        has = "; it has `meta`" if found.form.has_meta else ""
+        raise ConfigError(f"`description`: {title} takes none{has}")
     if config.meta and not found.form.has_meta:
-        raise ConfigError(f"`meta`: {title} takes none; it has `description`")
+        has = "; it has `description`" if found.form.has_folders else ""
+        raise ConfigError(f"`meta`: {title} takes none{has}")
     return found
 
 
@@ -328,14 +330,14 @@ class _Work:
             yield f"lidarseg/{scans.server_split}/", b""
             yield f"{scans.server_split}/", b""
             yield f"{scans.server_split}/submission.json", submission_json(meta)
-        else:
-            if self._description is not None:
-                yield DESCRIPTION_FILE, self._description
+        if self._description is not None:
+            yield DESCRIPTION_FILE, self._description
+        if benchmark.form.has_folders:
             yield "sequences/", b""
         folders: set[str] = set()
         self._progress.start("pack", total=len(scans.positions), unit="scans")
         for place, (name, position) in enumerate(zip(scans.names, scans.positions, strict=True)):
-            for folder in () if benchmark.form.has_meta else _folders(name):
+            for folder in _folders(name) if benchmark.form.has_folders else ():
                 if folder not in folders:
                     folders.add(folder)
                     yield folder, b""
@@ -344,7 +346,7 @@ class _Work:
                 self._predict([position])
                 labels = self._parts.read(place, n=self._points(position))
             assert labels is not None
-            yield name, benchmark.encode(labels, self._task)
+            yield name, benchmark.encode(name, labels, self._task)
             self._progress.advance()
 
 

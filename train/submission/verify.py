@@ -20,11 +20,17 @@ from pass2d.train.submission.benchmark import (
     DESCRIPTION_FILE,
     META_KEYS,
     Benchmark,
+    DescribedFiles,
     EntryName,
     no_predictions,
     parse_entry,
 )
-from pass2d.train.submission.contents import check_predictions, count_points, read_text
+from pass2d.train.submission.contents import (
+    check_predictions,
+    count_points,
+    read_raw_ids,
+    read_text,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +87,8 @@ def verify_submission(
         require_task(task)
     try:
         with os.fdopen(open_file(path), "rb") as file, zipfile.ZipFile(file) as archive:
-            check = _Check(
+            is_described = any(isinstance(one, DescribedFiles) for one in benchmarks)
+            check = (_DescribedCheck if is_described else _Check)(
                 path,
                 archive,
                 benchmarks,
@@ -157,9 +164,7 @@ class _Check:
 
     def _sort_entries(self) -> Benchmark | None:
         """Name what does not belong; find out which benchmark it is for."""
-        for name, count in Counter(info.filename for info in self._infos).items():
-            if count > 1:
-                self._problem(f"{name}: occurs {count} times")
+        self._require_once()
         kinds: Counter[str] = Counter()
         foreign = []
         for info in self._infos:
@@ -183,6 +188,11 @@ class _Check:
             if name != extra:
                 self._problem(f"{name}: does not belong in a submission")
         return benchmark
+
+    def _require_once(self) -> None:
+        for name, count in Counter(info.filename for info in self._infos).items():
+            if count > 1:
+                self._problem(f"{name}: occurs {count} times")
 
     def _require_rest(self, benchmark: Benchmark) -> None:
         if benchmark.form.has_meta:
@@ -326,6 +336,44 @@ class _Check:
         line = f"{self._path.name}: {text}"
         # Names in a zip are anybody's: no line breaks, nothing that a terminal would obey.
         self._problems.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+
+
+class _DescribedCheck(_Check):
+    """Of label files where those of a described data set lie: the cache says which."""
+
+    def _sort_entries(self) -> Benchmark | None:
+        self._require_once()
+        (benchmark,) = self._benchmarks
+        assert self._expected is not None
+        for info in self._infos:
+            entry = EntryName(benchmark=benchmark.name, group="", scan=info.filename)
+            if info.filename in self._expected:
+                self._files[info.filename] = info, entry
+            elif not info.is_dir():
+                self._problem(f"{info.filename}: not the label file of a scan of this split")
+        return benchmark
+
+    def _require_rest(self, benchmark: Benchmark) -> None:
+        """There is no rest."""
+
+    def _check_file(
+        self, name: str, info: zipfile.ZipInfo, benchmark: Benchmark, tasks: Sequence[Task]
+    ) -> int:
+        assert isinstance(benchmark, DescribedFiles)
+        assert self._expected is not None
+        try:
+            ids = read_raw_ids(self._archive, info, benchmark.files)
+        except ValueError as error:
+            self._problem(f"{name}: {error}")
+            return 0
+        if len(ids) != self._expected[name]:
+            self._problem(f"{name}: {len(ids):,} points, the scan has {self._expected[name]:,}")
+        held = np.zeros(1 << 16, np.bool_)
+        held[ids] = True
+        bad = np.flatnonzero(held & ~benchmark.is_allowed(tasks[0]))
+        if len(bad):
+            self._problem(f"{name}: holds {bad[0]}, {benchmark.legal(tasks)}")
+        return len(ids)
 
 
 def _moving_ids(benchmark: Benchmark) -> list[int]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.common.path_pattern import fill
 from pass2d.common.text import shown, unknown
 from pass2d.pipeline.datasets.described.description import CalibPart, CameraPart, PointsPart
-from pass2d.pipeline.datasets.described.pattern import fill
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.camera_sense import camera_fault, intrinsics_fault
 from pass2d.pipeline.stages.raw_file import read_file

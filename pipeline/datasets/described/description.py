@@ -18,6 +18,7 @@ from pass2d.cache.clouds.columns import DTYPES
 from pass2d.cache.layout import DATASET
 from pass2d.cache.schema import LidarFacts
 from pass2d.common.errors import ConfigError
+from pass2d.common.path_pattern import placeholders, without_words
 from pass2d.common.plain import from_plain
 from pass2d.common.text import unknown
 from pass2d.points.mapping import ROLES, parse_rotation, parse_unit
@@ -491,14 +492,6 @@ def _check_patterns(found: Description, where: str) -> None:
         )
 
 
-_WORD = re.compile(r"\{([^{}]*)\}")
-
-
-def placeholders(pattern: str) -> tuple[str, ...]:
-    """The words in braces, each once, in their order."""
-    return tuple(dict.fromkeys(_WORD.findall(pattern)))
-
-
 def require_pattern(pattern: str, *, needs: str = "") -> None:
     """Refuse what is not a pattern of paths below the root.
 
@@ -508,7 +501,7 @@ def require_pattern(pattern: str, *, needs: str = "") -> None:
     words = placeholders(pattern)
     if any(re.fullmatch("[a-z_]+", word) is None for word in words):
         raise ValueError(f"{pattern!r}: words in braces are lower-case letters, e.g. {{sequence}}")
-    if set(_WORD.sub("", pattern)) & set("{}"):
+    if set(without_words(pattern)) & set("{}"):
         raise ValueError(f"{pattern!r}: braces do not match")
     if needs and needs not in words:
         raise ValueError(f"{pattern!r} lacks {{{needs}}}")

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from pass2d.cache.rows import FailedScan
 from pass2d.common.errors import DataError
+from pass2d.common.path_pattern import fill, placeholders
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.described.cameras import Calibration, Calibrations, lidar_from_file
-from pass2d.pipeline.datasets.described.description import Description, PosesPart, placeholders
+from pass2d.pipeline.datasets.described.description import Description, PosesPart
 from pass2d.pipeline.datasets.described.facts import LAYOUT_NAME
-from pass2d.pipeline.datasets.described.pattern import Folders, Match, fill
+from pass2d.pipeline.datasets.described.pattern import Folders, Match
 from pass2d.pipeline.datasets.described.poses import read_poses, with_poses, with_sweeps
 from pass2d.pipeline.datasets.described.splits import NamedScan, split_scans
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted, listing_problems

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pass2d.pipeline.datasets.described.description import placeholders
-
-_PIECE = re.compile(r"\{[^{}]*\}|\*|[^*{]+")
+from pass2d.common.path_pattern import fill, path_expression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +56,13 @@ class Folders:
                 (f"{folder}/{name}".lstrip("/"), {**words, **found.groupdict()})
                 for folder, words in places
                 for name in self._folders(folder)
-                if (found := _expression(part, words).fullmatch(name)) and name[0] != "."
+                if (found := path_expression(part, words).fullmatch(name)) and name[0] != "."
             ]
         yield from (folder for folder, _ in places)
 
     def _walk(self, folder: str, parts: list[str], words: dict[str, str]) -> Iterator[Match]:
         part, rest = parts[0], parts[1:]
-        expression = _expression(part, words)
+        expression = path_expression(part, words)
         files, in_order = self._listed(folder)
         folders = self._folders(folder)
         # A folder that has a file's name is listed: whoever reads it says what is wrong with it.
@@ -104,32 +101,6 @@ class Folders:
             self.closed[folder] = (error.strerror or type(error).__name__).lower()
         self._names[folder] = frozenset(files), tuple(sorted(files))
         self._names[f"{folder}/"] = frozenset(folders), tuple(sorted(folders))
-
-
-def fill(pattern: str, words: Mapping[str, str]) -> str:
-    """A pattern with its words in place."""
-    for word in placeholders(pattern):
-        pattern = pattern.replace(f"{{{word}}}", words[word])
-    return pattern
-
-
-def _expression(part: str, words: Mapping[str, str]) -> re.Pattern[str]:
-    """One component of a path, what is known of its words filled in."""
-    text, seen = "", set()
-    for piece in _PIECE.findall(part):
-        word = piece[1:-1]
-        if piece == "*":
-            text += "[^/]*"
-        elif not piece.startswith("{"):
-            text += re.escape(piece)
-        elif word in words:
-            text += re.escape(words[word])
-        elif word in seen:
-            text += f"(?P={word})"
-        else:
-            text += f"(?P<{word}>[^/]+)"
-            seen.add(word)
-    return re.compile(text)
 
 
 def _escape(name: str) -> str:

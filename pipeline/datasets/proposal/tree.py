@@ -12,7 +12,7 @@ from string import ascii_lowercase
 from typing import TypeVar
 
 from pass2d.common.errors import DataError
-from pass2d.pipeline.datasets.described.description import placeholders
+from pass2d.common.path_pattern import placeholders
 from pass2d.pipeline.datasets.described.pattern import Match
 from pass2d.pipeline.datasets.described.splits import SPLIT_FOLDERS
 from pass2d.pipeline.datasets.proposal.notes import Notes
