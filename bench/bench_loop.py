@@ -175,7 +175,7 @@ def naive_side(listing: SourceListing, reader: CacheReader) -> dict[str, NaiveLo
 
 def measure(reader: CacheReader, listing: SourceListing, options: argparse.Namespace) -> Measured:
     measured: Measured = {}
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     loaders = naive_side(listing, reader)
     recipe = "2dpass-small" if options.network == "none" else options.network
     sides = {mode: Ours(reader, mode, recipe) for mode in MODES}
@@ -183,8 +183,8 @@ def measure(reader: CacheReader, listing: SourceListing, options: argparse.Names
         kept: Measured = {} if number == 0 else measured  # the first round warms up
         for name, loader in loaders.items():
             samples = iter(range(10**9))
-            timed(kept, f"usual loader, {name}", options.samples, plain(loader, samples, chance))
-        points = loaders["full"].sample(0, chance)["points"]
+            timed(kept, f"usual loader, {name}", options.samples, plain(loader, samples, rng))
+        points = loaders["full"].sample(0, rng)["points"]
         timed(kept, "usual voxels, 5 scales", 1, lambda points=points: voxelized(points))
         for mode, side in sides.items():
             for part, work in (
@@ -203,9 +203,9 @@ def measure(reader: CacheReader, listing: SourceListing, options: argparse.Names
 
 
 def plain(
-    loader: NaiveLoader, samples: Any, chance: np.random.Generator
+    loader: NaiveLoader, samples: Any, rng: np.random.Generator
 ) -> Callable[[], dict[str, torch.Tensor]]:
-    return lambda: loader.sample(next(samples), chance)
+    return lambda: loader.sample(next(samples), rng)
 
 
 def timed(

@@ -182,8 +182,8 @@ def corruptions(inputs: Inputs) -> list[tuple[str, Callable[[], object]]]:
     )
 
     def work(variant: Variant) -> object:
-        chance = scan_generator(variant, sequence="00", frame_index=0)
-        return corrupt(cloud, variant, table=table, rng=chance)
+        rng = scan_generator(variant, sequence="00", frame_index=0)
+        return corrupt(cloud, variant, table=table, rng=rng)
 
     heavy = [Variant(name=name, severity="heavy") for name in CORRUPTIONS]
     return [(variant.name, functools.partial(work, variant)) for variant in heavy]

@@ -44,22 +44,22 @@ class NaiveLoader:
     map_by_table: bool = False
     """Map labels by an array, not as usual by a dictionary under `numpy.vectorize`."""
 
-    def sample(self, index: int, chance: np.random.Generator) -> dict[str, Tensor]:
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """What a data set's ``__getitem__`` returns."""
         files = self.scans[index % len(self.scans)]
         points, labels, _ = self._read(files)
         image = Image.open(files.image).convert("RGB")
         keep, pixels = project(points, files.image_from_lidar, image.size)
         if self.mode == "full":
-            is_dropped = chance.random(len(points)) < chance.uniform(0, 0.2)
+            is_dropped = rng.random(len(points)) < rng.uniform(0, 0.2)
             points[is_dropped], labels[is_dropped] = points[0], labels[0]
             keep, pixels = keep[~is_dropped[keep]], pixels[~is_dropped[keep]]
-            points = augmented(points, chance)
-        picture, keep, pixels = self._picture(image, keep, pixels, chance)
+            points = augmented(points, rng)
+        picture, keep, pixels = self._picture(image, keep, pixels, rng)
         if self.mix:
-            other = self.scans[int(chance.integers(len(self.scans)))]
+            other = self.scans[int(rng.integers(len(self.scans)))]
             more, more_labels, instance = self._read(other)
-            more = augmented(more, chance)[instance != 0]
+            more = augmented(more, rng)[instance != 0]
             points = np.concatenate([points, more])
             labels = np.concatenate([labels, more_labels[instance != 0]])
         return {
@@ -90,12 +90,12 @@ class NaiveLoader:
         image: Image.Image,
         keep: NDArray[np.int64],
         pixels: NDArray[np.int64],
-        chance: np.random.Generator,
+        rng: np.random.Generator,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
         """Crop at the bottom, jitter, flip, normalise."""
         width, height = image.size
         room = width - CROP_HW[1]
-        left = int(chance.integers(room + 1)) if self.mode == "full" else room // 2
+        left = int(rng.integers(room + 1)) if self.mode == "full" else room // 2
         top = height - CROP_HW[0]
         image = image.crop((left, top, left + CROP_HW[1], height))
         pixels = pixels - [top, left]
@@ -104,7 +104,7 @@ class NaiveLoader:
         if self.mode == "full":
             image = ColorJitter(0.4, 0.4, 0.4)(image)
         picture = np.array(image, dtype=np.float32) / 255
-        if self.mode == "full" and chance.random() < 0.5:
+        if self.mode == "full" and rng.random() < 0.5:
             picture = np.ascontiguousarray(np.fliplr(picture))
             pixels[:, 1] = CROP_HW[1] - 1 - pixels[:, 1]
         return ((picture - MEAN) / STD).astype(np.float32), keep, pixels
@@ -123,19 +123,19 @@ def project(
     return ahead[seen], pixels
 
 
-def augmented(points: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.float32]:
+def augmented(points: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Rotation about z, flip, scale, translation."""
-    angle = chance.uniform(0, 2 * np.pi)
+    angle = rng.uniform(0, 2 * np.pi)
     c, s = np.cos(angle), np.sin(angle)
     points = points.copy()
     points[:, :2] = points[:, :2] @ np.array([[c, s], [-s, c]])
-    flip = chance.integers(4)
+    flip = rng.integers(4)
     if flip in (1, 3):
         points[:, 0] = -points[:, 0]
     if flip in (2, 3):
         points[:, 1] = -points[:, 1]
-    points[:, :2] *= chance.uniform(0.95, 1.05)
-    points[:, :3] += chance.normal(0, 0.1, 3)
+    points[:, :2] *= rng.uniform(0.95, 1.05)
+    points[:, :3] += rng.normal(0, 0.1, 3)
     return points
 
 

@@ -446,7 +446,7 @@ def test_a_repair_that_was_interrupted(made: tuple[Path, Path], monkeypatch) -> 
             "pass2d.pipeline.repair.repair.make_shard", Mock(side_effect=KeyboardInterrupt)
         )
         patch.setattr(
-            "pass2d.pipeline.repair.repair._Mender._move_back", lambda *_: None
+            "pass2d.pipeline.repair.repair._Repairer._move_back", lambda *_: None
         )  # as after a SIGKILL
         with pytest.raises(KeyboardInterrupt):
             repair(out, Silent())

@@ -242,7 +242,7 @@ def current_generation(store: RemoteStore) -> int | None:
 
 
 @contextmanager
-def desk(mirror: RemoteMirror) -> Iterator[Layout]:
+def driver_layout(mirror: RemoteMirror) -> Iterator[Layout]:
     """A local layout for the driver: the mirror's manifest, and commit records as they come."""
     with (
         writing(mirror.layout.root),

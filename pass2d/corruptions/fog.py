@@ -43,14 +43,14 @@ def fog(cloud: Cloud, settings: FogSettings, rng: np.random.Generator) -> Corrup
     Source: Hahner et al., Fog Simulation on Real LiDAR Point Clouds, ICCV 2021, section 3.
     """
     alpha = float(rng.choice(np.array(settings.attenuation_choices_per_m)))
-    chance = rng.random(cloud.n, np.float32)
+    drawn = rng.random(cloud.n, np.float32)
     range_m = cloud.range_m()
     response = soft_response(alpha)
     hard = cloud.signal * np.exp(-2 * np.float32(alpha) * range_m)
     factor = np.float32(settings.backscatter / TARGET_REFLECTIVITY)
     soft = cloud.signal * factor * range_m**2 * response.largest_before(range_m)
     is_noise = soft > hard
-    noise_m = response.range_of_share(chance * response.share_before(range_m))
+    noise_m = response.range_of_share(drawn * response.share_before(range_m))
     return replace_returns(
         cloud,
         signal=np.where(is_noise, soft, hard),

@@ -82,14 +82,14 @@ def repair(
     with lock_file(layout.scratch / "prepare.lock", exclusive=True, wait=False) as is_alone:
         if not is_alone:
             raise CacheError(f"{dataset_root}: `prepare` is running. Wait for it, then repair.")
-        mender = _Mender(layout, progress, before, presence)
-        mender.run()
+        repairer = _Repairer(layout, progress, before, presence)
+        repairer.run()
     return RepairReport(
-        repaired=tuple(mender.repaired), unrepaired=tuple(mender.unrepaired), before=before
+        repaired=tuple(repairer.repaired), unrepaired=tuple(repairer.unrepaired), before=before
     )
 
 
-class _Mender:
+class _Repairer:
     def __init__(
         self, layout: Layout, progress: Progress, before: IntegrityReport, presence: Presence
     ) -> None:
@@ -114,10 +114,10 @@ class _Mender:
         for wanted in CONTAINERS:  # `lidar` first: the others are made from it
             for container, shard, key in broken:
                 if container == wanted:
-                    self._mend_shard(container, shard, key)
+                    self._repair_shard(container, shard, key)
                     self._progress.advance()
-        self._mend_generations()
-        self._mend_top_files()
+        self._repair_generations()
+        self._repair_top_files()
 
     def _hit(self, path: str) -> bool:
         return any(damage.path == path for damage in self._damages)
@@ -158,7 +158,7 @@ class _Mender:
         numbers = generation_numbers(self._layout)
         return [n for n in numbers if self._layout.generation(n).name not in bad]
 
-    def _mend_shard(self, container: str, shard: int, key: str) -> None:
+    def _repair_shard(self, container: str, shard: int, key: str) -> None:
         name = f"{container}/{shard_name(shard, key)}"
         hits = [
             d for d in self._damages if (d.container, d.shard, d.key) == (container, shard, key)
@@ -212,7 +212,7 @@ class _Mender:
                 raise CacheError(f"cannot be made again ({error})") from error
             raise
 
-    def _mend_generations(self) -> None:
+    def _repair_generations(self) -> None:
         sound = self._sound_generations()
         bad = [n for n in generation_numbers(self._layout) if n not in sound]
         with publishing(self._layout):
@@ -238,16 +238,16 @@ class _Mender:
             raise CacheError(f"the manifest needs all commit records, but {cause}") from error
         return merge_tables([build_tables(rows, n_cameras=self._info.n_cameras)])
 
-    def _mend_top_files(self) -> None:
+    def _repair_top_files(self) -> None:
         if self._hit(DATASET_FILE):
             data = describe_dataset(self._info)
             self._clear(self._layout.dataset_file)
             replace_file(self._layout.dataset_file, data, scratch=self._layout.scratch)
             self.repaired.append("dataset.json: made again from the generation's copy")
         if self._hit(FAILED_FILE):
-            self._mend_failed_file()
+            self._repair_failed_file()
 
-    def _mend_failed_file(self) -> None:
+    def _repair_failed_file(self) -> None:
         """Sound lines stay; what the manifest knows is added."""
         path = self._layout.failed_file
         failed = set()

@@ -22,7 +22,7 @@ from pass2d.cache.remote.writer import (
     RemoteTarget,
     bring_records,
     committed_names,
-    desk,
+    driver_layout,
     publish_tables,
     write_dataset_object,
     write_failed_object,
@@ -235,7 +235,7 @@ def remote_folder(url: str, *, workers: int | None) -> Iterator[RemoteFolder]:
     if url.startswith("memory:") and workers != 0:
         raise CacheError(f"{url}: the memory of one process. Use `workers=0`, or another store.")
     mirror = RemoteMirror(RemoteTarget.here(url).store())
-    with desk(mirror) as layout:
+    with driver_layout(mirror) as layout:
         yield RemoteFolder(url, layout, mirror)
 
 

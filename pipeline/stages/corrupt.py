@@ -63,8 +63,8 @@ def corrupt_points(
         instance=instance,
         sensor=table.sensor,
     )
-    chance = scan_generator(variant, sequence=sequence, frame_index=frame_index, part=part)
-    after = corrupt(cloud, variant, table=table, rng=chance)
+    rng = scan_generator(variant, sequence=sequence, frame_index=frame_index, part=part)
+    after = corrupt(cloud, variant, table=table, rng=rng)
     return CorruptedPoints(
         points=np.concatenate([after.xyz, after.signal[None]]),
         label=None if label is None else after.carried(label),

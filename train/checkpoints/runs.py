@@ -46,7 +46,7 @@ class RunFolder:
         return self.root / "checkpoints" / "previous.safetensors"
 
     @property
-    def coming(self) -> Path:
+    def incoming(self) -> Path:
         """A whole state that has not become the newest yet: there only after a kill."""
         return self.root / "checkpoints" / "next.safetensors"
 

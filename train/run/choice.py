@@ -102,7 +102,7 @@ def newest_alike(
 
 def _cache_fingerprint(folder: RunFolder) -> str | None:
     """Of a run's newest state that can be read; None before it has one."""
-    for path in (folder.coming, folder.last, folder.previous):
+    for path in (folder.incoming, folder.last, folder.previous):
         try:
             return read_card(path).provenance.get("cache_fingerprint")
         except CheckpointError:

@@ -123,10 +123,10 @@ def save_state(folder: RunFolder, tensors: Mapping[str, Tensor], card: Card) -> 
     Raises:
         CheckpointError: it cannot be written; the states before are untouched.
     """
-    save_checkpoint(folder.coming, tensors, card)
+    save_checkpoint(folder.incoming, tensors, card)
     if folder.last.exists():
         folder.last.replace(folder.previous)
-    folder.coming.replace(folder.last)
+    folder.incoming.replace(folder.last)
 
 
 def newest_state(folder: RunFolder, progress: Progress) -> Checkpoint | None:
@@ -139,7 +139,7 @@ def newest_state(folder: RunFolder, progress: Progress) -> Checkpoint | None:
         CheckpointError: there are states, but none is whole.
     """
     damaged: list[CheckpointError] = []
-    for path in (folder.coming, folder.last, folder.previous):
+    for path in (folder.incoming, folder.last, folder.previous):
         if not path.exists():
             continue
         try:
