@@ -1,11 +1,11 @@
 """Whether edges of depth on edges of the picture tell a right calibration from a wrong one.
 
-    python -m bench.bench_calibration_edges ROOT [ROOT ...]
+    python -m bench.bench_calibration_edges [ROOT ...]
 
-ROOT: folders of SemanticKITTI's layout or of nuScenes'. The score of a picture is how often its
-gradient is stronger at points where a beam jumps in range than at its other points (AUC, 0.5 is
-chance), for the calibration as it is, turned, and of another folder. No score below the right ones
-means that a limit could tell them apart.
+ROOT: folders of SemanticKITTI's layout or of nuScenes' (if none, a sample). The score of a picture
+is how often its gradient is stronger at points where a beam jumps in range than at its other points
+(AUC, 0.5 is chance), for the calibration as it is, turned, and of another folder. No score below
+the right ones means that a limit could tell them apart.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, sobel
 from scipy.stats import rankdata
 
+from bench.sample_root import sample_root
 from pass2d.cache.schema import DatasetInfo
 from pass2d.pipeline.compose import read_picture
 from pass2d.pipeline.datasets.raw_scans import list_raw
@@ -93,17 +95,22 @@ def pictures(
 def main() -> None:
     """Print the scores."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("roots", nargs="+", type=Path)
+    parser.add_argument("roots", nargs="*", type=Path)
     roots = parser.parse_args().roots
-    found = {root: list_raw(root) for root in roots}
+    with TemporaryDirectory() as folder:
+        compare(roots or [sample_root(Path(folder))])
+
+
+def compare(roots: list[Path]) -> None:
+    """Print the scores of all pictures below some folders."""
+    found = {root: raw for root in roots if (raw := list_raw(root)) is not None}
     matrices = {
         root: next(m for scan in raw.scans for _, m in pictures(scan, raw.info))
         for root, raw in found.items()
-        if raw is not None
     }
     scores: dict[str, list[float]] = {}
     for root, raw in found.items():
-        for scan in () if raw is None else raw.scans:
+        for scan in raw.scans:
             points = read_point_file(scan.points, raw.info, scan_id=scan.scan_id)
             for edges, matrix in pictures(scan, raw.info):
                 for degrees in TURNS_DEG:
