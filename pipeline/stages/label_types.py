@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.schema import LabelTable
+from pass2d.cache.schema import UNKNOWN_LABEL, LabelTable
 from pass2d.pipeline.problem import ProblemError
 
 _FEW = 0.01
@@ -119,7 +119,7 @@ def _share_of_classes(values: NDArray[Any], table: LabelTable) -> float | None:
             return None
         values = values & 0xFFFF
     training = table.training_lookup()[values]
-    return None if (training == 255).any() else float((training != 0).mean())
+    return None if (training == UNKNOWN_LABEL).any() else float((training != 0).mean())
 
 
 def _candidates(data: bytes, n_points: int | None, label_bytes: int) -> Iterator[tuple[str, str]]:

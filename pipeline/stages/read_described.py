@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.cache.schema import DatasetInfo, RawFormat
+from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo, RawFormat
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.raw_file import NO_FILE, read_file
@@ -80,7 +80,7 @@ def described_labels(
         )
     ids = ids & HIGHEST_ID
     if raw.ignores_unnamed:
-        known = info.labels.training_lookup() != np.uint8(255)
+        known = info.labels.training_lookup() != UNKNOWN_LABEL
         ids = np.where(known[ids], ids, info.labels.training_to_raw[0])
     if raw.instance_shift is not None:
         instance = values >> raw.instance_shift
