@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from described_samples import DESCRIPTION, N, write_description, write_yard
 from typer.testing import CliRunner
 
 from pass2d.cli import app
+from pass2d.pipeline.datasets.described.facts import table_of
+from pass2d.pipeline.datasets.described.sources import load_description
+from pass2d.pipeline.stages.read_described import described_labels
 
 
 def check(description: Path, root: Path, *words: str) -> tuple[int, str]:
@@ -70,7 +74,7 @@ def test_ids_without_a_name_are_said_once_with_their_points(tmp_path: Path) -> N
         ('columns = ["time", "x"', 'columns = ["x"', "400 labels"),
         ("poses.txt", "places.txt", "no such file"),
         ('"left.K"', '"right.K"', "unknown key 'right'"),
-        ("left/{scan}_*.png", "left/{scan}.png", "scans without a picture"),
+        ("left/{scan}_*.png", "left/{scan}.png", "has a usable picture"),
         ("truth/{scan}.label", "true/{scan}.label", "scans without labels"),
     ],
 )
@@ -148,3 +152,88 @@ def test_another_number_of_columns_is_a_warning(tmp_path: Path) -> None:
     text = text.replace('bin"', 'bin"\ncolumns = ["x", "y", "z", "signal", "ring"]')
     found = problems(write_description(tmp_path, text), tmp_path)
     assert not any("look like" in text for _, text in found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('train = { sequences = ["a"] }\n', "", "warning: split train: no scans; [splits] train"),
+        ('val = { sequences = ["b"] }\n', "", "warning: split val: no scans; [splits] val"),
+        ('{ sequences = ["b"] }', '{ glob = "q/*" }', "warning: split val: no scans; [splits] val"),
+        ("left/{scan}_*", "right/{scan}_*", "warning: none of 3 scans has a usable; [[camera]]"),
+        (
+            "raw = [1]",
+            "raw = [1, 77]\n[[class]]\nname = 'ghost'\nraw = [78]",
+            "warning: no point of ghost in split train; Leave the class out",
+        ),
+        ("clouds/{scan}.bin", "{any}/{scan}.bin", "error: a scan id occurs twice; refuses"),
+    ],
+)
+def test_what_only_a_later_command_would_miss_is_said_with_its_remedy(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    write_yard(tmp_path)
+    if "{any}" in new:
+        shutil.copytree(tmp_path / "drives" / "a" / "clouds", tmp_path / "drives" / "a" / "copy")
+    assert old in DESCRIPTION
+    file = write_description(tmp_path, DESCRIPTION.replace(old, new))
+    severity, found, remedy = said.replace(": ", "; ", 1).split("; ")
+    problems = json.loads(check(file, tmp_path, "--json")[1])["problems"]
+    fitting = [one for one in problems if found in one["found"]]
+    assert [one["severity"] for one in fitting] == [severity]
+    assert remedy in fitting[0]["remedy"]
+
+
+@pytest.mark.parametrize("n_poses", [0, 1])
+def test_poses_of_fewer_scans_are_a_warning(tmp_path: Path, n_poses: int) -> None:
+    write_yard(tmp_path)
+    poses = tmp_path / "drives" / "a" / "poses.txt"
+    poses.write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * n_poses)
+    found = problems(write_description(tmp_path), tmp_path)
+    assert [severity for severity, text in found if "poses.txt" in text] == ["warning"]
+
+
+def test_as_many_classes_as_a_byte_tells_apart_are_prepared(tmp_path: Path) -> None:
+    """254 beside the ignored one; of one more the description is refused at once."""
+    write_yard(tmp_path)
+    more = "".join(f"[[class]]\nname = 'c{i}'\nraw = [{i}]\n" for i in range(100, 352))
+    text = DESCRIPTION.replace("[splits]", more + "[splits]")
+    place = ("--root", str(tmp_path), "--cache", str(tmp_path / "cache"), "--workers", "0")
+    words = ["prepare", "folder", "--describe", str(write_description(tmp_path, text)), *place]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    one_more = text.replace("[splits]", "[[class]]\nname = 'last'\nraw = [400]\n[splits]")
+    code, _ = check(write_description(tmp_path, one_more), tmp_path)
+    assert code == 1
+
+
+INTEGERS = ("i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8")
+
+
+@pytest.mark.parametrize("suffix", [".label", ".npy", ".npz"])
+@pytest.mark.parametrize("dtype", [*INTEGERS, ">i2", ">u2", ">i4", ">u4", ">i8", ">u8"])
+def test_labels_of_every_integer_type_are_read_right(
+    tmp_path: Path, dtype: str, suffix: str
+) -> None:
+    """Raw id below, instance above, the type's top bit set: shifts and masks of signed ones too."""
+    bits = 8 * np.dtype(dtype).itemsize
+    shift = bits // 2
+    raw, instance = np.array([0, 3, 7, 9, 1]), np.array([0, 1, 5, 2, 0])
+    top = 1 << (bits - 1)
+    packed = [int(r) | int(i) << shift | top for r, i in zip(raw, instance, strict=True)]
+    values = np.array(packed, f"u{bits // 8}").view(f"i{bits // 8}")
+    values = (values if "i" in dtype else values.view(f"u{bits // 8}")).astype(dtype)
+    file = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(file, values)
+    elif suffix == ".npz":
+        np.savez(file, labels=values)
+    else:
+        values.tofile(file)
+    text = DESCRIPTION.replace('dtype = "u2"\nmask = 0x3F\ninstance = { shift = 8 }', "LABELS")
+    assert "LABELS" in text
+    labels = f'dtype = "{dtype}"\ninstance = {{ shift = {shift}, mask = 0x7 }}'
+    text = text.replace("LABELS", labels).replace("raw = [0, 63]", "raw = [0, 3]")
+    info = table_of(load_description(write_description(tmp_path, text))).info
+    found = described_labels(file, info, info.raw_format)
+    assert (found & 0xFFFF).tolist() == raw.tolist()
+    assert (found >> 16).tolist() == instance.tolist()

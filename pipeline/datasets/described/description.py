@@ -23,7 +23,8 @@ from pass2d.common.plain import from_plain
 from pass2d.common.text import unknown
 from pass2d.points.mapping import ROLES, parse_rotation, parse_unit
 
-MOST_CLASSES = 255
+MOST_CLASSES = 254
+"""Training ids are one byte; 0 is ignored, and 255 stands for raw ids that are unknown."""
 _SHORT_DTYPES = {"f4": "float32", "f8": "float64", ">f4": "float32be", ">f8": "float64be"}
 Numbers = tuple[float, ...]
 

@@ -28,6 +28,7 @@ from pass2d.pipeline.source import ScanSource, SourceListing
 
 _MOST_FRAMES = (1 << 31) - 1
 _FEW = 3
+_NEEDED_BY = {"train": "training", "val": "the score after each epoch"}
 
 
 def layout_of(description: Description) -> RawLayout:
@@ -108,7 +109,7 @@ def list_described(
         info=replace(table.info, sweeps=wanted.sweeps),
         scans=tuple(first_of_each_split(chosen, wanted.limit)),
         notes=(*notes, *_missing(chosen, description, wanted), *listed.notes),
-        warned=merge_warnings(listed.warned),
+        warned=merge_warnings([*listed.warned, *_promised(chosen, description, wanted, root)]),
         failed=tuple(failed),
     )
 
@@ -337,9 +338,7 @@ def _wanted(scans: list[ScanSource], wanted: Wanted, root: Path) -> list[ScanSou
 def _missing(scans: Sequence[ScanSource], description: Description, wanted: Wanted) -> list[str]:
     """Files that the description promises, one line per fact."""
     notes = [
-        f"split {split}: no scans"
-        for split in wanted.splits
-        if wanted.sequences is None and all(scan.split != split for scan in scans)
+        f"split {split}: no scans" for split in _empty(scans, wanted) if split not in _NEEDED_BY
     ]
     labels = description.labels
     if labels is not None:
@@ -353,12 +352,54 @@ def _missing(scans: Sequence[ScanSource], description: Description, wanted: Want
                 )
     for place, camera in enumerate(description.cameras):
         bare = [scan for scan in scans if scan.images[place] is None]
-        if bare:
+        if 0 < len(bare) < len(scans):
             notes.append(
                 f"{len(bare):,} of {len(scans):,} scans without a picture {camera.files}, e.g. "
                 f"{', '.join(scan.scan_id for scan in bare[:_FEW])}"
             )
     return notes
+
+
+def _empty(scans: Sequence[ScanSource], wanted: Wanted) -> list[str]:
+    """Splits that are wanted and have no scan."""
+    if wanted.sequences is not None:
+        return []
+    return [split for split in wanted.splits if all(scan.split != split for scan in scans)]
+
+
+def _promised(
+    scans: Sequence[ScanSource], description: Description, wanted: Wanted, root: Path
+) -> list[Problem]:
+    """What can be prepared, but stops a run later."""
+    found = [
+        _later(
+            root,
+            found=f"split {split}: no scans",
+            expected=f"scans for {_NEEDED_BY[split]}",
+            remedy=f"Give [splits] {split} scans of this folder; {_NEEDED_BY[split]} stops "
+            "without them.",
+        )
+        for split in _empty(scans, wanted)
+        if split in _NEEDED_BY
+    ]
+    for place, camera in enumerate(description.cameras):
+        if all(scan.images[place] is None for scan in scans):
+            found.append(
+                _later(
+                    root,
+                    found=f"none of {len(scans):,} scans has a usable picture {camera.files}",
+                    expected="pictures of the camera that the description has",
+                    remedy="Correct [[camera]] files or its calib, or leave the camera out; "
+                    "networks that learn from pictures stop without them.",
+                )
+            )
+    return found
+
+
+def _later(file: Path, *, found: str, expected: str, remedy: str) -> Problem:
+    return Problem(
+        file=file, found=found, expected=expected, remedy=remedy, severity="warning", kind=found
+    )
 
 
 def _nothing(root: Path, description: Description, folders: Folders) -> str:
