@@ -104,3 +104,18 @@ def test_log_of_hours_has_a_line_a_minute() -> None:
     assert times[-1] == 10_000
     assert max(b - a for a, b in itertools.pairwise(times)) == 60
     assert lines[-1][1] == "train: 10000/10000 scans, 1.0 scans/s"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_an_empty_argument_is_not_the_current_folder(
+    path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, name in (([""], f"the argument after {path[-1]}"), (["--out", ""], "--out")):
+        result = CliRunner().invoke(app, [*path, *words])
+        assert result.exit_code == 1
+        assert f"error: {name} is empty: give a value" in result.output
+    result = CliRunner().invoke(app, [*path, "--cache="])
+    assert result.exit_code == 1
+    assert "error: --cache is empty" in result.output
+    assert not list(tmp_path.iterdir())

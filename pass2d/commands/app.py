@@ -45,7 +45,15 @@ class _Pass2D(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = [word for arg in args for word in (arg.split("=", 1) if arg[:2] == "--" else [arg])]
-        for option, value in pairwise(words):
+        for option, value in pairwise(["", *words]):
+            if not value:  # taken for a path, it would be the current folder
+                what = option if option[:2] == "--" else f"the argument after {option or 'pass2d'}"
+                typer.echo(
+                    f"error: {what} is empty: give a value, or leave it out. Is a variable of the "
+                    "shell not set?",
+                    err=True,
+                )
+                raise typer.Exit(1)
             if is_url(value) and option in LOCAL_ONLY:
                 typer.echo(
                     f"error: {option} {value}: expected a path on a local disk "
