@@ -5,14 +5,18 @@ from __future__ import annotations
 from torch import Tensor
 
 from pass2d.models.inputs import Grid, ScaleVoxels
-from pass2d.models.twodpass.hierarchy import build_levels, inverse_of
+from pass2d.models.twodpass.hierarchy import Level, build_levels, inverse_of
 
 
 def voxelize(
     points: Tensor, offsets: Tensor, *, grid: Grid, scales: tuple[int, ...]
 ) -> tuple[ScaleVoxels, ...]:
     """One record per scale; without labels."""
-    levels = build_levels(points, offsets, grid=grid, scales=scales)
+    return as_scale_voxels(build_levels(points, offsets, grid=grid, scales=scales))
+
+
+def as_scale_voxels(levels: tuple[Level, ...]) -> tuple[ScaleVoxels, ...]:
+    """The same of levels that are built."""
     return tuple(
         ScaleVoxels(
             scale=level.scale,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batch_voxels import as_scale_voxels
 from golden_cases import Recording, Replay, as_array, named_noise, replay, voxel_pieces
 from golden_small_checks import *  # noqa: F403 - small facts beside the cases
 from golden_torchsparse_checks import *  # noqa: F403 - the other two networks' tests
@@ -26,7 +27,6 @@ from pass2d.models.backends.native import Native
 from pass2d.models.network import Targets
 from pass2d.models.twodpass.encoder3d import point_features
 from pass2d.models.twodpass.geometry import build_geometry
-from pass2d.models.twodpass.hierarchy import as_scale_voxels
 from pass2d.models.twodpass.published_names import published_name
 from pass2d.models.twodpass.voxels import piece_label_counts, voxel_labels
 from pass2d.train.optim.losses import segmentation_losses

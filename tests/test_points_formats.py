@@ -206,7 +206,7 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
     refused(tmp_path / "a.csv", "a pipe, not a file of points")
     (tmp_path / "b.pcd").mkdir()
-    refused(tmp_path / "b.pcd", "a folder; a file of points")
+    refused(tmp_path / "b.pcd", "a folder, not a file of points")
     (tmp_path / "c.pcd").symlink_to("gone")
     refused(tmp_path / "c.pcd", "no such file: a link that leads nowhere")
 
