@@ -49,8 +49,8 @@ class _Pass2D(TyperGroup):
             if not value:  # taken for a path, it would be the current folder
                 what = option if option[:2] == "--" else f"the argument after {option or 'pass2d'}"
                 typer.echo(
-                    f"error: {what} is empty: give a value, or leave it out. Is a variable of the "
-                    "shell not set?",
+                    f"error: {what} is empty: give a value, or leave it out. Is a shell variable "
+                    "unset?",
                     err=True,
                 )
                 raise typer.Exit(1)
