@@ -68,8 +68,11 @@ class Ours:
     """Our side in one mode."""
 
     def __init__(self, reader: CacheReader, mode: str, recipe: str) -> None:
-        common = ("batch_size=1", "stream.threads=1", "stream.prefetch=1", "device=cpu")
+        # Mixes of a batch need two scans; what is measured is divided by them.
+        pairs = any(MIXES[name].partner == "batch" and name in mode for name in MIXES)
+        common = (f"batch_size={1 + pairs}", "stream.threads=1", "stream.prefetch=1", "device=cpu")
         settings = load_recipe(recipe, [*common, *MODES[mode]])
+        self.batch_size = settings.batch_size
         self.job: Job = assemble(reader, settings, ProcessGroup(device=CPU), Silent())
         self.job.network.train()
         self.stream = self.new_stream()
@@ -193,10 +196,20 @@ def measure(reader: CacheReader, listing: SourceListing, options: argparse.Names
                 ("stream + augment + voxels", side.voxelize),
                 ("all that precedes the network", side.prepare),
             ):
-                timed(kept, f"{part}, {mode}", options.samples, work, side.settle)
+                samples = options.samples // side.batch_size
+                timed(
+                    kept, f"{part}, {mode}", samples, work, side.settle, batch_size=side.batch_size
+                )
             is_due = options.network != "none" and number <= 2
             if is_due:
-                timed(kept, f"whole loop, {mode}", 1, side.step, side.settle)
+                timed(
+                    kept,
+                    f"whole loop, {mode}",
+                    1,
+                    side.step,
+                    side.settle,
+                    batch_size=side.batch_size,
+                )
     for side in sides.values():
         side.stream.close()
     return measured
@@ -214,8 +227,10 @@ def timed(
     count: int,
     work: Callable[[], object],
     settle: Callable[[], None] = lambda: None,
+    *,
+    batch_size: int = 1,
 ) -> None:
-    """CPU and wall seconds per call of ``work``, reads that it starts ahead included."""
+    """CPU and wall seconds per scan of ``work``, reads that it starts ahead included."""
     settle()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
@@ -223,6 +238,7 @@ def timed(
     wall = time.perf_counter() - wall
     settle()
     cpu = time.process_time() - cpu
+    count *= batch_size
     measured.setdefault(name, []).append((cpu / count, wall / count))
 
 

@@ -20,7 +20,7 @@ class RawBatch(TensorRecord):
     """Scans of a batch end to end, as stored: before augmentation."""
 
     positions: tuple[int, ...]
-    """(B,) rows in the cache's scan table."""
+    """Rows in the cache's scan table; more than B where a mix made one of two scans."""
     draws: tuple[ScanDraw, ...]
     """(B,) random draws of the scans."""
     channels: Tensor

@@ -81,7 +81,7 @@ def collate(
     What a mix added with an augmentation of its own drops its points among themselves.
 
     Args:
-        scans: in the order of the batch.
+        scans: in the order of the batch, those that a mix has made one as one.
         with_images: whether the network takes pictures.
         size_hw: of the cropped pictures.
         allocate: where the arrays go, e.g. pinned memory that is used again.
@@ -114,7 +114,7 @@ def collate(
         allocate=allocate,
     )
     return RawBatch(
-        positions=tuple(scan.position for scan in scans),
+        positions=tuple(place for scan in scans for place in (scan.position, *scan.paired)),
         draws=tuple(scan.draw for scan in scans),
         channels=channels,
         labels=labels,

@@ -1,14 +1,14 @@
-"""One scan from the cache as a recipe asks for it: read, corrupted, mixed, augmented.
+"""Scans from the cache as a recipe asks for them: read, corrupted, mixed, augmented.
 
-The result is a function of (seed, epoch, scan): whichever thread loads it, and when, changes
-nothing. Each mix and each augmentation has a generator of its own, so that one more or less leaves
-the others as they were.
+A scan is a function of (seed, epoch, scan), a batch one of (seed, epoch, step, scans): whichever
+thread loads it, and when, changes nothing. Each mix and each augmentation has a generator of its
+own, so that one more or less leaves the others as they were.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from pass2d.train.data.collate import place_crop
 from pass2d.train.data.corrupt import corrupted_record
 from pass2d.train.data.lattice import leaves_grid
 from pass2d.train.data.mixes import MIXES, Mix
-from pass2d.train.data.plan import StreamPlan, mix_partner
+from pass2d.train.data.plan import Batch, StreamPlan, mix_partner
 from pass2d.train.data.sampling import draw_scan, without_symmetry
 from pass2d.train.data.scan import Crop, LoadedScan, Part, ScanDraw, whole_record, without_dropped
 from pass2d.train.stacks.build import past_record, with_time
@@ -33,8 +33,54 @@ from pass2d.train.stacks.predictions import earlier_classes
 
 _PARTNER = 1
 """Salt of the draw for the partner in the first group of mixes; later groups count on."""
-_MIXES, _EXTRA = 1, 2
+_MIXES, _EXTRA, _BATCH, _PAIR = 1, 2, 3, 4
 """Fifth number of a generator's seed; those of `draw_scan` have four."""
+
+
+def load_batch(
+    reader: CacheReader,
+    plan: StreamPlan,
+    batch: Batch,
+    *,
+    allocate: AllocateArray = np.empty,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> list[LoadedScan] | None:
+    """Load the scans of a batch.
+
+    Mixes whose partner is of the batch come last. Whether they are applied is drawn once for all
+    scans of an optimizer step, so that ranks and accumulated batches agree. The first scan is then
+    one with the second, the third with the fourth; the last of an odd number stays alone.
+
+    Args:
+        reader: of the cache.
+        plan: what the stream delivers.
+        batch: which scans.
+        allocate: gives the arrays to decode into.
+        is_wanted: asked before each scan.
+
+    Returns:
+        Fewer scans than the batch names where pairs became one; None: no longer wanted.
+
+    Raises:
+        CacheError: the cache is damaged or cannot be read; names scan and field.
+    """
+    mixes = _batch_mixes(plan, batch)
+    source = _Source(
+        reader=reader, plan=plan, epoch=batch.epoch, allocate=allocate, mixed_groups=set(mixes)
+    )
+    scans: list[LoadedScan] = []
+    for place, position in enumerate(batch.positions.tolist()):
+        if not is_wanted():
+            return None
+        # What joins another scan has no pixels there: its picture is not read.
+        joins = place % 2 ** len(mixes) > 0
+        scans.append(_load(replace(source, reads_pictures=not joins), position))
+    for group, mix in mixes.items():
+        scans = [
+            _paired(source, scans[place : place + 2], group, mix)
+            for place in range(0, len(scans), 2)
+        ]
+    return scans
 
 
 def load_scan(
@@ -45,7 +91,7 @@ def load_scan(
     epoch: int,
     allocate: AllocateArray = np.empty,
 ) -> LoadedScan:
-    """Load one scan of the plan.
+    """Load one scan of the plan, without mixes that take their partner from the batch.
 
     Mixes with stored partners come first, then the augmentations of `augment.extra`, then the
     mixes with augmented partners; dropout and movement follow when the batch is put together.
@@ -60,11 +106,14 @@ def load_scan(
     Raises:
         CacheError: the cache is damaged or cannot be read; names scan and field.
     """
-    source = _Source(reader=reader, plan=plan, epoch=epoch, allocate=allocate)
+    return _load(_Source(reader=reader, plan=plan, epoch=epoch, allocate=allocate), position)
+
+
+def _load(source: _Source, position: int) -> LoadedScan:
     scan = _stacked(source, _own_scan(source, position))
     chosen = [
         mix
-        for group, names in enumerate(plan.augment.mixes)
+        for group, names in enumerate(source.plan.augment.mixes)
         if (mix := _choose(source, scan, group, names)) is not None
     ]
     for mix in chosen:
@@ -85,6 +134,9 @@ class _Source:
     plan: StreamPlan
     epoch: int
     allocate: AllocateArray
+    mixed_groups: Collection[int] = ()
+    """Groups of mixes of which one mixes the batch, and so none the scan."""
+    reads_pictures: bool = True
 
     def draw(self, position: int, *, seed: int, salt: int = 0) -> ScanDraw:
         return draw_scan(
@@ -122,6 +174,14 @@ class _Source:
         return any(AUGMENTATIONS[name].needs_instances for name in self.plan.augment.extra)
 
     @property
+    def pairs_need_instances(self) -> bool:
+        return any(
+            MIXES[name].needs_instances and MIXES[name].partner == "batch"
+            for mix in self.plan.augment.mixes
+            for name in mix
+        )
+
+    @property
     def mixes_need_instances(self) -> bool:
         return any(MIXES[name].needs_instances for mix in self.plan.augment.mixes for name in mix)
 
@@ -145,7 +205,9 @@ def _own_scan(source: _Source, position: int) -> LoadedScan:
     camera, crop = _camera_and_crop(source, position, draw)
     fields = Fields(
         label=True,
-        instance=draw.corruption is not None or source.extra_needs_instances,
+        instance=draw.corruption is not None
+        or source.extra_needs_instances
+        or source.pairs_need_instances,
         image=crop is not None,
         pixels=crop is not None,
         camera=camera,
@@ -194,7 +256,7 @@ def _camera_and_crop(
     """Which camera's picture is read, None for all, and which part of it; None without pictures."""
     plan, image_hw = source.plan, source.reader.scans.camera_hw[position]
     cameras = np.flatnonzero(image_hw[:, 0])
-    if plan.size_hw is None or not len(cameras):
+    if plan.size_hw is None or not len(cameras) or not source.reads_pictures:
         return None, None
     drawn = int(cameras[min(int(draw.camera_share * len(cameras)), len(cameras) - 1)])
     height, width = (int(side) for side in image_hw[drawn])
@@ -206,16 +268,54 @@ def _choose(
     source: _Source, scan: LoadedScan, group: int, names: Mapping[str, float]
 ) -> _ChosenMix | None:
     """At most one mix of a group, each with its probability."""
+    if group in source.mixed_groups:
+        return None
     seed = [source.plan.seed, source.epoch, scan.position, group, _MIXES]
     rng = np.random.default_rng(seed)
     pick, share = rng.uniform(0, 1, 2).tolist()
     if group == 0:
         share = scan.draw.partner_share
+    # The batch was not mixed: what is left of the probability is shared by the mixes of scans.
+    of_batch = _of_batch(names)
+    name = _pick(
+        {name: p for name, p in names.items() if name not in of_batch},
+        pick * (1 - sum(of_batch.values())),
+    )
+    return None if name is None else _ChosenMix(MIXES[name], group, share, rng)
+
+
+def _batch_mixes(plan: StreamPlan, batch: Batch) -> dict[int, Mix]:
+    """The mixes that were drawn for a batch, by their groups: at most one of each."""
+    drawn: dict[int, Mix] = {}
+    for group, names in enumerate(plan.augment.mixes):
+        rng = np.random.default_rng([plan.seed, batch.epoch, batch.step, group, _BATCH])
+        if (name := _pick(_of_batch(names), rng.uniform())) is not None:
+            drawn[group] = MIXES[name]
+    return drawn
+
+
+def _of_batch(names: Mapping[str, float]) -> dict[str, float]:
+    return {name: p for name, p in names.items() if MIXES[name].partner == "batch"}
+
+
+def _pick(names: Mapping[str, float], pick: float) -> str | None:
+    """One of several names, each with its probability, by a number in 0..1."""
     for name, probability in names.items():
         pick -= probability
         if pick < 0:
-            return _ChosenMix(MIXES[name], group, share, rng)
+            return name
     return None
+
+
+def _paired(source: _Source, scans: list[LoadedScan], group: int, mix: Mix) -> LoadedScan:
+    """Two scans of a batch as one; a single one as it is."""
+    if len(scans) == 1:
+        return scans[0]
+    first, second = scans
+    rng = np.random.default_rng([source.plan.seed, source.epoch, first.position, group, _PAIR])
+    mixed = mix.function(first, second, rng)
+    paired = (*first.paired, second.position, *second.paired)
+    return replace(mixed if mixed.n else first, paired=paired)
 
 
 def _mixed(source: _Source, scan: LoadedScan, mix: _ChosenMix) -> LoadedScan:

@@ -26,12 +26,13 @@ class Mix:
     function: Callable[..., LoadedScan]
     """(scan, partner, rng) -> scan. Leaves both unchanged; draws from the generator alone, which is
     the same for the same seed, epoch and scan. With two partners (scan, first, second, rng)."""
-    partner: Literal["stored", "augmented", "bank"] = "stored"
+    partner: Literal["stored", "augmented", "bank", "batch"] = "stored"
     """"stored": the partner is as the cache holds it, and what joins the scan is augmented with it;
     "augmented": scan and partner have each their own augmentation; "bank": no other scan but the
-    plan's `InstanceBank`, of things as the cache holds them."""
+    plan's `InstanceBank`, of things as the cache holds them; "batch": the batch is mixed or not, as
+    a whole: each two neighbours in it, each with its own augmentation, become one scan."""
     n_partners: int = 1
-    """1 or 2 other scans."""
+    """1 or 2 other scans; 1 of the batch."""
     needs_instances: bool = False
     """Whether the partner's instance ids are read."""
     takes_outside: bool = True
@@ -191,5 +192,5 @@ MIXES: dict[str, Mix] = {
     "pillar-mix": Mix(pillar_mix),
     "pillar-mix-3": Mix(pillar_mix_three, n_partners=2),
     "instance-cutmix": Mix(cut_mix, partner="bank", needs_instances=True),
-    "mix3d": Mix(whole_scans, partner="augmented"),
+    "mix3d": Mix(whole_scans, partner="batch"),
 }

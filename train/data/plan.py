@@ -37,6 +37,8 @@ class StreamPlan:
     """Past scans that join each scan."""
     rank: int = 0
     world: int = 1
+    accumulate: int = 1
+    """Batches of each process per optimizer step."""
     bank: InstanceBank | None = None
     """Things to paste, for mixes that need them."""
     shards: NDArray[np.int64] | None = None
@@ -57,6 +59,11 @@ class StreamPlan:
         return self.batch_size * self.world
 
     @property
+    def step_scans(self) -> int:
+        """Scans of an optimizer step on all ranks."""
+        return self.joint_size * self.accumulate
+
+    @property
     def batches_per_epoch(self) -> int:
         """Batches until every scan was seen once; the last may be smaller, on some ranks empty."""
         return -(-len(self.positions) // self.joint_size)
@@ -66,6 +73,8 @@ class Batch(NamedTuple):
     """Which scans come next. A cursor counts the scans that all ranks have seen since the start."""
 
     epoch: int
+    step: int
+    """Optimizer step within the epoch."""
     positions: NDArray[np.int64]
     """This rank's share."""
     next_cursor: int
@@ -159,4 +168,5 @@ def batch_at(plan: StreamPlan, cursor: int) -> Batch:
         )
     joint = order[place : place + plan.joint_size]
     start = plan.rank * plan.batch_size  # one process that accumulates sees the same batches
-    return Batch(epoch, joint[start : start + plan.batch_size], cursor + len(joint))
+    own = joint[start : start + plan.batch_size]
+    return Batch(epoch, place // plan.step_scans, own, cursor + len(joint))

@@ -65,7 +65,8 @@ class AugmentConfig:
     mixes: tuple[dict[str, float], ...] = ()
     """Mixes with a second scan: groups of names of `MIXES` and their probabilities, applied in this
     order. Of a group at most one is applied, with a newly drawn partner, e.g.
-    [{instance-copy = 1.0}]. Modes full and noise."""
+    [{instance-copy = 1.0}]. The probability of mix3d is that of a batch, whose scans it joins two
+    by two. Modes full and noise."""
     extra: dict[str, float] = field(default_factory=dict)
     """More augmentations, names of `AUGMENTATIONS` (each of the corruptions, at any severity, and
     static-moving-switch, for stacks) and the probability that a scan gets them, in this order, e.g.

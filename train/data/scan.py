@@ -88,6 +88,8 @@ class LoadedScan:
     """Of the picture in `record`, whose columns are already cut; None without a picture."""
     added: tuple[Part, ...] = ()
     """The past scans of a stack, then what a mix added with an augmentation of its own."""
+    paired: tuple[int, ...] = ()
+    """Positions of the batch's scans that a mix has made part of this one."""
 
     @property
     def parts(self) -> tuple[Part, ...]:

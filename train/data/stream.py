@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.reading.arena import Arena
 from pass2d.train.data.batch import RawBatch
 from pass2d.train.data.collate import collate
-from pass2d.train.data.load import load_scan
+from pass2d.train.data.load import load_batch
 from pass2d.train.data.plan import Batch, StreamPlan, batch_at
 
 _GROWTH = 1.2
@@ -159,12 +158,15 @@ class BatchStream:
         # What is decoded lives until it is collated, in this very thread.
         arena: Arena = self._local.__dict__.setdefault("arena", Arena())
         arena.restart()
-        load = partial(load_scan, self._reader, self._plan, epoch=batch.epoch, allocate=arena)
-        scans = []
-        for position in batch.positions:
-            if self._is_closing.is_set():
-                return None  # nobody asks for it any more
-            scans.append(load(int(position)))
+        scans = load_batch(
+            self._reader,
+            self._plan,
+            batch,
+            allocate=arena,
+            is_wanted=lambda: not self._is_closing.is_set(),
+        )
+        if scans is None:
+            return None
         return collate(
             scans,
             with_images=self._plan.size_hw is not None,

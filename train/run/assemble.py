@@ -61,7 +61,7 @@ class Job:
     @property
     def step_scans(self) -> int:
         """Scans of an optimizer step on all devices."""
-        return self.plan.joint_size * self.recipe.accumulate
+        return self.plan.step_scans
 
     def step_at(self, cursor: int) -> int:
         """Optimizer steps done when so many scans have been seen."""
@@ -137,6 +137,7 @@ def assemble(
         with_outside=not network.uses_volume,
         rank=group.rank,
         world=group.world,
+        accumulate=recipe.accumulate,
         bank=_bank(reader, recipe, positions, progress),
         shards=reader.scans.shard[positions] if reader.is_remote else None,
     )
@@ -147,7 +148,7 @@ def assemble(
         plan=plan,
         length=RunLength(
             epochs=recipe.epochs,
-            steps_per_epoch=-(-len(positions) // (plan.joint_size * recipe.accumulate)),
+            steps_per_epoch=-(-len(positions) // plan.step_scans),
             world=group.world,
         ),
         network=network,
@@ -177,6 +178,8 @@ def idle_mixes(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]
         elif MIXES[name].partner == "bank":
             if not (reader.info.facts.pasted and reader.info.facts.grounds):
                 yield f"{where}: {reader.info.facts.title} names no classes to paste or to stand on"
+        elif MIXES[name].partner == "batch" and recipe.batch_size == 1:
+            yield f"{where}: it pairs the scans of a batch, and batch_size is 1"
         elif len(positions) == 1:
             yield f"{where}: there is no second training scan"
 
