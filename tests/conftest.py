@@ -67,6 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """
     parser.addoption("--fault-rounds", type=int, default=1, help="repeat fault tests this often")
     parser.addoption("--harm-cases", type=int, help="disturbed commands; each once if not given")
+    parser.addoption("--harm-inputs", help="only commands that read these, e.g. waymo,bags")
     parser.addoption("--harm-first", type=int, default=0, help="the first one's number")
     parser.addoption("--harm-seed", type=int, default=0, help="chooses how")
     parser.addoption("--harm-case", type=int, help="only this one")

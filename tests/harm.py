@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from harm_inside import alter_inside
+
 HARMS: dict[str, Callable[[Path, random.Random, Path], None]] = {}
 """By name: (file, choices, an innocent folder elsewhere) -> None."""
 STRUCTURAL = frozenset({"missing", "empty", "folder", "fifo", "broken link", "foreign", "noise"})
@@ -243,3 +245,19 @@ def _line(file: Path, choose: random.Random, _: Path) -> None:
     else:
         lines.insert(choose.randrange(len(lines)), choose.choice(lines))
     file.write_bytes(b"\n".join(lines))
+
+
+@harm("inside")
+def _inside(file: Path, choose: random.Random, _: Path) -> None:
+    """Other contents of a packed file or a recording; of a text, another value or number."""
+    if not alter_inside(file, choose):
+        choose.choice((_value, _number))(file, choose, file)
+
+
+@harm("renamed")
+def _renamed(file: Path, choose: random.Random, _: Path) -> None:
+    """A name that no tool gave it, or that another file could have."""
+    digits = re.sub(r"\d(?=\D*$)", lambda found: str((int(found[0]) + 7) % 10), file.name)
+    odd = (digits, file.name.upper(), f" {file.name}", f"{file.name}.part", f"._{file.name}")
+    name = choose.choice([one for one in odd if not (file.parent / one).exists()])
+    file.rename(file.parent / name)

@@ -20,7 +20,7 @@ import stat
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,13 @@ class Input:
     """Nothing tells that one of them is gone."""
 
 
+class Part(NamedTuple):
+    """A file or folder of the world: how it is made, in a folder that holds others."""
+
+    make: Callable[[Path], None]
+    needs: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A command on a world that it must get through."""
@@ -79,6 +86,8 @@ class Command:
     then: tuple[str, ...] = ()
     """A command that must also end well where this one did."""
     kind: str = HARMED
+    is_long: bool = False
+    """Left out where the number of cases is not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +130,14 @@ class Harness:
     """The world, its commands, and what each gives undisturbed."""
 
     def __init__(
-        self, root: Path, commands: tuple[Command, ...], make: Callable[[Path], None]
+        self, root: Path, commands: tuple[Command, ...], parts: Mapping[str, Part]
     ) -> None:
         self.world = root / "world"
+        self.world.mkdir()
         self.case = root / "case"
         self._scratch = root / "scratch"
-        make(self.case)  # where it will lie: a cache remembers its sources' paths
-        self.case.rename(self.world)
         self._commands = commands
+        self._parts = parts
         self._expected: dict[str, Outcome] = {}
         self._calls: dict[str, int] = {}
 
@@ -264,11 +273,26 @@ class Harness:
         return self._run(command, pipes=[])
 
     def _lay_out(self, command: Command) -> None:
+        self._gather((*command.needs, "innocent"))
+
+    def _gather(self, names: tuple[str, ...]) -> None:
+        """A fresh folder that holds these parts of the world."""
+        for name in names:
+            if not (self.world / name).exists():
+                self._make(name)
         shutil.rmtree(self.case, ignore_errors=True)
         self.case.mkdir()
-        for name in (*command.needs, "innocent"):
+        for name in names:
             copy = shutil.copytree if (self.world / name).is_dir() else shutil.copy2
             copy(self.world / name, self.case / name)
+
+    def _make(self, name: str) -> None:
+        """Make a part where it will lie: a cache remembers its sources' paths."""
+        part = self._parts[name]
+        self._gather(part.needs)
+        with contextlib.chdir(self.case):
+            part.make(Path(name))
+        (self.case / name).rename(self.world / name)
 
     def _run(
         self, command: Command, pipes: list[Path], more: dict[str, bytes] | None = None

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import laspy
 import numpy as np
+import pandaset_files
 import plyfile
 import pypcd4
 import torch
+from bag_samples import ROS1, drive, write_mcap, write_ros1, write_ros2
 from described_samples import write_description, write_yard
-from harness import BUCKET, ENDED, FREE, HARMED, RAW, SEALED, Command, Input
+from harness import BUCKET, ENDED, FREE, HARMED, RAW, SEALED, Command, Input, Part
 from harness_buckets import URL
 from nuscenes_files import NuscenesFolder
 from pipeline_files import RAW_IDS, scan_points, write_sequence
 from test_train_export import TINY, trained_like
 from typer.testing import CliRunner
+from waymo_files import write_segment
 
 from pass2d.cache.fields import CONTAINERS
 from pass2d.cli import app
@@ -42,41 +45,78 @@ N = 300
 """Points of a scan."""
 
 
-def make_world(world: Path) -> None:
-    """Raw data sets, caches, a run, point files, a corruption set, a zip, a published file."""
-    world.mkdir()
-    with contextlib.chdir(world):
-        for sequence, frames in (("00", (0, 1)), ("08", (0, 1)), ("11", (0,))):
-            write_sequence(Path("kitti"), sequence, frames, n=N, labels=sequence != "11")
-        NuscenesFolder(root=Path("nuscenes"), samples=1, n=N).write()
-        Path("innocent").mkdir()
-        Path("innocent/precious.txt").write_text("of somebody else")
-        _pass2d("prepare semkitti --root kitti --cache cache --workers 0")
-        _pass2d("prepare nuscenes --root nuscenes --cache ncache --workers 0")
-        _pass2d("prepare semkitti --root kitti --cache rcache --workers 0 --corrupt fog:heavy")
-        for more in ("--sequences 00,08", ""):  # two generations, then a damaged shard
-            _pass2d(f"prepare semkitti --root kitti --cache dcache --workers 0 {more}")
-        damaged = min(p for p in Path("dcache").rglob("xyz/c/**/*") if p.is_file())
-        damaged.write_bytes(damaged.read_bytes()[:-9])
-        Path("recipe.toml").write_text(
-            'extends = "2dpass-small"\nepochs = 1\nbatch_size = 2\nseed = 3\ndevice = "cpu"\n'
-            "torch_threads = 1\n[network.settings]\nhidden = 4\nblock_scales = [2, 4]\n"
-            'image_branch = false\n[augment]\ncrop_hw = [32, 96]\nmode = "none"\n'
-            "[log]\nsave_steps = 1\ntensorboard = false\n"
-        )
-        _pass2d("train --cache cache --recipe recipe.toml --run run")
-        _write_points(Path("points"))
-        shutil.copytree("kitti/sequences/08/velodyne", "corrupted/fog/light/velodyne")
-        shutil.copytree("kitti/sequences/08/labels", "corrupted/fog/light/labels")
-        _pass2d(f"submit --cache cache --checkpoint {BEST} --out s.zip --allow-partial")
-        _pass2d(f"predict kitti/sequences/08/velodyne --checkpoint {BEST} --out labels")
-        _write_published(Path("published.ckpt"))
-        save_checkpoint(Path("vavit.safetensors"), *_vavit())
-        _pass2d("export vavit.safetensors --onnx vavit.onnx")
-        Path("yard").mkdir()
-        write_yard(Path("yard"))
-        write_description(Path("yard"))
-        Path("kitti/own.yaml").write_text(OWN_YAML)
+def _kitti(root: Path) -> None:
+    for sequence, frames in (("00", (0, 1)), ("08", (0, 1)), ("11", (0,))):
+        write_sequence(root, sequence, frames, n=N, labels=sequence != "11")
+    (root / "own.yaml").write_text(OWN_YAML)
+
+
+def _nuscenes(root: Path) -> None:
+    folder = NuscenesFolder(root=root, samples=1, n=N)
+    folder.add_panoptic()
+    folder.write()
+
+
+def _innocent(root: Path) -> None:
+    root.mkdir()
+    (root / "precious.txt").write_text("of somebody else")
+
+
+def _damaged_cache(root: Path) -> None:
+    for more in ("--sequences 00,08", ""):  # two generations, then a damaged shard
+        _pass2d(f"prepare semkitti --root kitti --cache {root} --workers 0 {more}")
+    damaged = min(path for path in root.rglob("xyz/c/**/*") if path.is_file())
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+
+
+def _recipe(file: Path) -> None:
+    file.write_text(
+        'extends = "2dpass-small"\nepochs = 1\nbatch_size = 2\nseed = 3\ndevice = "cpu"\n'
+        "torch_threads = 1\n[network.settings]\nhidden = 4\nblock_scales = [2, 4]\n"
+        'image_branch = false\n[augment]\ncrop_hw = [32, 96]\nmode = "none"\n'
+        "[log]\nsave_steps = 1\ntensorboard = false\n"
+    )
+
+
+def _corrupted(root: Path) -> None:
+    for name in ("velodyne", "labels"):
+        shutil.copytree(f"kitti/sequences/08/{name}", root / "fog" / "light" / name)
+
+
+def _yard(root: Path) -> None:
+    root.mkdir()
+    write_yard(root)
+    write_description(root)
+
+
+def _pandaset(root: Path) -> None:
+    pandaset_files.write_sequence(root / "001", frames=2, n=N)
+    pandaset_files.write_sequence(root / "005", frames=1, n=N, suffix=".pkl", layout="2.2")
+    pandaset_files.write_sequence(
+        root / "006", frames=1, n=N, has_labels=False, has_cameras=False, layout="1.1"
+    )
+
+
+def _waymo(root: Path) -> None:
+    write_segment(root / "training", "seg-a", frames=2, labelled=(1,))
+    write_segment(root / "validation", "seg-b", frames=1, seed=1, labelled=(0,))
+    write_segment(root / "testing", "seg-c", frames=1, seed=2, labelled=())
+
+
+def _bags(root: Path) -> None:
+    """The same drive in every form of recording."""
+    root.mkdir()
+    write_mcap(root / "drive.mcap", drive(n_scans=2))
+    write_mcap(root / "plain.mcap", drive(n_scans=2), use_chunking=False, extras=False)
+    write_ros1(root / "drive.bag", drive(ROS1, n_scans=2))
+    write_ros1(root / "packed.bag", drive(ROS1, n_scans=2), packing="LZ4")
+    write_ros2(root / "folder", drive(n_scans=2))
+    shutil.copy(next((root / "folder").glob("*.db3")), root / "drive.db3")
+
+
+def _prepared(name: str, more: str = "") -> Callable[[Path], None]:
+    line = f"prepare {name} --root {'kitti' if name == 'semkitti' else name} --workers 0 {more}"
+    return lambda root: _pass2d(f"{line} --cache {root}")
 
 
 def _vavit() -> tuple[dict[str, torch.Tensor], Card]:
@@ -89,7 +129,7 @@ def _pass2d(line: str, *more: str) -> None:
     assert result.exit_code == 0, (line, result.output, result.exception)
 
 
-def _write_points(folder: Path) -> None:
+def _points(folder: Path) -> None:
     """The same scan in every format."""
     folder.mkdir()
     points = scan_points(N, seed=4)
@@ -112,13 +152,52 @@ def _write_points(folder: Path) -> None:
     content.write(str(folder / "g.laz"))
 
 
-def _write_published(path: Path) -> None:
+def _published(path: Path) -> None:
     from test_train_import_published import published_state, save, small
 
     network = small("spvcnn", n_classes=20, width_factor=0.125)
     save(path, published_state(network))
     assert torch.load(path, weights_only=False)
 
+
+PARTS = {
+    "kitti": Part(_kitti),
+    "nuscenes": Part(_nuscenes),
+    "pandaset": Part(_pandaset),
+    "waymo": Part(_waymo),
+    "bags": Part(_bags),
+    "yard": Part(_yard),
+    "innocent": Part(_innocent),
+    "cache": Part(_prepared("semkitti"), ("kitti",)),
+    "ncache": Part(_prepared("nuscenes"), ("nuscenes",)),
+    "rcache": Part(_prepared("semkitti", "--corrupt fog:heavy"), ("kitti",)),
+    "dcache": Part(_damaged_cache, ("kitti",)),
+    "recipe.toml": Part(_recipe),
+    "run": Part(
+        lambda root: _pass2d(f"train --cache cache --recipe recipe.toml --run {root}"),
+        ("cache", "recipe.toml"),
+    ),
+    "points": Part(_points),
+    "corrupted": Part(_corrupted, ("kitti",)),
+    "s.zip": Part(
+        lambda file: _pass2d(
+            f"submit --cache cache --checkpoint {BEST} --out {file} --allow-partial"
+        ),
+        ("kitti", "cache", "run"),
+    ),
+    "labels": Part(
+        lambda root: _pass2d(
+            f"predict kitti/sequences/08/velodyne --checkpoint {BEST} --out {root}"
+        ),
+        ("kitti", "run"),
+    ),
+    "published.ckpt": Part(_published),
+    "vavit.safetensors": Part(lambda file: save_checkpoint(file, *_vavit())),
+    "vavit.onnx": Part(
+        lambda file: _pass2d(f"export vavit.safetensors --onnx {file}"), ("vavit.safetensors",)
+    ),
+}
+"""Raw data sets, caches, a run, point files, recordings, a corruption set, a zip, checkpoints."""
 
 CACHE = (
     Input(glob="cache/**/*.parquet", kind=SEALED),
@@ -149,6 +228,20 @@ YARD = (
 )
 OWN = (Input(glob="kitti/own.yaml", kind=RAW), *KITTI)
 POINTS = (Input(glob="points/*", kind=RAW, may_be_left_out=True),)
+PANOPTIC = Input(glob="nuscenes/panoptic/**/*", kind=RAW, may_be_left_out=True)
+PANDASET = (
+    Input(glob="pandaset/*/lidar/*.pkl*", kind=RAW, may_be_left_out=True),
+    Input(glob="pandaset/*/annotations/semseg/*.pkl*", kind=RAW),
+    Input(glob="pandaset/*/lidar/*.json", kind=RAW),
+    Input(glob="pandaset/*/camera/*/*.json", kind=RAW),
+    Input(glob="pandaset/*/camera/*/*.jpg", kind=RAW),
+)
+WAYMO = (
+    Input(glob="waymo/*/lidar/*", kind=RAW, may_be_left_out=True),
+    Input(glob="waymo/*/lidar_*/*", kind=RAW),
+    Input(glob="waymo/*/vehicle_pose/*", kind=RAW),
+    Input(glob="waymo/*/camera_*/*", kind=RAW),
+)
 
 
 def _command(
@@ -163,14 +256,12 @@ def _command(
     kind: str = HARMED,
     sources: str = "",
     restores: tuple[str, ...] = (),
+    is_long: bool = False,
 ) -> Command:
     words = line.split()
-    tops = {i.glob.split("/")[0] for i in inputs} | {w.split("/")[0] for w in (*words, sources)}
-    known = (
-        *("kitti", "nuscenes", "cache", "ncache", "rcache", "dcache", "run", "points"),
-        *("corrupted", "labels", "s.zip", "published.ckpt", "recipe.toml", "yard"),
-        *("vavit.safetensors", "vavit.onnx"),
-    )
+    tops = {i.glob.split("/")[0] for i in inputs}
+    tops |= {word.split("/")[0] for word in (*words[1:], sources)}
+    known = [name for name in PARTS if name != "innocent"]
     return Command(
         name=f"{kind} {line}",
         words=tuple(words),
@@ -183,11 +274,27 @@ def _command(
         compared=compared,
         restores=restores,
         kind=kind,
+        is_long=is_long,
     )
 
 
-def _ended(line: str, *, writes: str = "", sources: str = "") -> Command:
-    return _command(line, writes=writes, sources=sources, kind=ENDED)
+def _ended(line: str, *, writes: str = "", sources: str = "", is_long: bool = False) -> Command:
+    return _command(line, writes=writes, sources=sources, kind=ENDED, is_long=is_long)
+
+
+def _recording(name: str, pattern: str, *, is_long: bool = True) -> Command:
+    """Label a recording; its copy has its suffix."""
+    suffix = Path(name).suffix
+    return _command(
+        f"predict bags/{name} --topic /points --checkpoint {BEST} --out new{suffix} --json",
+        (Input(glob=f"bags/{pattern}", kind=RAW),),
+        writes=f"new{suffix}",
+        is_long=is_long,
+    )
+
+
+def _long(line: str, inputs: tuple[Input, ...], writes: str = "", *, code: int = 0) -> Command:
+    return _command(line, inputs, writes=writes, code=code, is_long=True)
 
 
 def _bucket(
@@ -301,6 +408,50 @@ COMMANDS = (
         "predict points --checkpoint vavit.onnx --out out --json",
         (Input(glob="vavit.onnx", kind=SEALED), *POINTS),
         writes="out",
+    ),
+    _command(f"prepare pandaset --root pandaset {_NEW}", PANDASET, writes="out"),
+    _command("prepare waymo --root waymo --check --json", WAYMO),
+    _recording("drive.mcap", "drive.mcap", is_long=False),
+    _long(f"prepare waymo --root waymo {_NEW}", WAYMO, writes="out"),
+    _long("prepare pandaset --root pandaset --check --json", PANDASET),
+    _long(f"prepare pandaset_gt --root pandaset {_NEW}", PANDASET, writes="out"),
+    _long(f"prepare nuscenes --root nuscenes {_NEW}", (PANOPTIC, *NUSCENES), writes="out"),
+    _long("prepare nuscenes --root nuscenes --check --json", (PANOPTIC, *NUSCENES)),
+    _recording("plain.mcap", "plain.mcap"),
+    _recording("drive.bag", "drive.bag"),
+    _recording("packed.bag", "packed.bag"),
+    _recording("drive.db3", "drive.db3"),
+    _recording("folder", "folder/*"),
+    _long(
+        "view bags/drive.mcap --png out --json", (Input(glob="bags/drive.mcap", kind=RAW),), "out"
+    ),
+    *(
+        _long(f"view bags/{name} --png out --json", (Input(glob=f"bags/{files}", kind=RAW),), "out")
+        for name, files in (("drive.mcap",) * 2, ("drive.bag",) * 2, ("folder", "folder/*"))
+    ),
+    _long("view pandaset --png out --json", PANDASET, "out"),
+    _long("view waymo --png out --json", WAYMO, "out"),
+    _long(
+        f"predict pandaset/001/lidar --checkpoint {BEST} --out out --recenter --json",
+        (Input(glob="pandaset/001/lidar/*.pkl.gz", kind=RAW, may_be_left_out=True),),
+        "out",
+    ),
+    _long(
+        f"predict nuscenes/samples/LIDAR_TOP --checkpoint {BEST} --out out --json",
+        (Input(glob="nuscenes/samples/LIDAR_TOP/*", kind=RAW, may_be_left_out=True),),
+        "out",
+    ),
+    *(
+        _long(f"describe {folder} --json", (Input(glob=f"{folder}/**/*", kind=FREE),), code=code)
+        for code, folders in enumerate(("kitti nuscenes pandaset yard points", "waymo bags"))
+        for folder in folders.split()
+    ),
+    _ended(f"prepare pandaset --root pandaset {_NEW}", writes="out", is_long=True),
+    _ended(f"prepare waymo --root waymo {_NEW}", writes="out", is_long=True),
+    _ended(
+        f"predict bags/drive.mcap --checkpoint {BEST} --out new.mcap --topic /points --json",
+        writes="new.mcap",
+        is_long=True,
     ),
     _ended(f"prepare semkitti --root kitti {_NEW}", writes="out"),
     _ended(f"prepare nuscenes --root nuscenes {_NEW}", writes="out"),
