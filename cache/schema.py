@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.raw_order import RawOrder
 from pass2d.common.json import OMITTED_IF_NONE
 
 FORMAT_VERSION = 1
@@ -359,14 +360,9 @@ class ScanRecord:
         """N, the kept points."""
         return len(self.raw_index)
 
-    def raw_order(self) -> NDArray[np.int64]:
-        """(n_raw,) rows of [points inside, points outside], in the order of the raw file."""
-        is_inside = np.zeros(self.n_raw, np.bool_)
-        is_inside[self.raw_index] = True
-        order = np.empty(self.n_raw, np.int64)
-        order[is_inside] = np.arange(self.n)
-        order[~is_inside] = np.arange(self.n, self.n_raw)
-        return order
+    def raw_order(self) -> RawOrder:
+        """Where in the raw file the points lie, those outside included."""
+        return RawOrder.of(self.raw_index, self.n_raw)
 
     def raw(self) -> RawScan:
         """Put the scan back together as in its raw file; it must hold the points outside."""
@@ -374,32 +370,19 @@ class ScanRecord:
         assert self.outside_signal is not None
         order, n_own = self.raw_order(), self.n_raw
         channels = [
-            np.concatenate([self.xyz, self.outside_xyz], axis=1),
-            np.concatenate([self.signal, self.outside_signal])[None],
+            *order.laid(self.xyz, self.outside_xyz),
+            order.laid(self.signal, self.outside_signal),
         ]
         if self.time is not None and self.outside_time is not None:
-            time = np.concatenate([self.time, self.outside_time])
-            n_own = int(np.count_nonzero(time == 0))
-            channels.append(time[None])
-        points = np.concatenate(channels).take(order, axis=1).T
+            channels.append(order.laid(self.time, self.outside_time))
+            n_own = int(np.count_nonzero(channels[-1] == 0))
+        motion = self.motion
         return RawScan(
-            points=np.ascontiguousarray(points, np.float32),
-            label=self.all_points(self.label, self.outside_label, order),
-            motion=self.all_points(self.motion, self.outside_motion, order),
+            points=np.stack(channels, axis=1),
+            label=None if self.label is None else order.laid(self.label, self.outside_label),
+            motion=None if motion is None else order.laid(motion, self.outside_motion),
             n_own=n_own,
         )
-
-    def all_points(
-        self,
-        inside: NDArray[np.uint8] | None,
-        outside: NDArray[np.uint8] | None,
-        order: NDArray[np.int64],
-    ) -> NDArray[np.uint8] | None:
-        """(n_raw,) a number of each point; 0 where that of the points outside is not known."""
-        if inside is None:
-            return None
-        rest = np.zeros(self.n_raw - self.n, np.uint8) if outside is None else outside
-        return np.concatenate([inside, rest])[order]
 
 
 @dataclass(frozen=True, kw_only=True)

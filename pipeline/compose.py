@@ -180,9 +180,8 @@ def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> Sca
         after = _corrupted(scan, points, info, variant, label=label, instance=instance)
         motion = np.where(after.source >= 0, motion[after.source], np.uint8(0))
     motion = np.pad(motion, (0, lidar.n_raw - len(motion)))  # points of sweeps say nothing
-    is_outside = np.ones(lidar.n_raw, np.bool_)
-    is_outside[lidar.raw_index] = False
-    return replace(lidar, motion=motion[lidar.raw_index], outside_motion=motion[is_outside])
+    outside = lidar.raw_order().outside
+    return replace(lidar, motion=motion[lidar.raw_index], outside_motion=motion[outside])
 
 
 def scan_counts(lidar: ScanRecord, info: DatasetInfo) -> ScanCounts:

@@ -315,7 +315,7 @@ def test_stacks_are_those_of_the_official_tool(recorded: Path, sequence: str) ->
 def _signal(stack: LoadedScan) -> np.ndarray:
     own = stack.record
     assert own.outside_signal is not None
-    signal = np.concatenate([own.signal, own.outside_signal])[own.raw_order()]
+    signal = own.raw_order().laid(own.signal, own.outside_signal)
     return np.concatenate([signal, *(part.record.signal for part in stack.added)])
 
 

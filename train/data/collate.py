@@ -188,26 +188,23 @@ def _fill_points(
 
     Networks that take all ask for neither pixels nor hashes, but for a voxel's first point.
     """
-    inside: slice | NDArray[np.int32] = slice(None)
+    if record.outside_xyz is not None and record.outside_signal is not None:
+        order = record.raw_order()
+        order.laid(record.xyz, record.outside_xyz, out=channels[:3])
+        order.laid(record.signal, record.outside_signal, out=channels[3])
+        if record.time is not None:
+            order.laid(record.time, record.outside_time, out=channels[4])
+        if labels is not None and record.label is not None:
+            order.laid(record.label, record.outside_label, out=labels)
+    else:
+        channels[:3] = record.xyz
+        channels[3] = record.signal
+        if record.time is not None:
+            channels[4] = record.time
+        if labels is not None and record.label is not None:
+            labels[:] = record.label
     if record.time is None:
         channels[4:] = 0
-    if record.outside_xyz is not None and record.outside_signal is not None:
-        is_outside = np.ones(count_points(record), np.bool_)
-        is_outside[record.raw_index] = False
-        outside = np.flatnonzero(is_outside)
-        inside = record.raw_index
-        channels[:3, outside] = record.outside_xyz
-        channels[3, outside] = record.outside_signal
-        if record.outside_time is not None:
-            channels[4, outside] = record.outside_time
-        if labels is not None:
-            labels[outside] = 0 if record.outside_label is None else record.outside_label
-    channels[:3, inside] = record.xyz
-    channels[3, inside] = record.signal
-    if record.time is not None:
-        channels[4, inside] = record.time
-    if labels is not None and record.label is not None:
-        labels[inside] = record.label
 
 
 def _collate_images(

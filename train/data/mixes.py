@@ -52,48 +52,49 @@ def laser_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -
     def is_odd(xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
         return (pitch_bands(xyz, n_bands, low_rad=low, high_rad=high) & 1).astype(bool)
 
-    return scan.kept(~is_odd(scan.xyz)).joined(partner.kept(is_odd(partner.xyz)))
+    return scan.mixed(~is_odd(scan.xyz), (partner, is_odd(partner.xyz)))
 
 
 def polar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
     """Swap half a turn, half of the time; paste the partner's movable things three times."""
     swap, start, first, second = rng.uniform(0, 1, 4).tolist()
-    own, added = scan, list[LoadedScan]()
+    own, added = None, list[tuple[LoadedScan, NDArray[np.bool_] | None]]()
     if swap < POLAR_SWAP:
-        own, *added = _half_turns(scan, partner, start_rad=(start - 1) * math.pi)
+        start_rad = (start - 1) * math.pi
+        own = ~in_half_circle(scan.xyz, start_rad)
+        added.append((partner, in_half_circle(partner.xyz, start_rad)))
     things = partner.kept(is_one_of(partner.label, partner.info.facts.movable))
     if things.n:
-        added += [
-            things.moved_to(
-                turned_about_z(things.xyz, turn * 2 * math.pi / 3) if turn else things.xyz
-            )
-            for turn in (0.0, first, 1 + second)
-        ]
-    return own.joined(*added) if added else own
+        turned = (
+            things.moved_to(turned_about_z(things.xyz, turn * 2 * math.pi / 3))
+            for turn in (first, 1 + second)
+        )
+        added += [(copy, None) for copy in (things, *turned)]
+    return scan.mixed(own, *added)
 
 
 def frustum_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
     """Bands of pitch or half a turn come from the partner, either equally often."""
     if rng.uniform() < 0.5:
         return laser_mix(scan, partner, rng)
-    own, others = _half_turns(scan, partner, start_rad=(rng.uniform() - 1) * math.pi)
-    return own.joined(others)
+    start_rad = (rng.uniform() - 1) * math.pi
+    own, others = (in_half_circle(xyz, start_rad) for xyz in (scan.xyz, partner.xyz))
+    return scan.mixed(~own, (partner, others))
 
 
 def pillar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
     """Each square of 7.5 m that the scan occupies is the scan's or the partner's."""
     own, others = square_owners((scan.xyz, partner.xyz), side_m=PILLAR_M, rng=rng)
-    return scan.kept(own).joined(partner.kept(others))
+    return scan.mixed(own, (partner, others))
 
 
 def pillar_mix_three(
     scan: LoadedScan, first: LoadedScan, second: LoadedScan, rng: np.random.Generator
 ) -> LoadedScan:
     """As `pillar_mix`, with two partners."""
-    clouds = (scan, first, second)
-    owned = square_owners([cloud.xyz for cloud in clouds], side_m=PILLAR_M, rng=rng)
-    own, *others = (cloud.kept(kept) for cloud, kept in zip(clouds, owned, strict=True))
-    return own.joined(*others)
+    clouds = [cloud.xyz for cloud in (scan, first, second)]
+    own, of_first, of_second = square_owners(clouds, side_m=PILLAR_M, rng=rng)
+    return scan.mixed(own, (first, of_first), (second, of_second))
 
 
 def cut_mix(
@@ -154,16 +155,6 @@ def _new_ids(used: NDArray[np.uint32], thing: NDArray[np.int64]) -> NDArray[np.u
 def whole_scans(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Generator) -> LoadedScan:
     """Two augmented scans as one, as Mix3D does."""
     return scan.joined(partner)
-
-
-def _half_turns(
-    scan: LoadedScan, partner: LoadedScan, *, start_rad: float
-) -> tuple[LoadedScan, LoadedScan]:
-    """The scan without half a turn, and that of the partner."""
-    return (
-        scan.kept(~in_half_circle(scan.xyz, start_rad)),
-        partner.kept(in_half_circle(partner.xyz, start_rad)),
-    )
 
 
 def is_one_of(label: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.bool_]:

@@ -43,13 +43,18 @@ def first_in_cells(
     """
     if not xyz.shape[1]:
         return np.zeros(0, np.int64)
-    cells = np.floor((xyz - xyz.min(1, keepdims=True)) / np.float32(CELL_M))
+    cells = xyz - xyz.min(1, keepdims=True)
+    cells /= np.float32(CELL_M)
     n_x, n_y, n_z = (int(n) + 1 for n in cells.max(1))
     if n_x * n_y * n_z > most_cells:
         x, y, z = cells.astype(np.int64)
         _, place = np.unique(((x * n_y + y) * n_z + z)[order], return_index=True)
         return order[place].astype(np.int64)
-    key = ((cells[0] * n_y + cells[1]) * n_z + cells[2]).astype(np.int32)
+    key, y, z = cells.astype(np.int32)
+    key *= n_y
+    key += y
+    key *= n_z
+    key += z
     # Of several points of a cell the last one written stays, which is the first in the order.
     backwards = order[::-1]
     table = np.full(n_x * n_y * n_z, -1, np.int32)

@@ -127,12 +127,7 @@ class LoadedScan:
         Args:
             is_kept: (N,) in the order of `xyz`.
         """
-        rest = list(np.split(is_kept, np.cumsum([count_points(p.record) for p in self.parts])[:-1]))
-        own, *added = (
-            replace(part, record=record_rows(part.record, np.flatnonzero(chosen)))
-            for part, chosen in zip(self.parts, rest, strict=True)
-        )
-        return replace(self, record=own.record, added=tuple(added))
+        return self.mixed(is_kept)
 
     def moved_to(self, xyz: NDArray[np.float32]) -> LoadedScan:
         """The scan with its points elsewhere, (3, N) in the order of `xyz`."""
@@ -144,19 +139,51 @@ class LoadedScan:
         return replace(self, record=own.record, added=tuple(added))
 
     def joined(self, *others: LoadedScan) -> LoadedScan:
-        """The scan and the points of others, which have no pixels here.
+        """The scan and the points of others, which have no pixels here."""
+        return self.mixed(None, *((other, None) for other in others))
+
+    def mixed(
+        self,
+        is_kept: NDArray[np.bool_] | None,
+        *others: tuple[LoadedScan, NDArray[np.bool_] | None],
+    ) -> LoadedScan:
+        """Some points of the scan and some of others: `kept` and `joined`, copied once.
 
         Points with the scan's own draw become points of the scan; others are moved and dropped
         apart, as their draw says.
+
+        Args:
+            is_kept: (N,) which of its points stay, in the order of `xyz`; None: all.
+            others: scans, and which points of each, likewise; they have no pixels here.
         """
-        records, added = [self.record], list(self.added)
-        for part in (part for other in others for part in other.parts):
-            if part.draw == self.draw:
-                records.append(part.record)
-            else:
-                added.append(replace(part, record=replace(part.record, cameras=(), voxels=())))
-        record = joined_records(records) if len(records) > 1 else self.record
-        return replace(self, record=record, added=tuple(added))
+        if is_kept is None and not others:
+            return self
+        own, *added = _chosen(self, is_kept)
+        joining = [own]
+        for scan, taken in others:
+            for part, of_part in _chosen(scan, taken):
+                bare = replace(part, record=replace(part.record, cameras=(), voxels=()))
+                (joining if part.draw == self.draw else added).append((bare, of_part))
+        record = self.record
+        if is_kept is not None or len(joining) > 1:
+            record = gathered([(part.record, chosen) for part, chosen in joining])
+        parts = (
+            part if chosen is None else replace(part, record=gathered([(part.record, chosen)]))
+            for part, chosen in added
+        )
+        return replace(self, record=record, added=tuple(parts))
+
+
+_Mask = NDArray[np.bool_] | None
+"""Which points; None: all."""
+
+
+def _chosen(scan: LoadedScan, is_chosen: _Mask) -> list[tuple[Part, _Mask]]:
+    """The parts of a scan, and which points of each."""
+    if is_chosen is None:
+        return [(part, None) for part in scan.parts]
+    stops = np.cumsum([count_points(part.record) for part in scan.parts])[:-1]
+    return list(zip(scan.parts, np.split(is_chosen, stops), strict=True))
 
 
 def count_points(record: ScanRecord) -> int:
@@ -169,28 +196,16 @@ def whole_record(record: ScanRecord) -> ScanRecord:
     """A record whose points are all that were read, in the raw file's order."""
     if record.outside_xyz is None or record.outside_signal is None:
         return record
-    n = count_points(record)
-    is_outside = np.ones(n, bool)
-    is_outside[record.raw_index] = False
-    # Of each point its place among those inside, then those outside.
-    place = np.empty(n, np.intp)
-    place[record.raw_index] = np.arange(record.n)
-    place[is_outside] = np.arange(record.n, n)
-
-    def joined(inside: NDArray[T], outside: NDArray[T] | None) -> NDArray[T]:
-        if outside is None:
-            outside = np.zeros((*inside.shape[:-1], n - record.n), inside.dtype)
-        return np.concatenate([inside, outside], axis=-1).take(place, axis=-1)
-
+    order = record.raw_order()
     label, instance, time = record.label, record.instance, record.time
     return replace(
         record,
-        xyz=joined(record.xyz, record.outside_xyz),
-        signal=joined(record.signal, record.outside_signal),
-        raw_index=np.arange(n, dtype=np.int32),
-        label=None if label is None else joined(label, record.outside_label),
-        instance=None if instance is None else joined(instance, None),
-        time=None if time is None else joined(time, record.outside_time),
+        xyz=order.laid(record.xyz, record.outside_xyz),
+        signal=order.laid(record.signal, record.outside_signal),
+        raw_index=np.arange(record.n_raw, dtype=np.int32),
+        label=None if label is None else order.laid(label, record.outside_label),
+        instance=None if instance is None else order.laid(instance, None),
+        time=None if time is None else order.laid(time, record.outside_time),
         cameras=views_at(record.cameras, record.raw_index),
         voxels=(),
         outside_xyz=None,
@@ -207,9 +222,7 @@ def without_dropped(record: ScanRecord) -> ScanRecord:
     stays = is_measured(record.outside_xyz)
     if stays.all():
         return record
-    is_outside = np.ones(record.n_raw, np.bool_)
-    is_outside[record.raw_index] = False
-    leaves = np.flatnonzero(is_outside)[~stays]
+    leaves = record.raw_order().outside[~stays]
     rows = record.raw_index - np.searchsorted(leaves, record.raw_index)
 
     def rest(values: NDArray[T] | None) -> NDArray[T] | None:
@@ -227,42 +240,53 @@ def without_dropped(record: ScanRecord) -> ScanRecord:
     )
 
 
-def record_rows(record: ScanRecord, rows: NDArray[np.int64]) -> ScanRecord:
-    """Some points of a record.
+def gathered(chosen: Sequence[tuple[ScanRecord, _Mask]]) -> ScanRecord:
+    """Points of records as one record, in this order; the first one's name and pictures.
 
     Args:
-        record: any; voxel hashes are left out, which would be stale.
-        rows: of `whole_record`, ascending.
+        chosen: records, and which points of `whole_record` of each. Voxel hashes are left out,
+            which would be stale.
     """
-    record = whole_record(record)
-    place = np.full(record.n, -1, np.int32)
-    place[rows] = np.arange(len(rows), dtype=np.int32)
-    return replace(
-        record,
-        xyz=record.xyz.take(rows, axis=1),  # four times as fast as an index
-        signal=record.signal.take(rows),
-        raw_index=record.raw_index.take(rows),
-        label=None if record.label is None else record.label.take(rows),
-        instance=None if record.instance is None else record.instance.take(rows),
-        time=None if record.time is None else record.time.take(rows),
-        cameras=views_at(record.cameras, place),
-        voxels=(),
-    )
+    records = [whole_record(record) for record, _ in chosen]
+    rows = [None if mask is None else np.flatnonzero(mask) for _, mask in chosen]
+    counts = [
+        record.n if of_record is None else len(of_record)
+        for record, of_record in zip(records, rows, strict=True)
+    ]
+    stops = np.cumsum(counts).tolist()
+    n, is_one = stops[-1], len(records) == 1
 
+    def laid(channels: list[NDArray[T]], out: NDArray[T] | None = None) -> NDArray[T]:
+        out = np.empty(n, channels[0].dtype) if out is None else out
+        for values, of_record, count, stop in zip(channels, rows, counts, stops, strict=True):
+            part = out[stop - count : stop]
+            if of_record is None:
+                part[:] = values
+            else:
+                np.take(values, of_record, out=part, mode="clip")
+        return out
 
-def joined_records(records: Sequence[ScanRecord]) -> ScanRecord:
-    """The points of records as one, in this order; the first one's name and pictures."""
-    records = [whole_record(record) for record in records]
-    n = sum(record.n for record in records)
+    def known(channels: list[NDArray[T] | None]) -> NDArray[T] | None:
+        there = [values for values in channels if values is not None]
+        return laid(there) if len(there) == len(channels) else None
+
+    first, is_kept = records[0], chosen[0][1]
+    cameras = first.cameras
+    if cameras and is_kept is not None:
+        cameras = views_at(cameras, np.cumsum(is_kept, dtype=np.int32) * is_kept - 1)
+    xyz = np.empty((3, n), np.float32)
+    for axis, out in enumerate(xyz):
+        laid([record.xyz[axis] for record in records], out)
     return replace(
-        records[0],
-        n_raw=n,
-        xyz=_joined([record.xyz for record in records]),
-        signal=_joined([record.signal for record in records]),
-        raw_index=np.arange(n, dtype=np.int32),
-        label=_all([record.label for record in records]),
-        instance=_all([record.instance for record in records]),
-        time=_all([record.time for record in records]),
+        first,
+        n_raw=first.n_raw if is_one else n,
+        xyz=xyz,
+        signal=laid([record.signal for record in records]),
+        raw_index=laid([first.raw_index]) if is_one else np.arange(n, dtype=np.int32),
+        label=known([record.label for record in records]),
+        instance=known([record.instance for record in records]),
+        time=known([record.time for record in records]),
+        cameras=cameras,
         voxels=(),
     )
 
@@ -277,20 +301,16 @@ def views_at(views: Sequence[CameraView], row: NDArray[np.int32]) -> tuple[Camer
     moved = []
     for view in views:
         place = row[view.point_index]
-        stays = place >= 0
-        moved.append(replace(view, point_index=place[stays], pixel_rc=view.pixel_rc[:, stays]))
+        stays = np.flatnonzero(place >= 0)
+        moved.append(
+            replace(view, point_index=place[stays], pixel_rc=view.pixel_rc.take(stays, axis=1))
+        )
     return tuple(moved)
 
 
 def _joined(values: Sequence[NDArray[T]]) -> NDArray[T]:
     """Arrays along their last axis; a single one as it is."""
     return values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
-
-
-def _all(values: Sequence[NDArray[T] | None]) -> NDArray[T] | None:
-    """Arrays joined; None where one is not known."""
-    known = [value for value in values if value is not None]
-    return _joined(known) if len(known) == len(values) else None
 
 
 def _known(values: NDArray[T] | None) -> NDArray[T]:

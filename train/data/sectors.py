@@ -33,21 +33,31 @@ def pitch_bands(
     Source: Kong et al., LaserMix for Semi-Supervised LiDAR Semantic Segmentation, CVPR 2023.
     """
     edges = np.linspace(high_rad, low_rad, n_bands + 1)
-    x, y, z = xyz
-    ground_m = np.sqrt(x * x + y * y)
     # No angle for each point: slopes are in the same order.
-    slope = z / np.maximum(ground_m, np.finfo(np.float32).tiny)
-    bands, is_near = np.zeros(len(z), np.uint8), np.zeros(len(z), bool)
+    slope = _ground_m(xyz)
+    np.maximum(slope, np.finfo(np.float32).tiny, out=slope)
+    np.divide(xyz[2], slope, out=slope)
+    # Counted with edges a little lower, and a little higher: where the two differ, angles decide.
+    bands, higher = np.zeros((2, len(slope)), np.uint8)
+    is_below = np.empty(len(slope), np.bool_)
     for edge in np.tan(edges[1:-1]):
         near = _NEAR * (1 + edge * edge)
-        is_below = slope <= np.float32(edge - near)
-        bands += is_below
-        is_near |= is_below ^ (slope <= np.float32(edge + near))
-    rows = np.flatnonzero(is_near)
-    pitch = np.arctan2(z[rows], ground_m[rows])
+        for counts, limit in ((bands, edge - near), (higher, edge + near)):
+            np.less_equal(slope, np.float32(limit), out=is_below)
+            np.add(counts, is_below.view(np.uint8), out=counts)
+    rows = np.flatnonzero(bands != higher)
+    near_points = xyz.take(rows, axis=1)
+    pitch = np.arctan2(near_points[2], _ground_m(near_points))
     pitch = np.clip(pitch, low_rad + _INSIDE_RAD, high_rad - _INSIDE_RAD)
     bands[rows] = np.searchsorted(-edges[1:-1], -pitch, side="right")
     return bands
+
+
+def _ground_m(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) distance of (3, N) points from the z axis."""
+    squared, y_squared = np.square(xyz[:2])
+    squared += y_squared
+    return np.sqrt(squared, out=squared)
 
 
 def in_half_circle(xyz: NDArray[np.float32], start_rad: float) -> NDArray[np.bool_]:
@@ -105,21 +115,25 @@ def square_owners(
     rank = np.cumsum(is_there, axis=0) - 1
     owner = ((rank == drawn) & is_there).argmax(0)
     owner[~is_there[0]] = -1
-    return tuple(owner.take(part) == number for number, part in enumerate(parts))
+    return tuple((owner == number).take(part) for number, part in enumerate(parts))
 
 
 def _square_numbers(
     clouds: Sequence[NDArray[np.float32]], side_m: float, most_squares: int
 ) -> tuple[list[NDArray[np.int64]], int]:
     """Per cloud (N_i,) the square of each point, in the order of (x, y), and how many there are."""
-    corners = [np.floor(xyz[:2] / np.float32(side_m)) for xyz in clouds]
+    corners = [xyz[:2] / np.float32(side_m) for xyz in clouds]
+    for corner in corners:
+        np.floor(corner, out=corner)
     low_x, low_y = np.min([corner.min(1, initial=0) for corner in corners], axis=0)
     high_x, high_y = np.max([corner.max(1, initial=0) for corner in corners], axis=0)
     n_x, n_y = high_x - low_x + 1, high_y - low_y + 1
     if n_x * n_y <= most_squares:  # a table of all that could be is faster than to sort points
-        # By way of int32, which is faster.
-        numbers = [((x - low_x) * n_y + (y - low_y)).astype(np.int32) for x, y in corners]
-        return [part.astype(np.int64) for part in numbers], int(n_x * n_y)
+        for corner in corners:  # exact: float32 counts up to 2^24
+            corner[0] *= n_y
+            corner[0] += corner[1]
+            corner[0] -= low_x * n_y + low_y
+        return [corner[0].astype(np.int64) for corner in corners], int(n_x * n_y)
     numbers = [(x << 32) + y for x, y in (corner.astype(np.int64) for corner in corners)]
     known, place = np.unique(np.concatenate(numbers), return_inverse=True)
     return np.split(place, np.cumsum([len(part) for part in numbers])[:-1]), len(known)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.reading.arena import Arena
+from pass2d.common.memory import keep_freed_memory
 from pass2d.train.data.batch import RawBatch
 from pass2d.train.data.collate import collate
 from pass2d.train.data.load import load_batch
@@ -100,6 +101,7 @@ class BatchStream:
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="pass2d-stream")
         self._ahead = cursor
         self._is_closing = threading.Event()
+        keep_freed_memory()  # mixes make arrays of a scan's size, and drop them
         self._local = threading.local()
 
     def __iter__(self) -> Iterator[RawBatch | None]:

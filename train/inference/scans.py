@@ -120,9 +120,9 @@ def record_input(
             hashes=hashes,
         )
     assert record.outside_xyz is not None
-    is_outside = np.ones(record.n_raw, np.bool_)
-    is_outside[record.raw_index] = False
-    other_rows = np.flatnonzero(is_outside if outside == "nearest" and record.n else [])
+    other_rows = np.zeros(0, np.int64)
+    if outside == "nearest" and record.n:
+        other_rows = record.raw_order().outside
     channels = [record.xyz, record.signal[None]]
     if record.time is not None and record.outside_time is not None:
         channels.append(record.time[None])
@@ -231,18 +231,20 @@ def eval_scan(
     import torch
 
     order = record.raw_order()
-    labels = record.all_points(record.label, record.outside_label, order)
-    if labels is None:
+    if record.label is None:
         raise ConfigError(f"scan {record.scan_id} has no labels: it cannot be evaluated")
+    labels = order.laid(record.label, record.outside_label)
     if info is not None:
-        motion = record.all_points(record.motion, record.outside_motion, order)
+        motion = record.motion
+        if motion is not None:
+            motion = order.laid(motion, record.outside_motion)
         labels = counted_labels(labels, motion, info)
     assert record.outside_xyz is not None
-    groups = [_bands(record.xyz), _bands(record.outside_xyz) + np.uint8(len(BAND_EDGES_M) + 1)]
+    beyond = _bands(record.outside_xyz) + np.uint8(len(BAND_EDGES_M) + 1)
     return EvalScan(
         scan=scan,
         labels=torch.from_numpy(labels),
-        group=torch.from_numpy(np.concatenate(groups)[order]),
+        group=torch.from_numpy(order.laid(_bands(record.xyz), beyond)),
         place=place,
     )
 
