@@ -29,7 +29,7 @@ from pass2d.models.twodpass.encoder3d import point_features
 from pass2d.models.twodpass.geometry import build_geometry
 from pass2d.models.twodpass.published_names import published_name
 from pass2d.models.twodpass.voxels import piece_label_counts, voxel_labels
-from pass2d.train.optim.losses import segmentation_losses
+from pass2d.train.optim.losses import Answer, segmentation_losses
 
 CASES = Recording.find_all()
 NO_CASES = [pytest.param(None, id="none", marks=pytest.mark.skip(reason="no case_* folder"))]
@@ -195,7 +195,7 @@ def test_voxel_labels_are_exact(case: Recording, device: str) -> None:
     for level, count in zip(levels, counts, strict=True):
         recorded = case.voxels.get(f"scale{level.scale}_voxel_label")
         if recorded is not None:
-            np.testing.assert_array_equal(voxel_labels(level, count).cpu().numpy(), recorded)
+            np.testing.assert_array_equal(voxel_labels([level], [count])[0].cpu().numpy(), recorded)
 
 
 def test_voxels_with_tied_labels(case: Recording) -> None:
@@ -217,7 +217,7 @@ def test_voxels_with_tied_labels(case: Recording) -> None:
         pieces = piece_label_counts(levels, labels, n_classes=counts.shape[1])
         for level, of_level in zip(levels, pieces, strict=True):
             if level.scale == int(scale):
-                ours = voxel_labels(level, of_level).numpy()
+                ours = voxel_labels([level], [of_level])[0].numpy()
                 np.testing.assert_array_equal(ours[tied], most[tied].argmax(1))
                 checked += int(tied.sum())
     assert checked == sum(facts["tied"] for facts in ties.values())
@@ -428,7 +428,7 @@ def test_losses_with_tied_voxels_ignored(run: Replay) -> None:
         label[tied] = 0
         targets = Targets(label=torch.from_numpy(label).to(run.device))
         with torch.no_grad():
-            ce, lovasz = segmentation_losses(block.voxel_logits, targets, weights)
+            (ce,), (lovasz,) = segmentation_losses([Answer(block.voxel_logits, targets)], weights)
         limit = limit_by_noise(run, "loss", noise_of(run.case.scalars["train_losses"]))
         assert relative(ce + lovasz, facts["f64"]) <= limit
 

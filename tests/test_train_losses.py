@@ -10,6 +10,7 @@ from torch.nn import functional
 from pass2d.common.errors import DataError
 from pass2d.models.network import Prepared, Segmentation, Targets
 from pass2d.train.optim.losses import (
+    Answer,
     LossConfig,
     compute_loss,
     fused_divergence,
@@ -36,6 +37,13 @@ def plain_lovasz(probs: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def losses_of_one(
+    logits: Tensor, targets: Targets, weights: Tensor | None = None, *, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    (ce,), (lovasz,) = segmentation_losses([Answer(logits, targets)], weights, smoothing=smoothing)
+    return ce, lovasz
+
+
 def made_up(
     seed: int, rows: int = 300, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor]:
@@ -53,7 +61,7 @@ def test_losses_and_gradients_equal_the_plain_ones(seed: int, dtype: torch.dtype
     logits, labels = made_up(seed, dtype=dtype)
     weights = torch.linspace(1, 2, N_CLASSES, dtype=dtype)
     weights[0] = float("inf")  # as the published buffers have it
-    ours = segmentation_losses(logits, Targets(label=labels), weights)
+    ours = losses_of_one(logits, Targets(label=labels), weights)
     known = weights.nan_to_num(posinf=0)
     plain = (
         functional.cross_entropy(logits, labels, weight=known, ignore_index=0),
@@ -76,13 +84,37 @@ def test_counted_rows_equal_their_repetition(seed: int) -> None:
     counted = Targets(row=pairs[:, 0], label=pairs[:, 1], count=count.to(torch.float32))
     repeated = Targets(row=row_of_point, label=labels)
     for ours, expected in zip(
-        segmentation_losses(logits, counted), segmentation_losses(logits, repeated), strict=True
+        losses_of_one(logits, counted), losses_of_one(logits, repeated), strict=True
     ):
         torch.testing.assert_close(ours, expected)
         torch.testing.assert_close(
             torch.autograd.grad(ours, logits, retain_graph=True),
             torch.autograd.grad(expected, logits, retain_graph=True),
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_of_several_heads_are_those_of_each(dtype: torch.dtype) -> None:
+    answers = []
+    for seed, rows in enumerate((300, 0, 40, 40, 1)):
+        logits, labels = made_up(seed, rows=rows, dtype=dtype)
+        answers.append(Answer(logits, Targets(label=labels)))
+    logits, labels = made_up(7, rows=60, dtype=dtype)
+    row = torch.arange(60).repeat(2)
+    count = torch.arange(120).to(torch.float32)
+    answers.insert(2, Answer(logits, Targets(label=labels.repeat(2), row=row, count=count)))
+    answers.append(Answer(logits.detach().requires_grad_(), Targets(label=labels * 0)))
+    weights = torch.linspace(1, 2, N_CLASSES, dtype=dtype)
+    together = segmentation_losses(answers, weights, smoothing=0.1)
+    each = [losses_of_one(*answer, weights, smoothing=0.1) for answer in answers]
+    for ours, single in zip(together, zip(*each, strict=True), strict=True):
+        torch.testing.assert_close(ours, torch.stack(single))
+        assert ours[1] == ours[-1] == 0
+        for (logits, _), our_loss, single_loss in zip(answers, ours, single, strict=True):
+            torch.testing.assert_close(
+                torch.autograd.grad(our_loss, logits, retain_graph=True),
+                torch.autograd.grad(single_loss, logits, retain_graph=True),
+            )
 
 
 def test_lovasz_of_one_point_by_hand() -> None:
@@ -106,7 +138,7 @@ def test_lovasz_of_two_points_by_hand() -> None:
 def test_nothing_labelled_is_zero_with_zero_gradient(rows: int) -> None:
     logits = torch.randn(rows, N_CLASSES, requires_grad=True)
     labels = torch.zeros(rows, dtype=torch.int64)
-    for loss in segmentation_losses(logits, Targets(label=labels), torch.ones(N_CLASSES)):
+    for loss in losses_of_one(logits, Targets(label=labels), torch.ones(N_CLASSES)):
         assert loss.item() == 0
         (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
         assert torch.equal(gradient, torch.zeros_like(logits))
@@ -129,8 +161,8 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
     logits, labels = made_up(3, dtype=torch.float32)
     rough = logits.detach().to(torch.bfloat16)
     for ours, exact in zip(
-        segmentation_losses(rough, Targets(label=labels)),
-        segmentation_losses(rough.float(), Targets(label=labels)),
+        losses_of_one(rough, Targets(label=labels)),
+        losses_of_one(rough.float(), Targets(label=labels)),
         strict=True,
     ):
         assert ours.dtype == torch.float32
@@ -161,7 +193,7 @@ def test_smoothed_labels_are_those_of_torch_without_the_ignored_class(is_weighte
     logits[:, 0] = -1e9  # of the ignored class: it takes part in no softmax
     labels = torch.randint(0, N_CLASSES, (50,), generator=rng)
     weights = torch.rand(N_CLASSES, generator=rng, dtype=torch.float64) if is_weighted else None
-    ours, _ = segmentation_losses(logits, Targets(label=labels), weights, smoothing=0.1)
+    ours, _ = losses_of_one(logits, Targets(label=labels), weights, smoothing=0.1)
     theirs = functional.cross_entropy(
         logits[:, 1:],
         labels - 1,

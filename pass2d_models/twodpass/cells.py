@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pass2d.models.inputs import Grid, host_values
+from pass2d.models.inputs import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +101,13 @@ def root_cells(xyz: Tensor, *, plan: CellPlan, grid: Grid) -> Tensor:
     Source: SPEC, section 3: ``n (p - min) / (max - min)`` in float32, in this order; floor, which
     equals the original's truncation inside the volume.
     """
-    low = host_values(grid.low, xyz.device, dtype=torch.float32)
-    # A tensor, not a number: CUDA would multiply by a number's reciprocal, which moves points.
-    extent = host_values(grid.high, xyz.device, dtype=torch.float32) - low
-    cells = torch.empty((len(plan.roots), len(xyz)), dtype=torch.int32, device=xyz.device)
-    for axis in range(3):
-        offset = xyz[:, axis] - low[axis]
-        for root, (root_axis, n) in enumerate(plan.roots):
-            if root_axis == axis:
-                cells[root].copy_((offset * n).div_(extent[axis : axis + 1]).floor_())
-    return cells
+    axes = [axis for axis, _ in plan.roots]
+    low, high = torch.tensor([grid.low, grid.high], dtype=torch.float32)[:, axes]
+    n = torch.tensor([cells for _, cells in plan.roots], dtype=torch.float32)
+    # Tensors, not numbers: CUDA would multiply by a number's reciprocal, which moves points.
+    factors = torch.stack([low, n, high - low])[..., None].to(xyz.device, non_blocking=True)
+    along = torch.stack([xyz[:, axis] for axis in axes])
+    return along.sub_(factors[0]).mul_(factors[1]).div_(factors[2]).floor_().to(torch.int32)
 
 
 def scale_cells(roots: Tensor, *, plan: CellPlan, level: int) -> tuple[Tensor, Tensor, Tensor]:

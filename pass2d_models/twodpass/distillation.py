@@ -27,42 +27,16 @@ def linear_of_parts(layer: nn.Linear, parts: tuple[Tensor, ...]) -> Tensor:
 
 
 class FusionBlock(nn.Module):
-    """Heads of one block: of its 3D features, and of 3D and image features together."""
+    """Weights of one block: heads of its 3D features, and of 3D and image features together."""
 
     def __init__(self, config: TwoDPassConfig, *, n_classes: int) -> None:
         super().__init__()
         hidden = config.hidden
-        self.image_residual = config.image_residual
         self.voxel_head = _head(hidden, n_classes)
         self.fused_head = _head(hidden, n_classes)
         self.learner = nn.Linear(hidden, hidden)
         self.merge = nn.Linear(2 * hidden, hidden)
         self.gate = nn.Linear(hidden, hidden)
-
-    def forward(self, voxels: Tensor, seen: Tensor, image: Tensor) -> tuple[ScaleLogits, Tensor]:
-        """Logits of the block, and its fused features.
-
-        Args:
-            voxels: (V, H) the block's 3D features.
-            seen: (M,) int64 voxel of each visible point.
-            image: (M, H) image features of each visible point.
-
-        Returns:
-            The logits, and (M, H) fused features.
-        """
-        voxel_logits = self.voxel_head(voxels)
-        query = functional.relu(self.learner(voxels.index_select(0, seen)), inplace=True)
-        merged = linear_of_parts(self.merge, (image, query))
-        fused = merged * torch.sigmoid(self.gate(merged))
-        if self.image_residual:
-            fused = fused + image
-        fused = functional.relu(fused)
-        logits = ScaleLogits(
-            voxel_logits=voxel_logits,
-            fused_logits=self.fused_head(fused),
-            voxel_logits_seen=voxel_logits.index_select(0, seen),
-        )
-        return logits, fused
 
 
 class Distillation(nn.Module):
@@ -71,6 +45,7 @@ class Distillation(nn.Module):
     def __init__(self, config: TwoDPassConfig, *, n_classes: int) -> None:
         super().__init__()
         n_blocks = len(config.block_scales)
+        self.image_residual = config.image_residual
         self.blocks = nn.ModuleList(
             FusionBlock(config, n_classes=n_classes) for _ in range(n_blocks)
         )
@@ -79,13 +54,62 @@ class Distillation(nn.Module):
     def forward(
         self, voxels: tuple[Tensor, ...], *, seen: tuple[Tensor, ...], images: tuple[Tensor, ...]
     ) -> tuple[tuple[ScaleLogits, ...], Tensor]:
-        """Logits of every block, and (M, C) of all together; arguments per block."""
-        pairs = [
-            block(*inputs) for block, *inputs in zip(self.blocks, voxels, seen, images, strict=True)
+        """Logits of every block, and of all together.
+
+        Args:
+            voxels: Per block (V, H) 3D features.
+            seen: Per block (M,) int64 voxel of each visible point.
+            images: Per block (M, H) image features of each visible point.
+
+        Returns:
+            The blocks' logits, and (M, C).
+        """
+        voxel_logits = [
+            block.voxel_head(features)  # type: ignore[operator]
+            for block, features in zip(self.blocks, voxels, strict=True)
         ]
+        pairs = list(zip(seen, voxels, voxel_logits, strict=True))
+        fused = self._fused(
+            torch.stack([features.index_select(0, rows) for rows, features, _ in pairs]).mT,
+            torch.stack(images).mT,
+        )
+        fused_logits = self._each(
+            functional.relu(self._each(fused, "fused_head.0"), inplace=True), "fused_head.2"
+        ).mT
+        blocks = tuple(
+            ScaleLogits(
+                voxel_logits=logits,
+                fused_logits=of_fused,
+                voxel_logits_seen=logits.index_select(0, rows),
+            )
+            for of_fused, (rows, _, logits) in zip(fused_logits, pairs, strict=True)
+        )
         inner, *rest = self.head
         assert isinstance(inner, nn.Linear)
-        image_logits = linear_of_parts(inner, tuple(features for _, features in pairs))
+        image_logits = linear_of_parts(inner, fused.mT.unbind())
         for layer in rest:
             image_logits = layer(image_logits)
-        return tuple(logits for logits, _ in pairs), image_logits
+        return blocks, image_logits
+
+    def _fused(self, at_seen: Tensor, images: Tensor) -> Tensor:
+        """(B, H, M) features that both of (B, H, M) 3D and image features enter."""
+        query = functional.relu(self._each(at_seen, "learner"), inplace=True)
+        weight, bias = self._stacked("merge")
+        of_image, of_query = weight.chunk(2, dim=2)
+        merged = torch.baddbmm(torch.baddbmm(bias, of_image, images), of_query, query)
+        fused = merged * torch.sigmoid(self._each(merged, "gate"))
+        return functional.relu(fused + images if self.image_residual else fused)
+
+    def _each(self, features: Tensor, layer: str) -> Tensor:
+        """Each block's linear layer of this name, of its (H, M) of the features."""
+        weight, bias = self._stacked(layer)
+        # The weights come first, so that their gradients have the order of the weights.
+        return torch.baddbmm(bias, weight, features)
+
+    def _stacked(self, layer: str) -> tuple[Tensor, Tensor]:
+        """(B, out, in) weights and (B, out, 1) biases: the blocks' products are one kernel."""
+        layers = [block.get_submodule(layer) for block in self.blocks]
+        return (
+            torch.stack([known.get_parameter("weight") for known in layers]),
+            torch.stack([known.get_parameter("bias") for known in layers])[..., None],
+        )

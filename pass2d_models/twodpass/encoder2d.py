@@ -162,8 +162,8 @@ def pixel_rows(
 ) -> Tensor:
     """(M,) int64 row of each pixel in a map of `stride`, seen as (I * H / k * W / k, channels)."""
     height, width = image_hw[0] // stride, image_hw[1] // stride
-    row, col = pixel_rc[:, 0] // stride, pixel_rc[:, 1] // stride
-    return (image_index * height + row) * width + col
+    row, column = (pixel_rc // stride).unbind(1)
+    return torch.add(column, torch.add(row, image_index, alpha=height), alpha=width)
 
 
 def look_up(feature_map: Tensor, rows: Tensor) -> Tensor:

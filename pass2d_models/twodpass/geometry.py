@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from pass2d.models.backends.interface import Backend, ConvTable, Volume
 from pass2d.models.inputs import Grid, TensorRecord, host_values
-from pass2d.models.twodpass.hierarchy import Level, Runs, SortedKey, cut_runs, sort_key
+from pass2d.models.twodpass.hierarchy import Level, Runs, SortedKey, cut_runs, key_type, sort_key
 from pass2d.models.twodpass.links import Link, Rows, lookup_link, mean_link
 
 
@@ -97,7 +98,7 @@ def build_geometry(
         ),
         corner=_corner(first, grid),
         levels=_level_geometries(levels, n_scans=n_scans, convolved=convolved, backend=backend),
-        links=tuple(_scale_link(levels[t], levels[t + 1]) for t in range(len(levels) - 1)),
+        links=_scale_links(levels),
         descents=tuple(
             _descent(levels[t], levels[t + 1] if t + 1 < len(levels) else None)
             for t in range(head_level, len(levels))
@@ -130,11 +131,12 @@ def _level_geometries(
 
 def _group_key(level: Level, *, n_scans: int) -> SortedKey:
     x, y, z = ((n + 1) // 2 for n in level.shape)
-    key = level.coords[:, 0].to(torch.int64)
+    largest = n_scans * x * y * z
+    key = level.coords[:, 0].to(key_type(largest))
     cell_z, cell_y, cell_x = (level.coords[:, 1:] >> 1).unbind(1)
     for cell, n in ((cell_x, x), (cell_y, y), (cell_z, z)):
         key = torch.add(cell, key, alpha=n)
-    return sort_key(key, largest=n_scans * x * y * z)
+    return sort_key(key)
 
 
 def _level_geometry(level: Level, groups: Runs, *, n_scans: int, backend: Backend) -> LevelGeometry:
@@ -149,23 +151,25 @@ def _level_geometry(level: Level, groups: Runs, *, n_scans: int, backend: Backen
     )
 
 
-def _scale_link(fine: Level, coarse: Level) -> Link:
-    """Pieces of `fine` lie in one voxel of either scale; their point counts are the weights."""
-    count = fine.count.to(torch.float32)
-    total = torch.zeros(len(coarse.coords), device=count.device)
-    total.scatter_add_(0, coarse.voxel, coarse.count.to(torch.float32))
-    return Link(
-        forward=Rows(
-            index=fine.voxel.index_select(0, coarse.order),
-            offsets=coarse.offsets.index_select(0, coarse.voxel_offsets),
-            weight=count.index_select(0, coarse.order),
-        ),
-        backward=Rows(
-            index=coarse.voxel.index_select(0, coarse.piece),
-            offsets=fine.voxel_offsets,
-            weight=count,
-        ),
-        divisor=total,
+def _scale_links(levels: Sequence[Level]) -> tuple[Link, ...]:
+    """Pieces of a level lie in one voxel of either scale; their point counts are the weights."""
+    counts = [level.count.to(torch.float32) for level in levels]
+    pairs = zip(pairwise(levels), pairwise(counts), strict=True)
+    return tuple(
+        Link(
+            forward=Rows(
+                index=fine.voxel.index_select(0, coarse.order),
+                offsets=coarse.offsets.index_select(0, coarse.voxel_offsets),
+                weight=count.index_select(0, coarse.order),
+            ),
+            backward=Rows(
+                index=coarse.voxel.index_select(0, coarse.piece),
+                offsets=fine.voxel_offsets,
+                weight=count,
+            ),
+            divisor=count.new_zeros(len(coarse.coords)).scatter_add_(0, coarse.voxel, of_coarse),
+        )
+        for (fine, coarse), (count, of_coarse) in pairs
     )
 
 

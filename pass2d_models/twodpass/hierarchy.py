@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pass2d.common.errors import ShapeError
-from pass2d.models.inputs import Grid, ScaleVoxels
+from pass2d.models.inputs import Grid, ScaleVoxels, host_values
 from pass2d.models.twodpass.cells import CellPlan, parity_bit, plan_cells, root_cells, scale_cells
 
 INT32_MAX = 2**31 - 1
@@ -52,9 +52,9 @@ class Level:
 
 
 def batch_index(offsets: Tensor, *, n: int) -> Tensor:
-    """(N,) int64 scan of each point."""
+    """(N,) int32 scan of each point."""
     counts = offsets[1:] - offsets[:-1]
-    scans = torch.arange(len(counts), device=offsets.device)
+    scans = torch.arange(len(counts), dtype=torch.int32, device=offsets.device)
     return torch.repeat_interleave(scans, counts, output_size=n)
 
 
@@ -82,28 +82,36 @@ def build_levels(
     """
     plan = plan_cells(grid.shape, scales)
     roots = known_cells(voxels, plan=plan) if voxels else root_cells(points, plan=plan, grid=grid)
-    extremes = [torch.stack(torch.aminmax(root)) for root in roots]
-    bounds = torch.stack(extremes, dim=1).tolist()  # where the GPU is waited for
+    bounds = torch.stack(torch.aminmax(roots, dim=1)).tolist()  # where the GPU is waited for
     n_scans = len(offsets) - 1
     batch = batch_index(offsets, n=len(points))
     count = None if weights is None else weights.to(torch.int64)
+    frames = [_frame(plan, bounds, level=t, n_scans=n_scans) for t in range(len(scales))]
+    lows = [(0, *reversed(origin)) for origin, _ in frames]
+    origins = host_values(lows, points.device, dtype=torch.int32)
     levels = []
     # From here on a row is a piece of the level before, at first a point: `roots`, `batch` and
     # `count` hold one entry per row, and get shorter with every level.
     for t in range(len(scales)):
-        origin, shape = _frame(plan, bounds, level=t, n_scans=n_scans)
+        origin, shape = frames[t]
         # One key per row: its voxel of this scale in the high bits, and in the low ones what tells
         # apart the coarser cells within that voxel.
         cells = scale_cells(roots, plan=plan, level=t)
-        key = _voxel_key(cells, batch, origin=origin, shape=shape)
-        for cell in plan.parities[t]:
-            key = torch.add(parity_bit(roots, cell), key, alpha=2)
         n_bits = len(plan.parities[t])
         largest = (n_scans * shape[0] * shape[1] * shape[2]) << n_bits
+        key = _voxel_key(cells, batch.to(key_type(largest)), origin=origin, shape=shape)
+        for cell in plan.parities[t]:
+            key = torch.add(parity_bit(roots, cell), key, alpha=2)
         # Voxels are runs of pieces: of rows that share the high bits.
-        pieces, of_voxels = cut_twice(sort_key(key, largest=largest), n_bits=n_bits)
+        pieces, of_voxels = cut_twice(sort_key(key), n_bits=n_bits)
         level, first = _level(
-            pieces, of_voxels, cells, batch, count, scale=scales[t], origin=origin, shape=shape
+            pieces,
+            of_voxels,
+            (batch, *reversed(cells)),
+            count,
+            scale=scales[t],
+            frame=frames[t],
+            low=origins[t] if any(origin) else None,
         )
         levels.append(level)
         if t + 1 < len(scales):
@@ -156,7 +164,7 @@ def _voxel_key(
     origin: tuple[int, int, int],
     shape: tuple[int, int, int],
 ) -> Tensor:
-    """(Q,) int64, in the order of (batch, x, y, z)."""
+    """(Q,) of the batch's type, in the order of (batch, x, y, z)."""
     key = batch
     for cell, start, n in zip(cells, origin, shape, strict=True):
         key = torch.add(cell, key, alpha=n)
@@ -181,18 +189,21 @@ class Runs(NamedTuple):
     offsets: Tensor
     """(P + 1,) int64: run p is order[offsets[p]:offsets[p + 1]]."""
     run_of_sorted: Tensor
-    """(Q,) int64 run of each sorted row."""
+    """(Q + 1,) int64 run of each sorted row, then P."""
 
     def run_of_rows(self) -> Tensor:
         """(Q,) int64 run of each unsorted row."""
-        return torch.empty_like(self.order).scatter_(0, self.order, self.run_of_sorted)
+        return torch.empty_like(self.order).scatter_(0, self.order, self.run_of_sorted[:-1])
 
 
-def sort_key(key: Tensor, *, largest: int) -> SortedKey:
-    """Sort a (Q,) integer key, all of it below `largest`."""
-    # Half as many bytes take half the time of a radix sort; stable: sums keep one order for ever.
-    narrow = key.to(torch.int32) if largest <= INT32_MAX else key
-    ordered, order = torch.sort(narrow, stable=True)
+def key_type(largest: int) -> torch.dtype:
+    """For keys below `largest`: half as many bytes take half the time of a radix sort."""
+    return torch.int32 if largest <= INT32_MAX else torch.int64
+
+
+def sort_key(key: Tensor) -> SortedKey:
+    """Sort a (Q,) integer key."""
+    ordered, order = torch.sort(key, stable=True)  # sums keep one order for ever
     return SortedKey(order, ordered)
 
 
@@ -208,9 +219,7 @@ def cut_runs(keys: Sequence[SortedKey]) -> list[Runs]:
     counts = torch.stack([number[-1] for number in numbers]).tolist()
     cut = []
     for key, number, start, n in zip(keys, numbers, starts, counts, strict=True):
-        offsets = _run_starts(number, start, most=n)
-        offsets[n:].fill_(len(number))
-        cut.append(Runs(key.order, offsets, number.sub_(1)))
+        cut.append(Runs(key.order, _run_starts(number, start, most=n), number.sub_(1)))
     return cut
 
 
@@ -219,23 +228,25 @@ def cut_twice(key: SortedKey, *, n_bits: int) -> tuple[Runs, Runs]:
     number, start = _numbered(torch.stack([key.ordered, key.ordered >> n_bits]))
     fine, coarse = number[:, -1].tolist()
     offsets = _run_starts(number, start, most=fine)
-    offsets[0, fine:].fill_(number.shape[1])
-    offsets[1, coarse:].fill_(number.shape[1])
     run = number.sub_(1)
-    return Runs(key.order, offsets[0], run[0]), Runs(key.order, offsets[1, : coarse + 1], run[1])
+    return Runs(key.order, offsets[0], run[0]), Runs(key.order, offsets[1, :coarse], run[1])
 
 
 def _numbered(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., Q) int64 number of each sorted row's run, from 1, and whether a run starts there."""
-    is_start = torch.ones(ordered.shape, dtype=torch.bool, device=ordered.device)
-    torch.ne(ordered[..., 1:], ordered[..., :-1], out=is_start[..., 1:])
+    """Number of each sorted row's run, from 1, and whether a run starts there: (..., Q + 1) each.
+
+    The last row is one more: the run that would follow.
+    """
+    shape = (*ordered.shape[:-1], ordered.shape[-1] + 1)
+    is_start = torch.ones(shape, dtype=torch.bool, device=ordered.device)
+    torch.ne(ordered[..., 1:], ordered[..., :-1], out=is_start[..., 1:-1])
     return torch.cumsum(is_start, -1), is_start
 
 
 def _run_starts(number: Tensor, is_start: Tensor, *, most: int) -> Tensor:
-    """(..., most + 1) int64 first row of each run; what follows the last run is left open."""
+    """(..., most) int64 first row of each run; what follows the last one is left open."""
     rows = torch.arange(number.shape[-1], device=number.device)
-    starts = number.new_empty((*number.shape[:-1], most + 2))
+    starts = number.new_empty((*number.shape[:-1], most + 1))
     # What is no start goes to the place before the first.
     starts.scatter_(-1, number * is_start, rows.expand(number.shape))
     return starts[..., 1:]
@@ -244,28 +255,32 @@ def _run_starts(number: Tensor, is_start: Tensor, *, most: int) -> Tensor:
 def _level(
     pieces: Runs,
     of_voxels: Runs,
-    cells: tuple[Tensor, Tensor, Tensor],
-    batch: Tensor,
+    cells: tuple[Tensor, ...],
     count: Tensor | None,
     *,
     scale: int,
-    origin: tuple[int, int, int],
-    shape: tuple[int, int, int],
+    frame: tuple[tuple[int, int, int], tuple[int, int, int]],
+    low: Tensor | None,
 ) -> tuple[Level, Tensor]:
-    """The level of sorted pieces, and one row of the level before for each piece."""
+    """The level of sorted pieces, and one row of the level before for each piece.
+
+    Args:
+        pieces: Of the rows.
+        of_voxels: Likewise.
+        cells: (Q,) int32 each, of the rows: batch, z, y, x.
+        count: (Q,) int64 points in each row.
+        scale: Of the level.
+        frame: Its origin and shape.
+        low: (4,) int32 of the origin in the order of `cells`; None: zeros.
+    """
     starts, voxel_starts = pieces.offsets[:-1], of_voxels.offsets[:-1]
     piece = pieces.run_of_rows()
     # Any row of a piece stands for it, and any of a voxel for the voxel.
     first = pieces.order.index_select(0, starts)
     one = pieces.order.index_select(0, voxel_starts)
-    voxel_offsets = torch.cat(
-        [pieces.run_of_sorted.index_select(0, voxel_starts), starts.new_full((1,), len(starts))]
-    )
-    x, y, z = (
-        column.sub_(start) if start else column
-        for column, start in zip((cell.index_select(0, one) for cell in cells), origin, strict=True)
-    )
-    coords = torch.stack([batch.index_select(0, one).to(torch.int32), z, y, x], dim=1)
+    coords = torch.stack([cell.index_select(0, one) for cell in cells], dim=1)
+    if low is not None:
+        coords.sub_(low)
     if count is None:
         total = pieces.offsets[1:] - starts
     else:
@@ -273,11 +288,11 @@ def _level(
         total.scatter_add_(0, piece, count)
     level = Level(
         scale=scale,
-        origin=origin,
-        shape=shape,
+        origin=frame[0],
+        shape=frame[1],
         coords=coords,
         voxel=of_voxels.run_of_sorted.index_select(0, starts),
-        voxel_offsets=voxel_offsets,
+        voxel_offsets=pieces.run_of_sorted.index_select(0, of_voxels.offsets),
         count=total,
         order=pieces.order,
         offsets=pieces.offsets,

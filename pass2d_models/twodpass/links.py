@@ -38,8 +38,8 @@ class Link(TensorRecord):
     forward: Rows
     backward: Rows
     divisor: Tensor | None = None
-    """(outputs,) float32: output rows are divided by it, which makes sums means. Kept apart from
-    the weights, which stay whole numbers and so exact; None: ones."""
+    """(outputs,) int64 or float32: output rows are divided by it, which makes sums means. Kept
+    apart from the weights, which stay whole numbers and so exact; None: ones."""
 
     def __matmul__(self, features: Tensor) -> Tensor:
         """Multiply: (inputs, H) features to (outputs, H)."""
@@ -69,7 +69,7 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(divisor, *transposed)
         result = bag_sum(features.detach(), index=index, offsets=offsets, weight=weight)
-        return result if divisor is None else result.div_(divisor[:, None].to(result.dtype))
+        return result if divisor is None else result.div_(divisor[:, None])
 
     @staticmethod
     @once_differentiable
@@ -77,7 +77,7 @@ class _Product(torch.autograd.Function):
         divisor, index, offsets, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
         if divisor is not None:
-            grad = grad / divisor[:, None].to(grad.dtype)
+            grad = grad / divisor[:, None]
         grad = bag_sum(grad, index=index, offsets=offsets, weight=weight)
         return grad, None, None, None, None, None, None, None
 
@@ -93,10 +93,9 @@ def mean_link(
         offsets: (S + 1,) int64 segment s owns order[offsets[s]:offsets[s + 1]].
         weight: (R,) float32, how often each row counts; None: once.
     """
-    total = (offsets[1:] - offsets[:-1]).to(torch.float32)
-    ahead = weight
+    total, ahead = offsets[1:] - offsets[:-1], weight
     if weight is not None:
-        total = torch.zeros_like(total).scatter_add_(0, segment, weight)
+        total = weight.new_zeros(len(total)).scatter_add_(0, segment, weight)
         ahead = weight if order is None else weight.index_select(0, order)
     return Link(
         forward=Rows(index=order, offsets=offsets, weight=ahead),

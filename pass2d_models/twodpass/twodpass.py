@@ -167,7 +167,10 @@ class TwoDPass(Network):
         check_images(images.images)
         starts = [levels_of_block.start for levels_of_block in block_levels(self.config)]
         by_level = {t: inverse_of(levels, t, rows=images.point_index) for t in sorted(set(starts))}
-        labels = {} if counts is None else {t: voxel_labels(levels[t], counts[t]) for t in by_level}
+        labels: dict[int, Tensor] = {}
+        if counts is not None:
+            of_level = voxel_labels([levels[t] for t in by_level], [counts[t] for t in by_level])
+            labels = dict(zip(by_level, of_level, strict=True))
         rows = {stride: _map_rows(images, stride=stride) for stride in set(STRIDES)}
         seen = images.point_index
         count = None if batch.weights is None else batch.weights.index_select(0, seen)

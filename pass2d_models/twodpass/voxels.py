@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,18 +37,22 @@ def piece_label_counts(
     return tuple(counts)
 
 
-def voxel_labels(level: Level, piece_counts: Tensor) -> Tensor:
+def voxel_labels(levels: Sequence[Level], piece_counts: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Most frequent label of each voxel, the ignored one counted too, the smallest in a tie.
 
     Args:
-        level: The voxels.
-        piece_counts: (P, C) of the level, see `piece_label_counts`.
+        levels: The voxels.
+        piece_counts: Per level (P, C), see `piece_label_counts`.
 
     Returns:
-        (V,) int64.
+        Per level (V,) int64.
     """
-    counts = segment_sum(piece_counts, level.voxel_offsets).to(torch.int64)
-    n_classes = counts.shape[1]
+    n_classes = piece_counts[0].shape[1]
     # argmax leaves open which of several largest it names
-    rank = torch.arange(n_classes - 1, -1, -1, device=counts.device)
-    return n_classes - 1 - (counts * n_classes + rank).amax(1) % n_classes
+    rank = torch.arange(n_classes - 1, -1, -1, device=piece_counts[0].device)
+    most = []
+    for level, known in zip(levels, piece_counts, strict=True):
+        counts = segment_sum(known, level.voxel_offsets).to(torch.int64)
+        most.append(torch.add(rank, counts, alpha=n_classes).amax(1))
+    labels = n_classes - 1 - torch.cat(most) % n_classes
+    return labels.split([len(voxels) for voxels in most])

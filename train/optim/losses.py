@@ -6,13 +6,17 @@ without any labelled point a term is 0 and its gradient is 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pass2d.common.errors import DataError
+from pass2d.models.inputs import host_values
 from pass2d.models.network import Prepared, Segmentation, Targets
 from pass2d.models.twodpass.twodpass import TwoDPassBatch
 
@@ -76,80 +80,104 @@ def compute_loss(
     """
     if prepared.targets is None:
         raise DataError("the batch has no labels: a loss needs them. Is it a test split?")
-    parts: dict[str, Tensor] = {}
-    ce, lovasz = segmentation_losses(
-        segmentation.row_logits, prepared.targets, class_weights, smoothing=config.label_smoothing
-    )
-    parts["main_ce"], parts["main_lovasz"] = ce, lovasz
-    total = ce + config.lambda_lovasz * lovasz
+    heads = {"main_{}": Answer(segmentation.row_logits, prepared.targets)}
+    factors, blocks = [1.0], segmentation.blocks
     if segmentation.image_logits is not None:
-        total = total + _distillation(segmentation, prepared, config, class_weights, parts)
-    return LossTerms(total=total, parts={name: part.detach() for name, part in parts.items()})
-
-
-def _distillation(
-    segmentation: Segmentation,
-    prepared: Prepared,
-    config: LossConfig,
-    class_weights: Tensor | None,
-    parts: dict[str, Tensor],
-) -> Tensor:
-    """Sum of the blocks' losses and that of the image head; fills `parts`."""
-    assert isinstance(prepared, TwoDPassBatch)
-    assert prepared.image is not None
-    assert prepared.image.targets is not None
-    assert segmentation.image_logits is not None
-    assert prepared.targets is not None
-    seen, n_blocks = prepared.image.targets, len(segmentation.blocks)
-    # The divergence needs no label; but a batch without any shall change nothing.
-    is_labelled = (prepared.targets.label != IGNORED).any()
-    smoothing = config.label_smoothing
-    # All heads on the seen points at once: on a GPU each small kernel has its price.
-    heads = torch.stack([*(b.fused_logits for b in segmentation.blocks), segmentation.image_logits])
-    ce, lovasz = segmentation_losses(heads, seen, class_weights, smoothing=smoothing)
-    answers = torch.stack([block.voxel_logits_seen for block in segmentation.blocks])
-    xm = fused_divergence(answers, heads[:-1], seen.count) * is_labelled
-    total = ce[-1] + lovasz[-1]
-    total = total + (ce[:-1] + lovasz[:-1]).sum() * (config.lambda_2d / n_blocks)
-    total = total + xm.sum() * (config.lambda_xm / n_blocks)
-    for i, (block, voxels) in enumerate(
-        zip(segmentation.blocks, prepared.image.voxel_targets, strict=True)
-    ):
-        voxel_ce, voxel_lovasz = segmentation_losses(
-            block.voxel_logits, voxels, class_weights, smoothing=smoothing
+        assert isinstance(prepared, TwoDPassBatch)
+        assert prepared.image is not None
+        assert prepared.image.targets is not None
+        seen, voxels = prepared.image.targets, prepared.image.voxel_targets
+        for i, (block, targets) in enumerate(zip(blocks, voxels, strict=True)):
+            heads[f"voxel_{{}}_{i}"] = Answer(block.voxel_logits, targets)
+        for i, block in enumerate(blocks):
+            heads[f"fused_{{}}_{i}"] = Answer(block.fused_logits, seen)
+        heads["image_{}"] = Answer(segmentation.image_logits, seen)
+        factors += [1.0] * len(blocks) + [config.lambda_2d / len(blocks)] * len(blocks) + [1.0]
+    values = list(
+        segmentation_losses(list(heads.values()), class_weights, smoothing=config.label_smoothing)
+    )
+    names = [head.format(kind) for kind in ("ce", "lovasz") for head in heads]
+    factors += [config.lambda_lovasz, *factors[1:]]
+    if segmentation.image_logits is not None:
+        # The divergence needs no label; but a batch without any shall change nothing.
+        is_labelled = (prepared.targets.label != IGNORED).any()
+        divergence = fused_divergence(
+            torch.stack([block.voxel_logits_seen for block in blocks]),
+            torch.stack([block.fused_logits for block in blocks]),
+            heads["image_{}"].targets.count,
         )
-        total = total + (voxel_ce + voxel_lovasz)
-        parts[f"voxel_ce_{i}"], parts[f"voxel_lovasz_{i}"] = voxel_ce, voxel_lovasz
-        parts[f"fused_ce_{i}"], parts[f"fused_lovasz_{i}"] = ce[i], lovasz[i]
-        parts[f"xm_{i}"] = xm[i]
-    parts["image_ce"], parts["image_lovasz"] = ce[-1], lovasz[-1]
-    return total
+        values.append(divergence * is_labelled)
+        names += [f"xm_{i}" for i in range(len(blocks))]
+        factors += [config.lambda_xm / len(blocks)] * len(blocks)
+    each = torch.cat(values)
+    total = (each * host_values(factors, each.device, dtype=each.dtype)).sum()
+    return LossTerms(total=total, parts=dict(zip(names, each.detach(), strict=True)))
+
+
+class Answer(NamedTuple):
+    """What one head predicts, and what it should."""
+
+    logits: Tensor
+    """(R, C)"""
+    targets: Targets
+    """Labels of its rows; those with label 0 count nothing."""
 
 
 def segmentation_losses(
-    logits: Tensor,
-    targets: Targets,
+    answers: Sequence[Answer],
     class_weights: Tensor | None = None,
     *,
     smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy and Lovasz-softmax of the same logits, () each, or (H,) for H heads.
+    """Cross entropies and Lovasz-softmax losses of H heads, (H,) each.
 
     Args:
-        logits: (R, C), or (H, R, C) of heads on the same rows.
-        targets: Their labels; rows with label 0 count nothing.
-        class_weights: (C,) of the cross entropy.
+        answers: Of each head.
+        class_weights: (C,) of the cross entropies.
         smoothing: See `LossConfig.label_smoothing`.
     """
-    logits = full_precision(logits)
-    if targets.row is not None:
-        logits = logits.index_select(-2, targets.row)
-    count = (targets.label != IGNORED).to(logits.dtype)
-    if targets.count is not None:
-        count = count * targets.count.to(logits.dtype)
+    # On a GPU each small kernel has its price, on a CPU each table that no cache holds.
+    is_cpu = answers[0].logits.device.type == "cpu"
+    tables = [[answer] for answer in answers] if is_cpu else [answers]
+    losses = [_losses_of_table(table, class_weights, smoothing) for table in tables]
+    ce, lovasz = (torch.cat(kind) for kind in zip(*losses, strict=True))
+    return ce, lovasz
+
+
+def _losses_of_table(
+    answers: Sequence[Answer], class_weights: Tensor | None, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """`segmentation_losses` with all heads' rows one after the other in one table."""
+    lengths = [len(targets.label) for _, targets in answers]
+    logits = _concatenated([_labelled_rows(answer) for answer in answers])
+    labels = _concatenated([targets.label for _, targets in answers])
+    count = (labels != IGNORED).to(logits.dtype)
+    counts = [targets.count for _, targets in answers]
+    if any(known is not None for known in counts):
+        one = count.new_ones(1)
+        count = count * _concatenated(
+            [
+                one.expand(n) if known is None else known.to(count.dtype)
+                for n, known in zip(lengths, counts, strict=True)
+            ]
+        )
     log_probs = functional.log_softmax(logits, dim=-1)
-    ce = _cross_entropy(log_probs, targets.label, count, class_weights, smoothing)
-    return ce, lovasz_softmax(log_probs.exp(), targets.label, count)
+    weight, gained = _cross_entropy(log_probs, labels, count, class_weights, smoothing)
+    lovasz = _lovasz_rows(log_probs.exp(), labels, count, lengths)
+    rows = torch.stack([weight, gained, lovasz])
+    weight, gained, lovasz = torch.cat([part.sum(-1) for part in _alike(rows, lengths)], -1)
+    # 0 when nothing counts.
+    return -gained / torch.where(weight > 0, weight, torch.ones_like(weight)), lovasz
+
+
+def _concatenated(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+
+
+def _labelled_rows(answer: Answer) -> Tensor:
+    """(K, C) logits in full precision, one row per label."""
+    logits, row = full_precision(answer.logits), answer.targets.row
+    return logits if row is None else logits.index_select(0, row)
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -163,87 +191,122 @@ def _cross_entropy(
     count: Tensor,
     class_weights: Tensor | None,
     smoothing: float,
-) -> Tensor:
-    """Mean weighted by class and count, as the published one; 0 when nothing counts."""
+) -> tuple[Tensor, Tensor]:
+    """(R,) weight of each row in the mean by class and count, and (R,) what it gains."""
     weight, known = count, None
     if class_weights is not None:
         # Of class 0 the published weight is infinite: it must not meet its count of 0.
         known = torch.nan_to_num(class_weights.to(count), posinf=0.0)
         weight = count * known[labels]
-    rows = labels[:, None].expand(*log_probs.shape[:-1], 1)
-    picked = log_probs.gather(-1, rows)[..., 0]
-    total = weight.sum()
-    gained = (picked * weight).sum(-1)
+    gained = log_probs.gather(-1, labels[:, None])[:, 0] * weight
     if smoothing:
         # As torch: each class enters with its weight, however the row is labelled.
-        classes = log_probs[..., IGNORED + 1 :]
+        classes = log_probs[:, IGNORED + 1 :]
         spread = classes.mean(-1) if known is None else (classes * known[IGNORED + 1 :]).mean(-1)
-        gained = (1 - smoothing) * gained + smoothing * (spread * count).sum(-1)
-    return -gained / torch.where(total > 0, total, torch.ones_like(total))
+        gained = (1 - smoothing) * gained + smoothing * (spread * count)
+    return weight, gained
 
 
 def lovasz_softmax(probs: Tensor, labels: Tensor, count: Tensor) -> Tensor:
     """Lovasz-softmax, mean over the classes present, in one sorted pass for all classes.
 
     Args:
-        probs: (K, C), or (H, K, C) of heads on the same rows.
-        labels: (K,) int64 in 0..C-1.
-        count: (K,) points that each row stands for; 0 leaves it out. Exact, since equal points
+        probs: (R, C).
+        labels: (R,) int64 in 0..C-1.
+        count: (R,) points that each row stands for; 0 leaves it out. Exact, since equal points
             are neighbours in the sorted order, where their terms add up to one.
 
     Returns:
-        (), or (H,); 0 with zero gradient when no row counts.
+        (); 0 with zero gradient when no row counts.
 
     Source: Berman, Triki, Blaschko: The Lovasz-Softmax loss, CVPR 2018.
     """
+    return _lovasz_rows(probs, labels, count, [len(labels)]).sum()
+
+
+def _lovasz_rows(probs: Tensor, labels: Tensor, count: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(R,) share of each row in the Lovasz-softmax of its head; heads lie one after the other."""
     classes = torch.arange(probs.shape[-1], device=probs.device)
     is_class = labels == classes[:, None]
     with torch.no_grad():
-        slope = _lovasz_slope(probs.mT, is_class.expand(probs.mT.shape), count)
+        slope = _lovasz_slope(probs.mT, is_class, count, [n for n in lengths if n])
     # Each error is p, or 1 - p in its class; the slope is constant between reorderings.
-    return (probs * slope.mT).sum((-2, -1)) - (slope * is_class).sum((-2, -1))
+    return (probs * slope.mT).sum(-1) - (slope * is_class).sum(0)
 
 
-def _lovasz_slope(probs: Tensor, is_class: Tensor, count: Tensor) -> Tensor:
-    """(..., C, K) derivative of the Lovasz-softmax with respect to each probability.
+def _lovasz_slope(probs: Tensor, is_class: Tensor, count: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(C, R) derivative of each head's Lovasz-softmax with respect to each probability.
 
     Args:
-        probs: (..., C, K).
-        is_class: (..., C, K) bool.
-        count: (K,).
+        probs: (C, R).
+        is_class: (C, R) bool.
+        count: (R,).
+        lengths: Rows of each head, none of them 0.
     """
-    order = _descending_order(torch.where(is_class, 1 - probs, probs))
+    if not lengths:
+        return torch.zeros_like(probs)
+    order = _descending_order(torch.where(is_class, 1 - probs, probs), lengths)
     weight = count[order]
     # As whole numbers, whose sums are exact in any order.
-    hits = _running_count(weight * is_class.gather(-1, order))
-    rows = _running_count(weight)
-    n_hits = hits[..., -1:] if hits.shape[-1] else hits.new_zeros((*hits.shape[:-1], 1))
-    jaccard = rows / (n_hits + rows - hits).clamp(min=1)
-    steps = torch.diff(jaccard, dim=-1, prepend=torch.zeros_like(n_hits))
+    running = torch.stack([weight * is_class.gather(-1, order), weight])
+    running = torch.cumsum(running, dim=-1, dtype=torch.int32)
+    total = torch.stack([part[..., -1] for part in running.split(lengths, -1)], -1)
+    if len(lengths) > 1:
+        before = functional.pad(total[..., :-1], (1, 0))
+        running -= _repeated(before, lengths)
+        total = total - before
+    hits, rows = running.to(probs.dtype)
+    n_hits = total[0].to(probs.dtype)
+    jaccard = rows / (_repeated(n_hits, lengths) + rows - hits).clamp_(min=1)
+    steps = jaccard - _one_row_later(jaccard, lengths)
     present = (n_hits > 0).to(steps)  # a class without rows would take part with its largest error
-    steps *= present / present.sum(-2, keepdim=True).clamp(min=1)
+    steps *= _repeated(present / present.sum(0).clamp(min=1), lengths)
     slope = torch.empty_like(steps).scatter_(-1, order, steps)
     return torch.where(is_class, -slope, slope)
 
 
-def _running_count(counts: Tensor) -> Tensor:
-    """Sums of whole numbers along the last axis, of their type."""
-    return torch.cumsum(counts, dim=-1, dtype=torch.int32).to(counts)
+def _repeated(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(..., R) of (..., H) values per head; (..., 1) where there is one head."""
+    if len(lengths) == 1:
+        return values
+    columns = values.split(1, -1)
+    return torch.cat(
+        [c.expand(*c.shape[:-1], n) for c, n in zip(columns, lengths, strict=True)], -1
+    )
 
 
-def _descending_order(errors: Tensor) -> Tensor:
-    """(..., C, K) int64: for each class the rows from its largest error down.
+def _one_row_later(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(C, R): each head's rows moved on by one, with 0 before the first."""
+    zero = values.new_zeros((len(values), 1))
+    parts = values.split(lengths, -1)
+    return torch.cat([column for part in parts for column in (zero, part[:, :-1])], -1)
+
+
+def _descending_order(errors: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(C, R) int64: for each class and head the rows from its largest error down.
 
     A CPU sorts single rows of 32-bit integers by radix, four times as fast as all rows of floats at
     once; the bits of floats that are not negative are in the order of the floats.
     """
-    if errors.device.type != "cpu" or errors.dtype != torch.float32:
-        return torch.argsort(errors, dim=-1, descending=True)
-    if not errors.numel():
-        return errors.to(torch.int64)
-    bits = -(errors.contiguous().view(torch.int32))
-    rows = [torch.sort(row, stable=True)[1] for row in bits.flatten(0, -2)]
-    return torch.stack(rows).view(errors.shape)
+    is_radix = errors.device.type == "cpu" and errors.dtype == torch.float32
+    bits = -errors.contiguous().view(torch.int32) if is_radix else errors
+    starts = torch.arange(errors.shape[-1], device=errors.device)
+    orders = []
+    for part, first in zip(_alike(bits, lengths), _alike(starts, lengths), strict=True):
+        if is_radix:
+            order = torch.stack([torch.sort(row, stable=True)[1] for row in part.flatten(0, -2)])
+            order = order.view(part.shape)
+        else:
+            order = torch.argsort(part, dim=-1, descending=True)
+        orders.append(order.add_(first[:, :1]).flatten(-2))
+    return torch.cat(orders, -1) if len(orders) > 1 else orders[0]
+
+
+def _alike(rows: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """(..., R) of heads as one (..., H, n) for each run of H heads with n rows each."""
+    runs = [(n, len(list(run))) for n, run in groupby(lengths)]
+    parts = rows.split([n * heads for n, heads in runs], -1)
+    return [part.unflatten(-1, (heads, n)) for part, (n, heads) in zip(parts, runs, strict=True)]
 
 
 def fused_divergence(
