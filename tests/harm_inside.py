@@ -127,11 +127,11 @@ def _pickled_table(file: Path, choose: random.Random) -> None:
         file.write_bytes(gzip.compress(changed) if is_packed else changed)
         return
     found = read_pandas(file, data)
-    columns = dict(zip(found.names, found.columns, strict=True))
+    columns = dict(zip(found.names, found.values, strict=True))
     name = choose.choice(list(columns))
     n = len(columns[name])
     action = choose.randrange(6)
-    if action == 0:
+    if action == 0 and len(columns) > 1:
         del columns[name]
     elif action == 1:
         columns[choose.choice((*ODD_WORDS, name.upper(), "y"))] = columns.pop(name)
@@ -144,9 +144,8 @@ def _pickled_table(file: Path, choose: random.Random) -> None:
         values[choose.randrange(n) :: choose.choice((1, n))] = choose.choice(ODD_NUMBERS)
         columns[name] = values
     elif action == 4:
-        columns = {key: column[: choose.choice((0, 1, n // 2))] for key, column in columns.items()}
-        if len({len(column) for column in columns.values()}) > 1:
-            columns = {key: column[:1] for key, column in columns.items()}
+        fewer = choose.choice((0, 1, n // 2))
+        columns = {key: column[:fewer] for key, column in columns.items()}
     else:
         columns = dict(choose.sample(list(columns.items()), len(columns)))
     write_table(file, columns, choose.choice(("0.25", "1.1", "2.2")))

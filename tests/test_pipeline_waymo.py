@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from train_samples import TINY
 from typer.testing import CliRunner
-from waymo_files import BEAMS, CAMERAS, HEIGHT, Segment, plain_points, write_segment
+from waymo_files import BEAMS, CAMERAS, HEIGHT, WIDTH, Segment, plain_points, write_segment
 
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cli import app
@@ -19,7 +20,7 @@ from pass2d.common.errors import DataError
 from pass2d.pipeline.datasets.layout import Wanted
 from pass2d.pipeline.datasets.registry import DATASETS
 from pass2d.pipeline.problem import ProblemError
-from pass2d.pipeline.stages.parquet_rows import Rows
+from pass2d.pipeline.stages.parquet_rows import Holds, Rows
 from pass2d.pipeline.stages.waymo_files import frame_labels, frame_pixels, frame_points
 
 SPLITS = {"training": "seg-a", "validation": "seg-b", "testing": "seg-c"}
@@ -165,7 +166,7 @@ def test_rows_come_one_at_a_time_in_any_order(tmp_path: Path) -> None:
     file = tmp_path / "lidar" / "seg.parquet"
     keys = ("key.frame_timestamp_micros", "key.laser_name")
     column = "[LiDARComponent].range_image_return1.values"
-    rows = Rows(file, keys=keys, columns=(column,))
+    rows = Rows(file, keys=keys, columns={column: Holds.NUMBERS})
     for n in (0, 1, 4, 2, 2, 3):
         time = made.times[n]
         found = rows.row((time, 1))[column].values.to_numpy()
@@ -184,7 +185,7 @@ def test_one_row_is_in_memory_not_the_segment(tmp_path: Path) -> None:
     last = table["values"][n - 1].values.to_numpy()
     del table, values
     before = pa.total_allocated_bytes()
-    rows = Rows(file, keys=("key",), columns=("values",))
+    rows = Rows(file, keys=("key",), columns={"values": Holds.NUMBERS})
     for key in range(n):
         found = rows.row((key,))
         assert pa.total_allocated_bytes() - before < 12 * row_bytes
@@ -226,6 +227,72 @@ def test_files_that_are_missing_or_damaged(
     checked = CliRunner().invoke(app, ["prepare", "waymo", "--root", str(root), "--check"])
     assert checked.exit_code == 1
     assert message in checked.stdout
+
+
+_POSE = "[LiDARPoseComponent].range_image_return1"
+_WRONG = {
+    "list in place of a time": ("vehicle_pose", "key.frame_timestamp_micros", [[1]]),
+    "no time": ("vehicle_pose", "key.frame_timestamp_micros", [None, 3]),
+    "word in place of a camera": ("camera_image", "key.camera_name", ["FRONT"]),
+    "bool in place of a matrix": (
+        "vehicle_pose",
+        "[VehiclePoseComponent].world_from_vehicle.transform",
+        [True],
+    ),
+    "a matrix that is no pose": (
+        "vehicle_pose",
+        "[VehiclePoseComponent].world_from_vehicle.transform",
+        [[0.0] * 16],
+    ),
+    "struct in place of an image": ("lidar_pose", f"{_POSE}.values", [{"values": 1}]),
+    "missing numbers": ("lidar_pose", f"{_POSE}.values", [[None, 1.0]]),
+    "not a number": ("lidar_pose", f"{_POSE}.values", [[float("nan")] * HEIGHT * WIDTH * 6]),
+    "a negative shape": ("lidar_pose", f"{_POSE}.shape", [[-HEIGHT, -WIDTH, 6]]),
+    "a shape beyond 64 bits": ("lidar_pose", f"{_POSE}.shape", [[2**32, 2**32, 6]]),
+    "fractions in place of classes": (
+        "lidar_segmentation",
+        "[LiDARSegmentationLabelComponent].range_image_return1.values",
+        [[0.5] * HEIGHT * WIDTH * 2],
+    ),
+    "no focal length": (
+        "camera_calibration",
+        "[CameraCalibrationComponent].intrinsic.f_u",
+        [0.0],
+    ),
+    "a matrix without an inverse": (
+        "camera_calibration",
+        "[CameraCalibrationComponent].extrinsic.transform",
+        [[1.0] * 16],
+    ),
+    "a word in place of a picture": ("camera_image", "[CameraImageComponent].image", ["jpeg"]),
+}
+
+
+@pytest.mark.parametrize("wrong", _WRONG)
+def test_columns_of_another_kind_are_named(tmp_path: Path, wrong: str) -> None:
+    """Files that can be read and hold what the component never holds: the segment is left out."""
+    component, column, values = _WRONG[wrong]
+    for folder in ("training", "validation"):
+        write_segment(tmp_path / folder, f"seg-{folder}", labelled=(0, 1, 2))
+    file = tmp_path / "training" / component / "seg-training.parquet"
+    table = pq.read_table(file)
+    rows = [values[n % len(values)] for n in range(table.num_rows)]
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array(rows)), file)
+    result = CliRunner().invoke(app, ["prepare", "waymo", "--root", str(tmp_path), "--check"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert str(file) in result.output.replace("\n", "")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    write_segment(tmp_path / "training", "seg")
+    file = tmp_path / "training" / "vehicle_pose" / "seg.parquet"
+    file.unlink()
+    os.mkfifo(file)
+    result = CliRunner().invoke(app, ["prepare", "waymo", "--root", str(tmp_path), "--check"])
+    assert result.exit_code == 1
+    assert str(file) in result.output.replace("\n", "")
 
 
 def test_folders_that_are_something_else(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -531,3 +532,13 @@ def test_command_labels_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "bags").mkdir()
     (tmp_path / "drive.mcap").rename(tmp_path / "bags" / "drive.mcap")
     assert "A ROS recording is given by its own path" in refusal("predict", "bags", *words[2:])
+
+
+@pytest.mark.parametrize("form", ["mcap", "ros1", "packed db3"])
+def test_a_pipe_is_not_waited_for(form: str, tmp_path: Path) -> None:
+    bag = FORMS[form](tmp_path)
+    (file,) = bag.glob("*.zstd") if bag.is_dir() else [bag]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match=file.name):
+        label(bag, tmp_path / f"labelled{bag.suffix}", tmp_path)

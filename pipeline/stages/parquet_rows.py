@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from pass2d.common.files import open_file
+from pass2d.common.text import shown
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.raw_file import NO_FILE
 
@@ -23,23 +27,56 @@ _MOST_OPEN = 12
 """Files that a thread keeps open: those of a scan."""
 
 
+class Holds(Enum):
+    """What each row of a column holds."""
+
+    WHOLE = "a whole number"
+    NUMBER = "a number"
+    WHOLES = "a list of whole numbers"
+    NUMBERS = "a list of numbers"
+    BYTES = "bytes"
+
+    def fits(self, kind: pa.DataType) -> bool:
+        """Whether a column of this type does; one without any value fits all."""
+        return bool(pa.types.is_null(kind)) or _FITS[self](kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(is_list or pa.types.is_fixed_size_list(kind))
+
+
+_FITS: Mapping[Holds, Callable[[pa.DataType], bool]] = {
+    Holds.WHOLE: lambda kind: bool(pa.types.is_integer(kind)),
+    Holds.NUMBER: _is_number,
+    Holds.WHOLES: lambda kind: _is_list(kind) and bool(pa.types.is_integer(kind.value_type)),
+    Holds.NUMBERS: lambda kind: _is_list(kind) and _is_number(kind.value_type),
+    Holds.BYTES: lambda kind: bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind)),
+}
+
+
 class Rows:
     """The rows of one file by some of its columns; asking in the file's order is cheap.
 
     Args:
         file: a Parquet file.
-        keys: columns that tell rows apart.
+        keys: columns of whole numbers that tell rows apart.
         columns: what is read of a row.
 
     Raises:
-        ProblemError: it cannot be read, or lacks a column.
+        ProblemError: it cannot be read, or lacks a column or has one of another type.
         OSError: reading failed in a way that may pass.
     """
 
-    def __init__(self, file: Path, *, keys: Sequence[str], columns: Sequence[str]) -> None:
+    def __init__(self, file: Path, *, keys: Sequence[str], columns: Mapping[str, Holds]) -> None:
         self._file, self._columns = file, list(columns)
-        self._parquet = open_parquet(file, needs=(*keys, *columns))
-        table = read_columns(file, keys)
+        whole = dict.fromkeys(keys, Holds.WHOLE)
+        self._parquet = open_parquet(file, needs={**whole, **columns})
+        table = read_columns(file, whole)
         values = zip(*(table[name].to_pylist() for name in keys), strict=True)
         self._place = {key: place for place, key in enumerate(values)}
         counts = [
@@ -102,7 +139,7 @@ class _Open(threading.local):
 _OPEN = _Open()
 
 
-def rows_of(file: Path, *, keys: Sequence[str], columns: Sequence[str]) -> Rows:
+def rows_of(file: Path, *, keys: Sequence[str], columns: Mapping[str, Holds]) -> Rows:
     """The rows of a file, which stays open for the next one.
 
     Raises:
@@ -121,47 +158,74 @@ def rows_of(file: Path, *, keys: Sequence[str], columns: Sequence[str]) -> Rows:
     return found
 
 
-def open_parquet(file: Path, *, needs: Sequence[str]) -> pq.ParquetFile:
+def open_parquet(file: Path, *, needs: Mapping[str, Holds]) -> pq.ParquetFile:
     """Open a file that must have these columns.
 
     Raises:
-        ProblemError: it cannot be read, or lacks one.
+        ProblemError: it cannot be read, or lacks one or has one of another type.
         OSError: reading failed in a way that may pass.
     """
     try:
+        os.close(open_file(file))  # Arrow would wait for a pipe
         # Neither mapped nor read ahead: a column of a segment may be gigabytes.
         found = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(file, error) from error
-    names = found.schema_arrow.names
-    if lost := [name for name in needs if name not in names]:
-        raise ProblemError.of(
-            file=file,
-            found=f"no column {lost[0]} among {', '.join(names[:8])}",
-            expected="the columns of this component",
-            remedy="Is it a file of another component or version?",
-        )
+    schema = found.schema_arrow
+    for name, holds in needs.items():
+        if name not in schema.names:
+            raise _no_component(file, f"no column {name} among {', '.join(schema.names[:8])}")
+        kind = schema.field(schema.get_field_index(name)).type if _is_once(schema, name) else None
+        if kind is None or not holds.fits(kind):
+            words = "twice" if kind is None else f"of type {kind}"
+            raise _no_component(file, f"column {name} {words}", holds)
     return found
 
 
-def read_columns(file: Path, columns: Sequence[str]) -> pa.Table:
-    """Some small columns of all rows.
+def _is_once(schema: pa.Schema, name: str) -> bool:
+    return bool(schema.names.count(name) == 1)
+
+
+def _no_component(file: Path, found: str, holds: Holds | None = None) -> ProblemError:
+    return ProblemError.of(
+        file=file,
+        found=shown(found, longest=300),
+        expected=f"{holds.value} in each row" if holds else "the columns of this component",
+        remedy="Is it a file of another component or version?",
+    )
+
+
+def read_columns(file: Path, columns: Mapping[str, Holds]) -> pa.Table:
+    """Some small columns of all rows, no value missing.
 
     Raises:
-        ProblemError: the file cannot be read, or lacks one.
+        ProblemError: the file cannot be read, or lacks a column or a value.
         OSError: reading failed in a way that may pass.
     """
     parquet = open_parquet(file, needs=columns)
     try:
-        return parquet.read(columns=list(columns), use_threads=False)
+        table = parquet.read(columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(file, error) from error
+    for name, holds in columns.items():
+        if table[name].null_count:
+            raise _no_component(file, f"a row without {name}", holds)
+    return table
 
 
-def numbers(scalar: Any, kind: type[np.generic]) -> NDArray[Any] | None:
-    """The numbers of a list in a row; None where there is none."""
+def numbers(scalar: Any, kind: type[np.generic], file: Path) -> NDArray[Any] | None:
+    """The numbers of a list in a row; None where there is none.
+
+    Raises:
+        ProblemError: one of them is missing.
+    """
+    if not scalar.is_valid:
+        return None
     values = scalar.values
-    return None if values is None else np.asarray(values.to_numpy(zero_copy_only=False), kind)
+    if values.null_count:
+        raise _no_component(file, "a list with missing numbers", Holds.NUMBERS)
+    with np.errstate(over="ignore"):  # what is too large for the type is infinite, and seen later
+        return np.asarray(values.to_numpy(zero_copy_only=False), kind)
 
 
 def unreadable(file: Path, error: BaseException) -> ProblemError:

@@ -6,6 +6,7 @@ the lidar on the roof: pixels of the first return, row by row, then those of the
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.pipeline.problem import ProblemError
-from pass2d.pipeline.stages.parquet_rows import numbers, read_columns, rows_of
+from pass2d.pipeline.stages.parquet_rows import Holds, numbers, read_columns, rows_of
 from pass2d.pipeline.stages.range_image import beam_inclinations, range_image_points
 
 SUFFIX = ".parquet"
@@ -31,6 +32,8 @@ BESIDE_LIDAR = (POSE, VEHICLE, LIDAR_CALIBRATION)
 """Components that points are made of, beside `lidar`."""
 BESIDE_CAMERA = (PROJECTION, LIDAR)
 RETURNS = (1, 2)
+_ROTATION_TOLERANCE = 1e-3
+"""Of the product of a rotation and its transpose."""
 
 _LIDAR = "[LiDARComponent].range_image_return{}"
 _LABEL = "[LiDARSegmentationLabelComponent].range_image_return{}"
@@ -67,6 +70,8 @@ def frame_points(file: Path, scan_id: str) -> NDArray[np.float32]:
     world = _pose(sibling(file, VEHICLE), scan_id)
     points = []
     for image in images:
+        if pose is not None and not np.isfinite(pose).all():
+            raise _odd(sibling(file, POSE), (), "finite numbers")
         if pose is not None and pose.shape[:2] != image.shape[:2]:
             raise _odd(sibling(file, POSE), pose.shape, f"{image.shape[:2]}, as the range image")
         if beams is not None and len(beams) != len(image):
@@ -98,8 +103,8 @@ def frame_labels(file: Path, scan_id: str) -> NDArray[np.uint32]:
         ProblemError, OSError: as ``frame_points``.
     """
     parts = []
-    for image, where in _returns(file, _LABEL, scan_id, np.int32, channels=2):
-        instance, semantic = image[where].T.astype(np.int64)
+    for image, where in _returns(file, _LABEL, scan_id, np.int64, channels=2):
+        instance, semantic = image[where].T
         parts.append((semantic & 0xFFFF | (instance & 0xFFFF) << 16).astype(np.uint32))
     return np.concatenate(parts)
 
@@ -120,8 +125,8 @@ def frame_pixels(
     Raises:
         ProblemError, OSError: as ``frame_points``.
     """
-    projected = _returns(sibling(file, PROJECTION), _PROJECTED, scan_id, np.int32, channels=6)
-    table = np.concatenate([image[where] for image, where in projected]).astype(np.int64)
+    projected = _returns(sibling(file, PROJECTION), _PROJECTED, scan_id, np.int64, channels=6)
+    table = np.concatenate([image[where] for image, where in projected])
     is_first, is_second = table[:, 0] == camera + 1, table[:, 3] == camera + 1
     rows = np.flatnonzero(is_first | is_second)
     chosen = np.where(is_first[rows, None], table[rows, 1:3], table[rows, 4:6])
@@ -134,7 +139,7 @@ def frame_picture(file: Path, scan_id: str, camera: int) -> bytes:
     Raises:
         ProblemError, OSError: as ``frame_points``.
     """
-    rows = rows_of(file, keys=(TIME, CAMERA), columns=(_PICTURE,))
+    rows = rows_of(file, keys=(TIME, CAMERA), columns={_PICTURE: Holds.BYTES})
     value = rows.row((_time(scan_id), camera + 1))[_PICTURE].as_py()
     return value or b""
 
@@ -145,7 +150,7 @@ def _time(scan_id: str) -> int:
 
 def _returns(
     file: Path, column: str, scan_id: str, kind: type[np.generic], *, channels: int
-) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """An image per return, and which of its pixels are points."""
     found = []
     ranges = _range_images(sibling(file, LIDAR), scan_id)
@@ -188,20 +193,22 @@ def _images(
     file: Path, names: Sequence[str], scan_id: str, kind: type[np.generic], *, channels: int
 ) -> list[NDArray[Any] | None]:
     """(H, W, channels) images of a row, one per name; None where one is empty."""
-    columns = [f"{name}.{part}" for name in names for part in ("values", "shape")]
+    values = Holds.NUMBERS if np.issubdtype(kind, np.floating) else Holds.WHOLES
+    parts = {"values": values, "shape": Holds.WHOLES}
+    columns = {f"{name}.{part}": holds for name in names for part, holds in parts.items()}
     row = rows_of(file, keys=(TIME, LASER), columns=columns).row((_time(scan_id), TOP))
     found: list[NDArray[Any] | None] = []
     for name in names:
-        values, shape = (
-            numbers(row[f"{name}.values"], kind),
-            numbers(row[f"{name}.shape"], np.int64),
-        )
-        if values is None or shape is None or not values.size:
+        image = numbers(row[f"{name}.values"], kind, file)
+        shape = numbers(row[f"{name}.shape"], np.int64, file)
+        if image is None or shape is None or not image.size:
             found.append(None)
             continue
-        if len(shape) != 3 or shape[2] != channels or shape.prod() != values.size:
-            raise _odd(file, tuple(shape.tolist()), f"height, width, {channels} of {values.size}")
-        found.append(values.reshape(tuple(shape.tolist())))
+        height_width = tuple(shape.tolist())
+        is_sound = len(shape) == 3 and min(height_width) > 0 and shape[2] == channels
+        if not is_sound or math.prod(height_width) != image.size:
+            raise _odd(file, height_width, f"height, width, {channels} of {image.size}")
+        found.append(image.reshape(height_width))
     return found
 
 
@@ -210,26 +217,36 @@ def _calibration(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, float, float]:
     """vehicle_from_lidar (4, 4), inclinations from below or None, the lowest, the highest."""
     names = (_EXTRINSIC, f"{_BEAMS}.values", f"{_BEAMS}.min", f"{_BEAMS}.max")
-    row = rows_of(file, keys=(LASER,), columns=names).row((TOP,))
-    beams = numbers(row[names[1]], np.float64)
+    kinds = (Holds.NUMBERS, Holds.NUMBERS, Holds.NUMBER, Holds.NUMBER)
+    columns = dict(zip(names, kinds, strict=True))
+    row = rows_of(file, keys=(LASER,), columns=columns).row((TOP,))
+    beams = numbers(row[names[1]], np.float64, file)
     low, high = row[names[2]].as_py(), row[names[3]].as_py()
     if beams is not None and not beams.size:
         beams = None
-    if beams is None and (low is None or high is None):
+    edges = [value for value in (low, high) if value is not None]
+    if not np.isfinite(edges if beams is None else beams).all() or (
+        beams is None and len(edges) < 2
+    ):
         raise _odd(file, (), "inclinations of the beams, or the lowest and highest")
     return _matrix(row[_EXTRINSIC], file), beams, low or 0.0, high or 0.0
 
 
 def _pose(file: Path, scan_id: str) -> NDArray[np.float64]:
-    row = rows_of(file, keys=(TIME,), columns=(_WORLD,)).row((_time(scan_id),))
+    columns = {_WORLD: Holds.NUMBERS}
+    row = rows_of(file, keys=(TIME,), columns=columns).row((_time(scan_id),))
     return _matrix(row[_WORLD], file)
 
 
 def _matrix(scalar: Any, file: Path) -> NDArray[np.float64]:
-    values = numbers(scalar, np.float64)
+    values = numbers(scalar, np.float64, file)
     if values is None or values.size != 16 or not np.isfinite(values).all():
         raise _odd(file, () if values is None else values.shape, "16 finite numbers, a 4x4 matrix")
-    return values.reshape(4, 4)
+    matrix: NDArray[np.float64] = values.reshape(4, 4)
+    turned = np.abs(matrix[:3, :3].T @ matrix[:3, :3] - np.eye(3)).max()
+    if turned > _ROTATION_TOLERANCE or np.abs(matrix[3] - (0, 0, 0, 1)).max() > 0:
+        raise _odd(file, values.shape, "a rotation and a position, a 4x4 matrix")
+    return matrix
 
 
 def segment_poses(file: Path) -> dict[int, NDArray[np.float64]]:
@@ -238,7 +255,7 @@ def segment_poses(file: Path) -> dict[int, NDArray[np.float64]]:
     Raises:
         ProblemError, OSError: as ``frame_points``.
     """
-    table = read_columns(file, (TIME, _WORLD))
+    table = read_columns(file, {TIME: Holds.WHOLE, _WORLD: Holds.NUMBERS})
     matrices = table[_WORLD].combine_chunks()
     return {
         time: _matrix(matrices[place], file)
@@ -252,7 +269,7 @@ def segment_times(file: Path) -> list[int]:
     Raises:
         ProblemError, OSError: as ``frame_points``.
     """
-    return sorted(set(read_columns(file, (TIME,))[TIME].to_pylist()))
+    return sorted(set(read_columns(file, {TIME: Holds.WHOLE})[TIME].to_pylist()))
 
 
 def camera_matrices(file: Path) -> dict[int, tuple[NDArray[np.float64], tuple[int, int]]]:
@@ -268,7 +285,9 @@ def camera_matrices(file: Path) -> dict[int, tuple[NDArray[np.float64], tuple[in
     focal = [f"{name}.intrinsic.{part}" for part in ("f_u", "f_v", "c_u", "c_v")]
     size = [f"{name}.height", f"{name}.width"]
     extrinsic = f"{name}.extrinsic.transform"
-    table = read_columns(file, (CAMERA, extrinsic, *focal, *size))
+    kinds = {CAMERA: Holds.WHOLE, extrinsic: Holds.NUMBERS}
+    kinds |= dict.fromkeys(focal, Holds.NUMBER) | dict.fromkeys(size, Holds.WHOLE)
+    table = read_columns(file, kinds)
     columns = {key: table[key].to_pylist() for key in (CAMERA, *focal, *size)}
     matrices = table[extrinsic].combine_chunks()
     found = {}
@@ -280,6 +299,8 @@ def camera_matrices(file: Path) -> dict[int, tuple[NDArray[np.float64], tuple[in
         )
         camera_from_vehicle = np.linalg.inv(_matrix(matrices[place], file))
         height, width = (columns[key][place] for key in size)
+        if not (np.isfinite([f_u, f_v, c_u, c_v]).all() and min(f_u, f_v, height, width) > 0):
+            raise _odd(file, (), "finite focal lengths and sizes above 0")
         found[camera - 1] = image_from_camera @ camera_from_vehicle, (height, width)
     return found
 
@@ -287,7 +308,7 @@ def camera_matrices(file: Path) -> dict[int, tuple[NDArray[np.float64], tuple[in
 def _odd(file: Path, found: tuple[int, ...], expected: str) -> ProblemError:
     return ProblemError.of(
         file=file,
-        found=f"numbers of shape {found}" if found else "no numbers",
+        found=f"numbers of shape {found}" if found else "numbers that cannot be right, or none",
         expected=expected,
         remedy="Download the files of this segment again, all of one version.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +18,7 @@ from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.files import (
     attempt_folder,
     make_folder,
+    open_file,
     read_whole,
     remove_abandoned,
     sync_tree,
@@ -242,6 +244,8 @@ def _storage(file: Path) -> Storage:
     kind = STORAGES.get(file.suffix.lower())
     if kind is None:
         raise DataError(f"{file}: a recording is expected: {', '.join(STORAGES)}")
+    with reading(file, "recording"):
+        os.close(open_file(file))  # the libraries would wait for a pipe
     return kind(file)
 
 
@@ -284,7 +288,11 @@ def _unpacked_file(file: Path, stack: ExitStack) -> Path:
         return file
     zstandard = reader_package("zstandard", file, needs="zstandard", extra="bags")
     made = Path(stack.enter_context(TemporaryDirectory(prefix="pass2d-"))) / file.stem
-    with reading(file, "compressed recording"), file.open("rb") as source, made.open("wb") as out:
+    with (
+        reading(file, "compressed recording"),
+        os.fdopen(open_file(file), "rb") as source,
+        made.open("wb") as out,
+    ):
         zstandard.ZstdDecompressor().copy_stream(source, out)
     return made
 
