@@ -1,136 +1,151 @@
-"""Whether edges of depth on edges of the picture tell a right calibration from a wrong one.
+"""How reliably a calibration is told from turned ones by the edges of scans and pictures.
 
     python -m bench.bench_calibration_edges [ROOT ...]
 
-ROOT: folders of SemanticKITTI's layout or of nuScenes' (if none, a sample). The score of a picture
-is how often its gradient is stronger at points where a beam jumps in range than at its other points
-(AUC, 0.5 is chance), for the calibration as it is, turned, and of another folder. No score below
-the right ones means that a limit could tell them apart.
+ROOT: folders of SemanticKITTI's layout or of nuScenes' (if none, a sample). Of every picture the
+calibration is judged as it is, turned by 1, 2, 3 and 5 degrees to each side about each axis of the
+camera, of a picture in the dark, and of a picture of another scan; single, and together with the
+others of its sequence and camera.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, sobel
-from scipy.stats import rankdata
 
 from bench.sample_root import sample_root
-from pass2d.cache.schema import DatasetInfo
-from pass2d.pipeline.compose import read_picture
+from pass2d.cache.clouds.nowhere import is_measured
+from pass2d.pipeline.compose import pictures_at_hand
 from pass2d.pipeline.datasets.raw_scans import list_raw
-from pass2d.pipeline.source import ScanSource
-from pass2d.pipeline.stages.projection import project_points_by_depth
+from pass2d.pipeline.stages.camera_sense import Pinhole, pinhole
+from pass2d.pipeline.stages.edge_match import clear_turn, edge_heights, match_edges, range_jumps
 from pass2d.pipeline.stages.read import read_point_file
 
-TURNS_DEG = (0.0, 1.0, 2.0, 5.0)
-JUMP_M = 1.0
-FEWEST = 30
-"""Edges in a picture that is counted."""
+TURNS_DEG = (1.0, 2.0, 3.0, 5.0)
+AXES = {"pitch": 0, "yaw": 1, "roll": 2}
+"""Of the camera: right, down, ahead."""
+DARK = 0.03
+"""Brightness that is left of a picture, beside noise."""
+MOST_OTHERS = 5
 
 
-def turned(matrix: NDArray[np.float64], *, axis: int, degrees: float) -> NDArray[np.float64]:
-    """`image_from_lidar` (3, 4) of a lidar that is turned about one of its axes."""
+class View(NamedTuple):
+    """A picture and its scan."""
+
+    group: tuple[str, str, int]
+    """Folder, sequence, camera."""
+    xyz: NDArray[np.float32]
+    is_jump: NDArray[np.bool_]
+    camera: Pinhole
+    image: NDArray[np.uint8]
+
+    def scores(self, *, camera: Pinhole, image: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Of the copies of a calibration."""
+        return match_edges(self.xyz, self.is_jump, camera=camera, image=image)
+
+
+def views(roots: Sequence[Path]) -> Iterator[View]:
+    """All pictures below some folders."""
+    for root in roots:
+        raw = list_raw(root)
+        for scan in raw.scans if raw is not None else ():
+            points = read_point_file(scan.points, raw.info, scan_id=scan.scan_id)[:, :3].T
+            xyz = np.ascontiguousarray(points[:, is_measured(points)])
+            is_jump = range_jumps(xyz)
+            for place, image in enumerate(pictures_at_hand(scan, raw.info)):
+                if image is None or scan.image_from_lidar is None:
+                    continue
+                matrix = np.array(scan.image_from_lidar[place], float).reshape(3, 4)
+                camera = pinhole(matrix)
+                if camera is not None:
+                    yield View((root.name, scan.sequence, place), xyz, is_jump, camera, image)
+
+
+def turned(camera: Pinhole, axis: int, degrees: float) -> Pinhole:
+    """A calibration that is turned about an axis of its camera."""
     a, b = [i for i in range(3) if i != axis]
-    turn, angle = np.eye(4), np.deg2rad(degrees)
+    turn, angle = np.eye(3), np.deg2rad(degrees)
     turn[a, a] = turn[b, b] = np.cos(angle)
     turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-    return matrix @ turn
+    return camera._replace(rotation=turn @ camera.rotation)
 
 
-def jumps(points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(N,) points that lie more than `JUMP_M` before a neighbour of their beam.
-
-    Args:
-        points: (N, 4 or more) in the order of the file; with a fifth column, beam by beam.
-    """
-    order = np.argsort(points[:, 4], kind="stable") if points.shape[1] > 4 else slice(None)
-    xyz = points[order, :3].T.astype(float)
-    distance = np.linalg.norm(xyz, axis=0)
-    direction = xyz / np.maximum(distance, 1e-6)
-    is_near = (direction[:, 1:] * direction[:, :-1]).sum(axis=0) > np.cos(np.deg2rad(1.0))
-    step = np.where(is_near, np.diff(distance), 0)
-    before = np.pad(step > JUMP_M, (0, 1)) | np.pad(step < -JUMP_M, (1, 0))
-    found = np.zeros(len(points), np.bool_)
-    found[order] = before
-    return found
-
-
-def gradient(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(H, W) strength of the picture's edges, a pixel and a half wide."""
-    grey = gaussian_filter(picture.mean(axis=2), 1.0)
-    return np.asarray(gaussian_filter(np.hypot(sobel(grey, 0), sobel(grey, 1)), 1.5))
+def cases(view: View, others: Sequence[View]) -> Iterator[tuple[str, Pinhole, NDArray[np.uint8]]]:
+    """Name, calibration and picture."""
+    yield "as it is", view.camera, view.image
+    for name, axis in AXES.items():
+        for degrees in TURNS_DEG:
+            for sign in (1, -1):
+                there = turned(view.camera, axis, sign * degrees)
+                yield f"{name} {sign * degrees:+g}", there, view.image
+    noise = np.random.default_rng(0).normal(10, 6, view.image.shape)
+    yield "in the dark", view.camera, np.clip(view.image * DARK + noise, 0, 255).astype(np.uint8)
+    fitting = [
+        one
+        for one in others
+        if one.image.shape == view.image.shape and one.group[1:] != view.group[1:]
+    ]
+    for place, one in enumerate(fitting[:MOST_OTHERS]):
+        yield f"picture of another scan {place}", view.camera, one.image
 
 
-def score(
-    points: NDArray[np.float32], edges: NDArray[np.float64], matrix: NDArray[np.float64]
-) -> float:
-    """How often the gradient is stronger at a jump than elsewhere; NaN with too few jumps."""
-    xyz = np.ascontiguousarray(points[:, :3].T)
-    seen = project_points_by_depth(xyz, image_from_lidar=matrix, image_hw=edges.shape)
-    is_jump = jumps(points)[seen.point_index]
-    n, n_jumps = len(is_jump), int(np.count_nonzero(is_jump))
-    if min(n_jumps, n - n_jumps) < FEWEST:
-        return float("nan")
-    rows, cols = seen.pixel_rc
-    ranks = rankdata(edges[rows, cols])[is_jump].sum()
-    return float((ranks - n_jumps * (n_jumps + 1) / 2) / (n_jumps * (n - n_jumps)))
+def report(groups: Sequence[dict[str, list[NDArray[np.float32]]]]) -> None:
+    """Print what is found, a line for each kind of case."""
+    kinds: dict[str, list[tuple[float, float, bool]]] = {}
+    for group in groups:
+        for name, scores in group.items():
+            kind = name.replace("+", "").replace("-", "").rstrip("01234 " * ("scan" in name))
+            heights = edge_heights(scores)
+            if heights is not None:
+                found = clear_turn(scores) is not None
+                kinds.setdefault(kind, []).append((heights.best - heights.own, heights.own, found))
+    for kind, values in kinds.items():
+        lead, own, found = np.array(values, float).T
+        print(
+            f"{kind:24} {len(values):4} lead {lead.min():5.1f} {np.median(lead):5.1f} "
+            f"{lead.max():5.1f}, height {own.min():4.1f} {np.median(own):4.1f}, "
+            f"found {found.mean():4.0%}"
+        )
 
 
-def pictures(
-    scan: ScanSource, info: DatasetInfo
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Gradient and `image_from_lidar` (3, 4) of each of a scan's pictures."""
-    for camera, file in enumerate(scan.images):
-        if file is not None and scan.image_from_lidar is not None:
-            matrix = np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4)
-            yield gradient(read_picture(scan, camera, info)), matrix
+def compare(roots: Sequence[Path]) -> None:
+    """Print the tables."""
+    known = list(views(roots))
+    single: list[dict[str, list[NDArray[np.float32]]]] = []
+    pooled: dict[tuple[str, str, int], dict[str, list[NDArray[np.float32]]]] = {}
+    started = time.process_time()
+    for view in known:
+        view.scores(camera=view.camera, image=view.image)
+    print(f"{1e3 * (time.process_time() - started) / max(1, len(known)):.0f} ms of CPU a picture")
+    for view in known:
+        single.append({})
+        group = pooled.setdefault(view.group, {})
+        for name, camera, image in cases(view, known):
+            scores = view.scores(camera=camera, image=image)
+            if scores is not None:
+                single[-1][name] = [scores]
+                group.setdefault(name, []).append(scores)
+    print(f"{len(single)} pictures, each alone (lead: least, middle, most; height: least, middle)")
+    report(single)
+    several = [group for group in pooled.values() if len(group.get("as it is", ())) > 1]
+    print(f"{len(several)} sequences and cameras of several pictures, together")
+    report(several)
 
 
 def main() -> None:
-    """Print the scores."""
+    """Print the tables for the folders on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("roots", nargs="*", type=Path)
     roots = parser.parse_args().roots
     with TemporaryDirectory() as folder:
         compare(roots or [sample_root(Path(folder))])
-
-
-def compare(roots: list[Path]) -> None:
-    """Print the scores of all pictures below some folders."""
-    found = {root: raw for root in roots if (raw := list_raw(root)) is not None}
-    matrices = {
-        root: next(m for scan in raw.scans for _, m in pictures(scan, raw.info))
-        for root, raw in found.items()
-    }
-    scores: dict[str, list[float]] = {}
-    for root, raw in found.items():
-        for scan in raw.scans:
-            points = read_point_file(scan.points, raw.info, scan_id=scan.scan_id)
-            for edges, matrix in pictures(scan, raw.info):
-                for degrees in TURNS_DEG:
-                    turns = [(axis, sign * degrees) for axis in range(3) for sign in (1, -1)]
-                    for axis, angle in turns if degrees else turns[:1]:
-                        there = turned(matrix, axis=axis, degrees=angle)
-                        name = f"turned by {degrees:g} degrees" if degrees else "as it is"
-                        scores.setdefault(name, []).append(score(points, edges, there))
-                for other, there in matrices.items():
-                    if other != root:
-                        name = "of another folder"
-                        scores.setdefault(name, []).append(score(points, edges, there))
-    right = np.array(scores["as it is"])
-    print(f"{np.isfinite(right).sum()} pictures")
-    for name, values in scores.items():
-        known = np.array(values)[np.isfinite(values)]
-        low, middle, high = np.percentile(known, (5, 50, 95))
-        # Chance that a wrong one scores below a right one: 1 tells them apart, 0.5 does not.
-        told = (known[:, None] < right[np.isfinite(right)]).mean()
-        print(f"{name:24} {low:.2f} {middle:.2f} {high:.2f}  below a right one: {told:.2f}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -276,6 +277,18 @@ def read_picture(scan: ScanSource, camera: int, info: DatasetInfo) -> NDArray[np
             remedy="Was it resized, or is it of another camera? Download it again.",
         )
     return image
+
+
+def pictures_at_hand(scan: ScanSource, info: DatasetInfo) -> list[NDArray[np.uint8] | None]:
+    """(H, W, 3) of each camera as taken; None where there is no picture, or none that decodes."""
+    found: list[NDArray[np.uint8] | None] = []
+    for camera, file in enumerate(scan.images):
+        image = None
+        if file is not None:
+            with suppress(ProblemError):
+                image = read_picture(scan, camera, info)
+        found.append(image)
+    return found
 
 
 def _read(scan: ScanSource, info: DatasetInfo) -> RawScan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,16 @@ from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.schema import DatasetInfo, GridConfig, RawFormat
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource
-from pass2d.pipeline.stages.camera_sense import AHEAD, camera_doubts
+from pass2d.pipeline.stages.camera_sense import AHEAD, camera_doubts, pinhole
+from pass2d.pipeline.stages.edge_match import clear_turn, match_edges, range_jumps
 from pass2d.points.binary import SUFFIX
 from pass2d.points.packed import file_bytes
 
 THOROUGH_EVERY = 64
 """Of a sequence's scans one in so many is compared by its ground too, which takes as long as
 preparing it; the others by unit, place, axis and signal."""
+EDGE_PICTURES = 6
+"""Of a sequence's scans so many have their edges compared with those of their pictures."""
 _AGAIN = "The file is damaged: copy or download it again."
 _LEAST_INSIDE = 0.1
 """Share of the points in the volume; real scans have 0.93 to 0.99, of Ouster on a robot 0.8."""
@@ -159,6 +163,74 @@ def picture_doubts(
             ahead=AHEAD if scan.camera_rule == "x_ahead" else None,
         )
     ]
+
+
+class EdgeScores(NamedTuple):
+    """How well the edges of a picture and its scan fit, by copy of the calibration."""
+
+    sequence: str
+    camera: int
+    file: Path
+    scores: NDArray[np.float32]
+
+
+def edge_scores(
+    scan: ScanSource, xyz: NDArray[np.float32], images: Sequence[NDArray[np.uint8] | None]
+) -> list[EdgeScores]:
+    """Compare the edges of a scan with those of its pictures.
+
+    Args:
+        scan: any; nothing is compared without a calibration, or where pixels are recorded.
+        xyz: (3, N) metres, all its points.
+        images: (H, W, 3) RGB per camera as taken; None: not there.
+
+    Returns:
+        One per picture that shows enough.
+    """
+    if scan.image_from_lidar is None or scan.camera_rule == "recorded":
+        return []
+    is_jump = range_jumps(xyz)
+    found = []
+    for camera, (file, image) in enumerate(zip(scan.images, images, strict=True)):
+        seen_by = pinhole(np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4))
+        if file is None or image is None or seen_by is None:
+            continue
+        scores = match_edges(xyz, is_jump, camera=seen_by, image=image)
+        if scores is not None:
+            found.append(EdgeScores(scan.sequence, camera, file, scores))
+    return found
+
+
+def edge_doubts(scores: Iterable[EdgeScores]) -> Iterator[Problem]:
+    """Calibrations, each of a sequence and camera, whose pictures fit better when it is turned."""
+    groups: dict[tuple[str, int], list[EdgeScores]] = {}
+    for one in scores:
+        groups.setdefault((one.sequence, one.camera), []).append(one)
+    for group in groups.values():
+        if turn := clear_turn([one.scores for one in group]):
+            many = f"{len(group)} pictures" if len(group) > 1 else "the picture"
+            yield Problem(
+                file=group[0].file,
+                found=f"points {turn}, judged by the edges in {many}",
+                expected="edges of things at the same places in scan and picture",
+                remedy="Is the rotation of the calibration right, and is it of this camera? "
+                "Draw the points on the picture to see it.",
+                severity="warning",
+                kind=f"edges {group[0].camera}",
+            )
+
+
+def edge_sample(scans: Iterable[ScanSource], most: int = EDGE_PICTURES) -> set[str]:
+    """Ids of the scans whose edges are compared: evenly over those of a sequence with pictures."""
+    groups: dict[str, list[str]] = {}
+    for scan in scans:
+        if any(scan.images) and scan.image_from_lidar is not None:
+            groups.setdefault(scan.sequence, []).append(scan.scan_id)
+    return {
+        ids[place * len(ids) // min(most, len(ids))]
+        for ids in groups.values()
+        for place in range(min(most, len(ids)))
+    }
 
 
 def thorough(scans: Iterable[ScanSource]) -> set[str]:

@@ -24,6 +24,10 @@ from pass2d.pipeline.datasets.draw_calibration import draw_calibrations
 from pass2d.pipeline.datasets.layout import Examined
 from pass2d.pipeline.datasets.tally import ScanCount, Tally, sampled, unnamed_ids
 from pass2d.pipeline.doubts import (
+    EdgeScores,
+    edge_doubts,
+    edge_sample,
+    edge_scores,
     odd_sizes,
     picture_doubts,
     require_in_volume,
@@ -65,6 +69,8 @@ class ScanFindings:
     """Bytes of the scan's files."""
     count: ScanCount
     """What the scan adds to the table of its split."""
+    edges: tuple[EdgeScores, ...] = ()
+    """Of a scan whose edges are compared."""
 
 
 def check_examined(
@@ -112,18 +118,21 @@ def check_scans(
 
     Returns:
         Every problem, in the order of the scans; then pictures whose size is not that of most
-        pictures of their sequence and camera, and splits whose labels have no class.
+        pictures of their sequence and camera, calibrations that fit better when turned, and splits
+        whose labels have no class.
     """
     progress.start("checking", total=len(scans), unit="scans")
     problems = _listing_problems(scans)
     pictures: dict[tuple[str, int], list[tuple[Path, tuple[int, int]]]] = {}
     counts: dict[str, NDArray[np.int64]] = {}
     folders: dict[str, Path] = {}
+    edges: list[EdgeScores] = []
     for scan, findings in _in_threads(scans, info):
         progress.advance(nbytes=findings.n_bytes)
         problems += [p for p in findings.problems if tally is None or p.kind != UNNAMED]
         if tally is not None:
             tally.add(scan, findings.count, findings.class_counts)
+        edges += findings.edges
         for picture in findings.pictures:
             group = pictures.setdefault((scan.sequence, picture.camera), [])
             group.append((picture.file, (picture.height, picture.width)))
@@ -132,6 +141,7 @@ def check_scans(
             folders.setdefault(scan.split, scan.labels.parent)
     for group in pictures.values():
         problems += odd_sizes(group)
+    problems += edge_doubts(edges)
     for split, of_split in counts.items():
         problems += class_problems(folders[split], of_split, split=split, labels=info.labels)
     return problems
@@ -186,15 +196,24 @@ def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:
     return []
 
 
-def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True) -> ScanFindings:
-    """Read one scan's files and name all that is wrong with them, and what is unlikely."""
+def check_scan(
+    scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True, has_edges: bool = False
+) -> ScanFindings:
+    """Read one scan's files and name all that is wrong with them, and what is unlikely.
+
+    Args:
+        scan: to look at.
+        info: label table and file layout of the data set.
+        is_thorough: look at the ground, too.
+        has_edges: compare the edges of scan and pictures, too.
+    """
     problems: list[Problem] = []
     found = attempt_scan(
         scan.points, scan.labels, info, panoptic_file=scan.panoptic, scan_id=scan.scan_id
     )
     count = _count(found, info)
     problems += [_problem_of(file, error) for file, error in found.errors]
-    points, xyz, rows = found.points, None, np.arange(0)
+    points, raw, xyz, rows = found.points, None, None, np.arange(0)
     if points is not None:
         before = len(problems)
         in_volume = partial(require_in_volume, points, info=info, file=scan.points)
@@ -215,13 +234,15 @@ def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True)
     class_counts = None
     if found.label is not None:
         class_counts = count_labels(found.label, n_classes=info.labels.n_classes)
-    pictures = []
+    pictures, images = [], []
     is_seen = None if xyz is None else np.zeros(xyz.shape[1], np.bool_)
     for camera, file in enumerate(scan.images):
-        shape = (
-            None if file is None else _attempt(file, partial(_shape, scan, camera, info), problems)
-        )
-        if file is not None and shape is not None:
+        look_at = partial(read_picture, scan, camera, info)
+        image = None if file is None else _attempt(file, look_at, problems)
+        images.append(image if has_edges else None)
+        if file is not None and image is not None:
+            height, width, _ = image.shape
+            shape = height, width
             pictures.append(PictureSize(camera, file, *shape))
             if xyz is not None and scan.image_from_lidar is not None:
                 look = partial(visible_points, scan, camera, xyz, info, rows=rows, image_hw=shape)
@@ -239,6 +260,7 @@ def check_scan(scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True)
         problems=tuple(problems),
         pictures=tuple(pictures),
         class_counts=class_counts,
+        edges=tuple(edge_scores(scan, raw[:3], images)) if has_edges and raw is not None else (),
         n_bytes=sum(file.stat().st_size for file in scan.files() if file.exists()),
     )
 
@@ -269,21 +291,21 @@ def _problem_of(file: Path, error: ProblemError | OSError) -> Problem:
     return Problem(file=file, found=found, expected="a readable file", remedy=_AGAIN)
 
 
-def _shape(scan: ScanSource, camera: int, info: DatasetInfo) -> tuple[int, int]:
-    height, width, _ = read_picture(scan, camera, info).shape
-    return height, width
-
-
 def _in_threads(
     scans: Sequence[ScanSource], info: DatasetInfo
 ) -> Iterator[tuple[ScanSource, ScanFindings]]:
     """Findings in the order of the scans, with a bounded number of scans in flight."""
-    looked_at = thorough(scans)
+    looked_at, compared = thorough(scans), edge_sample(scans)
     n_threads = min(_MAX_THREADS, os.cpu_count() or 1)
     waiting: deque[tuple[ScanSource, Future[ScanFindings]]] = deque()
 
     def look(scan: ScanSource) -> ScanFindings:
-        return check_scan(scan, info, is_thorough=scan.scan_id in looked_at)
+        return check_scan(
+            scan,
+            info,
+            is_thorough=scan.scan_id in looked_at,
+            has_edges=scan.scan_id in compared,
+        )
 
     with ThreadPoolExecutor(n_threads) as pool:
         for scan in scans:

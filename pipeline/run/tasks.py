@@ -43,11 +43,19 @@ from pass2d.pipeline.compose import (
     camera_views,
     lidar_record,
     motion_record,
+    pictures_at_hand,
     scan_counts,
     view_doubts,
     voxel_levels,
 )
-from pass2d.pipeline.doubts import scan_doubts, thorough
+from pass2d.pipeline.doubts import (
+    EdgeScores,
+    edge_doubts,
+    edge_sample,
+    edge_scores,
+    scan_doubts,
+    thorough,
+)
 from pass2d.pipeline.problem import Problem, Warned, merge_warnings
 from pass2d.pipeline.run.jobs import (
     ShardJob,
@@ -57,6 +65,9 @@ from pass2d.pipeline.run.jobs import (
     voxel_header,
 )
 from pass2d.pipeline.source import ScanSource
+
+_EDGE_PICTURES = 2
+"""Compared of a sequence in a shard: a check compares more of them together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +162,8 @@ def _run_lidar(context: TaskContext, task: ContainerTask) -> TaskResult:
     failed: list[FailedScan] = []
     doubts: list[Problem] = []
     looked_at = thorough(job.scans)
+    edges: list[EdgeScores] = []
+    compared = edge_sample(job.scans, _EDGE_PICTURES)
     for scan in job.scans:
         try:
             record = lidar_record(scan, context.info)
@@ -159,12 +172,15 @@ def _run_lidar(context: TaskContext, task: ContainerTask) -> TaskResult:
             continue
         records.append(record)
         if context.info.corruption is None:  # else its clean data set was looked at
+            points = measured_points(record)
             doubts += scan_doubts(
-                measured_points(record),
+                points,
                 info=context.info,
                 file=scan.points,
                 is_thorough=scan.scan_id in looked_at,
             )
+            if scan.scan_id in compared:
+                edges += edge_scores(scan, points[:3], pictures_at_hand(scan, context.info))
         entries.append(_lidar_entry(scan, record, context.info))
     clock.computed()
     if not records:
@@ -188,6 +204,7 @@ def _run_lidar(context: TaskContext, task: ContainerTask) -> TaskResult:
         failed=failed,
     )
     dropped = sum(map(_dropped_points, records)) if context.info.drops_invalid else 0
+    doubts += edge_doubts(edges)
     return replace(_result(row, clock, is_new=True, doubts=doubts), dropped=dropped)
 
 
