@@ -25,7 +25,7 @@ from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan, block_order
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.scan import LoadedScan
-from pass2d.train.stacks.build import enters_by_step, shares_voxel
+from pass2d.train.stacks.build import SharedVoxels, enters_by_step
 from pass2d.train.stacks.choose import past_scans, require_poses
 from pass2d.train.stacks.config import StackConfig
 from pass2d.train.viewing.cached import cached_scans
@@ -153,8 +153,15 @@ def test_steps_take_labels_without_motion_or_an_earlier_run(cache: Path, tmp_pat
 def test_points_that_share_a_voxel_with_the_current_scan() -> None:
     current = np.array([[0.05, 5.0], [0.05, -3.0], [0.0, 1.0]], np.float32)
     past = np.array([[0.09, 0.11, 5.04, -0.01], [0.01, 0.01, -2.99, 0.0], [0.0, 0.0, 1.0, 0]])
-    shares = shares_voxel(past.astype(np.float32), current, voxel_m=0.1)
-    assert shares.tolist() == [True, False, True, False]
+    voxels = SharedVoxels.of(current, voxel_m=0.1)
+    assert voxels.hold(past.astype(np.float32)).tolist() == [True, False, True, False]
+    assert not SharedVoxels.of(current[:, :0], voxel_m=0.1).hold(current).any()
+    rng = np.random.default_rng(1)
+    current, past = rng.normal(0, 0.4, (2, 3, 400)).astype(np.float32)
+    cells = {tuple(cell) for cell in np.floor(current / 0.1).T.tolist()}
+    want = [tuple(cell) in cells for cell in np.floor(past / 0.1).T.tolist()]
+    assert SharedVoxels.of(current, voxel_m=0.1).hold(past).tolist() == want
+    assert 0 < sum(want) < 400
 
 
 def test_losses_of_the_current_scan_alone_ignore_past_points(cache: Path) -> None:

@@ -27,7 +27,7 @@ from pass2d.train.data.mixes import MIXES, Mix
 from pass2d.train.data.plan import Batch, StreamPlan, mix_partner
 from pass2d.train.data.sampling import draw_scan, without_symmetry
 from pass2d.train.data.scan import Crop, LoadedScan, Part, ScanDraw, whole_record, without_dropped
-from pass2d.train.stacks.build import past_record, with_time
+from pass2d.train.stacks.build import past_record, shared_voxels, with_time
 from pass2d.train.stacks.choose import past_scans
 from pass2d.train.stacks.predictions import earlier_classes
 
@@ -233,13 +233,15 @@ def _stacked(source: _Source, scan: LoadedScan) -> LoadedScan:
     needs_instances = source.extra_needs_instances or source.mixes_need_instances
     fields = Fields(instance=draw.corruption is not None or needs_instances, outside=True)
     parts = []
+    shares = stack.points == "shared-voxels"
+    shared = shared_voxels(whole_record(scan.record).xyz, stack) if shares else None
     for past in past_scans(reader.scans, scan.position, stack):
         record = source.corrupted(source.read(past.position, fields), draw)
         record = past_record(
             record,
             past,
             config=stack,
-            current_xyz=whole_record(scan.record).xyz,
+            shared=shared,
             classes=earlier_classes(reader, past.position, record, stack),
             volume=None if plan.with_outside else reader.info.grid,
         )

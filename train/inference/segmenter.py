@@ -25,7 +25,7 @@ from pass2d.train.inference.labelling import Labelled, PointLabels, S, T, label_
 from pass2d.train.inference.passes import OutsidePolicy, PassSize, pass_size
 from pass2d.train.inference.scans import ScanInput, scan_input
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan, parse_votes
-from pass2d.train.stacks.build import past_record, point_rows
+from pass2d.train.stacks.build import SharedVoxels, past_record, point_rows, shared_voxels
 from pass2d.train.stacks.choose import PastScan
 
 if TYPE_CHECKING:
@@ -230,12 +230,12 @@ class Segmenter:
         prepared = self._cut(_four_columns(points, name="points"), name)
         if not past:
             return prepared
-        current_xyz = prepared.scan.points[:, :3].T
-        rows = [self._past_rows(one, current_xyz) for one in past]
+        shared = shared_voxels(prepared.scan.points[:, :3].T, self.card.stack)
+        rows = [self._past_rows(one, shared) for one in past]
         joined = np.concatenate([prepared.scan.points, *rows])
         return replace(prepared, scan=replace(prepared.scan, points=joined))
 
-    def _past_rows(self, past: PastPoints, current_xyz: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _past_rows(self, past: PastPoints, shared: SharedVoxels | None) -> NDArray[np.float32]:
         """(K, channels) the points of a past scan that the network sees."""
         stack = self.card.stack
         if stack.time == "seconds" and not np.isfinite(past.seconds):
@@ -268,7 +268,7 @@ class Segmenter:
                 record,
                 scan,
                 config=stack,
-                current_xyz=current_xyz,
+                shared=shared,
                 classes=None if past.classes is None else past.classes[rows],
                 volume=self.card.info.grid if self.network.uses_volume else None,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -39,7 +39,7 @@ def past_record(
     past: PastScan,
     *,
     config: StackConfig,
-    current_xyz: NDArray[np.float32],
+    shared: SharedVoxels | None = None,
     classes: NDArray[np.uint8] | None = None,
     volume: GridConfig | None = None,
 ) -> ScanRecord:
@@ -49,7 +49,7 @@ def past_record(
         record: of the past scan, with the points outside the volume.
         past: where and when it was.
         config: which points enter, and the time channel.
-        current_xyz: (3, N) the current scan's points.
+        shared: of the current scan, for ``points = "shared-voxels"``.
         classes: (n_raw,) training ids without motion of the past scan's points in the raw file's
             order, for ``points = "steps"``.
         volume: only points inside it enter; None: all.
@@ -58,50 +58,43 @@ def past_record(
         Points in the order of the raw file; no pictures, no hashes.
     """
     assert record.outside_xyz is not None
-    assert record.outside_signal is not None
-    # Points inside the volume, then those outside.
-    stored = np.concatenate([record.xyz, record.outside_xyz], axis=1)
-    moved = moved_points(stored, target_from_source=past.current_from_past)
-    keeps = is_measured(stored)
-    if volume is not None:
-        keeps &= inside_volume(moved, grid=volume)
-    if config.points == "shared-voxels":
-        keeps &= shares_voxel(moved, current_xyz, voxel_m=config.voxel_m)
-    rows = _rows_in_file_order(record)
-    enters = keeps.take(rows)
+    order = record.raw_order()
+    xyz = order.laid(record.xyz, record.outside_xyz)
+    # What does not depend on the place is decided before anything is moved.
+    enters = is_measured(xyz)
     if config.points == "steps":
         assert classes is not None
         enters &= enters_by_step(classes, lag=past.lag, steps=config.steps)
-    if not enters.all():
-        rows = rows.take(np.flatnonzero(enters))
+    rows = np.flatnonzero(enters)
+    if len(rows) < len(enters):
+        xyz = xyz.take(rows, axis=1)  # four times as fast as an index
+    xyz = moved_points(xyz, target_from_source=past.current_from_past)
+    if volume is not None or config.points == "shared-voxels":
+        stays = np.ones(len(rows), np.bool_) if volume is None else inside_volume(xyz, grid=volume)
+        if config.points == "shared-voxels":
+            assert shared is not None
+            stays &= shared.hold(xyz)
+        place = np.flatnonzero(stays)
+        rows, xyz = rows.take(place), xyz.take(place, axis=1)
 
-    def of_rows(inside: NDArray[T] | None, outside: NDArray[T] | None) -> NDArray[T] | None:
-        if inside is None:
-            return None
-        rest = np.zeros(record.n_raw - record.n, inside.dtype) if outside is None else outside
-        return np.concatenate([inside, rest]).take(rows)
+    def of_rows(inside: NDArray[T], outside: NDArray[T] | None) -> NDArray[T]:
+        values = order.laid(inside, outside)
+        return values if len(rows) == len(values) else values.take(rows)
 
-    signal = of_rows(record.signal, record.outside_signal)
-    assert signal is not None
-    own_time = of_rows(record.time, record.outside_time)
+    label, instance, time = record.label, record.instance, record.time
+    assert record.outside_signal is not None
     return ScanRecord(
         scan_id=record.scan_id,
         n_raw=len(rows),
-        xyz=moved.take(rows, axis=1),  # four times as fast as an index
-        signal=signal,
+        xyz=xyz,
+        signal=of_rows(record.signal, record.outside_signal),
         raw_index=np.arange(len(rows), dtype=np.int32),
-        label=of_rows(record.label, record.outside_label),
-        instance=of_rows(record.instance, None),
-        time=_times(len(rows), past, config, own_time),
+        label=None if label is None else of_rows(label, record.outside_label),
+        instance=None if instance is None else of_rows(instance, None),
+        time=_times(
+            len(rows), past, config, None if time is None else of_rows(time, record.outside_time)
+        ),
     )
-
-
-def _rows_in_file_order(record: ScanRecord) -> NDArray[np.intp]:
-    """(n_raw,) where each point of the raw file lies: among those inside, then those outside."""
-    rows = np.full(record.n_raw, -1, np.intp)
-    rows[record.raw_index] = np.arange(record.n)
-    rows[np.flatnonzero(rows < 0)] = np.arange(record.n, record.n_raw)
-    return rows
 
 
 def with_time(record: ScanRecord, config: StackConfig) -> ScanRecord:
@@ -130,20 +123,48 @@ def enters_by_step(
     return np.asarray(enters.take(classes))
 
 
-def shares_voxel(
-    xyz: NDArray[np.float32], current_xyz: NDArray[np.float32], *, voxel_m: float
-) -> NDArray[np.bool_]:
-    """(N,) whether points (3, N) lie in a voxel that has a point of the current scan."""
-    cells = np.floor(np.concatenate([current_xyz, xyz], axis=1) / voxel_m).astype(np.int64)
-    cells -= cells.min(axis=1, keepdims=True, initial=0)
-    sizes = cells.max(axis=1, initial=0) + 1
-    keys = np.ravel_multi_index(tuple(cells), tuple(sizes.tolist()))
-    n = current_xyz.shape[1]
-    current = np.sort(keys[:n])  # and a look-up: half the time of np.isin
-    if not n:
-        return np.zeros(len(keys), np.bool_)
-    place = np.searchsorted(current, keys[n:])
-    return np.asarray(current.take(place, mode="clip") == keys[n:])
+@dataclass(frozen=True)
+class SharedVoxels:
+    """The voxels that have a point of the current scan."""
+
+    voxel_m: float
+    low: NDArray[np.int64]
+    """(3,) the lowest cell of each axis."""
+    size: tuple[int, ...]
+    """(3,) cells from there on."""
+    keys: NDArray[np.int64]
+    """(V,) numbers of the voxels within that box, ascending."""
+
+    @classmethod
+    def of(cls, xyz: NDArray[np.float32], *, voxel_m: float) -> SharedVoxels:
+        """The voxels of a scan's points (3, N)."""
+        cells = np.floor(xyz / voxel_m).astype(np.int64)
+        low = cells.min(axis=1, keepdims=True, initial=0)
+        cells -= low
+        size = tuple((cells.max(axis=1, initial=0) + 1).tolist())
+        keys = np.unique(np.ravel_multi_index(tuple(cells), size))
+        return cls(voxel_m=voxel_m, low=low[:, 0], size=size, keys=keys)
+
+    def hold(self, xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(N,) whether points (3, N) lie in one of them."""
+        cells = np.floor(xyz / self.voxel_m).astype(np.int64)
+        cells -= self.low[:, None]
+        holds = ((cells >= 0) & (cells < np.array(self.size)[:, None])).all(axis=0)
+        rows = np.flatnonzero(holds)
+        if len(self.keys):  # a look-up: half the time of np.isin
+            keys = np.ravel_multi_index(tuple(cells.take(rows, axis=1)), self.size)
+            place = np.searchsorted(self.keys, keys)
+            holds[rows] = self.keys.take(place, mode="clip") == keys
+        else:
+            holds[:] = False
+        return holds
+
+
+def shared_voxels(xyz: NDArray[np.float32], config: StackConfig) -> SharedVoxels | None:
+    """Those of the current scan's points (3, N), where past points enter by them."""
+    if config.points != "shared-voxels":
+        return None
+    return SharedVoxels.of(xyz, voxel_m=config.voxel_m)
 
 
 def _times(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import GridConfig, ScanRecord
-from pass2d.train.stacks.build import past_record, point_rows
+from pass2d.train.stacks.build import past_record, point_rows, shared_voxels
 from pass2d.train.stacks.choose import past_scans
 from pass2d.train.stacks.config import StackConfig
 from pass2d.train.stacks.predictions import earlier_classes
@@ -52,6 +52,7 @@ class CachedPast:
             DataError: classes of past points are not known.
         """
         found = []
+        shared = shared_voxels(current_xyz, self._config)
         for past in past_scans(self._reader.scans, position, self._config):
             whole = self._read(past.position)
             classes = earlier_classes(self._reader, past.position, whole, self._config)
@@ -59,7 +60,7 @@ class CachedPast:
                 whole,
                 past,
                 config=self._config,
-                current_xyz=current_xyz,
+                shared=shared,
                 classes=classes,
                 volume=self._volume,
             )
