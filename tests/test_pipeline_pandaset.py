@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,31 @@ def test_a_data_set_goes_all_the_way(tmp_path: Path) -> None:
         assert n_raw["001/01"] == int((made[1]["d"] == AHEAD).sum())
     pass2d("view", root, "--scan", "001/00", "--no-checkpoint", "--png", tmp_path / "seen")
     assert list((tmp_path / "seen").glob("*.png"))
+
+
+def test_its_recipe_trains_and_predictions_are_written_by_scan(tmp_path: Path) -> None:
+    root, cache, run = (tmp_path / name for name in ("pandaset", "cache", "run"))
+    made = write_sequence(root / "001", frames=2)
+    write_sequence(root / "005", frames=1, seed=1, has_cameras=False)
+    place = ("--root", root, "--cache", cache, "--workers", "0")
+    answer("prepare", "pandaset", *place)
+    short = ("epochs=1", "batch_size=1", "device=cpu", "log.tensorboard=false", "torch_threads=1")
+    small = ("network.settings.width_factor=0.125", "network.settings.voxel_m=1.0")
+    words = [word for text in (*short, *small) for word in ("--set", text)]
+    trained = answer("train", "--cache", cache, "--run", run, "--recipe", "spvcnn-pandaset", *words)
+    assert trained["steps"] == 2
+    network = run / "checkpoints" / "last.safetensors"
+    place = ("--cache", cache, "--checkpoint", network, "--device", "cpu")
+    assert answer("eval", *place)["scans"] == 1
+    out = tmp_path / "labels.zip"
+    written = answer("submit", *place, "--split", "train", "--out", out)
+    assert (written["scans"], written["is_complete"]) == (2, True)
+    answer("submit", "--verify", out, "--cache", cache, "--split", "train")
+    with zipfile.ZipFile(out) as archive, CacheReader.open(cache) as reader:
+        assert archive.namelist() == ["001/00.label", "001/01.label"]
+        ids = np.frombuffer(archive.read("001/01.label"), "<u4")
+        assert len(ids) == int((made[1]["d"] == SPINNING).sum())
+        assert set(ids.tolist()) <= set(reader.info.labels.training_to_raw)
 
 
 def _plain_pixels(xyz: np.ndarray, yaw: float) -> dict[int, tuple[float, float]]:

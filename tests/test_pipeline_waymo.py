@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,17 @@ def test_a_data_set_goes_all_the_way(tmp_path: Path) -> None:
         pass2d("eval", "--cache", cache, "--checkpoint", network, "--json", "--device", "cpu")
     )
     assert report["scans"] == 2
+    words = ("--cache", cache, "--checkpoint", network, "--device", "cpu", "--json")
+    written = json.loads(pass2d("submit", *words, "--out", tmp_path / "labels.zip"))
+    assert (written["scans"], written["is_complete"]) == (3, True)
+    with zipfile.ZipFile(tmp_path / "labels.zip") as archive:
+        frames = made["testing"]
+        assert archive.namelist() == [f"seg-c/{time}.label" for time in frames.times]
+        time = frames.times[0]
+        ids = np.frombuffer(archive.read(f"seg-c/{time}.label"), "<u4")
+        assert len(ids) == sum(int((image[..., 0] > 0).sum()) for image in frames.ranges[time])
+        assert ids.max() <= 22
+    pass2d("submit", "--verify", tmp_path / "labels.zip", "--cache", cache)
     pass2d("view", "--cache", cache, "--no-checkpoint", "--png", tmp_path / "seen")
     assert list((tmp_path / "seen").glob("*.png"))
     again = json.loads(pass2d("cache", "plan", "--cache", cache, "--root", root, "--json"))

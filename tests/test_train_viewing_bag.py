@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +105,12 @@ def test_damage_on_the_way_is_one_error(tmp_path: Path) -> None:
         items = bag_clouds(source, INFO, topic=None).items
         with pytest.raises(DataError, match=r"drive\.mcap: not a readable MCAP file"):
             items[4].load()
+
+
+def test_a_topic_without_messages_is_named(tmp_path: Path) -> None:
+    folder = write_ros2(tmp_path / "drive", drive(n_scans=1))
+    (base,) = folder.glob("*.db3")
+    with closing(sqlite3.connect(base)) as connection, connection:
+        connection.execute("DELETE FROM messages")
+    with open_bag(folder) as source, pytest.raises(DataError, match=r"drive: no message of topic"):
+        bag_clouds(source, INFO, topic=None)

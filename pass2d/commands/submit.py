@@ -97,7 +97,8 @@ def submit_command(
 ) -> None:
     """Write a submission for the benchmark's server as a zip, or check one.
 
-    For a described data set: label files in the layout of its own labels.
+    For a described data set: label files in the layout of its own labels. For others without a
+    server: SEQUENCE/SCAN.label, uint32 raw ids.
     """
     console = Console()
     with clear_errors(console):

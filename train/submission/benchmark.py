@@ -16,7 +16,7 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
 from pass2d.common.text import unknown
 from pass2d.train.inference.tasks import Task, chosen_tasks
-from pass2d.train.submission.label_files import LabelFiles, label_files
+from pass2d.train.submission.label_files import LabelFiles, label_files, scan_files
 
 META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
 """Of nuScenes' submission.json: which sensors and data the method uses; all five, true or false."""
@@ -160,7 +160,7 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class DescribedFiles(Benchmark):
-    """No server's rules: predictions lie as the labels of a described data set do."""
+    """No server's rules: predictions lie as the labels of a described data set, or by scan id."""
 
     files: LabelFiles
 
@@ -192,10 +192,10 @@ class DescribedFiles(Benchmark):
 
 
 def benchmark_of(reader: CacheReader, benchmarks: Sequence[Benchmark]) -> Benchmark:
-    """The benchmark of a prepared data set; its own label files where it is a described one.
+    """The benchmark of a prepared data set, or label files where it has none.
 
     Raises:
-        ConfigError: it has none, or no raw ids to write.
+        ConfigError: it has no raw ids to write, or nobody knows its benchmark.
     """
     facts = reader.info.facts
     if reader.info.description is not None:
@@ -204,10 +204,10 @@ def benchmark_of(reader: CacheReader, benchmarks: Sequence[Benchmark]) -> Benchm
     for benchmark in benchmarks:
         if benchmark.name == facts.benchmark:
             return benchmark
-    raise ConfigError(
-        f"{reader.root}: {facts.title} has no benchmark to submit to. `predict` writes a "
-        "label file per scan."
-    )
+    if facts.benchmark:
+        known = tuple(benchmark.name for benchmark in benchmarks)
+        raise ConfigError(f"{reader.root}: {unknown(facts.benchmark, known, what='benchmark')}")
+    return DescribedFiles(info=reader.info, files=scan_files(reader.info))
 
 
 def submission_json(meta: Mapping[str, bool]) -> bytes:

@@ -113,6 +113,22 @@ class LabelFiles:
         return _raw_ids(values, self.shift, self.mask)
 
 
+class ScanFiles(LabelFiles):
+    """Of a data set that has neither a server nor labels that predictions could lie as."""
+
+    def names(self, reader: CacheReader, positions: Sequence[int]) -> list[str]:
+        """SEQUENCE/SCAN.label."""
+        return [f"{reader.scans.scan_id[position]}.label" for position in positions]
+
+
+def scan_files(info: DatasetInfo) -> ScanFiles:
+    """One `.label` file of uint32 raw ids per scan, in the order of its raw points."""
+    numbers = np.array(info.labels.training_to_raw, "<u4")
+    return ScanFiles(
+        points="", patterns=(), dtype=numbers.dtype, shift=0, mask=_IDS, numbers=numbers
+    )
+
+
 def label_files(info: DatasetInfo, *, where: object) -> LabelFiles:
     """How predictions of a described data set are written.
 

@@ -34,9 +34,11 @@ def bag_clouds(bag: Bag, info: DatasetInfo, *, topic: str | None) -> ViewSet:
         topic: See `Bag.cloud_topic`.
 
     Raises:
-        DataError: No such topic.
+        DataError: No such topic, or no message of it.
     """
     chosen = bag.cloud_topic(topic)
+    if not chosen.count:
+        raise DataError(f"{bag.path}: no message of topic {chosen.name}")
     clouds = _Clouds(bag, chosen.name, info)
     items = tuple(
         ViewItem(
