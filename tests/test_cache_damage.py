@@ -124,7 +124,7 @@ def test_every_byte_of_the_manifest_counts(out: Path, fault_rounds: int) -> None
         path.write_bytes(was)
 
 
-def test_damaged_records_and_metadata_are_mended_or_named(out: Path, fault_rounds: int) -> None:
+def test_damaged_records_and_metadata_are_fixed_or_named(out: Path, fault_rounds: int) -> None:
     rng = random.Random(fault_rounds)
     for path in rng.sample(small_files(out), 20) * fault_rounds:
         was = path.read_bytes()

@@ -1,4 +1,4 @@
-"""`verify` finds all damage, `repair` mends just that; `gc` and `status` tell the truth."""
+"""`verify` finds all damage, `repair` fixes just that; `gc` and `status` tell the truth."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_vanished_sources_are_a_note_when_rebuilding(made: tuple[Path, Path]) ->
     assert sum("not rebuilt" in note for note in report.notes) == 6
 
 
-def test_repair_mends_every_file(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_repair_fixes_every_file(made: tuple[Path, Path], tmp_path: Path) -> None:
     raw, made_once = made
     before = files(made_once)
     rng = random.Random(2)
@@ -335,7 +335,7 @@ def test_repair_from_shards_alone(made: tuple[Path, Path]) -> None:
         reader.read(0, ALL)
 
 
-def test_repair_says_what_it_cannot_mend(made: tuple[Path, Path]) -> None:
+def test_repair_says_what_it_cannot_fix(made: tuple[Path, Path]) -> None:
     raw, out = made
     flip(next((out / "lidar").glob("000000-*")) / "xyz/c/0/0/0", random.Random(4))
     (raw / "sequences/00/velodyne/000000.bin").write_bytes(b"")
@@ -347,7 +347,7 @@ def test_repair_says_what_it_cannot_mend(made: tuple[Path, Path]) -> None:
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_what_cannot_be_mended_stays_readable(made: tuple[Path, Path]) -> None:
+def test_what_cannot_be_fixed_stays_readable(made: tuple[Path, Path]) -> None:
     """The sources are gone: the scans of a damaged shard that are whole are all that is left."""
     raw, out = made
     with CacheReader.open(out) as reader:

@@ -85,7 +85,7 @@ def test_labels_as_they_should_be_are_taken() -> None:
     ],
 )
 @pytest.mark.parametrize("knows_points", [True, False])
-def test_another_type_is_named_and_the_remedy_mends_it(
+def test_another_type_is_named_and_the_remedy_fixes_it(
     tmp_path: Path, info, kind: str, name: str, knows_points: bool
 ) -> None:
     own, ids = ("<u4", IDS) if info is KITTI else ("u1", SMALL_IDS)
@@ -96,10 +96,10 @@ def test_another_type_is_named_and_the_remedy_mends_it(
         return  # the size alone says it
     said = refusal(data, info, N if knows_points else None)
     assert f"look like {name} labels" in said
-    assert mended(said, data, tmp_path) == ids.astype(own).tobytes()
+    assert fixed(said, data, tmp_path) == ids.astype(own).tobytes()
 
 
-def mended(said: str, data: bytes, folder: Path) -> bytes:
+def fixed(said: str, data: bytes, folder: Path) -> bytes:
     """The file after the NumPy line of a message was run on it."""
     file = folder / "a.label"
     file.write_bytes(data)
@@ -113,7 +113,7 @@ def test_ids_with_instances_are_known_by_their_type_too(tmp_path: Path) -> None:
         data = FULL.astype(kind).tobytes()
         said = refusal(data)
         assert name in said
-        assert mended(said, data, tmp_path) == FULL.astype("<u4").tobytes()
+        assert fixed(said, data, tmp_path) == FULL.astype("<u4").tobytes()
     one = (IDS | np.where(IDS == 10, 1, 0) << 16).astype(">u4").tobytes()
     assert "big-endian uint32" in refusal(one)
 
@@ -131,16 +131,16 @@ def test_other_files_and_ids_are_known(tmp_path: Path) -> None:
         for n_points in (N, None):
             said = refusal(data, n_points=n_points)
             assert name in said
-            assert mended(said, data, tmp_path) == own.tobytes()
+            assert fixed(said, data, tmp_path) == own.tobytes()
     training = np.arange(N) % 20
     said = refusal(training.astype("<u4").tobytes())
     assert "training ids 0..19, not raw ids" in said
     raw = np.array(KITTI.labels.training_to_raw)[training].astype("<u4")
-    assert mended(said, training.astype("<u4").tobytes(), tmp_path) == raw.tobytes()
+    assert fixed(said, training.astype("<u4").tobytes(), tmp_path) == raw.tobytes()
     panoptic = (SMALL_IDS * 1000 + np.arange(N) % 5).astype("<u2").tobytes()
     said = refusal(panoptic, NUSCENES)
     assert "panoptic" in said
-    assert mended(said, panoptic, tmp_path) == SMALL_IDS.astype("u1").tobytes()
+    assert fixed(said, panoptic, tmp_path) == SMALL_IDS.astype("u1").tobytes()
 
 
 def test_a_size_of_another_type_is_said_where_the_numbers_say_nothing() -> None:

@@ -394,9 +394,9 @@ def test_bad_scans_are_left_out_and_listed(raw: Path, tmp_path: Path) -> None:
     again = run(raw, out)
     assert (again.failed, again.written_shards) == (summary.failed, 0)
     points.write_bytes(good)
-    mended = run(raw, out)
-    assert [f.scan_id for f in mended.failed] == ["08/000005", "11/000000"]
-    assert mended.written_shards == 4
+    fixed = run(raw, out)
+    assert [f.scan_id for f in fixed.failed] == ["08/000005", "11/000000"]
+    assert fixed.written_shards == 4
 
 
 def test_a_damaged_calibration_costs_the_pictures_of_its_sequence(

@@ -292,7 +292,7 @@ def far(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     fs.store.clear()
 
 
-def test_verify_finds_a_flipped_bit_far_away_and_repair_mends_it(
+def test_verify_finds_a_flipped_bit_far_away_and_repair_fixes_it(
     far: Any, raw: Path, local: Path, tmp_path: Path
 ) -> None:
     sound = pass2d("cache", "verify", "--cache", "memory://kept", "--rebuild", "40", "--json")
@@ -311,8 +311,8 @@ def test_verify_finds_a_flipped_bit_far_away_and_repair_mends_it(
     lines = [line for line in found.output.splitlines() if line.startswith("damage:")]
     assert len(lines) == 3, found.output
     assert any("shard 0 of lidar, field label, scan 00/" in line for line in lines)
-    mended = pass2d("cache", "repair", "--cache", "memory://kept")
-    assert mended.exit_code == 1  # stray.txt is not ours to remove
+    fixed = pass2d("cache", "repair", "--cache", "memory://kept")
+    assert fixed.exit_code == 1  # stray.txt is not ours to remove
     assert far.exists("/kept/semkitti/stray.txt")
     far.rm_file("/kept/semkitti/stray.txt")
     assert pass2d("cache", "verify", "--cache", "memory://kept").exit_code == 0

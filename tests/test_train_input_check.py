@@ -1,4 +1,4 @@
-"""Input that differs from the training data is met with the option that mends it."""
+"""Input that differs from the training data is met with the option that fixes it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def applied(warnings: list[InputWarning]) -> InputMapping:
     )
 
 
-def assert_named_and_mended(card: Card, scan: Scan, name: str, full_scale: float) -> None:
+def assert_named_and_fixed(card: Card, scan: Scan, name: str, full_scale: float) -> None:
     change, expected = CHANGES[name]
     other = changed(scan, full_scale=full_scale, **change)
     warnings = look(card, other)
@@ -144,26 +144,26 @@ def test_real_scans_like_the_training_data_raise_no_alarm(
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_each_change_of_real_kitti_scans_is_named_and_mended(
+def test_each_change_of_real_kitti_scans_is_named_and_fixed(
     kitti: dict[str, Scan], kitti_card: Card, name: str
 ) -> None:
     for scan in kitti.values():
-        assert_named_and_mended(kitti_card, scan, name, 1)
+        assert_named_and_fixed(kitti_card, scan, name, 1)
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_each_change_of_real_nuscenes_scans_is_named_and_mended(
+def test_each_change_of_real_nuscenes_scans_is_named_and_fixed(
     nuscenes: dict[str, Scan], nuscenes_card: Card, name: str
 ) -> None:
     for scan in nuscenes.values():
-        assert_named_and_mended(nuscenes_card, scan, name, 255)
+        assert_named_and_fixed(nuscenes_card, scan, name, 255)
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_each_change_of_a_generated_scan_is_named_and_mended(street: Scan, name: str) -> None:
+def test_each_change_of_a_generated_scan_is_named_and_fixed(street: Scan, name: str) -> None:
     card = card_of([street])
     assert look(card, street) == []
-    assert_named_and_mended(card, street, name, 1)
+    assert_named_and_fixed(card, street, name, 1)
 
 
 def test_scales_of_the_signal_are_named_with_their_factor(street: Scan) -> None:

@@ -410,7 +410,7 @@ def test_damaged_recording_is_one_error_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_recorder_that_was_killed_is_told_how_to_mend(tmp_path: Path) -> None:
+def test_recorder_that_was_killed_is_told_how_to_fix(tmp_path: Path) -> None:
     bag = FORMS["mcap"](tmp_path)
     bag.write_bytes(bag.read_bytes()[:-60])
     with pytest.raises(DataError, match="mcap recover"):

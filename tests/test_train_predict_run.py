@@ -427,11 +427,11 @@ def test_a_difference_is_said_once_and_counted(tmp_path: Path) -> None:
     assert warning["option"] == "--signal-scale 0.00392"
     assert warning["scans"] == 3
     assert result.stderr.count("--signal-scale") == 1
-    mended = pass2d(
-        *("predict", tmp_path / "in", "--checkpoint", path, "--out", tmp_path / "mended"),
+    fixed = pass2d(
+        *("predict", tmp_path / "in", "--checkpoint", path, "--out", tmp_path / "fixed"),
         *("--json", *warning["option"].split()),
     )
-    assert json.loads(mended.stdout)["warnings"] == []
+    assert json.loads(fixed.stdout)["warnings"] == []
 
 
 def test_coordinates_in_millimetres_fail_with_the_option(tmp_path: Path) -> None:
