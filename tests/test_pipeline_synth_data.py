@@ -145,7 +145,7 @@ def test_second_run_writes_only_what_is_missing(tmp_path: Path) -> None:
     before = contents(tmp_path / "w")
     folder = tmp_path / "w" / "sequences" / "00"
     (folder / "labels" / "000001.label").unlink()
-    (folder / "velodyne" / ".000001.bin.123.aside").write_bytes(b"half")
+    (folder / "velodyne" / ".000001.bin.123-4.tmp").write_bytes(b"half")
     listener = Listener()
     summary = generate(tmp_path / "w", config, listener)
     assert (summary.scans_written, summary.scans_kept) == (1, 3)
@@ -207,7 +207,7 @@ def test_interrupt_leaves_no_half_file_and_can_be_continued(tmp_path: Path, monk
         patch.setattr(Path, "write_bytes", interrupt)
         with pytest.raises(KeyboardInterrupt):
             generate(tmp_path / "w", config, Silent())
-    assert not list(tmp_path.rglob("*.aside"))
+    assert not list(tmp_path.rglob("*.tmp"))
     assert not (tmp_path / "w/sequences/00/velodyne/000001.bin").exists()
     assert generate(tmp_path / "w", config, Silent()).scans_kept == 1
 

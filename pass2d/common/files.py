@@ -202,11 +202,21 @@ def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
         sync(path.parent)
 
 
+ASIDE = ".*.tmp"
+"""Matches the files of `whole_file` that were never finished."""
+
+
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, aside: Path | None = None, is_durable: bool = True) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; leaving well puts that in place of ``path``.
 
-    Whatever happens, ``path`` is the old file or the whole new one, and nothing is left beside it.
+    Whatever happens, ``path`` is the old file or the whole new one, and nothing is left beside it;
+    only a process that is killed leaves a file ``ASIDE``.
+
+    Args:
+        path: The file.
+        aside: The name to write to, on the same file system; None: one beside ``path``.
+        is_durable: Survive a power cut too, which takes milliseconds.
 
     Raises:
         OSError: As the body, or ``path`` is a folder, a device, a pipe.
@@ -214,12 +224,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         code = errno.EISDIR if path.is_dir() else errno.EEXIST
         raise OSError(code, "a folder" if path.is_dir() else "no regular file", str(path))
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    if aside is None:
+        aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield aside
-        sync(aside)
+        if is_durable:
+            sync(aside)
         aside.replace(path)
-        sync(path.parent)
+        if is_durable:
+            sync(path.parent)
     finally:
         with contextlib.suppress(OSError):  # its folder may be what is missing
             aside.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import ASIDE, whole_file
 from pass2d.synth.config import TEST_SEQUENCES, SynthConfig
 from pass2d.synth.frame import Frame
 from pass2d.synth.sensors import CameraModel
@@ -143,7 +143,7 @@ def write_sequence(
     try:
         for path in frame_files(out, sequence, 0).values():
             path.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in path.parent.glob(".*.aside"):
+            for leftover in path.parent.glob(ASIDE):
                 leftover.unlink()
     except OSError as error:
         raise _write_error(folder, error) from error
@@ -180,13 +180,9 @@ def write_aside(path: Path, content: bytes) -> None:
     Raises:
         DataError: the disk is full, or writing is not allowed.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
-        try:
+        with whole_file(path, is_durable=False) as aside:
             aside.write_bytes(content)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
     except OSError as error:
         raise _write_error(path, error) from error
 

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-
-from pass2d.common.files import sync, writing
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Of every entry, so that two runs give the same file."""
 _DIR_ATTRIBUTES = (0o40755 << 16) | 0x10
 _FILE_ATTRIBUTES = 0o100644 << 16
-
-
-@contextlib.contextmanager
-def written_aside(path: Path, aside: Path) -> Iterator[None]:
-    """Let the body write ``aside``; rename it over ``path`` when all went well, else remove it.
-
-    Raises:
-        CacheError: The disk is full, or the folder may not be written.
-    """
-    with writing(path):
-        try:
-            yield
-            sync(aside)
-            aside.replace(path)
-            sync(path.parent)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def write_archive(path: Path, entries: Iterable[tuple[str, bytes]]) -> None:

@@ -16,7 +16,7 @@ from pass2d.cache.motion import with_moving_classes
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError, DataError
-from pass2d.common.files import lock_file
+from pass2d.common.files import lock_file, whole_file, writing
 from pass2d.common.progress import Progress, Silent
 from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.evaluation.evaluate import fit_classes, require_same_data
@@ -26,7 +26,7 @@ from pass2d.train.inference.scans import CachedScans, ScanInput
 from pass2d.train.inference.tasks import Task, chosen_tasks
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.stacks.choose import require_poses
-from pass2d.train.submission.archive import write_archive, written_aside
+from pass2d.train.submission.archive import write_archive
 from pass2d.train.submission.benchmark import (
     DESCRIPTION_FILE,
     Benchmark,
@@ -298,7 +298,7 @@ class _Work:
             name: self._points(position)
             for name, position in zip(self._scans.names, self._scans.positions, strict=True)
         }
-        with written_aside(out, aside):
+        with writing(out), whole_file(out, aside=aside):
             write_archive(aside, self._entries(benchmark))
             report = verify_submission(
                 aside,
