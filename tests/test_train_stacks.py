@@ -25,7 +25,7 @@ from pass2d.train.data.load import load_scan
 from pass2d.train.data.plan import StreamPlan, block_order
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.scan import LoadedScan
-from pass2d.train.stacks.build import SharedVoxels, enters_by_step
+from pass2d.train.stacks.build import SharedVoxels, enters_by_step, moved_points
 from pass2d.train.stacks.choose import past_scans, require_poses
 from pass2d.train.stacks.config import StackConfig
 from pass2d.train.viewing.cached import cached_scans
@@ -148,6 +148,18 @@ def test_steps_take_labels_without_motion_or_an_earlier_run(cache: Path, tmp_pat
         assert loaded(reader, 4, by_run).parts[1].record.n == 2
         with pytest.raises(DataError, match="no prediction of scan 00/000002"):
             loaded(reader, 3, by_run)
+
+
+@pytest.mark.parametrize("n", [0, 1, 8191, 8192, 20000])
+def test_points_are_moved_in_float64_and_rounded_once(n: int) -> None:
+    rng = np.random.default_rng(n)
+    xyz = rng.normal(0, 50, (3, n)).astype(np.float32)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    motion = np.column_stack([turn, rng.normal(0, 1000, 3)])
+    exact = turn @ xyz.astype(np.float64) + motion[:, 3:]
+    moved = moved_points(xyz, target_from_source=motion)
+    assert moved.dtype == np.float32
+    assert (np.abs(moved - exact) <= 0.5001 * np.spacing(np.abs(exact).astype(np.float32))).all()
 
 
 def test_points_that_share_a_voxel_with_the_current_scan() -> None:

@@ -15,6 +15,7 @@ from pass2d.train.stacks.choose import PastScan
 from pass2d.train.stacks.config import StackConfig
 
 T = TypeVar("T", bound=np.generic)
+_BLOCK = 1 << 13
 
 
 def moved_points(
@@ -29,9 +30,16 @@ def moved_points(
     Returns:
         (3, N) metres.
     """
-    moved = target_from_source[:, :3] @ xyz.astype(np.float64)
-    moved += target_from_source[:, 3:]
-    return moved.astype(np.float32)
+    out = np.empty_like(xyz)
+    # x, y, z, 1 of few points at a time, which stay in the processor's cache.
+    source, moved = np.ones((4, _BLOCK)), np.empty((3, _BLOCK))
+    for start in range(0, xyz.shape[1], _BLOCK):
+        part = xyz[:, start : start + _BLOCK]
+        n = part.shape[1]
+        source[:3, :n] = part
+        np.matmul(target_from_source, source[:, :n], out=moved[:, :n])
+        out[:, start : start + n] = moved[:, :n]
+    return out
 
 
 def past_record(
