@@ -1,4 +1,4 @@
-"""2DPASS in the plain formulation, written from SPEC.md for comparison: same weights, same numbers.
+"""2DPASS in plain formulation, from docs/maths.md, for comparison: same weights and numbers.
 
 Lexicographic unique over rows for voxels and voxel labels, every layer of the point branch and the
 heads on all points, image features upsampled to full resolution, one Lovasz per class.

@@ -58,7 +58,7 @@ class TensorRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The volume and its finest voxel grid, as the cache's manifest describes it (SPEC, 3)."""
+    """Volume and finest voxel grid, as in the cache's manifest (docs/maths.md, section 3)."""
 
     low: tuple[float, float, float]
     """x, y, z in metres."""

@@ -24,7 +24,9 @@ PLACES_OF_USERS = (
 
 _LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 _PATH = re.compile(r"`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|md|toml|js|css|png|sh))?|[\w-]+\.md)`")
-_SECTION = re.compile(r"SPEC, (?:sections? )?(\d+(?:\.\d+)?(?:(?:, | and | to )\d+(?:\.\d+)?)*)")
+_SECTION = re.compile(
+    r"docs/maths\.md, (?:sections? )?(\d+(?:\.\d+)?(?:(?:, | and | to )\d+(?:\.\d+)?)*)"
+)
 
 
 def _exists(word: str, document: Path) -> bool:
@@ -91,9 +93,9 @@ def test_cited_sections_are_there() -> None:
     assert len(found) > 30
     for path, number in found:
         chapter, _, step = number.partition(".")
-        assert chapter in chapters, f"{path}: SPEC, section {number}"
+        assert chapter in chapters, f"{path}: docs/maths.md, section {number}"
         is_there = not step or re.search(rf"^{step}\. ", chapters[chapter], flags=re.MULTILINE)
-        assert is_there, f"{path}: SPEC, section {number}"
+        assert is_there, f"{path}: docs/maths.md, section {number}"
 
 
 def test_pages_that_code_names_are_there() -> None:

@@ -39,7 +39,7 @@ def made_up_batch(seed: int, grid: Grid, *, outside: float = 0.0) -> tuple[Tenso
 def plain_voxels(
     points: Tensor, offsets: Tensor, *, grid: Grid, scale: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """SPEC, section 3, to the letter: rows (batch, x, y, z), lexicographic unique."""
+    """docs/maths.md, section 3, to the letter: rows (batch, x, y, z), lexicographic unique."""
     low, high = np.float32(grid.low), np.float32(grid.high)
     n = np.ceil(np.array(grid.shape) / scale).astype(np.float32)
     cells = np.floor(n * (points[:, :3].numpy() - low) / (high - low)).astype(np.int64)

@@ -25,7 +25,7 @@ ODD = GridConfig(low=(-3, 0, -1), high=(2, 7, 1), shape=(33, 17, 7))
 
 
 def plain_cell(point, grid: GridConfig, scale: int) -> tuple[int, int, int]:
-    """One float32 operation after the other, as SPEC section 3 writes them."""
+    """One float32 operation after the other, as docs/maths.md, section 3 writes them."""
     cell = []
     for value, low, high, size in zip(point, grid.low, grid.high, grid.shape, strict=True):
         n = np.float32(np.ceil(size / scale))

@@ -71,7 +71,7 @@ PUBLISHED = {
     "minkowskinet-nuscenes": (80, 32, "minkowskinet", 1.0, "cosine-epoch", (), None),
     "spvcnn-nuscenes": (80, 32, "spvcnn", 1.0, "cosine-epoch", (), None),
 }
-"""SPEC, sections 2, 4, 6 and 7."""
+"""docs/maths.md, sections 2, 4, 6 and 7."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

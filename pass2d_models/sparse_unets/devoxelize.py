@@ -1,4 +1,4 @@
-"""Between points and voxels: trilinear reading and averaging, of SPVCNN's point branch (SPEC, 6).
+"""SPVCNN's point branch: voxels read trilinearly, points averaged (docs/maths.md, section 6).
 
 The tables depend on the coordinates alone and are made before the forward pass.
 """

@@ -1,4 +1,4 @@
-"""MinkowskiNet: the sparse U-Net alone (SPEC, section 6)."""
+"""MinkowskiNet: the sparse U-Net alone (docs/maths.md, section 6)."""
 
 from __future__ import annotations
 

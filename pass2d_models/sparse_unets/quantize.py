@@ -1,4 +1,4 @@
-"""From points to the voxels of the sparse U-Nets: rounded, shifted, first point wins (SPEC, 6)."""
+"""Voxels of the sparse U-Nets: rounded, shifted, first point wins (docs/maths.md, section 6)."""
 
 from __future__ import annotations
 

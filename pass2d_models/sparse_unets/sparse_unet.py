@@ -1,4 +1,4 @@
-"""The U-Net that MinkowskiNet and SPVCNN share (SPEC, section 6).
+"""The U-Net that MinkowskiNet and SPVCNN share (docs/maths.md, section 6).
 
 Module names are those of the published checkpoints, with `weight` for `kernel`, so that one reads
 beside the other: stem, stage1..4, up1..4, classifier.

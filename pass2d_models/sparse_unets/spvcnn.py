@@ -1,4 +1,4 @@
-"""SPVCNN: the sparse U-Net with a point branch beside it (SPEC, section 6)."""
+"""SPVCNN: the sparse U-Net with a point branch beside it (docs/maths.md, section 6)."""
 
 from __future__ import annotations
 

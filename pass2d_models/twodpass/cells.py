@@ -1,4 +1,4 @@
-"""Home of the voxel rule: which cell of each scale's grid a point lies in (SPEC, section 3).
+"""Home of the voxel rule: the cell of each scale's grid a point lies in (docs/maths.md, section 3).
 
 The grids of different scales do not nest in general, but along one axis two grids whose cell counts
 differ by a power of two do, and exactly so in float32. Only the others, the roots, are computed.
@@ -98,8 +98,8 @@ def root_cells(xyz: Tensor, *, plan: CellPlan, grid: Grid) -> Tensor:
     Returns:
         (roots, N) int32; negative or beyond the grid for points outside the volume.
 
-    Source: SPEC, section 3: ``n (p - min) / (max - min)`` in float32, in this order; floor, which
-    equals the original's truncation inside the volume.
+    Source: docs/maths.md, section 3: ``n (p - min) / (max - min)`` in float32, in this order;
+    floor, which equals the original's truncation inside the volume.
     """
     axes = [axis for axis, _ in plan.roots]
     low, high = torch.tensor([grid.low, grid.high], dtype=torch.float32)[:, axes]

@@ -12,7 +12,7 @@ IMAGE_SCALES = (2, 4, 8, 16)
 
 @dataclass(frozen=True, kw_only=True)
 class TwoDPassConfig(NetworkConfig):
-    """Sizes of 2DPASS (SPEC, section 4). Defaults: the small published model."""
+    """Sizes of 2DPASS (docs/maths.md, section 4). Defaults: the small published model."""
 
     block_scales: tuple[int, ...] = (2, 4, 8, 16)
     """The scale at which each block ends; a repeated scale uses the same voxels."""

@@ -1,4 +1,4 @@
-"""Fusion of 2D and 3D features, from which the 3D network learns (SPEC, section 5).
+"""Fusion of 2D and 3D features, from which the 3D network learns (docs/maths.md, section 5).
 
 Used in training only.
 """

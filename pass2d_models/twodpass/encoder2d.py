@@ -1,4 +1,4 @@
-"""The 2D network of 2DPASS: ResNet-34 with a decoder per stage (SPEC, section 5); training only.
+"""The 2D network of 2DPASS, in training: ResNet-34 and decoders (docs/maths.md, section 5).
 
 The decoders end with nearest upsampling to full resolution, followed by a look-up at the points'
 pixels. That is a look-up at (row // k, col // k) in the small map, so nothing is ever upsampled.

@@ -1,4 +1,4 @@
-"""The 3D network of 2DPASS: all that inference needs (SPEC, section 4).
+"""The 3D network of 2DPASS: all that inference needs (docs/maths.md, section 4).
 
 Features exist per voxel, per group of voxels or per distinct combination of voxels; only the input
 layer sees points. Linear layers that follow a mean or a look-up are applied before or after it,

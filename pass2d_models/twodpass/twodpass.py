@@ -63,7 +63,7 @@ class TwoDPassBatch(Prepared):
 
 
 class TwoDPass(Network):
-    """2DPASS (SPEC, sections 4 and 5); without its image branch the "baseline"."""
+    """2DPASS (docs/maths.md, sections 4 and 5); without its image branch the "baseline"."""
 
     kind: ClassVar[str] = "2dpass"
     config_type: ClassVar[type[NetworkConfig]] = TwoDPassConfig

@@ -28,7 +28,7 @@ def image_from_lidar_matrix(text: str, *, file: Path) -> NDArray[np.float64]:
     Raises:
         ProblemError: P2 or Tr is missing, twice there with different numbers, or malformed.
 
-    Source: KITTI odometry devkit, readme; SPEC, section 2, step 2.
+    Source: KITTI odometry devkit, readme; docs/maths.md, section 2, step 2.
     """
     image_from_cam0 = _matrix(text, "P2", file)
     return _composed(image_from_cam0, _matrix(text, "Tr", file))

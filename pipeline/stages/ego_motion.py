@@ -63,7 +63,7 @@ def image_from_lidar_through_world(
     Returns:
         (3, 4) homogeneous pixels from lidar metres; its third row gives the depth in metres.
 
-    Source: SPEC, section 2, step 2.
+    Source: docs/maths.md, section 2, step 2.
     """
     world_from_lidar = world_from_ego_at_scan.matrix() @ ego_from_lidar.matrix()
     world_from_camera = world_from_ego_at_image.matrix() @ ego_from_camera.matrix()

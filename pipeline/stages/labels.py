@@ -30,7 +30,7 @@ def map_labels(
     Raises:
         UnknownLabelProblemError: naming the file and every unknown id with its count.
 
-    Source: SPEC, section 1.
+    Source: docs/maths.md, section 1.
     """
     raw_ids = raw_labels.astype(np.uint16)
     training_ids = table.training_lookup()[raw_ids]

@@ -38,7 +38,7 @@ def project_points(
     Raises:
         ShapeError: ``xyz`` is not (3, N), or the picture is too large for 16 bit pixels.
 
-    Source: KITTI odometry devkit, readme; SPEC, section 2, step 2.
+    Source: KITTI odometry devkit, readme; docs/maths.md, section 2, step 2.
     """
     _check(xyz, image_hw)
     # x > 0, not depth > 0: the published mIoU was measured on the points that x > 0 keeps.
@@ -99,7 +99,7 @@ def project_points_by_depth(
     Raises:
         ShapeError: ``xyz`` is not (3, N), or the picture is too large for 16 bit pixels.
 
-    Source: SPEC, section 2, step 2.
+    Source: docs/maths.md, section 2, step 2.
     """
     _check(xyz, image_hw)
     u, v, depth = image_from_lidar[:, :3] @ xyz + image_from_lidar[:, 3:]

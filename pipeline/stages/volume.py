@@ -33,7 +33,7 @@ def split_volume(xyz: NDArray[np.float32], *, grid: GridConfig) -> VolumeSplit:
     Raises:
         ShapeError: ``xyz`` is not (3, R).
 
-    Source: SPEC, section 2, step 1; the rule's home is ``cache.volume``.
+    Source: docs/maths.md, section 2, step 1; the rule's home is ``cache.volume``.
     """
     inside = inside_volume(xyz, grid=grid)
     return VolumeSplit(

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch on its device (SPEC, 2.4 and 2.5); for draws see sampling.py."""
+"""Augmentation of a batch on its device (docs/maths.md, 2.4 and 2.5); draws: sampling.py."""
 
 from __future__ import annotations
 

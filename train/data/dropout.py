@@ -1,4 +1,4 @@
-"""Point dropout (SPEC, section 2.3): decided while a scan is on the host, before it is laid out.
+"""Point dropout (docs/maths.md, section 2.3): decided on the host, before a scan is laid out.
 
 The published code overwrites a dropped point with a copy of point 0 and then projects: the copies
 see what point 0 sees, and every mean and every loss counts them. Here they are no rows of their

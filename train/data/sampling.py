@@ -40,7 +40,7 @@ def _require_probabilities(
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Augmentation of training scans (SPEC, sections 2.3 to 2.6)."""
+    """Augmentation of training scans (docs/maths.md, sections 2.3 to 2.6)."""
 
     mode: Literal["full", "noise", "lattice", "none"] = "full"
     """"full": as published, scans are voxelised; "noise": some scans are corrupted first (fog,

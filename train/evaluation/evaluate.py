@@ -1,4 +1,4 @@
-"""Evaluation: every labelled raw point of a split, counted once, exactly (SPEC, section 8)."""
+"""Evaluation: every labelled raw point of a split, counted once (docs/maths.md, section 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One exact confusion matrix, and the two protocols that read scores from it (SPEC, section 8)."""
+"""An exact confusion matrix, and two protocols of scores from it (docs/maths.md, section 8)."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def official_scores(counts: NDArray[np.int64], *, absent_counts_zero: bool) -> S
             (SemanticKITTI) or is left out (nuScenes). One that is predicted but never labelled has
             IoU 0 in any case.
 
-    Source: SPEC, section 8.
+    Source: docs/maths.md, section 8.
     """
     labelled = counts[1:].astype(np.float64)
     right = np.diagonal(counts)[1:].astype(np.float64)
@@ -140,7 +140,8 @@ def published_scores(counts: NDArray[np.int64]) -> Scores:
         counts: (C, C) rows are labels, columns predictions, of all raw points. Those that the
             network does not see (outside the volume) belong in column 0.
 
-    Source: SPEC, sections 8 and 10 (a network that answers 0 on half of the points can reach 1.0).
+    Source: docs/maths.md, sections 8 and 10 (a network that answers 0 on half of the points
+    can reach 1.0).
     """
     cropped = counts[1:, 1:].astype(np.float64)
     right = np.diagonal(cropped)

@@ -1,4 +1,4 @@
-"""Votes of test-time augmentation: how a scan is moved before each pass (SPEC, section 8)."""
+"""Test-time augmentation: how a scan is moved before each vote (docs/maths.md, section 8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Points = TypeVar("Points", "Tensor", NDArray[np.float32])
 
 TRANSLATION_STD_M = 0.1
-"""As in training (SPEC, section 2)."""
+"""As in training (docs/maths.md, section 2)."""
 PUBLISHED_VOTES = 12
 MAX_VOTES = 1000
 

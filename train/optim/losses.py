@@ -1,4 +1,4 @@
-"""The training losses (SPEC, section 5), all in float32, each a tensor on the device.
+"""The training losses (docs/maths.md, section 5), all in float32, each a tensor on the device.
 
 Nothing here waits for the GPU, and nothing divides by a number of labelled points that may be 0:
 without any labelled point a term is 0 and its gradient is 0.

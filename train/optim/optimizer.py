@@ -16,7 +16,7 @@ PUBLISHED_WEIGHT_DECAY = {"sgd": 1e-4, "adam": 0.0, "adamw": 0.01}
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with Nesterov momentum, as published, or Adam (SPEC, section 7), or AdamW."""
+    """SGD with Nesterov momentum, as published, or Adam (docs/maths.md, section 7), or AdamW."""
 
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
     """"adamw": Adam whose weight decay shrinks the weights instead of adding to the gradients."""

@@ -1,4 +1,4 @@
-"""Learning rates over a run: pure functions of step and epoch (SPEC, section 7)."""
+"""Learning rates over a run: pure functions of step and epoch (docs/maths.md, section 7)."""
 
 from __future__ import annotations
 

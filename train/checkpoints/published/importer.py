@@ -1,4 +1,4 @@
-"""Turn a checkpoint of the published code into one of ours (SPEC, section 9)."""
+"""Turn a checkpoint of the published code into one of ours (docs/maths.md, section 9)."""
 
 from __future__ import annotations
 
