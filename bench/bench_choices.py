@@ -3,12 +3,12 @@
 
     python -m bench.bench_choices [--root DATA_SET]... [--scans 8] [--repeats 9]
 
-1. Scale-to-scale weights ("mean by voxel of scale s of a per-voxel feature of scale l" is a sparse
-   matrix of point counts, docs/maths.md, section 3). The hierarchy of pieces that 2DPASS works
-   with can be computed from the hashes in the cache; or the entries of its four matrices (fine voxel,
-   coarse voxel, count) could be stored and read. Bytes and CPU time of both, per scan. The links of scale
-   1 (order of the points, their means, groups of the point branch) are computed in either case, so
-   storing saves less than the difference.
+1. Scale-to-scale weights ("mean by voxel of scale s of a per-voxel feature of scale l" is a
+   sparse matrix of point counts, docs/maths.md, section 3). The hierarchy of pieces that 2DPASS
+   works with can be computed from the hashes in the cache; or the entries of its four matrices
+   (fine voxel, coarse voxel, count) could be stored and read. Bytes and CPU time of both, per
+   scan. The links of scale 1 (order of the points, their means, groups of the point branch) are
+   computed in either case, so storing saves less than the difference.
 2. The `size` profile: bytes and decode time of every field with zstd-3 behind no shuffle, byte
    shuffle and bit shuffle.
 
