@@ -343,3 +343,35 @@ def test_processes_agree_on_one_folder(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     folders = in_processes(2, _folder, {"runs": str(runs)}, tmp_path)
     assert folders == [str(folder) for folder in runs.iterdir()] * 2
+
+
+LOOPS = [
+    ("predict", "loop", "--checkpoint", "absent", "--out", "out"),
+    ("predict", "loop.bin", "--checkpoint", "absent", "--out", "out"),
+    ("predict", "loop.mcap", "--topic", "/points", "--checkpoint", "absent", "--out", "out"),
+    ("eval", "--cache", "loop", "--checkpoint", "absent"),
+    ("eval", "--checkpoint", "loop"),
+    ("stats", "--cache", "loop"),
+    ("inspect", "loop"),
+    ("cache", "verify", "--cache", "loop"),
+    ("train", "--cache", "loop"),
+    ("train", "--run", "loop"),
+    ("train", "--recipe", "loop.toml"),
+    ("prepare", "semkitti", "--root", "loop"),
+    ("prepare", "nuscenes", "--root", "loop"),
+    ("prepare", "pandaset", "--root", "loop"),
+    ("prepare", "waymo", "--root", "loop"),
+    ("prepare", "folder", "--describe", "loop.toml"),
+    ("prepare", "synth", "--out", "loop"),
+    ("describe", "loop"),
+    ("import", "loop.ckpt", "--out", "x.safetensors"),
+    ("export", "loop.safetensors", "--onnx", "x.onnx"),
+    ("view", "--cache", "loop", "--html", "x.html"),
+]
+
+
+@pytest.mark.parametrize("words", LOOPS, ids=" ".join)
+def test_a_link_that_leads_back_to_itself_is_one_error(here: Path, words: tuple[str, ...]) -> None:
+    for name in ("loop", "loop.bin", "loop.mcap", "loop.toml", "loop.ckpt", "loop.safetensors"):
+        (here / name).symlink_to(here / name)
+    assert "loop" in refusal(*words)

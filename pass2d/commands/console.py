@@ -121,7 +121,7 @@ class Console:
         return ", ".join(parts)
 
 
-MENDABLE = {
+REMEDIES = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "free some space or choose another folder",
     errno.EACCES: "check the permissions or choose another folder",
@@ -172,10 +172,13 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except OSError as error:
-        if error.errno not in MENDABLE and not (error.errno and error.filename):
+        if error.errno not in REMEDIES and not (error.errno and error.filename):
             raise
         _stop(console, f"error: {_os_fault(error)}", 1, error)
     except (MemoryError, RuntimeError) as error:
+        # pathlib answers a loop of links with a RuntimeError of its own, up to Python 3.12.
+        if isinstance(loop := error.__context__, OSError) and loop.errno == errno.ELOOP:
+            _stop(console, f"error: {_os_fault(loop)}", 1, error)
         if _is_gpu_fault(error):
             fault = str(error).splitlines()[0]
             _stop(console, f"error: the GPU failed: {fault}. {GPU_HINT}", 1, error)
@@ -200,7 +203,7 @@ def ended_by() -> Iterator[None]:
 
 def _os_fault(error: OSError) -> str:
     """What the operating system refused, and what to do about it."""
-    remedy = MENDABLE.get(error.errno or 0, "check this path and its disk")
+    remedy = REMEDIES.get(error.errno or 0, "check this path and its disk")
     if error.filename:
         return f"{error.filename}: {error.strerror}: {remedy}"
     if error.errno == errno.ENOENT and not _has_folder():
