@@ -70,6 +70,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--harm-inputs", help="only commands that read these, e.g. waymo,bags")
     parser.addoption("--harm-first", type=int, default=0, help="the first one's number")
     parser.addoption("--harm-seed", type=int, default=0, help="chooses how")
+    parser.addoption("--variety-cases", type=int, default=4, help="described folders to try")
+    parser.addoption("--variety-first", type=int, default=0, help="the first one's number")
+    parser.addoption("--variety-seed", type=int, default=0, help="chooses them")
     parser.addoption("--harm-case", type=int, help="only this one")
 
 

@@ -91,3 +91,28 @@ def test_what_is_named_is_taken(tmp_path: Path) -> None:
     assert read_binary(doubles, BinaryOptions(usual=4, columns=4)).layout.dtype == "float64"
     with pytest.raises(ConfigError, match="`dtype` 'int': one of float32, float64, float32be"):
         BinaryOptions(usual=4, dtype="int")
+
+
+@pytest.mark.parametrize("n", [3, 240, 5000])
+@pytest.mark.parametrize("dtype", ["float32", "float64be"])
+def test_what_a_description_states_is_taken_in_any_order(
+    tmp_path: Path, n: int, dtype: str
+) -> None:
+    """Ring, signal and time before the coordinates; points by chance, which say little."""
+    rng = np.random.default_rng(0)
+    x, y, z = rng.uniform((-18, -18, -2), (18, 18, 0.5), (n, 3)).T
+    rows = np.column_stack([np.arange(n) % 16, rng.random(n), z, np.linspace(0, 0.1, n), y, x])
+    file = tmp_path / "a.bin"
+    rows.astype(DTYPES[dtype]).tofile(file)
+    options = BinaryOptions(usual=6, dtype=dtype, stated_xyz=(5, 4, 2))
+    found = read_binary(file, options)
+    assert (found.layout.columns, found.layout.dtype, found.note) == (6, dtype, "")
+
+
+def test_a_file_of_another_sensor_is_not_read_as_a_description_states(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    write(file, table(1000, 4))  # its size is one of 5 columns, too
+    options = BinaryOptions(usual=5, stated_xyz=(0, 1, 2))
+    found = read_binary(file, options)
+    assert found.layout.columns == 4
+    assert "read as 4 float32 per point" in found.note

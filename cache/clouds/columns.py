@@ -163,6 +163,34 @@ def makes_sense(data: bytes | memoryview, layout: PointLayout) -> bool:
     return len(values) >= layout.columns and _are_points(_rows(values, layout.columns))
 
 
+def is_as_stated(
+    data: bytes | memoryview, stated: PointLayout, xyz: tuple[int, int, int], verdict: Verdict
+) -> bool:
+    """Whether a file may be of the layout that a description states, where columns have any order.
+
+    Args:
+        data: The whole file.
+        stated: What the description says.
+        xyz: Places of the coordinates in a row of it.
+        verdict: Of ``find_layout`` with the stated layout as the usual one.
+
+    Returns:
+        Whether its size fits, the coordinates make sense, and no layout but one of twice as many
+        columns, or three times, says clearly more.
+    """
+    other = verdict.layout
+    if len(data) % stated.point_bytes or not len(data):
+        return False
+    if other and (other.dtype != stated.dtype or other.columns % stated.columns):
+        return False
+    values = np.frombuffer(data, stated.numpy_type)
+    if not _are_coordinates(_rows(values, stated.columns)[:, xyz]):
+        return False
+    bits = column_bits(values)
+    is_known = stated.columns in bits and not verdict.is_few
+    return not is_known or bits[stated.columns] >= LEAST_BITS * max(bits.values())
+
+
 def _of_type(data: bytes | memoryview, dtype: str) -> Verdict:
     """What the numbers say if they are of this type."""
     kind = np.dtype(DTYPES[dtype])

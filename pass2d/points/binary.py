@@ -15,6 +15,7 @@ from pass2d.cache.clouds.columns import (
     PointLayout,
     Verdict,
     find_layout,
+    is_as_stated,
     makes_sense,
 )
 from pass2d.common.errors import ConfigError, DataError
@@ -36,6 +37,8 @@ class BinaryOptions:
     """Numbers per point; None: found out."""
     dtype: str | None = None
     """Key of ``DTYPES``; None: found out."""
+    stated_xyz: tuple[int, int, int] | None = None
+    """Places of x, y, z where the description of the training data states the usual layout."""
 
     def __post_init__(self) -> None:
         if self.columns is not None and self.columns < 3:
@@ -89,6 +92,9 @@ def _layout(path: Path, data: bytes, options: BinaryOptions) -> tuple[PointLayou
     if options.columns is not None:
         return _type_of(data, options.columns), ""
     verdict = find_layout(data, usual=expected)
+    stated = options.stated_xyz
+    if stated is not None and is_as_stated(data, expected, stated, verdict):
+        return expected, ""
     layout, note = verdict.layout, ""
     if layout is None or (options.dtype is not None and layout.dtype != options.dtype):
         layout, note = _from_elsewhere(path, data, verdict, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pass2d.cache.schema import DatasetInfo, RawFormat
-from pass2d.points.binary import BinaryOptions
+from pass2d.points.binary import SUFFIX, BinaryOptions
 from pass2d.points.mapping import InputMapping
 from pass2d.points.registry import point_suffix
 
@@ -51,6 +51,14 @@ def own_binary(
     """
     if info.raw_format is None:
         return BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype)
-    usual = info.raw_format.columns
-    own = info.raw_format.dtype if info.raw_format.dtype != "float32" else None
-    return BinaryOptions(usual=usual, columns=columns, dtype=dtype or own)
+    raw = info.raw_format
+    own = raw.dtype if raw.dtype != "float32" else None
+    is_stated = columns is None and dtype is None and raw.suffix == SUFFIX
+    places = [raw.roles.get(name, str(place)) for place, name in enumerate("xyz")]
+    x, y, z = (int(word) if word.isdecimal() else place for place, word in enumerate(places))
+    return BinaryOptions(
+        usual=raw.columns,
+        columns=columns,
+        dtype=dtype or own,
+        stated_xyz=(x, y, z) if is_stated and max(x, y, z) < raw.columns else None,
+    )
