@@ -9,16 +9,23 @@ a figure is the median over rounds of CPU time (all threads of the process) per 
 separately, as they run on different devices in earnest: "stream" is what the reading threads do;
 "augment" and "voxels" run on the training device, here the CPU, one thread. The usual loader gives
 what "stream + augment" gives; its voxels are torch's unique over rows, for the five scales.
+
+    python -m bench.bench_loop --mixes [--rounds 9]
+
+What each mix adds to the stream's part, partners included: least and median over the rounds of the
+difference to plain augmentation in the same round. Instance CutMix gets a bank of made-up things.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,8 @@ import torch
 
 from bench.bench_cache import repeated
 from bench.naive_loader import Files, NaiveLoader, voxelized
+from pass2d.cache.clouds.instance_bank import InstanceBank
+from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.common.progress import Silent
 from pass2d.models.inputs import PointBatch
@@ -73,7 +82,10 @@ class Ours:
         common = (f"batch_size={1 + pairs}", "stream.threads=1", "stream.prefetch=1", "device=cpu")
         settings = load_recipe(recipe, [*common, *MODES[mode]])
         self.batch_size = settings.batch_size
-        self.job: Job = assemble(reader, settings, ProcessGroup(device=CPU), Silent())
+        job = assemble(reader, settings, ProcessGroup(device=CPU), Silent())
+        if job.plan.bank is not None and not job.plan.bank.n:
+            job = replace(job, plan=replace(job.plan, bank=made_up_bank(reader)))
+        self.job: Job = job
         self.job.network.train()
         self.stream = self.new_stream()
         self.state: RunState | None = None
@@ -119,6 +131,21 @@ class Ours:
         optimizer_step(self.job, self.state, self.stream)
 
 
+def made_up_bank(reader: CacheReader) -> InstanceBank:
+    """200 things of 20 to 300 points of each class that is pasted: few real scans have any."""
+    rng, classes = np.random.default_rng(0), reader.info.facts.pasted
+    sizes = rng.integers(20, 301, 200 * len(classes))
+    n = int(sizes.sum())
+    return InstanceBank(
+        position=np.zeros(len(sizes), np.int32),
+        class_id=np.repeat(np.array(classes, np.uint8), 200),
+        offsets=np.cumsum([0, *sizes]),
+        rows=np.zeros(n, np.int32),
+        xyz=rng.uniform((-1, -1, 0), (1, 1, 2), (n, 3)).T.astype(np.float32),
+        signal=rng.uniform(0, 1, n).astype(np.float32),
+    )
+
+
 def main() -> None:
     options = parse()
     torch.set_num_threads(1)
@@ -127,6 +154,9 @@ def main() -> None:
         cache_root = Path(folder) / "cache"
         prepare(listing, cache_root / "semkitti", PrepareConfig(workers=0), Silent())
         with CacheReader.open(cache_root) as reader:
+            if options.mixes:
+                print_mixes(measure_mixes(reader, options))
+                return
             measured = measure(reader, listing, options)
     table = rows(measured)
     print_table(table, listing)
@@ -143,6 +173,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8, help="per round and contender")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--network", default="2dpass-small", help="recipe; 'none' for no steps")
+    parser.add_argument("--mixes", action="store_true", help="only what each mix adds")
     parser.add_argument("--json", type=Path, help="also write the table as JSON")
     return parser.parse_args()
 
@@ -213,6 +244,39 @@ def measure(reader: CacheReader, listing: SourceListing, options: argparse.Names
     for side in sides.values():
         side.stream.close()
     return measured
+
+
+def measure_mixes(reader: CacheReader, options: argparse.Namespace) -> Measured:
+    """The stream's part of each mode with free augmentation."""
+    modes = [mode for mode in MODES if mode.startswith("full")]
+    measured: Measured = {}
+    sides = {mode: Ours(reader, mode, "2dpass-small") for mode in modes}
+    for number in range(options.rounds + 2):
+        kept: Measured = {} if number < 2 else measured  # memory grows to what is needed
+        for mode, side in sides.items():
+            samples = options.samples // side.batch_size
+            timed(kept, mode, samples, side.take, side.settle, batch_size=side.batch_size)
+        places = itertools.cycle(range(len(reader.scans)))
+        timed(kept, "one read", options.samples, lambda p=places: read_partner(reader, next(p)))
+    for side in sides.values():
+        side.stream.close()
+    return measured
+
+
+def read_partner(reader: CacheReader, position: int) -> None:
+    """What a mix reads of another scan."""
+    reader.read(position, Fields(label=True))
+
+
+def print_mixes(measured: Measured) -> None:
+    base = [1e3 * cpu for cpu, _ in measured["full"]]
+    for name in ("full", "one read"):
+        own = [1e3 * cpu for cpu, _ in measured.pop(name)]
+        print(f"{name}: least {min(own):.1f}, median {statistics.median(own):.1f} ms per sample")
+    for mode, pairs in measured.items():
+        added = [1e3 * cpu - plain for (cpu, _), plain in zip(pairs, base, strict=True)]
+        least = 1e3 * min(cpu for cpu, _ in pairs) - min(base)
+        print(f"{mode:24} adds {statistics.median(added):5.1f}; least to least {least:5.1f}")
 
 
 def plain(

@@ -159,12 +159,14 @@ def test_each_cell_offers_the_first_of_its_points(most_cells: int) -> None:
     for row in order.tolist():
         first.setdefault(tuple(int(v) for v in xyz[:, row] - low), row)
     want = [first[cell] for cell in sorted(first)]
-    assert first_in_cells(xyz, order, most_cells=most_cells).tolist() == want
+    for among in (np.ones(3000, np.bool_), labels != 15):
+        found = first_in_cells(xyz, order, among=among, most_cells=most_cells)
+        assert found.tolist() == [row for row in want if among[row]]
     places = ground_places(xyz, labels != 15, rng=np.random.default_rng(2))
     ground = {tuple(xyz[:, row].tolist()) for row in want if labels[row] != 15}
     assert {tuple(place) for place in places.T.tolist()} == ground
     assert places.shape[1] == len(ground)
-    assert first_in_cells(xyz[:, :0], order[:0]).tolist() == []
+    assert first_in_cells(xyz[:, :0], order[:0], among=np.ones(0, np.bool_)).tolist() == []
 
 
 def test_things_are_mirrored_turned_and_scaled() -> None:

@@ -132,7 +132,11 @@ def _things(
     thing = np.repeat(np.arange(len(chosen)), sizes)
     begin = np.cumsum(sizes) - sizes
     rows = np.arange(len(thing)) + (bank.offsets[chosen] - begin)[thing]
-    xyz = np.einsum("nij,jn->in", maps[thing], bank.xyz[:, rows]) + places[:, thing]
+    x, y, z = bank.xyz.take(rows, axis=1)
+    # No map mixes z with the others.
+    a, b, c, d, height = np.repeat(maps.reshape(-1, 9)[:, [0, 1, 3, 4, 8]].T, sizes, axis=1)
+    xyz = np.stack([a * x + b * y, c * x + d * y, height * z])
+    xyz += np.repeat(places, sizes, axis=1)
     record = replace(
         whole_record(scan.record),
         n_raw=len(rows),

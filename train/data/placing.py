@@ -26,20 +26,27 @@ def ground_places(
         (3, P) places.
     """
     order = rng.permutation(xyz.shape[1])
-    first = first_in_cells(xyz, order)
-    places = first[is_ground[first]]
+    places = first_in_cells(xyz, order, among=is_ground)
     return xyz[:, places[rng.permutation(len(places))]]
 
 
 def first_in_cells(
-    xyz: NDArray[np.float32], order: NDArray[np.integer], *, most_cells: int = 1 << 24
+    xyz: NDArray[np.float32],
+    order: NDArray[np.integer],
+    *,
+    among: NDArray[np.bool_],
+    most_cells: int = 1 << 24,
 ) -> NDArray[np.int64]:
-    """(C,) the point of each occupied cell that comes first in an order; cells by x, y, z.
+    """The point of each occupied cell that comes first in an order, where it is one of some points.
 
     Args:
         xyz: (3, N) metres.
         order: (N,) a permutation of the points.
+        among: (N,) which of them count once they are first.
         most_cells: a table of all cells up to so many, else they are sorted; float32 counts so far.
+
+    Returns:
+        (C,) points, in the order of their cells by x, y, z.
     """
     if not xyz.shape[1]:
         return np.zeros(0, np.int64)
@@ -49,17 +56,21 @@ def first_in_cells(
     if n_x * n_y * n_z > most_cells:
         x, y, z = cells.astype(np.int64)
         _, place = np.unique(((x * n_y + y) * n_z + z)[order], return_index=True)
-        return order[place].astype(np.int64)
+        first = order[place].astype(np.int64)
+        return first[among[first]]
     key, y, z = cells.astype(np.int32)
     key *= n_y
     key += y
     key *= n_z
     key += z
     # Of several points of a cell the last one written stays, which is the first in the order.
-    backwards = order[::-1]
-    table = np.full(n_x * n_y * n_z, -1, np.int32)
-    table[key.take(backwards)] = backwards
-    return table.take(np.flatnonzero(table >= 0)).astype(np.int64)
+    backwards = order[::-1].astype(np.int32)
+    table = np.empty(n_x * n_y * n_z, np.int32)
+    table[key.take(backwards).astype(np.intp)] = backwards
+    rows = np.flatnonzero(among)
+    own = key.take(rows)
+    is_first = np.flatnonzero(table.take(own) == rows)
+    return rows.take(is_first[np.argsort(own.take(is_first))])
 
 
 def thing_maps(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
