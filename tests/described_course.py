@@ -7,10 +7,10 @@ from pathlib import Path
 from train_samples import TINY
 from typed import answer
 
-SHORT = (*TINY, "epochs=1", "batch_size=1", "data.limit=2")
+SHORT = (*TINY, "epochs=2", "batch_size=2", "data.limit=2")
 
 
-def train_and_use(cache: Path, points: Path, folder: Path, *, evaluates: bool = True) -> Path:
+def train_and_use(cache: Path, points: Path, folder: Path) -> Path:
     """Train two steps, evaluate, label a file, draw.
 
     Returns:
@@ -22,8 +22,7 @@ def train_and_use(cache: Path, points: Path, folder: Path, *, evaluates: bool = 
     network = folder / "run" / "checkpoints" / "last.safetensors"
     place = ("--checkpoint", network, "--device", "cpu")
     answer("stats", "--cache", cache)
-    if evaluates:
-        assert answer("eval", "--cache", cache, *place)["scans"] > 0
+    assert answer("eval", "--cache", cache, *place)["scans"] > 0
     answer("predict", points, *place, "--out", folder / "labels")
     answer("view", "--cache", cache, "--no-checkpoint", "--png", folder / "pictures")
     return network

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from described_course import train_and_use
 from PIL import Image
+from typed import answer
 from typer.testing import CliRunner
 
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cli import app
+from pass2d.pipeline.datasets.registry import DATASETS
 
 N = 300
 VELO = "R: 0 -1 0 0 0 -1 1 0 0\nT: 0 -0.08 -0.27\n"  # camera: x right, y down, z ahead
@@ -176,6 +179,33 @@ def test_a_preset_finds_the_scans_of_its_layout(name: str, tmp_path: Path) -> No
         is_labelled = not name.startswith("kitti")
         if is_labelled:
             assert reader.scans.has_label[reader.select(split="train")].all()
+
+
+@pytest.fixture(scope="module")
+def street_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the classes of SemanticKITTI, for scans without labels."""
+    folder = tmp_path_factory.mktemp("street")
+    semkitti(folder / "raw")
+    prepared("semkitti", folder / "raw", folder / "cache")
+    points = folder / "raw/sequences/08/velodyne/000000.bin"
+    return train_and_use(folder / "cache", points, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in DATASETS])
+def test_a_preset_goes_all_the_way(name: str, tmp_path: Path, street_network: Path) -> None:
+    """Two steps, `eval`, `predict`, `view`; scans without labels are labelled and drawn."""
+    root, cache = tmp_path / "raw", tmp_path / "cache"
+    splits = LAYOUTS[name](root)
+    prepared(name, root, cache)
+    points = min(root.rglob("*.bin"))
+    if "train" in splits:
+        train_and_use(cache, points, tmp_path)
+    else:
+        place = ("--checkpoint", street_network, "--device", "cpu")
+        labelled = answer("predict", points, *place, "--out", tmp_path / "labels")
+        assert labelled["points"] == N
+        answer("view", "--cache", cache, *place, "--png", tmp_path / "pictures")
 
 
 def test_all_presets_are_tried() -> None:
