@@ -180,7 +180,11 @@ class Harness:
         if not wrong and outcome.code == command.code and must_be_said:
             said = outcome.out + outcome.err
             is_said = _says(said, file) or (role.kind == RAW and file.parent.name in said)
-            wrong = "" if is_said else self._another_result(command, outcome, command.compared)
+            is_said |= f"{file.parent} is a link" in said
+            # Nobody read the file itself if it is as it was made wrong.
+            of_file = f"file {file.relative_to(self.case)}"
+            wrong = self._another_result(command, outcome, command.compared, but=of_file)
+            wrong = "" if is_said else wrong
         if not wrong and command.restores and outcome.code == command.code:
             wrong = self._another_result(command, outcome, command.restores)
         return Trial(f"{name} of {file.relative_to(self.case)}", wrong, outcome)
@@ -242,13 +246,18 @@ class Harness:
         return choose.choice(files)
 
     def _another_result(
-        self, command: Command, outcome: Outcome, start: str | tuple[str, ...]
+        self,
+        command: Command,
+        outcome: Outcome,
+        start: str | tuple[str, ...],
+        *,
+        but: str = "",
     ) -> str:
         """What differs, of values whose path begins so, from what the command gives undisturbed."""
         differing = [
             key
             for key, value in self._undisturbed(command).result.items()
-            if key.startswith(start) and outcome.result.get(key) != value
+            if key.startswith(start) and key != but and outcome.result.get(key) != value
         ]
         return f"silently another result: {differing[:5]}" if differing else ""
 
@@ -362,8 +371,8 @@ def _disorder(outcome: Outcome, file: Path, code: int) -> str:
 
 
 def _names(text: str, file: Path) -> bool:
-    """Whether a text names a file, its folder, or the scan of that number."""
-    names = (file.name, file.stem, file.parent.name, file.parent.parent.name)
+    """Whether a text names a file, its folder, the scan of that number, or where a link led."""
+    names = (file.name, file.stem, file.parent.name, file.parent.parent.name, "/innocent/")
     return any(name in text or json.dumps(name)[1:-1] in text for name in names)
 
 
