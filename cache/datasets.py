@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pass2d.cache.layout import DATASET_FILE, Layout, require_dataset_name
 from pass2d.cache.manifest import parse_dataset
 from pass2d.cache.schema import CorruptionInfo, DatasetInfo
 from pass2d.common.errors import CacheError
-from pass2d.common.files import NO_PERMISSION, read_failure, read_file
+from pass2d.common.files import NO_PERMISSION, may_not_look, read_failure, read_file
 from pass2d.common.text import did_you_mean
 
 _PREPARE_FIRST = (
@@ -37,7 +36,7 @@ def _find_dataset(cache_root: Path, dataset: str | None) -> Path:
         raise CacheError(f"{cache_root}: no such folder. {_PREPARE_FIRST}")
     if (cache_root / DATASET_FILE).is_file() and dataset in (None, cache_root.name):
         return cache_root
-    if not os.access(cache_root, os.R_OK | os.X_OK):
+    if may_not_look(cache_root):
         raise CacheError(f"{cache_root}: {NO_PERMISSION}.")
     found = sorted(path.parent for path in cache_root.glob(f"*/{DATASET_FILE}"))
     names = [path.name for path in found]
@@ -54,7 +53,7 @@ def _find_dataset(cache_root: Path, dataset: str | None) -> Path:
         return cache_root / dataset
     if not found:
         for folder in cache_root.iterdir():
-            if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+            if may_not_look(folder):
                 raise CacheError(f"{folder}: {NO_PERMISSION}.")
         raise CacheError(
             f"{cache_root}: no prepared data set (no */{DATASET_FILE}). {_PREPARE_FIRST}"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cache_samples import write_sample_cache
+from nobody import as_nobody, open_place, read_only
 from pipeline_files import write_sequence
 
 from pass2d.cache.care.gc import collect_garbage
@@ -28,32 +25,11 @@ from pass2d.train.checkpoints.checkpoint import load_checkpoint
 from pass2d.train.checkpoints.published.torch_file import open_torch_file
 from pass2d.train.recipes.recipe import load_recipe
 
-NOBODY = 65534
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Permissions hold for everybody but root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that others may enter; pytest's own is private."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    for path in [folder, *folder.rglob("*")]:
-        if path.is_dir():
-            path.chmod(0o755)
-    shutil.rmtree(folder)
+    with open_place() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -113,11 +89,6 @@ def test_checkpoints_and_recipes_without_permission(name: str, place: Path) -> N
     with as_nobody(), pytest.raises(Pass2DError, match=f"{name}: no permission to read it") as told:
         read[name](path)
     assert isinstance(told.value, (CheckpointError, ConfigError))
-
-
-def read_only(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
 
 
 def test_a_cache_that_may_only_be_read(place: Path) -> None:

@@ -5,6 +5,7 @@ Nothing heavy is imported here before a command needs it: `--help` answers at on
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ from pass2d.commands.stats import stats_command
 from pass2d.commands.submit import submit_command
 from pass2d.commands.train import train_command
 from pass2d.commands.view import view_command
+from pass2d.common.files import NO_PERMISSION
 
 
 class _Pass2D(TyperGroup):
@@ -40,8 +42,16 @@ class _Pass2D(TyperGroup):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with SIGNALS.deciding():
-            return super().invoke(ctx)
+        try:
+            with SIGNALS.deciding():
+                return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # What may not be read is no wrong use of the command.
+            fault = _UNREADABLE.search(error.message)
+            if fault is None:
+                raise
+            typer.echo(f"error: {fault[1]}: {NO_PERMISSION}.", err=True)
+            raise typer.Exit(1) from error
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = [word for arg in args for word in (arg.split("=", 1) if arg[:2] == "--" else [arg])]
@@ -66,6 +76,8 @@ class _Pass2D(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=ORDER.index)
 
+
+_UNREADABLE = re.compile(r"'(.*)' is not readable\.$", re.DOTALL)
 
 ORDER = (
     "describe",

@@ -40,6 +40,26 @@ _ATTEMPT = re.compile(r".+-[0-9a-f]{32}")
 NO_PERMISSION = "no permission to read it. Change its permissions, or ask its owner"
 
 
+def may_not_look(folder: Path) -> bool:
+    """Whether a folder is there whose files may not be listed or opened."""
+    try:
+        return folder.is_dir() and not _may(folder, os.R_OK | os.X_OK)
+    except PermissionError:  # of a folder above it
+        return True
+
+
+def _may(path: Path, mode: int) -> bool:
+    """As `os.access`, for the user that files are opened as."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def read_fault(error: OSError | ValueError) -> str:
+    """Why a file cannot be read as text, after its name."""
+    if isinstance(error, PermissionError):
+        return f"{NO_PERMISSION}."
+    return f"cannot be read ({error.strerror if isinstance(error, OSError) else error})."
+
+
 def read_failure(
     path: Path | str, error: OSError, *, remedy: str = "Repair the cache (`repair`)"
 ) -> CacheError:
@@ -271,7 +291,7 @@ def make_folder(folder: Path, what: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
+        if not _may(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     except OSError as error:
         raise DataError(

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import NO_PERMISSION
 
 PACKED = ".gz"
 LARGEST_UNPACKED = 1 << 29
@@ -49,7 +50,7 @@ def file_bytes(path: Path, *, most: int | None = None) -> bytes:
 def unreadable_file(path: Path, error: OSError) -> DataError:
     """One line for a file that the system does not give."""
     if isinstance(error, PermissionError):
-        return DataError(f"{path}: not readable: no permission")
+        return DataError(f"{path}: {NO_PERMISSION}.")
     if isinstance(error, FileNotFoundError):
         link = ": a link that leads nowhere" if path.is_symlink() else ""
         return DataError(f"{path}: no such file{link}")

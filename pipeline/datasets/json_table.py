@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from pass2d.common.errors import DataError
-from pass2d.common.files import open_file
+from pass2d.common.files import NO_PERMISSION, open_file
 from pass2d.common.text import quoted, shown
 
 CHUNK_CHARS = 1 << 22
@@ -82,6 +82,8 @@ def read_rows(
                     on_fault(fault)
                     continue
                 yield (*(row[name] for name in columns), *(row.get(name) for name in optional))
+    except PermissionError as error:
+        raise DataError(f"{file}: {NO_PERMISSION}.") from error
     except OSError as error:
         raise DataError(
             f"{file}: cannot be read ({(error.strerror or str(error)).lower()}). Expected a table "

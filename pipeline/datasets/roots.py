@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pass2d.cache.urls import is_url
 from pass2d.common.errors import ConfigError
+from pass2d.common.files import may_not_look
 from pass2d.pipeline.datasets.table import DatasetTable
 
 Locate = Callable[[Path], Path | None]
@@ -112,7 +113,7 @@ def _nowhere(table: DatasetTable, variable: str, sign: str, here: Path, there: l
 
 def _state(path: Path) -> str:
     what = _other_than_folder(path)
-    if what is None and not os.access(path, os.R_OK | os.X_OK):
+    if what is None and may_not_look(path):
         what = "no permission to read it"
     return "" if what is None else f" ({what})"
 

@@ -18,6 +18,7 @@ from pass2d.cache.schema import (
     LabelTable,
 )
 from pass2d.common.errors import CacheError, ConfigError
+from pass2d.common.files import read_fault
 from pass2d.common.json import from_json
 from pass2d.pipeline.datasets.words import read_table
 from pass2d.pipeline.source import CameraRule
@@ -68,7 +69,7 @@ def load_table(file: Path) -> DatasetTable:
     try:
         return _table(read_table(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}).") from error
+        raise ConfigError(f"{file}: {read_fault(error)}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not a TOML file: {error}") from error
     except KeyError as error:

@@ -32,7 +32,7 @@ def require_file(path: Path) -> None:
             "checkpoints/best.safetensors in its folder"
         )
     except PermissionError:
-        text = NO_PERMISSION
+        text = f"{NO_PERMISSION}."
     except OSError as error:
         text = f"cannot be read ({error.strerror})"
     raise CheckpointError(f"{path}: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.files import NO_PERMISSION, may_not_look
 
 RUNS = Path("runs")
 """Below the current folder: where runs lie for which no folder is named."""
@@ -99,11 +101,18 @@ def new_run_folder(recipe_name: str, *, runs: Path = RUNS) -> Path:
 
 
 def run_folders(runs: Path = RUNS) -> list[RunFolder]:
-    """All runs below a folder, the one that was begun (or resumed) last first."""
+    """All runs below a folder, the one that was begun (or resumed) last first.
+
+    Raises:
+        ConfigError: none can be seen, and a folder may not be read.
+    """
     begun: list[tuple[int, str, RunFolder]] = []
     for folder in _runs_below(runs, _DEEPEST):
         with suppress(OSError):  # gone meanwhile
             begun.append((folder.settings.stat().st_mtime_ns, str(folder.root), folder))
+    closed = [folder for folder in (runs, *_folders(runs)) if may_not_look(folder)]
+    if closed and not begun:
+        raise ConfigError(f"{closed[0].resolve()}: {NO_PERMISSION}.")
     return [folder for *_, folder in sorted(begun, key=lambda run: run[:2], reverse=True)]
 
 
@@ -111,7 +120,7 @@ def newest_network(runs: Path = RUNS) -> FoundNetwork | None:
     """The best network of the newest run that has one; None without any."""
     younger: list[RunFolder] = []
     for folder in run_folders(runs):
-        if folder.best.is_file():
+        if os.access(folder.best, os.F_OK):
             reason = "the best network of the newest run"
             if younger:
                 reason += f" that has one: {as_typed(younger[0].root)} has none yet"
@@ -128,10 +137,17 @@ def as_typed(path: Path) -> str:
 
 def _runs_below(folder: Path, depth: int) -> Iterator[RunFolder]:
     """Runs in a folder's folders; a run holds no others."""
-    with suppress(OSError):  # none there, or none of ours
-        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
-            run = RunFolder(root=child)
-            if run.settings.is_file():
-                yield run
-            elif depth > 1:
-                yield from _runs_below(child, depth - 1)
+    for child in _folders(folder):
+        run = RunFolder(root=child)
+        if os.access(run.settings, os.F_OK):  # False where nothing may be looked at
+            yield run
+        elif depth > 1:
+            yield from _runs_below(child, depth - 1)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Those in a folder, by name; none where it is not there or may not be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []

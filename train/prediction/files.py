@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import NO_PERMISSION
 from pass2d.points.bags.bag import STORAGES
 from pass2d.points.packed import PACKED
 from pass2d.points.scan_file import FORMAT_WORDS, SUFFIXES
@@ -135,7 +136,9 @@ def _walk(
         visited.add(os.path.realpath(leave_out))
 
     def fail(error: OSError) -> None:
-        reason = f"{error.filename}: not readable: {error.strerror}"
+        is_refused = isinstance(error, PermissionError)
+        why = f"{NO_PERMISSION}." if is_refused else f"not readable: {error.strerror}"
+        reason = f"{error.filename}: {why}"
         closed.append((Path(error.filename), reason))
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=fail):

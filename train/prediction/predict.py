@@ -164,7 +164,6 @@ def predict(
         )
     if scans is not None:
         refuse_input_as_result(scans, outputs.suffixes)
-    make_folder(out, "results")
     settings = {
         "checkpoint": _digest(checkpoint if isinstance(checkpoint, Path) else checkpoint.source),
         "--votes": str(votes),
@@ -174,6 +173,7 @@ def predict(
         "columns, units and place": repr(mapping or InputMapping()),
         "--format, --confidence, --png": " ".join(outputs.suffixes),
     }
+    make_folder(out, "results")
     folder = ResultFolder(out, outputs.suffixes, settings, overwrite=overwrite)
     if scans is not None:
         folder.require_free(scans)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.common.errors import CheckpointError, ConfigError
+from pass2d.common.files import NO_PERMISSION, may_not_look
 from pass2d.common.progress import Progress
 from pass2d.train.checkpoints.checkpoint import read_card
 from pass2d.train.checkpoints.runs import RUNS, RunFolder, as_typed, new_run_folder, run_folders
@@ -45,9 +46,11 @@ def choose_run(
         runs: the folder of runs.
 
     Raises:
-        ConfigError: no folder can be made.
+        ConfigError: no folder can be made, or the named one may not be read.
     """
     if named is not None:
+        if may_not_look(named):
+            raise ConfigError(f"{as_typed(named)}: {NO_PERMISSION}.")
         if resume and holds_nothing(named):
             progress.say(f"{as_typed(named)}: no run to resume yet, so it begins")
             return RunChoice(root=named, is_resumed=False)

@@ -44,7 +44,9 @@ def open_folder(root: Path, *, resume: bool, group: ProcessGroup) -> RunFolder:
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{root}: the run folder cannot be made: {error.strerror}") from error
+        raise ConfigError(
+            f"{root}: the run folder cannot be made: {error.strerror}. Choose another one."
+        ) from error
     group.wait()
     return folder
 

@@ -45,7 +45,7 @@ _LARGEST_MESSAGE = 1 << 30
 def is_bag(path: Path) -> bool:
     """Whether a path names a recording: by its suffix, or by what lies in the folder."""
     if path.is_dir():
-        return (path / METADATA).exists()
+        return os.path.lexists(path / METADATA)  # no error for a folder that may not be read
     return path.suffix.lower() in STORAGES
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pass2d.common.errors import DataError, Pass2DError
+from pass2d.common.files import NO_PERMISSION
 from pass2d.points.columns import error_words
 
 CLOUD = "sensor_msgs/PointCloud2"
@@ -96,7 +97,7 @@ def reading(path: Path, kind: str, *, remedy: str = "") -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except PermissionError as error:
-        raise DataError(f"{path}: not readable: no permission") from error
+        raise DataError(f"{path}: {NO_PERMISSION}.") from error
     except MemoryError as error:
         raise DataError(f"{path}: damaged: a record claims more than fits the memory") from error
     except Exception as error:

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import read_fault
 from pass2d.pipeline.datasets.described.description import SplitPart, SplitsPart
 from pass2d.pipeline.datasets.limit import SPLITS
 
@@ -122,7 +123,7 @@ def _listed(
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: the list of split {split} cannot be read ({error}).") from error
+        raise DataError(f"{file}, the list of split {split}: {read_fault(error)}") from error
     known = _by_tail(scans)
     wanted = [words[0] for line in lines if (words := line.split()) and words[0][0] != "#"]
     found, lost = [], []
