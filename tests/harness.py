@@ -155,7 +155,8 @@ class Harness:
             return ""
         return (
             f"case {case}: {done}: pass2d {' '.join(command.words)}\n{wrong}\n"
-            f"exit code {outcome.code}, {outcome.fault}\nstderr: {outcome.err[-3000:]}\n"
+            f"exit code {outcome.code}, {outcome.fault}\n"
+            f"stderr: {outcome.err[:1500]} ... {outcome.err[-1500:]}\n"
             f"stdout: {outcome.out[-1500:]}\n"
             f"again: pytest tests/test_cli_harm.py --harm-seed {case.seed} "
             f"--harm-case {case.number}"
@@ -377,9 +378,10 @@ def _names(text: str, file: Path) -> bool:
 
 
 def _says(text: str, file: Path) -> bool:
-    """Whether a text names a file by more than a word that stands anywhere."""
+    """Whether a text names a file, or PandaSet's scan, by more than a word that stands anywhere."""
     words = {str(Path(*file.parts[-2:])), file.name, file.stem}
-    return any(word in text for word in words if len(word) > 4)
+    scan = (*file.parts[-4:-3], file.name.split(".")[0])
+    return any(word in text for word in {*words, "/".join(scan)} if len(word) > 4)
 
 
 def _trace(error: BaseException) -> str:

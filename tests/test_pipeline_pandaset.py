@@ -165,7 +165,7 @@ def test_what_is_missing_is_said_once(tmp_path: Path) -> None:
     assert [scan.scan_id for scan in found.scans] == ["001/00", "001/02", "002/00", "002/01"]
     assert found.notes[:2] == (
         "sequences without labels (split test): 002",
-        "1 scans without labels, left out",
+        "scans without labels, left out: 001/01 (1 in all)",
     )
     assert "front_camera: no pictures in 2 sequences" in found.notes
     assert [scan.time_s for scan in found.scans] == [None, None, 0.0, pytest.approx(0.1)]

@@ -46,8 +46,8 @@ class _Found:
     failed: list[FailedScan] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
     """Sequences."""
-    bare: int = 0
-    """Scans without labels in sequences that have some."""
+    bare: list[str] = field(default_factory=list)
+    """Ids of scans without labels in sequences that have some."""
     blind: Counter[str] = field(default_factory=Counter)
     """Sequences without pictures by camera."""
 
@@ -56,7 +56,8 @@ class _Found:
         if self.unlabelled:
             yield f"sequences without labels (split test): {', '.join(self.unlabelled)}"
         if self.bare:
-            yield f"{self.bare:,} scans without labels, left out"
+            names = and_so_on(self.bare, 8)
+            yield f"scans without labels, left out: {names} ({len(self.bare):,} in all)"
         for camera, n in self.blind.items():
             yield f"{camera}: no pictures in {n:,} sequences"
         for one in self.failed:
@@ -137,14 +138,14 @@ def _scans(
         if cameras[place] is not None
     )
     for frame, file in points.items():
-        label = labels.get(frame)
+        scan_id, label = f"{folder.name}/{frame:02d}", labels.get(frame)
         if label is None and labels:
-            found.bare += 1
+            found.bare.append(scan_id)
             continue
         seen = [None if one is None else one.at(frame, poses) for one in cameras]
         pose = poses[frame] if frame < len(poses) else None
         yield ScanSource(
-            scan_id=f"{folder.name}/{frame:02d}",
+            scan_id=scan_id,
             split=split,
             sequence=folder.name,
             frame_index=frame,
