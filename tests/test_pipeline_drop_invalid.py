@@ -8,25 +8,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from described_samples import DESCRIPTION, write_description, write_yard
+from numpy.typing import NDArray
 from nuscenes_files import NuscenesFolder
 from pipeline_files import check_semkitti, scan_points, write_sequence
-from stub_network import trained_stub
+from stub_network import StubNetwork, trained_stub
 from typer.testing import CliRunner
 
 from pass2d.cache.clouds.nowhere import NOWHERE, is_measured
 from pass2d.cache.clouds.statistics import measured_points
+from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
+from pass2d.cache.schema import DatasetInfo
 from pass2d.cli import app
 from pass2d.common.progress import Silent
+from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.raw_scans import list_raw, read_raw
+from pass2d.pipeline.datasets.registry import DATASETS
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.run.describe import summary_lines
 from pass2d.train.data.scan import without_dropped
 from pass2d.train.inference.scans import record_input
-from pass2d.train.submission.benchmark import Benchmark
+from pass2d.train.stacks.config import StackConfig
+from pass2d.train.submission.benchmark import Benchmark, parse_meta
 from pass2d.train.submission.submit import SubmitConfig, submit
 from pass2d.train.viewing.scan import view_scan
 
@@ -224,18 +231,91 @@ def test_networks_that_see_every_point_see_none_that_was_dropped(raw: Path, tmp_
     assert without_dropped(without_dropped(record)).n_raw == 46
 
 
-def test_a_submission_has_an_answer_for_every_row_of_the_file(tmp_path: Path) -> None:
-    file = write_sequence(tmp_path / "raw", "11", (0,), images=False) / "velodyne/000000.bin"
-    points = np.fromfile(file, "<f4").reshape(-1, 4)
-    points[BAD] = np.nan
-    points.tofile(file)
+def by_height(points: torch.Tensor) -> torch.Tensor:
+    """(N,) training ids 1 to 4 by the height alone."""
+    return 1 + torch.bucketize(points[:, 2].contiguous(), torch.tensor([-2.0, -1.0, 0.0]))
+
+
+def answers(points: NDArray[np.float32], info: DatasetInfo) -> NDArray[np.int64]:
+    """(R,) raw ids that `by_height` gives the rows of a file inside the volume; else -1."""
+    training = by_height(torch.from_numpy(points[:, :4].copy())).numpy()
+    raw_ids = np.array(info.labels.training_to_raw)[training]
+    rows = inside_volume(np.ascontiguousarray(points[:, :3].T), grid=info.grid)
+    return np.where(rows & np.isfinite(points[:, :4]).all(axis=1), raw_ids.astype(np.int64), -1)
+
+
+@pytest.mark.parametrize("past", [0, 1])
+def test_a_submission_answers_every_row_of_the_files_in_their_order(
+    past: int, tmp_path: Path
+) -> None:
+    folder = write_sequence(tmp_path / "raw", "11", (0, 1, 2), n=400, images=False)
+    (folder / "poses.txt").write_text("".join(f"1 0 0 0 0 1 0 0 0 0 1 {i}\n" for i in range(3)))
+    files = sorted((folder / "velodyne").iterdir())
+    for place, file in enumerate(files[:2]):
+        points = np.fromfile(file, "<f4").reshape(-1, 4)
+        points[np.array(BAD) + place] = np.nan
+        points.tofile(file)
     listing = dropping(tmp_path / "raw")
     prepare(listing, tmp_path / "cache/semkitti", INLINE, Silent())
-    trained = trained_stub(tmp_path / "stub.safetensors", info=listing.info)
-    rules = Benchmark(info=listing.info, splits={"test": ("11",)}, scan_counts={"11": 1})
-    submit(
-        trained, tmp_path / "cache", tmp_path / "s.zip", benchmarks=[rules], config=SubmitConfig()
-    )
-    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
-        written = archive.read("sequences/11/predictions/000000.label")
-    assert len(np.frombuffer(written, "<u4")) == 50
+    n_classes = listing.info.labels.n_classes
+    stub = StubNetwork(by_height, n_classes=n_classes)
+    trained = trained_stub(tmp_path / "stub.safetensors", stub, info=listing.info)
+    card = replace(trained.card, stack=StackConfig(past=past))
+    trained = replace(trained, card=card)
+    rules = Benchmark(info=listing.info, splits={"test": ("11",)}, scan_counts={"11": 3})
+    out = tmp_path / "s.zip"
+    submit(trained, tmp_path / "cache", out, benchmarks=[rules], config=SubmitConfig())
+    assert max(len(batch.points) for batch in stub.batches) > (400 if past else 0)
+    with zipfile.ZipFile(out) as archive:
+        for place, file in enumerate(files):
+            points = np.fromfile(file, "<f4").reshape(-1, 4)
+            written = archive.read(f"sequences/11/predictions/{place:06d}.label")
+            raw_ids = np.frombuffer(written, "<u4").astype(np.int64)
+            expected = answers(points, listing.info)
+            assert raw_ids.shape == (400,)
+            assert (expected >= 0).sum() > 100
+            assert np.array_equal(raw_ids[expected >= 0], expected[expected >= 0])
+            assert raw_ids.min() > 0
+
+
+def test_a_submission_to_nuscenes_answers_every_row_of_the_files_in_their_order(
+    tmp_path: Path,
+) -> None:
+    folder = NuscenesFolder(tmp_path / "raw", n=300)
+    names = [name for name in folder.files if name.startswith("samples/LIDAR_TOP")]
+    for name in names:
+        points = np.frombuffer(folder.files[name], np.float32).reshape(-1, 5).copy()
+        points[BAD] = [
+            [np.nan] * 5,
+            [np.inf, 0, 0, 0, 0],
+            [1, 2, 3, np.nan, 0],
+            [0, np.nan, *[0] * 3],
+        ]
+        folder.files[name] = points.tobytes()
+    listing = list_nuscenes(folder.write(), stored_hw=(32, 48))
+    listing = replace(listing, info=replace(listing.info, drops_invalid=True))
+    prepare(listing, tmp_path / "cache/nuscenes", INLINE, Silent())
+    stub = StubNetwork(by_height, n_classes=17)
+    trained = trained_stub(tmp_path / "stub.safetensors", stub, info=listing.info)
+    rules = Benchmark(info=listing.info, splits=DATASETS["nuscenes"].table.splits)
+    split = listing.scans[0].split
+    meta = tuple(parse_meta(None).items())
+    config = SubmitConfig(split=split, meta=meta, allow_partial=True)
+    out = tmp_path / "s.zip"
+    report = submit(trained, tmp_path / "cache", out, benchmarks=[rules], config=config).report
+    assert report.is_sound
+    scans = {scan.token: scan for scan in listing.scans if scan.split == split}
+    with zipfile.ZipFile(out) as archive:
+        found = {
+            name.rpartition("/")[2][:-13]: name for name in archive.namelist() if ".bin" in name
+        }
+        assert set(found) == set(scans)
+        for token, scan in scans.items():
+            points = np.fromfile(scan.points, np.float32).reshape(-1, 5)
+            labels = np.frombuffer(archive.read(found[token]), np.uint8).astype(np.int64)
+            rows = answers(points, listing.info) >= 0
+            expected = by_height(torch.from_numpy(points[:, :4].copy())).numpy()
+            assert labels.shape == (300,)
+            assert rows.sum() > 100
+            assert np.array_equal(labels[rows], expected[rows])
+            assert labels.min() >= 1
