@@ -83,6 +83,10 @@ def test_tables_and_lists_of_files_without_permission(place: Path) -> None:
     (root / "v1.0-mini" / "sample_data.json").chmod(0)
     line = refusal("prepare", "nuscenes", "--root", str(root), "--cache", "new", "--workers", "0")
     assert "sample_data.json: no permission to read it" in line
+    (place / "raw/sequences").chmod(0)
+    line = refusal("describe", "raw")
+    assert f"Not looked into: {place / 'raw/sequences'}: permission denied" in line
+    (place / "raw/sequences").chmod(0o755)
     closed = place / "raw/sequences/08/velodyne"
     closed.chmod(0)
     with as_nobody(), pytest.raises(DataError, match="velodyne: no permission to read it"):

@@ -96,7 +96,10 @@ def find_points(tree: Tree, notes: Notes) -> PointFiles:
     if not groups:
         kinds = Counter(plain_suffix(path) or path for path in tree.names)
         seen = ", ".join(kind for kind, _ in kinds.most_common(8)) or "nothing"
-        raise DataError(f"{tree.root}: no point files ({FORMAT_WORDS}) below it; found {seen}.")
+        closed = f" Not looked into: {'; '.join(tree.closed[:3])}." if tree.closed else ""
+        raise DataError(
+            f"{tree.root}: no point files ({FORMAT_WORDS}) below it; found {seen}.{closed}"
+        )
     ranked = sorted(groups.values(), key=lambda paths: -_bytes(tree.root, paths))
     pattern = common_pattern(ranked[0], tree)
     matches = Folders(root=tree.root).matches(pattern)
