@@ -284,3 +284,49 @@ def test_folders_that_say_too_little(tmp_path: Path) -> None:
     )
     assert result.exit_code == 1
     assert (tmp_path / "there.toml").read_text() == "mine"
+
+
+def test_links_in_circles_hide_nothing(tmp_path: Path) -> None:
+    as_bin(tmp_path)
+    (tmp_path / "d1" / "itself").symlink_to("itself")
+    (tmp_path / "d1" / "above").symlink_to(tmp_path)
+    found = propose(tmp_path)
+    assert "points: {sequence}/pcl/{scan}.bin, 3 files" in found.found
+    assert "scans: 2 train, 1 val" in found.found
+
+
+def test_of_very_many_folders_some_are_opened(tmp_path: Path) -> None:
+    points = cloud(0)[0].astype("<f4").tobytes()
+    for place in range(300):
+        (tmp_path / f"{place:03d}").mkdir()
+        (tmp_path / f"{place:03d}" / "x.bin").write_bytes(points if place != 1 else b"")
+    found = propose(tmp_path)
+    assert "points: {sequence}/{scan}.bin, 300 files" in found.found
+    assert not any("001" in note for note in found.unknown)  # nobody saw that it is empty
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.bin", b"", r"none of 1 files is read as points, e\.g\. .*a\.bin: empty"),
+        ("a.bin", bytes(4096), r"a\.bin: its numbers are no coordinates"),
+        ("notes.txt", b"to do\nto do\n", r"notes\.txt, line 2: three numbers or more"),
+        ("a.png", b"x", r"no point files .* found \.png"),
+        ("a{b}.bin", b"x", r"found nothing, and 1 names with braces"),
+        (None, b"", r"found nothing"),
+    ],
+)
+def test_why_nothing_can_be_proposed(
+    tmp_path: Path, name: str | None, data: bytes, message: str
+) -> None:
+    if name is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        propose(tmp_path)
+
+
+def test_a_file_is_not_a_folder_of_scans(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"x")
+    with pytest.raises(DataError, match=r"a\.bin: not a folder"):
+        propose(file)

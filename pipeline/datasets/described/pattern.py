@@ -94,13 +94,21 @@ class Folders:
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    (folders if _is_folder(entry) else files).append(entry.name)
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
             self.closed[folder] = (error.strerror or type(error).__name__).lower()
         self._names[folder] = frozenset(files), tuple(sorted(files))
         self._names[f"{folder}/"] = frozenset(folders), tuple(sorted(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _escape(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +32,7 @@ from pass2d.pipeline.datasets.proposal.tree import (
     read_or_say,
     size_of,
     spread,
+    unnamed_words,
 )
 from pass2d.points.binary import SUFFIX, BinaryOptions
 from pass2d.points.columns import PointColumns, from_matrix
@@ -41,6 +42,8 @@ from pass2d.points.registry import READERS
 from pass2d.points.scan_file import FORMAT_WORDS, read_columns_of
 
 _FEWEST_POINTS, _FEWEST_BYTES = 16, 1024
+_MANY_FOLDERS = 32
+"""With files of one kind: of more, so many are looked at first."""
 _OPTIONS = BinaryOptions(usual=4)
 _NO_POINTS = re.compile(r"label|annot|pose|calib|time|oxts|imu|gps", re.IGNORECASE)
 _SHORT = {"float32": "f4", "float64": "f8", "float32be": ">f4", "float64be": ">f8"}
@@ -82,24 +85,21 @@ def find_points(tree: Tree, notes: Notes) -> PointFiles:
     Raises:
         DataError: there are none.
     """
-    groups: dict[tuple[int, str], list[str]] = defaultdict(list)
+    groups: dict[tuple[object, object], list[str]] = defaultdict(list)
     by_folder: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for path, name in tree.names.items():
         if plain_suffix(path) in (SUFFIX, *READERS):
             folder = PurePosixPath(path).parent.as_posix()
             kind = plain_suffix(path), name.before, name.after
             by_folder[folder, *kind].append(path)
-    for (folder, suffix, *_), paths in by_folder.items():
-        if _is_points(tree.root / paths[len(paths) // 2]):
-            depth = len(PurePosixPath(folder).parts)
+    alike: dict[tuple[object, ...], list[list[str]]] = defaultdict(list)
+    for (folder, *kind_of_name), paths in by_folder.items():
+        alike[len(PurePosixPath(folder).parts), *kind_of_name].append(paths)
+    for (depth, suffix, *_), folders in alike.items():
+        for paths in _with_points(tree.root, folders):
             groups[depth, suffix] += paths
     if not groups:
-        kinds = Counter(plain_suffix(path) or path for path in tree.names)
-        seen = ", ".join(kind for kind, _ in kinds.most_common(8)) or "nothing"
-        closed = f" Not looked into: {'; '.join(tree.closed[:3])}." if tree.closed else ""
-        raise DataError(
-            f"{tree.root}: no point files ({FORMAT_WORDS}) below it; found {seen}.{closed}"
-        )
+        raise DataError(f"{tree.root}: {_nothing(tree, by_folder.values())}")
     ranked = sorted(groups.values(), key=lambda paths: -_bytes(tree.root, paths))
     pattern = common_pattern(ranked[0], tree)
     matches = Folders(root=tree.root).matches(pattern)
@@ -118,6 +118,38 @@ def find_points(tree: Tree, notes: Notes) -> PointFiles:
     readable = [match for match in matches if match.path in wanted]
     looked_at = _readable(tree.root, spread(readable), notes)
     return PointFiles(pattern=pattern, matches=tuple(matches), looked_at=looked_at)
+
+
+def _with_points(root: Path, folders: Sequence[list[str]]) -> Sequence[list[str]]:
+    """Those of many folders with files of one kind that hold points, by a file of each.
+
+    Of very many some are looked at first: where all of these do, or none, so do the rest.
+    """
+
+    def has_points(paths: list[str]) -> bool:
+        return not _refusal(root / paths[len(paths) // 2])
+
+    if len(folders) > _MANY_FOLDERS:
+        some = {has_points(paths) for paths in spread(folders, _MANY_FOLDERS)}
+        if len(some) == 1:
+            return folders if some.pop() else ()
+    return [paths for paths in folders if has_points(paths)]
+
+
+def _nothing(tree: Tree, candidates: Collection[list[str]]) -> str:
+    """Why no file is taken for points."""
+    closed = f" Not looked into: {'; '.join(tree.closed[:3])}." if tree.closed else ""
+    for paths in candidates:
+        file = tree.root / paths[len(paths) // 2]
+        n = sum(map(len, candidates))
+        return (
+            f"none of {n:,} files is read as points, e.g. {_refusal(file) or file}. Supported: "
+            f"{FORMAT_WORDS}.{closed}"
+        )
+    kinds = Counter(plain_suffix(path) or path for path in tree.names)
+    seen = ", ".join(kind for kind, _ in kinds.most_common(8)) or "nothing"
+    seen += f", and {unnamed_words(tree)}" if tree.unnamed else ""
+    return f"no point files ({FORMAT_WORDS}) below it; found {seen}.{closed}"
 
 
 def _readable(root: Path, matches: Sequence[Match], notes: Notes) -> tuple[Match, ...]:
@@ -157,17 +189,20 @@ def _bytes(root: Path, paths: Sequence[str]) -> float:
     return sum(size_of(root / path) for path in some) / len(some) * len(paths)
 
 
-def _is_points(file: Path) -> bool:
-    """Whether a file holds points, by its numbers."""
+def _refusal(file: Path) -> str:
+    """Why a file does not hold points, by its numbers; "" if it does."""
     if _NO_POINTS.search(file.stem):
-        return False
+        return f"{file}: its name says that it holds something else"
     try:
         if plain_suffix(file.name) == SUFFIX:
             data = file_bytes(file, most=1 << 22)
-            return bool(data) and not find_layout(data, usual=PointLayout(columns=4)).is_noise
-        return read_columns_of(file, _OPTIONS)[0].n >= _FEWEST_POINTS
-    except Pass2DError:
-        return False
+            is_noise = not data or find_layout(data, usual=PointLayout(columns=4)).is_noise
+            words = "its numbers are no coordinates" if data else "empty"
+            return f"{file}: {words}" if is_noise else ""
+        n = read_columns_of(file, _OPTIONS)[0].n
+        return "" if n >= _FEWEST_POINTS else f"{file}: {n} points"
+    except Pass2DError as error:
+        return str(error).rstrip(".")
 
 
 def read_cloud(root: Path, files: PointFiles, label_bytes: Sequence[int], notes: Notes) -> Cloud:

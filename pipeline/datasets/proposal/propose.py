@@ -25,7 +25,7 @@ from pass2d.pipeline.datasets.proposal.points import (
     volume_lines,
 )
 from pass2d.pipeline.datasets.proposal.surroundings import camera_lines, pose_lines, split_lines
-from pass2d.pipeline.datasets.proposal.tree import MOST_FILES, read_tree
+from pass2d.pipeline.datasets.proposal.tree import MOST_FILES, read_tree, unnamed_words
 from pass2d.pipeline.datasets.registry import described
 
 _HEADING = """\
@@ -63,6 +63,8 @@ def propose(root: Path) -> Proposal:
     if tree.is_cut:
         notes.unknown.append(f"files: only the first {MOST_FILES:,} were looked at")
     notes.unknown += [f"files: {folder}" for folder in tree.closed]
+    if tree.unnamed:
+        notes.unknown.append(f"files: {unnamed_words(tree)} left out")
     files = find_points(tree, notes)
     cloud = read_cloud(root, files, sizes_beside(tree, files.looked_at), notes)
     place = place_of(cloud, notes)

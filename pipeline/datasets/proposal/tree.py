@@ -54,6 +54,8 @@ class Tree:
     """Whether there are more files than are looked at."""
     closed: tuple[str, ...] = ()
     """Folders that cannot be read, and why."""
+    unnamed: int = 0
+    """Files and folders left out, as no pattern can hold their names."""
     by_scan: dict[str, list[tuple[str, Name]]] = field(default_factory=dict)
     """Paths, and how they are cut, by what may name the scan: a part of the name, or its stem."""
 
@@ -79,7 +81,11 @@ class Tree:
                 }
             )
         most = max((len(placeholders(pattern)) for pattern in counts), default=0)
-        general = [pattern for pattern in counts if len(placeholders(pattern)) == most]
+        general = [  # one without a word for a folder has no cases
+            pattern
+            for pattern in counts
+            if len(placeholders(pattern)) == most and not _WORDS.isdisjoint(pattern.split("/"))
+        ]
         return Counter(
             {p: n for p, n in counts.items() if not any(_is_case(p, of=q) for q in general)}
         )
@@ -119,10 +125,10 @@ def read_tree(root: Path) -> Tree:
         DataError: no such folder.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
+        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
     folders: dict[str, list[str]] = {}
     seen: set[str] = set()
-    count = 0
+    count = unnamed = 0
     closed: list[str] = []
 
     def note(error: OSError) -> None:
@@ -134,6 +140,7 @@ def read_tree(root: Path) -> Tree:
             below.clear()
             continue
         seen.add(real)
+        unnamed += sum(not _is_text(name) for name in (*below, *files))
         below[:] = sorted(name for name in below if not name.startswith(".") and _is_text(name))
         shown = sorted(name for name in files if not name.startswith(".") and _is_text(name))
         folders[Path(place).relative_to(root).as_posix()] = shown[: max(0, MOST_FILES - count)]
@@ -152,8 +159,14 @@ def read_tree(root: Path) -> Tree:
         names=names,
         is_cut=count > MOST_FILES,
         closed=tuple(closed),
+        unnamed=unnamed,
         by_scan=dict(by_scan),
     )
+
+
+def unnamed_words(tree: Tree) -> str:
+    """How many names no pattern can hold."""
+    return f"{tree.unnamed:,} names with braces, stars or unprintable characters"
 
 
 def _is_text(name: str) -> bool:
