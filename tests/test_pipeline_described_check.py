@@ -99,7 +99,11 @@ def test_labels_that_are_missing_in_train_and_val_are_errors(tmp_path: Path) -> 
         ("drives/{sequence}/clouds", "rides/{sequence}/clouds", "nothing matches [points] files"),
         ("clouds/{scan}.bin", "clouds/{scan}.pcd", "no {scan}.pcd here"),
         ('{ sequences = ["b"] }', '{ sequences = ["a"] }', "is in split train and in split val"),
-        ('{ sequences = ["b"] }', '{ list = "val.txt" }', "the list of split val cannot be read"),
+        (
+            '{ sequences = ["b"] }',
+            '{ list = "val.txt" }',
+            "val.txt, the list of split val: cannot be read",
+        ),
         ('{ sequences = ["b"] }', '{ list = "yard.toml" }', "lines names a scan"),
     ],
 )
