@@ -23,6 +23,8 @@ LEAST_SHARE = 1e-6
 SemanticKITTI's 25 classes, one point in 2e8, would weigh 400 times a common one."""
 SPLITS = ("train", "val", "test")
 """The splits in the order of tables."""
+NEEDED_BY = {"train": "training", "val": "the score after each epoch"}
+"""What refuses labels of a split that say nothing (`lacks_classes`)."""
 
 
 class ScanColumns(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from described_samples import DESCRIPTION, N, write_description, write_yard
+from typed import answer, refusal
 from typer.testing import CliRunner
 
 from pass2d.cli import app
@@ -161,9 +162,9 @@ def test_another_number_of_columns_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('train = { sequences = ["a"] }\n', "", "warning: split train: no scans; [splits] train"),
-        ('val = { sequences = ["b"] }\n', "", "warning: split val: no scans; [splits] val"),
-        ('{ sequences = ["b"] }', '{ glob = "q/*" }', "warning: split val: no scans; [splits] val"),
+        ('train = { sequences = ["a"] }\n', "", "error: split train: no scans; [splits] train"),
+        ('val = { sequences = ["b"] }\n', "", "warning: split val: no scans; no run is validated"),
+        ('{ sequences = ["b"] }', '{ glob = "q/*" }', "error: split val: no scans; [splits] val"),
         ("left/{scan}_*", "right/{scan}_*", "warning: none of 3 scans has a usable; [[camera]]"),
         (
             "raw = [1]",
@@ -181,11 +182,47 @@ def test_what_only_a_later_command_would_miss_is_said_with_its_remedy(
         shutil.copytree(tmp_path / "drives" / "a" / "clouds", tmp_path / "drives" / "a" / "copy")
     assert old in DESCRIPTION
     file = write_description(tmp_path, DESCRIPTION.replace(old, new))
+    code, text = check(file, tmp_path, "--json")
     severity, found, remedy = said.replace(": ", "; ", 1).split("; ")
-    problems = json.loads(check(file, tmp_path, "--json")[1])["problems"]
-    fitting = [one for one in problems if found in one["found"]]
+    fitting = [one for one in json.loads(text)["problems"] if found in one["found"]]
     assert [one["severity"] for one in fitting] == [severity]
     assert remedy in fitting[0]["remedy"]
+    assert code == (severity == "error")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found", "refused"),
+    [
+        (
+            {"raw = [7, 9]\nwrite = 9": "raw = [2]", "raw = [1]": "raw = [4]"},
+            "labelled points has a class",
+            "labelled points has a class",
+        ),
+        (
+            {'train = { sequences = ["a"] }': ""},
+            "split train: no scans",
+            "no labelled scan in split train",
+        ),
+    ],
+)
+def test_what_train_refuses_fails_the_check(
+    tmp_path: Path, changes: dict[str, str], found: str, refused: str
+) -> None:
+    """Labels of which none has a class, and a data set without a training scan."""
+    write_yard(tmp_path)
+    text = DESCRIPTION.replace('dtype = "u2"', 'dtype = "u2"\nunnamed = "ignore"')
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    file = write_description(tmp_path, text)
+    place = ("--describe", file, "--root", tmp_path)
+    errors = [text for severity, text in problems(file, tmp_path) if severity == "error"]
+    assert all(found in text for text in errors), errors
+    prepared = answer("prepare", "folder", *place, "--cache", tmp_path / "cache", "--workers", "0")
+    said = [one for one in prepared["warnings"] if found in one["found"]]
+    assert len(said) == len(errors) > 0
+    assert {one["severity"] for one in said} == {"warning"}
+    place = ("--cache", tmp_path / "cache", "--run", tmp_path / "run")
+    assert refused in refusal("train", *place, "--recipe", "spvcnn")
 
 
 @pytest.mark.parametrize("n_poses", [0, 1])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.schema import DatasetInfo, LabelTable
-from pass2d.cache.statistics import lacks_classes, seem_training_ids
+from pass2d.cache.statistics import NEEDED_BY, lacks_classes, seem_training_ids
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Progress
 from pass2d.pipeline.compose import read_picture, visible_points
@@ -165,7 +165,7 @@ def class_problems(
             expected="labels with classes, for training and evaluation",
             remedy="Are they labels of another tool, or of a test set? Nothing can be learnt "
             "from them, and no score computed.",
-            severity="warning",
+            severity="error" if split in NEEDED_BY else "warning",
             kind=f"classes of {split}",
         )
     elif lost := seem_training_ids(counts, labels):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.pipeline.source import ScanSource
-
-SPLITS = ("train", "val", "test")
 
 
 def first_of_each_split(scans: list[ScanSource], limit: int | None) -> list[ScanSource]:

@@ -150,6 +150,7 @@ def summary_json(summary: PrepareSummary) -> dict[str, object]:
         ],
         "notes": list(summary.notes),
         "warnings": [
-            {**problem_json(warned.first), "count": warned.times} for warned in summary.warned
+            {**problem_json(warned.first), "severity": "warning", "count": warned.times}
+            for warned in summary.warned
         ],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.rows import FailedScan
+from pass2d.cache.statistics import NEEDED_BY
 from pass2d.common.errors import DataError
 from pass2d.common.path_pattern import fill, placeholders
 from pass2d.common.progress import Progress
@@ -28,7 +29,6 @@ from pass2d.pipeline.source import ScanSource, SourceListing
 
 _MOST_FRAMES = (1 << 31) - 1
 _FEW = 3
-_NEEDED_BY = {"train": "training", "val": "the score after each epoch"}
 
 
 def layout_of(description: Description) -> RawLayout:
@@ -109,7 +109,13 @@ def list_described(
         info=replace(table.info, sweeps=wanted.sweeps),
         scans=tuple(first_of_each_split(chosen, wanted.limit)),
         notes=(*notes, *_missing(chosen, description, wanted), *listed.notes),
-        warned=merge_warnings([*listed.warned, *_promised(chosen, description, wanted, root)]),
+        warned=merge_warnings(
+            [
+                *listed.warned,
+                *_empty_splits(chosen, description, wanted, root),
+                *_blind_cameras(chosen, description, root),
+            ]
+        ),
         failed=tuple(failed),
     )
 
@@ -337,10 +343,12 @@ def _wanted(scans: list[ScanSource], wanted: Wanted, root: Path) -> list[ScanSou
 
 def _missing(scans: Sequence[ScanSource], description: Description, wanted: Wanted) -> list[str]:
     """Files that the description promises, one line per fact."""
-    notes = [
-        f"split {split}: no scans" for split in _empty(scans, wanted) if split not in _NEEDED_BY
-    ]
     labels = description.labels
+    notes = [
+        f"split {split}: no scans"
+        for split in _empty(scans, wanted)
+        if split not in NEEDED_BY or labels is None
+    ]
     if labels is not None:
         for split in SPLITS:
             of_split = [scan for scan in scans if scan.split == split]
@@ -367,39 +375,39 @@ def _empty(scans: Sequence[ScanSource], wanted: Wanted) -> list[str]:
     return [split for split in wanted.splits if all(scan.split != split for scan in scans)]
 
 
-def _promised(
+def _empty_splits(
     scans: Sequence[ScanSource], description: Description, wanted: Wanted, root: Path
-) -> list[Problem]:
-    """What can be prepared, but stops a run later."""
-    found = [
-        _later(
-            root,
-            found=f"split {split}: no scans",
-            expected=f"scans for {_NEEDED_BY[split]}",
-            remedy=f"Give [splits] {split} scans of this folder; {_NEEDED_BY[split]} stops "
-            "without them.",
-        )
-        for split in _empty(scans, wanted)
-        if split in _NEEDED_BY
-    ]
+) -> Iterator[Problem]:
+    """Splits without which a later command stops: training, and a score that is promised."""
+    for split in () if description.labels is None else _empty(scans, wanted):
+        if split in NEEDED_BY:
+            is_promised = split == "train" or getattr(description.splits, split) is not None
+            without = "`train` refuses the data set" if split == "train" else "no run is validated"
+            yield Problem(
+                file=root,
+                found=f"split {split}: no scans",
+                expected=f"scans for {NEEDED_BY[split]}",
+                remedy=f"Give [splits] {split} scans of this folder: {without} without them.",
+                severity="error" if is_promised else "warning",
+                kind=f"empty {split}",
+            )
+
+
+def _blind_cameras(
+    scans: Sequence[ScanSource], description: Description, root: Path
+) -> Iterator[Problem]:
+    """Cameras without any picture."""
     for place, camera in enumerate(description.cameras):
         if all(scan.images[place] is None for scan in scans):
-            found.append(
-                _later(
-                    root,
-                    found=f"none of {len(scans):,} scans has a usable picture {camera.files}",
-                    expected="pictures of the camera that the description has",
-                    remedy="Correct [[camera]] files or its calib, or leave the camera out; "
-                    "networks that learn from pictures stop without them.",
-                )
+            yield Problem(
+                file=root,
+                found=f"none of {len(scans):,} scans has a usable picture {camera.files}",
+                expected="pictures of the camera that the description has",
+                remedy="Correct [[camera]] files or its calib, or leave the camera out; networks "
+                "that learn from pictures stop without them.",
+                severity="warning",
+                kind=f"blind {place}",
             )
-    return found
-
-
-def _later(file: Path, *, found: str, expected: str, remedy: str) -> Problem:
-    return Problem(
-        file=file, found=found, expected=expected, remedy=remedy, severity="warning", kind=found
-    )
 
 
 def _nothing(root: Path, description: Description, folders: Folders) -> str:
