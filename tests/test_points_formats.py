@@ -14,7 +14,7 @@ from test_points import POINTS, pcd_header, write_las, write_ply
 from pass2d.common.errors import DataError
 from pass2d.points import packed
 from pass2d.points.columns import PointColumns, from_matrix
-from pass2d.points.registry import READERS, read_columns
+from pass2d.points.registry import READERS, SOME_POINTS, read_columns
 
 ROWS = [[1.5, -2, 3, 7], [4, 5, -6.25, 8], [9, 10, 11, 12]]
 
@@ -40,6 +40,24 @@ def test_tables_of_text(tmp_path: Path, name: str, mark: str, head: str) -> None
     assert table(tmp_path / name) == ROWS
     names = ("x", "y", "z", "intensity") if "x" in head else ("0", "1", "2", "3")
     assert read_columns(tmp_path / name).names == names
+
+
+@pytest.mark.parametrize("head", [b"", b"x y z label\n", b"%(n)d\n", b"# ours\n%(n)d\n"])
+def test_a_look_at_a_long_text_reads_points_from_all_over_it(tmp_path: Path, head: bytes) -> None:
+    n = 100_000
+    rows = [b"%d 0.25 -1.5 %d" % (i, i % 7) for i in range(n)]
+    rows[10:10] = [b"", b"# a comment"]
+    path = tmp_path / "a.txt"
+    path.write_bytes((head % {b"n": n} if b"%" in head else head) + b"\r\n".join(rows))
+    assert path.stat().st_size > 1 << 20
+    whole, some = read_columns(path), read_columns(path, SOME_POINTS)
+    assert some.names == whole.names
+    assert some.n + some.left_out == whole.n == n
+    if b"# ours" not in head:
+        assert some.n < n
+        assert (np.diff(some.values[0]) > 0).all()
+        assert np.diff(some.values[0]).max() < n / 20
+        assert (some.values[3] == some.values[0] % 7).all()
 
 
 def test_odd_tables_of_text(tmp_path: Path) -> None:

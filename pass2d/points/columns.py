@@ -27,6 +27,8 @@ class PointColumns:
     """As many as names; each (N,) of a real type."""
     note: str = ""
     """What a person should know of how the file was read, without its name; "" for nothing."""
+    left_out: int = 0
+    """Points of the file that were not wanted."""
 
     @property
     def n(self) -> int:

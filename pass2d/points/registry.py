@@ -14,7 +14,7 @@ from pass2d.points.packed import PACKED, file_bytes
 from pass2d.points.pandas_pickle import read_pandas
 from pass2d.points.pcd import read_pcd
 from pass2d.points.ply import read_ply
-from pass2d.points.text import read_text
+from pass2d.points.text import read_some_lines, read_text
 
 Reader = Callable[[Path, bytes], PointColumns]
 """Of a file's path, for messages, and its bytes."""
@@ -33,6 +33,11 @@ READERS: Mapping[str, Reader] = {
 }
 """By suffix in lower case; `.bin` has no columns of its own and stays
 with `binary`. Each may also be packed: `.csv.gz`."""
+
+SOME_POINTS: Mapping[str, Reader] = {
+    suffix: read_some_lines if reader is read_text else reader for suffix, reader in READERS.items()
+}
+"""The same for a look at a file: of a long text only some points are read."""
 
 
 def point_suffix(name: str) -> str:

@@ -16,9 +16,8 @@ from pass2d.pipeline.datasets.described.sources import load_description, preset_
 from pass2d.pipeline.datasets.proposal.notes import GUESS, Notes, text_of
 from pass2d.pipeline.datasets.proposal.points import Cloud
 from pass2d.pipeline.datasets.proposal.tree import Tree, plain_suffix, read_or_say, size_of, spread
-from pass2d.points.binary import BinaryOptions
 from pass2d.points.npy_array import npy_array
-from pass2d.points.scan_file import read_columns_of
+from pass2d.points.registry import SOME_POINTS, read_columns
 
 SUFFIXES = (".label", ".labels", ".npy", ".bin", ".seg")
 _TYPES = {1: ("u1", "i1"), 2: ("u2", "i2"), 4: ("u4", "i4", "f4"), 8: ("i8", "f8")}
@@ -130,7 +129,7 @@ def _label_files(
         path = folders.find(pattern, match.words)
         data = None if path is None else read_or_say(root / path, notes)
         if path is not None and data is not None and scan.n:
-            found.append((data, root / path, scan.n))
+            found.append((data, root / path, scan.n + scan.left_out))
     if not found:
         return None
     if plain_suffix(pattern) == ".npy":
@@ -206,17 +205,23 @@ def _ids_of_files(
 def _ids_of_columns(
     root: Path, matches: Sequence[Match], column: str, notes: Notes
 ) -> tuple[Counter[int], int]:
-    counts, n = Counter[int](), 0
+    counts, n, left_out = Counter[int](), 0, 0
     for match in spread(matches, _MOST_READ // 4):
         try:
-            scan = read_columns_of(root / match.path, BinaryOptions(usual=4))[0]
+            scan = read_columns(root / match.path, SOME_POINTS)
         except Pass2DError as error:
             notes.unknown.append(f"points: a file cannot be read: {error}")
             continue
         if column in scan.names:
             values = scan.values[scan.names.index(column)]
             n += 1
+            left_out += scan.left_out
             _count(counts, values[np.isfinite(values)].astype(np.int64))
+    if left_out:
+        notes.guessed.append(
+            f"classes: ids of {left_out:,} other points of these scans were not counted; a check "
+            "finds more"
+        )
     return counts, n
 
 

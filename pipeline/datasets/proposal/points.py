@@ -34,17 +34,16 @@ from pass2d.pipeline.datasets.proposal.tree import (
     spread,
     unnamed_words,
 )
-from pass2d.points.binary import SUFFIX, BinaryOptions
+from pass2d.points.binary import SUFFIX
 from pass2d.points.columns import PointColumns, from_matrix
 from pass2d.points.mapping import ROLES, UNITS_M, USUAL_NAMES
 from pass2d.points.packed import file_bytes
-from pass2d.points.registry import READERS
-from pass2d.points.scan_file import FORMAT_WORDS, read_columns_of
+from pass2d.points.registry import READERS, SOME_POINTS, read_columns
+from pass2d.points.scan_file import FORMAT_WORDS
 
 _FEWEST_POINTS, _FEWEST_BYTES = 16, 1024
 _MANY_FOLDERS = 32
 """With files of one kind: of more, so many are looked at first."""
-_OPTIONS = BinaryOptions(usual=4)
 _NO_POINTS = re.compile(r"label|annot|pose|calib|time|oxts|imu|gps", re.IGNORECASE)
 _SHORT = {"float32": "f4", "float64": "f8", "float32be": ">f4", "float64be": ">f8"}
 _PLAIN_REACH_M = 8.0
@@ -170,7 +169,7 @@ def _readable(root: Path, matches: Sequence[Match], notes: Notes) -> tuple[Match
                 notes.unknown.append(f"files: {file}: hardly a point")
             continue
         try:
-            columns = read_columns_of(file, _OPTIONS)[0]
+            columns = read_columns(file, SOME_POINTS)
         except Pass2DError as error:
             notes.unknown.append(f"files: {error}")
             continue
@@ -199,7 +198,7 @@ def _refusal(file: Path) -> str:
             is_noise = not data or find_layout(data, usual=PointLayout(columns=4)).is_noise
             words = "its numbers are no coordinates" if data else "empty"
             return f"{file}: {words}" if is_noise else ""
-        n = read_columns_of(file, _OPTIONS)[0].n
+        n = read_columns(file, SOME_POINTS).n
         return "" if n >= _FEWEST_POINTS else f"{file}: {n} points"
     except Pass2DError as error:
         return str(error).rstrip(".")
@@ -220,7 +219,7 @@ def read_cloud(root: Path, files: PointFiles, label_bytes: Sequence[int], notes:
     paths = [root / match.path for match in files.looked_at]
     if plain_suffix(files.pattern) == SUFFIX:
         return _binary_cloud(paths, label_bytes, notes)
-    return _named_cloud([read_columns_of(path, _OPTIONS)[0] for path in paths], notes)
+    return _named_cloud([read_columns(path, SOME_POINTS) for path in paths], notes)
 
 
 def _named_cloud(scans: Sequence[PointColumns], notes: Notes) -> Cloud:
