@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.cache.schema import DatasetInfo
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.progress import Progress
-from pass2d.pipeline.datasets.limit import SPLITS
 from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import Problem
 from pass2d.pipeline.source import ScanSource, SourceListing

@@ -13,10 +13,11 @@ import numpy as np
 
 from pass2d.cache.rows import FailedScan
 from pass2d.cache.schema import DatasetInfo
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
-from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
+from pass2d.pipeline.datasets.limit import first_of_each_split
 from pass2d.pipeline.datasets.nuscenes_labels import info_by_name
 from pass2d.pipeline.datasets.nuscenes_missing import INSTANCES, LABELS, POINTS, SWEEPS, Missing
 from pass2d.pipeline.datasets.nuscenes_rows import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
-from pass2d.pipeline.datasets.limit import SPLITS
 from pass2d.pipeline.datasets.nuscenes_rows import Scene
 from pass2d.pipeline.datasets.table import DatasetTable
 

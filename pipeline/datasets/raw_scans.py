@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pass2d.cache.schema import DatasetInfo, ScanRecord
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import camera_views, lidar_record
 from pass2d.pipeline.datasets.layout import Wanted
-from pass2d.pipeline.datasets.limit import SPLITS
 from pass2d.pipeline.datasets.registry import DATASETS, Dataset, Datasets
 from pass2d.pipeline.source import ScanSource
 

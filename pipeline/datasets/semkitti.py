@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pass2d.cache.rows import FailedScan
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
-from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
+from pass2d.pipeline.datasets.limit import first_of_each_split
 from pass2d.pipeline.datasets.semkitti_course import Course, read_course
 from pass2d.pipeline.datasets.semkitti_files import (
     POINTS,

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.rows import FailedScan
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.layout import RawLayout, Wanted
-from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
+from pass2d.pipeline.datasets.limit import first_of_each_split
 from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.source import ScanSource, SourceListing

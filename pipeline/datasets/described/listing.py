@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.rows import FailedScan
-from pass2d.cache.statistics import NEEDED_BY
+from pass2d.cache.statistics import NEEDED_BY, SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.path_pattern import fill, placeholders
 from pass2d.common.progress import Progress
@@ -22,7 +22,7 @@ from pass2d.pipeline.datasets.described.pattern import Folders, Match
 from pass2d.pipeline.datasets.described.poses import read_poses, with_poses, with_sweeps
 from pass2d.pipeline.datasets.described.splits import NamedScan, split_scans
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted, listing_problems
-from pass2d.pipeline.datasets.limit import SPLITS, first_of_each_split
+from pass2d.pipeline.datasets.limit import first_of_each_split
 from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
 from pass2d.pipeline.source import ScanSource, SourceListing

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.files import read_fault
 from pass2d.pipeline.datasets.described.description import SplitPart, SplitsPart
-from pass2d.pipeline.datasets.limit import SPLITS
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),

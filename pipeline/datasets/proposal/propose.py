@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.cache.layout import DATASET
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import Pass2DError
 from pass2d.common.plain import from_plain
 from pass2d.pipeline.datasets.described.description import PointsPart, description_of
 from pass2d.pipeline.datasets.described.listing import in_order
 from pass2d.pipeline.datasets.layout import Wanted
-from pass2d.pipeline.datasets.limit import SPLITS
 from pass2d.pipeline.datasets.proposal.labels import find_labels, sizes_beside
 from pass2d.pipeline.datasets.proposal.notes import Notes, text_of
 from pass2d.pipeline.datasets.proposal.points import (

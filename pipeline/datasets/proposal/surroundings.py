@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.pipeline.datasets.described.cameras import Calibrations
 from pass2d.pipeline.datasets.described.description import (
@@ -22,7 +23,6 @@ from pass2d.pipeline.datasets.described.description import (
 from pass2d.pipeline.datasets.described.pattern import Match
 from pass2d.pipeline.datasets.described.poses import read_poses
 from pass2d.pipeline.datasets.described.splits import SPLIT_FOLDERS, NamedScan, split_scans
-from pass2d.pipeline.datasets.limit import SPLITS
 from pass2d.pipeline.datasets.proposal.notes import GUESS, Notes, list_of, text_of
 from pass2d.pipeline.datasets.proposal.tree import Tree, plain_suffix
 from pass2d.pipeline.problem import ProblemError
