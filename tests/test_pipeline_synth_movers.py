@@ -73,13 +73,13 @@ def world_from_lidar(sequence: str, count: int) -> np.ndarray:
 
 
 def test_points_of_a_mover_are_displaced_by_its_way_and_those_of_a_standing_thing_are_not() -> None:
-    street = sequence_world(DRIVE, "08").street
-    things = {mover.instance: mover for mover in sequence_world(DRIVE, "08").movers}
-    poses = world_from_lidar("08", 10)
-    start = lidar_pose(DRIVE, "08", 0)  # the files' frame in the world
+    street = sequence_world(DRIVE, "05").street
+    things = {mover.instance: mover for mover in sequence_world(DRIVE, "05").movers}
+    poses = world_from_lidar("05", 10)
+    start = lidar_pose(DRIVE, "05", 0)  # the files' frame in the world
     clouds: list[dict[int, np.ndarray]] = []
     for number in (4, 6):
-        scan = render_frame(DRIVE, "08", number).scan
+        scan = render_frame(DRIVE, "05", number).scan
         pose = start @ poses[number]
         xyz = scan.points[:, :3] @ pose[:3, :3].T + pose[:3, 3]
         instance = scan.labels >> 16

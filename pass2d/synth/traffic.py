@@ -191,7 +191,7 @@ def _mixed_lanes(street: Street) -> list[_Lane]:
             t=ONCOMING_M,
             wobble_m=0.25,
             directions=(-1,),
-            speed_mps=(1.5, 5.0),
+            speed_mps=(3.0, 7.0),
             gap_m=(1.0, 4.0),
         ),
         _Lane(
@@ -199,7 +199,7 @@ def _mixed_lanes(street: Street) -> list[_Lane]:
             t=-edge,
             wobble_m=0.1,
             directions=(1,),
-            speed_mps=(2.0, 5.0),
+            speed_mps=(3.0, 6.0),
             gap_m=(1.0, 8.0),
         ),
         *walkers,
