@@ -6,6 +6,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,16 +142,24 @@ def _no_name(name: str, expected: str, where: str) -> CacheError:
     )
 
 
-def sequence_number(shards: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(S,) a number per sequence from those of its shards."""
+Shards = TypeVar("Shards", int, NDArray[np.int64])
+
+
+def sequence_number(shards: Shards) -> Shards:
+    """A number per sequence from those of its shards: of one, or of (S,)."""
     return shards // _BLOCKS
 
 
-def shard_number(sequence: str, block: int) -> int:
+def shard_number(sequence: str, block: int, attempt: int = 0) -> int:
     """Number of the ``block``-th shard of a sequence: "08", 3 -> 8003; "scene-0061", 0 -> 61000.
 
     It depends on nothing else, so that sequences can be added in any order, by several drivers at
     once, without renumbering. Other names get a number from their crc32.
+
+    Args:
+        sequence: its name.
+        block: which of its shards.
+        attempt: how many numbers before this one belong to other sequences of the cache.
 
     Raises:
         CacheError: ``block`` is too large.
@@ -161,5 +170,9 @@ def shard_number(sequence: str, block: int) -> int:
             "have. Split it into sequences of their own."
         )
     match = re.fullmatch(r"(?:scene-)?(\d{1,4})", sequence)
-    number = int(match[1]) if match else _NAMED_BASE + zlib.crc32(sequence.encode()) % 900_000
+    if match and not attempt:
+        number = int(match[1])
+    else:
+        name = f"{sequence}#{attempt}" if attempt else sequence
+        number = _NAMED_BASE + zlib.crc32(name.encode()) % 900_000
     return number * _BLOCKS + block

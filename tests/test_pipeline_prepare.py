@@ -20,6 +20,8 @@ from pipeline_files import png, scan_points, shards, write_sequence
 
 from pass2d.cache.care.status import status
 from pass2d.cache.fields import CONTAINERS, Fields
+from pass2d.cache.layout import Layout, shard_number
+from pass2d.cache.manifest import load_manifest
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import SCALES
 from pass2d.common.errors import CacheError, ConfigError
@@ -520,14 +522,78 @@ def test_shards_never_cross_sequences(raw: Path) -> None:
     assert [(job.shard, len(job.scans)) for job in cut] == [(0, 2), (1, 1), (8000, 2), (11000, 1)]
 
 
-def test_sequence_names_that_collide_are_refused(raw: Path) -> None:
+def test_scans_that_occur_twice_are_refused(raw: Path) -> None:
     scans = list_semkitti(raw).scans
-    clash = [replace(scan, sequence="scene-0008") for scan in scans if scan.sequence == "08"]
-    clash = [replace(scan, scan_id="x" + scan.scan_id) for scan in clash]
-    with pytest.raises(CacheError, match="sequences 08 and scene-0008"):
-        cut_into_shards([*scans, *clash], shard_scans=2)
     with pytest.raises(CacheError, match="twice"):
         cut_into_shards([*scans, scans[0]], shard_scans=2)
+
+
+COLLIDING = ("drive_01530", "drive_01894")
+"""Of one crc32 modulo 900,000."""
+
+
+def _of_two_names(raw: Path, names: tuple[str, str]) -> SourceListing:
+    """The scans of sequence 00 under two other names."""
+    listing = list_semkitti(raw)
+    scans = [
+        replace(scan, sequence=name, scan_id=f"{name}/{scan.frame_index}")
+        for name in names
+        for scan in listing.scans
+        if scan.sequence == "00"
+    ]
+    return replace(listing, scans=tuple(scans))
+
+
+def _numbers(out: Path) -> dict[str, str]:
+    """First scan id of each shard of the current generation, by its number."""
+    table = load_manifest(Layout(root=out)).tables.scans
+    firsts = [row for row in table.to_pylist() if row["row"] == 0]
+    return {row["scan_id"]: row["shard"] for row in firsts}
+
+
+@pytest.mark.parametrize("names", [COLLIDING, ("08", "scene-0008")])
+def test_sequences_whose_numbers_collide_get_different_ones(
+    raw: Path, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    """Prepared together or one after the other, in either order, and again."""
+    both = _of_two_names(raw, names)
+    assert shard_number(names[0], 0) == shard_number(names[1], 0)
+    together = tmp_path / "together"
+    prepare(both, together, INLINE, Silent())
+    for order in (names, names[::-1]):
+        out = tmp_path / order[0]
+        for name in order:
+            one = [scan for scan in both.scans if scan.sequence == name]
+            listing = replace(both, scans=tuple(one))
+            prepare(listing, out, INLINE, Silent())
+        found = _numbers(out)
+        assert len(set(found.values())) == len(found) == len(_numbers(together)) == 4
+        assert found[f"{order[0]}/0"] == shard_number(order[0], 0)
+        assert found[f"{order[1]}/0"] == shard_number(order[1], 0, attempt=1)
+        again = prepare(both, out, INLINE, Silent())
+        assert again.written_shards == 0
+        assert _numbers(out) == found
+
+
+def test_a_number_that_another_driver_gave_away_meanwhile_is_not_taken(
+    raw: Path, tmp_path: Path
+) -> None:
+    both, out = _of_two_names(raw, COLLIDING), tmp_path / "out"
+    first, second = (
+        replace(both, scans=tuple(scan for scan in both.scans if scan.sequence == name))
+        for name in COLLIDING
+    )
+    config = PrepareConfig(workers=0)
+
+    def slow(context: TaskContext) -> InlineRunner:
+        prepare(second, out, config, Silent())  # the other driver, while this one works
+        return InlineRunner(context, max_retries=0)
+
+    with pytest.raises(CacheError, match=f"numbers of sequence {COLLIDING[1]}, which was"):
+        prepare(first, out, config, Silent(), runner=slow)
+    assert len(_numbers(out)) == 1
+    prepare(first, out, config, Silent())
+    assert len(set(_numbers(out).values())) == 2
 
 
 @pytest.mark.parametrize(

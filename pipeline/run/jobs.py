@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ from pass2d.cache.key_inputs import (
     hashed_files,
 )
 from pass2d.cache.keys import shard_key
-from pass2d.cache.layout import shard_number
+from pass2d.cache.layout import sequence_number, shard_number
 from pass2d.cache.motion import motion_lookup
 from pass2d.cache.rows import ScanSources, ShardHeader
 from pass2d.cache.schema import KNOWN_FACTS, SCALES, DatasetFacts, DatasetInfo
@@ -56,8 +56,7 @@ def cut_into_shards(scans: Sequence[ScanSource], *, shard_scans: int) -> tuple[S
     """Cut scans into shards of at most ``shard_scans``, never across sequences.
 
     Raises:
-        CacheError: two sequences would share a number, a scan id occurs twice, or a path cannot be
-            recorded.
+        CacheError: a scan id occurs twice, or a path cannot be recorded.
     """
     for scan in scans[:1]:  # the others lie beside it, under names that the readers know
         _require_text(scan.points)
@@ -70,16 +69,37 @@ def cut_into_shards(scans: Sequence[ScanSource], *, shard_scans: int) -> tuple[S
         for sequence, group in groupby(ordered, key=lambda scan: scan.sequence)
         for block, part in enumerate(_parts(tuple(group), shard_scans))
     ]
-    owner: dict[int, str] = {}
-    for job in jobs:
-        if owner.setdefault(job.shard, job.sequence) != job.sequence:
-            raise CacheError(
-                f"sequences {owner[job.shard]} and {job.sequence} get the same shard numbers. "
-                "Rename one of them, or prepare them into two caches."
-            )
     if len({scan.scan_id for scan in scans}) < len(scans):
         raise CacheError("a scan id occurs twice: is one folder listed under two names?")
-    return tuple(sorted(jobs, key=lambda job: job.shard))
+    return numbered(jobs, {})
+
+
+def numbered(jobs: Sequence[ShardJob], taken: Mapping[int, str]) -> tuple[ShardJob, ...]:
+    """Give each sequence shard numbers that no other sequence has.
+
+    Args:
+        jobs: those of a sequence under numbers in the order of its scans.
+        taken: the sequence of every shard that is in the cache.
+
+    Returns:
+        The jobs, sorted by number.
+    """
+    owner = {sequence_number(shard): sequence for shard, sequence in taken.items()}
+    found: list[ShardJob] = []
+    ordered = sorted(jobs, key=lambda job: (job.sequence, job.shard))
+    for sequence, group in groupby(ordered, key=lambda job: job.sequence):
+        attempt = 0
+        while owner.setdefault(_number(sequence, attempt), sequence) != sequence:
+            attempt += 1
+        found += [
+            replace(job, shard=shard_number(sequence, block, attempt))
+            for block, job in enumerate(group)
+        ]
+    return tuple(sorted(found, key=lambda job: job.shard))
+
+
+def _number(sequence: str, attempt: int) -> int:
+    return sequence_number(shard_number(sequence, 0, attempt))
 
 
 def _require_text(path: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from pass2d.cache.fields import CONTAINERS
-from pass2d.cache.layout import Layout
+from pass2d.cache.layout import Layout, sequence_number
 from pass2d.cache.manifest import Manifest, current_number, load_manifest, publish_generation
 from pass2d.cache.rows import ShardRow, load_row
 from pass2d.cache.schema import DatasetInfo
@@ -60,6 +60,8 @@ def next_tables(
     present = {} if base is None else _keys_by_shard(base, listed=listed)
     touched = {shard for _, shard in shards.changed}
     kept = {s for s, keys in wanted.items() if present.get(s) == keys and s not in touched}
+    if base is not None:
+        _require_own_numbers(base, shards.jobs)
     if base is not None and present.keys() == kept == wanted.keys() and base.info == info:
         return None
     parts = [] if base is None else [_without(base.tables, present.keys() - kept)]
@@ -76,6 +78,19 @@ def _keys_by_shard(base: Manifest, *, listed: set[str]) -> dict[int, dict[str, s
         if sequence in listed:
             found.setdefault(shard, {})[container] = key
     return found
+
+
+def _require_own_numbers(base: Manifest, jobs: Sequence[ShardJob]) -> None:
+    """Refuse numbers that another driver has given to another sequence meanwhile."""
+    names = (base.tables.shards[column].to_pylist() for column in ("shard", "sequence"))
+    owner = {sequence_number(shard): sequence for shard, sequence in zip(*names, strict=True)}
+    for job in jobs:
+        other = owner.get(sequence_number(job.shard), job.sequence)
+        if other != job.sequence:
+            raise CacheError(
+                f"sequence {job.sequence} got the shard numbers of sequence {other}, which was "
+                "prepared meanwhile. Run `prepare` again: it takes others."
+            )
 
 
 def _without(tables: Tables, shards: set[int]) -> Tables:

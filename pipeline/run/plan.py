@@ -18,6 +18,7 @@ from pass2d.pipeline.run.jobs import (
     containers,
     lidar_header,
     motion_header,
+    numbered,
     voxel_header,
 )
 from pass2d.pipeline.run.reasons import FOLLOWS, NEW, difference, earlier_shards
@@ -98,6 +99,7 @@ def plan_prepare(
     require_version(layout)
     has_manifest = layout.dataset_file.is_file() and current_number(layout) is not None
     manifest = load_manifest(layout) if has_manifest else None
+    jobs = numbered(jobs, {} if manifest is None else _sequences(manifest))
     planner = _Planner(layout, manifest, info=info, profile=profile, jobs=jobs, remote=remote)
     tasks: list[PlannedTask] = []
     for job in jobs:
