@@ -40,6 +40,8 @@ HARMED, ENDED, BUCKET = "harmed", "ended", "bucket"
 """What happens to a command: a wrong file, a signal, a bucket that others write to."""
 ONLY_IN_FOLDERS = frozenset({"folder", "fifo", "broken link", "folder elsewhere"})
 """Harms that no object of a bucket can have."""
+_BY_CHANCE = re.compile("[0-9a-f]{32}")
+"""In the names of what is written aside."""
 SEALED, RAW, FREE = "sealed", "raw", "free"
 """What a change of a file must lead to: the same result or a word about it, always; the same where
 what is left cannot be a valid file; nothing but an orderly end."""
@@ -101,6 +103,8 @@ class Outcome:
     """A traceback, or that it hung."""
     result: dict[str, Any] = field(default_factory=dict)
     """Each value of its JSON by path, and each file that it wrote by hash."""
+    hidden: frozenset[str] = frozenset()
+    """Paths below the case's folder with a name that begins with a dot; "*": any number."""
 
 
 class HangError(BaseException):
@@ -196,7 +200,8 @@ class Harness:
             self._lay_out(command)
             never = Moment(number=signal.SIGTERM, call=0, delay_s=0)
             code, _, err, self._calls[command.name] = self._run_until(command, never)
-            first = Outcome(code=code, out="", err=err, result=self._written(command))
+            result, hidden = self._written(command), self._hidden()
+            first = Outcome(code=code, out="", err=err, result=result, hidden=hidden)
             self._expected[command.name] = self._common(command, first, self._fresh(command))
         moment = choose_moment(choose, self._calls[command.name])
         self._lay_out(command)
@@ -214,6 +219,8 @@ class Harness:
                 wrong = "the same command again does not end well"
             elif wrong:
                 wrong = f"again: {wrong}"
+            elif left := outcome.hidden - self._undisturbed(command).hidden:
+                wrong = f"again: left over: {sorted(left)[:5]}"
         return Trial(str(moment), wrong, outcome)
 
     def _attacked(self, command: Command, choose: random.Random) -> Trial:
@@ -276,7 +283,8 @@ class Harness:
         """What two undisturbed runs agree on."""
         assert first.code == second.code == command.code, (command, first, second)
         same = {k: v for k, v in first.result.items() if second.result.get(k) == v}
-        return Outcome(code=0, out="", err="", result=same)
+        hidden = first.hidden | second.hidden
+        return Outcome(code=0, out="", err="", result=same, hidden=hidden)
 
     def _fresh(self, command: Command) -> Outcome:
         self._lay_out(command)
@@ -321,7 +329,12 @@ class Harness:
         else:
             outcome = self._invoke(command.words, pipes)
             written = self._written(command)
-        return replace(outcome, result={**_leaves(outcome.out), **written})
+        result = {**_leaves(outcome.out), **written}
+        return replace(outcome, result=result, hidden=self._hidden())
+
+    def _hidden(self) -> frozenset[str]:
+        paths = (str(path.relative_to(self.case)) for path in self.case.rglob("*"))
+        return frozenset(_BY_CHANCE.sub("*", path) for path in paths if "/." in f"/{path}")
 
     def _written(self, command: Command) -> dict[str, str]:
         """Each file that a command wrote by hash, but for its own notes (hidden ones)."""
@@ -474,7 +487,7 @@ def _changes(
         for key in before.keys() | after.keys()
         if before.get(key) != after.get(key)
         and not (key not in before and key.split("/")[0] in command.adds)
-        and not (is_killed and re.fullmatch(r"\..*\.tmp", key))  # the next run takes no notice
+        and not (is_killed and key.startswith(".pass2d-"))  # goes with the next run
     }
     return f"changed outside of its output: {sorted(changed)[:5]}" if changed else ""
 

@@ -1,11 +1,14 @@
 """Files that are replaced in one step."""
 
 import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from leftovers import left_by_a_kill
 
-from pass2d.common.files import read_whole, whole_file
+from pass2d.common.files import read_whole, temporary_folder, whole_file
 
 
 def test_file_is_the_old_one_or_the_whole_new_one_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -21,6 +24,47 @@ def test_file_is_the_old_one_or_the_whole_new_one_and_nothing_else_is_left(tmp_p
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_kill_left_goes_with_the_next_file_there(tmp_path: Path) -> None:
+    left = left_by_a_kill(tmp_path)
+    with whole_file(tmp_path / "one") as aside:
+        aside.write_text("1")
+        inside = left_by_a_kill(aside.parent)
+        with whole_file(tmp_path / "two") as other:  # a living one is left alone
+            other.write_text("2")
+        assert aside.read_text() == "1"
+        assert inside.exists()
+    assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_threads_that_write_to_one_folder_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for place in range(30):
+            with whole_file(tmp_path / f"{number}-{place}", is_durable=False) as aside:
+                aside.write_text(f"{number}-{place}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert all(path.read_text() == path.name for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 8 * 30
+
+
+def test_temporary_folders_of_killed_runs_go_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = tmp_path / f"pass2d-{os.geteuid()}-{'0' * 32}"
+    others = {tmp_path / f"theirs-{'0' * 32}", tmp_path / f"pass2d-123456-{'0' * 32}"}
+    for folder in (dead, *others):
+        folder.mkdir()
+    with temporary_folder() as folder:
+        assert {*tmp_path.iterdir()} == {folder, *others}
+        assert folder.stat().st_mode & 0o777 == 0o700
+        with temporary_folder():
+            assert folder.is_dir()
+    assert {*tmp_path.iterdir()} == others
 
 
 def _half(path: Path, stop: type[BaseException]) -> None:

@@ -155,6 +155,14 @@ LONG = pytest.mark.skipif("PASS2D_LONG_TESTS" not in os.environ, reason="PASS2D_
 
 
 @pytest.mark.ray
+def test_ray_starts_for_who_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    with connected(PrepareConfig(workers=1)) as session:
+        assert session.cpus == 1
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "number"),
@@ -224,7 +232,7 @@ def test_ray_gets_a_folder_that_its_sockets_can_have(
     monkeypatch.setattr(tempfile, "tempdir", None)
     folder = ray_folder()
     assert folder.parent == (short / "here" if name == "here" else Path("/tmp"))
-    environment = ray_processes._environment("A=b")
+    environment = ray_processes._environment("A=b", is_ours=True)
     assert Path(environment.get("TMPDIR", "/tmp")).is_absolute()
     folder.rmdir()
     shutil.rmtree(short)

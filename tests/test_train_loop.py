@@ -15,6 +15,7 @@ import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
 from heard import Heard
+from leftovers import left_by_a_kill
 from team_samples import exit_code
 from torch import Tensor
 from train_samples import (
@@ -136,8 +137,8 @@ def test_a_state_that_a_kill_kept_from_its_name_is_the_newest(
     checkpoints = root / "checkpoints"
     (checkpoints / "last.safetensors").rename(checkpoints / "next.safetensors")
     (checkpoints / "previous.safetensors").write_bytes(b"")
-    (checkpoints / ".tmpAb3dE6").write_bytes(b"what safetensors had begun")
-    (root / ".settings.toml.1-1.tmp").write_text("epochs")
+    left_by_a_kill(checkpoints)
+    left_by_a_kill(root)
     heard = Heard()
     run(data, tiny_recipe(), run_root=root, resume=True, progress=heard)
     assert "resuming after 2 epochs" in heard.all()
@@ -301,7 +302,7 @@ def test_a_run_whose_checkpoints_lie_behind_a_link_goes_on_there(
     (root / "checkpoints").rename(disk)
     (root / "checkpoints").symlink_to(disk)
     (disk / ".other.tmp").write_text("of another program")
-    (disk / ".last.safetensors.1-2.tmp").write_text("left by a kill")
+    left_by_a_kill(disk)
     recipe = tiny_recipe("epochs=3", "resume_anyway=true")
     heard = Heard()
     assert run(data, recipe, run_root=root, resume=True, progress=heard).epochs == 3

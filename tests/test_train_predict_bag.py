@@ -498,7 +498,7 @@ def test_run_that_ends_early_leaves_no_half_of_a_copy(form: str, tmp_path: Path)
         label(bag, out, tmp_path, progress=Heard(on_advance=stop))
     assert sorted(p.name for p in tmp_path.iterdir()) == [bag.name]
     # What kill -9 leaves is a folder that nobody holds locked: the next run removes it.
-    left = tmp_path / ".pass2d" / f"out-{'0' * 32}"
+    left = tmp_path / f".pass2d-{os.geteuid()}" / f"out-{'0' * 32}"
     left.mkdir(parents=True)
     (left / "half.mcap").touch()
     label(bag, out, tmp_path)

@@ -18,6 +18,7 @@ import plyfile
 import pytest
 import torch
 from heard import Heard
+from leftovers import left_by_a_kill
 from stub_network import StubNetwork, by_place
 from test_cli import PROJECT, pass2d, spawn
 from test_train_predict import CPU, card, inside, results, some_points, write_bin
@@ -207,7 +208,7 @@ def test_what_a_kill_left_half_written_is_replaced(
         predict(tmp_path / "in", checkpoint, tmp_path / "out", **options)
     assert "b.label" in results(tmp_path / "out")
     assert "b.npy" not in results(tmp_path / "out")
-    (tmp_path / "out/.b.npy.1-7.tmp").write_bytes(b"half")  # as SIGKILL would have left it
+    left_by_a_kill(tmp_path / "out")
     monkeypatch.undo()
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", **options)
     assert summary.kept >= 1
@@ -455,8 +456,8 @@ def test_a_sub_folder_that_cannot_be_read_is_named_and_the_rest_labelled(
         write_bin(tmp_path / f"in/{name}.bin", some_points(51))
     closed, real = tmp_path / "in" / "closed", os.scandir
 
-    def scandir(path: str) -> object:
-        if Path(path) == closed:
+    def scandir(path: str | int) -> object:
+        if str(path) == str(closed):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return real(path)
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import stat
-import threading
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -33,8 +33,9 @@ _FATAL = {
 }
 INCOMING = "CURRENT-"
 """Begins the name of what is about to be renamed to CURRENT."""
+_TRIES = 1000
 _ATTEMPT = re.compile(r".+-[0-9a-f]{32}")
-"""Names that pass2d gives in `.tmp`; nothing else there is ever deleted."""
+"""Names that pass2d gives to what it writes aside; nothing else there is ever deleted."""
 
 
 NO_PERMISSION = "no permission to read it. Change its permissions, or ask its owner"
@@ -222,20 +223,16 @@ def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
         sync(path.parent)
 
 
-ASIDE = ".*.tmp"
-"""Matches the files of `whole_file` that were never finished."""
-
-
 @contextlib.contextmanager
 def whole_file(path: Path, *, aside: Path | None = None, is_durable: bool = True) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; leaving well puts that in place of ``path``.
+    """Give a name to write to; leaving well puts that in place of ``path``.
 
     Whatever happens, ``path`` is the old file or the whole new one, and nothing is left beside it;
-    only a process that is killed leaves a file ``ASIDE``.
+    what a process that is killed leaves goes with the next file that is written there.
 
     Args:
         path: The file.
-        aside: The name to write to, on the same file system; None: one beside ``path``.
+        aside: The name to write to, on the same file system; None: one of `beside`.
         is_durable: Survive a power cut too, which takes milliseconds.
 
     Raises:
@@ -244,18 +241,73 @@ def whole_file(path: Path, *, aside: Path | None = None, is_durable: bool = True
     if path.exists() and not path.is_file():
         code = errno.EISDIR if path.is_dir() else errno.EEXIST
         raise OSError(code, "a folder" if path.is_dir() else "no regular file", str(path))
-    if aside is None:
-        aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
+    with contextlib.ExitStack() as stack:
+        if aside is None:
+            # Readers that search a folder for a suffix must not find it.
+            aside = stack.enter_context(beside(path)) / "unfinished.tmp"
+        else:
+            stack.callback(_remove_if_possible, aside)
         yield aside
         if is_durable:
             sync(aside)
         aside.replace(path)
         if is_durable:
             sync(path.parent)
+
+
+def _remove_if_possible(path: Path) -> None:
+    with contextlib.suppress(OSError):  # its folder may be what is missing
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A new folder on the file system of ``path``, whose folder must exist; it vanishes at the end.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    scratch = _scratch_in(path.parent)
+    path.parent.stat()  # else it would be made, too
+    remove_leftovers(path.parent)
+    try:
+        with attempt_folder(scratch, "unfinished") as attempt:
+            yield attempt
     finally:
-        with contextlib.suppress(OSError):  # its folder may be what is missing
-            aside.unlink(missing_ok=True)
+        _remove_if_empty(scratch)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of files that they were writing to a folder.
+
+    Raises:
+        CacheError: A link is where they lie.
+    """
+    scratch = _scratch_in(folder)
+    if scratch.is_dir():
+        remove_abandoned(scratch)
+        _remove_if_empty(scratch)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new private folder for temporary files; what killed runs left there goes first."""
+    place = Path(tempfile.gettempdir()).resolve()
+    name = f"pass2d-{os.geteuid()}"
+    remove_abandoned(place, name=f"{name}-")
+    with attempt_folder(place, name) as folder:
+        folder.chmod(0o700)
+        yield folder
+
+
+def _scratch_in(folder: Path) -> Path:
+    """Where files are written aside: one per user, for in a shared folder each owns his own."""
+    return folder / f".pass2d-{os.geteuid()}"
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -306,27 +358,46 @@ def attempt_folder(scratch: Path, name: str) -> Iterator[Path]:
     It stays locked while its owner lives, so that others can tell it from what a killed run left.
     """
     require_no_link(scratch)
-    path = scratch / f"{name}-{uuid.uuid4().hex}"
-    path.mkdir(parents=True)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path, fd = _locked_folder(scratch, name)
     try:
-        try_lock(fd, exclusive=True)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
         os.close(fd)
 
 
-def remove_abandoned(scratch: Path, *, min_age_s: float = 0.0) -> int:
+def _locked_folder(scratch: Path, name: str) -> tuple[Path, int]:
+    """Make a folder and lock it: another may take it for abandoned, or tidy up, in between."""
+    for _ in range(_TRIES):
+        path = scratch / f"{name}-{uuid.uuid4().hex}"
+        try:
+            path.mkdir()
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                scratch.mkdir(parents=True)
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if path.exists():
+            return path, fd
+        os.close(fd)
+    raise FileNotFoundError(errno.ENOENT, "it is removed again and again", str(scratch))
+
+
+def remove_abandoned(scratch: Path, *, name: str = "", min_age_s: float = 0.0) -> int:
     """Delete attempts whose owner is dead. Returns how many.
 
     Args:
         scratch: folder of the attempts.
+        name: only those whose name begins so.
         min_age_s: leave younger ones alone: another process may be about to lock them.
     """
     removed = 0
     newest_s = time.time() - min_age_s
     for path in attempts(scratch):
+        if not path.name.startswith(name):
+            continue
         if path.is_symlink():
             path.unlink(missing_ok=True)
             continue
@@ -356,13 +427,15 @@ def attempts(scratch: Path) -> list[Path]:
         CacheError: `.tmp` is a link.
     """
     require_no_link(scratch)
-    if not scratch.is_dir():
+    try:
+        found = sorted(scratch.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(
+    return [
         path
-        for path in scratch.iterdir()
+        for path in found
         if _ATTEMPT.fullmatch(path.name) and not path.name.startswith(INCOMING)
-    )
+    ]
 
 
 def try_lock(fd: int, *, exclusive: bool) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pass2d.common.files import replace_file
+from pass2d.common.files import whole_file, writing
 from pass2d.corruptions.registry import COLLECTION
 from pass2d.reports.report import Part, Report, percent, plain_shares
 from pass2d.train.robustness.robo3d import CORRUPTIONS
@@ -87,9 +86,8 @@ def write_summary(report: RobustReport, folder: Path) -> Path:
         CacheError: The disk is full, or the folder may not be written.
     """
     path = folder / SUMMARY_FILE
-    replace_file(path, summary_csv(report), scratch=folder / ".tmp")
-    with contextlib.suppress(OSError):  # another run may write there
-        (folder / ".tmp").rmdir()
+    with writing(path), whole_file(path) as aside:
+        aside.write_bytes(summary_csv(report))
     return path
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
-from pass2d.common.files import ASIDE
+from pass2d.common.files import remove_leftovers
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.nuscenes_rows import LIDAR
 from pass2d.synth.generate import SynthSummary, Written, claim, run_tasks
@@ -88,8 +88,7 @@ def _make_folders(tasks: list[_Task]) -> None:
     try:
         for folder in (*folders, out / VERSION, (out / MAP_FILE).parent):
             folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(ASIDE):
-                leftover.unlink()
+            remove_leftovers(folder)
     except OSError as error:
         raise DataError(
             f"{out}: cannot write: {error.strerror or error}; choose another folder"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
-from pass2d.common.files import ASIDE, whole_file
+from pass2d.common.files import remove_leftovers, whole_file
 from pass2d.synth.config import TEST_SEQUENCES, SynthConfig
 from pass2d.synth.frame import Frame
 from pass2d.synth.sensors import CameraModel
@@ -48,6 +48,7 @@ def claim_folder(out: Path, settings: dict[str, object]) -> None:
     marker = out / MARKER
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a folder for the synthetic world")
+    remove_leftovers(out)  # of a run that was killed before it wrote its marker
     if marker.is_file():
         _check_same(marker, settings)
     elif out.is_dir() and any(out.iterdir()):
@@ -143,8 +144,7 @@ def write_sequence(
     try:
         for path in frame_files(out, sequence, 0).values():
             path.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in path.parent.glob(ASIDE):
-                leftover.unlink()
+            remove_leftovers(path.parent)
     except OSError as error:
         raise _write_error(folder, error) from error
     write_aside(folder / "calib.txt", calibration_text(camera).encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from pass2d.cache.manifest import Manifest, load_manifest
 from pass2d.cache.rows import ScanSources, ShardHeader, ShardRow, SourceFile, load_row
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CacheError
+from pass2d.common.files import temporary_folder
 from pass2d.common.json import loads
 from pass2d.pipeline.run.jobs import RECORDED_RULES, ShardJob
 from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult, run_task
@@ -206,8 +206,8 @@ def rebuild_and_compare(dataset_root: Path) -> Callable[[ShardRow], Sequence[str
 
     def rebuild(row: ShardRow) -> Sequence[str] | None:
         header = row.header
-        with tempfile.TemporaryDirectory(prefix="pass2d-rebuild-") as scratch:
-            aside = Layout(root=Path(scratch) / dataset_root.name)
+        with temporary_folder() as scratch:
+            aside = Layout(root=scratch / dataset_root.name)
             files = files_of_row(row)
             if header.container != "lidar":
                 _lend(layout, aside, row.shard, header.lidar_key)

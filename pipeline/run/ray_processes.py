@@ -42,9 +42,10 @@ class RayProcesses:
     Args:
         folder: of their files, made for them alone; it goes with them.
         driver: the program in Python that runs Ray.
+        is_ours: Ray is started, not a cluster joined.
     """
 
-    def __init__(self, folder: Path, *, driver: str = DRIVER) -> None:
+    def __init__(self, folder: Path, *, driver: str = DRIVER, is_ours: bool = True) -> None:
         self._folder = folder
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
         self.channel, theirs = Pipe()
@@ -59,7 +60,7 @@ class RayProcesses:
                 stdout=log,
                 stderr=log,
                 cwd=_ROOT,  # Ray's workers search the driver's folder first
-                env=_environment(self._mark),
+                env=_environment(self._mark, is_ours=is_ours),
                 start_new_session=True,  # Ctrl-C reaches the run alone
             )
         os.close(reading)
@@ -129,10 +130,12 @@ def ray_folder() -> Path:
     )
 
 
-def _environment(mark: str) -> dict[str, str]:
+def _environment(mark: str, *, is_ours: bool) -> dict[str, str]:
     """For a guard and all below it."""
     name, _, value = mark.partition("=")
     environment = {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, name: value}
+    if is_ours:  # else Ray makes a token for ever, in a home that may not be writable
+        environment["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
     if "TMPDIR" in environment:  # relative, it would mean another folder there; empty, any
         environment["TMPDIR"] = tempfile.gettempdir()
     return environment

@@ -75,7 +75,7 @@ class RaySession:
         self._ended = threading.Event()
         self._heard: queue.SimpleQueue[object] = queue.SimpleQueue()
         folder = ray_folder()
-        self._processes = RayProcesses(folder, driver=driver)
+        self._processes = RayProcesses(folder, driver=driver, is_ours=self.is_ours)
         threading.Thread(target=self._listen, name="pass2d-ray", daemon=True).start()
         try:
             self.send(Order(config=config, folder=str(folder)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from pass2d.common.errors import DataError
-from pass2d.common.files import make_folder, written_whole
+from pass2d.common.files import make_folder, remove_leftovers, written_whole
 from pass2d.common.work_record import WorkRecord
 from pass2d.train.prediction.files import ScanFile
 
@@ -46,7 +46,6 @@ class ResultFolder:
         self._known = dict(self._record.parts)
         """Of earlier runs."""
         self._lock = threading.Lock()
-        self._tidied: set[str] = set()
         self.context: Callable[[Path], list[int]] = lambda _points: []
         """What else than its file a scan's result depends on, as numbers."""
 
@@ -74,11 +73,18 @@ class ResultFolder:
     def require_free(self, scans: Iterable[ScanFile]) -> None:
         """Refuse before any work what ``state`` would refuse later.
 
+        What a killed run left beside the results goes.
+
         Raises:
             DataError: Naming the first result that is in the way.
         """
         taken: list[DataError] = []
+        tidied: set[Path] = set()
         for scan in scans:
+            folder = scan.target.parent
+            if folder not in tidied:
+                tidied.add(folder)
+                remove_leftovers(folder)
             try:
                 self.state(scan)
             except DataError as error:
@@ -108,21 +114,12 @@ class ResultFolder:
         """Say that a result is ours, before it exists."""
         key = self._key(scan)
         try:
-            if key in self._known and key not in self._tidied:
-                self._tidied.add(key)
-                self._remove_asides(scan)
             self._record.add(key, {"input": self._identity(scan.points)})
         except OSError as error:
             raise _unwritable(self._record.path, error) from error
 
     def _identity(self, points: Path) -> list[int]:
         return [*_identity(points), *self.context(points)]
-
-    def _remove_asides(self, scan: ScanFile) -> None:
-        """What a killed run left beside a result."""
-        for path in self.files(scan):
-            for aside in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
-                aside.unlink(missing_ok=True)
 
     def _key(self, scan: ScanFile) -> str:
         return os.path.relpath(scan.target, self._out)
@@ -156,7 +153,3 @@ def _identity(path: Path) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pass2d.common.errors import CheckpointError, ConfigError
-from pass2d.common.files import whole_file
+from pass2d.common.files import remove_leftovers, whole_file
 from pass2d.common.progress import Progress
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -78,12 +78,7 @@ def only_run_in(folder: RunFolder, group: ProcessGroup) -> Iterator[None]:
     with ExitStack() as stack:
         for path in (folder.root, checkpoints):  # a link may lead two runs to the same checkpoints
             stack.enter_context(_locked(path))
-        patterns = [".*.tmp", "checkpoints/.*.safetensors.*.tmp"]
-        if not checkpoints.is_symlink():  # behind a link other programs may keep their files
-            patterns += ["checkpoints/.*.tmp", "checkpoints/.tmp*"]  # safetensors' are the last
-        for pattern in patterns:
-            for left_by_a_kill in folder.root.glob(pattern):
-                left_by_a_kill.unlink(missing_ok=True)
+            remove_leftovers(path)
         yield
 
 

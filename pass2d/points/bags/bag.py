@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # pyyaml ships no types
 
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.files import (
-    attempt_folder,
+    beside,
     make_folder,
     open_file,
     read_whole,
-    remove_abandoned,
+    remove_leftovers,
     sync_tree,
+    temporary_folder,
 )
 from pass2d.common.text import unknown
 from pass2d.points.bags.mcap_file import McapFile
@@ -38,7 +38,6 @@ STORAGES: dict[str, type[McapFile | Ros1File | SqliteFile]] = {
 """By suffix in lower case."""
 METADATA = "metadata.yaml"
 _PACKED = ".zstd"
-_SCRATCH = ".pass2d"
 _LARGEST_MESSAGE = 1 << 30
 
 
@@ -127,10 +126,8 @@ class Bag:
         """
         require_free(self.path, target, overwrite=overwrite)
         make_folder(target.parent, "recording")
-        scratch = target.parent / _SCRATCH
         try:
-            remove_abandoned(scratch)
-            with attempt_folder(scratch, target.name) as attempt:
+            with beside(target) as attempt:
                 made = attempt / target.name
                 self._write(made, topic, chain(replaced, self._no_more()))
                 if next(replaced, None) is not None:
@@ -144,9 +141,6 @@ class Bag:
                 f"{target}: the recording could not be written: {error.strerror or error}. "
                 "Is the disk full, or the folder not writable?"
             ) from error
-        finally:
-            with suppress(OSError):  # others may have files there
-                scratch.rmdir()
 
     def _no_more(self) -> Iterator[bytes]:
         """What follows the last message: to ask for it is an error."""
@@ -174,9 +168,12 @@ class Bag:
 def require_free(source: Path, target: Path, *, overwrite: bool) -> None:
     """Refuse a target that is the recording itself, or is there and may not be replaced.
 
+    What a killed run left beside it goes first.
+
     Raises:
         DataError: It is.
     """
+    remove_leftovers(target.parent)
     if not target.exists() and not target.is_symlink():
         return
     if target.exists() and target.samefile(source):
@@ -287,7 +284,7 @@ def _unpacked_file(file: Path, stack: ExitStack) -> Path:
     if file.suffix != _PACKED:
         return file
     zstandard = reader_package("zstandard", file, needs="zstandard", extra="bags")
-    made = Path(stack.enter_context(TemporaryDirectory(prefix="pass2d-"))) / file.stem
+    made = stack.enter_context(temporary_folder()) / file.stem
     with (
         reading(file, "compressed recording"),
         os.fdopen(open_file(file), "rb") as source,
