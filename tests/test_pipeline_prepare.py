@@ -522,6 +522,36 @@ def test_shards_never_cross_sequences(raw: Path) -> None:
     assert [(job.shard, len(job.scans)) for job in cut] == [(0, 2), (1, 1), (8000, 2), (11000, 1)]
 
 
+@pytest.mark.parametrize(("change", "written"), [(1e-14, 0), (1e-6, 2)])
+def test_another_rounding_of_calibrations_keeps_the_shards(
+    raw: Path, tmp_path: Path, change: float, written: int
+) -> None:
+    """As the matrix product of another processor: neither this machine nor its workers redo them.
+
+    A calibration that differs by more is another: both shards of sequence 00 are made again.
+    """
+    run(raw, tmp_path)
+    before = shards(tmp_path)
+    listing = list_semkitti(raw)
+    scans = tuple(
+        replace(
+            scan,
+            image_from_lidar=scan.image_from_lidar
+            and tuple(tuple(v * (1 + change) for v in row) for row in scan.image_from_lidar),
+        )
+        for scan in listing.scans
+        if scan.sequence == "00"
+    )
+    assert prepare(replace(listing, scans=scans), tmp_path, INLINE, Silent()).written_shards == (
+        written
+    )
+    assert (shards(tmp_path) == before) == (written == 0)
+    for scan in scans:  # unknown files, which the tasks hash: a data set that was moved
+        os.utime(scan.points, ns=(1, 1))
+    again = prepare(replace(listing, scans=scans), tmp_path, INLINE, Silent())
+    assert again.written_shards == 0
+
+
 def test_scans_that_occur_twice_are_refused(raw: Path) -> None:
     scans = list_semkitti(raw).scans
     with pytest.raises(CacheError, match="twice"):

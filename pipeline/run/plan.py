@@ -22,6 +22,7 @@ from pass2d.pipeline.run.jobs import (
     voxel_header,
 )
 from pass2d.pipeline.run.reasons import FOLLOWS, NEW, difference, earlier_shards
+from pass2d.pipeline.run.rounding import as_before
 from pass2d.pipeline.run.source_index import SourceIndex
 from pass2d.pipeline.source import ScanSource
 
@@ -102,10 +103,15 @@ def plan_prepare(
     jobs = numbered(jobs, {} if manifest is None else _sequences(manifest))
     planner = _Planner(layout, manifest, info=info, profile=profile, jobs=jobs, remote=remote)
     tasks: list[PlannedTask] = []
-    for job in jobs:
-        tasks += planner.plan(job)
+    planned: list[ShardJob] = []
+    for listed in jobs:
+        job, found = listed, planner.plan(listed)
+        if found and (job := planner.as_before(listed)) != listed:
+            found = planner.plan(job)
+        planned.append(job)
+        tasks += found
     return PreparePlan(
-        jobs=tuple(jobs),
+        jobs=tuple(planned),
         tasks=tuple(tasks),
         keys=planner.keys,
         dropped=tuple(planner.dropped()),
@@ -163,6 +169,10 @@ class _Planner:
             *self._plan_voxel(job, header.key),
             *self._plan_motion(job, kept, header.key),
         ]
+
+    def as_before(self, job: ShardJob) -> ShardJob:
+        """Its scans with the numbers of the shards that are there, where only rounding differs."""
+        return as_before(job, self._earlier)
 
     def dropped(self) -> list[int]:
         """Shards of listed sequences that no job has any more."""
