@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -27,7 +28,7 @@ from train_samples import (
 
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo
-from pass2d.common.errors import CheckpointError, ConfigError
+from pass2d.common.errors import CheckpointError, ConfigError, Pass2DError
 from pass2d.common.progress import Silent
 from pass2d.models.network import Segmentation
 from pass2d.train.checkpoints.checkpoint import load_checkpoint, network_from_checkpoint
@@ -159,7 +160,7 @@ def run_until_killed(data: Path, run_root: Path, place: str, count: int) -> None
     fsync, replace_file = os.fsync, Path.replace
 
     def watched_fsync(descriptor: int) -> None:
-        if ".safetensors." in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+        if "/checkpoints/.pass2d-" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             come("half written")
         fsync(descriptor)
 
@@ -435,6 +436,34 @@ def test_a_broken_tensorboard_is_one_error_and_leaves_no_run(
     with pytest.raises(ConfigError, match=r"Descriptors.*Set log\.tensorboard=false"):
         run(data, tiny_recipe("log.tensorboard=true"), run_root=root)
     assert not root.exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(("room", "failing"), [(0, "settings.toml"), (5_000, "next.safetensors")])
+def test_a_start_on_a_full_disk_does_not_refuse_the_next(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    room: int,
+    failing: str,
+    resume: bool,
+) -> None:
+    """No file may become larger than that, as if there were no more room."""
+    monkeypatch.chdir(tmp_path)
+    recipe, root = tiny_recipe("epochs=1"), tmp_path / "run"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for named in (root, None):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            with pytest.raises(Pass2DError, match=rf"{failing}.*File too large"):
+                run(data, recipe, run_root=named, resume=resume)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    if not room:
+        assert not list((tmp_path / "runs").iterdir())
+    assert run(data, recipe, run_root=root, resume=resume).is_complete
+    assert [record["kind"] for record in records(root)] == ["train"] * 3 + ["val"]
 
 
 def test_tensorboard_events_are_written(data: Path, tmp_path: Path) -> None:

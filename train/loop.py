@@ -114,8 +114,8 @@ def run(
         choice = from_main(choice, group)
         folder = open_folder(choice.root, resume=choice.is_resumed, group=group)
         with (
-            left_unmade(folder, group) if choice.is_new else nullcontext(),
             only_run_in(folder, group),
+            left_unmade(folder, group, is_new=choice.is_new),
         ):
             with stop.raising():  # so far nothing would be lost
                 loop = _prepared(

@@ -76,6 +76,11 @@ class FoundNetwork:
     """Why this one, for a person."""
 
 
+def holds_checkpoints(folder: RunFolder) -> bool:
+    """Whether a run has come to its first checkpoint."""
+    return any(folder.last.parent.glob("*.safetensors"))
+
+
 def new_run_folder(recipe_name: str, *, runs: Path = RUNS) -> Path:
     """Make a folder RECIPE-DATE-TIME that nobody else has, also of those who begin just now.
 

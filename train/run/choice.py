@@ -9,7 +9,14 @@ from pass2d.common.errors import CheckpointError, ConfigError
 from pass2d.common.files import NO_PERMISSION, may_not_look
 from pass2d.common.progress import Progress
 from pass2d.train.checkpoints.checkpoint import read_card
-from pass2d.train.checkpoints.runs import RUNS, RunFolder, as_typed, new_run_folder, run_folders
+from pass2d.train.checkpoints.runs import (
+    RUNS,
+    RunFolder,
+    as_typed,
+    holds_checkpoints,
+    new_run_folder,
+    run_folders,
+)
 from pass2d.train.recipes.recipe import Recipe, load_recipe
 from pass2d.train.run.resume import settings_differences
 
@@ -54,7 +61,9 @@ def choose_run(
         if resume and holds_nothing(named):
             progress.say(f"{as_typed(named)}: no run to resume yet, so it begins")
             return RunChoice(root=named, is_resumed=False)
-        return RunChoice(root=named, is_resumed=resume)
+        folder = RunFolder(root=named)
+        has_only_begun = folder.settings.is_file() and not holds_checkpoints(folder)
+        return RunChoice(root=named, is_resumed=resume or has_only_begun)
     if resume:
         found, note = newest_alike(recipe, fingerprint, runs=runs)
         if found is not None:

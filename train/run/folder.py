@@ -15,7 +15,7 @@ from pass2d.common.files import remove_leftovers, whole_file
 from pass2d.common.progress import Progress
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pass2d.train.checkpoints.runs import RunFolder, as_typed, run_folders
+from pass2d.train.checkpoints.runs import RunFolder, as_typed, holds_checkpoints, run_folders
 from pass2d.train.distributed.process_group import ProcessGroup
 
 
@@ -52,16 +52,34 @@ def open_folder(root: Path, *, resume: bool, group: ProcessGroup) -> RunFolder:
 
 
 @contextmanager
-def left_unmade(folder: RunFolder, group: ProcessGroup) -> Iterator[None]:
-    """Take a folder that was made for this run away again if the run does not begin."""
+def left_unmade(folder: RunFolder, group: ProcessGroup, *, is_new: bool) -> Iterator[None]:
+    """Take away again what a run made that ended before its first step was logged.
+
+    Args:
+        folder: of the run, whose lock is held.
+        group: its main process does it.
+        is_new: the folder was made for this run and goes, too.
+    """
     try:
         yield
     except BaseException:
-        if group.is_main and not folder.settings.exists():
+        if group.is_main:
             with suppress(OSError):  # not empty
-                folder.last.parent.rmdir()
-                folder.root.rmdir()
+                _unmake(folder, is_new=is_new)
         raise
+
+
+def _unmake(folder: RunFolder, *, is_new: bool) -> None:
+    has_lines = folder.metrics.exists() and folder.metrics.stat().st_size > 0
+    if has_lines or holds_checkpoints(folder):
+        return
+    for path in (folder.settings, folder.metrics, *folder.tensorboard.glob("events.*")):
+        path.unlink(missing_ok=True)
+    if is_new:
+        if folder.tensorboard.exists():
+            folder.tensorboard.rmdir()
+        folder.last.parent.rmdir()
+        folder.root.rmdir()
 
 
 @contextmanager
