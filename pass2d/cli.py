@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import os
 import signal
@@ -43,6 +44,7 @@ def _run() -> None:
     """Run the command that was typed; it exits."""
     # Torch's threads spin while they wait: on busy cores a step took several times the CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    name_the_user()
     try:
         from pass2d.commands.app import app
         from pass2d.commands.console import clear_errors, ended_by
@@ -53,6 +55,14 @@ def _run() -> None:
         if (error.name or "").split(".")[0] == "pass2d":
             raise
         sys.exit(f"error: a package cannot be imported: {error}. Run `pass2d doctor`.")
+
+
+def name_the_user() -> None:
+    """Torch wants a user's name; in a container (`docker run --user 1234`) there may be none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        os.environ["LOGNAME"] = str(os.getuid())
 
 
 def _open_closed_outputs() -> None:

@@ -243,6 +243,12 @@ def test_without_a_home_the_option_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert RemoteConfig.from_environment().folder == Path("/somewhere")
 
 
+def test_a_home_of_nobody_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE", "~nobody-of-that-name/disk")
+    with pytest.raises(ConfigError, match=r"~nobody-of-that-name/disk: Could not determine"):
+        RemoteConfig.from_environment()
+
+
 def test_closing_leaves_open_what_a_thread_still_reads(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"aaa")
     pool = DescriptorPool()

@@ -1,18 +1,22 @@
 """What the `pass2d` command calls things: the same everywhere, and as the documents say."""
 
+import getpass
 import itertools
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from typer import Context
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from pass2d import cli
 from pass2d.cli import app
 from pass2d.commands.console import Console
 
@@ -119,3 +123,21 @@ def test_an_empty_argument_is_not_the_current_folder(
     assert result.exit_code == 1
     assert "error: --cache is empty" in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_home_of_nobody_is_one_error() -> None:
+    words = ["stats", "--cache", "memory://x", "--local-cache", "~nobody-of-that-name/disk"]
+    ended = CliRunner().invoke(app, words)
+    assert (ended.exit_code, type(ended.exception)) == (1, SystemExit)
+    assert ended.stderr.startswith("error: --local-cache ~nobody-of-that-name/disk: Could not")
+
+
+@mock.patch.dict(os.environ)
+def test_a_user_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        os.environ.pop(variable, None)
+    monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    cli.name_the_user()
+    assert getpass.getuser() == "3999999999"

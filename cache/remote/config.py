@@ -32,11 +32,11 @@ class RemoteConfig:
         """Settings from PASS2D_LOCAL_CACHE and the other variables in `cache/README.md`.
 
         Raises:
-            ConfigError: a value is no positive number, or the options are no JSON object.
+            ConfigError: a value is no positive number, no such home, or options that are no JSON.
         """
         changes: dict[str, Any] = {}
         if folder := os.environ.get("PASS2D_LOCAL_CACHE"):
-            changes["folder"] = Path(folder).expanduser().resolve()
+            changes["folder"] = _resolved(folder)
         if (size := _positive("PASS2D_LOCAL_CACHE_GB", "GB")) is not None:
             changes["limit_bytes"] = int(size * 1e9)
         if (attempts := _positive("PASS2D_STORE_ATTEMPTS", "attempts")) is not None:
@@ -48,6 +48,13 @@ class RemoteConfig:
         if text := os.environ.get("PASS2D_STORE_OPTIONS"):
             changes["options"] = _options(text)
         return cls(**changes)
+
+
+def _resolved(folder: str) -> Path:
+    try:
+        return Path(folder).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # no such home; links in a circle
+        raise ConfigError(f"PASS2D_LOCAL_CACHE={folder}: {error} Give an absolute path.") from error
 
 
 def _home() -> Path:

@@ -50,7 +50,7 @@ def _resolving(option: str, text: str | Path) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise _refused(str(error)) from error
-    except (OSError, RuntimeError) as error:  # no current folder any more; links in a circle
+    except (OSError, RuntimeError) as error:  # no current folder, no home; links in a circle
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _refused(f"{option} {text}: {reason}. Give an absolute path.") from error
 
@@ -86,7 +86,8 @@ def _local_cache(text: str | None) -> None:
     if text is not None:
         if not text.strip() or is_url(text):
             raise typer.BadParameter(f"found {text!r}, expected a folder on a local disk")
-        os.environ["PASS2D_LOCAL_CACHE"] = str(Path(text).expanduser().resolve())
+        with _resolving("--local-cache", text):
+            os.environ["PASS2D_LOCAL_CACHE"] = str(Path(text).expanduser().resolve())
 
 
 def _local_cache_gb(size: float | None) -> None:
