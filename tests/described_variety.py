@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import laspy
 import numpy as np
 from pandas_samples import write_table
 from PIL import Image
 from plyfile import PlyData, PlyElement
 from scipy.spatial.transform import Rotation
+
+from pass2d.points.mapping import ROLES
 
 N = 240
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048, "0.5": 0.5}
@@ -26,8 +29,10 @@ LAYOUTS = (
     "{split}/points/{scan}",
     "points/{scan}",
 )
-NAMED = (".npz", ".pcd", ".ply", ".csv", ".pkl", ".pkl.gz")
+NAMED = (".npz", ".pcd", ".ply", ".csv", ".pkl", ".pkl.gz", ".las", ".laz")
 """Formats whose columns have names."""
+FLIGHT = {"signal": "intensity", "label": "user_data"}
+"""What `.las` and `.laz` call them: whole numbers of 16 bits, and of 8."""
 FORMATS = (".bin", ".bin.gz", ".npy", ".txt", *NAMED)
 ODDITIES = (
     "no val",
@@ -68,7 +73,8 @@ class _Maker:
         self.columns = ["x", "y", "z", *signal, *extra]
         if choose.random() < 0.5:
             choose.shuffle(self.columns)
-        if self.suffix not in (".bin", ".bin.gz") and self.suffix not in NAMED:
+        self.is_flight = self.suffix in (".las", ".laz")
+        if self.is_flight or (self.suffix not in (".bin", ".bin.gz") and self.suffix not in NAMED):
             self.columns = ["x", "y", "z", "signal"]  # numbers without names: the usual four
         self.dtype = pick(("f4", "f4", "f8", ">f4", ">f8"))
         self.unit = pick(list(UNITS))
@@ -90,13 +96,14 @@ class _Maker:
         self.shift = pick((0, 0, 2)) if bits > 8 else 0
         self.has_instances = bits >= 31 and choose.random() < 0.4
         self.label_form = pick((".label", ".label", ".bin", ".npy", ".npz", "column"))
-        if self.label_form == "column" and self.suffix not in (".csv", ".ply", ".pcd"):
-            self.label_form = ".label"
         if self.label_form == ".bin" and self.suffix.startswith(".bin"):
             self.label_form = ".label"
         most = min(bits - self.shift, 14)
         if self.label_form == "column":
             self.shift, self.has_instances, most = 0, False, 6
+            self.label_column = FLIGHT["label"] if self.is_flight else "label"
+            if self.suffix in (".npy", ".txt"):
+                self.label_column = str(len(self.columns))
         ids = choose.sample(range(1, 1 << most), 7)
         n_classes = choose.randrange(1, 5)
         self.class_ids = [ids[place : place + 1] for place in range(n_classes)]
@@ -186,6 +193,8 @@ class _Maker:
         xyz /= UNITS[self.unit]
         cloud = dict(zip("xyz", xyz.T, strict=True))
         cloud["signal"] = self.rng.uniform(0, self.full / self.scale, N)
+        if self.is_flight:
+            cloud["signal"] = cloud["signal"].round()
         cloud["ring"], cloud["row"] = np.arange(N) % 16, np.arange(N) // 16
         cloud["time"] = np.linspace(0, 0.1, N)
         return {**{name: cloud[name] for name in self.columns}, "label": raw}
@@ -195,7 +204,9 @@ class _Maker:
         names = [*self.columns, *(["label"] if has_label else [])]
         table = np.column_stack([cloud[name] for name in names])
         suffix = self.suffix.removesuffix(".gz")
-        if suffix == ".bin":
+        if self.is_flight:
+            write_flight(file, {FLIGHT.get(name, name): cloud[name] for name in names})
+        elif suffix == ".bin":
             data = table.astype(self.dtype if self.dtype[0] == ">" else f"<{self.dtype}").tobytes()
             file.write_bytes(gzip.compress(data) if self.suffix.endswith(".gz") else data)
         elif suffix == ".npy":
@@ -260,16 +271,15 @@ class _Maker:
         files = f"{self.layout}{self.suffix}"
         points: dict[str, Any] = {"files": files, **frame, "ahead": self.ahead, "signal": signal}
         if self.suffix in NAMED:
-            points["map"] = {name: name for name in ("x", "y", "z", "signal")}
-            if "signal" not in self.columns:
-                del points["map"]["signal"]
+            names = FLIGHT if self.is_flight else {}
+            points["map"] = {n: names.get(n, n) for n in ROLES if n in self.columns}
         else:
             label = ["label"] if self.label_form == "column" else []
             points |= {"columns": [*self.columns, *label], "dtype": self.dtype}
         table("[points]", points)
         labels: dict[str, Any] = {"unnamed": self.unnamed}
         if self.label_form == "column":
-            labels["column"] = "label"
+            labels["column"] = self.label_column
         else:
             labels |= {"files": self._labels(), "dtype": self.label_dtype, "shift": self.shift}
             if self.has_instances:
@@ -345,6 +355,18 @@ class _Maker:
             else:
                 found[split] = {"sequences": [name]}
         return found
+
+
+def write_flight(file: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """As `.las` or `.laz`."""
+    las = laspy.LasData(laspy.LasHeader(point_format=0, version="1.2"))
+    xyz = np.stack([columns[name] for name in "xyz"])
+    if xyz.size:
+        las.header.offsets = xyz.mean(axis=1)
+        las.header.scales = np.maximum(np.ptp(xyz, axis=1), 1) / 1e8
+    for name, values in columns.items():
+        las[name] = values
+    las.write(str(file))
 
 
 def toml(value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from described_variety import write_flight
 from PIL import Image
 from plyfile import PlyData, PlyElement
 from train_samples import TINY
@@ -179,6 +180,40 @@ def test_units_and_types_are_told_by_the_numbers(tmp_path: Path) -> None:
     xy = np.concatenate([cloud(seed)[0][:, :2] for seed in range(3)])
     reach = np.ceil(np.abs(np.percentile(xy, (0.5, 99.5), axis=0)).max() / 10) * 10
     assert description.volume.high[:2] == (reach, reach)
+
+
+@pytest.mark.parametrize("labels", ["{scan}.npz", "truth/{scan}.npz"])
+def test_labels_in_archives_beside_the_points_and_with_them(tmp_path: Path, labels: str) -> None:
+    for seed in range(3):
+        points, raw = cloud(seed)
+        arrays = {"points": points[:, :4].astype(np.float32)}
+        truth = {"labels": raw.astype(np.int64)}
+        if "/" in labels:
+            (tmp_path / "truth").mkdir(exist_ok=True)
+            np.savez(tmp_path / "truth" / f"{seed}.npz", **truth)
+            truth = {}
+        np.savez(tmp_path / f"{seed}.npz", **arrays, **truth)
+    _, found = described(tmp_path)
+    assert found.points.files == "{scan}.npz"
+    assert found.labels is not None
+    assert found.labels.files == labels
+    assert [one.raw for one in found.classes] == [(40,), (70,)]
+    place = ("--describe", tmp_path.parent / "found.toml", "--root", tmp_path)
+    problems = json.loads(pass2d("prepare", "folder", *place, "--check", "--json"))["problems"]
+    assert [one for one in problems if one["severity"] != "note"] == []
+
+
+def test_a_flight_with_classes_has_a_signal_of_0_to_1(tmp_path: Path) -> None:
+    for seed in range(2):
+        points, raw = cloud(seed)
+        columns = dict(zip("xyz", points.T, strict=False))
+        columns |= {"intensity": points[:, 3].round() * 256, "classification": raw % 32}
+        write_flight(tmp_path / f"{seed}.las", columns)
+    _, found = described(tmp_path)
+    assert found.points.signal.scale == pytest.approx(1 / 65535, rel=1e-5)
+    assert found.points.signal.full == 1.0
+    assert found.labels is not None
+    assert found.labels.column == "classification"
 
 
 def test_another_axis_that_is_up_is_turned(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from pass2d.points.scan_file import read_columns_of
 
 LOWEST_ID, HIGHEST_ID = -(1 << 15), (1 << 16) - 1
 """Raw ids that can be; negative ones are kept as 16 bits: -1 is 65535."""
-_LABEL_NAMES = ("labels", "label", "semantic", "data")
+LABEL_NAMES = ("labels", "label", "semantic", "data")
+"""Of an array in an `.npz` with others."""
 _AGAIN = "Is it damaged, or of another format than the description says?"
 
 
@@ -138,8 +139,7 @@ def _label_values(
     suffix = point_suffix(file.name)
     if suffix in (".npy", ".npz"):
         try:
-            is_npy = suffix == ".npy"
-            array = npy_array(file, data) if is_npy else read_npz_array(file, data, _LABEL_NAMES)
+            array = label_array(file, data)
         except DataError as error:
             raise _problem(file, error, "an array of labels") from error
         return _whole(file, array.reshape(-1), is_dropped)
@@ -152,6 +152,17 @@ def _label_values(
             remedy="Is it cut off, or is dtype of [labels] another?",
         )
     return _whole(file, np.frombuffer(data, kind), is_dropped)
+
+
+def label_array(file: Path, data: bytes) -> NDArray[Any]:
+    """The labels in the bytes of an `.npy` or `.npz`.
+
+    Raises:
+        DataError: not such a file, or several arrays and none of a usual name.
+    """
+    if point_suffix(file.name) == ".npy":
+        return npy_array(file, data)
+    return read_npz_array(file, data, LABEL_NAMES)
 
 
 def _whole(

@@ -14,12 +14,12 @@ from pass2d.common.errors import DataError, Pass2DError
 from pass2d.pipeline.datasets.described.pattern import Folders, Match
 from pass2d.pipeline.datasets.described.sources import load_description, preset_names
 from pass2d.pipeline.datasets.proposal.notes import GUESS, Notes, text_of
-from pass2d.pipeline.datasets.proposal.points import Cloud
+from pass2d.pipeline.datasets.proposal.points import Cloud, PointFiles
 from pass2d.pipeline.datasets.proposal.tree import Tree, plain_suffix, read_or_say, size_of, spread
-from pass2d.points.npy_array import npy_array
+from pass2d.pipeline.stages.read_described import label_array
 from pass2d.points.registry import SOME_POINTS, read_columns
 
-SUFFIXES = (".label", ".labels", ".npy", ".bin", ".seg")
+SUFFIXES = (".label", ".labels", ".npy", ".npz", ".bin", ".seg")
 _TYPES = {1: ("u1", "i1"), 2: ("u2", "i2"), 4: ("u4", "i4", "f4"), 8: ("i8", "f8")}
 """Of a number of so many bytes, the likeliest first."""
 _NAMES = ("label", "class", "semantic", "sem", "category", "truth", "gt")
@@ -37,7 +37,7 @@ class LabelFiles:
 
     pattern: str
     kind: str
-    """NumPy type; "" where the file says it."""
+    """NumPy type; "" where the file says it: `.npy`, `.npz`."""
     has_instances: bool
     """Whether instance ids lie above the low 16 bits."""
 
@@ -82,10 +82,9 @@ def candidates(
     return sorted(counts, key=rank)
 
 
-def find_labels(
-    tree: Tree, matches: Sequence[Match], looked_at: Sequence[Match], cloud: Cloud, notes: Notes
-) -> Labels:
+def find_labels(tree: Tree, files: PointFiles, cloud: Cloud, notes: Notes) -> Labels:
     """`[labels]`, `[ignored]` and a `[[class]]` per raw id; a comment where there are no labels."""
+    matches, looked_at = files.matches, files.looked_at
     column = next((name for name in cloud.scans[0].names if _is_label(name)), None)
     if column is not None:
         notes.guessed.append(f"labels: the column {column} of the points, by its name")
@@ -93,10 +92,12 @@ def find_labels(
         head = ("[labels]", f"column = {text_of(column)}{GUESS}")
         return Labels(lines=(*head, *_classes(ids, n, matches, notes)))
     fitting = []
-    for pattern in candidates(tree, looked_at):
-        files = _label_files(tree.root, pattern, looked_at, cloud, notes)
-        if files is not None:
-            fitting.append(files)
+    # An archive may hold both points and labels.
+    beside = [files.pattern] if plain_suffix(files.pattern) == ".npz" else []
+    for pattern in [*candidates(tree, looked_at), *beside]:
+        found = _label_files(tree.root, pattern, looked_at, cloud, notes)
+        if found is not None:
+            fitting.append(found)
     if not fitting:
         notes.unknown.append("labels: no files of one number per point, no column of such a name")
         return Labels(lines=("# no labels were found", ""), are_there=False)
@@ -132,7 +133,7 @@ def _label_files(
             found.append((data, root / path, scan.n + scan.left_out))
     if not found:
         return None
-    if plain_suffix(pattern) == ".npy":
+    if plain_suffix(pattern) in (".npy", ".npz"):
         return _npy_files(pattern, found)
     sizes = {len(data) / n for data, _, n in found}
     if len(sizes) != 1 or (size := sizes.pop()) not in _TYPES:
@@ -148,7 +149,7 @@ def _npy_files(pattern: str, found: Sequence[tuple[bytes, Path, int]]) -> LabelF
     arrays = []
     for data, path, n in found:
         try:
-            array = npy_array(path, data)
+            array = label_array(path, data)
         except DataError:
             return None
         if array.size != n or array.dtype.kind not in "biuf":
@@ -192,7 +193,7 @@ def _ids_of_files(
             values = np.frombuffer(data, kind, count=len(data) // kind.itemsize)
         else:
             try:
-                values = npy_array(root / path, data).reshape(-1)
+                values = label_array(root / path, data).reshape(-1)
             except DataError as error:
                 notes.unknown.append(f"labels: {error}")
                 continue

@@ -418,6 +418,8 @@ def signal_line(cloud: Cloud, notes: Notes) -> str:
     full = next((scale for scale in FULL_SCALES if most <= 1.5 * scale), FULL_SCALES[-1])
     name = "remission" if full == 1.0 else "intensity"
     notes.guessed.append(f"signal: 0 to {full:g}, as 999 in 1,000 are below {most:.4g}")
+    if full == FULL_SCALES[-1]:  # 16 bits, as in .las: networks take numbers of the size of metres
+        return f'signal = {{ name = "{name}", scale = {1 / full:.6g}, full = 1.0 }}{GUESS}'
     return f'signal = {{ name = "{name}", full = {full} }}{GUESS}'
 
 

@@ -74,7 +74,7 @@ def propose(root: Path) -> Proposal:
         *place.lines,
         signal_line(cloud, notes),
     ]
-    labels = find_labels(tree, files.matches, files.looked_at, cloud, notes)
+    labels = find_labels(tree, files, cloud, notes)
     listed = in_order(files.matches)
     scans = [one.named for one in listed]
     labelled = {one.named.sequence for one in listed if labels.has(tree, one.match)}
