@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from bench.sample_root import sample_root
 from pass2d.cache.codec import CRC_BYTES, Codec, decode_into
-from pass2d.models.vavit.pillars import thin_rows, tree_of, tree_rows
+from pass2d.common.thinning import thin_rows, tree_of, tree_rows
 from pass2d.pipeline.datasets.registry import DATASETS
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import build_from_card, network_tensors, save_checkpoint

@@ -343,6 +343,9 @@ def _scan_faults(scans: pa.Table, info: DatasetInfo) -> Iterator[str]:
         yield "column frame_index: a number below 0"
     yield from _count_faults(scans, info, n=n, n_raw=n_raw)
     yield from _motion_faults(scans, info, n=n)
+    thinned = scans["thinned"].fill_null(0).to_numpy()
+    if ((thinned < 0) | (thinned > n_raw)).any():
+        yield "column thinned: a number below 0, or more than the scan has"
     yield from _source_faults(scans)
 
 
@@ -463,6 +466,7 @@ def _chunk_faults(
         "visible": (m > 0).sum(axis=1),
         "voxels": has_voxels,
         "labelled voxels": has_voxels & has_label,
+        "thinned": scans["thinned"].fill_null(0).to_numpy() > 0,
     }
     for name, spec in FIELDS.items():
         if spec.stored_with and (stored[name] < least[spec.stored_with]).any():
@@ -523,6 +527,7 @@ def _disagreements(tables: Tables) -> Iterator[str]:
         "camera": _any(tables.scans["image_width"], len(shard)),
         "voxel": _any(tables.scans["voxels"], len(shard)),
         "motion": _is_filled(tables.scans, ("pose", "time_s", "motion_length")),
+        "thinned": _is_filled(tables.scans, ("thinned",)),
     }
     for container, rows in needed.items():
         if missing := set(shard[rows].tolist()) - numbers_of[container]:

@@ -14,10 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.codec import Codec
+from pass2d.common.thinning import ThinningConfig
 
-CONTAINERS = ("lidar", "camera", "voxel", "motion")
+CONTAINERS = ("lidar", "camera", "voxel", "motion", "thinned")
 """Zarr groups of a shard, in the order in which they depend on each other."""
+LATER_CONTAINERS = ("motion", "thinned")
+"""Those that caches of earlier versions lack."""
 PROFILES = ("speed", "size", "raw")
+STORED_THINNING = ThinningConfig(cell_m=0.1, neighbours=16)
+"""Of the container `thinned`: as published for VaViT."""
 STRIP_COLUMNS = 128
 """Picture columns per inner chunk: a 480-wide crop reads 4 or 5 strips of 10."""
 
@@ -26,6 +31,7 @@ _LZ4_PLAIN = Codec(cname="lz4", clevel=5, shuffle="noshuffle")
 _LZ4_FAST = Codec(cname="lz4", clevel=1, shuffle="noshuffle")
 # bench/bench_choices.py: bytes shuffled beat bits by 3 to 15 % of all bytes and decode faster; only
 # pictures of KITTI get smaller by bits (5 to 9 %).
+_LZ4_BITS = Codec(cname="lz4", clevel=5, shuffle="bitshuffle")
 _ZSTD_SHUFFLE = Codec(cname="zstd", clevel=3, shuffle="shuffle")
 _ZSTD_BITS = Codec(cname="zstd", clevel=3, shuffle="bitshuffle")
 _STORED = Codec(cname="lz4", clevel=0, shuffle="noshuffle")
@@ -34,9 +40,10 @@ CODEC_VERSIONS = {"speed": 1, "size": 2, "raw": 1}
 """Raised when a profile's codecs change; a part of the key from 2 on (`pipeline.jobs`)."""
 
 
-Length = Literal["points", "outside", "visible", "picture", "voxels"]
+Length = Literal["points", "outside", "visible", "picture", "voxels", "thinned", "raw"]
 """What the last axis counts: kept points, points outside the volume, points that a picture sees,
-picture columns and colours, voxels of all scales end to end."""
+picture columns and colours, voxels of all scales end to end, points that thinning leaves, all rows
+of the raw file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +69,9 @@ class FieldSpec:
     """Stored as uint8 with the shard's divisor where that is exact, else as float32."""
     is_class: bool = False
     """Whether the values are training ids."""
-    stored_with: Literal["", "label", "picture", "visible", "voxels", "labelled voxels"] = ""
+    stored_with: Literal[
+        "", "label", "picture", "visible", "voxels", "labelled voxels", "thinned"
+    ] = ""
     """What the manifest says of a scan that must have it."""
     compute: Callable[[NDArray[np.float32]], NDArray[np.generic]] | None = None
     """Makes it when a scan is prepared, from its kept points (4, N): x, y, z, signal. None: a stage
@@ -96,6 +105,8 @@ class Fields:
     """The raw file's points outside the volume."""
     motion: bool = False
     """Whether each point moves; also of the points outside, if they are asked for."""
+    thinned: bool = False
+    """Thinned points and their neighbours."""
     camera: int | None = None
     """Only this camera; all of them when None."""
     extra: tuple[str, ...] = ()
@@ -311,8 +322,43 @@ _MOTION: tuple[FieldSpec, ...] = (
         speed=_LZ4_PLAIN,
     ),
 )
+# One real scan, kB and ms to decode: neighbours as int16 differences 1296, 0.5 (zstd 1216, 2.2); as
+# places 1677, 0.6; `bench/bench_vavit.py`.
+_THINNED: tuple[FieldSpec, ...] = (
+    FieldSpec(
+        name="thinned_row",
+        attribute="rows",
+        option="thinned",
+        container="thinned",
+        length="thinned",
+        dtypes=("int32",),
+        speed=_LZ4_SHUFFLE,
+        stored_with="thinned",
+    ),
+    FieldSpec(
+        name="neighbour",
+        attribute="apart",
+        option="thinned",
+        container="thinned",
+        length="thinned",
+        rows=STORED_THINNING.neighbours,
+        dtypes=("int16", "int32"),
+        speed=_LZ4_BITS,
+        stored_with="thinned",
+    ),
+    FieldSpec(
+        name="nearest_thinned",
+        attribute="answers",
+        option="thinned",
+        container="thinned",
+        length="raw",
+        dtypes=("int32",),
+        speed=_LZ4_SHUFFLE,
+        stored_with="thinned",
+    ),
+)
 FIELDS: dict[str, FieldSpec] = {
-    spec.name: spec for spec in (*_POINTS, *_OUTSIDE, *_CAMERA, *_VOXEL, *_MOTION)
+    spec.name: spec for spec in (*_POINTS, *_OUTSIDE, *_CAMERA, *_VOXEL, *_MOTION, *_THINNED)
 }
 """Every array by name, in the order of `dataset.json`. Writer, reader, manifest, checks and reports
 loop over it."""

@@ -77,7 +77,7 @@ class KeyInputs:
 
     @property
     def scans(self) -> tuple[LidarScanInputs | CameraScanInputs | MotionScanInputs, ...]:
-        """Those of the container that it is; a `voxel` shard has none of its own."""
+        """Those of the container that it is; a `voxel` or `thinned` shard has none."""
         return self.lidar_scans or self.camera_scans or self.motion_scans
 
 
@@ -98,7 +98,7 @@ def encode_inputs(container: str, inputs: KeyInputs) -> dict[str, Any]:
             for s in inputs.lidar_scans
         ]
         return {"sequence": inputs.sequence, "scans": scans}
-    if container == "voxel":
+    if container in ("voxel", "thinned"):
         return {"lidar": inputs.lidar_key}
     if container == "motion":
         moved = [[s.scan_id, s.pose, s.time_s] for s in inputs.motion_scans]
@@ -127,7 +127,7 @@ def parse_inputs(container: str, value: Any, *, where: str) -> KeyInputs:
             scans = tuple(_lidar_scan(scan) for scan in value["scans"])
             return KeyInputs(sequence=_text(value["sequence"]), lidar_scans=scans)
         lidar_key = _text(value["lidar"])
-        if container == "voxel":
+        if container in ("voxel", "thinned"):
             return KeyInputs(lidar_key=lidar_key)
         if container == "motion":
             moved = tuple(_motion_scan(scan) for scan in value["scans"])

@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from pass2d.cache.datasets import find_dataset, read_description
 from pass2d.cache.fields import FIELDS, Fields, FieldSpec, container_fields
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import Layout
-from pass2d.cache.manifest import load_manifest, open_generation, require_newest
+from pass2d.cache.manifest import Manifest, load_manifest, open_generation, require_newest
 from pass2d.cache.motion import moving_labels, tells_motion, with_moving_classes
 from pass2d.cache.reading.chunks import AllocateArray, ChunkReader, StoredChunk
 from pass2d.cache.reading.descriptors import DescriptorPool
@@ -29,7 +30,8 @@ from pass2d.cache.rows import SourceFile
 from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, ScanRecord, VoxelLevel
 from pass2d.cache.urls import is_url
 from pass2d.common.errors import CacheError
-from pass2d.common.json import dumps
+from pass2d.common.json import dumps, loads
+from pass2d.common.thinning import ThinnedScan, ThinningConfig
 
 
 class CacheReader:
@@ -52,6 +54,8 @@ class CacheReader:
             mirror.expect(manifest.tables.shards)
         self.is_remote = mirror is not None
         self.profiles = tuple(sorted(set(manifest.tables.shards["profile"].to_pylist())))
+        self.thinnings = _thinnings(manifest)
+        """How the scans were thinned that hold neighbours; none where no scan does."""
         self._pool = DescriptorPool(opener=None if mirror is None else mirror.open_file)
         self._reader = ChunkReader(check=check or self.is_remote, pool=self._pool)
         self._parts: PartialFiles | None = None
@@ -197,6 +201,7 @@ class CacheReader:
             n_raw=int(self.scans.n_raw[position]),
             cameras=scan.cameras(fields, columns),
             voxels=scan.voxels() if fields.voxels else (),
+            thinned=scan.thinned() if fields.thinned else None,
             extra=extra,
             **record,
         )
@@ -272,6 +277,28 @@ class CacheReader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _thinnings(manifest: Manifest) -> tuple[ThinningConfig, ...]:
+    """How the `thinned` shards of a generation were made, each way once.
+
+    Raises:
+        CacheError: a shard says nothing of it.
+    """
+    shards = manifest.tables.shards
+    texts = shards.filter(pc.equal(shards["stage"], "thinned"))["parameters"].unique()
+    found = set()
+    for text in texts.to_pylist():
+        given = loads(text, where="column parameters")
+        try:
+            cell_m, neighbours = float(given["cell_m"]), int(given["neighbours"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CacheError(
+                f"column parameters: found {text[:80]!r}, expected `cell_m` and `neighbours`. "
+                "Run `repair`."
+            ) from error
+        found.add(ThinningConfig(cell_m=cell_m, neighbours=neighbours))
+    return tuple(sorted(found, key=str))
 
 
 def _with_moving_labels(record: ScanRecord, info: DatasetInfo) -> ScanRecord:
@@ -352,6 +379,19 @@ class _Scan:
                 inverse=inverse[index, : self._n],
             )
             for index, (scale, start, end) in enumerate(zip(SCALES, starts, ends, strict=True))
+        )
+
+    def thinned(self) -> ThinnedScan | None:
+        """Thinned points and neighbours; None for scans without them."""
+        count = int(self._reader.scans.thinned[self._position])
+        rows, apart, answers = (self._chunk(s.name, 0) for s in container_fields("thinned"))
+        if not count or rows is None or apart is None or answers is None:
+            return None
+        n_raw = self._n + self._n_outside
+        return ThinnedScan(
+            rows=rows[:count],
+            apart=apart[:, :count],  # of the shard's type: what takes it copies it anyway
+            answers=answers[:n_raw],
         )
 
     def _view(self, camera: int, fields: Fields, columns: tuple[int, int] | None) -> CameraView:

@@ -95,6 +95,15 @@ class MotionEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThinnedEntry:
+    """One scan of a `thinned` shard."""
+
+    scan_id: str
+    thinned: int
+    """K, the points that thinning leaves; 0 where the scan spans too many cells to be thinned."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entries:
     """The scans of one shard in row order; only the shard's own container is filled."""
 
@@ -102,11 +111,12 @@ class Entries:
     camera: tuple[CameraEntry, ...] = ()
     voxel: tuple[VoxelEntry, ...] = ()
     motion: tuple[MotionEntry, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
+    thinned: tuple[ThinnedEntry, ...] | None = field(default=None, metadata=OMITTED_IF_NONE)
 
     def scan_ids(self) -> tuple[str, ...]:
         """Ids in row order."""
-        entries: Sequence[LidarEntry | CameraEntry | VoxelEntry | MotionEntry] = (
-            self.lidar or self.camera or self.voxel or self.motion or ()
+        entries: Sequence[LidarEntry | CameraEntry | VoxelEntry | MotionEntry | ThinnedEntry] = (
+            self.lidar or self.camera or self.voxel or self.motion or self.thinned or ()
         )
         return tuple(entry.scan_id for entry in entries)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.raw_order import RawOrder
 from pass2d.common.json import OMITTED_IF_NONE
+from pass2d.common.thinning import ThinnedScan
 
 FORMAT_VERSION = 1
 SCALES = (1, 2, 4, 8, 16)
@@ -273,6 +274,8 @@ class DatasetInfo:
     """None: the scans as they were measured."""
     drops_invalid: bool | None = field(default=None, metadata=OMITTED_IF_NONE)
     """True: rows of NaN or infinity were dropped: they lie at ``cache.nowhere.NOWHERE``."""
+    has_thinned: bool | None = field(default=None, metadata=OMITTED_IF_NONE)
+    """True: thinned points and their neighbours were asked for, the container `thinned`."""
     own_facts: DatasetFacts | None = field(default=None, metadata=OMITTED_IF_NONE)
     """None: the ``KNOWN_FACTS`` of its layout."""
     raw_format: RawFormat | None = field(default=None, metadata=OMITTED_IF_NONE)
@@ -351,6 +354,10 @@ class ScanRecord:
     labels say nothing of motion, or when not asked for."""
     outside_motion: NDArray[np.uint8] | None = None
     """(O,) as `motion`."""
+    thinned: ThinnedScan | None = None
+    """Of the raw file's points, outside the volume too, by `fields.STORED_THINNING`; None when not
+    prepared or not asked for. Its rows are those of the raw file; rows that hold no measured point
+    take no part, and 0 answers for them."""
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Per-point fields of the table (`fields.py`) without an attribute here, by name: (N,) or
     (rows, N)."""

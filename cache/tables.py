@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from pass2d.cache.fields import CONTAINERS, FIELDS
+from pass2d.cache.fields import CONTAINERS, FIELDS, LATER_CONTAINERS
 from pass2d.cache.key_inputs import header_inputs
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import shard_name
@@ -20,12 +20,13 @@ ShardRows = Mapping[str, ShardRow]
 """The records of one shard by container; "lidar" is always there."""
 
 
-_MOTION_COLUMNS: list[tuple[str, pa.DataType]] = [
+_LATER_COLUMNS: list[tuple[str, pa.DataType]] = [
     ("pose", pa.list_(pa.float64())),
     ("time_s", pa.float64()),
     ("moving_histogram", pa.list_(pa.int64())),
+    ("thinned", pa.int64()),
 ]
-"""Of the container `motion`, which older caches lack: null there."""
+"""Of the containers `motion` and `thinned`, which older caches lack: null there."""
 
 
 def scan_schema(n_cameras: int) -> pa.Schema:
@@ -48,7 +49,7 @@ def scan_schema(n_cameras: int) -> pa.Schema:
         ("image_width", pa.list_(pa.int64(), n_cameras)),
         ("image_from_lidar", pa.list_(pa.float64())),
         ("voxels", pa.list_(pa.int64(), len(SCALES))),
-        *_MOTION_COLUMNS,
+        *_LATER_COLUMNS,
         ("source_role", pa.list_(pa.string())),
         ("source_path", pa.list_(pa.string())),
         ("source_bytes", pa.list_(pa.int64())),
@@ -65,12 +66,14 @@ def scan_schema(n_cameras: int) -> pa.Schema:
 def with_chunk_columns(scans: pa.Table, *, n_cameras: int) -> pa.Table:
     """Give scans.parquet the columns that did not exist when it was written, all null."""
     schema = scan_schema(n_cameras)
-    for name, kind in _MOTION_COLUMNS:
+    for name, kind in _LATER_COLUMNS:
         if name not in scans.column_names:
             scans = scans.append_column(name, pa.nulls(len(scans), kind))
     for spec in FIELDS.values():
         columns = [f"{spec.name}_{part}" for part in ("offset", "length", "crc")]
-        may_lack = not (spec.is_required or spec.stored_with or spec.is_listed(n_cameras))
+        may_lack = spec.container in LATER_CONTAINERS or not (
+            spec.is_required or spec.stored_with or spec.is_listed(n_cameras)
+        )
         if may_lack and not set(columns) & set(scans.column_names):
             for column in columns:
                 scans = scans.append_column(column, pa.nulls(len(scans), schema.field(column).type))
@@ -160,6 +163,7 @@ def scan_records(rows: ShardRows, *, n_cameras: int) -> list[dict[str, Any]]:
             if "voxel" in rows
             else [0] * len(SCALES),
             **_motion_columns(rows.get("motion"), index),
+            "thinned": _thinned_points(rows.get("thinned"), index),
             **_source_columns(rows, entry.scan_id),
             **_chunk_columns(rows, index, n_cameras),
         }
@@ -200,13 +204,19 @@ def _camera_columns(row: ShardRow | None, index: int, n_cameras: int) -> dict[st
 
 def _motion_columns(row: ShardRow | None, index: int) -> dict[str, Any]:
     if row is None or row.entries.motion is None:
-        return {name: None for name, _ in _MOTION_COLUMNS}
+        return {"pose": None, "time_s": None, "moving_histogram": None}
     entry = row.entries.motion[index]
     return {
         "pose": None if entry.pose is None else list(entry.pose),
         "time_s": entry.time_s,
         "moving_histogram": list(entry.moving_histogram) if entry.has_motion else None,
     }
+
+
+def _thinned_points(row: ShardRow | None, index: int) -> int | None:
+    return (
+        None if row is None or row.entries.thinned is None else row.entries.thinned[index].thinned
+    )
 
 
 def _source_columns(rows: ShardRows, scan_id: str) -> dict[str, Any]:

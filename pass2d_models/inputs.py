@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pass2d.common.thinning import ThinningConfig
+
 T = TypeVar("T", bound="TensorRecord")
 
 
@@ -100,6 +102,20 @@ class ScaleVoxels(TensorRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThinnedPoints(TensorRecord):
+    """The points of a batch that thinning leaves, and their neighbours."""
+
+    config: ThinningConfig
+    """By which they were found."""
+    rows: Tensor
+    """(K,) int64 rows of `PointBatch.points`, by scan and within it by cell (x, y, z)."""
+    neighbours: Tensor
+    """(K, k) int64 places among the K, the nearest first; of the same scan."""
+    answers: Tensor
+    """(N,) int64 place among the K of the one that answers for each point."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointBatch(TensorRecord):
     """Points of B scans, laid end to end."""
 
@@ -117,3 +133,5 @@ class PointBatch(TensorRecord):
     """Pictures, for networks with a 2D branch; None without."""
     voxels: tuple[ScaleVoxels, ...] = ()
     """Hashes read from the cache, when they are exact for these points; else empty."""
+    thinned: ThinnedPoints | None = None
+    """Of these very points, where the stream or the cache has it; None: networks find it."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pass2d.common.errors import ConfigError, DataError, ShapeError
 from pass2d.common.plain import from_plain
+from pass2d.common.thinning import ThinningConfig
 from pass2d.models.backends.choice import choose_backend
 from pass2d.models.backends.interface import Backend
 from pass2d.models.inputs import Grid, PointBatch, TensorRecord
@@ -193,6 +194,16 @@ class Network(nn.Module, abc.ABC):
     def scales(self) -> tuple[int, ...]:
         """Voxel scales of `PointBatch.voxels` that `prepare` can use; () if it makes its own."""
         return ()
+
+    @property
+    def thinning(self) -> ThinningConfig | None:
+        """How `PointBatch.thinned` that `prepare` can use is made; None if it never does."""
+        return None
+
+    @property
+    def thins_at_random(self) -> bool:
+        """Whether, in training, a random point of each cell stays, not the first."""
+        return True
 
     @property
     def uses_volume(self) -> bool:

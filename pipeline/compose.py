@@ -14,6 +14,7 @@ from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.fields import FIELDS
 from pass2d.cache.motion import motion_lookup
 from pass2d.cache.schema import SCALES, CameraView, DatasetInfo, GridConfig, ScanRecord, VoxelLevel
+from pass2d.common.thinning import ThinnedScan
 from pass2d.corruptions.registry import KNOWN, Variant, table_of
 from pass2d.pipeline.corrupted import variant_of
 from pass2d.pipeline.doubts import picture_doubts, require_in_volume
@@ -40,10 +41,11 @@ from pass2d.pipeline.stages.read import (
 )
 from pass2d.pipeline.stages.scan_formats import scan_format
 from pass2d.pipeline.stages.sweeps import add_sweep
+from pass2d.pipeline.stages.thinning import thin_raw_scan
 from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
 
-CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1, "motion": 1}
+CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1, "motion": 1, "thinned": 1}
 """Part of a shard's key: raise a number when the same input gives other content."""
 
 
@@ -149,6 +151,16 @@ def voxel_levels(lidar: ScanRecord, *, grid: GridConfig) -> tuple[VoxelLevel, ..
     """
     votes = None if lidar.time is None else lidar.time == 0
     return voxelize(lidar.xyz, lidar.label, grid=grid, scales=SCALES, has_vote=votes)
+
+
+def thinned_points(lidar: ScanRecord) -> ThinnedScan | None:
+    """Thin a scan's points and find their neighbours; None where that cannot be.
+
+    Args:
+        lidar: with the points outside the volume; coordinates and rows are used.
+    """
+    assert lidar.outside_xyz is not None
+    return thin_raw_scan(lidar.raw_order().laid(lidar.xyz, lidar.outside_xyz))
 
 
 def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> ScanRecord | None:

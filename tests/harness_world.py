@@ -308,7 +308,7 @@ def _bucket(
 
 _NEW = "--cache out --workers 0 --json"
 COMMANDS = (
-    _command(f"prepare semkitti --root kitti {_NEW}", KITTI, writes="out"),
+    _command(f"prepare semkitti --root kitti --neighbours {_NEW}", KITTI, writes="out"),
     _command(f"prepare nuscenes --root nuscenes {_NEW}", NUSCENES, writes="out"),
     _command("prepare semkitti --root kitti --check --json", KITTI),
     _command("prepare nuscenes --root nuscenes --check --json", NUSCENES),

@@ -63,6 +63,7 @@ def test_summary_counts_what_was_written(written: Written) -> None:
     assert [(c.container, c.shards, c.scans) for c in summary.containers] == [
         *((stage, 6, 9) for stage in ("lidar", "camera", "voxel")),
         ("motion", 0, 0),  # as in caches of earlier versions
+        ("thinned", 0, 0),
     ]
     assert summary.fingerprint == fingerprint
     on_disk = [p for p in (root / "semkitti").glob("*/*.zarr/**/*") if p.is_file()]

@@ -457,7 +457,7 @@ def test_a_repair_that_was_interrupted(made: tuple[Path, Path], monkeypatch) -> 
 
 def test_folders_in_the_place_of_files(made: tuple[Path, Path]) -> None:
     _, out = made
-    records = [next((out / "rows" / stage).glob("000000-*")) for stage in CONTAINERS]
+    records = [next((out / "rows" / stage).glob("000000-*")) for stage in CONTAINERS[:4]]
     for path in (*records, out / "CURRENT", out / "dataset.json", out / "failed.jsonl"):
         was = path.read_bytes()
         path.unlink()
@@ -516,7 +516,7 @@ def test_status_sees_changed_and_vanished_sources(made: tuple[Path, Path]) -> No
     assert report.is_current
     assert (report.scans, report.failed) == ({"train": 2, "val": 1}, 1)
     assert report.sources == 13  # 4 of points, 4 of labels, 3 pictures, 2 calib.txt
-    assert [stage.shards for stage in report.containers] == [2, 2, 2, 2]
+    assert [stage.shards for stage in report.containers] == [2, 2, 2, 2, 0]
     velodyne = raw / "sequences/00/velodyne"
     (velodyne / "000000.bin").write_bytes(b"shorter")
     (velodyne / "000001.bin").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,23 @@ from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.source import SourceListing
 
 ALL = Fields(
-    label=True, instance=True, image=True, pixels=True, voxels=True, outside=True, motion=True
+    label=True,
+    instance=True,
+    image=True,
+    pixels=True,
+    voxels=True,
+    outside=True,
+    motion=True,
+    thinned=True,
 )
+
+
+def with_thinned(listing: SourceListing) -> SourceListing:
+    """As `prepare --neighbours`."""
+    return replace(listing, info=replace(listing.info, has_thinned=True))
 
 
 def padded_equal(stored: np.ndarray, value: np.ndarray) -> bool:
@@ -46,7 +60,11 @@ def assert_equal_field(
         left = [value for value in values if value.any()]
         assert all(padded_equal(stored[c], v) for c, v in zip(seen, left, strict=True)), name
         return
+    assert scan.thinned is not None
     value = {
+        "thinned_row": scan.thinned.rows,
+        "neighbour": scan.thinned.apart,
+        "nearest_thinned": scan.thinned.answers,
         "intensity": scan.signal,
         "outside_intensity": scan.outside_signal,
         "coord": np.concatenate([level.coord for level in scan.voxels], axis=1),
@@ -96,7 +114,7 @@ def test_semantickitti(tmp_path: Path, profile: str) -> None:
     write_sequence(raw, "08", (0, 5), n=200, images=False)
     write_sequence(raw, "11", (0,), n=100, labels=False)
     config = PrepareConfig(workers=0, shard_scans=2, profile=profile)
-    prepare(list_semkitti(raw), tmp_path / "semkitti", config, Silent())
+    prepare(with_thinned(list_semkitti(raw)), tmp_path / "semkitti", config, Silent())
     seen = assert_zarr_shows_what_the_reader_gives(tmp_path / "semkitti")
     assert seen == {name for name in FIELDS if not name.endswith("time")}
 
@@ -104,7 +122,7 @@ def test_semantickitti(tmp_path: Path, profile: str) -> None:
 @pytest.mark.parametrize(("profile", "sweeps"), [("speed", 2), ("size", 0)])
 def test_nuscenes(tmp_path: Path, profile: str, sweeps: int) -> None:
     root = NuscenesFolder(tmp_path / "nus", samples=2, sweeps=2).write()
-    listing = list_nuscenes(root, sweeps=sweeps)
+    listing = with_thinned(list_nuscenes(root, sweeps=sweeps))
     config = PrepareConfig(workers=0, shard_scans=2, profile=profile)
     prepare(listing, tmp_path / "nuscenes", config, Silent())
     seen = assert_zarr_shows_what_the_reader_gives(tmp_path / "nuscenes")

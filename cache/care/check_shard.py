@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +172,8 @@ class ShardChecker:
             yield from self._camera_faults(values, index)
         elif container == "motion":
             yield from self._motion_faults(values, index)
+        elif container == "thinned":
+            yield from self._thinned_faults(values, index)
         else:
             yield from self._voxel_faults(values, index)
 
@@ -201,6 +203,28 @@ class ShardChecker:
             if sum(entry.moving_histogram) > moving:
                 yield "moving_histogram counts more than the points that move", "motion"
 
+    def _thinned_faults(
+        self, values: dict[str, list[Any]], index: int
+    ) -> Iterator[tuple[str, str]]:
+        assert self._row.entries.thinned is not None
+        count = self._row.entries.thinned[index].thinned
+        if not count:
+            return
+        row, apart, nearest = (
+            values[name][0] for name in ("thinned_row", "neighbour", "nearest_thinned")
+        )
+        own = np.arange(count)
+        place = apart[:, :count] + own
+        n_raw = self._points_of(index, "n_raw")
+        if (place < 0).any() or (place >= count).any():
+            yield f"a neighbour beyond the {count} thinned points", "neighbour"
+        if (nearest < 0).any() or (nearest >= count).any():
+            yield f"nearest_thinned beyond the {count} thinned points", "nearest_thinned"
+        elif len(np.unique(row[:count])) < count or (row < 0).any():
+            yield "thinned_row names a point twice, or none", "thinned_row"
+        elif n_raw is not None and row.max() >= n_raw:
+            yield f"thinned_row beyond the {n_raw} raw points", "thinned_row"
+
     def _voxel_faults(self, values: dict[str, list[Any]], index: int) -> Iterator[tuple[str, str]]:
         counts = self._row.entries.voxel[index].voxels
         n = self._points_of(index)
@@ -216,14 +240,14 @@ class ShardChecker:
             if not (np.diff((x << 40) | (y << 20) | z) > 0).all():
                 yield f"cells of scale {scale} are not sorted and distinct", "coord"
 
-    def _points_of(self, index: int) -> int | None:
-        """N of the scan, from the `lidar` shard that this one was made from."""
+    def _points_of(self, index: int, count: Literal["n", "n_raw"] = "n") -> int | None:
+        """N of the scan (or its raw points), from the `lidar` shard that this one was made from."""
         key = self._row.header.lidar_key
         try:
             lidar = load_row(self._layout, "lidar", self._row.shard, key)
         except (CacheError, OSError):
             return None  # reported where that record is checked
-        return None if lidar is None else lidar.entries.lidar[index].n
+        return None if lidar is None else getattr(lidar.entries.lidar[index], count)
 
 
 def _lidar_faults(values: dict[str, list[Any]], entry: LidarEntry) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from pass2d.cache.fields import FieldSpec
+from pass2d.cache.fields import FieldSpec, Length
 
 
 class Span(NamedTuple):
@@ -64,23 +65,25 @@ class ScanTable:
     has_motion: NDArray[np.bool_]
     """(S,) whether it is known which points move."""
 
+    thinned: NDArray[np.int64]
+    """(S,) points that thinning leaves; 0 when not prepared."""
+
     def __len__(self) -> int:
         return len(self.scan_id)
 
 
 def field_lengths(spec: FieldSpec, scans: ScanTable) -> NDArray[np.int64]:
     """(S,) or (S, cameras): the last axis of a field of each scan; of a picture its width."""
-    match spec.length:
-        case "points":
-            return scans.n
-        case "outside":
-            return scans.n_raw - scans.n
-        case "visible":
-            return scans.camera_m
-        case "picture":
-            return scans.camera_hw[..., 1]
-        case "voxels":
-            return scans.voxels.sum(axis=1)
+    lengths: dict[Length, Callable[[], NDArray[np.int64]]] = {
+        "points": lambda: scans.n,
+        "outside": lambda: scans.n_raw - scans.n,
+        "visible": lambda: scans.camera_m,
+        "picture": lambda: scans.camera_hw[..., 1],
+        "voxels": lambda: scans.voxels.sum(axis=1),
+        "thinned": lambda: scans.thinned,
+        "raw": lambda: scans.n_raw,
+    }
+    return lengths[spec.length]()
 
 
 def scan_table(scans: pa.Table) -> ScanTable:
@@ -113,6 +116,7 @@ def scan_table(scans: pa.Table) -> ScanTable:
         time_s=scans["time_s"].fill_null(np.nan).to_numpy().astype(np.float64),
         moving_histogram=_optional(scans, "moving_histogram", width=None, missing=0),
         has_motion=scans["moving_histogram"].is_valid().to_numpy(),
+        thinned=scans["thinned"].fill_null(0).to_numpy(),
     )
 
 

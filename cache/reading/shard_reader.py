@@ -59,18 +59,23 @@ class ShardReader:
 
 
 def read_points(
-    layout: Layout, row: ShardRow, *, opener: Callable[[str], int] | None = None
+    layout: Layout,
+    row: ShardRow,
+    *,
+    with_outside: bool = False,
+    opener: Callable[[str], int] | None = None,
 ) -> Iterator[ScanRecord]:
     """The scans of a `lidar` shard with what later stages use: xyz, raw rows, labels, time.
 
-    ``signal`` is left empty. ``opener`` gives descriptors of files that need
-    not be there yet.
+    ``signal`` is left empty. ``with_outside``: the coordinates outside the volume, too. ``opener``
+    gives descriptors of files that need not be there yet.
     """
     reader = ShardReader(layout, row, opener=opener)
     try:
         for index, entry in enumerate(row.entries.lidar):
             xyz, label = reader.chunk("xyz", index), reader.chunk("label", index)
             time, raw_index = reader.chunk("time", index), reader.chunk("raw_index", index)
+            outside = reader.chunk("outside_xyz", index) if with_outside else None
             assert xyz is not None, entry.scan_id
             assert raw_index is not None, entry.scan_id
             yield ScanRecord(
@@ -82,6 +87,7 @@ def read_points(
                 raw_index=raw_index[: entry.n],
                 label=None if label is None else label[: entry.n],
                 time=None if time is None else time[: entry.n],
+                outside_xyz=None if outside is None else outside[:, : entry.n_raw - entry.n],
             )
     finally:
         reader.close()

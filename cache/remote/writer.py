@@ -95,10 +95,12 @@ class Workspace:
         replace_file(path, data, scratch=self.layout.scratch)
         return load_row(self.layout, container, shard, key)
 
-    def read_points(self, row: ShardRow) -> Iterator[ScanRecord]:
+    def read_points(self, row: ShardRow, *, with_outside: bool = False) -> Iterator[ScanRecord]:
         """The scans of a published `lidar` shard, from the local copy or the store."""
         self._mirror.expect_files(folder_of(row), row.files)
-        return read_points(self._mirror.layout, row, opener=self._mirror.open_file)
+        return read_points(
+            self._mirror.layout, row, with_outside=with_outside, opener=self._mirror.open_file
+        )
 
     def publish(self, container: str, shard: int, key: str) -> None:
         """Upload what the task wrote, then create the commit record; or renew a changed record.

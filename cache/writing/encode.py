@@ -19,6 +19,7 @@ from pass2d.cache.fields import (
 )
 from pass2d.cache.schema import CameraView, ScanRecord, VoxelLevel
 from pass2d.cache.writing.shard import ArraySpec
+from pass2d.common.thinning import ThinnedScan
 
 Chunk = NDArray[Any] | None
 Views = Sequence[CameraView | None]
@@ -131,6 +132,26 @@ def motion_arrays(records: Sequence[ScanRecord | None], *, profile: str) -> list
         )
         for spec, values in columns.items()
         if any(value is not None for value in values)
+    ]
+
+
+def thinned_arrays(scans: Sequence[ThinnedScan | None], *, profile: str) -> list[ArrayPlan]:
+    """Arrays of a `thinned` container; empty when no scan could be thinned."""
+    columns: dict[FieldSpec, list[Chunk]] = {
+        spec: [None if scan is None else getattr(scan, spec.attribute) for scan in scans]
+        for spec in container_fields("thinned")
+    }
+    return [
+        _points_plan(
+            spec,
+            dtype,
+            stored,
+            max([1, *(v.shape[-1] for v in stored if v is not None)]),
+            profile,
+        )
+        for spec, values in columns.items()
+        if any(value is not None for value in values)
+        for dtype, stored in [_as_stored(spec, values, 0)]
     ]
 
 

@@ -24,6 +24,7 @@ from pass2d.cache.rows import (
     ScanSources,
     ShardHeader,
     ShardRow,
+    ThinnedEntry,
     ViewEntry,
     VoxelEntry,
     commit_row,
@@ -35,6 +36,7 @@ from pass2d.cache.writing.encode import (
     camera_arrays,
     lidar_arrays,
     motion_arrays,
+    thinned_arrays,
     voxel_arrays,
 )
 from pass2d.cache.writing.shard import ArrayWriter, group_metadata
@@ -46,6 +48,7 @@ from pass2d.common.files import (
     write_file,
     writing,
 )
+from pass2d.common.thinning import ThinnedScan
 
 
 def write_lidar_shard(
@@ -151,6 +154,29 @@ def write_motion_shard(
         plans=motion_arrays(records, profile=header.profile),
         encodings={},
         entries=Entries(motion=tuple(entries)),
+    )
+    return write_shard(layout, content, shard=shard)
+
+
+def write_thinned_shard(
+    layout: Layout,
+    *,
+    shard: int,
+    header: ShardHeader,
+    scan_ids: Sequence[str],
+    scans: Sequence[ThinnedScan | None],
+) -> ShardRow:
+    """Publish a `thinned` shard and commit it; None for scans that cannot be thinned."""
+    content = ShardContent(
+        header=header,
+        plans=thinned_arrays(scans, profile=header.profile),
+        encodings={},
+        entries=Entries(
+            thinned=tuple(
+                ThinnedEntry(scan_id=scan_id, thinned=0 if scan is None else len(scan.rows))
+                for scan_id, scan in zip(scan_ids, scans, strict=True)
+            )
+        ),
     )
     return write_shard(layout, content, shard=shard)
 

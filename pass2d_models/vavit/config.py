@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from pass2d.models.network import NetworkConfig
 
 PaddingName = Literal["masked", "published"]
+ThinningName = Literal["random", "first"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,10 @@ class VaViTConfig(NetworkConfig):
     """Side of a pillar, in metres."""
     neighbours: int = 16
     """Nearest points that an embedding layer looks at, the point itself not counted."""
+    thinning: str = "random"
+    """Which point of a cell stays in training: a `random` one, as published, or the `first`, as in
+    evaluation; then what `prepare --neighbours` stored can be read, where nothing but turns,
+    mirrors, shifts and one factor on x, y, z moves the points."""
     augment_features: bool = False
     """Training: x, y, z and range enter as features turned, mirrored and scaled by chance of their
     own, as published; the geometry (neighbours, pillars) is not."""
@@ -71,7 +76,6 @@ class VaViTConfig(NetworkConfig):
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
         if not (self.cell_m > 0 and self.pillar_m > 0):
             raise ValueError(f"cell_m and pillar_m must be above 0 metres: {self}")
-        if self.padding not in get_args(PaddingName):
-            raise ValueError(
-                f"padding must be one of {get_args(PaddingName)}, got {self.padding!r}"
-            )
+        for name, kind in (("padding", PaddingName), ("thinning", ThinningName)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {get_args(kind)}, got {value!r}")

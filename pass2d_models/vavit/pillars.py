@@ -7,18 +7,12 @@ docs/onnx.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.common.errors import ShapeError
-
-if TYPE_CHECKING:
-    from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
-
-MOST_CELLS = 2**21
-"""Along an axis: three of them fit into one int64."""
+from pass2d.common.thinning import ThinningConfig, thinned_scan
 
 INPUTS = {
     "features": "points",
@@ -75,56 +69,18 @@ def pillar_scan(points: NDArray[np.float32], how: PillarPreprocessing) -> Pillar
     Raises:
         ShapeError: Coordinates that are not finite or span too many cells.
     """
-    xyz = points[:, :3]
-    thinned = points[thin_rows(xyz, cell_m=how.cell_m)]
+    config = ThinningConfig(cell_m=how.cell_m, neighbours=how.neighbours)
+    scan = thinned_scan(points[:, :3], config)
+    thinned = points[scan.rows]
     near = np.ascontiguousarray(thinned[:, :3])
-    tree = tree_of(near)
     columns = np.floor(near[:, :2] / np.float32(how.pillar_m)).astype(np.int64)
     pillars, pillar_of_point = np.unique(columns, axis=0, return_inverse=True)
     return PillarScan(
         features=np.column_stack(
             [thinned[:, 3], near, np.sqrt(np.square(near).sum(axis=1, dtype=np.float32))]
         ),
-        neighbours=tree_rows(tree, near, k=how.neighbours + 1)[:, 1:],
+        neighbours=(scan.apart + np.arange(len(near))).T,
         pillar_of_point=pillar_of_point.reshape(-1),
         pillar_xy=(pillars.astype(np.float32) + np.float32(0.5)) * np.float32(how.pillar_m),
-        row_of_point=tree_rows(tree, xyz, k=1)[:, 0],
+        row_of_point=scan.answers.astype(np.int64),
     )
-
-
-def thin_rows(xyz: NDArray[np.float32], *, cell_m: float) -> NDArray[np.int64]:
-    """(K,) the first row of each occupied cell, sorted by cell (x, y, z).
-
-    Cells count from the smallest x, y, z of the (N, 3) points, N > 0.
-
-    Raises:
-        ShapeError: Coordinates that are not finite or span too many cells.
-    """
-    cells = (xyz - xyz.min(axis=0)) / np.float32(cell_m)
-    reach = float(cells.max())
-    if not reach < MOST_CELLS:
-        raise ShapeError(
-            "x, y, z of the points",
-            expected=f"finite metres, less than {MOST_CELLS * cell_m:.0f} apart",
-            got=f"a distance of {reach * cell_m}",
-        )
-    x, y, z = cells.astype(np.int64).T
-    keys = (x * MOST_CELLS + y) * MOST_CELLS + z
-    return np.unique(keys, return_index=True)[1]
-
-
-def tree_of(xyz: NDArray[np.float32]) -> cKDTree:
-    """A tree for points that are asked for in the order of cells.
-
-    Near ones find its pages in the processor's cache: balancing does not pay.
-    """
-    from scipy.spatial import cKDTree  # half a second to import; other networks never ask
-
-    return cKDTree(xyz, balanced_tree=False)
-
-
-def tree_rows(tree: cKDTree, queries: NDArray[np.float32], *, k: int) -> NDArray[np.int64]:
-    """(Q, k) rows of the nearest points, nearest first; of few the farthest repeats."""
-    there = min(k, tree.n)
-    rows = np.asarray(tree.query(queries, k=np.arange(1, there + 1))[1], np.int64)
-    return np.pad(rows, ((0, 0), (0, k - there)), mode="edge") if there < k else rows

@@ -11,12 +11,45 @@ import torch
 from torch import Tensor
 
 from pass2d.common.errors import ShapeError
-from pass2d.models.vavit.pillars import tree_of, tree_rows
-from pass2d.models.voxel_keys import KeyPacking, batch_of_rows, first_of_each
+from pass2d.common.thinning import ThinningConfig, tree_of, tree_rows
+from pass2d.models.inputs import ThinnedPoints
+from pass2d.models.voxel_keys import KeyPacking, batch_of_rows, count_rows, first_of_each
 
 _MAX_EXACT_FLOAT32 = 2**24
 _DISTANCES = 1 << 26
 """Between points of one scan that a device computes at once: 256 MiB."""
+
+
+def thinned_points(
+    points: Tensor,
+    offsets: Tensor,
+    sizes: Sequence[int],
+    *,
+    config: ThinningConfig,
+    order: Tensor | None = None,
+) -> ThinnedPoints:
+    """Thin a batch and find neighbours; `common.thinning.thinned_scan` for whole batches.
+
+    Args:
+        points: (N, 3 or more) as of `thin`.
+        offsets: (B + 1,) as of `thin`.
+        sizes: Points of each scan.
+        config: Sizes.
+        order: As of `thin`: with one, a cell's point answers for the cell; without, the nearest of
+            those that stay.
+    """
+    rows, answers = thin(points, offsets, cell_m=config.cell_m, order=order)
+    scan = batch_of_rows(offsets, n_rows=len(points), device=points.device)[rows]
+    xyz = points[rows, :3]
+    nearby = [Nearby(part) for part in xyz.split(count_rows(scan, n=len(sizes)).tolist())]
+    if order is None:
+        answers = nearest_rows(nearby, points[:, :3], sizes)
+    return ThinnedPoints(
+        config=config,
+        rows=rows,
+        neighbours=nearest_neighbours(nearby, k=config.neighbours),
+        answers=answers,
+    )
 
 
 def thin(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pass2d.models.inputs import Grid, PointBatch
+from pass2d.common.errors import ShapeError
+from pass2d.common.thinning import ThinningConfig
+from pass2d.models.inputs import Grid, PointBatch, ThinnedPoints
 from pass2d.models.network import (
     ExportForm,
     Network,
@@ -27,7 +30,7 @@ from pass2d.models.vavit.attention import Block, rotations
 from pass2d.models.vavit.config import VaViTConfig
 from pass2d.models.vavit.layers import Head, PointLayer
 from pass2d.models.vavit.pillars import INPUTS, PillarPreprocessing
-from pass2d.models.vavit.thinning import Nearby, nearest_neighbours, nearest_rows, thin
+from pass2d.models.vavit.thinning import thinned_points
 from pass2d.models.voxel_keys import batch_of_rows, count_rows
 
 
@@ -79,6 +82,16 @@ class VaViT(Network):
         self.head = Head(config.width, config.head_width, config.head_out, n_classes - 1)
 
     @property
+    def thinning(self) -> ThinningConfig:
+        """See `Network.thinning`."""
+        return ThinningConfig(cell_m=self.config.cell_m, neighbours=self.config.neighbours)
+
+    @property
+    def thins_at_random(self) -> bool:
+        """As the settings say."""
+        return self.config.thinning == "random"
+
+    @property
     def uses_volume(self) -> bool:
         """False: all points of a scan take part."""
         return False
@@ -96,15 +109,9 @@ class VaViT(Network):
         if self.training:
             check_scans(sizes)
         check_labels(batch.labels, n_classes=self.n_classes)
-        order = (
-            torch.randperm(len(points)).to(points.device, non_blocking=True)
-            if self.training
-            else None
-        )
-        rows, place = thin(points, batch.offsets, cell_m=config.cell_m, order=order)
-        thinned = points[rows]
-        scan = batch_of_rows(batch.offsets, n_rows=len(points), device=points.device)[rows]
-        counts = count_rows(scan, n=len(sizes)).tolist()
+        thin = self._thinned(batch, sizes)
+        thinned = points[thin.rows]
+        scan = batch_of_rows(batch.offsets, n_rows=len(points), device=points.device)[thin.rows]
         xyz = thinned[:, :3]
         pillars, pillar_of_point = torch.unique(
             torch.cat(
@@ -118,20 +125,27 @@ class VaViT(Network):
             return_inverse=True,
         )
         lengths = tuple(count_rows(pillars[:, 0], n=len(sizes)).tolist())
-        nearby = [Nearby(part) for part in xyz.split(counts)]
-        if not self.training:
-            # Every raw point takes the answer of its nearest thinned point.
-            place = nearest_rows(nearby, points[:, :3], sizes)
         return PreparedPillars(
-            row_of_point=place,
-            targets=None if batch.labels is None else Targets(label=batch.labels[rows]),
+            row_of_point=thin.answers,
+            targets=None if batch.labels is None else Targets(label=batch.labels[thin.rows]),
             features=self._features(thinned, scan, batch_size=len(sizes)),
-            neighbours=nearest_neighbours(nearby, k=config.neighbours),
+            neighbours=thin.neighbours,
             pillar_of_point=pillar_of_point,
             pillar_xy=(pillars[:, 1:].to(xyz.dtype) + 0.5) * config.pillar_m,
             lengths=lengths,
             kept=self._draw_kept(len(sizes)),
         )
+
+    def _thinned(self, batch: PointBatch, sizes: Sequence[int]) -> ThinnedPoints:
+        """The batch's own, or found here: on a CPU by a tree, elsewhere by all distances."""
+        if (found := batch.thinned) is not None:
+            if found.config != self.thinning:
+                raise ShapeError("thinned points", expected=f"{self.thinning}", got=found.config)
+            return found
+        points, order = batch.points, None
+        if self.training and self.thins_at_random:
+            order = torch.randperm(len(points)).to(points.device, non_blocking=True)
+        return thinned_points(points, batch.offsets, sizes, config=self.thinning, order=order)
 
     def _features(self, points: Tensor, scan: Tensor, *, batch_size: int) -> Tensor:
         """(K, 5) signal, x, y, z and range; in training turned, mirrored and scaled if asked."""

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pass2d.cache.check_manifest import wrong_scan_names
-from pass2d.cache.fields import CODEC_VERSIONS, CONTAINERS, FIELDS, STRIP_COLUMNS
+from pass2d.cache.fields import (
+    CODEC_VERSIONS,
+    CONTAINERS,
+    FIELDS,
+    STORED_THINNING,
+    STRIP_COLUMNS,
+)
 from pass2d.cache.key_inputs import (
     CameraScanInputs,
     KeyInputs,
@@ -220,13 +226,20 @@ def voxel_header(*, lidar_key: str, info: DatasetInfo, profile: str) -> ShardHea
 
 
 def containers(job: ShardJob, info: DatasetInfo) -> tuple[str, ...]:
-    """Those that the shard has; `motion` only where something is known of it."""
+    """Those that the shard has: `motion` where something is known of it, `thinned` if asked for."""
     has_labels = bool(info.facts.moving)
     has_motion = any(
         (has_labels and scan.labels is not None) or scan.pose is not None or scan.time_s is not None
         for scan in job.scans
     )
-    return CONTAINERS if has_motion else tuple(name for name in CONTAINERS if name != "motion")
+    has = {"motion": has_motion, "thinned": bool(info.has_thinned)}
+    return tuple(name for name in CONTAINERS if has.get(name, True))
+
+
+def thinned_header(*, lidar_key: str, profile: str) -> ShardHeader:
+    """Key of the `thinned` container: `lidar`, size of cells, number of neighbours."""
+    parameters = to_json(STORED_THINNING)
+    return _header("thinned", profile, parameters, KeyInputs(lidar_key=lidar_key))
 
 
 def motion_header(

@@ -19,6 +19,7 @@ from pass2d.pipeline.run.jobs import (
     lidar_header,
     motion_header,
     numbered,
+    thinned_header,
     voxel_header,
 )
 from pass2d.pipeline.run.reasons import FOLLOWS, NEW, difference, earlier_shards
@@ -26,8 +27,20 @@ from pass2d.pipeline.run.rounding import as_before
 from pass2d.pipeline.run.source_index import SourceIndex
 from pass2d.pipeline.source import ScanSource
 
-_BYTES_PER_SCAN = {"lidar": 1_900_000, "camera": 700_000, "voxel": 550_000, "motion": 2_500}
-_SECONDS_PER_SCAN = {"lidar": 0.02, "camera": 0.02, "voxel": 0.015, "motion": 0.005}
+_BYTES_PER_SCAN = {
+    "lidar": 1_900_000,
+    "camera": 700_000,
+    "voxel": 550_000,
+    "motion": 2_500,
+    "thinned": 1_600_000,
+}
+_SECONDS_PER_SCAN = {
+    "lidar": 0.02,
+    "camera": 0.02,
+    "voxel": 0.015,
+    "motion": 0.005,
+    "thinned": 0.35,
+}
 """CPU, of 120k-point scans, `camera` per picture; used until this cache has its own figures."""
 
 
@@ -168,6 +181,7 @@ class _Planner:
             *self._plan_camera(job, kept, header.key),
             *self._plan_voxel(job, header.key),
             *self._plan_motion(job, kept, header.key),
+            *self._plan_thinned(job, header.key),
         ]
 
     def as_before(self, job: ShardJob) -> ShardJob:
@@ -220,6 +234,11 @@ class _Planner:
             return []
         header = motion_header(scans, lidar_key=lidar_key, info=self._info, profile=self._profile)
         return self._plan_container(header, job)
+
+    def _plan_thinned(self, job: ShardJob, lidar_key: str) -> list[PlannedTask]:
+        if "thinned" not in containers(job, self._info):
+            return []
+        return self._plan_container(thinned_header(lidar_key=lidar_key, profile=self._profile), job)
 
     def _plan_container(self, header: ShardHeader, job: ShardJob) -> list[PlannedTask]:
         if self._is_done(header, job.shard):

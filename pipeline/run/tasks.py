@@ -36,6 +36,7 @@ from pass2d.cache.writing.writer import (
     write_camera_shard,
     write_lidar_shard,
     write_motion_shard,
+    write_thinned_shard,
     write_voxel_shard,
 )
 from pass2d.common.errors import CacheError, Pass2DError
@@ -45,6 +46,7 @@ from pass2d.pipeline.compose import (
     motion_record,
     pictures_at_hand,
     scan_counts,
+    thinned_points,
     view_doubts,
     voxel_levels,
 )
@@ -62,6 +64,7 @@ from pass2d.pipeline.run.jobs import (
     camera_header,
     lidar_header,
     motion_header,
+    thinned_header,
     voxel_header,
 )
 from pass2d.pipeline.source import ScanSource
@@ -135,6 +138,7 @@ def run_task(context: TaskContext, task: ContainerTask) -> TaskResult:
         "camera": _run_camera,
         "voxel": _run_voxel,
         "motion": _run_motion,
+        "thinned": _run_thinned,
     }
     if context.remote is None:
         return makers[task.container](context, task)
@@ -322,6 +326,25 @@ def _run_motion(context: TaskContext, task: ContainerTask) -> TaskResult:
     return _result(row, clock, is_new=True)
 
 
+def _run_thinned(context: TaskContext, task: ContainerTask) -> TaskResult:
+    clock = _Clock()
+    header = thinned_header(lidar_key=task.lidar_key, profile=context.profile)
+    found = _published(context, task, header, [])
+    if found is not None:
+        return _result(found, clock, is_new=False)
+    lidar = _lidar_row(context, task)
+    scans = [thinned_points(record) for record in _read_points(context, lidar, with_outside=True)]
+    clock.computed()
+    row = write_thinned_shard(
+        context.layout,
+        shard=task.job.shard,
+        header=header,
+        scan_ids=lidar.entries.scan_ids(),
+        scans=scans,
+    )
+    return _result(row, clock, is_new=True)
+
+
 def _motion_points(
     context: TaskContext, lidar: ShardRow, scans: Sequence[ScanSource]
 ) -> Iterator[ScanRecord | None]:
@@ -380,10 +403,12 @@ def _find_row(context: TaskContext, container: str, shard: int, key: str) -> Sha
     return load_row(context.layout, container, shard, key)
 
 
-def _read_points(context: TaskContext, lidar: ShardRow) -> Iterator[ScanRecord]:
+def _read_points(
+    context: TaskContext, lidar: ShardRow, *, with_outside: bool = False
+) -> Iterator[ScanRecord]:
     if context.workspace is not None:
-        return context.workspace.read_points(lidar)
-    return read_points(context.layout, lidar)
+        return context.workspace.read_points(lidar, with_outside=with_outside)
+    return read_points(context.layout, lidar, with_outside=with_outside)
 
 
 def _published(
