@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import zarr
 from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
+from thinned_caches import with_thinned
 
 from pass2d.cache.fields import CONTAINERS, FIELDS, Fields
 from pass2d.cache.layout import shard_name
@@ -19,7 +19,6 @@ from pass2d.common.progress import Silent
 from pass2d.pipeline.datasets.nuscenes import list_nuscenes
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare
-from pass2d.pipeline.source import SourceListing
 
 ALL = Fields(
     label=True,
@@ -31,11 +30,6 @@ ALL = Fields(
     motion=True,
     thinned=True,
 )
-
-
-def with_thinned(listing: SourceListing) -> SourceListing:
-    """As `prepare --neighbours`."""
-    return replace(listing, info=replace(listing.info, has_thinned=True))
 
 
 def padded_equal(stored: np.ndarray, value: np.ndarray) -> bool:

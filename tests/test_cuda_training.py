@@ -55,7 +55,7 @@ PREPARE_WAITS = {
     "baseline": 13,
     "minkowskinet": 21,
     "spvcnn": 22,
-    "vavit-small": 7,
+    "vavit-small": 3,
 }
 """For the numbers of voxels, which the host must know; and for spconv's tables."""
 MOST_CALLS = {

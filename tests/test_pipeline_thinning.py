@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pipeline_files import shards, write_sequence
+from thinned_caches import INLINE, prepare_changed, with_thinned
 from typer.testing import CliRunner
 
 from pass2d.cache.care.verify import verify
@@ -20,20 +21,13 @@ from pass2d.common.errors import CacheError
 from pass2d.common.progress import Silent
 from pass2d.common.thinning import ThinnedScan, ThinningConfig, thinned_scan
 from pass2d.pipeline.datasets.semkitti import list_semkitti
-from pass2d.pipeline.prepare import PrepareConfig, prepare
+from pass2d.pipeline.prepare import prepare
 from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
 from pass2d.pipeline.run.runners import InlineRunner
 from pass2d.pipeline.run.tasks import ContainerTask, TaskContext
-from pass2d.pipeline.source import SourceListing
 from pass2d.pipeline.stages.thinning import thin_raw_scan
 
-INLINE = PrepareConfig(workers=0, shard_scans=2)
 ASKED = Fields(outside=True, thinned=True)
-
-
-def with_thinned(listing: SourceListing) -> SourceListing:
-    """As `prepare --neighbours`."""
-    return replace(listing, info=replace(listing.info, has_thinned=True))
 
 
 def plain_rows(xyz: np.ndarray, cell_m: float, order: Sequence[int]) -> list[int]:
@@ -240,17 +234,13 @@ def test_values_that_cannot_be_are_named(
     name: str,
     values: tuple[int, int],
     words: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def wrong(xyz: np.ndarray) -> ThinnedScan | None:
-        found = thin_raw_scan(xyz)
-        assert found is not None
+    def wrong(found: ThinnedScan) -> ThinnedScan:
         getattr(found, name)[..., :2] = values
         return found
 
-    monkeypatch.setattr("pass2d.pipeline.compose.thin_raw_scan", wrong)
     out = tmp_path / "semkitti"
-    prepare(with_thinned(list_semkitti(raw, sequences=["08"])), out, INLINE, Silent())
+    prepare_changed(list_semkitti(raw, sequences=["08"]), out, wrong)
     damages = verify(out, Silent()).damages
     assert {damage.kind for damage in damages} == {"inconsistent"}
     assert all(words in damage.text for damage in damages), [d.text for d in damages]

@@ -13,6 +13,7 @@ from pass2d.train.data import augment
 from pass2d.train.data.lattice import CachedHash, scale_voxels
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.scan import ScanDraw
+from pass2d.train.data.thinned import RawThinned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class RawBatch(TensorRecord):
     """(M,) int32 row in `channels`."""
     hashes: tuple[CachedHash, ...] = ()
     """Voxel hashes, when the augmentation keeps them exact."""
+    thinned: RawThinned | None = None
+    """For networks that take thinned points."""
 
 
 def point_batch(
@@ -73,6 +76,7 @@ def point_batch(
         weights=augment.point_weights(raw.repeated, len(points), device=device),
         images=_image_batch(raw, config=config),
         voxels=_voxels(raw, config=config, grid=grid),
+        thinned=None if raw.thinned is None else raw.thinned.points(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,16 +16,10 @@ from pass2d.cache.schema import CameraView, ScanRecord
 from pass2d.train.data.batch import RawBatch
 from pass2d.train.data.dropout import DropoutKind, KeptPoints, kept_points
 from pass2d.train.data.lattice import CachedHash
+from pass2d.train.data.memory import Allocate, heap
 from pass2d.train.data.sampling import AugmentConfig
 from pass2d.train.data.scan import Crop, LoadedScan, ScanDraw, count_points
-
-Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
-"""Gives memory for a field: name, shape, type."""
-
-
-def heap(_name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """`Allocate` from ordinary memory."""
-    return torch.empty(shape, dtype=dtype)
+from pass2d.train.data.thinned import RawThinned, ThinningPlan, found, joined
 
 
 def common_crop(config: AugmentConfig, image_hw: NDArray[np.integer]) -> tuple[int, int]:
@@ -75,6 +69,7 @@ def collate(
     size_hw: tuple[int, int],
     allocate: Allocate = heap,
     dropout: DropoutKind = "copy",
+    thinning: ThinningPlan | None = None,
 ) -> RawBatch:
     """Lay scans end to end, without the points that are dropped.
 
@@ -86,6 +81,10 @@ def collate(
         size_hw: of the cropped pictures.
         allocate: where the arrays go, e.g. pinned memory that is used again.
         dropout: what becomes of dropped points.
+        thinning: for networks that take thinned points; None for others.
+
+    Raises:
+        ShapeError: a scan spans too many cells to be thinned.
     """
     # What moves together lies end to end: a scan, then what was added to it, then the next scan.
     by_scan = [_segments(scan, dropout) for scan in scans]
@@ -133,6 +132,9 @@ def collate(
         pixel_rc=seen[1],
         point_index=seen[2],
         hashes=_collate_hashes(scans, total, allocate),
+        thinned=_collate_thinned(
+            by_scan, channels.numpy()[:3], scan_starts, plan=thinning, allocate=allocate
+        ),
     )
 
 
@@ -257,6 +259,33 @@ def visible_in_crop(
     place = kept.places(view.point_index)
     stays = (pixel_rc[0] >= 0) & (pixel_rc[1] >= 0) & (pixel_rc[1] < crop.width) & (place >= 0)
     return place[stays], pixel_rc[:, stays]
+
+
+def _collate_thinned(
+    scans: Sequence[Sequence[_Segment]],
+    xyz: NDArray[np.float32],
+    scan_starts: Sequence[int],
+    *,
+    plan: ThinningPlan | None,
+    allocate: Allocate,
+) -> RawThinned | None:
+    """What the cache has, or is found now; None: the network has no use for it, or will complain.
+
+    Args:
+        scans: the segments of each scan.
+        xyz: (3, N) metres, of the points that stay.
+        scan_starts: (B + 1,) columns where scans begin, then N.
+        plan: how.
+        allocate: where the arrays go.
+    """
+    if plan is None or 0 in np.diff(scan_starts):
+        return None
+    thinned = [
+        segments[0].record.thinned
+        or found(xyz[:, start:stop], [(part.draw, part.kept.count) for part in segments], plan=plan)
+        for segments, (start, stop) in zip(scans, pairwise(scan_starts), strict=True)
+    ]
+    return joined(thinned, scan_starts=scan_starts, config=plan.config, allocate=allocate)
 
 
 def _collate_hashes(

@@ -65,6 +65,7 @@ def corrupted_record(
         time=None if time is None else time[rows],
         cameras=views_at(whole.cameras, _new_rows(after, rows, n_before=cloud.n)),
         voxels=(),
+        thinned=None,
         outside_xyz=after.xyz[:, others] if has_outside else None,
         outside_signal=after.signal[others] if has_outside else None,
         outside_label=label[others] if has_outside and label is not None else None,

@@ -213,6 +213,7 @@ def _own_scan(source: _Source, position: int) -> LoadedScan:
         camera=camera,
         voxels=bool(plan.scales),
         outside=plan.with_outside,
+        thinned=plan.thinning is not None and plan.thinning.is_stored,
     )
     record = source.read(position, fields, columns=None if crop is None else crop.columns)
     record = source.corrupted(record, draw)

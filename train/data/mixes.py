@@ -148,6 +148,7 @@ def _things(
         time=None if scan.record.time is None else np.zeros(len(rows), np.float32),
         cameras=(),
         voxels=(),
+        thinned=None,
     )
     return replace(scan, record=record, added=())
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.instance_bank import InstanceBank
 from pass2d.cache.layout import sequence_number
 from pass2d.train.data.sampling import AugmentConfig
+from pass2d.train.data.thinned import ThinningPlan
 from pass2d.train.stacks.config import SINGLE_SCAN, StackConfig
 
 _WINDOW = 8
@@ -33,6 +34,8 @@ class StreamPlan:
     """Voxel hashes to read; only where `augment.keeps_hashes`."""
     with_outside: bool = False
     """Read the points outside the volume too."""
+    thinning: ThinningPlan | None = None
+    """For networks that take thinned points; stored ones only where `augment.keeps_neighbours`."""
     stack: StackConfig = SINGLE_SCAN
     """Past scans that join each scan."""
     rank: int = 0
@@ -52,6 +55,14 @@ class StreamPlan:
             )
         if self.scales and self.stack.past:
             raise ValueError("cached voxel hashes are of single scans: a stack has others")
+
+        if self.thinning is not None and self.thinning.is_stored:
+            if not self.augment.keeps_neighbours:
+                raise ValueError(
+                    "cached neighbours are stale where points are dropped, mixed in or stretched"
+                )
+            if self.stack.past or not self.with_outside:
+                raise ValueError("cached neighbours are of single scans with all their points")
 
     @property
     def joint_size(self) -> int:

@@ -131,6 +131,14 @@ class AugmentConfig:
         return not self.is_free
 
     @property
+    def keeps_neighbours(self) -> bool:
+        """Whether each point keeps its neighbours: none comes or goes, all move alike."""
+        if not self.is_free:
+            return True
+        is_whole = not (self.mixes or self.extra or self.dropout_ratio or self.mode == "noise")
+        return is_whole and (self.scale_z or not self.scale)
+
+    @property
     def is_free(self) -> bool:
         """Whether points move freely, as published."""
         return self.mode in ("full", "noise")

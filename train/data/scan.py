@@ -133,7 +133,10 @@ class LoadedScan:
         """The scan with its points elsewhere, (3, N) in the order of `xyz`."""
         stops = np.cumsum([count_points(part.record) for part in self.parts])[:-1]
         own, *added = (
-            replace(part, record=replace(whole_record(part.record), xyz=there, voxels=()))
+            replace(
+                part,
+                record=replace(whole_record(part.record), xyz=there, voxels=(), thinned=None),
+            )
             for part, there in zip(self.parts, np.split(xyz, stops, axis=1), strict=True)
         )
         return replace(self, record=own.record, added=tuple(added))
@@ -162,7 +165,9 @@ class LoadedScan:
         joining = [own]
         for scan, taken in others:
             for part, of_part in _chosen(scan, taken):
-                bare = replace(part, record=replace(part.record, cameras=(), voxels=()))
+                bare = replace(
+                    part, record=replace(part.record, cameras=(), voxels=(), thinned=None)
+                )
                 (joining if part.draw == self.draw else added).append((bare, of_part))
         record = self.record
         if is_kept is not None or len(joining) > 1:
@@ -224,6 +229,8 @@ def without_dropped(record: ScanRecord) -> ScanRecord:
         return record
     leaves = record.raw_order().outside[~stays]
     rows = record.raw_index - np.searchsorted(leaves, record.raw_index)
+    is_left = np.ones(record.n_raw, bool)
+    is_left[leaves] = False
 
     def rest(values: NDArray[T] | None) -> NDArray[T] | None:
         return None if values is None else values[..., stays]
@@ -237,6 +244,7 @@ def without_dropped(record: ScanRecord) -> ScanRecord:
         outside_label=rest(record.outside_label),
         outside_time=rest(record.outside_time),
         outside_motion=rest(record.outside_motion),
+        thinned=None if record.thinned is None else record.thinned.of_points(is_left),
     )
 
 
@@ -244,8 +252,8 @@ def gathered(chosen: Sequence[tuple[ScanRecord, _Mask]]) -> ScanRecord:
     """Points of records as one record, in this order; the first one's name and pictures.
 
     Args:
-        chosen: records, and which points of `whole_record` of each. Voxel hashes are left out,
-            which would be stale.
+        chosen: records, and which points of `whole_record` of each. Voxel hashes and neighbours
+            are left out, which would be stale.
     """
     records = [whole_record(record) for record, _ in chosen]
     rows = [None if mask is None else np.flatnonzero(mask) for _, mask in chosen]
@@ -288,6 +296,7 @@ def gathered(chosen: Sequence[tuple[ScanRecord, _Mask]]) -> ScanRecord:
         time=known([record.time for record in records]),
         cameras=cameras,
         voxels=(),
+        thinned=None,
     )
 
 

@@ -69,7 +69,10 @@ def static_moving_switch(
     if not is_switched:
         return scan
     own_part, *added = (
-        replace(part, record=replace(part.record, xyz=points, label=labels, voxels=()))
+        replace(
+            part,
+            record=replace(part.record, xyz=points, label=labels, voxels=(), thinned=None),
+        )
         for part, points, labels in zip(parts, xyz, label, strict=True)
     )
     return replace(scan, record=own_part.record, added=tuple(added))

@@ -175,4 +175,5 @@ class BatchStream:
             size_hw=self._plan.size_hw or (0, 0),
             allocate=slot.allocate,
             dropout=self._plan.augment.dropout,
+            thinning=self._plan.thinning,
         )

@@ -92,7 +92,7 @@ class ScanRun(abc.ABC):
         order = np.random.default_rng(0).permutation(k)
         shares = np.array_split(order, self.size.parts(k))
         parts = [
-            self.seen([replace(scan, points=scan.points[share], hashes=None)])[0]
+            self.seen([replace(scan, points=scan.points[share], hashes=None, thinned=None)])[0]
             for share in shares
         ]
         return tuple(

@@ -13,6 +13,7 @@ from torch import Tensor
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
 from pass2d.common.memory import keep_freed_memory
+from pass2d.common.thinning import ThinnedScan
 from pass2d.models.network import Network
 from pass2d.train.inference.labelling import Labelled, PointLabels, S, ScanRun, T, label_in_packs
 from pass2d.train.inference.logits import CachedVotes, vote_logits
@@ -88,18 +89,26 @@ class _Run(ScanRun):
             grid=self.info.grid,
             scans=[s.hashes and tuple(level.to(device) for level in s.hashes) for s in scans],
         )
+        thinned = [scan.thinned for scan in scans]
         found: list[list[PointLabels]] = [[] for _ in scans]
         for plan in self.plans:
             votes = [plan.of(scan.name) for scan in scans]
-            for answers, logits in zip(found, self._logits(points, votes, hashes), strict=True):
+            logits_of = self._logits(points, votes, hashes, thinned)
+            for answers, logits in zip(found, logits_of, strict=True):
                 answers.append(self._answer(logits, plan))
         return [tuple(answers) for answers in found]
 
     def _logits(
-        self, points: Sequence[Tensor], votes: Sequence[Sequence[Vote]], hashes: CachedVotes
+        self,
+        points: Sequence[Tensor],
+        votes: Sequence[Sequence[Vote]],
+        hashes: CachedVotes,
+        thinned: Sequence[ThinnedScan | None],
     ) -> list[Tensor]:
         try:
-            return vote_logits(self.network, points, votes, size=self.size, hashes=hashes)
+            return vote_logits(
+                self.network, points, votes, size=self.size, hashes=hashes, thinned=thinned
+            )
         except torch.cuda.OutOfMemoryError as error:
             most = max(map(len, points))
             raise ConfigError(

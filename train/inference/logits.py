@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from pass2d.cache.schema import GridConfig
+from pass2d.common.thinning import ThinnedScan
 from pass2d.models.folding import folded_norms
-from pass2d.models.inputs import PointBatch, ScaleVoxels
+from pass2d.models.inputs import PointBatch, ScaleVoxels, ThinnedPoints
 from pass2d.models.network import Network
 from pass2d.train.data.lattice import ScanHash, voted_voxels
+from pass2d.train.data.thinned import joined
 from pass2d.train.inference.passes import DEFAULT_PASS_SIZE, PassSize, packed
 from pass2d.train.inference.votes import Vote
 
@@ -50,6 +52,7 @@ def vote_logits(
     *,
     size: PassSize = DEFAULT_PASS_SIZE,
     hashes: CachedVotes | None = None,
+    thinned: Sequence[ThinnedScan | None] = (),
 ) -> list[Tensor]:
     """Sum each scan's logits over its votes.
 
@@ -61,6 +64,8 @@ def vote_logits(
             are halved as often as it takes.
         hashes: The cache's, used for votes that are symmetries of the grid. By default, and for
             other votes, scans are voxelised from their points.
+        thinned: Of each scan what the cache has, by the network's `thinning`; used where a vote
+            leaves the points where they are. Elsewhere the network thins the moved points.
 
     Returns:
         Per scan (N, C) float32 on the scans' device.
@@ -74,7 +79,7 @@ def vote_logits(
     sums = [torch.zeros((len(points), network.n_classes), device=points.device) for points in scans]
     with torch.inference_mode():
         for chunk in packed(passes, size, points=lambda item: len(scans[item[0]])):
-            outcome = _forward(network, scans, chunk, hashes)
+            outcome = _forward(network, scans, chunk, hashes, thinned)
             for (place, _), logits in zip(chunk, outcome, strict=True):
                 sums[place] += logits
     return sums
@@ -86,7 +91,11 @@ def _current(device: torch.device) -> AbstractContextManager[object]:
 
 
 def _forward(
-    network: Network, scans: Sequence[Tensor], chunk: Sequence[Pass], hashes: CachedVotes | None
+    network: Network,
+    scans: Sequence[Tensor],
+    chunk: Sequence[Pass],
+    hashes: CachedVotes | None,
+    thinned: Sequence[ThinnedScan | None],
 ) -> tuple[Tensor, ...]:
     try:
         moved = [vote.apply(scans[place]) for place, vote in chunk]
@@ -96,6 +105,7 @@ def _forward(
             points=torch.cat(moved),
             offsets=torch.tensor(starts),
             voxels=() if hashes is None else hashes.voxels(chunk, starts),
+            thinned=_thinned(network, thinned, chunk, starts, device=moved[0].device),
         )
         with _current(batch.points.device), folded_norms():
             return network(network.prepare(batch)).logits.float().split(lengths)
@@ -105,6 +115,23 @@ def _forward(
     torch.cuda.empty_cache()
     half = len(chunk) // 2
     return (
-        *_forward(network, scans, chunk[:half], hashes),
-        *_forward(network, scans, chunk[half:], hashes),
+        *_forward(network, scans, chunk[:half], hashes, thinned),
+        *_forward(network, scans, chunk[half:], hashes, thinned),
     )
+
+
+def _thinned(
+    network: Network,
+    thinned: Sequence[ThinnedScan | None],
+    chunk: Sequence[Pass],
+    starts: Sequence[int],
+    *,
+    device: torch.device,
+) -> ThinnedPoints | None:
+    """The stored thinned points of passes; None if one of them has none, or moves its points."""
+    stored = [thinned[place] for place, vote in chunk if thinned and vote.symmetry == 0]
+    here = [one for one in stored if one is not None]
+    if network.thinning is None or len(here) < len(chunk):
+        return None
+    raw = joined(here, scan_starts=starts, config=network.thinning)
+    return raw.to(device, non_blocking=True).points()

@@ -15,6 +15,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import DatasetInfo, GridConfig, ScanRecord
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress
+from pass2d.common.thinning import ThinnedScan
 from pass2d.train.data.sampling import SYMMETRIES, grid_symmetries
 from pass2d.train.inference.metric import BAND_EDGES_M
 from pass2d.train.inference.passes import OutsidePolicy, nearest_index
@@ -53,6 +54,8 @@ class ScanInput:
     """(O,) place in ``rows`` of the point whose answer each of them takes."""
     hashes: tuple[ScanHash, ...] | None = None
     """Of the cache, for lattice votes."""
+    thinned: ThinnedScan | None = None
+    """Of the cache, of ``points``; for votes that leave them where they are."""
 
 
 def scan_input(
@@ -63,6 +66,7 @@ def scan_input(
     outside: OutsidePolicy,
     is_plausible: NDArray[np.bool_] | None = None,
     hashes: tuple[ScanHash, ...] | None = None,
+    thinned: ThinnedScan | None = None,
     tree_points: int = TREE_POINTS,
 ) -> ScanInput:
     """Cut a scan to what a network sees.
@@ -75,6 +79,7 @@ def scan_input(
         is_plausible: (N,) whether the coordinates can be true; only such a point takes another's
             answer. By default all are.
         hashes: Of the points that are seen, in their order.
+        thinned: Likewise.
         tree_points: See ``TREE_POINTS``.
     """
     rows = np.flatnonzero(is_seen)
@@ -90,6 +95,7 @@ def scan_input(
         other_rows=other_rows,
         copied_from=nearest,
         hashes=hashes,
+        thinned=thinned,
     )
 
 
@@ -118,6 +124,7 @@ def record_input(
             is_seen=is_seen,
             outside=outside,
             hashes=hashes,
+            thinned=None if record.thinned is None else record.thinned.of_points(is_seen),
         )
     assert record.outside_xyz is not None
     other_rows = np.zeros(0, np.int64)
@@ -168,6 +175,7 @@ class CachedScans:
         self._past = CachedPast(reader, stack, volume=grid if network.uses_volume else None)
         self._scales = hashed_scales(network, grid, plans, progress, is_stacked=stack.past > 0)
         self._unhashed: set[int] = set()
+        self._reads_thinned = reads_thinned(network, reader, progress, is_stacked=stack.past > 0)
 
     def read(self, position: int, *, label: bool) -> tuple[ScanRecord, ScanInput]:
         """Read one scan, as the cache has it and as the network takes it.
@@ -177,7 +185,12 @@ class CachedScans:
         """
         from pass2d.train.data.lattice import scan_hashes
 
-        fields = Fields(label=label, outside=True, voxels=bool(self._scales))
+        fields = Fields(
+            label=label,
+            outside=True,
+            voxels=bool(self._scales),
+            thinned=self._reads_thinned,
+        )
         record, hashes = with_time(self.reader.read(position, fields), self._stack), None
         if self._scales:
             grid = self.reader.info.grid
@@ -281,6 +294,21 @@ def hashed_scales(
         progress.say(f"lattice votes voxelise each scan from its points: {reason}")
         return ()
     return network.scales
+
+
+def reads_thinned(
+    network: Network, reader: CacheReader, progress: Progress, *, is_stacked: bool = False
+) -> bool:
+    """Whether the cache's neighbours are the network's; says why not where it has some."""
+    from pass2d.train.data.thinned import why_not_stored
+
+    if network.thinning is None or not reader.thinnings:
+        return False
+    reason = "several scans are stacked" if is_stacked else ""
+    reason = reason or why_not_stored(reader, network.thinning)
+    if reason:
+        progress.say(f"neighbours are looked for in each scan: {reason}")
+    return not reason
 
 
 def _random_share(n: int, most: int) -> NDArray[np.int64]:

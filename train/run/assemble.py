@@ -26,6 +26,7 @@ from pass2d.train.data.collate import common_crop
 from pass2d.train.data.mixes import MIXES
 from pass2d.train.data.plan import StreamPlan
 from pass2d.train.data.positions import evenly_spaced
+from pass2d.train.data.thinned import ThinningPlan, why_not_stored
 from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.distributed.sync_norm import Sharers, share_norms
 from pass2d.train.optim.schedule import RunLength
@@ -133,6 +134,7 @@ def assemble(
         scales=(
             network.scales if recipe.augment.keeps_hashes and hashes_exist and hashes_fit else ()
         ),
+        thinning=thinning_plan(reader, recipe, network, group, progress),
         stack=recipe.stack,
         with_outside=not network.uses_volume,
         rank=group.rank,
@@ -155,6 +157,31 @@ def assemble(
         class_weights=training_weights(reader, recipe, positions, group, progress),
         val_positions=val_positions,
         sharers=shared_norms(recipe, network, group),
+    )
+
+
+def thinning_plan(
+    reader: CacheReader, recipe: Recipe, network: Network, group: ProcessGroup, progress: Progress
+) -> ThinningPlan | None:
+    """How the stream thins for the network; says why what the cache has is not used, if asked for.
+
+    On a GPU torch's threads have nothing to do: they ask the trees.
+    """
+    config = network.thinning
+    if config is None:
+        return None
+    reason = why_not_stored(reader, config)
+    if not recipe.augment.keeps_neighbours:
+        reason = "augment drops points, mixes scans or stretches them"
+    elif recipe.stack.past:
+        reason = "several scans are stacked"
+    if reason and not network.thins_at_random:
+        progress.say(f"neighbours are looked for in every scan of every epoch: {reason}")
+    return ThinningPlan(
+        config=config,
+        is_random=network.thins_at_random,
+        is_stored=not reason and not network.thins_at_random,
+        workers=torch.get_num_threads() if group.device.type == "cuda" else 1,
     )
 
 
