@@ -449,6 +449,19 @@ def test_coordinates_in_millimetres_fail_with_the_option(tmp_path: Path) -> None
     assert {w.option for w in summary.warnings} == {"`unit=mm`", "`signal_scale=0.00392`"}
 
 
+def test_a_scan_outside_of_the_volume_is_named_and_the_rest_labelled(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    points = some_points(51)
+    write_bin(tmp_path / "in/a.bin", points)
+    away = write_bin(tmp_path / "in/b.bin", points + np.float32([300, 0, 0, 0]))
+    summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
+    (failed,) = summary.failed
+    assert failed.points == away
+    assert failed.reason.startswith(f"{away}: none of 51 points lies in the network's volume: ")
+    assert results(tmp_path / "out") == ["a.label"]
+
+
 def test_a_sub_folder_that_cannot_be_read_is_named_and_the_rest_labelled(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,9 +29,14 @@ class TakenScan:
 
     @property
     def is_nowhere(self) -> bool:
-        """Whether it has points, and none with coordinates that a lidar could measure."""
-        n = self.prepared.scan.n
-        return n > 0 and self.prepared.n_not_finite == n
+        """Whether it has points, and none that the network could label."""
+        scan = self.prepared.scan
+        return scan.n > 0 and (self._is_unmeasured or not len(scan.rows))
+
+    @property
+    def _is_unmeasured(self) -> bool:
+        """Whether no point has coordinates that a lidar could measure."""
+        return self.prepared.n_not_finite == self.prepared.scan.n
 
     def nowhere(self, remedy: str) -> str:
         """What to say of such a scan, without its name.
@@ -40,10 +45,12 @@ class TakenScan:
             remedy: Where nothing better is known.
         """
         advice = " ".join(one.option for one in self.warnings if one.kind in {"unit", "recenter"})
-        return (
-            f"none of {self.prepared.scan.n} points has coordinates that a lidar could measure "
-            f"(within 1 km): {advice or remedy}"
+        lacks = (
+            "has coordinates that a lidar could measure (within 1 km)"
+            if self._is_unmeasured
+            else "lies in the network's volume"
         )
+        return f"none of {self.prepared.scan.n} points {lacks}: {advice or remedy}"
 
 
 class Intake:
@@ -115,8 +122,6 @@ class Intake:
             notes.append(
                 f"{where}: the signal of {prepared.n_bad_signal} points is not finite: taken as 0"
             )
-        if scan.n and not len(scan.rows):
-            notes.append(f"{where}: no point lies in the network's volume: all labelled 0")
         n_parts = self._segmenter.pass_size.parts(len(scan.points))
         if n_parts > 1:
             notes.append(
