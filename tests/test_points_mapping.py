@@ -46,6 +46,17 @@ def test_names_units_and_scale() -> None:
     ]
 
 
+@pytest.mark.parametrize("names", ["x y z x", "x y z X", "x y z intensity Intensity"])
+def test_a_name_that_stands_twice_is_not_guessed(names: str) -> None:
+    words = tuple(names.split())
+    found = PointColumns(names=words, values=tuple(np.arange(len(words))[:, None]))
+    role = "signal" if "intensity" in words else "x"
+    with pytest.raises(DataError, match=rf"several columns may be {role}: .*`map={role}=\d`"):
+        mapped(found)
+    last = {role: str(len(words) - 1)}
+    assert mapped(found, columns=last)[0][3 if role == "signal" else 0] == len(words) - 1
+
+
 def test_columns_by_option() -> None:
     found = columns(a=[1.0], b=[2.0], c=[3.0], d=[4.0])
     chosen = parse_columns("x=c, y=b,z=0,signal=d")

@@ -55,9 +55,9 @@ def from_matrix(path: Path, array: NDArray[Any]) -> PointColumns:
             "Transpose it."
         )
     note = ""
-    if array.ndim == 3 and array.dtype.kind in "fiub":
+    if array.ndim == 3 and array.dtype.kind in "fiu":
         array, note = _image_rows(path, array)
-    if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiub":
+    if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         raise DataError(
             f"{path}: an array (N, 3 or more) or (H, W, 3 or more) of numbers is expected, "
             f"got {array.shape} of {str(array.dtype)[:60]}"

@@ -110,6 +110,12 @@ class InputMapping:
                 + (f" of the name {wanted!r}" if wanted else "")
                 + f"; the file has {', '.join(columns.names)}. Name it: `map={role}=NAME`"
             )
+        same = [name if wanted else name.lower() for name in columns.names]
+        if same.count(same[place]) > 1 and wanted != str(place):
+            raise DataError(
+                f"{where}: several columns may be {role}: {', '.join(columns.names)}. Name one, or "
+                f"give its place: `map={role}={place}`"
+            )
         return columns.values[place]
 
 
