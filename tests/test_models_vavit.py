@@ -21,6 +21,7 @@ from pass2d.models.vavit.thinning import (
     by_distance,
     nearest_neighbours,
     nearest_rows,
+    pillars_of,
     thin,
 )
 from pass2d.models.vavit.vavit import PreparedPillars, VaViT, feature_maps
@@ -93,6 +94,18 @@ def test_distances_on_a_device_find_what_the_tree_finds() -> None:
     by_tree = nearest_rows([Nearby(points)], queries, [80])
     found = by_distance(points, queries, k=3)
     assert found[:, 0].tolist() == by_tree.tolist()
+
+
+@pytest.mark.parametrize("far", [0, -3_000_000])
+def test_pillars_are_the_distinct_rows(far: int) -> None:
+    rng = torch.Generator().manual_seed(3)
+    columns = torch.randint(-6, 9, (200, 2), generator=rng) + torch.tensor([far, 0])
+    scan = torch.arange(200) // 70
+    rows, place = torch.unique(torch.cat([scan[:, None], columns], 1), dim=0, return_inverse=True)
+    of_scan, xy, found = pillars_of(columns, scan)
+    assert torch.equal(torch.cat([of_scan[:, None], xy], 1), rows)
+    assert torch.equal(found, place)
+    assert [len(part) for part in pillars_of(columns[:0], scan[:0])] == [0, 0, 0]
 
 
 def test_turns_depend_on_differences_of_places_alone() -> None:

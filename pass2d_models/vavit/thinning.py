@@ -99,6 +99,27 @@ def thin(
     return order[first], place
 
 
+def pillars_of(columns: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the occupied pillars, by one number per point: `torch.unique` of rows is far slower.
+
+    Args:
+        columns: (K, 2) int64 x and y of each point's pillar.
+        scan: (K,) int64.
+
+    Returns:
+        (P,) scan, (P, 2) x and y of each pillar, sorted by scan, x, y; (K,) pillar of each point.
+    """
+    if not len(columns):
+        return scan, columns, scan
+    low = columns.amin(0)
+    size_x, size_y = (columns.amax(0) - low + 1).unbind()  # on the device: nothing waits
+    x, y = (columns - low).unbind(1)
+    keys, place = torch.unique((scan * size_x + x) * size_y + y, return_inverse=True)
+    of_scan = torch.div(keys, size_x * size_y, rounding_mode="floor")
+    of_x = torch.div(keys, size_y, rounding_mode="floor") % size_x
+    return of_scan, torch.stack([of_x, keys % size_y], 1) + low, place
+
+
 class Nearby:
     """Finds points of one scan by distance: by a tree on a CPU, by all distances elsewhere."""
 

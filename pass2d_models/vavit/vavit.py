@@ -30,7 +30,7 @@ from pass2d.models.vavit.attention import Block, rotations
 from pass2d.models.vavit.config import VaViTConfig
 from pass2d.models.vavit.layers import Head, PointLayer
 from pass2d.models.vavit.pillars import INPUTS, PillarPreprocessing
-from pass2d.models.vavit.thinning import thinned_points
+from pass2d.models.vavit.thinning import pillars_of, thinned_points
 from pass2d.models.voxel_keys import batch_of_rows, count_rows
 
 
@@ -113,25 +113,16 @@ class VaViT(Network):
         thinned = points[thin.rows]
         scan = batch_of_rows(batch.offsets, n_rows=len(points), device=points.device)[thin.rows]
         xyz = thinned[:, :3]
-        pillars, pillar_of_point = torch.unique(
-            torch.cat(
-                [
-                    scan[:, None],
-                    torch.floor(xyz[:, :2] / xyz.new_full((1,), config.pillar_m)).long(),
-                ],
-                1,
-            ),
-            dim=0,
-            return_inverse=True,
-        )
-        lengths = tuple(count_rows(pillars[:, 0], n=len(sizes)).tolist())
+        columns = torch.floor(xyz[:, :2] / xyz.new_full((1,), config.pillar_m)).long()
+        scan_of_pillar, pillars, pillar_of_point = pillars_of(columns, scan)
+        lengths = tuple(count_rows(scan_of_pillar, n=len(sizes)).tolist())
         return PreparedPillars(
             row_of_point=thin.answers,
             targets=None if batch.labels is None else Targets(label=batch.labels[thin.rows]),
             features=self._features(thinned, scan, batch_size=len(sizes)),
             neighbours=thin.neighbours,
             pillar_of_point=pillar_of_point,
-            pillar_xy=(pillars[:, 1:].to(xyz.dtype) + 0.5) * config.pillar_m,
+            pillar_xy=(pillars.to(xyz.dtype) + 0.5) * config.pillar_m,
             lengths=lengths,
             kept=self._draw_kept(len(sizes)),
         )
