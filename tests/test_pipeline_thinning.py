@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
 from thinned_caches import INLINE, prepare_changed, with_thinned
 from typer.testing import CliRunner
@@ -15,11 +17,14 @@ from typer.testing import CliRunner
 from pass2d.cache.care.verify import verify
 from pass2d.cache.clouds.nowhere import NOWHERE
 from pass2d.cache.fields import STORED_THINNING, Fields
+from pass2d.cache.layout import Layout
+from pass2d.cache.manifest import load_manifest
 from pass2d.cache.reader import CacheReader
 from pass2d.commands.app import app
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Silent
 from pass2d.common.thinning import ThinnedScan, ThinningConfig, thinned_scan
+from pass2d.pipeline.datasets.relist import list_again
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import prepare
 from pass2d.pipeline.repair.rebuild_shards import rebuild_and_compare
@@ -246,6 +251,16 @@ def test_values_that_cannot_be_are_named(
     assert all(words in damage.text for damage in damages), [d.text for d in damages]
 
 
+def test_a_plan_of_the_cache_asks_for_what_it_holds(raw: Path, tmp_path: Path) -> None:
+    out, listing = tmp_path / "semkitti", list_semkitti(raw)
+    prepare(listing, out, INLINE, Silent())
+    for kept in (listing, with_thinned(listing)):
+        prepare(kept, out, INLINE, Silent())
+        manifest = load_manifest(Layout(root=out))
+        again = list_again(raw, manifest, version=None, progress=Silent())
+        assert again.info == kept.info == manifest.info
+
+
 def test_the_command_asks_for_it(raw: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     line = ["prepare", "semkitti", "--root", str(raw), "--cache", str(cache), "--workers", "0"]
@@ -253,3 +268,37 @@ def test_the_command_asks_for_it(raw: Path, tmp_path: Path) -> None:
     assert_holds(cache / "semkitti")
     shown = CliRunner().invoke(app, ["inspect", "--cache", str(cache)])
     assert "nearest_thinned" in shown.stdout
+
+
+def test_added_sweeps_and_neighbours_are_refused_together(tmp_path: Path) -> None:
+    root = NuscenesFolder(tmp_path / "nus", samples=2, sweeps=2).write()
+    line = ["prepare", "nuscenes", "--root", str(root), "--cache", str(tmp_path / "cache")]
+    said = CliRunner().invoke(app, [*line, "--sweeps", "2", "--neighbours"])
+    assert said.exit_code == 1
+    assert "--neighbours with --sweeps 2" in said.output
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_store_gets_the_bytes_of_a_folder(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS2D_LOCAL_CACHE", str(tmp_path / "disk"))
+    listing, far = with_thinned(list_semkitti(raw)), "memory://far-thinned/semkitti"
+    fs = fsspec.filesystem("memory")
+    prepare(list_semkitti(raw), far, INLINE, Silent())
+    assert prepare(listing, far, INLINE, Silent()).written_shards == 3
+    prepare(listing, tmp_path / "semkitti", INLINE, Silent())
+    stored = {
+        name.removeprefix("/far-thinned/semkitti/"): fs.cat_file(name)
+        for name in fs.find("/far-thinned/semkitti")
+        if ".zarr/" in name
+    }
+    assert stored == shards(tmp_path / "semkitti")
+    with CacheReader.open("memory://far-thinned") as there, CacheReader.open(tmp_path) as here:
+        for place in range(len(here.scans)):
+            found, expected = (reader.read(place, ASKED).thinned for reader in (there, here))
+            assert found is not None
+            assert expected is not None
+            assert np.array_equal(found.apart, expected.apart)
+    fs.rm("/far-thinned", recursive=True)

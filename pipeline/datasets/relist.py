@@ -24,7 +24,7 @@ def list_again(
     progress: Progress,
     datasets: Datasets = DATASETS,
 ) -> SourceListing:
-    """List all of a raw data set with a cache's own settings: picture size, sweeps, corruption.
+    """List all of a raw data set with a cache's own settings: sweeps, neighbours, corruption, ...
 
     Args:
         root: the raw data set.
@@ -53,7 +53,10 @@ def list_again(
     )
     listing = dataset.list_scans(root, wanted, progress=progress)
     if info is not None:
-        listing = replace(listing, info=replace(listing.info, drops_invalid=info.drops_invalid))
+        asked = replace(
+            listing.info, drops_invalid=info.drops_invalid, has_thinned=info.has_thinned
+        )
+        listing = replace(listing, info=asked)
     if lost := [failed for failed in listing.failed if failed.container == "lidar"]:
         raise DataError(lost[0].reason)  # a scan that may be whole in the cache is not gone
     variant = None if info is None else variant_of(info)
