@@ -109,13 +109,21 @@ def fixed(said: str, data: bytes, folder: Path) -> bytes:
 
 
 def test_ids_with_instances_are_known_by_their_type_too(tmp_path: Path) -> None:
-    for kind, name in (("<i8", "int64"), (">u4", "big-endian uint32"), (">i8", "big-endian int64")):
+    for kind, name in (
+        ("<i8", "int64"),
+        (">u4", "big-endian uint32"),
+        (">i8", "big-endian int64"),
+        ("<f8", "float64"),
+        ("<f4", "float32"),
+    ):
         data = FULL.astype(kind).tobytes()
         said = refusal(data)
         assert name in said
         assert fixed(said, data, tmp_path) == FULL.astype("<u4").tobytes()
     one = (IDS | np.where(IDS == 10, 1, 0) << 16).astype(">u4").tobytes()
     assert "big-endian uint32" in refusal(one)
+    half = (IDS | np.where(np.arange(N) % 2, 1, 0) << 16).astype(">u4").tobytes()
+    assert "big-endian uint32" in refusal(half)
 
 
 def test_other_files_and_ids_are_known(tmp_path: Path) -> None:

@@ -90,14 +90,16 @@ def _foreign(
     own = "<u4" if label_bytes == 4 else "u1"
     has_size = len(data) % label_bytes == 0 and n_points in (None, len(data) // label_bytes)
     share = _share_of_classes(np.frombuffer(data, own), table) if has_size else None
-    if share is not None and (share >= _FEW or not any(data)) and not _may_be_swapped(data, own):
+    is_swapped = share is not None and _may_be_swapped(data, own)
+    if share is not None and (share >= _FEW or not any(data)) and not is_swapped:
         return None
+    times = 1 if is_swapped else _CLEARLY
     found = None if share is not None else _by_its_look(data, own)
     for kind, name in _candidates(data, n_points, label_bytes):
         if found is not None:
             break
         other = _share_of_classes(np.frombuffer(data, kind), table)
-        if other is not None and other > _CLEARLY * (share or 0.0):
+        if other is not None and other > times * (share or 0.0):
             change = f"np.fromfile(f, '{kind}').astype('{own}').tofile(f)"
             found = _Foreign(f"{name} labels", change)
     if found is None and share is None:
@@ -111,9 +113,9 @@ def _share_of_classes(values: NDArray[Any], table: LabelTable) -> float | None:
     """Share of points with a class but the ignored one; None if a value is not a raw id."""
     if values.dtype.kind == "f":
         values = values.astype(np.float64)
-        if not ((values >= 0) & (values < 1 << 16) & (values == np.floor(values))).all():
+        if not ((values >= 0) & (values < 1 << 32) & (values == np.floor(values))).all():
             return None
-        values = values.astype(np.uint32)
+        values = values.astype(np.uint32) & 0xFFFF
     elif values.dtype.itemsize >= 4:
         if values.dtype.kind == "i" and ((values < 0) | (values >= 1 << 32)).any():
             return None
