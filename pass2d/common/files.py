@@ -41,6 +41,14 @@ _ATTEMPT = re.compile(r".+-[0-9a-f]{32}")
 NO_PERMISSION = "no permission to read it. Change its permissions, or ask its owner"
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything has that name: a pipe or a link to nowhere is not the same as no file.
+
+    Who then reads it says what it is; who asked for a regular file would go on without it.
+    """
+    return os.path.lexists(path)
+
+
 def may_not_look(folder: Path) -> bool:
     """Whether a folder is there whose files may not be listed or opened."""
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import is_there
 from pass2d.common.progress import Progress
 from pass2d.common.text import quoted, shown
 from pass2d.pipeline.datasets.json_table import Kind, is_text, read_rows
@@ -84,7 +85,7 @@ class TableReader:
 
     def has(self, name: str) -> bool:
         """Whether there is such a table."""
-        return self.file(name).is_file()
+        return is_there(self.file(name))
 
     def file(self, name: str) -> Path:
         """Where a table is."""

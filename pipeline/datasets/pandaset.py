@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pass2d.cache.rows import FailedScan
 from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
+from pass2d.common.files import is_there
 from pass2d.common.progress import Progress
 from pass2d.common.text import and_so_on
 from pass2d.pipeline.datasets.layout import RawLayout, Wanted
@@ -102,7 +103,7 @@ def _sequences(root: Path) -> list[Path]:
     """Folders of sequences, in the order of their names."""
     if not root.is_dir():
         return []
-    return [folder for folder in sorted(root.iterdir()) if (folder / LIDAR / POSES).is_file()]
+    return [folder for folder in sorted(root.iterdir()) if is_there(folder / LIDAR / POSES)]
 
 
 def _tables(folder: Path) -> dict[int, Path]:
@@ -129,7 +130,7 @@ def _scans(
         return
     clock = folder / LIDAR / TIMES
     times = None
-    if clock.is_file():
+    if is_there(clock):
         times = _tried(lambda: read_times(clock), folder.name, "motion", found)
     cameras = [_camera(folder, name, found) for name in table.cameras]
     beside = tuple(
@@ -180,7 +181,7 @@ class _Camera:
     ) -> tuple[Path, tuple[float, ...]] | None:
         """Picture and image_from_lidar of a frame; None where one is missing."""
         picture = self.folder / f"{frame:02d}.jpg"
-        if frame >= min(len(self.poses), len(lidar_poses)) or not picture.is_file():
+        if frame >= min(len(self.poses), len(lidar_poses)) or not is_there(picture):
             return None
         world_from_camera = np.vstack([self.poses[frame], _LAST])
         world_from_lidar = np.vstack([lidar_poses[frame], _LAST])

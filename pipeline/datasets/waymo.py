@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pass2d.cache.rows import FailedScan
 from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
+from pass2d.common.files import is_there
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.layout import RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import first_of_each_split
@@ -149,7 +150,7 @@ def _frames(
     """
     poses = segment_poses(sibling(file, VEHICLE))
     labels: Path | None = sibling(file, LABELS)
-    labelled = segment_times(labels) if labels is not None and labels.is_file() else []
+    labelled = segment_times(labels) if labels is not None and is_there(labels) else []
     times = list(poses)
     if split == "test" and not labelled:
         labels = None
@@ -202,7 +203,7 @@ class _Cameras:
 def _cameras(file: Path, n_cameras: int) -> _Cameras | None:
     """The cameras of a segment; None unless all three components are there."""
     needed = [sibling(file, name) for name in (PICTURES, PROJECTION, CAMERA_CALIBRATION)]
-    if not all(one.is_file() for one in needed):
+    if not all(map(is_there, needed)):
         return None
     known = camera_matrices(needed[-1])
     pictures = needed[0]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.common.files import is_there
 from pass2d.common.text import shown
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.raw_file import read_file
@@ -95,7 +96,7 @@ def sensor_labels(file: Path, sensor: int) -> NDArray[np.uint32]:
 def lidar_file(sequence: Path, frame: str) -> Path | None:
     """The table of a frame, packed or not; None where there is none."""
     files = (sequence / LIDAR / f"{frame}{suffix}" for suffix in SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
+    return next(filter(is_there, files), None)
 
 
 def read_poses(file: Path) -> NDArray[np.float64]:

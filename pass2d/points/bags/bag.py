@@ -16,6 +16,7 @@ import yaml  # type: ignore[import-untyped]  # pyyaml ships no types
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.files import (
     beside,
+    is_there,
     make_folder,
     open_file,
     read_whole,
@@ -44,7 +45,7 @@ _LARGEST_MESSAGE = 1 << 30
 def is_bag(path: Path) -> bool:
     """Whether a path names a recording: by its suffix, or by what lies in the folder."""
     if path.is_dir():
-        return os.path.lexists(path / METADATA)  # no error for a folder that may not be read
+        return is_there(path / METADATA)  # no error for a folder that may not be read
     return path.suffix.lower() in STORAGES
 
 
