@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pass2d.cache.fields import CONTAINERS
@@ -15,8 +16,8 @@ from pass2d.cache.layout import HASH, MEMBER, MOST_SHARDS, Layout
 from pass2d.cache.schema import FORMAT_VERSION
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_file, replace_file, require_no_link
-from pass2d.common.json import OMITTED_IF_NONE, from_json, seal, unseal
-from pass2d.common.plain import written_as
+from pass2d.common.json import from_json, seal, unseal
+from pass2d.common.plain import OMITTED_IF_NONE, written_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +221,7 @@ def encode_row(row: ShardRow) -> bytes:
     return seal({"format_version": FORMAT_VERSION, "row": row})
 
 
+@lru_cache(maxsize=16)  # three containers of a shard are made by its `lidar` record
 def decode_row(data: bytes, *, where: str) -> ShardRow:
     """Parse and check a commit record.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.raw_order import RawOrder
-from pass2d.common.json import OMITTED_IF_NONE
+from pass2d.common.plain import OMITTED_IF_NONE
 from pass2d.common.thinning import ThinnedScan
 
 FORMAT_VERSION = 1
@@ -156,7 +156,7 @@ class RawFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """In what data sets differ, beside labels and volume. Code asks these, never for a name."""
+    """How data sets differ, besides labels and volume. Code asks for these, never for a name."""
 
     title: str
     """For people: "SemanticKITTI"."""

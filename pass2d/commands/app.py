@@ -28,7 +28,6 @@ from pass2d.commands.stats import stats_command
 from pass2d.commands.submit import submit_command
 from pass2d.commands.train import train_command
 from pass2d.commands.view import view_command
-from pass2d.common.files import NO_PERMISSION
 
 
 class _Pass2D(TyperGroup):
@@ -50,6 +49,8 @@ class _Pass2D(TyperGroup):
             fault = _UNREADABLE.search(error.message)
             if fault is None:
                 raise
+            from pass2d.common.files import NO_PERMISSION
+
             typer.echo(f"error: {fault[1]}: {NO_PERMISSION}.", err=True)
             raise typer.Exit(1) from error
 

@@ -13,11 +13,11 @@ from pass2d.commands.cache_location import located
 from pass2d.commands.console import Console, clear_errors, print_json, print_line
 from pass2d.commands.options import (
     DEFAULT_CACHE,
+    CacheOption,
     DatasetOption,
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
-    ReadCacheOption,
 )
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import format_bytes
@@ -35,7 +35,7 @@ cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean up and
 
 @cache_app.command("verify")
 def verify_command(
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -93,7 +93,7 @@ def verify_command(
 
 @cache_app.command("repair")
 def repair_command(
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -129,7 +129,7 @@ def repair_command(
 
 @cache_app.command("gc")
 def gc_command(
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -170,7 +170,7 @@ def gc_command(
 
 @cache_app.command("status")
 def status_command(
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
@@ -233,7 +233,7 @@ def _advice(report: StatusReport) -> str:
 
 @cache_app.command("plan")
 def plan_command(
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     root: Annotated[
         Path | None,
         typer.Option(
@@ -312,7 +312,7 @@ def _planned_on(
 
 @cache_app.command("bench")
 def bench_command(
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,

@@ -12,6 +12,7 @@ from pass2d.commands.newest import chosen_network
 from pass2d.commands.options import (
     DEFAULT_CACHE,
     BackendOption,
+    CacheOption,
     CheckpointOption,
     DatasetOption,
     DeviceOption,
@@ -20,19 +21,17 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
     NprocOption,
     OutsideOption,
-    ReadCacheOption,
     VotesOption,
     outside_rule,
 )
 from pass2d.commands.processes import start_processes
 from pass2d.common.errors import ConfigError
-from pass2d.common.files import make_folder
 from pass2d.common.progress import Silent
 
 
 def eval_command(
     context: typer.Context,
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     checkpoint: CheckpointOption = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     sequences: Annotated[str | None, typer.Option(help="Only these sequences, e.g. 08.")] = None,
@@ -124,4 +123,6 @@ def _require_places(html: Path | None, pictures: Path | None) -> None:
     if html is not None and html.exists() and not html.is_file():
         raise ConfigError(f"--html {html}: not a file. Give the name of the page to write.")
     if pictures is not None:
+        from pass2d.common.files import make_folder
+
         make_folder(pictures, "pictures")

@@ -68,7 +68,7 @@ def _refused(text: str) -> typer.Exit:
     return typer.Exit(1)
 
 
-ReadCacheOption = Annotated[
+CacheOption = Annotated[
     str,
     typer.Option(
         "--cache",

@@ -25,10 +25,10 @@ from pass2d.commands.console import (
 )
 from pass2d.commands.options import (
     DEFAULT_CACHE,
+    CacheOption,
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
-    path_or_url,
 )
 from pass2d.commands.synth import synth_command
 from pass2d.common.errors import ConfigError
@@ -123,15 +123,7 @@ def _of_a_dataset(
             help="v1.0-mini, v1.0-trainval or v1.0-test. Needed only if there are several."
         ),
     ] = None,
-    cache_root: Annotated[
-        str,
-        typer.Option(
-            "--cache",
-            help="Cache folder or its URL, e.g. s3://bucket/prefix.",
-            parser=path_or_url,
-            metavar="PATH|URL",
-        ),
-    ] = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     splits: SplitsOption = "train,val,test",
     sequences: Annotated[str | None, typer.Option()] = None,
     limit: LimitOption = None,

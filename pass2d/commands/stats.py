@@ -10,16 +10,16 @@ import typer
 from pass2d.commands.console import clear_errors, print_json, print_rich
 from pass2d.commands.options import (
     DEFAULT_CACHE,
+    CacheOption,
     DatasetOption,
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
-    ReadCacheOption,
 )
 
 
 def stats_command(
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     dataset: DatasetOption = None,
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,

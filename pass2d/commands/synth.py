@@ -11,7 +11,6 @@ import typer
 
 from pass2d.commands.console import Console, clear_errors, print_json, words
 from pass2d.commands.options import JsonOption
-from pass2d.common.plain import require_known
 from pass2d.common.progress import format_bytes
 
 
@@ -56,13 +55,14 @@ def synth_command(
     as_json: JsonOption = False,
 ) -> None:
     """Generate a ray-cast street world with labels in the layout of SemanticKITTI or nuScenes."""
+    from pass2d.common.plain import require_known
+    from pass2d.synth.layouts import LAYOUTS
+
     console = Console()
     with clear_errors(console):
         chosen = {"scans": scans, "workers": _default_workers() if workers is None else workers}
         changes: dict[str, Any] = {k: value for k, value in chosen.items() if value is not None}
         names = words(sequences)
-        from pass2d.synth.layouts import LAYOUTS
-
         require_known(layout, tuple(LAYOUTS), where="--layout", what="layout")
         world = LAYOUTS[layout]
         changes |= {} if names is None else {world.parts: names}

@@ -13,12 +13,12 @@ import typer
 from pass2d.commands.console import Console, clear_errors, plain, print_json, print_rich
 from pass2d.commands.options import (
     DEFAULT_CACHE,
+    CacheOption,
     DatasetOption,
     JsonOption,
     LocalCacheOption,
     LocalCacheSizeOption,
     NprocOption,
-    ReadCacheOption,
     run_folder,
 )
 from pass2d.commands.processes import start_processes
@@ -57,7 +57,7 @@ def _recipe_names() -> list[str]:
 
 def train_command(
     context: typer.Context,
-    cache_root: ReadCacheOption = DEFAULT_CACHE,
+    cache_root: CacheOption = DEFAULT_CACHE,
     run_root: Annotated[
         Path | None,
         typer.Option(

@@ -23,7 +23,6 @@ from pass2d.commands.options import (
 )
 from pass2d.commands.view_inputs import labeller, newest_labeller, open_scans
 from pass2d.common.errors import ConfigError
-from pass2d.common.prefetch import prefetch
 from pass2d.common.progress import Progress, format_bytes
 
 if TYPE_CHECKING:
@@ -196,6 +195,8 @@ def _loaded(
     """Load and label scans ahead of time; says once how files were read."""
     progress.start("view", total=len(items), unit="scans")
     said: set[str] = set()
+    from pass2d.common.prefetch import prefetch
+
     scans = prefetch(lambda item: item.load(), items) if label is None else label(items)
     for item, scan in zip(items, scans, strict=True):
         if scan.note and scan.note not in said:

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import types
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import xxhash
 
 from pass2d.common.errors import CacheError, ConfigError
-from pass2d.common.plain import from_plain, written_name
+from pass2d.common.plain import from_plain, to_plain
 
 T = TypeVar("T")
-
-OMITTED_IF_NONE = types.MappingProxyType({"omitted_if_none": True})
-"""Metadata of a field that came later: without it a description keeps its bytes and its hash."""
 
 
 def to_json(value: object) -> Any:
     """Turn dataclasses, tuples and dicts into what `json` writes; keys become strings."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            written_name(f): to_json(getattr(value, f.name))
-            for f in fields(value)
-            if getattr(value, f.name) is not None or not f.metadata.get("omitted_if_none")
-        }
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
-    return value
+    return to_plain(value, omits_none=True)
 
 
 def dumps(value: object) -> bytes:
@@ -50,7 +34,10 @@ def dumps(value: object) -> bytes:
 
 def seal(value: object) -> bytes:
     """Canonical JSON of a record with one more field, ``xxh3``: the hash of it without that."""
-    content = to_json(value)
+    return _sealed(to_json(value))
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
     return dumps({**content, "xxh3": xxhash.xxh3_128_hexdigest(dumps(content))})
 
 
@@ -65,7 +52,7 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
         content = {name: item for name, item in value.items() if name != "xxh3"}
         # Values that cannot be written (half a surrogate pair) were not written by `seal`.
         with contextlib.suppress(ValueError, RecursionError):
-            if seal(content) == data:
+            if _sealed(content) == data:
                 return content
     raise CacheError(f"{where}: checksum differs. Repair the cache (`repair`).")
 

@@ -22,6 +22,10 @@ NONE_WORD = "none"
 """How TOML, which has no null, says that an optional setting is off."""
 
 
+OMITTED_IF_NONE = types.MappingProxyType({"omitted_if_none": True})
+"""Metadata of a field that came later: without it a description keeps its bytes and its hash."""
+
+
 def written_as(name: str) -> Mapping[str, str]:
     """Metadata of a field that files hold under another name."""
     return types.MappingProxyType({"written_as": name})
@@ -32,15 +36,38 @@ def written_name(field: Field[Any]) -> str:
     return str(field.metadata.get("written_as", field.name))
 
 
-def to_plain(value: Any) -> Any:
-    """Dataclasses as dicts, tuples as lists, everything else as it is."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {written_name(f): to_plain(getattr(value, f.name)) for f in fields(value)}
+def to_plain(value: Any, *, omits_none: bool = False) -> Any:
+    """Dataclasses as dicts, tuples as lists, keys as strings, everything else as it is.
+
+    Args:
+        value: any.
+        omits_none: leave out fields of None that came later (`OMITTED_IF_NONE`).
+    """
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if is_dataclass(kind):
+        return {
+            written: to_plain(item, omits_none=omits_none)
+            for name, written, may_be_omitted in _plain_fields(kind)
+            if (item := getattr(value, name)) is not None or not (omits_none and may_be_omitted)
+        }
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item, omits_none=omits_none) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [to_plain(item) for item in value]
+        return [to_plain(item, omits_none=omits_none) for item in value]
     return value
+
+
+_PLAIN = {type(None), bool, int, float, str}
+
+
+@cache
+def _plain_fields(kind: Any) -> tuple[tuple[str, str, bool], ...]:
+    """Name, name in files, and whether None may be left out, of each field."""
+    return tuple(
+        (f.name, written_name(f), bool(f.metadata.get("omitted_if_none"))) for f in fields(kind)
+    )
 
 
 def from_plain(kind: type[T], value: Any, *, where: str) -> T:
@@ -167,6 +194,8 @@ def _tuple(members: tuple[Any, ...], value: Any) -> Any:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise _MisfitError(f"expected a list, got {_shown(value)}")
     is_open = len(members) == 2 and members[1] is Ellipsis
+    if is_open and _are_numbers(members[0], value):
+        return tuple(value)
     kinds = (members[0],) * len(value) if is_open else members
     if len(kinds) != len(value):
         raise _MisfitError(f"expected {len(kinds)} values, got {len(value)}: {_shown(list(value))}")
@@ -177,6 +206,17 @@ def _tuple(members: tuple[Any, ...], value: Any) -> Any:
         except _MisfitError as misfit:
             raise misfit.below(f"[{index}]") from misfit.__cause__
     return tuple(built)
+
+
+def _are_numbers(kind: Any, values: Sequence[Any]) -> bool:
+    """Whether a long list needs no look at each value: commit records have many such."""
+    if kind is float:
+        return all(type(item) is float for item in values)
+    return (
+        kind is int
+        and all(type(item) is int for item in values)
+        and -_LARGEST <= min(values, default=0) <= max(values, default=0) <= _LARGEST
+    )
 
 
 def _dict(members: tuple[Any, ...], value: Any) -> Any:
@@ -199,13 +239,14 @@ def _whole(key: str) -> int:
     return int(key)
 
 
+_LARGEST = 2**100
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
 
 
 def _scalar(kind: Any, value: Any) -> Any:
     if type(value) is kind and kind is not int:
         return value
-    if isinstance(value, int) and abs(value) > 2**100:
+    if isinstance(value, int) and abs(value) > _LARGEST:
         raise _MisfitError("a whole number of more than 30 digits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

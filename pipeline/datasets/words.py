@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,8 @@ def read_table(file: Path) -> dict[str, Any]:
     Raises:
         OSError, UnicodeDecodeError, TOMLDecodeError: it cannot be read, or is no TOML.
     """
+    import tomllib  # not for `--help`
+
     raw = tomllib.loads(file.read_text(encoding="utf-8"))
     like = raw.pop("like", None)
     return raw if like is None else _merged(read_table(file.with_name(f"{like}.toml")), raw)
