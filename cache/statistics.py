@@ -194,13 +194,13 @@ def class_weights(counts: ArrayLike) -> NDArray[np.float32]:
 
 
 def absent_classes(counts: ArrayLike) -> tuple[int, ...]:
-    """The training ids, but the ignored one, of which there is no point."""
+    """Training ids without a point, the ignored one excepted."""
     checked = _checked_counts(counts)
     return tuple(int(c) for c in np.flatnonzero(checked == 0) if c != 0)
 
 
 def rare_classes(counts: ArrayLike) -> tuple[int, ...]:
-    """The training ids, but the ignored one, that occur with a share below ``LEAST_SHARE``."""
+    """Training ids that occur with a share below ``LEAST_SHARE``, the ignored one excepted."""
     checked = _checked_counts(counts)
     limit = LEAST_SHARE * checked[1:].sum()
     return tuple(int(c) for c in np.flatnonzero((checked > 0) & (checked < limit)) if c != 0)

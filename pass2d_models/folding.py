@@ -26,7 +26,7 @@ F = TypeVar("F")
 
 @contextmanager
 def folded_norms() -> Iterator[None]:
-    """Within, networks in eval mode compute with folded weights; no gradient flows to theirs."""
+    """Inside this context, networks in eval mode use folded weights, which get no gradient."""
     token = _IS_FOLDING.set(True)
     try:
         yield

@@ -21,7 +21,7 @@ T = TypeVar("T", bound="TensorRecord")
 def host_values(
     values: Sequence[Any], device: torch.device, *, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """A few numbers of the host on a device, without waiting for it.
+    """Copy a few numbers from the host to a device, without waiting for it.
 
     `torch.tensor(values, device=device)` waits until a GPU has done all that was asked of it.
     """

@@ -26,7 +26,7 @@ NEVER = -1e4
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Base of a network's frozen settings: all of its shape but what grid and classes decide."""
+    """Base of a network's frozen settings: what grid and classes do not decide of its shape."""
 
     @classmethod
     def from_settings(cls: type[C], settings: Mapping[str, object]) -> C:
@@ -54,7 +54,7 @@ def check_points(points: Tensor, *, channels: int) -> None:
 
 
 def check_labels(labels: Tensor | None, *, n_classes: int) -> None:
-    """Refuse labels that are no training ids. Waits for the device.
+    """Refuse labels that are not training ids. Waits for the device.
 
     Raises:
         ShapeError: A label below 0, or of a class that the network has not.
@@ -122,7 +122,7 @@ class ScaleLogits(TensorRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation(TensorRecord):
-    """What a network answers. Points that a network cannot tell apart share a row."""
+    """A network's output. Points that a network cannot tell apart share a row."""
 
     row_logits: Tensor
     """(R, C) distinct predictions."""

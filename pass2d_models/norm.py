@@ -34,7 +34,7 @@ class MapNorm(_Norm, nn.BatchNorm2d):
 
 
 class RowNorm(_Norm, nn.BatchNorm1d):
-    """BatchNorm over rows, which in training lets a single row pass by the running statistics."""
+    """BatchNorm over rows; in training a single row is normalised by the running statistics."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise (R, H); one row has no variance, and none at all nothing to normalise."""
@@ -44,7 +44,7 @@ class RowNorm(_Norm, nn.BatchNorm1d):
 
 
 def count_batches(network: nn.Module) -> None:
-    """One batch more for all the norms of a network that is about to see one in training."""
+    """Count one more batch in all norms of a network that is about to train on it."""
     counters = [
         norm.num_batches_tracked
         for norm in network.modules()

@@ -94,7 +94,7 @@ def centred(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
 def build_bank(
     reader: CacheReader, positions: NDArray[np.int64], progress: Progress
 ) -> InstanceBank:
-    """Go through the scans once; what threads do changes nothing.
+    """Build the bank in one pass over the scans; it does not depend on the number of threads.
 
     Args:
         reader: Of the cache, whose facts say which classes are kept.

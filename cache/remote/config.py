@@ -13,7 +13,7 @@ from pass2d.common.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteConfig:
-    """Local disk and patience of a remote store; neither changes a result."""
+    """Local disk space and waiting times of a remote store; they change no result."""
 
     folder: Path = field(default_factory=lambda: _home() / ".cache" / "pass2d")
     """Holds one folder per remote data set; may be shared by several processes."""

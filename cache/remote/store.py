@@ -269,7 +269,7 @@ class MissingError(CacheError):
 
 
 class WrongBytesError(Exception):
-    """A short or otherwise other body than was promised."""
+    """A body that is shorter than promised, or differs from it."""
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 @contextmanager
 def fixed_order(is_on: bool) -> Iterator[None]:
-    """Within, sums on a GPU have one order, or an operation that has none is an error.
+    """Inside this context, sums on a GPU have a fixed order; an operation without one is an error.
 
     torch takes fixed algorithms for convolutions, look-ups and their gradients. Sparse convolutions
     must be those of `native`: the other backends choose kernels by timing, and number the voxels

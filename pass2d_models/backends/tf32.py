@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def tf32_products(is_on: bool) -> Iterator[None]:
-    """Within, products of float32 on an NVIDIA GPU are, or are not, made with TF32's 10 bits.
+    """Inside this context, float32 products on an NVIDIA GPU use TF32's 10 bits, or do not.
 
     The sparse convolutions follow torch's matrix products (`is_tf32`). Nothing that moves points or
     colours is a product of matrices, so they are as exact as ever.

@@ -53,7 +53,7 @@ class SparseConv(nn.Module, abc.ABC):
 
 
 class NeighbourConv(SparseConv):
-    """Submanifold 3x3x3: the voxels stay."""
+    """Submanifold 3x3x3: the voxels stay the same."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(n_in, n_out, size=3, fan=n_in)

@@ -18,7 +18,7 @@ def _head(n_in: int, n_classes: int) -> nn.Sequential:
 
 
 def linear_of_parts(layer: nn.Linear, parts: tuple[Tensor, ...]) -> Tensor:
-    """The layer's answer to its parts side by side, without a copy of them side by side."""
+    """Apply a linear layer to parts side by side, without concatenating them."""
     weights = layer.weight.chunk(len(parts), dim=1)
     total = functional.linear(parts[0], weights[0], layer.bias)
     for part, weight in zip(parts[1:], weights[1:], strict=True):

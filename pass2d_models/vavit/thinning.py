@@ -129,7 +129,7 @@ class Nearby:
         self._tree = tree_of(xyz.numpy()) if is_on_cpu else None
 
     def rows(self, queries: Tensor, *, k: int) -> Tensor:
-        """(Q, k) rows of the nearest points, nearest first; of few the farthest repeats."""
+        """(Q, k) rows of the nearest points, nearest first; of fewer than k the last repeats."""
         if self._tree is not None:
             return torch.from_numpy(tree_rows(self._tree, queries.numpy(), k=k))
         there = min(k, len(self.xyz))
