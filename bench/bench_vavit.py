@@ -1,14 +1,16 @@
 """VaViT: its inputs looked for or read from a cache, and the exported network beside torch.
 
-    OMP_NUM_THREADS=1 python -m bench.bench_vavit [--repeats 3] [--json FILE] [--only inputs cache]
+    OMP_NUM_THREADS=1 python -m bench.bench_vavit [--repeats 3] [--json FILE] [--only inputs forms]
 
 On the scans of ``../shared`` or of a generated world, prepared without and with `--neighbours`.
 
 ``inputs``: CPU milliseconds of one scan: thinning, the tree, the 16 neighbours of each thinned
 point by one and by two threads, the nearest thinned point of each raw point.
+``forms``: bytes of the neighbours in several forms, milliseconds to decode them.
 ``cache``: bytes per scan that `--neighbours` adds; CPU milliseconds per scan of reading with and
 without them, of what a stream's thread does for a training sample (stored, found, none), and of the
-network's `prepare` with what the stream gave it and without.
+network's `prepare` with what the stream gave it and without; the reader beside reading and decoding
+the same chunks, and a loop over the stream beside the reader.
 ``evaluation``: CPU and wall seconds per scan of the small network, from both caches in turn.
 ``steps``: wall seconds of a training step of one scan, neighbours found in the stream's threads or
 in `prepare`, in turn.
@@ -19,6 +21,7 @@ in turn, with the same threads.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -33,6 +36,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.sample_root import sample_root
+from pass2d.cache.codec import CRC_BYTES, Codec, decode_into
 from pass2d.cache.fields import FIELDS, Fields
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.reading.arena import Arena
@@ -60,7 +64,7 @@ from pass2d.train.run.state import fresh_state
 from pass2d.train.run.step import optimizer_step
 
 CPU = torch.device("cpu")
-PARTS = ("inputs", "cache", "evaluation", "steps", "predictions")
+PARTS = ("inputs", "forms", "cache", "evaluation", "steps", "predictions")
 SMALL = {
     **{"point_width": 32, "point_layers": 3, "width": 96, "depth": 4, "heads": 4},
     **{"head_width": 32, "head_out": 48},
@@ -107,6 +111,33 @@ def inputs(points: NDArray[np.float32], repeats: int) -> dict[str, float]:
     }
 
 
+def forms(points: NDArray[np.float32], repeats: int) -> dict[str, float]:
+    """Stored bytes of 16 neighbours in several forms, and milliseconds to decode them."""
+    xyz = np.ascontiguousarray(points[:, :3])
+    near = xyz[thin_rows(xyz, cell_m=0.1)]
+    places = tree_rows(tree_of(near), near, k=17)[:, 1:].T
+    apart = places - np.arange(len(near))
+    values = {
+        "places uint16": np.ascontiguousarray(places, np.uint16),
+        "differences int16": np.ascontiguousarray(apart, np.int16),
+        "differences int32": np.ascontiguousarray(apart, np.int32),
+    }
+    codecs = [
+        Codec(cname=cname, clevel=level, shuffle=shuffle)
+        for cname, level in (("lz4", 5), ("zstd", 3))
+        for shuffle in ("shuffle", "bitshuffle")
+    ]
+    found: dict[str, float] = {}
+    for (name, array), codec in itertools.product(values.items(), codecs):
+        packed, out = np.frombuffer(codec.encode(array), np.uint8), np.empty_like(array)
+        title = f"{name}, {codec.cname}-{codec.clevel} {codec.shuffle}"
+        found[f"{title}, bytes"] = len(packed)
+        found[f"{title}, ms"] = cpu_ms(
+            lambda packed=packed, out=out: decode_into(packed[:-CRC_BYTES], out), 3 * repeats
+        )
+    return found
+
+
 def caches(root: Path, folder: Path) -> tuple[Path, Path]:
     """The scans prepared without and with neighbours."""
     listing = list_semkitti(root)
@@ -139,6 +170,7 @@ def of_cache(stored: Path, repeats: int) -> dict[str, float]:
             arena.restart()
             reader.read(position, fields, allocate=arena)
 
+        floor = plain_decode(reader, position, asked)
         plans = {
             "stored": job.plan,
             "found_first": replace(job.plan, thinning=replace(thinning, is_stored=False)),
@@ -158,11 +190,14 @@ def of_cache(stored: Path, repeats: int) -> dict[str, float]:
 
         raws = {name: sample(plan) for name, plan in plans.items()}
         job.network.train()
-        times: dict[str, list[float]] = {name: [] for name in ("read", "read_with", *plans)}
+        times: dict[str, list[float]] = {
+            name: [] for name in ("read", "read_with", "floor", *plans)
+        }
         prepares: dict[str, list[float]] = {"stored": [], "none": []}
         for _ in range(repeats):
             times["read"].append(cpu_ms(lambda: read(plain), 9))
             times["read_with"].append(cpu_ms(lambda: read(asked), 9))
+            times["floor"].append(cpu_ms(floor, 9))
             for name, plan in plans.items():
                 times[name].append(cpu_ms(lambda plan=plan: sample(plan), 3))
             for name, found in prepares.items():
@@ -173,7 +208,53 @@ def of_cache(stored: Path, repeats: int) -> dict[str, float]:
         "other_bytes": sum(sizes.values()) - sum(added.values()),
         **{f"{name}_ms": median(found) for name, found in times.items()},
         **{f"prepare_{name}_ms": median(found) for name, found in prepares.items()},
+        "loop_over_reader": loop_over_reader(stored, repeats),
     }
+
+
+def plain_decode(reader: CacheReader, position: int, fields: Fields) -> Callable[[], None]:
+    """preadv and blosc of the chunks that a read needs, no checksum: the floor."""
+    names = [name for name, spec in FIELDS.items() if fields.asks_for(spec)]
+    chunks = [chunk for name in names for chunk in reader.stored_chunks(position, name)]
+    files = {chunk.array.path: os.open(chunk.array.path, os.O_RDONLY) for chunk in chunks}
+    packed, arena = np.empty(1 << 23, np.uint8), Arena()
+
+    def read() -> None:
+        arena.restart()
+        for chunk in chunks:
+            length = chunk.span.length
+            os.preadv(files[chunk.array.path], [packed[:length].data], chunk.span.offset)
+            decode_into(
+                packed[: length - CRC_BYTES], arena(chunk.array.chunk[1:], chunk.array.dtype)
+            )
+
+    return read
+
+
+def loop_over_reader(stored: Path, repeats: int) -> float:
+    """Wall time per scan of a loop over the stream (2 threads) / of the reader alone."""
+    ratios = []
+    with CacheReader.open(stored) as reader:
+        job = job_of(reader, "network.settings.thinning=first", "batch_size=2")
+        arena, asked = Arena(), Fields(outside=True, thinned=True)
+        for _ in range(repeats):
+            start = time.perf_counter()
+            for place in range(100):
+                arena.restart()
+                position = int(job.plan.positions[place % len(job.plan.positions)])
+                reader.read(position, asked, allocate=arena)
+            alone = time.perf_counter() - start
+            stream = BatchStream(reader, job.plan, job.recipe.stream)
+            try:
+                for _ in range(12):  # every slot has been filled
+                    next(stream)
+                start = time.perf_counter()
+                for _ in range(50):
+                    next(stream)
+                ratios.append((time.perf_counter() - start) / alone)
+            finally:
+                stream.close()
+    return median(ratios)
 
 
 def evaluations(plain: Path, stored: Path, repeats: int) -> dict[str, float]:
@@ -267,6 +348,7 @@ def main() -> None:
             plain, stored = caches(root, folder)
         work: dict[str, Callable[[], dict[str, float]]] = {
             "inputs": lambda: inputs(points, given.repeats),
+            "forms": lambda: forms(points, given.repeats),
             "cache": lambda: of_cache(stored, given.repeats),
             "evaluation": lambda: evaluations(plain, stored, given.repeats),
             "steps": lambda: steps(plain, given.repeats),
