@@ -32,7 +32,7 @@ from pass2d.pipeline.stages.projection import (
 )
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read import (
-    RawScan,
+    ScanArrays,
     invalid_rows,
     read_label_file,
     read_point_file,
@@ -303,7 +303,7 @@ def pictures_at_hand(scan: ScanSource, info: DatasetInfo) -> list[NDArray[np.uin
     return found
 
 
-def _read(scan: ScanSource, info: DatasetInfo) -> RawScan:
+def _read(scan: ScanSource, info: DatasetInfo) -> ScanArrays:
     return read_scan(
         scan.points, scan.labels, info, panoptic_file=scan.panoptic, scan_id=scan.scan_id
     )

@@ -29,7 +29,7 @@ from pass2d.models.twodpass.encoder3d import point_features
 from pass2d.models.twodpass.geometry import build_geometry
 from pass2d.models.twodpass.published_names import published_name
 from pass2d.models.twodpass.voxels import piece_label_counts, voxel_labels
-from pass2d.train.optim.losses import Answer, segmentation_losses
+from pass2d.train.optim.losses import HeadLogits, segmentation_losses
 
 CASES = Recording.find_all()
 NO_CASES = [pytest.param(None, id="none", marks=pytest.mark.skip(reason="no case_* folder"))]
@@ -428,7 +428,9 @@ def test_losses_with_tied_voxels_ignored(run: Replay) -> None:
         label[tied] = 0
         targets = Targets(label=torch.from_numpy(label).to(run.device))
         with torch.no_grad():
-            (ce,), (lovasz,) = segmentation_losses([Answer(block.voxel_logits, targets)], weights)
+            (ce,), (lovasz,) = segmentation_losses(
+                [HeadLogits(block.voxel_logits, targets)], weights
+            )
         limit = limit_by_noise(run, "loss", noise_of(run.case.scalars["train_losses"]))
         assert relative(ce + lovasz, facts["f64"]) <= limit
 

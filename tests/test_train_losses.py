@@ -10,7 +10,7 @@ from torch.nn import functional
 from pass2d.common.errors import DataError
 from pass2d.models.network import Prepared, Segmentation, Targets
 from pass2d.train.optim.losses import (
-    Answer,
+    HeadLogits,
     LossConfig,
     compute_loss,
     fused_divergence,
@@ -40,7 +40,9 @@ def plain_lovasz(probs: Tensor, labels: Tensor) -> Tensor:
 def losses_of_one(
     logits: Tensor, targets: Targets, weights: Tensor | None = None, *, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    (ce,), (lovasz,) = segmentation_losses([Answer(logits, targets)], weights, smoothing=smoothing)
+    (ce,), (lovasz,) = segmentation_losses(
+        [HeadLogits(logits, targets)], weights, smoothing=smoothing
+    )
     return ce, lovasz
 
 
@@ -98,12 +100,12 @@ def test_losses_of_several_heads_are_those_of_each(dtype: torch.dtype) -> None:
     answers = []
     for seed, rows in enumerate((300, 0, 40, 40, 1)):
         logits, labels = made_up(seed, rows=rows, dtype=dtype)
-        answers.append(Answer(logits, Targets(label=labels)))
+        answers.append(HeadLogits(logits, Targets(label=labels)))
     logits, labels = made_up(7, rows=60, dtype=dtype)
     row = torch.arange(60).repeat(2)
     count = torch.arange(120).to(torch.float32)
-    answers.insert(2, Answer(logits, Targets(label=labels.repeat(2), row=row, count=count)))
-    answers.append(Answer(logits.detach().requires_grad_(), Targets(label=labels * 0)))
+    answers.insert(2, HeadLogits(logits, Targets(label=labels.repeat(2), row=row, count=count)))
+    answers.append(HeadLogits(logits.detach().requires_grad_(), Targets(label=labels * 0)))
     weights = torch.linspace(1, 2, N_CLASSES, dtype=dtype)
     together = segmentation_losses(answers, weights, smoothing=0.1)
     each = [losses_of_one(*answer, weights, smoothing=0.1) for answer in answers]

@@ -21,7 +21,7 @@ from pass2d.common.text import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanSource:
+class RawFileState:
     """A raw file of the scan, then and now."""
 
     role: str
@@ -94,7 +94,7 @@ class ScanDetail:
     """Of the kept points; empty when they cannot be read."""
     instances: int | None
     """Different instance ids but 0; None without labels."""
-    sources: tuple[ScanSource, ...]
+    sources: tuple[RawFileState, ...]
     chunks: tuple[ChunkState, ...]
 
     @property
@@ -216,9 +216,9 @@ def _values(reader: CacheReader, position: int) -> tuple[tuple[ValueRange, ...],
     return ranges, len(np.unique(record.instance[record.instance > 0]))
 
 
-def _sources(reader: CacheReader, position: int) -> tuple[ScanSource, ...]:
+def _sources(reader: CacheReader, position: int) -> tuple[RawFileState, ...]:
     return tuple(
-        ScanSource(
+        RawFileState(
             role=source.role,
             path=source.path,
             nbytes=source.nbytes,

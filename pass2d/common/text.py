@@ -47,6 +47,11 @@ def quoted(value: object) -> str:
     return f"'{shown(value)}'" if isinstance(value, str) else shown(value)
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names, parted by commas."""
+    return ", ".join(names) or "nothing"
+
+
 def one_line(text: str) -> str:
     """A whole message on one line, its words and itself cut to a length that people read."""
     line = _escaped(_BREAKS.sub(" ", _cut(text.strip(), 20 * _LONGEST_LINE)))

@@ -116,7 +116,7 @@ def reader_package(name: str, path: Path, *, needs: str, extra: str = "formats")
         return importlib.import_module(name)
     except Exception as error:  # a damaged installation raises anything
         is_missing = isinstance(error, ModuleNotFoundError)
-        why = "is not installed" if is_missing else f"cannot be imported ({one_line(error)})"
+        why = "is not installed" if is_missing else f"cannot be imported ({error_line(error)})"
         raise ConfigError(
             f"{path}: such files are read with {name}, which {why}: "
             f"pip install '{needs}' (or pip install 'pass2d[{extra}]')"
@@ -125,14 +125,14 @@ def reader_package(name: str, path: Path, *, needs: str, extra: str = "formats")
 
 def error_words(error: BaseException) -> str:
     """The kind of an unexpected error and what it says."""
-    return f"{type(error).__name__}: {one_line(error)}"
+    return f"{type(error).__name__}: {error_line(error)}"
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """What an error says, in one line of a readable length."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def unreadable(path: Path, kind: str, error: BaseException) -> DataError:
     """One line for a file that its reader did not understand."""
-    return DataError(f"{path}: no readable {kind} file: {one_line(error)}")
+    return DataError(f"{path}: no readable {kind} file: {error_line(error)}")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
 from pass2d.common.text import shown
-from pass2d.points.columns import PointColumns, one_line
+from pass2d.points.columns import PointColumns, error_line
 
 _NUMBER = re.compile(r"[iu][1248]|f[248]|b1")
 _MOST_COLUMNS = 1000
@@ -140,7 +140,7 @@ def read_pandas(path: Path, data: bytes) -> PointColumns:
         raise DataError(f"{path}: refused: a pickle that is nested without end") from error
     except Exception as error:
         raise DataError(
-            f"{path}: no pickled table of pandas that can be read: {one_line(error)}. Written by "
+            f"{path}: no pickled table of pandas that can be read: {error_line(error)}. Written by "
             "another version? Write it as .csv with pandas itself"
         ) from error
     if len({len(one) for one in values}) > 1:

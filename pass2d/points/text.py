@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pass2d.common.errors import DataError
-from pass2d.points.columns import PointColumns, one_line
+from pass2d.points.columns import PointColumns, error_line
 
 COMMENTS = ("#", "//", "%")
 _DELIMITERS = (";", "\t", ",")
@@ -109,7 +109,7 @@ def _text(path: Path, data: bytes) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding == "utf-16":
-            raise DataError(f"{path}: no readable text: {one_line(error)}") from error
+            raise DataError(f"{path}: no readable text: {error_line(error)}") from error
         return data.decode("latin-1")  # names and comments of any Western writer; digits are ASCII
 
 
@@ -153,7 +153,7 @@ def _numbers(
                 for word, is_kept in zip(_words(line, delimiter), keep, strict=True)
                 if is_kept and word and not _is_number(word)
             ),
-            (rows[0][0], one_line(error)),
+            (rows[0][0], error_line(error)),
         )
         raise DataError(f"{path}, line {bad[0]}: no numbers: {_shown(bad[1])}") from error
 

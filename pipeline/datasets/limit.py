@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.pipeline.source import ScanSource
+
+
+def require_splits(splits: Iterable[str]) -> None:
+    """Refuse what is not the name of a split.
+
+    Raises:
+        DataError: names the first one and all that there are.
+    """
+    if unknown := [split for split in splits if split not in SPLITS]:
+        raise DataError(f"unknown split {unknown[0]!r}; choose from {', '.join(SPLITS)}.")
 
 
 def first_of_each_split(scans: list[ScanSource], limit: int | None) -> list[ScanSource]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
+from pass2d.common.text import listed
+from pass2d.pipeline.datasets.limit import require_splits
 from pass2d.pipeline.datasets.nuscenes_rows import Scene
 from pass2d.pipeline.datasets.table import DatasetTable
 
@@ -32,7 +33,7 @@ def choose_version(root: Path, version: str | None) -> tuple[Path, str]:
         DataError: no such folder or version, or several to choose from.
     """
     if version is not None and version not in VERSIONS:
-        raise DataError(f"unknown version {version!r}; choose from {words(VERSIONS)}.")
+        raise DataError(f"unknown version {version!r}; choose from {listed(VERSIONS)}.")
     layout = "a folder with v1.0-*/*.json, samples/ and lidarseg/"
     if not root.is_dir():
         kind = "a file" if root.exists() else "no such folder"
@@ -41,12 +42,12 @@ def choose_version(root: Path, version: str | None) -> tuple[Path, str]:
         version, root = version or root.name, root.parent
     there = [name for name in VERSIONS if (root / name).is_dir()]
     if version is None and len(there) > 1:
-        raise DataError(f"{root}: holds {words(there)}. Choose one by `version`.")
+        raise DataError(f"{root}: holds {listed(there)}. Choose one by `version`.")
     if version is None and there:
         version = there[0]
     if version not in there:
         names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
-        shown = words(names[:6]) + (", ..." if len(names) > 6 else "")
+        shown = listed(names[:6]) + (", ..." if len(names) > 6 else "")
         hint = " This looks like SemanticKITTI: use 'prepare semkitti'."
         raise DataError(
             f"{root}: no tables of {version or 'any version'}; it holds {shown}. "
@@ -89,15 +90,14 @@ def choose_scenes(
     Raises:
         DataError: unknown split or scene, or none that fits.
     """
-    if unknown := [split for split in splits if split not in SPLITS]:
-        raise DataError(f"unknown split {unknown[0]!r}; choose from {words(SPLITS)}.")
+    require_splits(splits)
     official = _official(table, version)
     if names is None:
         chosen = {s.name: official[s.name] for s in known if official.get(s.name) in splits}
         if not chosen:
             raise DataError(
                 f"{where}: found {len(known)} scenes ({_some(known)}), none of split "
-                f"{words(splits)} of {version}. Its splits are {words(VERSIONS[version])}."
+                f"{listed(splits)} of {version}. Its splits are {listed(VERSIONS[version])}."
             )
         return chosen
     if not names:
@@ -111,7 +111,7 @@ def choose_scenes(
             raise DataError(f"{name}: in no split of {version}. Leave it out.")
         if official[name] not in splits:
             raise DataError(
-                f"{name}: belongs to split {official[name]}, but only {words(splits)} was asked "
+                f"{name}: belongs to split {official[name]}, but only {listed(splits)} was asked "
                 f"for. Add {official[name]} to the splits or leave the scene out."
             )
         chosen[name] = official[name]
@@ -138,11 +138,6 @@ def notes_on_scenes(
     return notes
 
 
-def words(names: Iterable[str]) -> str:
-    """A list as a person writes it."""
-    return ", ".join(names) or "nothing"
-
-
 def _official(table: DatasetTable, version: str) -> dict[str, str]:
     """Split of every scene of a version."""
     lists = VERSIONS[version].items()
@@ -156,4 +151,4 @@ def _full_name(name: str) -> str:
 
 def _some(scenes: Sequence[Scene]) -> str:
     more = f", ... ({len(scenes)} in all)" if len(scenes) > 4 else ""
-    return words(scene.name for scene in scenes[:4]) + more
+    return listed(scene.name for scene in scenes[:4]) + more

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.rows import FailedScan
-from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.files import is_there
 from pass2d.common.progress import Progress
 from pass2d.common.text import and_so_on
 from pass2d.pipeline.datasets.layout import RawLayout, Wanted
-from pass2d.pipeline.datasets.limit import first_of_each_split
+from pass2d.pipeline.datasets.limit import first_of_each_split, require_splits
 from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.source import ScanSource, SourceListing
@@ -72,8 +71,7 @@ def _list(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -
     Raises:
         DataError: a wrong folder, a sequence that does not exist, or no scans at all.
     """
-    if unknown := [split for split in wanted.splits if split not in SPLITS]:
-        raise DataError(f"unknown split {unknown[0]!r}; choose from {', '.join(SPLITS)}.")
+    require_splits(wanted.splits)
     root = root.absolute()
     folders = {folder.name: folder for folder in _sequences(root)}
     if lost := [name for name in wanted.sequences or () if name not in folders]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from pass2d.cache.rows import FailedScan
 from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.progress import Progress
+from pass2d.common.text import listed
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted
-from pass2d.pipeline.datasets.limit import first_of_each_split
+from pass2d.pipeline.datasets.limit import first_of_each_split, require_splits
 from pass2d.pipeline.datasets.semkitti_course import Course, read_course
 from pass2d.pipeline.datasets.semkitti_files import (
     POINTS,
@@ -166,15 +167,14 @@ def choose_sequences(
     Raises:
         DataError: wrong folder, unknown split, or a sequence that does not exist.
     """
-    if unknown := [split for split in splits if split not in SPLITS]:
-        raise DataError(f"unknown split {unknown[0]!r}; choose from {_words(SPLITS)}.")
+    require_splits(splits)
     found = find_sequences(root, known=table.sequences)
     if sequences is None:
         chosen = [name for name in found if table.split_of(name) in splits]
         if not chosen:
             raise DataError(
-                f"{root}: found sequences {_words(found)}, none of split {_words(splits)}. "
-                f"Expected any of {_words(name for s in splits for name in table.splits[s])}."
+                f"{root}: found sequences {listed(found)}, none of split {listed(splits)}. "
+                f"Expected any of {listed(name for s in splits for name in table.splits[s])}."
             )
         return {name: found[name] for name in chosen}
     return {name: found[name] for name in _asked(root, table, found, splits, sequences)}
@@ -297,15 +297,15 @@ def _asked(
     for name in names:
         split = table.split_of(name)
         if split is None:
-            known = _words(name for names in table.splits.values() for name in names)
+            known = listed(name for names in table.splits.values() for name in names)
             raise DataError(
                 f"sequence {name}: not one of {table.info.facts.title}. Use any of {known}."
             )
         if name not in found:
-            raise DataError(f"{root}: no folder for sequence {name}. Found {_words(found)}.")
+            raise DataError(f"{root}: no folder for sequence {name}. Found {listed(found)}.")
         if split not in splits:
             raise DataError(
-                f"sequence {name}: belongs to split {split}, but only {_words(splits)} was asked "
+                f"sequence {name}: belongs to split {split}, but only {listed(splits)} was asked "
                 f"for. Add {split} to the splits or leave the sequence out."
             )
     return names
@@ -326,10 +326,6 @@ def _notes_on_others(
     ]
     notes = [f"split {split}: no sequence found" for split in empty]
     return notes + [f"sequence {name}: in no split, left out" for name in foreign]
-
-
-def _words(names: Iterable[str]) -> str:
-    return ", ".join(names) or "nothing"
 
 
 def _list(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> SourceListing:

@@ -15,7 +15,7 @@ from pass2d.common.errors import DataError
 from pass2d.common.files import is_there
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.layout import RawLayout, Wanted
-from pass2d.pipeline.datasets.limit import first_of_each_split
+from pass2d.pipeline.datasets.limit import first_of_each_split, require_splits
 from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.source import ScanSource, SourceListing
@@ -64,8 +64,7 @@ def list_waymo(
     Raises:
         DataError: a wrong folder, a segment that does not exist, or no frames at all.
     """
-    if unknown := [split for split in splits if split not in SPLITS]:
-        raise DataError(f"unknown split {unknown[0]!r}; choose from {', '.join(SPLITS)}.")
+    require_splits(splits)
     root = root.absolute()
     files = _segments(root, table, splits)
     if sequences is not None:

@@ -20,7 +20,7 @@ from pass2d.pipeline.stages.read_described import described_labels, described_po
 from pass2d.pipeline.stages.scan_formats import scan_format
 
 
-class RawScan(NamedTuple):
+class ScanArrays(NamedTuple):
     """A scan's points, all rows of the file in its order, and what its label file says."""
 
     points: NDArray[np.float32]
@@ -52,7 +52,7 @@ def read_scan(
     *,
     panoptic_file: Path | None = None,
     scan_id: str = "",
-) -> RawScan:
+) -> ScanArrays:
     """Read and check the files of a scan.
 
     Args:
@@ -73,7 +73,7 @@ def read_scan(
     for _, error in found.errors:
         raise error
     assert found.points is not None, points_file
-    return RawScan(found.points, found.label, found.instance)
+    return ScanArrays(found.points, found.label, found.instance)
 
 
 def attempt_scan(
@@ -198,14 +198,14 @@ def _without_invalid(
     label: NDArray[np.uint8] | None,
     instance: NDArray[np.uint32] | None,
     info: DatasetInfo,
-) -> RawScan:
+) -> ScanArrays:
     """Points with finite numbers; of rows that have none the label is ignored.
 
     A corrupted scan has rows of its own: there they leave.
     """
     points, is_invalid = drop_invalid(points)
     if not is_invalid.any():
-        return RawScan(points, label, instance)
+        return ScanArrays(points, label, instance)
     if info.corruption is not None:
         points = points[~is_invalid]
         label = None if label is None else label[~is_invalid]
@@ -213,7 +213,7 @@ def _without_invalid(
     elif label is not None and instance is not None:
         label, instance = label.copy(), instance.copy()
         label[is_invalid], instance[is_invalid] = 0, 0
-    return RawScan(points, label, instance)
+    return ScanArrays(points, label, instance)
 
 
 def decode_points(data: bytes, *, columns: int, file: Path) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from pass2d.common.errors import CheckpointError, ConfigError
 from pass2d.common.files import read_whole
 from pass2d.common.plain import from_plain, to_plain
 from pass2d.models.vavit.pillars import INPUTS, PillarPreprocessing
-from pass2d.points.columns import one_line, reader_package
+from pass2d.points.columns import error_line, reader_package
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.header import card_of, dumps, loads_once, require_file
 
@@ -114,7 +114,7 @@ def open_onnx(path: Path, *, threads: int) -> OnnxFile:
         _require_form(session, card, output, preprocessing)
     except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise CheckpointError(
-            f"{path}: not an exported network that this pass2d can run: {one_line(error)}. "
+            f"{path}: not an exported network that this pass2d can run: {error_line(error)}. "
             "Export it again from the checkpoint"
         ) from error
     return OnnxFile(session=session, card=card, preprocessing=preprocessing, output=output)
@@ -142,7 +142,7 @@ def _session(path: Path, data: bytes, *, threads: int) -> Any:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base of their own
         raise CheckpointError(
-            f"{path}: onnxruntime {onnxruntime.__version__} does not read it: {one_line(error)}. "
+            f"{path}: onnxruntime {onnxruntime.__version__} does not read it: {error_line(error)}. "
             "It is truncated or damaged, no ONNX file, or made for a newer onnxruntime: copy or "
             "export it again, or update onnxruntime"
         ) from error

@@ -17,7 +17,7 @@ from torch import Tensor
 from pass2d.common.errors import ConfigError
 from pass2d.common.files import written_whole
 from pass2d.models.network import ExportForm
-from pass2d.points.columns import one_line, reader_package
+from pass2d.points.columns import error_line, reader_package
 from pass2d.train.checkpoints.checkpoint import network_from_checkpoint
 from pass2d.train.checkpoints.onnx_file import (
     EXTRA,
@@ -126,7 +126,7 @@ def _model(form: ExportForm, output: OutputName) -> Any:
     except Exception as error:  # the exporter raises anything, with its cause behind it
         raise ConfigError(
             f"torch {torch.__version__} could not export the network: "
-            f"{one_line(error.__cause__ or error)}"
+            f"{error_line(error.__cause__ or error)}"
         ) from error
     # Lengths have names of the tracer.
     first = {value.name: value.type.tensor_type.shape.dim[0] for value in model.graph.input}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CheckpointError
 from pass2d.models.vavit.pillars import INPUTS, pillar_scan
-from pass2d.points.columns import one_line
+from pass2d.points.columns import error_line
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.onnx_file import OnnxFile, open_onnx
 from pass2d.train.inference.labelling import PointLabels, ScanRun
@@ -72,7 +72,7 @@ class ExportedNetwork:
         except Exception as error:  # onnxruntime's exceptions have no base of their own
             raise CheckpointError(
                 f"{self._source}: onnxruntime could not compute a scan of {len(points):,} points: "
-                f"{one_line(error)}"
+                f"{error_line(error)}"
             ) from error
         if self._file.output == "probabilities":
             with np.errstate(divide="ignore"):

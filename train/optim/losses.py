@@ -80,7 +80,7 @@ def compute_loss(
     """
     if prepared.targets is None:
         raise DataError("the batch has no labels: a loss needs them. Is it a test split?")
-    heads = {"main_{}": Answer(segmentation.row_logits, prepared.targets)}
+    heads = {"main_{}": HeadLogits(segmentation.row_logits, prepared.targets)}
     factors, blocks = [1.0], segmentation.blocks
     if segmentation.image_logits is not None:
         assert isinstance(prepared, TwoDPassBatch)
@@ -88,10 +88,10 @@ def compute_loss(
         assert prepared.image.targets is not None
         seen, voxels = prepared.image.targets, prepared.image.voxel_targets
         for i, (block, targets) in enumerate(zip(blocks, voxels, strict=True)):
-            heads[f"voxel_{{}}_{i}"] = Answer(block.voxel_logits, targets)
+            heads[f"voxel_{{}}_{i}"] = HeadLogits(block.voxel_logits, targets)
         for i, block in enumerate(blocks):
-            heads[f"fused_{{}}_{i}"] = Answer(block.fused_logits, seen)
-        heads["image_{}"] = Answer(segmentation.image_logits, seen)
+            heads[f"fused_{{}}_{i}"] = HeadLogits(block.fused_logits, seen)
+        heads["image_{}"] = HeadLogits(segmentation.image_logits, seen)
         factors += [1.0] * len(blocks) + [config.lambda_2d / len(blocks)] * len(blocks) + [1.0]
     values = list(
         segmentation_losses(list(heads.values()), class_weights, smoothing=config.label_smoothing)
@@ -114,7 +114,7 @@ def compute_loss(
     return LossTerms(total=total, parts=dict(zip(names, each.detach(), strict=True)))
 
 
-class Answer(NamedTuple):
+class HeadLogits(NamedTuple):
     """What one head predicts, and what it should."""
 
     logits: Tensor
@@ -124,7 +124,7 @@ class Answer(NamedTuple):
 
 
 def segmentation_losses(
-    answers: Sequence[Answer],
+    answers: Sequence[HeadLogits],
     class_weights: Tensor | None = None,
     *,
     smoothing: float = 0.0,
@@ -145,7 +145,7 @@ def segmentation_losses(
 
 
 def _losses_of_table(
-    answers: Sequence[Answer], class_weights: Tensor | None, smoothing: float
+    answers: Sequence[HeadLogits], class_weights: Tensor | None, smoothing: float
 ) -> tuple[Tensor, Tensor]:
     """`segmentation_losses` with all heads' rows one after the other in one table."""
     lengths = [len(targets.label) for _, targets in answers]
@@ -174,7 +174,7 @@ def _concatenated(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
-def _labelled_rows(answer: Answer) -> Tensor:
+def _labelled_rows(answer: HeadLogits) -> Tensor:
     """(K, C) logits in full precision, one row per label."""
     logits, row = full_precision(answer.logits), answer.targets.row
     return logits if row is None else logits.index_select(0, row)

@@ -22,7 +22,7 @@ from pass2d.pipeline.datasets.described.pattern import Folders, Match
 from pass2d.pipeline.datasets.described.poses import read_poses, with_poses, with_sweeps
 from pass2d.pipeline.datasets.described.splits import NamedScan, split_scans
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted, listing_problems
-from pass2d.pipeline.datasets.limit import first_of_each_split
+from pass2d.pipeline.datasets.limit import first_of_each_split, require_splits
 from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
 from pass2d.pipeline.source import ScanSource, SourceListing
@@ -91,8 +91,7 @@ def list_described(
     root = root.absolute()  # Ray's workers have another current folder
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    if unknown := [split for split in wanted.splits if split not in SPLITS]:
-        raise DataError(f"unknown split {unknown[0]!r}; choose from {', '.join(SPLITS)}.")
+    require_splits(wanted.splits)
     folders = Folders(root=root)
     found = in_order(folders.matches(description.points.files))
     if not found:
