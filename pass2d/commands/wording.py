@@ -52,6 +52,7 @@ OPTIONS = {
         ),
         *("output", "outside", "overwrite", "pictures", "png", "predictions", "preset"),
         *("profile", "ray_address", "recenter", "recipe", "resume", "root", "rotate", "run"),
+        "neighbours",
         *("save", "scan", "scans", "scenes", "seed", "sequences", "set", "signal_scale", "split"),
         *("splits", "sweeps", "task", "topic", "unfinished", "unit", "version", "votes"),
         *("workers", "z_offset"),
