@@ -294,7 +294,7 @@ def _thinnings(manifest: Manifest) -> tuple[ThinningConfig, ...]:
             cell_m, neighbours = float(given["cell_m"]), int(given["neighbours"])
         except (KeyError, TypeError, ValueError) as error:
             raise CacheError(
-                f"column parameters: found {text[:80]!r}, expected `cell_m` and `neighbours`. "
+                f"column parameters: found {text[:80]!r}, expected cell_m and neighbours. "
                 "Run `repair`."
             ) from error
         found.add(ThinningConfig(cell_m=cell_m, neighbours=neighbours))
