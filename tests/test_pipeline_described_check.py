@@ -278,3 +278,24 @@ def test_labels_of_every_integer_type_are_read_right(
     found = described_labels(file, info, info.raw_format)
     assert (found & 0xFFFF).tolist() == raw.tolist()
     assert (found >> 16).tolist() == instance.tolist()
+
+
+def test_of_many_warnings_of_a_kind_the_text_shows_three(tmp_path: Path) -> None:
+    for scan in range(5):
+        xyz = np.random.default_rng(scan).uniform(-9, 9, (100, 4))
+        xyz[5:, 0] += 60  # 95 of 100 points outside
+        xyz.astype("<f4").tofile(tmp_path / f"{scan}.bin")
+    text = """
+    [dataset]
+    name = "far"
+    [points]
+    files = "{scan}.bin"
+    [splits]
+    test = { glob = "*" }
+    """
+    file = write_description(tmp_path, text)
+    few = "5.0% of the points in the volume"
+    assert sum(few in found for _, found in problems(file, tmp_path)) == 5
+    lines = check(file, tmp_path)[1].splitlines()
+    assert sum(few in line for line in lines) == 3
+    assert any("more like these" in line for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +206,8 @@ def _chosen(
     return dataset, root or file.resolve().parent
 
 
+_SHOWN = 3
+"""Warnings of one kind that `--check` prints."""
 OWN_OPTIONS = ("describe", "version", "image_size", "sweeps")
 """Those that a data set has only if the table ``command`` of its TOML names them."""
 
@@ -360,8 +363,14 @@ def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
     if as_json:
         print_json(problems_json(problems))
     else:
+        times: Counter[str] = Counter()
         for problem in problems:
-            print_line(f"{problem.severity}: {problem}")
+            kind = problem.kind if problem.severity == "warning" else ""
+            times[kind] += 1
+            if not kind or times[kind] <= _SHOWN:
+                print_line(f"{problem.severity}: {problem}")
+        if more := sum(n - _SHOWN for kind, n in times.items() if kind and n > _SHOWN):
+            print_line(f"warning: {more:,} more like these: --json lists them")
         warnings = sum(problem.severity == "warning" for problem in problems)
         notes = len(problems) - len(faults) - warnings
         unlikely = f", {warnings} warnings" if warnings else ""
