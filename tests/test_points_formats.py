@@ -186,10 +186,21 @@ def test_extended_records_of_las_that_never_end_are_passed_over(tmp_path: Path) 
     assert np.array_equal(np.array(table(tmp_path / "a.las"))[:, :3], POINTS[:, :3])
 
 
-@pytest.mark.parametrize(("place", "kind"), [(100, "<I"), (107, "<I"), (96, "<I")])
-def test_headers_of_las_that_lie(tmp_path: Path, place: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "kind", "value"),
+    [
+        *((place, "<I", 2**32 - 1) for place in (100, 107, 96)),
+        (107, "<I", 0),  # as a writer leaves it that never came to its end
+        (131, "<d", 0.0),  # all points in one plane
+        (139, "<d", np.nan),
+        (171, "<d", np.inf),
+        (104, "<B", 77),
+        (25, "<B", 9),
+    ],
+)
+def test_headers_of_las_that_lie(tmp_path: Path, place: int, kind: str, value: float) -> None:
     data = bytearray(write_las(tmp_path / "a.las").read_bytes())
-    struct.pack_into(kind, data, place, 2**32 - 1)
+    struct.pack_into(kind, data, place, value)
     (tmp_path / "a.las").write_bytes(data)
     refused(tmp_path / "a.las", "no readable LAS file.*truncated or damaged")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
+import math
 import os
 import struct
 import subprocess
@@ -27,6 +28,9 @@ _SMALLEST_HEADER, _SMALLEST_RECORD, _SMALLEST_POINT = 227, 54, 20
 _EXTENDED_AT, _COUNT_AT = 235, 247
 """In version 1.4: where the extended records start (uint64) and how many there are (uint32), then
 the number of points (uint64)."""
+_SCALES_AT = 131
+"""Of x, y, z: three float64; their offsets follow."""
+_LAST_FORMAT = 10
 _MOST_RECORDS = 10_000
 _LARGEST_POINTS = 1 << 32
 """Bytes of all points of a compressed file; 140 million with 30 bytes each."""
@@ -141,6 +145,11 @@ def _without_extended_records(path: Path, data: bytes) -> tuple[bytearray, bool]
         n_points = max(n_points, struct.unpack_from("<Q", data, _COUNT_AT)[0])
         plain[_EXTENDED_AT : _EXTENDED_AT + 12] = bytes(12)
     is_packed = point_format & 0xC0 == 0x80
+    if minor > 4 or point_format & 0x3F > _LAST_FORMAT:
+        raise wrong(f"version 1.{minor}, point format {point_format & 0x3F}; known: 1.4, 10")
+    scales_offsets = struct.unpack_from("<6d", data, _SCALES_AT)
+    if not all(map(math.isfinite, scales_offsets)) or not all(scales_offsets[:3]):
+        raise wrong(f"scales and offsets {', '.join(f'{v:g}' for v in scales_offsets)}")
     if not _SMALLEST_HEADER <= header_bytes <= points_at <= len(data):
         raise wrong(f"{len(data):,} bytes, its points start at {points_at:,}")
     if n_records > min(_MOST_RECORDS, (points_at - header_bytes) // _SMALLEST_RECORD):
@@ -150,4 +159,8 @@ def _without_extended_records(path: Path, data: bytes) -> tuple[bytearray, bool]
     wanted = n_points * point_bytes
     if wanted > (_LARGEST_POINTS if is_packed else len(data) - points_at):
         raise wrong(f"{len(data):,} bytes, its header says {n_points:,} points ({wanted:,} bytes)")
+    may_end_in_records = minor == 3 or (minor > 3 and any(data[_EXTENDED_AT : _EXTENDED_AT + 12]))
+    is_cut_off = len(data) - points_at >= point_bytes and not (is_packed or may_end_in_records)
+    if not n_points and is_cut_off:  # the writer puts the number in at its end
+        raise wrong(f"{len(data) - points_at:,} bytes follow a header of 0 points")
     return plain, is_packed
