@@ -392,7 +392,7 @@ def _names(text: str, file: Path) -> bool:
 
 def _says(text: str, file: Path) -> bool:
     """Whether a text names a file, or PandaSet's scan, by more than a word that stands anywhere."""
-    words = {str(Path(*file.parts[-2:])), file.name, file.stem}
+    words = {file.stem, *("/".join(file.parts[-n:]) for n in range(1, len(file.parts)))}
     scan = (*file.parts[-4:-3], file.name.split(".")[0])
     return any(word in text for word in {*words, "/".join(scan)} if len(word) > 4)
 

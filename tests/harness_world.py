@@ -91,7 +91,7 @@ def _yard(root: Path) -> None:
 
 def _pandaset(root: Path) -> None:
     pandaset_files.write_sequence(root / "001", frames=2, n=N)
-    pandaset_files.write_sequence(root / "005", frames=1, n=N, suffix=".pkl", layout="2.2")
+    pandaset_files.write_sequence(root / "005", frames=2, n=N, suffix=".pkl", layout="2.2")
     pandaset_files.write_sequence(
         root / "006", frames=1, n=N, has_labels=False, has_cameras=False, layout="1.1"
     )

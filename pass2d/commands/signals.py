@@ -74,7 +74,8 @@ class Signals:
         """
         came = signal.Signals(number)
         if self._is_over:
-            self._leave(EXIT_CODES[came])
+            self._first = self._first or came
+            self._end_at_once()
         elif self._first is None:
             self._first, self._first_s = came, self._clock()
             raise KeyboardInterrupt if came == signal.SIGINT else TerminatedError
