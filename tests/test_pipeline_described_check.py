@@ -283,6 +283,7 @@ def test_labels_of_every_integer_type_are_read_right(
 def test_of_many_warnings_of_a_kind_the_text_shows_three(tmp_path: Path) -> None:
     for scan in range(5):
         xyz = np.random.default_rng(scan).uniform(-9, 9, (100, 4))
+        xyz[:, 2] = -1.7
         xyz[5:, 0] += 60  # 95 of 100 points outside
         xyz.astype("<f4").tofile(tmp_path / f"{scan}.bin")
     text = """
