@@ -14,13 +14,17 @@ from logical_runs import SHORT, a_gpu, require_waits, small_recipe, take_steps, 
 from pipeline_files import write_sequence
 from typed import answer, pass2d
 
+from pass2d.cache.reader import CacheReader
 from pass2d.commands.doctor.probes import probe_spconv
 from pass2d.common.progress import Silent
 from pass2d.corruptions.registry import parse_variants
+from pass2d.models.inputs import PointBatch
 from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, prepare_all
+from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.inference.segmenter import Segmenter
+from pass2d.train.run.assemble import fresh_network
 
 SECOND = "cuda:1"
 
@@ -100,7 +104,11 @@ def test_segmenter_answers_as_on_a_cpu(trained: Path) -> None:
     points = np.random.default_rng(0).uniform(-20, 20, (300, 4)).astype(np.float32)
     wanted, _ = Segmenter.load(trained, device="cpu", votes=2)(points)
     with a_gpu(index=1):
-        found, _ = Segmenter.load(trained, device=SECOND, votes=2)(points)
+        segmenter = Segmenter.load(trained, device=SECOND, votes=2)
+        outside = segmenter.prepare(points).scan
+        assert outside.copied_from is None  # the device looks for the nearest points itself
+        assert len(outside.other_rows) > 100
+        found, _ = segmenter(points)
     assert (found == wanted).mean() > 0.99
 
 
@@ -119,3 +127,18 @@ def test_half_precision_waits_no_more(world: Path, gpu: Device, name: str, preci
         steps = take_steps(world / "cache", recipe, gpu, n=2)
     require_waits(steps.records[-1], prepare=None)
     assert all(torch.isfinite(weights).all() for weights in steps.after.values())
+
+
+def test_vavit_finds_the_nearest_thinned_points_as_on_a_cpu(world: Path) -> None:
+    cell = "network.settings.cell_m=4.0"  # thins the few points of these scans
+    recipe = small_recipe("vavit-small", cell, "network.settings.neighbours=3")
+    xyz = torch.randint(-12, 12, (400, 3), generator=torch.Generator().manual_seed(0)).float()
+    batch = PointBatch(points=torch.cat([xyz, xyz[:, :1]], 1), offsets=torch.tensor([0, 250, 400]))
+    with CacheReader.open(world / "cache", dataset="semkitti") as reader:
+        on_cpu = fresh_network(reader, recipe, ProcessGroup(device=torch.device("cpu"))).eval()
+        wanted = on_cpu.prepare(batch).row_of_point
+        with a_gpu(index=1) as here:
+            group = ProcessGroup(device=here.torch_device)
+            found = fresh_network(reader, recipe, group).eval().prepare(batch.to(SECOND))
+            rows = found.row_of_point.cpu()
+    assert rows.tolist() == wanted.tolist()

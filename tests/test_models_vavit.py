@@ -91,7 +91,7 @@ def test_few_points_repeat_the_farthest_and_one_itself() -> None:
 
 def test_distances_on_a_device_find_what_the_tree_finds() -> None:
     points, queries = cloud(5, 300)[:, :3].contiguous(), cloud(6, 80)[:, :3].contiguous()
-    by_tree = nearest_rows([Nearby(points)], queries, [80])
+    by_tree = nearest_rows([Nearby(points)], queries, [80], near=torch.zeros(80).long())
     found = by_distance(points, queries, k=3)
     assert found[:, 0].tolist() == by_tree.tolist()
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.errors import ShapeError
+from pass2d.common.nearest import nearest_by_tree
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
@@ -87,7 +88,7 @@ def thinned_scan(
     tree = tree_of(near)
     places = tree_rows(tree, near, k=config.neighbours + 1, workers=workers)[:, 1:]
     if rng is None:
-        answers = tree_rows(tree, xyz, k=1, workers=workers)[:, 0].astype(np.int32)
+        answers = nearest_by_tree(tree, xyz, workers=workers).astype(np.int32)
     apart = np.empty(places.T.shape, np.int32)
     np.subtract(places.T, np.arange(len(rows)), out=apart, casting="unsafe")
     return ThinnedScan(rows=rows.astype(np.int32), apart=apart, answers=answers)

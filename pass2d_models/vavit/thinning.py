@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from pass2d.common.errors import ShapeError
+from pass2d.common.nearest import nearest_by_tree
 from pass2d.common.thinning import ThinningConfig, tree_of, tree_rows
 from pass2d.models.inputs import ThinnedPoints
+from pass2d.models.nearest import nearest_by_distance
 from pass2d.models.voxel_keys import KeyPacking, batch_of_rows, count_rows, first_of_each
 
 _MAX_EXACT_FLOAT32 = 2**24
@@ -43,7 +45,7 @@ def thinned_points(
     xyz = points[rows, :3]
     nearby = [Nearby(part) for part in xyz.split(count_rows(scan, n=len(sizes)).tolist())]
     if order is None:
-        answers = nearest_rows(nearby, points[:, :3], sizes)
+        answers = nearest_rows(nearby, points[:, :3], sizes, near=answers)
     return ThinnedPoints(
         config=config,
         rows=rows,
@@ -128,6 +130,19 @@ class Nearby:
         is_on_cpu = xyz.device.type == "cpu" and len(xyz) > 0
         self._tree = tree_of(xyz.numpy()) if is_on_cpu else None
 
+    def nearest(self, queries: Tensor, *, near: Tensor) -> Tensor:
+        """(Q,) row of the nearest point, of equally near ones the lowest.
+
+        Args:
+            queries: (Q, 3) metres.
+            near: (Q,) rows of points that lie near: on a device the fewer are looked at, the nearer
+                these are.
+        """
+        if self._tree is not None:
+            return torch.from_numpy(nearest_by_tree(self._tree, queries.numpy()))
+        within = (queries.double() - self.xyz[near].double()).norm(dim=1)
+        return nearest_by_distance(self.xyz, queries, within=within)
+
     def rows(self, queries: Tensor, *, k: int) -> Tensor:
         """(Q, k) rows of the nearest points, nearest first; of fewer than k the last repeats."""
         if self._tree is not None:
@@ -159,21 +174,26 @@ def nearest_neighbours(scans: Sequence[Nearby], *, k: int) -> Tensor:
     )
 
 
-def nearest_rows(scans: Sequence[Nearby], queries: Tensor, lengths: Sequence[int]) -> Tensor:
+def nearest_rows(
+    scans: Sequence[Nearby], queries: Tensor, lengths: Sequence[int], *, near: Tensor
+) -> Tensor:
     """Find, scan by scan, the point that is nearest to each query.
 
     Args:
         scans: The scans of a batch; one with queries has points.
         queries: (N, 3) metres, scans end to end.
         lengths: Queries of each scan.
+        near: (N,) rows, as those to be found, of points of the same scans that lie near.
 
     Returns:
         (N,) int64 rows of all scans' points end to end.
     """
-    asked = zip(scans, queries.split(list(lengths)), strict=True)
-    return _in_all(
-        scans, [scan.rows(part, k=1)[:, 0] if len(part) else None for scan, part in asked], ()
-    )
+    found: list[Tensor | None] = []
+    start, sizes = 0, list(lengths)
+    for scan, part, rows in zip(scans, queries.split(sizes), near.split(sizes), strict=True):
+        found.append(scan.nearest(part, near=rows - start) if len(part) else None)
+        start += len(scan.xyz)
+    return _in_all(scans, found, ())
 
 
 def _in_all(

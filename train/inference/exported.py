@@ -109,10 +109,16 @@ class ExportedRun(ScanRun):
         labels, scores = (np.concatenate(values)[places] for values in zip(*parts, strict=True))
         return PointLabels(labels, scores)
 
-    def on_all_points(self, scan: ScanInput, seen: PointLabels) -> PointLabels:
-        """From the points that the network saw to all points of the raw scan."""
-        everywhere = PointLabels(np.zeros(scan.n, np.uint8), np.zeros(scan.n, np.float32))
-        for there, values in zip(everywhere, seen, strict=True):
-            there[scan.rows] = values
-            there[scan.other_rows] = values[scan.copied_from]
-        return everywhere
+    def on_all_points(
+        self, scan: ScanInput, seen: Sequence[PointLabels]
+    ) -> tuple[PointLabels, ...]:
+        """From the points that the network saw to all points of the raw scan, per vote plan."""
+        assert scan.copied_from is not None
+        passes = []
+        for answer in seen:
+            everywhere = PointLabels(np.zeros(scan.n, np.uint8), np.zeros(scan.n, np.float32))
+            for there, values in zip(everywhere, answer, strict=True):
+                there[scan.rows] = values
+                there[scan.other_rows] = values[scan.copied_from]
+            passes.append(everywhere)
+        return tuple(passes)

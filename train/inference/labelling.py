@@ -63,8 +63,10 @@ class ScanRun(abc.ABC):
         """The answers of shares, end to end; the k-th comes from row ``places[k]`` of these."""
 
     @abc.abstractmethod
-    def on_all_points(self, scan: ScanInput, seen: PointLabels) -> PointLabels:
-        """From the points that the network saw to all points of the raw scan."""
+    def on_all_points(
+        self, scan: ScanInput, seen: Sequence[PointLabels]
+    ) -> tuple[PointLabels, ...]:
+        """From the points that the network saw to all points of the raw scan, per vote plan."""
 
     def pack(self, items: list[S]) -> list[Labelled[S]]:
         """Label what goes through the network together."""
@@ -82,7 +84,7 @@ class ScanRun(abc.ABC):
                 continue
             is_whole = self.size.parts(len(scan.points)) == 1
             seen = next(together) if is_whole else self._in_parts(scan)
-            passes = tuple(self.on_all_points(scan, _own(answer, scan)) for answer in seen)
+            passes = self.on_all_points(scan, [_own(answer, scan) for answer in seen])
             labelled.append(Labelled(item=item, passes=passes))
         return labelled
 

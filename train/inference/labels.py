@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,12 +15,13 @@ from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
 from pass2d.common.memory import keep_freed_memory
 from pass2d.common.thinning import ThinnedScan
+from pass2d.models.nearest import nearest_by_distance
 from pass2d.models.network import Network
 from pass2d.train.inference.labelling import Labelled, PointLabels, S, ScanRun, T, label_in_packs
 from pass2d.train.inference.logits import CachedVotes, vote_logits
 from pass2d.train.inference.metric import mask_forbidden_classes
 from pass2d.train.inference.passes import PassSize, pass_size
-from pass2d.train.inference.scans import ScanInput
+from pass2d.train.inference.scans import ScanInput, nearest_seen
 from pass2d.train.inference.votes import SINGLE_PASS, Vote, VotePlan
 
 
@@ -131,12 +133,17 @@ class _Run(ScanRun):
             torch.cat(scores)[rows] if scores else None,
         )
 
-    def on_all_points(self, scan: ScanInput, seen: PointLabels) -> PointLabels:
-        """From the points that the network saw to all points of the raw scan."""
-        device = seen.labels.device
+    def on_all_points(
+        self, scan: ScanInput, seen: Sequence[PointLabels]
+    ) -> tuple[PointLabels, ...]:
+        """From the points that the network saw to all points of the raw scan, per vote plan."""
+        device = next(self.network.parameters()).device
+        nearest = scan.copied_from
+        if nearest is None:
+            own = scan.points[: len(scan.rows), :3]
+            nearest = nearest_seen(own.T, scan.other_xyz.T, partial(_nearest_on, device))
         rows, others, sources = (
-            torch.from_numpy(rows).to(device)
-            for rows in (scan.rows, scan.other_rows, scan.copied_from)
+            torch.from_numpy(rows).to(device) for rows in (scan.rows, scan.other_rows, nearest)
         )
 
         def spread(values: Tensor) -> Tensor:
@@ -145,6 +152,15 @@ class _Run(ScanRun):
             everywhere[others] = values[sources]
             return everywhere
 
-        return PointLabels(
-            spread(seen.labels), None if seen.scores is None else spread(seen.scores)
+        return tuple(
+            PointLabels(spread(one.labels), None if one.scores is None else spread(one.scores))
+            for one in seen
         )
+
+
+def _nearest_on(
+    device: torch.device, points: NDArray[np.float32], queries: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """`passes.nearest_index`, computed on a device."""
+    known, asked = (torch.from_numpy(xyz.copy()).to(device).T for xyz in (points, queries))
+    return nearest_by_distance(known, asked).cpu().numpy()

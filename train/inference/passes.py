@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.common.nearest import nearest_by_tree
 from pass2d.common.prefetch import Pause
 
 if TYPE_CHECKING:
     import torch
+    from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 
 T = TypeVar("T")
 
@@ -80,7 +82,7 @@ _CELLS = 256
 
 
 def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Find the nearest point of each query.
+    """Find the nearest point of each query; of equally near ones the lowest row.
 
     Args:
         points: (3, N) metres, finite, N > 0.
@@ -92,24 +94,20 @@ def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> 
     if not queries.shape[1]:
         return np.zeros(0, np.int64)
     if points.shape[1] <= _FEW_POINTS:
-        return _nearest_row(points, queries)[1]
+        return nearest_by_tree(_tree(points), queries.T)
     # Any point is a bound on the distance: a tree of a few of them tells where to look at all.
-    bound = _nearest_row(points[:, ::_EVERY], queries)[0]
+    bound = _tree(points[:, ::_EVERY]).query(queries.T)[0]
     rows = np.flatnonzero(_may_be_near(points[:2], queries[:2], bound))
-    return rows[_nearest_row(points[:, rows], queries)[1]]
+    return rows[nearest_by_tree(_tree(points[:, rows]), queries.T)]
 
 
-def _nearest_row(
-    known: NDArray[np.float32], asked: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distance and row of the nearest of (3, N) points for (3, Q) others."""
+def _tree(points: NDArray[np.float32]) -> cKDTree:
+    """Of (3, N) points, for some thousand queries."""
     # Here: it takes half a second to import, and most runs never ask.
-    from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
+    from scipy.spatial import cKDTree
 
-    # Built for some thousand queries: an unbalanced tree is made in half the time.
-    tree = cKDTree(known.T, balanced_tree=False, compact_nodes=False)
-    distance, row = tree.query(asked.T)
-    return distance, np.asarray(row, np.int64)
+    # An unbalanced tree is made in half the time.
+    return cKDTree(points.T, balanced_tree=False, compact_nodes=False)
 
 
 def _may_be_near(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -50,8 +50,11 @@ class ScanInput:
     """(K,) the rows of the first K in the raw scan."""
     other_rows: NDArray[np.int64]
     """(O,) rows of the points that take another's answer; all that remain get none."""
-    copied_from: NDArray[np.int64]
-    """(O,) place in ``rows`` of the point whose answer each of them takes."""
+    other_xyz: NDArray[np.float32]
+    """(O, 3) metres, where they lie."""
+    copied_from: NDArray[np.int64] | None
+    """(O,) place in ``rows`` of the point whose answer each of them takes; None: of the nearest,
+    which is looked for on the network's device."""
     hashes: tuple[ScanHash, ...] | None = None
     """Of the cache, for lattice votes."""
     thinned: ThinnedScan | None = None
@@ -68,6 +71,7 @@ def scan_input(
     hashes: tuple[ScanHash, ...] | None = None,
     thinned: ThinnedScan | None = None,
     tree_points: int = TREE_POINTS,
+    finds_nearest: bool = True,
 ) -> ScanInput:
     """Cut a scan to what a network sees.
 
@@ -81,19 +85,24 @@ def scan_input(
         hashes: Of the points that are seen, in their order.
         thinned: Likewise.
         tree_points: See ``TREE_POINTS``.
+        finds_nearest: Whether ``copied_from`` is found here.
     """
     rows = np.flatnonzero(is_seen)
     others = ~is_seen if is_plausible is None else is_plausible & ~is_seen
     other_rows = np.flatnonzero(others if outside == "nearest" and len(rows) else others[:0])
-    seen = points[rows]
-    nearest = _nearest_seen(seen[:, :3].T, points[other_rows, :3].T, tree_points=tree_points)
+    seen, other_xyz = points[rows], points[other_rows, :3]
     return ScanInput(
         name=name,
         n=len(points),
         points=seen,
         rows=rows,
         other_rows=other_rows,
-        copied_from=nearest,
+        other_xyz=other_xyz,
+        copied_from=(
+            nearest_seen(seen[:, :3].T, other_xyz.T, nearest_index, tree_points=tree_points)
+            if finds_nearest
+            else None
+        ),
         hashes=hashes,
         thinned=thinned,
     )
@@ -105,6 +114,7 @@ def record_input(
     uses_volume: bool,
     outside: OutsidePolicy,
     hashes: tuple[ScanHash, ...] | None = None,
+    finds_nearest: bool = True,
 ) -> ScanInput:
     """Cut a prepared scan to what a network sees.
 
@@ -114,6 +124,7 @@ def record_input(
             that were measured.
         outside: What the other points are given.
         hashes: Of the cache, for lattice votes.
+        finds_nearest: Whether ``copied_from`` is found here.
     """
     if not uses_volume:
         points = record.raw().points
@@ -125,6 +136,7 @@ def record_input(
             outside=outside,
             hashes=hashes,
             thinned=None if record.thinned is None else record.thinned.of_points(is_seen),
+            finds_nearest=finds_nearest,
         )
     assert record.outside_xyz is not None
     other_rows = np.zeros(0, np.int64)
@@ -133,26 +145,44 @@ def record_input(
     channels = [record.xyz, record.signal[None]]
     if record.time is not None and record.outside_time is not None:
         channels.append(record.time[None])
+    other_xyz = record.outside_xyz[:, : len(other_rows)]
     return ScanInput(
         name=record.scan_id,
         n=record.n_raw,
         points=np.ascontiguousarray(np.concatenate(channels).T, np.float32),
         rows=record.raw_index.astype(np.int64),
         other_rows=other_rows,
-        copied_from=_nearest_seen(record.xyz, record.outside_xyz[:, : len(other_rows)]),
+        other_xyz=other_xyz.T,
+        copied_from=(nearest_seen(record.xyz, other_xyz, nearest_index) if finds_nearest else None),
         hashes=hashes,
     )
 
 
-def _nearest_seen(
-    seen: NDArray[np.float32], others: NDArray[np.float32], *, tree_points: int = TREE_POINTS
+def is_on_cpu(network: Network) -> bool:
+    """Whether nearest points are found while scans are read; another device finds them itself."""
+    return next(network.parameters()).device.type == "cpu"
+
+
+def nearest_seen(
+    seen: NDArray[np.float32],
+    others: NDArray[np.float32],
+    find: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.int64]],
+    *,
+    tree_points: int = TREE_POINTS,
 ) -> NDArray[np.int64]:
-    """(O,) places of the nearest of (3, K) points for (3, O) others."""
+    """(O,) places of the nearest of (3, K) points for (3, O) others.
+
+    Args:
+        seen: Among them, or a random share of so many.
+        others: Whose nearest ones are wanted.
+        find: Of (3, N) points and (3, O) others the (O,) rows of the nearest.
+        tree_points: See ``TREE_POINTS``.
+    """
     if not others.shape[1]:
         return np.zeros(0, np.int64)
     asked = _random_share(seen.shape[1], tree_points)
     known = seen if len(asked) == seen.shape[1] else seen[:, asked]
-    return asked[nearest_index(known, others)]
+    return asked[find(known, others)]
 
 
 class CachedScans:
@@ -170,6 +200,7 @@ class CachedScans:
     ) -> None:
         self.reader = reader
         self._uses_volume, self._outside = network.uses_volume, outside
+        self._finds_nearest = is_on_cpu(network)
         grid = reader.info.grid
         self._stack = stack
         self._past = CachedPast(reader, stack, volume=grid if network.uses_volume else None)
@@ -198,7 +229,11 @@ class CachedScans:
             if hashes is None and record.n:
                 self._unhashed.add(position)
         scan = record_input(
-            record, uses_volume=self._uses_volume, outside=self._outside, hashes=hashes
+            record,
+            uses_volume=self._uses_volume,
+            outside=self._outside,
+            hashes=hashes,
+            finds_nearest=self._finds_nearest,
         )
         if self._stack.past:
             past = self._past.points(position, scan.points[:, :3].T)

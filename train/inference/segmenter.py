@@ -23,7 +23,7 @@ from pass2d.train.inference.exported import ExportedNetwork, ExportedRun
 from pass2d.train.inference.input_check import expectation
 from pass2d.train.inference.labelling import Labelled, PointLabels, S, T, label_in_packs
 from pass2d.train.inference.passes import OutsidePolicy, PassSize, pass_size
-from pass2d.train.inference.scans import ScanInput, scan_input
+from pass2d.train.inference.scans import ScanInput, is_on_cpu, scan_input
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan, parse_votes
 from pass2d.train.stacks.build import SharedVoxels, past_record, point_rows, shared_voxels
 from pass2d.train.stacks.choose import PastScan
@@ -108,6 +108,7 @@ class Segmenter:
         if outside not in get_args(OutsidePolicy):
             raise ConfigError(f"outside must be nearest or ignore, got {outside!r}")
         self.outside = outside
+        self._finds_nearest = isinstance(network, ExportedNetwork) or is_on_cpu(network)
         self.pass_size = _pass_size(network, batch_size)
         """How much goes through the network at once."""
         self._raw_ids = np.array(card.info.labels.training_to_raw, np.uint32)
@@ -315,6 +316,7 @@ class Segmenter:
                 is_seen=is_seen,
                 is_plausible=is_plausible,
                 outside=self.outside,
+                finds_nearest=self._finds_nearest,
             ),
             n_not_finite=len(array) - int(np.count_nonzero(is_plausible)),
             n_bad_signal=int(np.count_nonzero(is_bad)),

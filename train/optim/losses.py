@@ -140,7 +140,7 @@ def segmentation_losses(
     is_cpu = answers[0].logits.device.type == "cpu"
     tables = [[answer] for answer in answers] if is_cpu else [answers]
     losses = [_losses_of_table(table, class_weights, smoothing) for table in tables]
-    ce, lovasz = (torch.cat(kind) for kind in zip(*losses, strict=True))
+    ce, lovasz = (_concatenated(kind) for kind in zip(*losses, strict=True))
     return ce, lovasz
 
 
@@ -149,7 +149,7 @@ def _losses_of_table(
 ) -> tuple[Tensor, Tensor]:
     """`segmentation_losses` with all heads' rows one after the other in one table."""
     lengths = [len(targets.label) for _, targets in answers]
-    logits = _concatenated([_labelled_rows(answer) for answer in answers])
+    logits = _concatenated([_labelled_rows(answer) for answer in answers], 0)
     labels = _concatenated([targets.label for _, targets in answers])
     count = (labels != IGNORED).to(logits.dtype)
     counts = [targets.count for _, targets in answers]
@@ -165,13 +165,13 @@ def _losses_of_table(
     weight, gained = _cross_entropy(log_probs, labels, count, class_weights, smoothing)
     lovasz = _lovasz_rows(log_probs.exp(), labels, count, lengths)
     rows = torch.stack([weight, gained, lovasz])
-    weight, gained, lovasz = torch.cat([part.sum(-1) for part in _alike(rows, lengths)], -1)
+    weight, gained, lovasz = _concatenated([part.sum(-1) for part in _alike(rows, lengths)])
     # 0 when nothing counts.
     return -gained / torch.where(weight > 0, weight, torch.ones_like(weight)), lovasz
 
 
-def _concatenated(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+def _concatenated(parts: Sequence[Tensor], dim: int = -1) -> Tensor:
+    return torch.cat(list(parts), dim) if len(parts) > 1 else parts[0]
 
 
 def _labelled_rows(answer: HeadLogits) -> Tensor:
@@ -250,8 +250,9 @@ def _lovasz_slope(probs: Tensor, is_class: Tensor, count: Tensor, lengths: Seque
     # As whole numbers, whose sums are exact in any order.
     running = torch.stack([weight * is_class.gather(-1, order), weight])
     running = torch.cumsum(running, dim=-1, dtype=torch.int32)
-    total = torch.stack([part[..., -1] for part in running.split(lengths, -1)], -1)
+    total = running[..., -1:]
     if len(lengths) > 1:
+        total = torch.cat([part[..., -1:] for part in running.split(lengths, -1)], -1)
         before = functional.pad(total[..., :-1], (1, 0))
         running -= _repeated(before, lengths)
         total = total - before
@@ -277,6 +278,8 @@ def _repeated(values: Tensor, lengths: Sequence[int]) -> Tensor:
 
 def _one_row_later(values: Tensor, lengths: Sequence[int]) -> Tensor:
     """(C, R): each head's rows moved on by one, with 0 before the first."""
+    if len(lengths) == 1:
+        return functional.pad(values[:, :-1], (1, 0))
     zero = values.new_zeros((len(values), 1))
     parts = values.split(lengths, -1)
     return torch.cat([column for part in parts for column in (zero, part[:, :-1])], -1)
@@ -290,22 +293,25 @@ def _descending_order(errors: Tensor, lengths: Sequence[int]) -> Tensor:
     """
     is_radix = errors.device.type == "cpu" and errors.dtype == torch.float32
     bits = -errors.contiguous().view(torch.int32) if is_radix else errors
-    starts = torch.arange(errors.shape[-1], device=errors.device)
     orders = []
-    for part, first in zip(_alike(bits, lengths), _alike(starts, lengths), strict=True):
+    for part in _alike(bits, lengths):
         if is_radix:
             order = torch.stack([torch.sort(row, stable=True)[1] for row in part.flatten(0, -2)])
             order = order.view(part.shape)
         else:
             order = torch.argsort(part, dim=-1, descending=True)
-        orders.append(order.add_(first[:, :1]).flatten(-2))
-    return torch.cat(orders, -1) if len(orders) > 1 else orders[0]
+        orders.append(order)
+    if len(lengths) > 1:
+        starts = torch.arange(errors.shape[-1], device=errors.device)
+        for order, first in zip(orders, _alike(starts, lengths), strict=True):
+            order.add_(first[:, :1])
+    return _concatenated([order.flatten(-2) for order in orders])
 
 
 def _alike(rows: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     """(..., R) of heads as one (..., H, n) for each run of H heads with n rows each."""
     runs = [(n, len(list(run))) for n, run in groupby(lengths)]
-    parts = rows.split([n * heads for n, heads in runs], -1)
+    parts = rows.split([n * heads for n, heads in runs], -1) if len(runs) > 1 else [rows]
     return [part.unflatten(-1, (heads, n)) for part, (n, heads) in zip(parts, runs, strict=True)]
 
 

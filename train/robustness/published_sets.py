@@ -17,7 +17,7 @@ from pass2d.train.checkpoints.trained import TrainedNetwork, trained_network
 from pass2d.train.data.positions import labelled_positions
 from pass2d.train.evaluation.evaluate import fit_classes, require_same_data
 from pass2d.train.inference.passes import OutsidePolicy
-from pass2d.train.inference.scans import CachedScans
+from pass2d.train.inference.scans import CachedScans, is_on_cpu
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
 from pass2d.train.robustness.folders import YAN, find_corrupted, set_name
 from pass2d.train.robustness.robo3d import CLEAN
@@ -115,6 +115,7 @@ def robust_folders(
                 info,
                 uses_volume=run.uses_volume,
                 outside=outside,
+                finds_nearest=is_on_cpu(run.trained.network),
                 clean=files,
                 limit=limit,
                 layout=layout,

@@ -99,6 +99,7 @@ def folder_set(
     *,
     uses_volume: bool,
     outside: OutsidePolicy,
+    finds_nearest: bool = True,
     clean: CleanFiles | None = None,
     limit: int | None = None,
     layout: BinaryOptions | None = None,
@@ -110,6 +111,7 @@ def folder_set(
         info: Of the checkpoint: label table, volume, columns.
         uses_volume: Whether the network sees only the points inside the volume.
         outside: What the other points are given.
+        finds_nearest: See `record_input`.
         clean: Where labels and tokens are found that the set lacks.
         limit: At most so many scans, spread evenly.
         layout: Of the point files; by default as many columns as make a point per label.
@@ -120,7 +122,9 @@ def folder_set(
     def load(place: int) -> EvalScan:
         labels = _labels_of(scans[place], folder, clean)
         record = read_corrupted(scans[place].points, labels, info, table=table, layout=layout)
-        seen = record_input(record, uses_volume=uses_volume, outside=outside)
+        seen = record_input(
+            record, uses_volume=uses_volume, outside=outside, finds_nearest=finds_nearest
+        )
         return eval_scan(record, seen, place=place)
 
     return ScanSet(

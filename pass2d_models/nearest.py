@@ -1,0 +1,94 @@
+"""The nearest point of another, on any device: the answers of a tree, in bounded memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_DISTANCES = 1 << 23
+"""So many are computed at once: 64 MiB, three times."""
+_QUERIES = 1024
+"""Neighbours along x that are answered from one slab of points."""
+_EVERY = 16
+"""A bound is taken from every such point."""
+_CELLS = 256
+"""Along the longer side of the points' rectangle in x and y."""
+
+
+def nearest_by_distance(points: Tensor, queries: Tensor, *, within: Tensor | None = None) -> Tensor:
+    """Find the nearest point of each query; of equally near ones the lowest row.
+
+    Any point bounds how far the nearest one can be: only points so near a query are looked at.
+
+    Args:
+        points: (N, 3) metres, finite, N > 0.
+        queries: (Q, 3) metres, finite.
+        within: (Q,) float64 metres: there is a point this near. None: told by a few of the points.
+
+    Returns:
+        (Q,) int64 rows, by sqrt((dx dx + dy dy) + dz dz) in float64: those of
+        `pass2d.common.nearest.nearest_by_tree`.
+
+    Waits for the device: call it outside of the forward pass.
+    """
+    known, asked = points.double(), queries.double()
+    if not len(asked):
+        return torch.zeros(0, dtype=torch.int64, device=points.device)
+    rows = torch.arange(len(known), device=known.device)
+    if within is None:
+        within = distance_and_row(known[::_EVERY], asked)[0]
+        rows = _may_be_near(known, asked, _widened(within)).nonzero()[:, 0]
+    reach = _widened(within)
+    rows = rows[known[rows, 0].argsort()]
+    along_x = known[rows, 0].contiguous()
+    order = asked[:, 0].argsort()
+    parts = order.split(_QUERIES)
+    edges = torch.stack(
+        [
+            torch.stack([(asked[part, 0] - reach[part]).amin() for part in parts]),
+            torch.stack([(asked[part, 0] + reach[part]).amax() for part in parts]),
+        ]
+    )
+    firsts = torch.searchsorted(along_x, edges[0]).tolist()
+    ends = torch.searchsorted(along_x, edges[1], right=True).tolist()
+    nearest = torch.empty_like(order)
+    for part, first, end in zip(parts, firsts, ends, strict=True):
+        slab = rows[first:end].sort().values
+        nearest[part] = slab[distance_and_row(known[slab], asked[part])[1]]
+    return nearest
+
+
+def distance_and_row(known: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance and row of the nearest of (N, 3) points for (Q, 3) others, all in float64."""
+    x, y, z = known.unbind(1)
+    found = []
+    for part in asked.split(max(1, _DISTANCES // len(known))):
+        # Product and sum apart, as on a CPU: in one kernel they would be rounded once.
+        squares = (part[:, :1] - x).square_()
+        squares += (part[:, 1:2] - y).square_()
+        squares += (part[:, 2:] - z).square_()
+        found.append(squares.sqrt_().min(1))  # the first of equal ones
+    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+
+
+def _widened(distance: Tensor) -> Tensor:
+    return distance * (1 + 1e-9) + 1e-9
+
+
+def _may_be_near(known: Tensor, asked: Tensor, reach: Tensor) -> Tensor:
+    """(N,) which points lie in a cell that a square around a query touches."""
+    low = known[:, :2].amin(0)
+    side = ((known[:, :2].amax(0) - low).amax() / _CELLS).clamp(min=1e-6)
+    width = _CELLS + 4
+
+    def cells(at: Tensor) -> Tensor:
+        # Rounding keeps the order of numbers, so what lies in a square lies in its cells.
+        return ((at - low) / side).floor().clamp(-1, _CELLS + 1).long() + 1
+
+    first, last = cells(asked[:, :2] - reach[:, None]), cells(asked[:, :2] + reach[:, None]) + 1
+    # Each square adds one to its cells: marked at the corners, summed along both axes.
+    corners = torch.zeros(width * width, dtype=torch.int64, device=known.device)
+    for x, y, sign in ((first, first, 1), (last, first, -1), (first, last, -1), (last, last, 1)):
+        corners.index_add_(0, x[:, 0] * width + y[:, 1], torch.full_like(x[:, 0], sign))
+    is_touched = corners.view(width, width).cumsum(0).cumsum(1) > 0
+    return is_touched[tuple(cells(known[:, :2]).unbind(1))]
