@@ -120,7 +120,7 @@ class _Run(ScanRun):
     def _answer(self, logits: Tensor, plan: VotePlan) -> PointLabels:
         allowed = mask_forbidden_classes(logits, self.info, allow_ignored=self.allow_ignored)
         if not self.with_scores:
-            return PointLabels(allowed.argmax(dim=1).to(torch.uint8), None)
+            return PointLabels(allowed.max(dim=1).indices.to(torch.uint8), None)
         best = (allowed / plan.count).softmax(dim=1).max(dim=1)
         return PointLabels(best.indices.to(torch.uint8), best.values)
 

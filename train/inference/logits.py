@@ -76,13 +76,16 @@ def vote_logits(
         for vote in scan_votes
         if len(scans[place])
     ]
-    sums = [torch.zeros((len(points), network.n_classes), device=points.device) for points in scans]
+    sums: dict[int, Tensor] = {}
     with torch.inference_mode():
         for chunk in packed(passes, size, points=lambda item: len(scans[item[0]])):
             outcome = _forward(network, scans, chunk, hashes, thinned)
             for (place, _), logits in zip(chunk, outcome, strict=True):
-                sums[place] += logits
-    return sums
+                sums[place] = sums[place] + logits if place in sums else logits
+    return [
+        sums[place] if place in sums else points.new_zeros((0, network.n_classes))
+        for place, points in enumerate(scans)
+    ]
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

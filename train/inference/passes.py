@@ -75,7 +75,7 @@ OutsidePolicy = Literal["nearest", "ignore"]
 
 _FEW_POINTS = 4096
 """So many are searched as they are."""
-_EVERY = 16
+_EVERY = 32
 """A bound is taken from every such point."""
 _CELLS = 256
 """Along the longer side of the points' rectangle in x and y."""
@@ -123,31 +123,25 @@ def _may_be_near(
     Returns:
         (N,); True for every point within a query's bound.
     """
-    axes = [
-        (xy.astype(np.float64), at.astype(np.float64)) for xy, at in zip(known, asked, strict=True)
-    ]
-    lows = [float(xy.min()) for xy, _ in axes]
-    side = max(
-        max(float(xy.max()) - low for (xy, _), low in zip(axes, lows, strict=True)) / _CELLS, 1e-6
-    )
-
-    def cell(values: NDArray[np.float64], low: float) -> NDArray[np.int64]:
-        # Rounding keeps the order of numbers, so what lies in a square lies in its cells.
-        return np.clip(np.floor((values - low) / side), -1, _CELLS + 1).astype(np.int64) + 1
-
+    lows = known.min(axis=1)
+    side = max(float((known.max(axis=1) - lows).max()) / _CELLS, 1e-6)
+    x, y = ((known - lows[:, None]) / np.float32(side)).astype(np.intp)
     reach = bound * (1 + 1e-9) + 1e-9
-    (first_x, last_x, own_x), (first_y, last_y, own_y) = (
-        (cell(at - reach, low), cell(at + reach, low) + 1, cell(xy, low))
-        for (xy, at), low in zip(axes, lows, strict=True)
-    )
+
+    def cell(at: NDArray[np.float64]) -> NDArray[np.intp]:
+        low = lows.astype(np.float64)[:, None]
+        return np.clip(np.floor((at - low) / side), -2, _CELLS + 2).astype(np.intp) + 3
+
+    # A cell more on each side: the points' own are rounded in float32.
+    first, last = cell(asked - reach) - 1, cell(asked + reach) + 2
     # Each square adds one to its cells: marked at the corners, summed along both axes.
-    corners = np.zeros((_CELLS + 4, _CELLS + 4), np.int64)
+    corners = np.zeros((_CELLS + 8, _CELLS + 8), np.int64)
     for xs, ys, sign in (
-        (first_x, first_y, 1),
-        (last_x, first_y, -1),
-        (first_x, last_y, -1),
-        (last_x, last_y, 1),
+        (first[0], first[1], 1),
+        (last[0], first[1], -1),
+        (first[0], last[1], -1),
+        (last[0], last[1], 1),
     ):
         np.add.at(corners, (xs, ys), sign)
     is_touched = corners.cumsum(axis=0).cumsum(axis=1) > 0
-    return np.asarray(is_touched[own_x, own_y])
+    return np.take(is_touched, (x + 3) * len(corners) + y + 3)

@@ -300,8 +300,11 @@ def eval_scan(
 def _bands(xyz: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(N,) range band of (3, N) points."""
     x, y, z = xyz.astype(np.float64)
-    distance = np.sqrt(x * x + y * y + z * z)
-    return np.searchsorted(BAND_EDGES_M, distance, side="right").astype(np.uint8)
+    squared = x * x + y * y + z * z
+    band = np.zeros(len(squared), np.uint8)
+    for edge in BAND_EDGES_M:
+        band += squared >= edge * edge
+    return band
 
 
 def hashed_scales(
