@@ -5,17 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_DISTANCES = 1 << 23
+MOST_DISTANCES = 1 << 23
 """So many are computed at once: 64 MiB, three times."""
-_QUERIES = 1024
+QUERIES = 1024
 """Neighbours along x that are answered from one slab of points."""
 _EVERY = 16
 """A bound is taken from every such point."""
-_CELLS = 256
+CELLS = 256
 """Along the longer side of the points' rectangle in x and y."""
 
 
-def nearest_by_distance(points: Tensor, queries: Tensor, *, within: Tensor | None = None) -> Tensor:
+def nearest_by_distance(
+    points: Tensor,
+    queries: Tensor,
+    *,
+    within: Tensor | None = None,
+    n_queries: int = QUERIES,
+    most: int = MOST_DISTANCES,
+) -> Tensor:
     """Find the nearest point of each query; of equally near ones the lowest row.
 
     Any point bounds how far the nearest one can be: only points so near a query are looked at.
@@ -24,6 +31,8 @@ def nearest_by_distance(points: Tensor, queries: Tensor, *, within: Tensor | Non
         points: (N, 3) metres, finite, N > 0.
         queries: (Q, 3) metres, finite.
         within: (Q,) float64 metres: there is a point this near. None: told by a few of the points.
+        n_queries: See `QUERIES`.
+        most: See `MOST_DISTANCES`.
 
     Returns:
         (Q,) int64 rows, by sqrt((dx dx + dy dy) + dz dz) in float64: those of
@@ -36,13 +45,13 @@ def nearest_by_distance(points: Tensor, queries: Tensor, *, within: Tensor | Non
         return torch.zeros(0, dtype=torch.int64, device=points.device)
     rows = torch.arange(len(known), device=known.device)
     if within is None:
-        within = distance_and_row(known[::_EVERY], asked)[0]
+        within = _distance_and_row(known[::_EVERY], asked, most)[0]
         rows = _may_be_near(known, asked, _widened(within)).nonzero()[:, 0]
     reach = _widened(within)
     rows = rows[known[rows, 0].argsort()]
     along_x = known[rows, 0].contiguous()
     order = asked[:, 0].argsort()
-    parts = order.split(_QUERIES)
+    parts = order.split(n_queries)
     edges = torch.stack(
         [
             torch.stack([(asked[part, 0] - reach[part]).amin() for part in parts]),
@@ -54,15 +63,15 @@ def nearest_by_distance(points: Tensor, queries: Tensor, *, within: Tensor | Non
     nearest = torch.empty_like(order)
     for part, first, end in zip(parts, firsts, ends, strict=True):
         slab = rows[first:end].sort().values
-        nearest[part] = slab[distance_and_row(known[slab], asked[part])[1]]
+        nearest[part] = slab[_distance_and_row(known[slab], asked[part], most)[1]]
     return nearest
 
 
-def distance_and_row(known: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+def _distance_and_row(known: Tensor, asked: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Distance and row of the nearest of (N, 3) points for (Q, 3) others, all in float64."""
     x, y, z = known.unbind(1)
     found = []
-    for part in asked.split(max(1, _DISTANCES // len(known))):
+    for part in asked.split(max(1, most // len(known))):
         # Product and sum apart, as on a CPU: in one kernel they would be rounded once.
         squares = (part[:, :1] - x).square_()
         squares += (part[:, 1:2] - y).square_()
@@ -78,12 +87,12 @@ def _widened(distance: Tensor) -> Tensor:
 def _may_be_near(known: Tensor, asked: Tensor, reach: Tensor) -> Tensor:
     """(N,) which points lie in a cell that a square around a query touches."""
     low = known[:, :2].amin(0)
-    side = ((known[:, :2].amax(0) - low).amax() / _CELLS).clamp(min=1e-6)
-    width = _CELLS + 4
+    side = ((known[:, :2].amax(0) - low).amax() / CELLS).clamp(min=1e-6)
+    width = CELLS + 4
 
     def cells(at: Tensor) -> Tensor:
         # Rounding keeps the order of numbers, so what lies in a square lies in its cells.
-        return ((at - low) / side).floor().clamp(-1, _CELLS + 1).long() + 1
+        return ((at - low) / side).floor().clamp(-1, CELLS + 1).long() + 1
 
     first, last = cells(asked[:, :2] - reach[:, None]), cells(asked[:, :2] + reach[:, None]) + 1
     # Each square adds one to its cells: marked at the corners, summed along both axes.

@@ -12,8 +12,7 @@ from scipy.spatial import cKDTree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pass2d.common.nearest import nearest_by_tree
-from pass2d.models import nearest
-from pass2d.models.nearest import nearest_by_distance
+from pass2d.models.nearest import CELLS, nearest_by_distance
 from pass2d.train.inference.passes import nearest_index
 
 SHAPES = ("box", "street", "column", "one place", "far away", "grid", "twice", "one point")
@@ -55,18 +54,14 @@ def made(shape: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tree_and_distances_find_the_lowest_row_of_the_nearest(
-    shape: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tree_and_distances_find_the_lowest_row_of_the_nearest(shape: str) -> None:
     points, queries = made(shape)
     expected = full_search(points, queries)
     assert nearest_by_tree(cKDTree(points), queries).tolist() == expected
     assert nearest_index(points.T, queries.T).tolist() == expected
     known, asked = torch.from_numpy(points), torch.from_numpy(queries)
     assert nearest_by_distance(known, asked).tolist() == expected
-    monkeypatch.setattr(nearest, "_QUERIES", 7)
-    monkeypatch.setattr(nearest, "_DISTANCES", 1000)
-    assert nearest_by_distance(known, asked).tolist() == expected
+    assert nearest_by_distance(known, asked, n_queries=7, most=1000).tolist() == expected
     guess = torch.arange(len(queries)) % len(points)
     within = (known[guess].double() - asked.double()).norm(dim=1)
     assert nearest_by_distance(known, asked, within=within).tolist() == expected
@@ -92,19 +87,15 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_memory_is_bounded_however_many_points_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest, "_DISTANCES", 50_000)
+def test_memory_is_bounded_however_many_points_there_are() -> None:
     rng = torch.Generator().manual_seed(0)
     points, queries = torch.rand(2, 12_000, 3, generator=rng) * 10
     with Largest() as largest:
-        found = nearest_by_distance(points, queries[:500])
-    assert largest.values <= max(50_000, points.numel(), (nearest._CELLS + 4) ** 2)
+        found = nearest_by_distance(points, queries[:500], most=50_000)
+    assert largest.values <= max(50_000, points.numel(), (CELLS + 4) ** 2)
     assert found.tolist() == cKDTree(points).query(queries[:500])[1].tolist()
 
 
-def test_trees_ask_for_few_answers_at_once_where_all_points_are_in_one_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("pass2d.common.nearest._ANSWERS", 1000)
+def test_trees_ask_for_few_answers_at_once_where_all_points_are_in_one_place() -> None:
     points = np.full((700, 3), 2.0, np.float32)
-    assert nearest_by_tree(cKDTree(points), points[:40] + 1).tolist() == [0] * 40
+    assert nearest_by_tree(cKDTree(points), points[:40] + 1, most=1000).tolist() == [0] * 40

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 
-_ANSWERS = 1 << 22
+MOST_ANSWERS = 1 << 22
 """So many are asked of a tree at once: of points in one place each is an answer."""
 _EQUAL = 1 + 1e-12
 """Distances up to this factor apart may be one distance, rounded in two ways."""
 
 
 def nearest_by_tree(
-    tree: cKDTree, queries: NDArray[np.float32], *, workers: int = 1
+    tree: cKDTree, queries: NDArray[np.float32], *, workers: int = 1, most: int = MOST_ANSWERS
 ) -> NDArray[np.int64]:
     """Find the nearest point of each query; of equally near ones the lowest row.
 
@@ -25,6 +25,7 @@ def nearest_by_tree(
         tree: Of N > 0 points.
         queries: (Q, 3) metres, finite.
         workers: Threads that ask the tree.
+        most: See `MOST_ANSWERS`.
 
     Returns:
         (Q,) rows, those of `pass2d.models.nearest.nearest_by_distance`.
@@ -33,7 +34,7 @@ def nearest_by_tree(
     asked, k = np.arange(len(queries)), 2
     while len(asked):
         k, still = min(k, tree.n), [asked[:0]]
-        for part in np.array_split(asked, -(-len(asked) * k // _ANSWERS)):
+        for part in np.array_split(asked, -(-len(asked) * k // most)):
             distance, rows = tree.query(queries[part], k=np.arange(1, k + 1), workers=workers)
             nearest[part] = rows[:, 0]
             is_near = distance <= distance[:, :1] * _EQUAL
