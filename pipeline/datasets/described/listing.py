@@ -381,7 +381,7 @@ def _empty_splits(
     for split in () if description.labels is None else _empty(scans, wanted):
         if split in NEEDED_BY:
             is_promised = split == "train" or getattr(description.splits, split) is not None
-            without = "`train` refuses the data set" if split == "train" else "no run is validated"
+            without = "training stops" if split == "train" else "no run is validated"
             yield Problem(
                 file=root,
                 found=f"split {split}: no scans",
