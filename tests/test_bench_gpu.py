@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from cache_samples import write_sample_cache
+from torch import Tensor
 
 from bench.gpu import checks
 from bench.gpu.__main__ import main
+from bench.gpu.image import Way, image_network
 from bench.gpu.parts import PARTS
 from bench.gpu.run import Part, in_process, run_all, watched
 from bench.gpu.setup import Clock, Row, Setup
@@ -23,6 +25,7 @@ from bench.gpu.table import markdown
 from bench.gpu.throughput import CASES
 from bench.gpu.waits import count_logical, counted_waits, waits
 from pass2d.commands.doctor.finding import Finding
+from pass2d.models.twodpass.encoder2d import Encoder2D
 from pass2d.train.optim.optimizer import guarded_step
 
 PYTEST_SAID = """..s.F
@@ -75,8 +78,28 @@ def test_every_part_has_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "3 passed",
         "tests/test_x.py::test_y | AssertionError: 3 is not 4",
         "not done in time",
+        "forward and backward: as it is",
     ):
         assert what in found, what
+
+
+def test_each_way_to_run_the_image_network_is_a_row_that_says_whether_it_pays(
+    setup: Setup,
+) -> None:
+    def as_it_is(network: Encoder2D, _: Tensor) -> Encoder2D:
+        return network
+
+    ways: dict[str, Way] = {"odd": lambda *_: 1, "same": as_it_is}  # type: ignore[dict-item]
+    plain, odd, same = image_network(setup, Clock(60), ways=ways)
+    assert plain.what == "2 pictures of 32 x 96, forward and backward: as it is"
+    assert odd.measured == "failed: 'int' object is not callable"
+    assert same.beside == "pays from 1.1 times on"
+    assert "times as fast: " in same.measured
+    assert "pay" in same.measured
+    assert [row.measured for row in image_network(setup, Clock(60))][1:] == [
+        "not measured on a CPU",
+        "not measured on a CPU",
+    ]
 
 
 def test_a_part_that_fails_hangs_or_crashes_is_a_row_and_keeps_what_it_found(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from pass2d.pipeline.prepare import PrepareConfig, prepare_all
 from pass2d.train.data.augmentations import AUGMENTATIONS
 from pass2d.train.data.mixes import MIXES
 from pass2d.train.recipes.files import recipe_names
+from pass2d.train.recipes.recipe import load_recipe, network_settings
 
 IS_LONG = "PASS2D_LONG_TESTS" in os.environ
 UNASKED = pytest.param("", "", marks=pytest.mark.skip(reason="PASS2D_LONG_TESTS unset"))
@@ -47,6 +49,26 @@ VARIATIONS: dict[str, tuple[str, ...]] = {
 RECIPES = recipe_names()
 EVERY_CASE = [(name, variation) for name in RECIPES for variation in VARIATIONS]
 CASES = [(name, list(VARIATIONS)[i % len(VARIATIONS)]) for i, name in enumerate(RECIPES)]
+ONE_OF_EACH = (
+    "2dpass-small",
+    "baseline",
+    "minkowskinet",
+    "minkunet34-mix",
+    "spvcnn",
+    "vavit-small",
+)
+"""A recipe of each network."""
+PRECISIONS = ("float32", "bf16", "fp16")
+OF_THE_HOST = {f"extra {name}" for name in list(AUGMENTATIONS)[2:]}
+"""Made of points before they reach the device, all alike: two of them stand for the others."""
+PAIRED = [variation for variation in VARIATIONS if variation not in OF_THE_HOST]
+WAYS = [(precision, backend) for precision in PRECISIONS for backend in ("auto", "native")]
+PAIRS = [
+    (name, variation, *WAYS[(i + j) % len(WAYS)])
+    for i, name in enumerate(ONE_OF_EACH)
+    for j, variation in enumerate(PAIRED)
+]
+"""Every pair of two of: network, augmentation, precision, backend."""
 NETWORKS = ("2dpass-small", "2dpass-large", "baseline", "minkowskinet", "spvcnn", "vavit-small")
 
 PREPARE_WAITS = {
@@ -64,7 +86,7 @@ MOST_CALLS = {
     "baseline": 905,
     "minkowskinet": 485,
     "spvcnn": 795,
-    "vavit-small": 551,
+    "vavit-small": 502,
 }
 """ATen operations of a step of eight scans, mode full."""
 
@@ -107,6 +129,32 @@ def test_every_recipe_trains_as_on_a_cpu(
     data: Path, driven: Path, name: str, variation: str
 ) -> None:
     compare(data, driven, name, variation)
+
+
+@pytest.mark.parametrize(("name", "variation", "precision", "backend"), PAIRS)
+def test_every_pair_of_network_augmentation_precision_and_backend(
+    data: Path, name: str, variation: str, precision: str, backend: str
+) -> None:
+    settings = (f"precision={precision}", f"backend={backend}", *VARIATIONS[variation])
+    recipe = small_recipe(name, "optimizer.learning_rate=0.00001", *settings)
+    with thin_pictures():
+        with a_gpu() as here:
+            on_gpu = take_steps(data, recipe, here, n=1)
+        if precision == "float32":
+            on_cpu = take_steps(data, recipe, None, n=1)
+            is_sgd = recipe.optimizer.kind == "sgd"
+            assert_same_numbers(on_cpu, on_gpu, limit=0.1 if is_sgd else None)
+    require_waits(on_gpu.records[-1], prepare=None)
+    assert all(torch.isfinite(weights).all() for weights in on_gpu.after.values())
+
+
+def test_the_pairs_are_all_of_them() -> None:
+    factors = (ONE_OF_EACH, tuple(PAIRED), PRECISIONS, ("auto", "native"))
+    for a, b in combinations(range(4), 2):
+        wanted = set(product(factors[a], factors[b]))
+        assert {(case[a], case[b]) for case in PAIRS} == wanted
+    kinds = {network_settings(load_recipe(name))[0] for name in RECIPES}
+    assert {network_settings(load_recipe(name))[0] for name in ONE_OF_EACH} == kinds
 
 
 @pytest.mark.parametrize(("name", "variation"), EVERY_CASE if IS_LONG else [UNASKED])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.gpu.checks import doctor, golden_tests, gpu_tests
+from bench.gpu.image import image_network
 from bench.gpu.learning import learning
 from bench.gpu.run import Part
 from bench.gpu.setup import make_worlds
@@ -12,13 +13,14 @@ from bench.gpu.throughput import throughput
 from bench.gpu.waits import waits
 
 PARTS = {
-    "worlds": Part(make_worlds, 60),
-    "doctor": Part(doctor, 40),
-    "steps": Part(steps, 90),
-    "throughput": Part(throughput, 90),
-    "waits": Part(waits, 50),
+    "worlds": Part(make_worlds, 50),
+    "doctor": Part(doctor, 35),
+    "steps": Part(steps, 85),
+    "throughput": Part(throughput, 85),
+    "waits": Part(waits, 45),
     "profile": Part(profile, 40),
-    "tests": Part(gpu_tests, 50),
-    "golden": Part(golden_tests, 50),
+    "image": Part(image_network, 40),
+    "tests": Part(gpu_tests, 45),
+    "golden": Part(golden_tests, 45),
     "learning": Part(learning, 40),
 }

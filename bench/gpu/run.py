@@ -84,16 +84,37 @@ def separate_process(setup: Setup, name: str, _: Part, limit: float) -> list[Row
     command = [sys.executable, "-m", "bench.gpu", "--part", name, "--limit", f"{limit:.0f}"]
     command += ["--device", setup.device, "--out", str(setup.folder)]
     command += ["--small"] if setup.is_small else []
-    return watched(command, rows_file(setup, name), name=name, limit=limit)
+    # Small work in several threads on busy cores is spent waiting for each other.
+    threads = {"OMP_NUM_THREADS": "1"} if setup.is_small else {}
+    return watched(command, rows_file(setup, name), name=name, limit=limit, variables=threads)
 
 
-def watched(command: Sequence[str], rows: Path, *, name: str, limit: float) -> list[Row]:
-    """What a process wrote into a file of rows, and how it ended if not well."""
+def watched(
+    command: Sequence[str],
+    rows: Path,
+    *,
+    name: str,
+    limit: float,
+    variables: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """What a process wrote into a file of rows, and how it ended if not well.
+
+    Args:
+        command: Starts the process.
+        rows: The file.
+        name: Of the part.
+        limit: Seconds after which the process is ended.
+        variables: Of its environment, beside those of this process.
+    """
     rows.unlink(missing_ok=True)
     log = rows.with_suffix(".log")
     with log.open("w") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(variables or {})},
         )
         try:
             code: int | None = process.wait(limit)

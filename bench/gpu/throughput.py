@@ -33,8 +33,8 @@ CASES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Recipes and what is changed in them."""
 ESTIMATES = {
-    "2dpass-small": "80 scans/s (epoch of 19,130 in 4 min) on an H100, estimated",
-    "2dpass-small tf32=true": "about 45 ms a step with all that is planned, guessed",
+    "2dpass-small": "estimate for an H100: 80 scans/s, 19,130 scans in 4 min",
+    "2dpass-small tf32=true": "guess for an H100: 45 ms a step",
 }
 _WARM, _MOST = 4, 30
 
@@ -82,7 +82,7 @@ def measured(setup: Setup, seconds: float, name: str, changes: tuple[str, ...]) 
                 part="throughput",
                 what=f"{what}: evaluation with reading",
                 measured=f"{rate:.1f} scans/s; 4,071 scans in {4071 / rate:.0f} s",
-                beside="55 s of CPU for the nearest points alone, before",
+                beside="before: 55 s of CPU for the nearest points of 4,071 scans alone",
             )
 
 
