@@ -462,6 +462,7 @@ def test_a_start_on_a_full_disk_does_not_refuse_the_next(
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     if not room:
         assert not list((tmp_path / "runs").iterdir())
+        assert not root.exists()
     assert run(data, recipe, run_root=root, resume=resume).is_complete
     assert [record["kind"] for record in records(root)] == ["train"] * 3 + ["val"]
 

@@ -29,7 +29,7 @@ class RunChoice:
     is_resumed: bool
     """Go on with the run that lies there; else begin."""
     is_new: bool = False
-    """The folder was made for this run."""
+    """The folder is made for this run: it was not there."""
 
 
 def choose_run(
@@ -58,12 +58,13 @@ def choose_run(
     if named is not None:
         if may_not_look(named):
             raise ConfigError(f"{as_typed(named)}: {NO_PERMISSION}.")
+        is_new = not named.exists()
         if resume and holds_nothing(named):
             progress.say(f"{as_typed(named)}: no run to resume yet, so it begins")
-            return RunChoice(root=named, is_resumed=False)
+            return RunChoice(root=named, is_resumed=False, is_new=is_new)
         folder = RunFolder(root=named)
         has_only_begun = folder.settings.is_file() and not holds_checkpoints(folder)
-        return RunChoice(root=named, is_resumed=resume or has_only_begun)
+        return RunChoice(root=named, is_resumed=resume or has_only_begun, is_new=is_new)
     if resume:
         found, note = newest_alike(recipe, fingerprint, runs=runs)
         if found is not None:
