@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import resource
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -325,12 +326,16 @@ def test_a_result_is_not_lost_with_the_page_that_cannot_be_written(
     assert gone.exit_code == 1
     assert "no such folder" in gone.stderr
     assert "evaluate" not in gone.stderr
-    # A name that a file may have, but not the longer one of the file that is written aside.
-    page = tmp_path / f"{'x' * 245}.html"
-    late = CliRunner().invoke(app, [*words, "--json", "--html", str(page)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as if there were no more room
+    try:
+        late = CliRunner().invoke(app, [*words, "--json", "--html", str(tmp_path / "page.html")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert late.exit_code == 1
-    assert "the page could not be written: File name too long" in late.stderr
+    assert "the page could not be written: File too large" in late.stderr
     assert json.loads(late.stdout)["scans"] == 5
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_is_plain_and_names_the_protocols(report) -> None:
