@@ -3,8 +3,9 @@
     python -m bench.learning.traffic --settings bench/learning/movers.toml --work runs/movers
 
 after `bench.learning` with the same options. In the lanes of such a world place, kind and
-direction do not tell what moves, so that one scan leaves a guess: 50 %. IoU does not show that: who
-calls all of it moving gets the share of what moves. Here what moves and what stands count half.
+direction do not tell what moves, so a single scan allows no more than a guess: 50 %. IoU does not
+show this: calling everything moving already scores the share that moves. Here what moves and what
+stands count equally.
 """
 
 from __future__ import annotations

@@ -81,7 +81,10 @@ def vote_logits(
         for chunk in packed(passes, size, points=lambda item: len(scans[item[0]])):
             outcome = _forward(network, scans, chunk, hashes, thinned)
             for (place, _), logits in zip(chunk, outcome, strict=True):
-                sums[place] = sums[place] + logits if place in sums else logits
+                if place in sums:
+                    sums[place] += logits
+                else:
+                    sums[place] = logits
     return [
         sums[place] if place in sums else points.new_zeros((0, network.n_classes))
         for place, points in enumerate(scans)
