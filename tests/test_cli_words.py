@@ -26,8 +26,8 @@ DOCUMENTS = [PROJECT / "Makefile", *PROJECT.glob("*.md"), *PROJECT.glob("[a-z]*/
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     context = Context(group)
-    for name in group.list_commands(context):  # some are made when they are asked for
-        command = group.get_command(context, name)
+    for name in group.list_commands(context):  # their options are built when they are typed
+        _, command, _ = group.resolve_command(context, [name])
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
         else:

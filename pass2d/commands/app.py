@@ -6,11 +6,14 @@ Nothing heavy is imported here before a command needs it: `--help` answers at on
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from inspect import getdoc
 from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+import typer.main
+from typer.core import TyperCommand, TyperGroup
 
 from pass2d.cache.urls import is_url
 from pass2d.commands.cache import cache_app
@@ -29,12 +32,42 @@ from pass2d.commands.submit import submit_command
 from pass2d.commands.train import train_command
 from pass2d.commands.view import view_command
 
+COMMANDS: dict[str, typer.Typer | Callable[..., None]] = {
+    "describe": describe_command,
+    "prepare": prepare_app,
+    "stats": stats_command,
+    "inspect": inspect_command,
+    "train": train_command,
+    "eval": eval_command,
+    "predict": predict_command,
+    "view": view_command,
+    "submit": submit_command,
+    "robust": robust_command,
+    "import": import_command,
+    "export": export_command,
+    "cache": cache_app,
+    "doctor": doctor_command,
+}
+"""Word -> a function, or an app of several; in the order of their use."""
+
 
 class _Pass2D(TyperGroup):
-    """Lists the commands in the order of their use; refuses URLs where only a path will do.
+    """Builds the options of the command that is typed; refuses URLs where only a path will do.
 
     From the first word on a signal decides how the command ends, not what libraries make of it.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name, command in COMMANDS.items():
+            text = command.info.help if isinstance(command, typer.Typer) else getdoc(command)
+            self.add_command(TyperCommand(name, help=text))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            command = _with_options(name)
+        return name, command, rest
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         with SIGNALS.deciding():
@@ -74,17 +107,18 @@ class _Pass2D(TyperGroup):
                 raise typer.Exit(1)
         return super().parse_args(ctx, args)
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(self.commands, key=ORDER.index)
+
+def _with_options(name: str) -> Any:
+    """A command with its options: reading them takes a while, for all of them as long as typer."""
+    app, command = typer.Typer(), COMMANDS[name]
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name)(command)
+    return typer.main.get_group(app).commands[name]
 
 
 _UNREADABLE = re.compile(r"'(.*)' is not readable\.$", re.DOTALL)
-
-ORDER = (
-    "describe",
-    *("prepare", "stats", "inspect", "train", "eval", "predict", "view", "submit", "robust"),
-    *("import", "export", "cache", "doctor"),
-)
 
 LOCAL_ONLY = (
     *("--root", "--out", "--html", "--png", "--save", "--pictures", "--predictions"),
@@ -119,19 +153,3 @@ def pass2d(
     ] = False,
 ) -> None:
     """LiDAR semantic segmentation: prepare once, then train, evaluate and predict."""
-
-
-app.command("describe")(describe_command)
-app.add_typer(prepare_app, name="prepare")
-app.command("stats")(stats_command)
-app.command("inspect")(inspect_command)
-app.command("train")(train_command)
-app.command("eval")(eval_command)
-app.command("predict")(predict_command)
-app.command("robust")(robust_command)
-app.command("submit")(submit_command)
-app.command("view")(view_command)
-app.command("import")(import_command)
-app.command("export")(export_command)
-app.add_typer(cache_app, name="cache")
-app.command("doctor")(doctor_command)
