@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -44,6 +44,8 @@ PACKAGE = str(Path(pass2d.__file__).parent) + "/"
 STAGED_BYTES = 64 * 1024
 """Up to here CUDA takes a copy from pageable memory into its command queue; above, the host waits
 until it is staged."""
+PROPERTIES = SimpleNamespace(name="Logical", major=9, minor=0, total_memory=80 << 30)
+"""Of every GPU."""
 aten = torch.ops.aten
 real_autocast = torch.autocast
 
@@ -761,6 +763,13 @@ class _Mode(TorchDispatchMode):
         return execute(func, args, kwargs or {})
 
 
+@contextlib.contextmanager
+def in_this_thread() -> Iterator[None]:
+    """Within, a thread other than the one that switched the device on sees it too."""
+    with _Mode():
+        yield
+
+
 # What torch.cuda offers.
 
 
@@ -886,6 +895,9 @@ def _patches(here: Device) -> list[tuple[Any, str, Any]]:
         (torch.cuda, "empty_cache", lambda: None),
         (torch.cuda, "synchronize", lambda *_: here.wait("torch.cuda.synchronize")),
         (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+        (torch.cuda, "get_device_properties", lambda *_: PROPERTIES),
+        (torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90", "sm_120", "compute_120"]),
+        (torch.cuda, "mem_get_info", lambda *_: (PROPERTIES.total_memory, PROPERTIES.total_memory)),
         (torch.cuda, "is_current_stream_capturing", lambda: False),
         (torch.cuda, "is_bf16_supported", lambda *_: True),
         (torch.cuda, "manual_seed", lambda *_: None),

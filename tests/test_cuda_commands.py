@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from logical_cuda import Device
+from logical_cuda import Device, WrongDeviceError, in_this_thread
 from logical_runs import SHORT, a_gpu, require_waits, small_recipe, take_steps, thin_pictures
 from pipeline_files import write_sequence
 from typed import answer, pass2d
+from typer.testing import CliRunner
 
 from pass2d.cache.reader import CacheReader
-from pass2d.commands.doctor.probes import probe_spconv
+from pass2d.cli import app
+from pass2d.commands.doctor.probes import PROBES
+from pass2d.commands.doctor.process import Answer, Ask, run
 from pass2d.common.progress import Silent
 from pass2d.corruptions.registry import parse_variants
 from pass2d.models.inputs import PointBatch
@@ -27,6 +33,7 @@ from pass2d.train.inference.segmenter import Segmenter
 from pass2d.train.run.assemble import fresh_network
 
 SECOND = "cuda:1"
+ONE_AT_A_TIME = threading.Lock()
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +119,86 @@ def test_segmenter_answers_as_on_a_cpu(trained: Path) -> None:
     assert (found == wanted).mean() > 0.99
 
 
-@pytest.mark.usefixtures("gpu")
-def test_doctor_asks_spconv_on_the_gpu_that_it_names() -> None:
-    found = probe_spconv(SECOND)
-    assert found["forward_error"] < 1e-5
-    assert found["backward_error"] < 1e-5
+def ask_here(*words: str, timeout_s: float) -> Answer:
+    """The doctor's probes in this process, one at a time, where the logical device is."""
+    with ONE_AT_A_TIME, in_this_thread():
+        try:
+            return Answer(values=PROBES[words[0]](*words[1:]))
+        except WrongDeviceError as error:
+            return Answer(values=None, failure=str(error))
+
+
+def examined(*words: object, ask: Ask = ask_here) -> dict[str, dict[str, str]]:
+    """What `pass2d doctor` finds, by name."""
+    command = ["doctor", *map(str, words), "--json"]
+    result = CliRunner().invoke(app, command, obj=ask)
+    document = json.loads(result.stdout[result.stdout.index('{\n  "state"') :])  # spconv prints
+    findings = {finding["name"]: finding for finding in document["findings"]}
+    assert result.exit_code == ("broken" in {one["state"] for one in findings.values()})
+    return findings
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path) -> dict[str, dict[str, str]]:
+    """All findings on a GPU, and on a cache."""
+    with a_gpu():
+        return examined("--cache", world / "cache", "--dataset", "semkitti")
+
+
+def test_doctor_finds_a_gpu_with_all_that_works_on_it(whole: dict[str, dict[str, str]]) -> None:
+    names = list(whole)
+    assert names[:4] == ["Python", "packages", "torch", "cuda:0"]
+    assert whole["cuda:0"]["found"].startswith("Logical, compute capability 9.0")
+    assert "CUDA" not in whole
+    assert "sm_90: torch: machine code" in whole["cuda:0, machine code"]["found"]
+    for device in ("cpu", "cuda:0"):
+        assert "match a dense convolution" in whole[f"spconv on {device}"]["found"]
+    assert "cuda:0: spconv" in whole["sparse convolutions"]["found"]
+    assert names[-3:] == ["cache, some chunks", "cache, files", "cache, raw data"]
+    assert {whole[name]["state"] for name in ("torch", "cuda:0", "TF32", "cache")} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "lost", ["torch", "gpus", "gpu", "spconv", "scatter", "tensorboard", "ray"]
+)
+def test_doctor_keeps_its_other_findings_when_a_probe_hangs_or_dies(
+    world: Path, whole: dict[str, dict[str, str]], lost: str
+) -> None:
+    def ask_but(*words: str, timeout_s: float) -> Answer:
+        if words[0] == lost and words[-1] != "cpu":
+            return run([sys.executable, "-c", "import time; time.sleep(600)"], timeout_s=0.2)
+        return ask_here(*words, timeout_s=timeout_s)
+
+    with a_gpu():
+        found = examined("--cache", world / "cache", "--dataset", "semkitti", ask=ask_but)
+    depending = {
+        "torch": {name for name in whole if "spconv on" in name or "scatter on" in name}
+        | {"sparse convolutions"},
+        "gpus": {name for name in whole if "cuda:0" in name} | {"TF32"},
+    }
+    assert whole.keys() - found.keys() == depending.get(lost, set())
+    states = {name: one["state"] for name, one in found.items()}
+    changed = {name for name in states if states[name] != whole.get(name, {}).get("state")}
+    told = {
+        "torch": {"torch", "spconv"},
+        "gpus": {"CUDA"},
+        "gpu": {"cuda:0"},
+        "spconv": {"spconv on cuda:0"},
+        "scatter": {"torch-scatter on cuda:0"} & whole.keys(),
+        "tensorboard": {"TensorBoard"},
+        "ray": {"Ray"},
+    }
+    assert changed == told[lost]
+    said = [found[name]["found"] for name in changed if name != "spconv"]
+    assert all("no answer within 0.2 s" in text for text in said), said
+
+
+def test_doctor_asks_spconv_on_each_gpu() -> None:
+    with a_gpu(index=1):  # what computes on the first one does not find its tensors there
+        found = examined()
+    assert found["spconv on cuda:1"]["state"] == "ok"
+    assert "the current device" in found["spconv on cuda:0"]["found"]
+    assert "cuda:1: spconv" in found["sparse convolutions"]["found"]
 
 
 @pytest.mark.parametrize("name", ["2dpass-small", "minkowskinet", "vavit-small"])

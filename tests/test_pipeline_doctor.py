@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import sys
+import threading
 from collections import namedtuple
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from cache_samples import write_sample_cache
 from typer.testing import CliRunner
 
 from pass2d.cli import app
-from pass2d.commands.doctor import gpu, libraries, machine, probes, process
+from pass2d.commands.doctor import gpu, libraries, machine, process
 from pass2d.commands.doctor.cache_check import cache_findings
 from pass2d.commands.doctor.examine import _run, examine
-from pass2d.commands.doctor.finding import Finding, guarded
+from pass2d.commands.doctor.finding import Finding, guarded, in_time
 from pass2d.commands.doctor.process import Answer, ask, run
 from pass2d.common.errors import CacheError
 from pass2d.common.progress import Silent
@@ -29,19 +30,16 @@ from pass2d.common.progress import Silent
 TORCH = {
     "version": "2.9",
     "cuda": "12.6",
-    "available": True,
-    "devices": [],
     "sum": 64**3,
-    "threads": 1,
+    "tf32_matmul": False,
+    "tf32_cudnn": True,
 }
-GPU = {
-    "device": "cuda:0",
-    "name": "H100",
-    "memory": 80 << 30,
-    "free": 79 << 30,
-    "capability": "9.0",
-    "sum": 64**3,
-}
+GPU = {"device": "cuda:0", "name": "H100", "memory": 80 << 30, "capability": "9.0"}
+GPUS = {"devices": [GPU, {**GPU, "device": "cuda:1"}], "architectures": ["sm_90"]}
+NO_GPUS = {"devices": [], "architectures": []}
+SOUND_GPU = {"sum": 64**3, "free": 79 << 30}
+FINE = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
+OTHERS = {"ray": {"version": "2.50"}, "tensorboard": {"version": "2.20"}}
 Usage = namedtuple("Usage", "total used free")  # as of shutil
 
 
@@ -116,7 +114,7 @@ def test_interrupt_ends_the_probes_that_run(tmp_path: Path) -> None:
         return []
 
     with pytest.raises(KeyboardInterrupt):
-        _run([("hanging", hanging), ("pressing", pressing)], Silent())
+        list(_run([("hanging", hanging), ("pressing", pressing)], Silent()))
     assert not process._running
 
 
@@ -127,21 +125,42 @@ def test_check_that_fails_is_a_finding() -> None:
 
 
 def test_segfault_in_spconv_does_not_end_the_other_checks() -> None:
-    found = examine(
-        None,
-        progress=Silent(),
-        ask=answers(
-            torch=TORCH,
-            spconv_cpu=Answer(values=None, failure="crashed (SIGSEGV)"),
-            ray={"version": "2.50"},
-            tensorboard={"version": "2.20"},
-        ),
-    )
-    by_name = {finding.name: finding for finding in found}
+    crashed = Answer(values=None, failure="crashed (SIGSEGV)")
+    stub = answers(torch=TORCH, gpus=NO_GPUS, spconv_cpu=crashed, **OTHERS)
+    by_name = {finding.name: finding for finding in examine(None, progress=Silent(), ask=stub)}
     assert by_name["spconv on cpu"].state == "broken"
     assert "spconv-cu118" in by_name["spconv on cpu"].remedy
     assert {"Ray", "memory", "disk", "open files", "cores", "/dev/shm"} <= by_name.keys()
-    assert all(finding.remedy for finding in found if finding.state != "ok")
+    assert all(finding.remedy for finding in by_name.values() if finding.state != "ok")
+
+
+def test_findings_before_an_interrupt_are_shown() -> None:
+    def interrupted(name: str, *words: str, timeout_s: float) -> Answer:
+        if name == "ray":
+            raise KeyboardInterrupt
+        return answers(torch=TORCH, gpus=NO_GPUS, spconv_cpu=FINE, **OTHERS)(
+            name, *words, timeout_s=timeout_s
+        )
+
+    result = CliRunner().invoke(app, ["doctor"], obj=interrupted)
+    assert result.exit_code != 0
+    assert "spconv on cpu" in result.stdout
+    assert "disk" not in result.stdout
+
+
+def test_disk_that_does_not_answer_is_a_finding() -> None:
+    gone = threading.Event()
+
+    def hanging() -> list[Finding]:
+        gone.wait()
+        return []
+
+    (finding,) = in_time("disk", hanging, seconds=0.1, remedy="Mount it again.")
+    gone.set()
+    assert (finding.name, finding.state) == ("disk", "broken")
+    assert "no answer within 0.1 s" in finding.found
+    (finding,) = in_time("disk", lambda: [finding], seconds=60, remedy="")
+    assert finding.remedy == "Mount it again."
 
 
 def test_without_spconv_a_cpu_lacks_nothing_and_a_gpu_is_slower() -> None:
@@ -177,18 +196,18 @@ CU118 = (("spconv-cu118", "2.3.8"),)
 def test_driver_and_what_is_asked_of_it(
     driver: str, cuda: str, builds: tuple, state: str, said: str
 ) -> None:
-    (found,) = gpu.driver_findings({**TORCH, "driver": driver, "cuda": cuda}, builds)
+    (found,) = gpu.driver_findings(driver, cuda, builds)
     assert found.state == state
     assert found.found.startswith(driver)
     assert said in found.found
 
 
 def test_without_a_driver_nothing_is_said_of_it(tmp_path: Path) -> None:
-    assert gpu.driver_findings(TORCH, CU118) == []
-    assert probes.driver_version(str(tmp_path / "none")) == ""
+    assert gpu.driver_findings("", "13.0", CU118) == []
+    assert gpu.driver_version(tmp_path / "none") == ""
     text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
     (tmp_path / "version").write_text(text + "GCC version:  gcc version 12.3.0\n")
-    assert probes.driver_version(str(tmp_path / "version")) == "580.65.06"
+    assert gpu.driver_version(tmp_path / "version") == "580.65.06"
 
 
 @pytest.mark.parametrize(
@@ -212,25 +231,39 @@ def test_machine_code_of_a_gpu_or_the_drivers_compiler(
 
 
 def test_tf32_and_what_overrides_it() -> None:
-    values = {**TORCH, "devices": [GPU], "tf32_matmul": False, "tf32_cudnn": True}
-    (found,) = gpu.tf32_findings(values, {})
+    (found,) = gpu.tf32_findings([GPU], TORCH, {})
     assert found.state == "ok"
     assert "matrix products off, cuDNN on" in found.found
-    (found,) = gpu.tf32_findings(values, {"NVIDIA_TF32_OVERRIDE": "0"})
+    (found,) = gpu.tf32_findings([GPU], TORCH, {"NVIDIA_TF32_OVERRIDE": "0"})
     assert found.state == "warning"
-    (found,) = gpu.tf32_findings({**values, "devices": [{**GPU, "capability": "7.5"}]}, {})
+    (found,) = gpu.tf32_findings([{**GPU, "capability": "7.5"}], TORCH, {})
     assert "it needs 8.0" in found.found
-    assert gpu.tf32_findings(TORCH, {}) == []
+    assert gpu.tf32_findings([], TORCH, {}) == []
 
 
-def test_the_report_names_driver_code_and_tf32_of_each_gpu() -> None:
-    values = {**TORCH, "devices": [GPU, {**GPU, "device": "cuda:1"}], "driver": "580.1"}
-    values |= {"architectures": ["sm_90"], "tf32_matmul": False, "tf32_cudnn": True}
-    found, devices = libraries.torch_findings(answers(torch=values))
-    names = [one.name for one in found]
-    assert names[:4] == ["torch", "cuda:0", "cuda:1", "driver"]
-    assert names[4:] == ["cuda:0, machine code", "cuda:1, machine code", "TF32"]
-    assert devices == ["cpu", "cuda:0", "cuda:1"]
+def test_the_report_names_machine_code_and_tf32_of_each_gpu_and_tests_each() -> None:
+    hangs = Answer(values=None, failure="no answer within 180 s")
+    stub = answers(
+        torch=TORCH,
+        gpus=GPUS,
+        gpu_cuda0=hangs,
+        gpu_cuda1=SOUND_GPU,
+        spconv_cpu=FINE,
+        spconv_cuda0=hangs,
+        spconv_cuda1={**FINE, "backward_error": float("nan")},
+        **OTHERS,
+    )
+    found = {one.name: one for one in examine(None, progress=Silent(), ask=stub)}
+    names = [name for name in found if name not in {"driver", "spconv builds"}]
+    assert names[2:5] == ["torch", "cuda:0", "cuda:1"]
+    assert names[5:8] == ["cuda:0, machine code", "cuda:1, machine code", "TF32"]
+    assert names[8:11] == ["spconv on cpu", "spconv on cuda:0", "spconv on cuda:1"]
+    assert found["cuda:0"].state == "broken"
+    assert "H100, compute capability 9.0, 80.0 GiB: no answer" in found["cuda:0"].found
+    assert found["cuda:1"].state == "ok"
+    assert "wrong numbers" in found["spconv on cuda:1"].found
+    assert "cuda:0" not in found["sparse convolutions"].found
+    assert "cuda:1: " in found["sparse convolutions"].found
 
 
 def test_doctor_says_which_sparse_convolutions_would_be_used() -> None:
@@ -242,42 +275,36 @@ def test_doctor_says_which_sparse_convolutions_would_be_used() -> None:
     assert not second.startswith("cuda:1: spconv")
 
 
-def test_wrong_numbers_are_broken_and_every_device_is_asked() -> None:
-    fine = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
-    wrong = {**fine, "backward_error": float("nan")}
-    found = examine(
-        None,
-        progress=Silent(),
-        ask=answers(
-            torch={**TORCH, "devices": [GPU]},
-            spconv_cpu=fine,
-            spconv_cuda0=wrong,
-            ray={"version": "2.50"},
-            tensorboard={"version": "2.20"},
-        ),
-    )
-    states = {finding.name: finding.state for finding in found}
-    assert states["cuda:0"] == states["spconv on cpu"] == "ok"
-    assert states["spconv on cuda:0"] == "broken"
-
-
 def test_gpu_that_torch_cannot_use_is_broken_and_no_gpu_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    none = Answer(values=NO_GPUS)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    found, devices = libraries.torch_findings(answers(torch=TORCH))
-    assert [f.state for f in found] == ["ok", "broken"]
-    assert "nvidia-smi" in found[1].remedy
-    assert devices == ["cpu"]
-    found, _ = libraries.torch_findings(answers(torch={**TORCH, "cuda": None}))
-    assert "built without CUDA" in found[1].found
+    (found,) = gpu.cuda_findings(none, "12.6")
+    assert found.state == "broken"
+    assert "nvidia-smi" in found.remedy
+    (found,) = gpu.cuda_findings(none, None)
+    assert "built without CUDA" in found.found
+    (found,) = gpu.cuda_findings(Answer(values=None, failure="no answer within 180 s"), "12.6")
+    assert "cannot list its GPUs: no answer" in found.found
     monkeypatch.setattr(shutil, "which", lambda name: None)
     if not Path("/dev/nvidia0").exists():
-        found, _ = libraries.torch_findings(answers(torch=TORCH))
-        assert found[1].state == "warning"
-    full = {**GPU, "free": 1 << 30}
-    found, _ = libraries.torch_findings(answers(torch={**TORCH, "devices": [full]}))
-    assert found[1].state == "warning"
+        assert gpu.cuda_findings(none, "12.6")[0].state == "warning"
+    assert gpu.cuda_findings(Answer(values=GPUS), "12.6") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "said"),
+    [
+        (SOUND_GPU, "ok", "H100, compute capability 9.0, 79.0 GiB of 80.0 GiB free"),
+        ({**SOUND_GPU, "free": 1 << 30}, "warning", "1.0 GiB of 80.0 GiB free"),
+        ({**SOUND_GPU, "sum": 0.0}, "broken", "a matrix product is wrong"),
+    ],
+)
+def test_product_and_memory_of_a_gpu(answer: dict, state: str, said: str) -> None:
+    (found,) = gpu.gpu_findings(GPU, answers(gpu_cuda0=answer))
+    assert found.state == state
+    assert said in found.found
 
 
 def test_ray_is_started_only_when_asked() -> None:
@@ -361,9 +388,7 @@ def test_truncated_and_missing_files_are_found_by_size(cache_root: Path) -> None
 
 
 def test_command_answers_in_json_and_by_exit_code(cache_root: Path) -> None:
-    fine = {"version": "2.3.8", "forward_error": 1e-6, "backward_error": 1e-6}
-    others = {name: {"version": "2.50"} for name in ("ray", "tensorboard")}
-    stub = answers(torch=TORCH, spconv_cpu=fine, **others)
+    stub = answers(torch=TORCH, gpus=NO_GPUS, spconv_cpu=FINE, **OTHERS)
     words = ["doctor", "--cache", str(cache_root), "--json"]
     result = CliRunner().invoke(app, words, obj=stub)
     document = json.loads(result.stdout)

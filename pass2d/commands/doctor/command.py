@@ -54,18 +54,23 @@ def doctor_command(
     with clear_errors(console):
         if location is None and (full or dataset is not None):
             raise ConfigError("--full and --dataset apply to a cache: give it with --cache")
-        answers = examine(
-            location,
-            dataset=dataset,
-            full=full,
-            start_ray=start_ray,
-            progress=console,
-            ask=context.obj or ask,  # whoever calls the command may bring the probes' answers
-        )
-        found = [
-            replace(one, found=in_options(one.found), remedy=in_options(one.remedy))
-            for one in answers
-        ]
+        found: list[Finding] = []
+        try:
+            for one in examine(
+                location,
+                dataset=dataset,
+                full=full,
+                start_ray=start_ray,
+                progress=console,
+                ask=context.obj or ask,  # whoever calls the command may bring the probes' answers
+            ):
+                told = replace(one, found=in_options(one.found), remedy=in_options(one.remedy))
+                found.append(told)
+        except KeyboardInterrupt:  # what is known is worth knowing
+            console.close()
+            if not as_json:
+                _show(found)
+            raise
         console.close()
         worst = [name for name in ("broken", "warning") if any(f.state == name for f in found)]
         if as_json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,3 +40,25 @@ def guarded(name: str, check: Check) -> list[Finding]:
                 remedy="Report this line as a bug, with your versions of Python and pass2d.",
             )
         ]
+
+
+def in_time(name: str, check: Check, *, seconds: float, remedy: str) -> list[Finding]:
+    """Run a check that may never end, such as one that asks a network disk.
+
+    Args:
+        name: of the check.
+        check: it runs in a thread, which is left alone when it takes too long.
+        seconds: so long it may take.
+        remedy: what to do then.
+    """
+    answers: queue.SimpleQueue[list[Finding]] = queue.SimpleQueue()
+
+    def answer() -> None:
+        answers.put(guarded(name, check))
+
+    threading.Thread(target=answer, name=f"pass2d-{name}", daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        found = f"no answer within {seconds:g} s"
+        return [Finding(name=name, state="broken", found=found, remedy=remedy)]

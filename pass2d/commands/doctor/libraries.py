@@ -1,29 +1,19 @@
-"""Findings on torch, CUDA, spconv, torch-scatter and Ray."""
+"""Findings on torch, spconv, torch-scatter, TensorBoard and Ray."""
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 from pass2d.commands.doctor.finding import Finding
-from pass2d.commands.doctor.gpu import code_findings, driver_findings, tf32_findings
-from pass2d.commands.doctor.process import Answer, ask
+from pass2d.commands.doctor.process import PROBE_S, Answer, Ask, ask
 from pass2d.common.errors import CacheError
-from pass2d.common.progress import format_bytes
 from pass2d.common.spconv_builds import Builds, spconv_builds, spconv_problem
 
-PROBE_S = 180.0
-"""A first import from a cold network disk takes a minute."""
 TOLERANCE = 1e-3
 """Of a convolution whose values are about 1, in float32 or TF32 products."""
-LITTLE_GPU_BYTES = 8 << 30
 REINSTALL = "Reinstall in a fresh environment; in a checkout: rm -r .venv; make setup"
-
-Ask = Callable[..., Answer]
 
 
 def has_spconv() -> bool:
@@ -31,94 +21,31 @@ def has_spconv() -> bool:
     return importlib.util.find_spec("spconv") is not None
 
 
-def torch_findings(ask: Ask = ask) -> tuple[list[Finding], list[str]]:
-    """Torch and its devices.
+def is_sound(torch: Answer) -> bool:
+    """Whether torch computes on the CPU.
 
-    Returns:
-        The findings, and the devices that work: "cpu", "cuda:0", ...; none without torch.
+    Args:
+        torch: The answer of its probe.
     """
-    answer = ask("torch", timeout_s=PROBE_S)
-    if answer.values is None:
-        broken = Finding(
-            name="torch",
-            state="broken",
-            found=answer.failure,
-            remedy="Training and prediction need it. " + REINSTALL,
-        )
-        return [broken], []
-    values = answer.values
-    if values["sum"] != 64**3:
-        broken = Finding(
-            name="torch",
-            state="broken",
-            found=f"{values['version']}: a matrix product is wrong on the CPU",
-            remedy=REINSTALL,
-        )
-        return [broken], []
+    return torch.values is not None and torch.values["sum"] == 64**3
+
+
+def torch_findings(torch: Answer) -> list[Finding]:
+    """Torch on the CPU.
+
+    Args:
+        torch: The answer of its probe.
+    """
+    name = "torch"
+    if torch.values is None:
+        remedy = "Training and prediction need it. " + REINSTALL
+        return [Finding(name=name, state="broken", found=torch.failure, remedy=remedy)]
+    values = torch.values
+    if not is_sound(torch):
+        found = f"{values['version']}: a matrix product is wrong on the CPU"
+        return [Finding(name=name, state="broken", found=found, remedy=REINSTALL)]
     build = f"CUDA {values['cuda']}" if values["cuda"] else "CPU only"
-    torch = Finding(name="torch", state="ok", found=f"{values['version']} ({build})")
-    devices = [d["device"] for d in values["devices"] if d["sum"] == 64**3]
-    return [torch, *_cuda(values)], ["cpu", *devices]
-
-
-def _cuda(values: dict[str, Any], builds: Builds | None = None) -> list[Finding]:
-    builds = spconv_builds() if builds is None else builds
-    driver = driver_findings(values, builds)
-    if not values["devices"]:
-        return [_no_cuda(values), *driver]
-    architectures = values.get("architectures", ())
-    codes = [code_findings(device, architectures, builds) for device in values["devices"]]
-    gpus = [_gpu(device) for device in values["devices"]]
-    return [*gpus, *driver, *(one for code in codes for one in code), *tf32_findings(values)]
-
-
-def _gpu(device: dict[str, Any]) -> Finding:
-    found = (
-        f"{device['name']}, {format_bytes(device['free'])} of {format_bytes(device['memory'])} "
-        f"free, compute capability {device['capability']}"
-    )
-    if device["sum"] != 64**3:
-        return Finding(
-            name=device["device"],
-            state="broken",
-            found=f"{found}: a matrix product is wrong",
-            remedy="Restart the machine. If that does not help, the card or its driver is faulty.",
-        )
-    if device["free"] < LITTLE_GPU_BYTES:
-        return Finding(
-            name=device["device"],
-            state="warning",
-            found=found,
-            remedy="Little memory for training: stop other programs on it (see nvidia-smi), or "
-            "train with a smaller --set batch_size=N.",
-        )
-    return Finding(name=device["device"], state="ok", found=found)
-
-
-def _no_cuda(values: dict[str, Any]) -> Finding:
-    has_card = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
-    if has_card and values["cuda"] is None:
-        return Finding(
-            name="CUDA",
-            state="broken",
-            found="there is an NVIDIA driver, but this torch was built without CUDA",
-            remedy="Install a torch with CUDA: https://pytorch.org/get-started/locally",
-        )
-    if has_card:
-        return Finding(
-            name="CUDA",
-            state="broken",
-            found=f"there is an NVIDIA driver, but torch (CUDA {values['cuda']}) sees no GPU",
-            remedy="Run nvidia-smi: is the driver too old for this CUDA, is CUDA_VISIBLE_DEVICES "
-            "empty, or does the container lack --gpus all?",
-        )
-    return Finding(
-        name="CUDA",
-        state="warning",
-        found="no GPU on this machine",
-        remedy="Everything runs on the CPU; for training on a whole data set use a machine with "
-        "an NVIDIA GPU.",
-    )
+    return [Finding(name=name, state="ok", found=f"{values['version']} ({build})")]
 
 
 def spconv_build_findings(builds: Builds | None = None) -> list[Finding]:
@@ -144,18 +71,21 @@ def spconv_build_findings(builds: Builds | None = None) -> list[Finding]:
     return []
 
 
-def backend_findings(devices: list[str], found: list[Finding]) -> list[Finding]:
-    """Which sparse convolutions would be used on each device, and why.
+def backend_findings(devices: Sequence[str], found: Sequence[Finding]) -> list[Finding]:
+    """Which sparse convolutions would be used on each device that works, and why.
 
     Args:
-        devices: That work.
-        found: What the probes of spconv found there.
+        devices: "cpu", "cuda:0", ...
+        found: What was found on them and on spconv there.
     """
     works = {finding.name for finding in found if finding.state == "ok"}
+    broken = {finding.name for finding in found if finding.state == "broken"}
     said = []
     for device in devices:
         if device == "cpu":
             said.append("cpu: native (torch alone)")
+        elif device in broken:
+            continue
         elif f"spconv on {device}" in works:
             said.append(f"{device}: spconv (it passes its test)")
         elif importlib.util.find_spec("spconv_triton") is not None:
@@ -212,39 +142,43 @@ def spconv_findings(
     return [Finding(name=name, state="ok", found=found)]
 
 
-def scatter_findings(devices: list[str], ask: Ask = ask) -> list[Finding]:
-    """torch-scatter, which is optional, on each device."""
-    if importlib.util.find_spec("torch_scatter") is None:
-        return [
-            Finding(
-                name="torch-scatter",
-                state="ok",
-                found="not installed; results are the same without it",
-                remedy="Optional, for speed: pip install --no-build-isolation 'pass2d[scatter]'",
-            )
-        ]
-    findings = []
-    for device in devices:
-        answer = ask("scatter", device, timeout_s=PROBE_S)
-        name = f"torch-scatter on {device}"
-        if answer.values is not None and answer.values["sums"] == [1.0, 14.0]:
-            found = f"{answer.values['version']}: segment sums are right"
-            findings.append(Finding(name=name, state="ok", found=found))
-            continue
-        is_cpu_build = device != "cpu" and "CUDA" in answer.failure
-        findings.append(
-            Finding(
-                name=name,
-                state="warning" if is_cpu_build else "broken",
-                found=answer.failure or "wrong sums",
-                remedy="It was built for CPUs and is not used on this GPU. Rebuild it with CUDA, "
-                "or ignore this."
-                if is_cpu_build
-                else "It was built for another torch. Rebuild it, or pip uninstall torch-scatter "
-                "(it is optional).",
-            )
+def has_scatter() -> bool:
+    """Whether torch-scatter is installed; does not import it."""
+    return importlib.util.find_spec("torch_scatter") is not None
+
+
+def no_scatter_findings() -> list[Finding]:
+    """That torch-scatter is not installed."""
+    return [
+        Finding(
+            name="torch-scatter",
+            state="ok",
+            found="not installed; results are the same without it",
+            remedy="Optional, for speed: pip install --no-build-isolation 'pass2d[scatter]'",
         )
-    return findings
+    ]
+
+
+def scatter_findings(device: str, ask: Ask = ask) -> list[Finding]:
+    """torch-scatter, which is optional, on one device."""
+    name = f"torch-scatter on {device}"
+    answer = ask("scatter", device, timeout_s=PROBE_S)
+    if answer.values is not None and answer.values["sums"] == [1.0, 14.0]:
+        found = f"{answer.values['version']}: segment sums are right"
+        return [Finding(name=name, state="ok", found=found)]
+    is_cpu_build = device != "cpu" and "CUDA" in answer.failure
+    return [
+        Finding(
+            name=name,
+            state="warning" if is_cpu_build else "broken",
+            found=answer.failure or "wrong sums",
+            remedy="It was built for CPUs and is not used on this GPU. Rebuild it with CUDA, or "
+            "ignore this."
+            if is_cpu_build
+            else "It was built for another torch. Rebuild it, or pip uninstall torch-scatter (it "
+            "is optional).",
+        )
+    ]
 
 
 def tensorboard_findings(ask: Ask = ask) -> list[Finding]:

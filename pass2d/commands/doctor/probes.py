@@ -1,6 +1,7 @@
 """Questions to libraries that may crash: run as a script, in a process of its own.
 
-    python -P probes.py torch | spconv DEVICE | scatter DEVICE | tensorboard | ray
+    python -P probes.py torch | gpus | gpu DEVICE | spconv DEVICE | scatter DEVICE |
+                        tensorboard | ray
 
 The answer is one line of JSON, the last on stdout. Nothing of pass2d is imported here, so that a
 broken library cannot be mistaken for a broken pass2d.
@@ -9,54 +10,49 @@ broken library cannot be mistaken for a broken pass2d.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 
-def driver_version(file: str = "/proc/driver/nvidia/version") -> str:
-    """The release of NVIDIA's driver, as the kernel says; "" without one."""
-    try:
-        text = Path(file).read_text()
-    except OSError:
-        return ""
-    found = re.search(r"Kernel Module.*?(\d+\.\d+(?:\.\d+)?)", text)
-    return found[1] if found else ""
-
-
 def probe_torch() -> dict[str, Any]:
-    """Versions, GPUs, and a product of matrices on each device."""
+    """Versions, and a product of matrices on the CPU; asks nothing of a driver."""
+    import torch
+
+    x = torch.ones(64, 64)
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        "sum": float((x @ x).sum()),
+    }
+
+
+def probe_gpus() -> dict[str, Any]:
+    """The GPUs that torch sees, and what it has machine code for; computes nothing on them."""
     import torch
 
     devices = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
-        x = torch.ones(64, 64, device=f"cuda:{index}")
         devices.append(
             {
                 "device": f"cuda:{index}",
                 "name": properties.name,
                 "memory": properties.total_memory,
-                "free": torch.cuda.mem_get_info(index)[0],
                 "capability": f"{properties.major}.{properties.minor}",
-                "sum": float((x @ x).sum()),
             }
         )
-    y = torch.ones(64, 64)
-    return {
-        "version": torch.__version__,
-        "cuda": torch.version.cuda,
-        "available": torch.cuda.is_available(),
-        "driver": driver_version(),
-        "architectures": torch.cuda.get_arch_list(),
-        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
-        "devices": devices,
-        "threads": torch.get_num_threads(),
-        "sum": float((y @ y).sum()),
-    }
+    return {"architectures": torch.cuda.get_arch_list(), "devices": devices}
+
+
+def probe_gpu(device: str) -> dict[str, Any]:
+    """A product of matrices on a GPU, and its free memory in bytes."""
+    import torch
+
+    x = torch.ones(64, 64, device=device)
+    return {"sum": float((x @ x).sum()), "free": torch.cuda.mem_get_info(device)[0]}
 
 
 def probe_spconv(device: str) -> dict[str, Any]:
@@ -124,6 +120,8 @@ def probe_ray() -> dict[str, Any]:
 
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {
     "torch": probe_torch,
+    "gpus": probe_gpus,
+    "gpu": probe_gpu,
     "spconv": probe_spconv,
     "scatter": probe_scatter,
     "tensorboard": probe_tensorboard,

@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PROBE_S = 180.0
+"""A first import from a cold network disk takes a minute."""
 PROBES = Path(__file__).with_name("probes.py")
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -25,6 +28,10 @@ class Answer:
     """None: it failed."""
     failure: str = ""
     """One line: why there is none."""
+
+
+Ask = Callable[..., Answer]
+"""Like `ask`."""
 
 
 def ask(*words: str, timeout_s: float) -> Answer:
@@ -43,14 +50,17 @@ def run(command: list[str], *, timeout_s: float) -> Answer:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     # A file, not a pipe: children that survive would keep a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Answer(values=None, failure=f"does not start: {error}")
         _running.add(process)
         try:
             code = process.wait(timeout_s)
