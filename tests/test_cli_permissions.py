@@ -90,7 +90,7 @@ def test_tables_and_lists_of_files_without_permission(place: Path) -> None:
     closed = place / "raw/sequences/08/velodyne"
     closed.chmod(0)
     with as_nobody(), pytest.raises(DataError, match="velodyne: no permission to read it"):
-        find_scans(closed, place / "out")
+        find_scans(closed, place / "out", say=print)
 
 
 OUTPUTS = [

@@ -482,7 +482,37 @@ def test_a_sub_folder_that_cannot_be_read_is_named_and_the_rest_labelled(
     assert failed.points == closed
     assert failed.reason.startswith(f"{closed}: no permission to read it")
     with pytest.raises(DataError, match="closed: no permission to read it"):
-        find_scans(tmp_path / "in", tmp_path / "out")
+        find_scans(tmp_path / "in", tmp_path / "out", say=print)
     (tmp_path / "in" / "a.bin").unlink()
     with pytest.raises(DataError, match="closed: no permission to read it"):
         predict(tmp_path / "in", checkpoint, tmp_path / "none", device=CPU)
+
+
+# Other files beside scans
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["velodyne/0.bin", "velodyne/1.txt", "calib.txt", "imu.csv"], [1, 2, 3]),
+        (["b.xyz", "poses.txt", "a.txt", "calib_cam.txt", "times.csv", "val.txt"], [1, 3, 4, 5]),
+        (["test.txt"], []),
+        (["calib.txt", "poses.txt"], []),
+        (["a.csv", "train_station.xyz"], []),
+        (["a.npy", "b.bin", "poses.TXT.gz"], [2]),
+    ],
+)
+def test_texts_beside_scans_are_left_out(
+    names: list[str], left_out: list[int], tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    heard = Heard()
+    found = find_scans(tmp_path, tmp_path / "out", say=heard.say)
+    expected = {tmp_path / name for i, name in enumerate(names) if i not in left_out}
+    assert {scan.points for scan in found} == expected
+    assert len(heard.lines) == bool(left_out)
+    if left_out:
+        assert f"({len(left_out)})" in heard.all()
+        assert names[left_out[0]] in heard.all() or len(left_out) > 3

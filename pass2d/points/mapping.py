@@ -25,6 +25,7 @@ USUAL_NAMES = {
         "remission",
         "reflectance",
         "reflectivity",
+        "refl",
         "scalar_intensity",
         "i",
     ),

@@ -34,6 +34,9 @@ READERS: Mapping[str, Reader] = {
 """By suffix in lower case; `.bin` has no columns of its own and stays
 with `binary`. Each may also be packed: `.csv.gz`."""
 
+TEXTS = frozenset(suffix for suffix, reader in READERS.items() if reader is read_text)
+"""Suffixes that files other than points have, too."""
+
 SOME_POINTS: Mapping[str, Reader] = {
     suffix: read_some_lines if reader is read_text else reader for suffix, reader in READERS.items()
 }

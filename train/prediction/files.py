@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,16 @@ from pass2d.common.errors import DataError
 from pass2d.common.files import NO_PERMISSION
 from pass2d.points.bags.bag import STORAGES
 from pass2d.points.packed import PACKED
+from pass2d.points.registry import TEXTS, point_suffix
 from pass2d.points.scan_file import FORMAT_WORDS, SUFFIXES
 
 LONG_SUFFIX = ".pcd.bin"
 """Of nuScenes."""
+_NO_SCANS = re.compile(
+    r"(.*_)?(calib(ration)?|poses?|timestamps?)(_.*)?|times|imu|gps|gnss|oxts|labels|classes|readme|"
+    r"license|train|val|validation|test|splits?"
+)
+"""Names, without suffix and in lower case, of texts that lie among scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +41,22 @@ class ScanFile:
 
 
 def find_scans(
-    inputs: Path, out: Path, *, on_closed: Callable[[Path, str], None] | None = None
+    inputs: Path,
+    out: Path,
+    *,
+    say: Callable[[str], None],
+    on_closed: Callable[[Path, str], None] | None = None,
 ) -> list[ScanFile]:
     """List the point files of a file or folder (with its sub-folders; links are followed).
+
+    Texts are left out of a folder that has scans of another format, or texts of other names:
+    its calibration, poses and times.
 
     Args:
         inputs: One file of a known format, or a folder. Hidden files are left out.
         out: Folder of the results; they lie in it as the inputs lie in theirs. Below ``inputs`` it
             is left out.
+        say: Is told of texts that are left out.
         on_closed: Is told of every sub-folder, pipe or socket that cannot be read, and why; by
             default the first one is an error.
 
@@ -73,7 +88,8 @@ def find_scans(
             f"found: {seen}{hint}"
         )
     scans = [
-        _scan_file(path, path.relative_to(inputs).parent / _stem(path.name), out) for path in found
+        _scan_file(path, path.relative_to(inputs).parent / _stem(path.name), out)
+        for path in _without_other_texts(found, say)
     ]
     _require_different_results(scans)
     return scans
@@ -162,6 +178,19 @@ def _walk(
                 what = "pipe" if path.is_fifo() else "socket" if path.is_socket() else "device"
                 closed.append((path, f"{path}: a {what}, not a file of points"))
     return found, others, closed
+
+
+def _without_other_texts(paths: list[Path], say: Callable[[str], None]) -> list[Path]:
+    """The files that are scans, by what lies beside them."""
+    texts = [path for path in paths if point_suffix(path.name) in TEXTS]
+    if len(texts) == len(paths):
+        texts = [path for path in texts if _NO_SCANS.fullmatch(_stem(path.name).lower())]
+    if not texts or len(texts) == len(paths):
+        return paths
+    few = ", ".join(str(path) for path in texts[:3])
+    say(f"left out, as texts beside scans: {few}{', ...' if len(texts) > 3 else ''} ({len(texts)})")
+    left_out = set(texts)
+    return [path for path in paths if path not in left_out]
 
 
 def _stem(name: str) -> str:

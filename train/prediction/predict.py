@@ -154,12 +154,14 @@ def predict(
     """
     BinaryOptions(usual=4, columns=columns, dtype=dtype)  # refuse them before anything is made
     outputs = replace(outputs or Outputs(), png=png or (outputs is not None and outputs.png))
+    progress = progress or Silent()
     closed: list[FileJob] = []
     scans = None
     if not isinstance(inputs, Stream):
         scans = find_scans(
             inputs,
             out,
+            say=progress.say,
             on_closed=lambda place, why: closed.append(FileJob(points=place, failure=why)),
         )
     if scans is not None:
@@ -193,7 +195,7 @@ def predict(
         folder,
         out,
         outputs=outputs,
-        progress=progress or Silent(),
+        progress=progress,
         on_result=on_result,
     )
     if isinstance(inputs, Stream):

@@ -32,7 +32,9 @@ def point_files(
         DataError: No point file there. What cannot be read beside others is one of the notes.
     """
     notes: list[str] = []
-    files = find_scans(inputs, Path("unused"), on_closed=lambda _, why: notes.append(why))
+    files = find_scans(
+        inputs, Path("unused"), say=notes.append, on_closed=lambda _, why: notes.append(why)
+    )
     binary, mapping = own_binary(info, columns=columns, dtype=dtype), partial(own_mapping, info)
     items = tuple(
         ViewItem(

@@ -346,7 +346,8 @@ def _missing(scans: Sequence[ScanSource], description: Description, wanted: Want
     notes = [
         f"split {split}: no scans"
         for split in _empty(scans, wanted)
-        if split not in NEEDED_BY or labels is None
+        if getattr(description.splits, split) is not None
+        and (split not in NEEDED_BY or labels is None)
     ]
     if labels is not None:
         for split in SPLITS:

@@ -52,7 +52,7 @@ _CELL_M = 0.1
 _WITHIN = (0.5, 99.5)
 """Percent of the points between which the volume and the field of view lie."""
 _MOST_RINGS = 256
-_SIGNAL_PARTS = ("intens", "reflect", "remiss", "signal", "amplitude", "strength")
+_SIGNAL_PARTS = ("intens", "refl", "remiss", "signal", "amplitude", "strength")
 
 
 @dataclass(frozen=True, kw_only=True)
