@@ -1,7 +1,7 @@
-"""Refuses a manifest that contradicts itself, before anything is concluded from it.
+"""Refuses a manifest that contradicts itself before it is used.
 
-A generation's hashes find what was damaged; here is what somebody may have written so: names that
-lead elsewhere, columns of other lengths, counts that disagree, numbers that no scan can have.
+A generation's hashes detect damage; this detects wrong contents with valid hashes: names that lead
+elsewhere, columns of different lengths, counts that disagree, impossible numbers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _IS_UPWARD = r"(^|/)\.{1,2}(/|$)"
 
 
 def check_info(info: DatasetInfo, *, where: str) -> None:
-    """Refuse a description that no data set has.
+    """Refuse an impossible description of a data set.
 
     Raises:
         CacheError: says what.
@@ -88,7 +88,7 @@ def _info_faults(info: DatasetInfo) -> Iterator[str]:
 
 
 def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
-    """What cannot be true of any data set."""
+    """What is impossible for any data set."""
     if facts.label_bytes not in (1, 4):
         yield f"label_bytes {facts.label_bytes!s:.20}, expected 1 or 4"
     if facts.forward_axis not in ("x", "y"):
@@ -111,7 +111,7 @@ def _own_moving_faults(info: DatasetInfo) -> Iterator[str]:
 
 
 def moving_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
-    """What cannot be true of moving classes beside a label table."""
+    """What is wrong with moving classes, given the label table."""
     for moving in facts.moving:
         if not 0 < moving.static < n_classes:
             yield f"{moving.name[:40]}: static {moving.static!s:.20}, expected a class"
@@ -135,7 +135,7 @@ def moving_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:
 
 
 def check_tables(tables: Tables, info: DatasetInfo, *, where: str) -> None:
-    """Refuse tables that no run of `prepare` writes. Costs a few ms per 10,000 scans.
+    """Refuse tables that `prepare` cannot have written. Takes a few ms per 10,000 scans.
 
     Raises:
         CacheError: names table, column and the first scan or shard that is wrong.
@@ -162,7 +162,7 @@ def _wrong(where: str, what: str) -> CacheError:
 
 
 def wrong_scan_names(scans: Sequence[NamedScan]) -> str | None:
-    """What is wrong with the names of scans, which become names of files elsewhere; None: nothing.
+    """What is wrong with the names of scans, from which file names are made; None if nothing is.
 
     A scan id is one name or two with a slash between, the others are one each; none is "..".
     """
@@ -172,7 +172,7 @@ def wrong_scan_names(scans: Sequence[NamedScan]) -> str | None:
 
 
 class NamedScan(Protocol):
-    """What listings and tables call a scan."""
+    """The names of a scan in listings and tables."""
 
     @property
     def scan_id(self) -> str:
@@ -216,7 +216,7 @@ def _name_faults(scans: pa.Table) -> Iterator[str]:
 def _is_plain(column: pa.Array, *, is_id: bool) -> bool:
     """Whether all names are letters, digits, "_" and "-", an id two with a slash between.
 
-    That is so of nearly all, and told in a hundredth of the time of the patterns.
+    That is true of nearly all, and checked in a hundredth of the time that the patterns take.
     """
     _, offsets, data = column.buffers()
     if data is None:
@@ -282,7 +282,7 @@ def _text_faults(shards: pa.Table) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Failures:
-    """What the column `failed` holds of a shard."""
+    """What the column `failed` contains for a shard."""
 
     scans: tuple[FailedScan, ...]
     sources: tuple[ScanSources, ...]
@@ -480,7 +480,7 @@ def _strip_faults(
     length: NDArray[np.int64],
     width: NDArray[np.int64],
 ) -> Iterator[str]:
-    """A picture's strips lie end to end in the file: columns of it are read at once."""
+    """A picture's strips are contiguous in the file, so that several are read at once."""
     per_scan = chunks_per_scan
     needed = np.array([per_scan("image", n_cameras=1, width=int(w)) for w in np.unique(width)])
     needed = needed[np.searchsorted(np.unique(width), width)]
@@ -504,7 +504,7 @@ def _source_faults(scans: pa.Table) -> Iterator[str]:
 
 
 def _disagreements(tables: Tables) -> Iterator[str]:
-    """Every scan lies in a listed shard, and every shard has its scans: rows 0, 1, ..., K - 1."""
+    """Every scan is in a listed shard, and every shard has the rows 0, 1, ..., K - 1."""
     shard, row = (tables.scans[name].to_numpy() for name in ("shard", "row"))
     if (np.diff(shard) < 0).any():
         yield "scans.parquet is not sorted by shard"

@@ -16,7 +16,7 @@ blosc.use_threads = False
 CRC_BYTES = 4
 FRAME_HEADER_BYTES = 16
 _STORED_FLAG = 2
-"""In byte 2 of the header: the content follows as it is."""
+"""In byte 2 of the header: the content is stored uncompressed."""
 _SIZE = struct.Struct("<I")
 """Of a Blosc frame's content, at byte 4 of its header."""
 _SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
@@ -49,12 +49,12 @@ def crc32c(data: NDArray[np.uint8]) -> int:
 
 
 def is_stored(header: NDArray[np.uint8], nbytes: int) -> bool:
-    """Whether a Blosc frame's content follows its header as it is, and is of this size."""
+    """Whether a Blosc frame, given its header, stores its content uncompressed and in this size."""
     return bool(header[2] & _STORED_FLAG) and _SIZE.unpack_from(header.data, 4)[0] == nbytes
 
 
 def crc32c_of_both(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
-    """Of two byte arrays as if they lay end to end."""
+    """CRC of two byte arrays as if they were concatenated."""
     return int(google_crc32c.extend(google_crc32c.value(first), second))
 
 

@@ -1,4 +1,4 @@
-"""Finds prepared data sets below a folder, and reads what they say of themselves."""
+"""Finds prepared data sets below a folder and reads their descriptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PREPARE_FIRST = (
 def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
     """The folder of a prepared data set.
 
-    Corrupted data sets do not count where there is one clean one beside them: it is meant.
+    If there is exactly one clean data set, corrupted ones beside it are ignored.
 
     Raises:
         CacheError: there is none, or several and ``dataset`` does not choose.
@@ -65,7 +65,7 @@ def _find_dataset(cache_root: Path, dataset: str | None) -> Path:
 
 
 def corruption_of(dataset_root: Path) -> CorruptionInfo | None:
-    """What a data set of pass2d-C was made by; None for others, also for unreadable ones."""
+    """The corruption of a pass2d-C data set; None for others, and for unreadable ones."""
     layout = Layout(root=dataset_root)
     try:
         info = read_description(layout)
@@ -75,7 +75,7 @@ def corruption_of(dataset_root: Path) -> CorruptionInfo | None:
 
 
 def read_description(layout: Layout) -> DatasetInfo:
-    """What dataset.json says.
+    """Read dataset.json.
 
     Raises:
         CacheError: it is missing, damaged or of another format version.

@@ -29,9 +29,9 @@ def read_failures(data: bytes) -> tuple[list[FailedScan], list[int]]:
 
 
 def recorded_failures(shards: Any) -> list[tuple[str, FailedScan]]:
-    """Sequence and scan of the failures that shards.parquet knows: the shard was made.
+    """Sequence and scan of the failures listed in shards.parquet, whose shard exists.
 
-    What kept a whole shard from being made (only bad files, a damaged calib.txt) is not there.
+    Failures that prevented a whole shard (only bad files, a damaged calib.txt) are not in it.
     """
     columns = (shards[name].to_pylist() for name in ("sequence", "failed"))
     return [

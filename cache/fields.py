@@ -1,7 +1,7 @@
-"""The table of arrays: which container holds which field, in which type and codec.
+"""The table of arrays: the container, type and codec of each field.
 
-Home of all that is told of a field (`docs/format.md` lists it): its name on disk and in memory, the
-option that asks for it, its length, types and codecs.
+The only place that defines a field (`docs/format.md` lists them): its name on disk and in memory,
+the option that reads it, its length, types and codecs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pass2d.common.thinning import ThinningConfig
 CONTAINERS = ("lidar", "camera", "voxel", "motion", "thinned")
 """Zarr groups of a shard, in the order in which they depend on each other."""
 LATER_CONTAINERS = ("motion", "thinned")
-"""Those that caches of earlier versions lack."""
+"""Containers that caches of earlier versions lack."""
 PROFILES = ("speed", "size", "raw")
 STORED_THINNING = ThinningConfig(cell_m=0.1, neighbours=16)
 """Of the container `thinned`: as published for VaViT."""
@@ -41,9 +41,8 @@ CODEC_VERSIONS = {"speed": 1, "size": 2, "raw": 1}
 
 
 Length = Literal["points", "outside", "visible", "picture", "voxels", "thinned", "raw"]
-"""What the last axis counts: kept points, points outside the volume, points that a picture sees,
-picture columns and colours, voxels of all scales end to end, points that thinning leaves, all rows
-of the raw file."""
+"""What the last axis counts: kept points, points outside the volume, points visible in a picture,
+picture columns and colours, voxels of all scales, thinned points, all rows of the raw file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +59,10 @@ class FieldSpec:
     rows: int = 0
     """Length of the axis between scan (and camera) and points: 3 for xyz; 0 for no such axis."""
     attribute: str = ""
-    """Of `ScanRecord`, `CameraView` or `VoxelLevel`; "": it is in ``ScanRecord.extra`` by name."""
+    """Attribute of `ScanRecord`, `CameraView` or `VoxelLevel`; "" if it is in
+    ``ScanRecord.extra``."""
     option: str = "extra"
-    """Of `Fields`, that asks for it; "": always read."""
+    """Option of `Fields` that reads it; "" if it is always read."""
     is_required: bool = False
     """Whether every scan has it."""
     is_signal: bool = False
@@ -72,10 +72,10 @@ class FieldSpec:
     stored_with: Literal[
         "", "label", "picture", "visible", "voxels", "labelled voxels", "thinned"
     ] = ""
-    """What the manifest says of a scan that must have it."""
+    """Whether the manifest says that a scan must have it."""
     compute: Callable[[NDArray[np.float32]], NDArray[np.generic]] | None = None
-    """Makes it when a scan is prepared, from its kept points (4, N): x, y, z, signal. None: a stage
-    of its own does, or nobody."""
+    """Computes it when a scan is prepared, from its kept points (4, N): x, y, z, signal. None if a
+    stage of its own does, or nothing does."""
 
     @property
     def is_per_camera(self) -> bool:

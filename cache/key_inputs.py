@@ -1,4 +1,4 @@
-"""What a shard's key is made of besides its settings: typed records, their one writer and parser.
+"""The inputs of a shard's key besides its settings: typed records, with a writer and a parser.
 
 On disk the inputs are lists in the order of the fields here (`docs/format.md`, section Keys). Their
 bytes are hashed: a change of the order or of a number's type would invalidate every cache.
@@ -50,7 +50,8 @@ class CameraScanInputs:
     image_from_lidar: tuple[Matrix, ...] | None
     """Per camera; None without calibration."""
     taken_hw: tuple[tuple[int, int], ...] = ()
-    """Per camera height and width that the calibration is for; empty: as they are."""
+    """Per camera the picture height and width that the calibration refers to; empty for the
+    pictures' own size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class MotionScanInputs:
     """world_from_lidar."""
     time_s: float | None
     files: tuple[HashedFile, ...] = ()
-    """None of its own: the key of the `lidar` shard holds the hash of the label file."""
+    """No files of its own: the key of the `lidar` shard contains the hash of the label file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class KeyInputs:
 
     @property
     def scans(self) -> tuple[LidarScanInputs | CameraScanInputs | MotionScanInputs, ...]:
-        """Those of the container that it is; a `voxel` or `thinned` shard has none."""
+        """The scans of its container; a `voxel` or `thinned` shard has none."""
         return self.lidar_scans or self.camera_scans or self.motion_scans
 
 
@@ -117,10 +118,10 @@ def _file_lists(files: Sequence[HashedFile]) -> list[list[Any]]:
 
 
 def parse_inputs(container: str, value: Any, *, where: str) -> KeyInputs:
-    """What `encode_inputs` wrote; scans of earlier versions may lack the last part.
+    """Parse what `encode_inputs` wrote; scans of earlier versions may lack the last part.
 
     Raises:
-        CacheError: it is something else.
+        CacheError: the text has another form.
     """
     try:
         if container == "lidar":
@@ -152,7 +153,7 @@ def header_inputs(header: ShardHeader) -> KeyInputs:
 
 
 def source_files(header: ShardHeader) -> tuple[ScanSources, ...]:
-    """The source files that a key names, by scan: without paths and times, which it lacks."""
+    """The source files that a key names, by scan; paths and times are not part of it."""
     return tuple(
         ScanSources(
             scan_id=scan.scan_id,

@@ -1,4 +1,4 @@
-"""Keys of shards: what a shard's content depends on, and nothing else, as one hash."""
+"""Keys of shards: one hash of exactly what a shard's content depends on."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def hash_file(path: Path) -> tuple[int, int, str]:
 
 
 def hash_descriptor(fd: int) -> str:
-    """xxh3_128 of an open file, whatever lies at its path now; its offset stays."""
+    """xxh3_128 of an open file, whatever its path names now; its offset does not change."""
     digest = xxhash.xxh3_128()
     offset = 0
     while block := os.pread(fd, _BLOCK_BYTES, offset):

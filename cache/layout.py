@@ -71,7 +71,7 @@ class Layout:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Those that are made, and emptied, directly below the root; none of them is a link."""
+        """The folders that are created and emptied below the root; none of them may be a link."""
         below = (self.root / container for container in CONTAINERS)
         rows = self.root / "rows"
         return (
@@ -103,9 +103,9 @@ def shard_name(shard: int, key: str) -> str:
 def is_format_name(name: str) -> bool:
     """Whether the format has a file of this name, relative to the data set's folder.
 
-    Every name that comes from outside (a listing of a store, a table, a record) passes here, or
-    one of the patterns above, before it becomes a part of a path or URL. They are exact: there is
-    no other spelling, no case, no "..", no link to somewhere else.
+    Every name from outside (a listing of a store, a table, a record) must pass this check, or one
+    of the patterns above, before it becomes part of a path or URL. They are exact: no other
+    spelling or case, no "..".
     """
     if len(name) > _LONGEST_NAME:
         return False
@@ -146,7 +146,7 @@ Shards = TypeVar("Shards", int, NDArray[np.int64])
 
 
 def sequence_number(shards: Shards) -> Shards:
-    """A number per sequence from those of its shards: of one, or of (S,)."""
+    """The sequence's part of one shard number, or of (S,) of them."""
     return shards // _BLOCKS
 
 

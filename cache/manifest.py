@@ -1,4 +1,4 @@
-"""Generations: immutable manifests, made by the driver alone; `CURRENT` names the one to read."""
+"""Generations: immutable manifests, written only by the driver; `CURRENT` names the one to read."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def parse_dataset(data: bytes, *, where: str) -> DatasetInfo:
 
 
 def write_dataset_file(layout: Layout, info: DatasetInfo) -> None:
-    """Put dataset.json in place when it is missing or says something else."""
+    """Write dataset.json if it is missing or differs."""
     data = describe_dataset(info)
     path = layout.dataset_file
     if path.is_file():
@@ -116,10 +116,10 @@ def write_dataset_file(layout: Layout, info: DatasetInfo) -> None:
 
 
 def require_version(layout: Layout) -> None:
-    """Refuse a data set of another format version before anything is concluded from its files.
+    """Refuse a data set of another format version before its files are used.
 
     Raises:
-        CacheError: dataset.json is of another version, or damaged. A missing one says nothing.
+        CacheError: dataset.json is of another version, or damaged; a missing one is accepted.
     """
     try:
         data = read_file(layout.dataset_file)
@@ -219,7 +219,7 @@ def parse_hashes(data: bytes, *, where: str) -> dict[str, str]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """What the tables must be; nothing where nobody wrote it down (`verify` says so)."""
+    """The expected hashes of the tables; empty without hashes.json, which `verify` reports."""
     path = folder / HASHES_FILE
     try:
         return parse_hashes(read_file(path), where=str(path))
@@ -253,8 +253,8 @@ def _first_line(error: Exception) -> str:
 def _arrow_file(path: Path, xxh3: str | None) -> pa.BufferReader:
     """A file's bytes in Arrow's own memory, if they have this hash.
 
-    Arrow takes no path whose bytes are not UTF-8. And its threads keep what they read from for a
-    while: letting go of a Python object while Python ends aborts the process.
+    Arrow takes no path whose bytes are not UTF-8. And its threads keep the buffers that they read
+    from for a while: releasing a Python object during interpreter shutdown aborts the process.
     """
     data = read_whole(path)
     if xxh3 is not None and hash_bytes(data) != xxh3:
@@ -284,7 +284,7 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def publish_generation(layout: Layout, info: DatasetInfo, tables: Tables) -> int:
-    """Make the next generation and swap CURRENT; nothing happens when nothing differs.
+    """Write the next generation and replace CURRENT; does nothing if nothing has changed.
 
     The caller holds `publishing`.
 
@@ -313,15 +313,15 @@ def publish_generation(layout: Layout, info: DatasetInfo, tables: Tables) -> int
 
 
 def incoming_files(layout: Layout) -> list[Path]:
-    """What runs are about to rename to CURRENT, or were when they were killed."""
+    """Files that a run was about to rename to CURRENT, or that killed runs left."""
     return sorted(layout.scratch.glob(f"{INCOMING}*"))
 
 
 def require_newest(layout: Layout) -> None:
-    """Refuse a CURRENT that names an older generation than the last one that it named.
+    """Refuse a CURRENT that names an older generation than before: a flipped bit can do that.
 
-    One flipped bit can make another name of it. A generation that CURRENT has not named yet, of a
-    run that is at it or was killed, has its CURRENT in `.tmp`.
+    A generation that CURRENT has not named yet, because its run is publishing it or was killed,
+    still has its CURRENT in `.tmp`.
 
     Raises:
         CacheError: there is a newer generation, or CURRENT names none.
@@ -330,7 +330,7 @@ def require_newest(layout: Layout) -> None:
         newest = max(generation_numbers(layout), default=0)
         if newest <= current or any(_names(path, newest) for path in incoming_files(layout)):
             return
-        if current_number(layout) == current:  # else a run has swapped it meanwhile
+        if current_number(layout) == current:  # else a run has replaced it meanwhile
             raise CacheError(
                 f"{layout.current_file}: names gen-{current:06d}, but there is gen-{newest:06d}. "
                 "The file is damaged, or somebody changed it: run `repair`."
@@ -345,7 +345,7 @@ def _names(path: Path, number: int) -> bool:
 
 
 def set_current(layout: Layout, number: int) -> None:
-    """Swap CURRENT."""
+    """Replace CURRENT."""
     name = layout.generation(number).name
     replace_file(layout.current_file, f"{name}\n".encode(), scratch=layout.scratch)
 
@@ -377,7 +377,7 @@ def _claim(layout: Layout, attempt: Path) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def publishing(layout: Layout) -> Iterator[None]:
-    """Only one driver at a time reads the last generation and makes the next."""
+    """Hold the lock that lets one driver at a time read the last generation and write the next."""
     with lock_file(layout.scratch / "publish.lock", exclusive=True, wait=True):
         yield
 

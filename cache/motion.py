@@ -1,4 +1,4 @@
-"""What is known of each point's motion, and the label table with classes of moving things.
+"""Each point's motion, and the label table with moving classes.
 
 A prepared scan keeps two numbers per point: its training id, in which motion does not count, and
 its motion. Together they give the class with motion, the class without it, and whether the point
@@ -20,7 +20,7 @@ class Motion(IntEnum):
     """Values of the field `motion`."""
 
     UNKNOWN = 0
-    """The label file says nothing of the point."""
+    """The label file does not tell the point's motion."""
     STATIC = 1
     """Also points whose class is ignored, as long as they have one."""
     MOVING = 2
@@ -36,20 +36,20 @@ def motion_lookup(labels: LabelTable, facts: DatasetFacts) -> NDArray[np.uint8]:
 
 
 def tells_motion(info: DatasetInfo) -> bool:
-    """Whether the label table has classes of moving things (`with_moving_classes`)."""
+    """Whether the label table has moving classes (`with_moving_classes`)."""
     names = tuple(moving.name for moving in info.facts.moving)
     return bool(names) and info.labels.names[-len(names) :] == names
 
 
 def with_moving_classes(info: DatasetInfo) -> DatasetInfo:
-    """The same data set with the classes of moving things behind the others.
+    """The same data set with the moving classes after the others.
 
     Args:
         info: of a cache or a table, with or without them.
 
     Returns:
-        Another label table, and these classes among the movable ones; itself where it has them, or
-        where labels say nothing of motion.
+        A copy with a longer label table and these classes among the movable ones; ``info`` itself
+        if it has them already, or if labels do not tell motion.
     """
     moving = info.facts.moving
     if not moving or tells_motion(info):
@@ -73,7 +73,7 @@ def with_moving_classes(info: DatasetInfo) -> DatasetInfo:
 
 
 def static_ids(info: DatasetInfo) -> NDArray[np.uint8]:
-    """(C,) each class as if nothing moved: moving ones become the same things at rest."""
+    """(C,) the static class of each class: moving ones become their static counterparts."""
     ids = np.arange(info.labels.n_classes, dtype=np.uint8)
     if tells_motion(info):
         ids[-len(info.facts.moving) :] = [moving.static for moving in info.facts.moving]

@@ -13,7 +13,7 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class RawOrder:
-    """Where in the raw file the points inside the volume lie, and where the others."""
+    """The rows of the raw file that lie inside the volume, and the others."""
 
     is_inside: NDArray[np.bool_]
     """(n_raw,)."""

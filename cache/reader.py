@@ -55,7 +55,7 @@ class CacheReader:
         self.is_remote = mirror is not None
         self.profiles = tuple(sorted(set(manifest.tables.shards["profile"].to_pylist())))
         self.thinnings = _thinnings(manifest)
-        """How the scans were thinned that hold neighbours; none where no scan does."""
+        """How the scans with stored neighbours were thinned; empty if no scan has any."""
         self._pool = DescriptorPool(opener=None if mirror is None else mirror.open_file)
         self._reader = ChunkReader(check=check or self.is_remote, pool=self._pool)
         self._parts: PartialFiles | None = None
@@ -91,16 +91,16 @@ class CacheReader:
         return cls(layout, check=check)
 
     def tell_motion(self) -> Self:
-        """From now on give moving things classes of their own, in labels, counts and `info`.
+        """Switch labels, counts and `info` to moving classes.
 
-        Voxel hashes then come without labels.
+        Voxel hashes then have no labels.
 
         Returns:
             Itself.
 
         Raises:
-            CacheError: labels of this data set say nothing of motion, or an earlier version
-                prepared the cache.
+            CacheError: labels of this data set do not tell motion, or an earlier version prepared
+                the cache.
         """
         if tells_motion(self.info):
             return self
@@ -126,14 +126,14 @@ class CacheReader:
         return self
 
     def expect_all(self) -> None:
-        """Say that all scans of a shard are read soon: their files are then fetched whole."""
+        """Announce that all scans of a shard will be read soon: files are then fetched whole."""
         if self._parts is not None:
             self._parts.reads_all = True
 
     def select(
         self, *, split: str | None = None, sequences: Sequence[str] | None = None
     ) -> NDArray[np.int64]:
-        """Positions of scans, in the order of sequences and frames.
+        """(P,) positions of scans, in the order of sequences and frames.
 
         Raises:
             CacheError: a sequence is not in the cache.
@@ -208,7 +208,7 @@ class CacheReader:
         return _with_moving_labels(read, self.info) if tells_motion(self.info) else read
 
     def source_file(self, position: int, role: str) -> Path | None:
-        """A raw file that a scan was prepared from, where it lay then.
+        """A raw file that a scan was prepared from, with its path at that time.
 
         Args:
             position: row of `scans`.
@@ -250,7 +250,7 @@ class CacheReader:
         )
 
     def check_chunk(self, position: int, chunk: StoredChunk) -> None:
-        """Read and decode one chunk and throw it away; its crc is compared.
+        """Read and decode one chunk to check it; its crc is compared and the values are discarded.
 
         Raises:
             CacheError: missing or damaged; the message names file, field and scan.
@@ -261,7 +261,7 @@ class CacheReader:
             self._reader.read(chunk.array, chunk.span, name=name)
 
     def close(self) -> None:
-        """Close all files; the reader cannot be used after."""
+        """Close all files; the reader cannot be used afterwards."""
         self._pool.close()
         if self._lease is not None:
             os.close(self._lease)
@@ -280,10 +280,10 @@ class CacheReader:
 
 
 def _thinnings(manifest: Manifest) -> tuple[ThinningConfig, ...]:
-    """How the `thinned` shards of a generation were made, each way once.
+    """The distinct settings with which the `thinned` shards of a generation were made.
 
     Raises:
-        CacheError: a shard says nothing of it.
+        CacheError: a shard does not state them.
     """
     shards = manifest.tables.shards
     texts = shards.filter(pc.equal(shards["stage"], "thinned"))["parameters"].unique()
@@ -302,7 +302,7 @@ def _thinnings(manifest: Manifest) -> tuple[ThinningConfig, ...]:
 
 
 def _with_moving_labels(record: ScanRecord, info: DatasetInfo) -> ScanRecord:
-    """A record whose labels tell moving things apart; those of voxels would not, and leave."""
+    """A record with moving classes in its labels, and without labels of voxels, which lack them."""
     label, outside_label = (
         None if label is None or motion is None else moving_labels(label, motion, info)
         for label, motion in (

@@ -1,7 +1,8 @@
-"""Commit records: everything that the manifest knows of one shard, as typed rows.
+"""Commit records: everything that the manifest contains about one shard, as typed rows.
 
-A record is made once, when a shard is published. Without the ``writer`` and ``seconds`` fields and
-the paths of sources it can be made again from the shard alone (`care/records_from_shards.py`).
+A record is written once, when a shard is published. Except for the ``writer`` and ``seconds``
+fields and the paths of sources, it can be rebuilt from the shard alone
+(`care/records_from_shards.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class SourceFile:
     role: str
     """"points", "labels", "panoptic", "sweep0", "sweep1", ..., "image0", ... or "calib"."""
     path: str
-    """Absolute; "" where only the shard is left to tell."""
+    """Absolute; "" if it was rebuilt from the shard."""
     nbytes: int
     mtime_ns: int
     xxh3: str
@@ -101,7 +102,7 @@ class ThinnedEntry:
 
     scan_id: str
     thinned: int
-    """K, the points that thinning leaves; 0 where the scan spans too many cells to be thinned."""
+    """K, the thinned points; 0 if the scan spans too many cells to be thinned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,7 @@ class FailedScan:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardHeader:
-    """A shard's key and all that the key is made of; the group attributes hold it too."""
+    """A shard's key and its inputs; also in the group's attributes."""
 
     container: str = field(metadata=written_as("stage"))
     key: str
@@ -187,7 +188,7 @@ class ShardHeader:
 
     @property
     def lidar_key(self) -> str:
-        """Key of the `lidar` shard that this one was made from; "" of `lidar` itself."""
+        """Key of the `lidar` shard that this one is based on; "" for `lidar` itself."""
         key = self.inputs.get("lidar", "")
         return key if isinstance(key, str) else ""
 
@@ -221,7 +222,7 @@ def encode_row(row: ShardRow) -> bytes:
     return seal({"format_version": FORMAT_VERSION, "row": row})
 
 
-@lru_cache(maxsize=16)  # three containers of a shard are made by its `lidar` record
+@lru_cache(maxsize=16)  # three containers of a shard are based on its `lidar` record
 def decode_row(data: bytes, *, where: str) -> ShardRow:
     """Parse and check a commit record.
 
@@ -241,7 +242,7 @@ def decode_row(data: bytes, *, where: str) -> ShardRow:
 
 
 def _faults(row: ShardRow) -> Iterator[str]:
-    """What no record says, although its checksum is right: names that lead elsewhere first."""
+    """What is impossible in a record with a valid checksum: first names that lead elsewhere."""
     header = row.header
     if header.container not in CONTAINERS or not 0 <= row.shard < MOST_SHARDS:
         yield f"found shard {row.shard!s:.20} of {header.container[:40]!r}"
@@ -275,14 +276,18 @@ def _is_place(ref: ChunkRef) -> bool:
 
 
 def commit_row(layout: Layout, row: ShardRow) -> None:
-    """Publish a commit record: from now on the shard counts as done."""
+    """Publish a commit record: the shard now counts as complete."""
     path = layout.row(row.header.container, row.shard, row.header.key)
     require_no_link(path.parent.parent, path.parent)
     replace_file(path, encode_row(row), scratch=layout.scratch)
 
 
 def load_row(layout: Layout, container: str, shard: int, key: str) -> ShardRow | None:
-    """Read a commit record; None when there is none."""
+    """Read a commit record; None if there is none.
+
+    Raises:
+        CacheError: damaged, or of another format version.
+    """
     path = layout.row(container, shard, key)
     try:
         data = read_file(path)

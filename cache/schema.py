@@ -1,4 +1,4 @@
-"""What a prepared data set holds: its description and one scan's arrays. Home of the field names.
+"""What a prepared data set contains: its description and the arrays of a scan.
 
 Shapes follow the cache (`docs/format.md`): structure of arrays, one contiguous block per field, so
 that a decoded chunk is the array and nothing is copied.
@@ -65,7 +65,7 @@ class LabelTable:
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionInfo:
-    """What was done to the scans of a corrupted data set."""
+    """The corruption of a data set's scans."""
 
     collection: str
     """"pass2d-C": made by pass2d, not one of the published sets."""
@@ -81,7 +81,7 @@ class CorruptionInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class MovingClass:
-    """A class of things seen in motion, which only tasks on several scans tell from those at rest.
+    """A class of moving objects, which only tasks on several scans distinguish from static ones.
 
     Its training id follows those of the label table, in the order of ``DatasetFacts.moving``.
     """
@@ -89,27 +89,27 @@ class MovingClass:
     name: str
     """E.g. "moving-car"."""
     static: int
-    """Training id of the same things at rest, which stands for both where motion does not count."""
+    """Training id of the static class, which includes both if motion does not matter."""
     raw_ids: tuple[int, ...]
     """Raw ids of the label files."""
     raw: int
-    """The one of them that is written for a prediction."""
+    """The raw id that is written for a prediction."""
     color_rgb: tuple[int, int, int]
     """0..255."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LidarFacts:
-    """What corruptions must know of a lidar and of the classes that it sees."""
+    """What corruptions must know about a lidar and its classes."""
 
     beams: int
-    """Lasers one above the other."""
+    """Number of beams."""
     fov_deg: tuple[float, float]
-    """Elevation of the lowest and of the highest."""
+    """Elevation of the lowest and of the highest beam, in degrees."""
     vehicles: tuple[int, ...] = ()
     """Training ids of vehicles."""
     sealed_ground: tuple[int, ...] = ()
-    """Training ids of ground on which water stands as a film."""
+    """Training ids of ground that a film of water can cover."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.beams <= 1024:
@@ -120,7 +120,7 @@ class LidarFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class RawFormat:
-    """How the files of a scan are read, where a description says it; `docs/your_data.md`."""
+    """How the files of a scan are read, as given by a description; see `docs/your_data.md`."""
 
     suffix: str = ".bin"
     """Of the point files, in lower case and without ``.gz``."""
@@ -139,7 +139,7 @@ class RawFormat:
     rotation: tuple[tuple[float, float, float], ...] | None = None
     """(3, 3) lidar_from_file; None: none."""
     label_dtype: str = "<u4"
-    """NumPy type of label files that do not say it themselves."""
+    """NumPy type of label files that do not state it themselves."""
     label_column: str = ""
     """Name or place of the label among the columns of the point file; "": labels have a file."""
     label_shift: int = 0
@@ -156,7 +156,7 @@ class RawFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """How data sets differ, besides labels and volume. Code asks for these, never for a name."""
+    """How data sets differ, besides labels and volume. Code checks these, never a name."""
 
     title: str
     """For people: "SemanticKITTI"."""
@@ -165,32 +165,33 @@ class DatasetFacts:
     has_instances: bool
     """Whether the labels, or files beside them (nuScenes' panoptic ones), hold instance ids."""
     forward_axis: str
-    """Where the lidar frame looks ahead: "x" (y is left) or "y" (x is right)."""
+    """The forward axis of the lidar frame: "x" (y is left) or "y" (x is right)."""
     full_scale: float
-    """Largest signal in its files: 1 or 255, say."""
+    """Largest signal in its files, e.g. 1 or 255."""
     absent_counts_zero: bool
     """Whether `official` counts a class without label and prediction as IoU 0 or leaves it out."""
     forbidden_answers: tuple[int, ...] = ()
-    """Training ids that the benchmark does not take as a prediction."""
+    """Training ids that the benchmark does not accept as a prediction."""
     benchmark: str = ""
     """Form of the submission, a name in `train/submission/`; empty where there is no benchmark."""
     pitch_deg: tuple[float, float] = (-25.0, 3.0)
-    """The lidar's field of view, from below to above the horizon: mixes lay their bands in it."""
+    """The lidar's vertical field of view in degrees, lowest first; mixes divide it into bands."""
     movable: tuple[int, ...] = ()
-    """Training ids of things that move, which mixes paste."""
+    """Training ids of movable classes, which mixes paste."""
     pasted: tuple[int, ...] = ()
-    """Training ids of scarce things, of which instance CutMix keeps a bank."""
+    """Training ids of scarce classes, which instance CutMix keeps in its bank."""
     grounds: tuple[int, ...] = ()
-    """Training ids of surfaces on which it sets them."""
+    """Training ids of the surfaces on which it places them."""
     moving: tuple[MovingClass, ...] = ()
-    """Classes of moving things, beyond the label table; empty where labels say nothing of motion.
-    `cache/motion.py` makes the table with them."""
+    """Moving classes, beyond the label table; empty if labels do not tell motion. `cache/motion.py`
+    makes the table that includes them."""
     unlabeled_raw: tuple[int, ...] = (0,)
     """Raw ids of which it is unknown whether they move; all others are static or moving."""
     motion_raw: tuple[int, ...] = ()
     """Raw ids that files of moving object segmentation hold for unknown, static, moving."""
     rare: tuple[int, ...] = ()
-    """Training ids of things that hardly occur at rest: scores with motion show them apart."""
+    """Training ids of classes that are hardly ever static: scores with motion report them
+    separately."""
     lidar: LidarFacts | None = field(default=None, metadata=OMITTED_IF_NONE)
     """For corruptions; None: `pass2d/corruptions/` has a table for the layout."""
 
@@ -247,23 +248,23 @@ KNOWN_FACTS = {
         grounds=(11, 12, 13),
     ),
 }
-"""Of caches and checkpoints that say none, by layout: the two that came before there were facts."""
+"""Facts for caches and checkpoints without any, by layout: the two that existed before facts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """Everything training and prediction must know of a data set; `dataset.json` holds it."""
+    """All that training and prediction must know about a data set; stored in `dataset.json`."""
 
     name: str
     """Folder below the cache root, e.g. "semkitti"."""
     layout: str
-    """How its raw files lie: a name in `pipeline/datasets/`."""
+    """Layout of its raw files: a name in `pipeline/datasets/`."""
     labels: LabelTable
     grid: GridConfig
     n_cameras: int
     """Cameras per scan in `camera/`: 1 or 6."""
     has_class_weights: bool
-    """Whether the published recipe weighs classes (SemanticKITTI yes, nuScenes no)."""
+    """Whether the published recipe uses class weights (SemanticKITTI yes, nuScenes no)."""
     signal_name: str
     """"remission" (0..1) or "intensity" (0..255)."""
     raw_columns: int
@@ -275,23 +276,23 @@ class DatasetInfo:
     drops_invalid: bool | None = field(default=None, metadata=OMITTED_IF_NONE)
     """True: rows of NaN or infinity were dropped: they lie at ``cache.nowhere.NOWHERE``."""
     has_thinned: bool | None = field(default=None, metadata=OMITTED_IF_NONE)
-    """True: thinned points and their neighbours were asked for, the container `thinned`."""
+    """True: thinned points and their neighbours are stored, in the container `thinned`."""
     own_facts: DatasetFacts | None = field(default=None, metadata=OMITTED_IF_NONE)
     """None: the ``KNOWN_FACTS`` of its layout."""
     raw_format: RawFormat | None = field(default=None, metadata=OMITTED_IF_NONE)
     """How raw files are read; None: as the layout has them."""
     description: dict[str, object] | None = field(default=None, metadata=OMITTED_IF_NONE)
-    """What a person wrote of the data set, as TOML has it; None: it is one of those built in."""
+    """The user's description of the data set, as TOML values; None for built-in data sets."""
 
     @property
     def facts(self) -> DatasetFacts:
-        """In what the data set differs from others."""
+        """The facts by which the data set differs from others."""
         return KNOWN_FACTS[self.layout] if self.own_facts is None else self.own_facts
 
 
 @dataclass(frozen=True, kw_only=True)
 class CameraView:
-    """One picture and the points of the scan that it sees."""
+    """One picture and the scan's points visible in it."""
 
     image: NDArray[np.uint8] | None
     """(H, W, 3) RGB; None when not asked for. A crop has its own, smaller W."""
@@ -356,8 +357,8 @@ class ScanRecord:
     """(O,) as `motion`."""
     thinned: ThinnedScan | None = None
     """Of the raw file's points, outside the volume too, by `fields.STORED_THINNING`; None when not
-    prepared or not asked for. Its rows are those of the raw file; rows that hold no measured point
-    take no part, and 0 answers for them."""
+    prepared or not asked for. Its rows are those of the raw file; rows without a measured point are
+    not thinned, and their nearest thinned point is given as 0."""
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Per-point fields of the table (`fields.py`) without an attribute here, by name: (N,) or
     (rows, N)."""

@@ -1,4 +1,4 @@
-"""What has become of a source file since it was read. Home of that rule."""
+"""Whether a source file has changed since it was read: the only implementation of that rule."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ SourceState = Literal["unchanged", "touched", "changed", "gone"]
 
 
 def source_state(source: SourceFile, *, hash_contents: bool) -> SourceState:
-    """Compare a file with what the cache recorded of it.
+    """Compare a file with what the cache recorded about it.
 
     Args:
-        source: As it was read. One that could not be read then has changed as soon as it is there.
+        source: As it was read. One that could not be read then counts as changed as soon as it
+            exists.
         hash_contents: Read a file of the same size whose time differs, instead of "touched".
     """
     path = Path(source.path)

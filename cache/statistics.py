@@ -15,16 +15,16 @@ from pass2d.common.errors import ShapeError
 RANGE_EDGES_M = tuple(range(0, 101, 5))
 """Lower edges of the range histogram's R = 21 bins in metres; the last one is all from 100 m on."""
 LEAST_WITH_CLASS = 1e-4
-"""Share of the points with a class below which labels say nothing. Real sets have 0.4 to 0.99."""
+"""Share of classified points below which labels are useless. Real sets have 0.4 to 0.99."""
 FEW_POINTS = 1000
-"""Fewer with a class may well be of a few classes only."""
+"""With fewer classified points, only a few classes may occur."""
 LEAST_SHARE = 1e-6
-"""Share of the points with a class below which a class weighs no more: static motorcyclists of
-SemanticKITTI's 25 classes, one point in 2e8, would weigh 400 times a common one."""
+"""Share of the classified points below which a class's weight no longer grows: static motorcyclists
+in SemanticKITTI's 25 classes, one point in 2e8, would weigh 400 times as much as a common class."""
 SPLITS = ("train", "val", "test")
 """The splits in the order of tables."""
 NEEDED_BY = {"train": "training", "val": "the score after each epoch"}
-"""What refuses labels of a split that say nothing (`lacks_classes`)."""
+"""Called with a split's useless labels (`lacks_classes`)."""
 
 
 class ScanColumns(Protocol):
@@ -124,10 +124,10 @@ class DatasetStatistics:
 
 
 def lacks_classes(class_counts: ArrayLike) -> str | None:
-    """What is wrong with labels of which (nearly) no point has a class; None where that is fine.
+    """What is wrong with labels of which (nearly) no point has a class; None if nothing is.
 
-    Fewer than one point in 10,000 is nothing to learn from or to score: an error for training and
-    evaluation. (Published sets for weak supervision label one in 1,000 points or 10,000.)
+    Fewer than one point in 10,000 is too little to learn from or to score: an error for training
+    and evaluation. (Published sets for weak supervision label one in 1,000 points or 10,000.)
 
     Args:
         class_counts: (C,) points per training id, the ignored class first.
@@ -154,7 +154,7 @@ def seem_training_ids(class_counts: ArrayLike, labels: LabelTable) -> list[int]:
         labels: the data set's.
 
     Returns:
-        The classes that are lost by it; none where nothing speaks for it.
+        The classes that would be lost; empty if there is no sign of it.
     """
     counts = _checked_counts(class_counts)
     smallest = {c: raw for raw, c in sorted(labels.raw_to_training.items(), reverse=True)}
@@ -168,7 +168,7 @@ def class_weights(counts: ArrayLike) -> NDArray[np.float32]:
     """Weigh classes by how rare they are: w_c = (max f / f_c)^(1/3).
 
     Args:
-        counts: (C,) points per training id; whatever [0], the ignored class, says is not used.
+        counts: (C,) points per training id; [0], the ignored class, is not used.
 
     Returns:
         (C,) 1 for the most frequent class, 0 for the ignored one. A class of a share below

@@ -284,7 +284,7 @@ def _sequence(rows: ShardRows) -> str:
 
 
 def merge_tables(parts: Sequence[Tables]) -> Tables:
-    """Tables end to end, sorted: the same rows give the same table in whatever order they came."""
+    """Tables concatenated and sorted: the same rows give the same table in whatever order."""
     scans = pa.concat_tables([part.scans for part in parts]).sort_by(
         [("shard", "ascending"), ("row", "ascending")]
     )

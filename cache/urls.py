@@ -1,4 +1,4 @@
-"""Tells a remote store's URL from a folder."""
+"""Distinguishes a remote store's URL from a folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def absolute_location(text: str) -> str:
 
 
 def canonical_url(text: str) -> str:
-    """One text per place: protocol in lower case, single slashes, none at the end.
+    """The canonical form of a URL: protocol in lower case, single slashes, none at the end.
 
     Raises:
         ConfigError: it names no place.

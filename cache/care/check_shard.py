@@ -36,7 +36,7 @@ class ShardChecker:
         self.nbytes = 0
 
     def check(self, *, n_classes: int) -> None:
-        """Everything: files and hashes first; what they say decides whether values are read."""
+        """All checks: files and hashes first; their result decides whether values are read."""
         present = self._check_names()
         for file in self._row.files:
             if file.name in present:
@@ -133,7 +133,7 @@ class ShardChecker:
         return tuple(hit) or ids
 
     def _check_record(self) -> None:
-        """The files are as recorded: does the record say what the shard says of itself?"""
+        """The files are as recorded; check that the record agrees with the shard's own metadata."""
         header = self._row.header
         try:
             described = describe_shard(self._folder)
@@ -241,7 +241,7 @@ class ShardChecker:
                 yield f"cells of scale {scale} are not sorted and distinct", "coord"
 
     def _points_of(self, index: int, count: Literal["n", "n_raw"] = "n") -> int | None:
-        """N of the scan (or its raw points), from the `lidar` shard that this one was made from."""
+        """N of the scan (or its raw points), from the `lidar` shard that this one is based on."""
         key = self._row.header.lidar_key
         try:
             lidar = load_row(self._layout, "lidar", self._row.shard, key)

@@ -1,4 +1,4 @@
-"""What `verify` finds, in one form for reports and for `repair`."""
+"""What `verify` finds, in one format for reports and `repair`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Kind = Literal["missing", "extra", "size", "changed", "unreadable", "inconsisten
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """One thing that is not as it was written."""
+    """One difference from what was written."""
 
     kind: Kind
     path: str
@@ -26,7 +26,7 @@ class Damage:
     """12 digits, as in the names."""
     field: str = ""
     scan_ids: tuple[str, ...] = ()
-    """Scans whose data is hit; all of the shard when its metadata is."""
+    """Scans whose data is damaged; all scans of the shard if its metadata is."""
 
     def __str__(self) -> str:
         where = f" (shard {self.shard} of {self.container}" if self.container else ""
@@ -38,7 +38,7 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class IntegrityReport:
-    """What `verify` looked at and what it found."""
+    """What `verify` checked and found."""
 
     files: int
     nbytes: int
@@ -46,14 +46,14 @@ class IntegrityReport:
     scans: int
     shards: int
     rebuilt: int
-    """Shards made again from their sources and compared byte by byte."""
+    """Shards rebuilt from their sources and compared byte by byte."""
     damages: tuple[Damage, ...]
     notes: tuple[str, ...]
-    """Things that are no damage: leftovers that `gc` removes, sources that are gone."""
+    """Findings that are not damage: leftovers that `gc` removes, missing source files."""
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is damaged."""
+        """True if nothing is damaged."""
         return not self.damages
 
 

@@ -1,4 +1,4 @@
-"""Removes what nothing refers to: old generations, their shards, attempts of killed runs."""
+"""Removes unreferenced files: old generations, their shards, unfinished work of killed runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GcReport:
     """Paths relative to the data set's folder."""
     nbytes: int
     kept: tuple[str, ...]
-    """Things that look unused but stay, with the reason."""
+    """Files that look unused but are kept, with the reason."""
 
 
 def collect_garbage(
@@ -51,19 +51,19 @@ def collect_garbage(
 ) -> GcReport:
     """Remove what no kept generation refers to.
 
-    Generations that a running reader has open stay, and shards of a run that was interrupted stay
-    until `prepare` has finished, so that it need not start again.
+    Generations that a reader has open are kept, and so are the shards of an interrupted run until
+    `prepare` has finished, so that it need not start again.
 
     Args:
         dataset_root: e.g. cache/semkitti.
         keep: newest generations to keep, the current one included.
         unfinished: also remove shards of an interrupted run.
-        dry_run: only say what would go.
-        young_s: leave records and shards alone that were written within so many seconds: where no
-            lock tells whether `prepare` runs.
+        dry_run: only report what would be removed.
+        young_s: keep records and shards written within the last so many seconds, for stores where
+            no lock shows whether `prepare` is running.
 
     Raises:
-        CacheError: `prepare` is running, or the cache is damaged: `repair` comes first.
+        CacheError: `prepare` is running, or the cache is damaged and must be repaired first.
     """
     layout = Layout(root=dataset_root)
     require_no_link(*layout.folders)
@@ -171,7 +171,7 @@ class _Collector:
                         yield path
 
     def _scratch(self) -> Iterable[Path]:
-        # No driver runs (the lock is ours), so every attempt is of a dead one.
+        # No driver is running (we hold the lock), so every attempt belongs to a dead one.
         return attempts(self._layout.scratch)
 
 

@@ -1,4 +1,4 @@
-"""Makes commit records and manifests again from the shards themselves."""
+"""Rebuilds commit records and manifests from the shards themselves."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def describe_shard(folder: Path) -> ShardRow:
     """The commit record of a published shard, from its files alone.
 
     Paths and times of source files are not in a shard: they are "" and 0 here, so that the next
-    `prepare` hashes the files once more.
+    `prepare` hashes the files again.
 
     Raises:
         CacheError: the shard is damaged or of another format version.
@@ -87,7 +87,7 @@ def _describe_shard(folder: Path) -> ShardRow:
 
 
 def expected_key(header: ShardHeader) -> str:
-    """The key that a header's content asks for."""
+    """The key that follows from a header's content."""
     return shard_key(
         header.container,
         code_version=header.code_version,
@@ -98,9 +98,10 @@ def expected_key(header: ShardHeader) -> str:
 
 
 def current_rows(layout: Layout) -> dict[int, dict[str, ShardRow]]:
-    """The newest consistent commit records by shard and container: a manifest without a manifest.
+    """The newest consistent commit records by shard and container, for rebuilding a lost manifest.
 
-    Of several `lidar` records of a shard the newest counts; `camera` and `voxel` must belong to it.
+    Of several `lidar` records of a shard the newest is used; the other containers must belong to
+    it.
     """
     found: dict[int, dict[str, ShardRow]] = {}
     for container in CONTAINERS:
@@ -169,6 +170,6 @@ def _chunk_ref(data: np.ndarray, offset: int, length: int, path: Path) -> ChunkR
 
 
 def without_paths(row: ShardRow) -> ShardRow:
-    """A record as `describe_shard` would make it: for comparison."""
+    """A record as `describe_shard` would return it, for comparison."""
     failed = tuple(replace(scan, reason=_REASON) for scan in row.failed)
     return replace(row, sources=source_files(row.header), failed=failed, writer="", seconds=0.0)

@@ -53,15 +53,16 @@ class StatusReport:
     sources: int
     """Files that were compared."""
     changed: tuple[str, ...]
-    """Source files of another size or content than when they were prepared, or that could not be
+    """Source files whose size or content has changed since they were prepared, or that could not be
     read then."""
     touched: tuple[str, ...]
-    """Same size, another time; content not compared. Empty when contents are hashed."""
+    """Same size but another modification time; content not compared. Empty when contents are
+    hashed."""
     vanished: tuple[str, ...]
     vanished_sequences: tuple[str, ...]
     """Sequences of which no point file is left; `prepare` keeps what it has of them."""
     missing_shards: tuple[str, ...]
-    """Shards that the generation names and that are not there."""
+    """Shards that the generation names but that are missing."""
     unfinished: int
     """Committed shards that the generation does not name."""
 
@@ -72,7 +73,7 @@ class StatusReport:
 
 
 def status(dataset_root: Path, *, hash_contents: bool = False) -> StatusReport:
-    """Look at the manifest and at the sizes and times of all source files.
+    """Compare the manifest with the sizes and modification times of all source files.
 
     Args:
         dataset_root: e.g. cache/semkitti.
@@ -164,7 +165,7 @@ def _without_points(manifest: Manifest, vanished: set[str]) -> tuple[str, ...]:
 
 
 class _Sources:
-    """Every source file against what the manifest says of it."""
+    """Compare every source file with its entry in the manifest."""
 
     def __init__(self, *, hash_contents: bool) -> None:
         self._hash_contents = hash_contents
@@ -174,7 +175,7 @@ class _Sources:
         self.count = 0
 
     def compare(self, source: SourceFile) -> None:
-        """Sort one file by what became of it; one that could not be read has no hash."""
+        """Classify one file; one that could not be read has no hash."""
         self.count += 1
         state = source_state(source, hash_contents=self._hash_contents)
         if state == "changed":

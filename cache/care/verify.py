@@ -1,4 +1,4 @@
-"""Finds whatever is not as it was written: files, sizes, hashes, records, values."""
+"""Finds all differences from what was written: files, sizes, hashes, records, values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from pass2d.common.files import read_whole
 from pass2d.common.progress import Progress
 
 Rebuild = Callable[[ShardRow], Sequence[str] | None]
-"""Makes a shard again from its sources; names of files whose bytes differ, None: sources gone."""
+"""Rebuilds a shard and returns the files whose bytes differ; None if its sources are missing."""
 
 Presence = Callable[[str, str], AbstractContextManager[None]]
 """Has a shard, given by container and name, on disk during a `with`."""
@@ -65,10 +65,10 @@ def verify(
 
     Args:
         dataset_root: e.g. cache/semkitti.
-        progress: hears of shards done.
-        rebuild: makes a shard again and compares (`pipeline.repair.rebuild_and_compare`).
+        progress: receives the number of checked shards.
+        rebuild: rebuilds and compares a shard (`pipeline.repair.rebuild_and_compare`).
         rebuild_share: share of the sound shards to rebuild, 0..1; always the same ones.
-        presence: fetches shards that are not all there.
+        presence: fetches shards that are not completely on disk.
 
     Raises:
         CacheError: there is no data set, or it is of an older or newer format version.
@@ -218,7 +218,7 @@ class _Verifier:
             self._changed(path, "is empty, expected one line per failed scan")
 
     def _check_names(self) -> None:
-        """Files and folders that nobody puts there."""
+        """Files and folders that do not belong there."""
         known = {DATASET_FILE, CURRENT_FILE, FAILED_FILE, "manifest", "rows", ".tmp", *CONTAINERS}
         for path in self._entries(self._layout.root):
             if path.name not in known:
@@ -318,7 +318,7 @@ class _Verifier:
         return sound
 
     def _lidar_of(self, row: ShardRow) -> AbstractContextManager[None]:
-        """The `lidar` shard that another is made from."""
+        """The `lidar` shard that another shard is based on."""
         name = _lidar_name(row)
         return nullcontext() if name is None else self._presence("lidar", name)
 

@@ -1,12 +1,13 @@
-"""How the numbers of a ``.bin`` file lie: the file does not say, the numbers do.
+"""Detects the layout of a ``.bin`` file, which the file itself does not state, from its numbers.
 
-Home of that rule; `pipeline` refuses what it would read wrongly, `train` chooses by it.
+The only implementation of that rule: `pipeline` uses it to refuse files that it would misread,
+`train` to choose a layout.
 
 Read with the right number of columns, each column has its own distribution (z near the ground, the
 signal above 0); read with a wrong one, each takes x, y, z and signal in turn, and all look alike.
-How far they differ is measured in bits: what a number's position in its row tells about its value.
-The type is told by the values themselves: a float64 read as float32, or one of the other byte
-order, has the exponents of noise.
+Their difference is measured in bits: how much a number's position in its row tells about its value.
+The type follows from the values themselves: float64 read as float32, or in the wrong byte order,
+has random exponents.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from numpy.typing import NDArray
 DTYPES = {"float32": "<f4", "float64": "<f8", "float32be": ">f4", "float64be": ">f8"}
 """What --dtype may say; "be": big endian."""
 COLUMNS = range(3, 9)
-"""What is recognised: x, y, z, and up to five more. Others are read when they are named."""
+"""Recognised layouts: x, y, z, and up to five more columns. Others are read if they are given
+explicitly."""
 FEW_POINTS = 64
 """Below this the columns' distributions can only confirm what is expected."""
 _FEW_WORDS = f"fewer than {FEW_POINTS} points are too few to tell"
 CLEAR_BITS = 0.15
-"""How far columns must differ. Real scans: 0.86 to 1.24 bits read rightly, below 0.01 with a number
-of columns that shares no factor with the right one, and up to 0.45 with one that does."""
+"""How much columns must differ. Real scans: 0.86 to 1.24 bits if read correctly, below 0.01 with a
+number of columns that shares no factor with the right one, and up to 0.45 with one that does."""
 LEAST_BITS, OTHER_BITS = 0.4, 0.7
 """Shares of the best's bits that a smaller number of columns needs: to be asked whether it says the
 same, and to be in doubt. (Rings that count up say more with every multiple of the right one.)"""
 ALIKE, UNLIKE = 0.12, 0.3
 """Kolmogorov-Smirnov distance of two columns: of the same quantity in two neighbouring rows, or of
-two quantities. Between them nobody knows."""
+two quantities. Between the two it is undecided."""
 FOLLOWS, FOLLOWING = 0.8, 0.45
 """Rank correlation of the same coordinate of neighbouring points in a scan as it was measured, and
-the distance that it then excuses: beams that take turns look near and far."""
+the distance that it then excuses: beams that fire in turn look near and far."""
 ONE_LENGTH = 0.02
 """Normals are all of one length."""
 _MOST_COLUMNS = 24
@@ -56,7 +58,7 @@ _SIGNAL = (1e-30, 1e30)
 
 @dataclass(frozen=True, kw_only=True)
 class PointLayout:
-    """How one point lies in a ``.bin`` file."""
+    """The layout of one point in a ``.bin`` file."""
 
     columns: int
     """Numbers per point."""
@@ -75,7 +77,7 @@ class PointLayout:
 
     @property
     def arguments(self) -> str:
-        """The arguments that say so."""
+        """The arguments that select this layout."""
         dtype = "" if self.dtype == "float32" else f" `dtype={self.dtype}`"
         return f"`columns={self.columns}`{dtype}"
 
@@ -84,29 +86,29 @@ class PointLayout:
 
 
 class Verdict(NamedTuple):
-    """What the numbers of a file say."""
+    """What the numbers of a file indicate."""
 
     layout: PointLayout | None
-    """None: nothing that is clear."""
+    """None if it is not clear."""
     doubt: str
-    """Why it is not clear; "" where it is."""
+    """Why it is not clear; "" if it is."""
     is_noise: bool = False
-    """Whether the numbers are no coordinates in any type."""
+    """Whether the numbers cannot be coordinates in any type."""
     is_few: bool = False
     """Whether there are too few numbers to tell."""
 
 
 def find_layout(data: bytes | memoryview, *, usual: PointLayout) -> Verdict:
-    """Find out how the points of a file lie, from a sample of its numbers (a few milliseconds).
+    """Detect the layout of a file's points from a sample of its numbers (a few milliseconds).
 
-    The size of the file is not asked: a file that was cut says what it was.
+    The size of the file is ignored, so that truncated files are recognised too.
 
     Args:
         data: The whole file.
-        usual: What is expected; asked first.
+        usual: The expected layout, which is tried first.
 
     Returns:
-        A layout that is clear, or why there is none.
+        A clear layout, or why there is none.
     """
     if len(data) < usual.point_bytes * FEW_POINTS:
         return _of_few(data, usual)
@@ -126,7 +128,7 @@ def find_layout(data: bytes | memoryview, *, usual: PointLayout) -> Verdict:
 
 
 def other_content(data: bytes | memoryview, expected: PointLayout) -> str:
-    """What a file clearly holds instead of points of the layout; "" where that may be."""
+    """What a file clearly contains instead of points of this layout; "" if it may be this."""
     verdict = find_layout(data, usual=expected)
     if verdict.layout is None:
         return "numbers that are not coordinates of points" if verdict.is_noise else ""
@@ -135,7 +137,7 @@ def other_content(data: bytes | memoryview, expected: PointLayout) -> str:
 
 
 def _of_few(data: bytes | memoryview, usual: PointLayout) -> Verdict:
-    """What is expected, where few numbers say so rather than any other that their size allows."""
+    """The expected layout, if few numbers fit it best of all that the file size allows."""
     kind = usual.numpy_type
     values = np.frombuffer(data, kind, count=len(data) // kind.itemsize)
     doubt = Verdict(None, _FEW_WORDS, is_few=True)
@@ -175,8 +177,8 @@ def is_as_stated(
         verdict: Of ``find_layout`` with the stated layout as the usual one.
 
     Returns:
-        Whether its size fits, the coordinates make sense, and no layout but one of twice as many
-        columns, or three times, says clearly more.
+        Whether its size fits, the coordinates are plausible, and no other layout fits clearly
+        better, except those with two or three times as many columns.
     """
     other = verdict.layout
     if len(data) % stated.point_bytes or not len(data):
@@ -192,7 +194,7 @@ def is_as_stated(
 
 
 def _of_type(data: bytes | memoryview, dtype: str) -> Verdict:
-    """What the numbers say if they are of this type."""
+    """What the numbers indicate if they are of this type."""
     kind = np.dtype(DTYPES[dtype])
     values = np.frombuffer(data, kind, count=len(data) // kind.itemsize)
     bits = column_bits(values)
@@ -216,10 +218,10 @@ def _of_type(data: bytes | memoryview, dtype: str) -> Verdict:
 
 
 def column_bits(values: NDArray[np.floating]) -> dict[int, float]:
-    """How much the columns differ, for every number of columns that they may be read as.
+    """How much the columns differ, for every possible number of columns.
 
     Args:
-        values: As they lie in the file; any type.
+        values: In file order; any type.
 
     Returns:
         Number of columns to bits: the mutual information of a number's column and its value (in 32
@@ -254,10 +256,10 @@ def column_bits(values: NDArray[np.floating]) -> dict[int, float]:
 
 
 def _least(values: NDArray[np.floating], bits: dict[int, float], best: int) -> tuple[int, str]:
-    """The smallest number of columns that says as much as the best one, or 0 and a doubt.
+    """The smallest number of columns that scores as high as the best, or 0 and a reason for doubt.
 
-    Twice the right number says the same; a little more where neighbouring rows differ, as those of
-    sensors whose beams take turns do.
+    Twice the right number scores the same, or slightly more if neighbouring rows differ, as with
+    sensors whose beams fire in turn.
     """
     for fewer in range(2, best):
         if best % fewer or bits[fewer] < max(CLEAR_BITS, LEAST_BITS * bits[best]):
@@ -271,7 +273,7 @@ def _least(values: NDArray[np.floating], bits: dict[int, float], best: int) -> t
 
 
 def _same_quantities(values: NDArray[np.floating], columns: int) -> bool | None:
-    """Whether neighbouring rows of so many columns hold the same quantities; None: unknown."""
+    """Whether neighbouring rows of so many columns contain the same quantities; None if unknown."""
     rows = _rows(values, 2 * columns)
     first, second = rows[:, : min(columns, 3)].T, rows[:, columns : columns + min(columns, 3)].T
     distances = [_distance(a, b) for a, b in zip(first, second, strict=True)]
@@ -289,7 +291,7 @@ def _same_quantities(values: NDArray[np.floating], columns: int) -> bool | None:
 
 
 def _rows(values: NDArray[np.floating], columns: int) -> NDArray[np.float64]:
-    """A sample of rows, by chance."""
+    """A random sample of rows."""
     rows = values[: len(values) // columns * columns].reshape(-1, columns)
     if len(rows) > _SAMPLE_ROWS:
         rows = rows[np.random.default_rng(1).integers(0, len(rows), _SAMPLE_ROWS)]
@@ -334,7 +336,7 @@ def _are_points(rows: NDArray[np.float64]) -> bool:
 
 
 def _are_coordinates(numbers: NDArray[np.float64]) -> bool:
-    """Whether these are sizes that lengths in one unit may have."""
+    """Whether these can be magnitudes of lengths in one unit."""
     size = np.abs(numbers[np.isfinite(numbers)])
     size = size[size > 0]
     if len(size) < _FEWEST_NUMBERS * numbers.size:

@@ -1,4 +1,4 @@
-"""What unit, axis and place a cloud's coordinates seem to have, measured against training data."""
+"""Estimates unit, vertical axis and origin of a cloud by comparing it with training data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CLEARLY = 0.1
 FEWEST_CELLS, LEAST_AGREEMENT = 20, 0.35
 """Below these the points show no ground that could be trusted."""
 OFF_CENTRE = 4.0
-"""Times the spread that the middle of a scan lies off the sensor: below 1 all around it, about
-1.5 for sensors that look ahead only."""
+"""Distance of a scan's centre from the sensor, in spreads: below 1 for sensors that see all around,
+about 1.5 for forward-facing ones."""
 ALIKE_TIMES, GROUND_M = 2.0, 0.5
 """Sensors and scenes differ by this factor in range, by this in height: the scale of the costs."""
 METRES_FIRST, NO_GROUND = 0.5, 3.0
@@ -80,7 +80,7 @@ def guess(
     if rough_m in {1.0, UNITS["ft"]} and is_centred:
         unit_m = _metres_or_feet(xyz, ratio, ground_z)
     elif rough_m == UNITS["ft"]:
-        unit_m = 1.0  # a map's extent says nothing
+        unit_m = 1.0  # a map's extent is no evidence
     return Guess(
         is_centred=is_centred,
         up=up,

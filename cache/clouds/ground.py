@@ -1,4 +1,4 @@
-"""How high the ground lies below a lidar, from the points alone."""
+"""The height of the ground relative to a lidar, from the points alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEAREST_M, FARTHEST_M = 3.0, 25.0
-"""Nearer lies the carrier, farther too few returns come from the ground."""
+"""Nearer points are on the vehicle; farther out, too few returns come from the ground."""
 CELL_M = 2.0
 FEWEST_IN_CELL = 5
 LOW_QUANTILE = 0.1
@@ -18,7 +18,7 @@ _CELLS = 26  # 25 m / 2 m, both ways
 
 
 class Ground(NamedTuple):
-    """What the low points of the cells around a sensor say."""
+    """The ground as estimated from the low points of the cells around a sensor."""
 
     z: float
     """Metres; NaN without cells."""
@@ -32,8 +32,7 @@ def find_ground(xyz: NDArray[np.float64]) -> Ground:
     """Take the median over 2 m cells, 3 to 25 m out, of the 10th percentile of z.
 
     Args:
-        xyz: (3, N) finite metres, z up, the sensor at x = y = 0. 20,000 points drawn by chance are
-            enough.
+        xyz: (3, N) finite metres, z up, the sensor at x = y = 0. 20,000 random points are enough.
 
     Returns:
         -1.59 to -2.23 m on real KITTI, nuScenes and PandaSet scans.
@@ -55,7 +54,7 @@ def find_ground(xyz: NDArray[np.float64]) -> Ground:
 
 
 def some_rows(n: int, *, most: int = 20_000) -> NDArray[np.int64]:
-    """Rows of a sample, the same for the same N; by chance, as any stride would favour beams."""
+    """(S,) rows of a random sample, the same for the same N; a stride would favour some beams."""
     if n <= most:
         return np.arange(n)
     return np.random.default_rng(0).integers(0, n, most)

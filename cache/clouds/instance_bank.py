@@ -1,6 +1,6 @@
-"""The instance bank: a table over a cache of the scarce things in its scans, for instance CutMix.
+"""The instance bank: all objects of scarce classes in a cache's scans, for instance CutMix.
 
-It is made at first use by one pass over the scans and kept below the cache, under a key of its own.
+It is built on first use in one pass over the scans and stored in the cache under its own key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pass2d.common.progress import Progress
 LEAST_POINTS = 6
 """An object has more than 5 points."""
 _RULE = 1
-"""A part of the key; counts changes of what is kept."""
+"""Part of the key; raised when the rule for what is stored changes."""
 _FOLDER = "instances"
 _THREADS = 4
 
@@ -55,7 +55,7 @@ class InstanceBank:
         return len(self.class_id)
 
     def of_class(self, class_id: int) -> NDArray[np.int64]:
-        """Its objects, in the bank's order."""
+        """(K_c,) indices of a class's objects, in the bank's order."""
         return np.flatnonzero(self.class_id == class_id)
 
 
@@ -99,7 +99,7 @@ def build_bank(
     Args:
         reader: Of the cache, whose facts say which classes are kept.
         positions: The training scans, ascending.
-        progress: Is told how far it is.
+        progress: Receives the number of scans read.
 
     Raises:
         CacheError: A scan cannot be read.
@@ -128,9 +128,9 @@ def build_bank(
 def instance_bank(
     reader: CacheReader, positions: NDArray[np.int64], progress: Progress
 ) -> InstanceBank:
-    """The bank of these scans: the one that is kept below the cache, else a new one.
+    """The bank of these scans: the one stored in the cache, else a new one.
 
-    That of a remote cache, or of one that cannot be written to, is built again by each run.
+    For a remote or read-only cache it is built again by each run.
     """
     if not reader.info.facts.has_instances or not reader.info.facts.pasted:
         return _joined([])
@@ -150,7 +150,7 @@ def instance_bank(
 
 
 def bank_file(reader: CacheReader, positions: NDArray[np.int64]) -> Path:
-    """Where a bank is kept; its name changes with the scans, their content and the rule."""
+    """Where a bank is stored; its name changes with the scans, their content and the rule."""
     key = [_RULE, reader.fingerprint, list(reader.info.facts.pasted), positions.tolist()]
     return reader.root / _FOLDER / f"{hash_bytes(dumps(key))}.npz"
 
@@ -176,7 +176,7 @@ def _joined(found: Sequence[_Object]) -> InstanceBank:
 
 
 def _load(path: Path) -> InstanceBank | None:
-    """The bank of a file; None when it is not there or damaged, and is made again."""
+    """The bank stored in a file; None if it is missing or damaged, so that it is built again."""
     try:
         with np.load(io.BytesIO(read_whole(path)), allow_pickle=False) as file:
             return InstanceBank(**{f.name: file[f.name] for f in fields(InstanceBank)})

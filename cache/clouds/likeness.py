@@ -1,7 +1,8 @@
-"""Whether scans look like a network's training data, or like what a data set promises.
+"""Whether scans look like a network's training data, or as a data set's table says.
 
-One home of that comparison: `prepare` and `--check` hold raw scans against the data set, training
-holds a cache against it, `eval`, `predict`, `view` and `Segmenter` against the checkpoint's card.
+The only implementation of that comparison: `prepare` and `--check` compare raw scans with the data
+set, training compares a cache with it, and `eval`, `predict`, `view` and `Segmenter` compare with
+the checkpoint's card.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ HEIGHT_M = 0.9
 RANGE_TIMES = 2.6
 """Ranges of the same scans differ by up to 2.1 times."""
 NO_UNIT_TIMES = 30.0
-"""When the points still lie so many times as far after a change of unit, the unit is no reason."""
+"""If ranges still differ by this factor after a change of unit, the unit is not the reason."""
 DENSITY_TIMES = 3.5
 """Points per scan of the same scans, within a benchmark's layout, differ by up to 3.1 times."""
 FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)
-"""Largest signal that sensors' formats can say."""
+"""Largest signals of common sensor formats."""
 TYPICAL_RANGE_M = (18.0, 40.0)
 """75th and 95th percentile of the range of a lidar on a road: real KITTI, PandaSet and nuScenes
 scans have 9 to 25 and 26 to 62. Enough to tell metres from centimetres and kilometres."""
@@ -42,7 +43,7 @@ _UNIT_WORDS |= {UNITS["1000"]: "kilometres"}
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """What scans should look like; None where nobody knows."""
+    """What scans should look like; None where it is unknown."""
 
     whose: str
     """For messages: "the training data"."""
@@ -55,8 +56,8 @@ class Expectation:
     points: float | None = None
     """Of a scan, the median."""
     is_rough: bool = False
-    """Of a data set, not of one sensor: other ranges and heights are no difference, only another
-    unit, frame or scale is."""
+    """Whether this describes a data set rather than one sensor: ranges and heights may then differ,
+    but not unit, frame or scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class Difference:
 
 
 def of_dataset(info: DatasetInfo) -> Expectation:
-    """What the files of a data set promise: metres, the sensor's frame, a scale of the signal."""
+    """What a data set's files should contain: metres, the sensor's frame, a scale of the signal."""
     return Expectation(
         whose=f"the layout of {info.layout}",
         full_scale=info.facts.full_scale,
@@ -137,7 +138,7 @@ def differences(
     """Compare one scan.
 
     Args:
-        points: (4, N) x, y, z in metres (they should be), signal; a sample of them is looked at.
+        points: (4, N) x, y, z, supposedly in metres, and signal; a sample of them is used.
         expected: what they should look like.
         has_signal: whether the fourth row was measured.
         z_offset: metres that have been added to z already.
@@ -159,9 +160,10 @@ def differences(
 
 
 def is_plainly_alike(points: NDArray[np.floating], expected: Expectation) -> bool:
-    """Whether a glance at a scan shows no difference of unit, place, axis or signal.
+    """Quickly check that a scan shows no difference of unit, origin, axis or signal.
 
-    A hundredth of the work of `differences`; upside down, and heights, it does not see.
+    Takes a hundredth of the time of `differences`, but cannot see heights, or scans that are upside
+    down.
 
     Args:
         points: (4, N) as there.

@@ -1,8 +1,8 @@
-"""Where the points of a raw file lie for which it gives no finite numbers.
+"""The position given to points whose coordinates in the raw file are not finite.
 
-Organised clouds have a row for every beam, also for those that saw nothing. Such rows stay rows of
-the raw file, so that labels and predictions fit it, and are finite, so that they harm no network;
-they are in no volume, and no statistics count them.
+Organised clouds have a row for every beam, including those without a return. Such rows remain rows
+of the raw file, so that labels and predictions match it, and become finite, so that they do no harm
+in a network; they are outside every volume and are not counted in statistics.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NOWHERE = (0.0, 0.0, 1000.0)
-"""Metres: straight above the sensor, farther than any sees. Their signal and label are 0."""
+"""Metres: straight above the sensor, beyond any range. Signal and label are 0."""
 
 
 def is_measured(xyz: NDArray[np.floating]) -> NDArray[np.bool_]:

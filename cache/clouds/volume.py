@@ -1,4 +1,4 @@
-"""Which points lie inside the volume. Home of that rule (docs/maths.md, section 2.1)."""
+"""Which points lie inside the volume: the only home of that rule (docs/maths.md, section 2.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def inside_volume(xyz: NDArray[np.float32], *, grid: GridConfig) -> NDArray[np.b
 
     Args:
         xyz: (3, N) metres, lidar frame. A point with a NaN is not inside.
-        grid: The volume; its finest cells play no part here.
+        grid: The volume; its cells are not used here.
 
     Returns:
         (N,) True for the points to keep.

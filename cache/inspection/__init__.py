@@ -1,1 +1,1 @@
-"""What a cache holds, and how fast it reads: `pass2d inspect`, `pass2d cache bench`."""
+"""What a cache contains, and how fast it can be read: `pass2d inspect`, `pass2d cache bench`."""

@@ -1,4 +1,4 @@
-"""How fast this cache reads on this machine: `pass2d cache bench`."""
+"""How fast this cache can be read on this machine: `pass2d cache bench`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ReadTime:
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadRate:
-    """What several threads read together: the most that training can be fed with."""
+    """Scans per second that several threads read together: the upper limit for training."""
 
     threads: int
     scans_per_s: float
@@ -76,14 +76,14 @@ def measure_reader(
 ) -> ReaderReport:
     """Read scans spread over the data set, ways in turn, with and (of a folder) without checksums.
 
-    As in training, arrays are decoded into memory that is used again.
+    As in training, arrays are decoded into reused memory.
 
     Args:
         cache_root: what `prepare` wrote.
         dataset: which data set, if the cache holds several.
         scans: at most so many.
         rounds: how often each is read; at least 2.
-        progress: is told of every round.
+        progress: receives every round.
 
     Raises:
         CacheError: it cannot be read, or holds no scan.

@@ -1,4 +1,4 @@
-"""Which profile suits this machine: what its scans would cost in each, and how fast the disk is."""
+"""Which profile suits this machine, from decoding times and the disk's speed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ProfileAdvice:
 
     costs: tuple[ProfileCost, ...]
     disk_bytes_per_s: float
-    """Of the cache's own files, which the system was asked to forget."""
+    """Of the cache's own files, after asking the system to drop them from its page cache."""
     best: str
     """Of `PROFILES`."""
 
@@ -79,7 +79,7 @@ def best_profile(costs: Sequence[ProfileCost], *, n_scans: int, disk: float, mem
 
 
 def disk_rate(paths: Sequence[Path]) -> float:
-    """Bytes per second of files that the system was asked to forget, over 256 MiB at most."""
+    """Bytes per second of files dropped from the page cache before, over at most 256 MiB."""
     done, spent = 0, 1e-9
     for path in paths:
         with path.open("rb", buffering=0) as file:

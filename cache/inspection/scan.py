@@ -1,4 +1,4 @@
-"""`pass2d inspect CACHE --scan ID`: everything that a cache holds of one scan."""
+"""`pass2d inspect CACHE --scan ID`: everything that a cache stores for one scan."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def find_scan(reader: CacheReader, wanted: str) -> int:
 
 
 def scan_detail(reader: CacheReader, position: int) -> ScanDetail:
-    """Read all of one scan and say what is there.
+    """Read all data of one scan and describe it.
 
     Args:
         reader: open; of a remote cache the files that hold the scan are fetched.

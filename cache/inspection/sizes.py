@@ -26,7 +26,7 @@ class FieldSize:
     codecs: tuple[str, ...]
     scans: int
     chunks: int
-    """Inner chunks; what one read fetches."""
+    """Inner chunks, each fetched by one read."""
     stored_bytes: int
     """Compressed, checksums included."""
     plain_bytes: int

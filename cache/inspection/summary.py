@@ -66,7 +66,7 @@ class ContainerSummary:
     parameters: tuple[dict[str, Any], ...]
     """The different settings that its shards were made with; one, normally."""
     cpu_seconds: float
-    """That writing its shards took."""
+    """Time that writing its shards took."""
 
 
 @dataclass(frozen=True, kw_only=True)

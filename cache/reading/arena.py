@@ -1,4 +1,4 @@
-"""Memory for arrays that live until the next scan: used again instead of asked for again."""
+"""Memory for arrays that live until the next scan: reused instead of allocated again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _GROWTH = 1.25  # scans differ by a few per cent; few of them need a larger bloc
 
 
 class Arena:
-    """An allocator for `CacheReader.read`: gives the same blocks in the same order again.
+    """An allocator for `CacheReader.read` that returns the same blocks in the same order each time.
 
-    Fresh memory costs a page fault per 4 KiB, a quarter of a scan's read time. One arena serves one
-    thread; what it gave is overwritten after `restart`.
+    Fresh memory costs a page fault per 4 KiB, a quarter of a scan's read time. An arena belongs to
+    one thread; its arrays are overwritten after `restart`.
     """
 
     def __init__(self) -> None:

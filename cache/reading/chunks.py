@@ -70,7 +70,7 @@ class ChunkReader:
         name: str,
         allocate: AllocateArray = np.empty,
     ) -> NDArray[Any]:
-        """One inner chunk without its leading axis of length 1.
+        """One inner chunk, in the field's type, without its leading axis of length 1.
 
         Raises:
             CacheError: missing, truncated or damaged; ``name`` is in the message.
@@ -86,7 +86,7 @@ class ChunkReader:
         return out
 
     def _read_stored(self, array: ArrayLayout, span: Span, out: NDArray[Any], *, name: str) -> bool:
-        """Read an uncompressed chunk without a copy; False: it is none, or cannot be read so."""
+        """Read an uncompressed chunk without a copy; False if that is not possible."""
         header, crc = np.empty(FRAME_HEADER_BYTES, np.uint8), np.empty(CRC_BYTES, np.uint8)
         content = out.reshape(-1).view(np.uint8)
         try:
@@ -218,7 +218,7 @@ def _stored_length(array: ArrayLayout) -> int:
 
 
 def _read_on(fd: int, buffer: NDArray[np.uint8], offset: int, got: int) -> int:
-    """Go on where a read stopped early; returns all that is there."""
+    """Continue a read that stopped early; returns all available bytes."""
     step = got
     while step and got < len(buffer):
         step = os.preadv(fd, [buffer[got:].data], offset + got)

@@ -38,7 +38,7 @@ class DescriptorPool:
 
     @contextlib.contextmanager
     def lend(self, path: str) -> Iterator[OpenFile]:
-        """An open file and what is known of it; it stays open for the body.
+        """Lend an open file, which stays open during the ``with`` block.
 
         Raises:
             OSError: it cannot be opened.
@@ -50,20 +50,20 @@ class DescriptorPool:
             self.release(entry, path)
 
     def release(self, entry: OpenFile, path: str) -> None:
-        """Give back what `take` gave."""
+        """Return a descriptor from `take`."""
         with self._lock:
             entry.users -= 1
             if entry.is_stale and entry.users == 0:
                 os.close(self._open.pop(path).fd)
 
     def close(self) -> None:
-        """Close all descriptors; those in use as soon as they are given back."""
+        """Close all descriptors, those in use as soon as they are released."""
         with self._lock:
             for path in list(self._open):
                 self.forget(path)
 
     def forget(self, path: str) -> None:
-        """Close the descriptor of ``path`` once nobody uses it; then `take` opens it again."""
+        """Close the descriptor of ``path`` once it is unused; `take` then opens the file again."""
         with self._lock:
             entry = self._open.get(path)
             if entry is not None:
@@ -75,7 +75,7 @@ class DescriptorPool:
         return len(self._open)
 
     def take(self, path: str) -> OpenFile:
-        """A descriptor of ``path`` that stays open until `release`; `lend` in two halves.
+        """A descriptor of ``path`` that stays open until `release`; the two halves of `lend`.
 
         Raises:
             OSError: it cannot be opened.
@@ -99,7 +99,7 @@ class DescriptorPool:
 
 
 def _limit() -> int:
-    """Files to keep open: a small part of what the process may have, for it has others."""
+    """Number of files to keep open: a small part of the process's limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, soft // 4))
 

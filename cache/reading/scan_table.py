@@ -40,7 +40,7 @@ class ScanTable:
     n_raw: NDArray[np.int64]
     n: NDArray[np.int64]
     m: NDArray[np.int64]
-    """(S,) points that pictures see; with several cameras their sum."""
+    """(S,) points visible in pictures; with several cameras their sum."""
     has_label: NDArray[np.bool_]
     has_image: NDArray[np.bool_]
     """(S,) at least one camera has a picture."""
@@ -66,7 +66,7 @@ class ScanTable:
     """(S,) whether it is known which points move."""
 
     thinned: NDArray[np.int64]
-    """(S,) points that thinning leaves; 0 when not prepared."""
+    """(S,) thinned points; 0 when not prepared."""
 
     def __len__(self) -> int:
         return len(self.scan_id)

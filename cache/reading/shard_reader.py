@@ -1,4 +1,4 @@
-"""Reads a shard by its commit record alone: what later stages and checks need."""
+"""Reads a shard by its commit record alone, for later stages and checks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ShardReader:
         }
 
     def chunk(self, field: str, index: int, part: int = 0) -> NDArray[Any] | None:
-        """Inner chunk ``part`` of scan ``index``, padded; None when it is not stored.
+        """Inner chunk ``part`` of scan ``index``, with its padding; None when it is not stored.
 
         Raises:
             CacheError: missing or damaged; the message names field and scan.

@@ -64,7 +64,7 @@ class ShardTable:
         """One shard; None when its container has none of that number.
 
         Raises:
-            CacheError: its arrays are others than its scans need.
+            CacheError: its arrays do not fit its scans.
         """
         found = self._parsed.get((container, shard))
         if found is None and (container, shard) in self._index:

@@ -1,4 +1,4 @@
-"""Settings of remote stores: where fetched files are kept, and how patient requests are."""
+"""Settings of remote stores: where fetched files are kept, and how requests are retried."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pass2d.common.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteConfig:
-    """Local disk space and waiting times of a remote store; they change no result."""
+    """Local disk space and retry times of a remote store; they do not affect results."""
 
     folder: Path = field(default_factory=lambda: _home() / ".cache" / "pass2d")
     """Holds one folder per remote data set; may be shared by several processes."""

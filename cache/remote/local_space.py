@@ -1,4 +1,4 @@
-"""The bounded local disk that keeps what was fetched of remote data sets."""
+"""Bounded local disk space for files fetched from remote data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pass2d.common.errors import CacheError
 PART = ".part"
 """Ends the name of a sparse file, of which only parts were fetched."""
 _SPARE_BYTES = 64 << 20
-"""What is left free on the disk, for everybody else."""
+"""Disk space that is left free for other programs."""
 _SLACK = 64
 """So many parts of the bound: one more than needed is freed, so that not every fetch must look."""
 _SHARE = 16
@@ -26,16 +26,18 @@ may do, too."""
 
 
 class LocalSpace:
-    """Makes room below the folder of all data sets; threads and processes share it.
+    """Frees space in the folder of all data sets, which threads and processes share.
 
-    What was opened least recently gives way when the bound is reached or the disk itself is full.
+    The least recently opened files are removed when the limit is reached or the disk itself is
+    full.
     """
 
     def __init__(
         self, config: RemoteConfig, free_bytes: Callable[[Path], int] | None = None
     ) -> None:
         self.forget: Callable[[str], None] = lambda path: None
-        """Told of files that give way: their descriptors should be closed, to free the disk."""
+        """Called with each removed file: its descriptors should be closed to free the disk
+        space."""
         self.limit_bytes = config.limit_bytes
         self._folder = config.folder
         self._free_bytes = free_bytes or self._free_of_disk
@@ -45,7 +47,7 @@ class LocalSpace:
 
     @contextlib.contextmanager
     def reserved(self, nbytes: int, what: str) -> Iterator[None]:
-        """Room for a file that other threads count from now on, although it is not there yet.
+        """Reserve space for a file, which other threads count although it does not exist yet.
 
         Raises:
             CacheError: it is larger than the bound; ``what`` names it.
@@ -60,7 +62,7 @@ class LocalSpace:
                 self._pending -= nbytes
 
     def make_room(self, nbytes: int, what: str) -> None:
-        """See that so many bytes may be added now.
+        """Make sure that so many bytes can be added now.
 
         Raises:
             CacheError: they are more than the bound; ``what`` names them.
@@ -76,13 +78,13 @@ class LocalSpace:
                 self._credit -= nbytes
                 return
             pending = self._pending
-        # Not within the lock: who closes descriptors may wait for somebody who waits for room.
+        # Not within the lock: closing descriptors may wait for a thread that waits for space.
         credit = max(0, self._evict(nbytes + pending)) // _SHARE
         with self._lock:
             self._credit = credit
 
     def _evict(self, nbytes: int) -> int:
-        """Remove files until there is room. Returns what is left of it."""
+        """Remove files until there is enough space; returns what remains of it."""
         held = sorted(_held(self._folder))
         room = self.limit_bytes - sum(size for _, size, _ in held)
         room = min(room, self._free_bytes(self._folder) - _SPARE_BYTES)
@@ -115,7 +117,7 @@ def _held(folder: Path) -> Iterator[tuple[int, int, str]]:
 
 
 def _folders(folder: str | Path, pattern: re.Pattern[str]) -> list[str]:
-    """Folders of such names, no links: what else lies here is not ours to remove."""
+    """Folders with such names that are not links: anything else here is not ours to remove."""
     return [
         entry.path
         for entry in _entries(folder)

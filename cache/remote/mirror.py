@@ -1,9 +1,9 @@
 """Reads a prepared data set from any fsspec URL through a bounded folder on the local disk.
 
 The folder has the layout of the data set, so that the reader works on it as on any other cache.
-Files are fetched whole when one of their chunks is first asked for, checked against the manifest's
-size and xxh3, and put in place by rename; `ranges.py` fetches parts of them. Those used least
-recently give way.
+Files are fetched completely when one of their chunks is first needed, checked against the
+manifest's size and xxh3, and moved into place by rename; `ranges.py` fetches parts of them. The
+least recently used ones are removed when space runs out.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from pass2d.common.files import (
 
 
 class RemoteMirror:
-    """The local copy of what was read of one remote data set."""
+    """The local copy of the parts of a remote data set that were read."""
 
     def __init__(self, store: RemoteStore) -> None:
         """Prepare the local folder of a data set's store; fetches nothing."""
@@ -86,14 +86,14 @@ class RemoteMirror:
         return mirror
 
     def expect(self, shards: pa.Table) -> None:
-        """Learn sizes and hashes of all shard files from shards.parquet."""
+        """Take sizes and hashes of all shard files from shards.parquet."""
         columns = [shards[n].to_pylist() for n in ("path", "file_name", "file_bytes", "file_xxh3")]
         for folder, names, sizes, hashes in zip(*columns, strict=True):
             for name, nbytes, xxh3 in zip(names, sizes, hashes, strict=True):
                 self._files[f"{folder}/{name}"] = (nbytes, xxh3)
 
     def expect_files(self, folder: str, files: Sequence[FileHash]) -> None:
-        """Learn sizes and hashes of one shard's files, e.g. ``lidar/008003-0123456789ab.zarr``."""
+        """Take sizes and hashes of one shard's files, e.g. ``lidar/008003-0123456789ab.zarr``."""
         for file in files:
             self._files[f"{folder}/{file.name}"] = (file.nbytes, file.xxh3)
 
@@ -112,7 +112,7 @@ class RemoteMirror:
         """A descriptor of a shard file below `layout.root`, fetched if it is not there or damaged.
 
         Raises:
-            CacheError: the store does not give the bytes that the manifest promises.
+            CacheError: the store does not return the bytes that the manifest states.
         """
         name = str(Path(path).relative_to(self.layout.root))
         if name not in self._files:
@@ -136,11 +136,11 @@ class RemoteMirror:
             self._fetch_file(name, *self._files[name])
 
     def read_in_parts(self, path: str) -> None:
-        """From now on `open_file` gives a sparse file, unless the whole one is there."""
+        """Make `open_file` return a sparse file from now on, unless the complete one is there."""
         self._in_parts.add(path)
 
     def finish_parts(self, path: str) -> bool:
-        """Give a sparse file that was filled the name of the whole one, if nobody evicted it."""
+        """Rename a completed sparse file to the name of the whole file, unless it was evicted."""
         self._in_parts.discard(path)
         try:
             Path(path + PART).replace(path)
@@ -158,7 +158,7 @@ class RemoteMirror:
         """Bytes of a shard file from the store; room for them is made on the local disk.
 
         Raises:
-            CacheError: the store does not give them.
+            CacheError: the store does not return them.
         """
         name = str(Path(path).relative_to(self.layout.root))
         data = self.store.read_range(name, start, stop, is_sound)
@@ -186,7 +186,7 @@ class RemoteMirror:
         return True
 
     def bring(self, path: str) -> None:
-        """Fetch a shard file unless it is here; what is here is not looked at."""
+        """Fetch a shard file unless it exists; an existing one is not checked."""
         name = str(Path(path).relative_to(self.layout.root))
         if name in self._files and not os.path.exists(path):  # noqa: PTH110
             self._fetch_file(name, *self._files[name])

@@ -1,8 +1,8 @@
-"""Fetches only the wanted chunks of remote shard files where most of a file stays unread.
+"""Fetches only the required chunks of remote shard files if most of a file will not be read.
 
-Such a file lies on the local disk as a sparse one, `<file>.part`. No map says which chunks are
-there: a chunk is there if its crc32c is the manifest's, so that a process that is killed in the
-middle of a write, or two that write at once, do no harm.
+Such a file is kept on the local disk as a sparse file, `<file>.part`. There is no list of the
+chunks in it: a chunk is present if its crc32c equals the manifest's, so that a process killed
+during a write, or two that write at once, do no harm.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from pass2d.cache.remote.mirror import RemoteMirror
 from pass2d.common.errors import CacheError
 
 DENSE_SHARE = 0.25
-"""Of a pass over all scans: files of which a scan wants at most this share are read by ranges."""
+"""In a pass over all scans: files of which each scan needs at most this share are read by
+ranges."""
 SPARSE_SHARE = 0.25
-"""Of single scans: when so much of a file was fetched by ranges, the rest follows."""
+"""For single scans: once this share of a file has been fetched by ranges, the rest is fetched
+too."""
 GAP_BYTES = 1 << 16
 """Chunks no further apart than this are fetched in one request."""
 _BLOCK_BYTES = 16 << 20
@@ -86,7 +88,7 @@ class PartialFiles:
             self._fetch(entry.fd, path, near)
         entry.held.update((span.offset, span.length) for span in spans)
         if not missing:
-            os.utime(entry.fd)  # what was used last gives way last
+            os.utime(entry.fd)  # the most recently used is evicted last
         elif not self.reads_all:
             self._complete_if_much_read(entry.fd, path, sum(entry.held.values()))
 

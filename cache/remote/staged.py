@@ -1,7 +1,7 @@
-"""A local stand-in for a remote data set, for what looks at all of it: verify, repair, gc, status.
+"""A local stand-in for a remote data set, for verify, repair, gc and status.
 
-Small files are there whole. Files of shards are empty ones of the right size and time until
-`present` fetches one shard at a time.
+Small files are complete. Files of shards are empty ones of the right size and time until `present`
+fetches one shard at a time.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from pass2d.common.errors import CacheError
 from pass2d.common.files import attempt_folder, writing
 
 YOUNG_S = 86_400.0
-"""What is younger may be of a `prepare` that runs somewhere: a store has no locks."""
+"""Younger files may belong to a `prepare` that is running elsewhere: a store has no locks."""
 
 _State = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagedDataset:
-    """A remote data set seen through a folder that vanishes in the end."""
+    """A remote data set as a temporary local folder."""
 
     layout: Layout
     store: RemoteStore
@@ -50,11 +50,11 @@ class StagedDataset:
     """Generations after CURRENT, e.g. "manifest/gen-000008": of a driver that runs or was killed;
     they are not in the folder."""
     states: dict[str, _State]
-    """Files of the folder as they were put there; others were changed here."""
+    """The folder's files in their initial state; others were changed here."""
 
     @contextlib.contextmanager
     def present(self, container: str, name: str) -> Iterator[None]:
-        """Have the contents of shard ``name`` ("008003-0123456789ab") on disk meanwhile."""
+        """Keep the contents of shard ``name`` ("008003-0123456789ab") on disk for the block."""
         folder = f"{container}/{name}.zarr"
         files = [file for file in self.objects if file.startswith(f"{folder}/")]
         untouched = [file for file in files if self._is_untouched(file)]
@@ -67,7 +67,7 @@ class StagedDataset:
                 self._stage_size(file)
 
     def send_back(self) -> None:
-        """Bring what was changed here to the store: shards first, CURRENT last; then deletions."""
+        """Upload what was changed here to the store: shards first, CURRENT last; then deletions."""
         here = {
             str(path.relative_to(self.layout.root))
             for path in self.layout.root.rglob("*")
@@ -147,7 +147,7 @@ class StagedDataset:
 def staged(
     url: str, dataset: str | None = None, *, with_records: bool = True
 ) -> Iterator[StagedDataset]:
-    """Open a remote data set for looking at all of it.
+    """Open a remote data set to examine all of it.
 
     Args:
         url: of the data set, or of the folder of data sets.
@@ -155,7 +155,7 @@ def staged(
         with_records: fetch the commit records, too; else only their names and sizes are there.
 
     Raises:
-        CacheError: no data set there, or the store does not answer.
+        CacheError: no data set there, or the store does not respond.
     """
     store = _store(url, dataset)
     mirror = RemoteMirror(store)
@@ -188,7 +188,7 @@ def _current(store: RemoteStore) -> int | None:
 
 
 def _store(url: str, dataset: str | None) -> RemoteStore:
-    """The data set's store, even if its dataset.json is what was lost."""
+    """The data set's store, even if dataset.json is missing."""
     if dataset is not None:
         require_dataset_name(dataset, where="`dataset`")
     try:

@@ -1,4 +1,4 @@
-"""Objects of a remote store by name: reading, writing and listing, with bounded patience.
+"""Objects of a remote store by name: reading, writing and listing, with limited retries.
 
 Everything that reads or writes a URL goes through `RemoteStore`, so that retries, timeouts and
 error messages are the same everywhere.
@@ -31,7 +31,7 @@ _FINAL_WORDS = ("Credentials", "AccessDenied", "InvalidAccessKeyId", "SignatureD
 _SETTING_WORDS = ("ProfileNotFound", "Invalid endpoint", "unexpected keyword", "NoRegion")
 _UNKNOWN_MODE = (NotImplementedError, TypeError, ValueError)
 _PARALLEL = 4
-"""Requests at a time where many objects are wanted at once."""
+"""Simultaneous requests when many objects are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class StoredObject:
 
     nbytes: int
     time_s: float
-    """When it was last written, seconds since 1970; 0 where the store does not tell."""
+    """When it was last written, seconds since 1970; 0 if the store does not say."""
 
 
 class RemoteStore:
@@ -66,10 +66,10 @@ class RemoteStore:
         return self.tried(lambda: self._exists(name), name)
 
     def read(self, name: str, *, xxh3: str | None = None) -> bytes:
-        """A whole object; with ``xxh3`` nothing else than these bytes is accepted.
+        """A whole object; with ``xxh3``, only bytes with that hash are accepted.
 
         Raises:
-            CacheError: it is missing, or the store does not give it.
+            CacheError: it is missing, or the store does not return it.
         """
 
         def read() -> bytes:
@@ -89,10 +89,10 @@ class RemoteStore:
     def read_range(
         self, name: str, start: int, stop: int, is_sound: Callable[[bytes], bool] | None = None
     ) -> bytes:
-        """Bytes [start, stop) of an object; those that ``is_sound`` refuses are asked for again.
+        """Bytes [start, stop) of an object; requested again if ``is_sound`` refuses them.
 
         Raises:
-            CacheError: the store does not give them.
+            CacheError: the store does not return them.
         """
 
         def read() -> bytes:
@@ -111,10 +111,10 @@ class RemoteStore:
         return self.tried(read, name)
 
     def fetch(self, name: str, aside: Path, *, nbytes: int, xxh3: str) -> None:
-        """Copy an object to a local file that nobody looks at yet.
+        """Copy an object to a local file that is not in use yet.
 
         Raises:
-            CacheError: the store does not give the bytes that were promised.
+            CacheError: the store does not return the expected bytes.
         """
 
         def fetch() -> None:
@@ -143,7 +143,7 @@ class RemoteStore:
         """Create an object unless there is one; False when another was first.
 
         With S3 and stores that know fsspec's mode "create" the store decides (If-None-Match).
-        Elsewhere it is looked up before: of two writers at the same moment the later one wins.
+        Elsewhere it is looked up first: of two simultaneous writers, the later one wins.
         """
 
         def create() -> bool:
@@ -194,7 +194,7 @@ class RemoteStore:
         try:
             futures = [pool.submit(action, item) for item in items]
             return [future.result() for future in futures]
-        finally:  # after Ctrl-C nobody waits for a store that does not answer
+        finally:  # after Ctrl-C, do not wait for a store that does not respond
             pool.shutdown(wait=False, cancel_futures=True)
 
     def names(self, folder: str = "") -> list[str]:
@@ -243,7 +243,7 @@ class RemoteStore:
         return f"{self._path}/{name}" if name else self._path
 
     def tried(self, action: Callable[[], T], name: str, *, verb: str = "read") -> T:
-        """Do it, again after what may pass: 429, 5xx, timeouts, connections and bodies cut off.
+        """Do it, and retry after temporary errors: 429, 5xx, timeouts, broken connections.
 
         Raises:
             MissingError: no such object or bucket.
@@ -269,12 +269,12 @@ class MissingError(CacheError):
 
 
 class WrongBytesError(Exception):
-    """A body that is shorter than promised, or differs from it."""
+    """A body that is shorter than announced, or differs from what is expected."""
 
 
 @contextlib.contextmanager
 def _local_disk(path: Path) -> Iterator[None]:
-    """A full disk here is not a fault of the store, and stays full when it is asked again."""
+    """A full local disk is not a fault of the store; retrying would not help."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Writes shards and generations to a remote store; readers see all of one or nothing of it.
+"""Writes shards and generations to a remote store; readers see each completely or not at all.
 
 A shard is built on the local disk, uploaded under its unique key, and counts from the moment its
 commit record is created. Object stores have no rename: nothing here depends on one.
@@ -38,7 +38,7 @@ from pass2d.common.files import attempt_folder, read_whole, replace_file, writin
 
 _FORWARDED = ("AWS_", "PASS2D_", "FSSPEC_", "GOOGLE_", "GCSFS_", "AZURE_")
 _POLLS = 7
-"""How often another driver's unfinished generation is looked at again: half a minute in all."""
+"""How often another driver's unfinished generation is checked again: half a minute in total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class RemoteTarget:
 
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
-        """A local folder for one task's work; it vanishes in the end."""
+        """A temporary local folder for one task."""
         mirror = RemoteMirror(self.store())
         scratch = mirror.layout.scratch
         with writing(scratch), attempt_folder(scratch, "prepare") as folder:
@@ -73,7 +73,7 @@ class RemoteTarget:
 
 
 class Workspace:
-    """What one task finds in the store, and the place that it writes to before the upload."""
+    """What one task reads from the store, and where it writes before the upload."""
 
     def __init__(self, mirror: RemoteMirror, layout: Layout) -> None:
         self.layout = layout
@@ -106,7 +106,7 @@ class Workspace:
         """Upload what the task wrote, then create the commit record; or renew a changed record.
 
         Raises:
-            CacheError: the store does not take it.
+            CacheError: the store does not accept it.
         """
         record = read_whole(self.layout.row(container, shard, key))
         name = f"rows/{container}/{shard_name(shard, key)}.json"
@@ -176,7 +176,7 @@ def bring_records(store: RemoteStore, layout: Layout, names: Collection[tuple[st
 
 
 def write_dataset_object(store: RemoteStore, info: DatasetInfo) -> None:
-    """Put dataset.json in place when it is missing or says something else."""
+    """Write dataset.json if it is missing or differs."""
     data = describe_dataset(info)
     found = store.find(DATASET_FILE)
     if found is not None:
@@ -186,7 +186,7 @@ def write_dataset_object(store: RemoteStore, info: DatasetInfo) -> None:
 
 
 def write_failed_object(store: RemoteStore, data: bytes) -> None:
-    """Put failed.jsonl in place; no object when there is nothing to say."""
+    """Write failed.jsonl; no object if there are no failures."""
     if data:
         if store.find(FAILED_FILE) != data:
             store.write(FAILED_FILE, data)
@@ -197,11 +197,11 @@ def write_failed_object(store: RemoteStore, data: bytes) -> None:
 def publish_tables(
     store: RemoteStore, info: DatasetInfo, tables: Tables, *, base: int | None
 ) -> int | None:
-    """Make the generation after ``base`` and put CURRENT in its place.
+    """Write the generation after ``base`` and replace CURRENT.
 
-    Generations are claimed in a row by creating their hashes.json, which has one winner; so two
-    drivers do not lose each other's scans. A claim whose owner died is finished when it says what
-    this driver would say, else passed over after half a minute.
+    Generations are claimed one after another by creating their hashes.json, at which only one
+    driver succeeds, so two drivers do not lose each other's scans. A claim whose owner died is
+    completed if its contents equal this driver's, else skipped after half a minute.
 
     Returns:
         Its number; None when another driver has published meanwhile: merge again.

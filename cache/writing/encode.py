@@ -35,7 +35,7 @@ class ArrayPlan:
 
 
 def signal_divisor(signals: Sequence[NDArray[Any]]) -> int:
-    """The divisor d for which every value is exactly ``float32(k / d)``, k in 0..255; 0: none."""
+    """The divisor d for which every value is exactly ``float32(k / d)``, k in 0..255; 0 if none."""
     for divisor in SIGNAL_DIVISORS:
         table = signal_table(divisor)
         if all(_is_exact(signal, table, divisor) for signal in signals):

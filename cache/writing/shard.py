@@ -1,7 +1,7 @@
 """One Zarr v3 group with sharded arrays, written and parsed without zarr.
 
 zarr-python opens the result (the tests hold both side by side); writing it ourselves keeps the
-bytes reproducible and tells offset, length and crc of every chunk for the manifest.
+bytes reproducible and yields offset, length and crc of every chunk for the manifest.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class ArrayWriter:
         return files[0], files[1]
 
     def field_chunks(self) -> FieldChunks:
-        """Where the chunks went, per scan."""
+        """The position of each scan's chunks."""
         step = self._spec.chunks_per_scan
         rows = range(0, len(self._refs), step)
         return FieldChunks(

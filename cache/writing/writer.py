@@ -1,4 +1,4 @@
-"""Writes one shard aside, makes it durable and publishes it under its key."""
+"""Writes one shard under a temporary name, syncs it and publishes it under its key."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def write_camera_shard(
     sources: Sequence[ScanSources],
     failed: Sequence[FailedScan] = (),
 ) -> ShardRow:
-    """Publish a `camera` shard and commit it; it may hold no picture at all."""
+    """Publish a `camera` shard and commit it; it may contain no picture at all."""
     full = [tuple(scan) or (None,) * n_cameras for scan in pictures]
     entries = tuple(
         CameraEntry(scan_id=scan_id, views=_view_entries(views), image_from_lidar=matrices)
@@ -193,7 +193,7 @@ class ShardContent:
     failed: Sequence[FailedScan] = ()
 
     def attributes(self) -> dict[str, Any]:
-        """The group's attributes: the shard explains itself without a manifest."""
+        """The group's attributes: a shard can be understood without a manifest."""
         header = self.header
         return {
             "format_version": FORMAT_VERSION,
@@ -212,14 +212,14 @@ class ShardContent:
 
 
 def write_shard(layout: Layout, content: ShardContent, *, shard: int) -> ShardRow:
-    """Write the arrays aside, publish the folder by rename, then commit its row.
+    """Write the arrays to a temporary folder, publish it by rename, then commit its row.
 
-    The bytes are a function of ``content`` alone. A shard of that name that is already there is
-    another attempt's, with the same bytes: ours is dropped.
+    The bytes depend only on ``content``. An existing shard of that name comes from another attempt,
+    with the same bytes: ours is discarded.
 
     Raises:
         CacheError: the disk is full or may not be written.
-        TransientWriteError: any other failed write; trying again may help.
+        TransientWriteError: any other failed write, which a retry may fix.
     """
     started = time.perf_counter()
     header = content.header
@@ -270,7 +270,7 @@ def _publish(attempt: Path, final: Path, files: Sequence[FileHash], *, scratch: 
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not final.is_symlink():
             raise
         if final.is_symlink() or not has_files(final, files):
-            # Not what any attempt publishes: something tore it. Readers keep their open files.
+            # No attempt publishes this: it was damaged later. Readers keep their open files.
             final.rename(scratch / f"damaged-{final.name}-{uuid.uuid4().hex}")
             attempt.rename(final)
     sync(final.parent)
