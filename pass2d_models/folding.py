@@ -1,8 +1,8 @@
-"""BatchNorm folded into the layer beside it: what inference computes instead.
+"""BatchNorm folded into the adjacent layer, for inference.
 
-In evaluation a BatchNorm is a factor and a summand per channel, which the weights of the layer
-before it (or after it, when an activation stands between) take over. Folded weights are kept beside
-the module's own, never in its state: what is saved does not change.
+In evaluation a BatchNorm is a factor and an offset per channel, which are merged into the weights
+of the layer before it (or after it, if an activation is in between). Folded weights are kept
+separately from the module's state, so checkpoints do not change.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Foldable(nn.Module, abc.ABC, Generic[F]):
 
     @abc.abstractmethod
     def fold(self) -> F:
-        """Weights that stand for the module's own and its BatchNorms' in evaluation."""
+        """Weights that replace the module's own and its BatchNorms' in evaluation."""
 
     def folded(self) -> F | None:
-        """The folded weights, made again when a value of the module has changed; None: not now."""
+        """The folded weights, recomputed when a value of the module changes; None if not in use."""
         if self.training or not _IS_FOLDING.get():
             return None
         state = [_version(tensor) for tensor in chain(self.parameters(), self.buffers())]
@@ -54,7 +54,7 @@ class Foldable(nn.Module, abc.ABC, Generic[F]):
         return self._kept[1]
 
     def train(self, mode: bool = True) -> Foldable[F]:
-        """Switch the mode; training lets the folded weights go."""
+        """Switch the mode; training discards the folded weights."""
         if mode:
             self._kept = None
         return super().train(mode)
@@ -77,7 +77,7 @@ def norm_after(linear: nn.Linear, norm: nn.Module) -> Affine:
 
 
 def norm_before(linear: nn.Linear, norm: nn.Module) -> Affine:
-    """A pointwise layer with the BatchNorm whose result it takes."""
+    """A pointwise layer with the BatchNorm before it."""
     scale, shift = _scale_shift(norm)
     bias = linear.weight @ shift
     return Affine(linear.weight * scale, bias if linear.bias is None else linear.bias + bias)
@@ -90,7 +90,7 @@ def conv_norm(weight: Tensor, norm: nn.Module) -> ConvWeights:
 
 
 def _scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """(C,) factor and summand of a BatchNorm in evaluation."""
+    """(C,) factor and offset of a BatchNorm in evaluation."""
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -99,5 +99,5 @@ def _scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _version(tensor: Tensor) -> tuple[int, int]:
-    """What changes when a tensor's values do, or when it is replaced."""
+    """A value that changes when a tensor's values change or it is replaced."""
     return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version

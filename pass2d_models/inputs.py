@@ -21,9 +21,9 @@ T = TypeVar("T", bound="TensorRecord")
 def host_values(
     values: Sequence[Any], device: torch.device, *, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Copy a few numbers from the host to a device, without waiting for it.
+    """Copy a few numbers from the host to a device, as a 1-D tensor, without waiting for it.
 
-    `torch.tensor(values, device=device)` waits until a GPU has done all that was asked of it.
+    `torch.tensor(values, device=device)` waits until the GPU has finished all queued work.
     """
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
@@ -37,7 +37,7 @@ class TensorRecord:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def each(self, function: Callable[[Tensor], object]) -> None:
-        """Call a function with every tensor."""
+        """Apply a function to every tensor; the result is a new record."""
 
         def called(tensor: Tensor) -> Tensor:
             function(tensor)
@@ -72,7 +72,7 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch(TensorRecord):
-    """Pictures of a batch and the points that they see. M counts all pictures' points."""
+    """Pictures of a batch and the points visible in them. M counts the points of all pictures."""
 
     images: Tensor
     """(I, 3, H, W) float32, normalised with the ImageNet mean and deviation; multiples of 16."""
@@ -103,16 +103,16 @@ class ScaleVoxels(TensorRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class ThinnedPoints(TensorRecord):
-    """The points of a batch that thinning leaves, and their neighbours."""
+    """The thinned points of a batch, and their neighbours."""
 
     config: ThinningConfig
-    """By which they were found."""
+    """The settings with which they were found."""
     rows: Tensor
     """(K,) int64 rows of `PointBatch.points`, by scan and within it by cell (x, y, z)."""
     neighbours: Tensor
-    """(K, k) int64 places among the K, the nearest first; of the same scan."""
+    """(K, k) int64 indices among the K, the nearest first; of the same scan."""
     answers: Tensor
-    """(N,) int64 place among the K of the one that answers for each point."""
+    """(N,) int64 index among the K of the thinned point whose logits each point takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +127,11 @@ class PointBatch(TensorRecord):
     labels: Tensor | None = None
     """(N,) int64 training ids; 0 is ignored. None in prediction."""
     weights: Tensor | None = None
-    """(N,) float32 whole numbers: points that a row stands for, as if it were there so often; None:
-    one each. Point dropout makes dropped points copies of their scan's first one."""
+    """(N,) float32 whole numbers: how many identical points a row represents; None: one each. Point
+    dropout makes dropped points copies of their scan's first one."""
     images: ImageBatch | None = None
     """Pictures, for networks with a 2D branch; None without."""
     voxels: tuple[ScaleVoxels, ...] = ()
-    """Hashes read from the cache, when they are exact for these points; else empty."""
+    """Hashes read from the cache, if they are exact for these points; else empty."""
     thinned: ThinnedPoints | None = None
-    """Of these very points, where the stream or the cache has it; None: networks find it."""
+    """For these points, if the stream or the cache supplies it; None: the network computes it."""

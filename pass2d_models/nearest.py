@@ -1,4 +1,4 @@
-"""The nearest point of another, on any device: the answers of a tree, in bounded memory."""
+"""Nearest points on any device, in bounded memory, with the same results as a k-d tree."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 MOST_DISTANCES = 1 << 23
-"""So many are computed at once: 64 MiB, three times."""
+"""Number of distances computed at once: 64 MiB, three times."""
 QUERIES = 1024
-"""Neighbours along x that are answered from one slab of points."""
+"""Queries adjacent along x that are answered from one slab of points."""
 _EVERY = 16
 """A bound is taken from every such point."""
 CELLS = 256
@@ -23,14 +23,16 @@ def nearest_by_distance(
     n_queries: int = QUERIES,
     most: int = MOST_DISTANCES,
 ) -> Tensor:
-    """Find the nearest point of each query; of equally near ones the lowest row.
+    """Find the nearest point of each query; among equally near ones, the lowest row.
 
-    Any point bounds how far the nearest one can be: only points so near a query are looked at.
+    The distance to any point bounds that to the nearest: only points within that bound are
+    examined.
 
     Args:
         points: (N, 3) metres, finite, N > 0.
         queries: (Q, 3) metres, finite.
-        within: (Q,) float64 metres: there is a point this near. None: told by a few of the points.
+        within: (Q,) float64 metres: there is a point within this distance. None: estimated from a
+            few of the points.
         n_queries: See `QUERIES`.
         most: See `MOST_DISTANCES`.
 
@@ -72,7 +74,7 @@ def _distance_and_row(known: Tensor, asked: Tensor, most: int) -> tuple[Tensor, 
     x, y, z = known.unbind(1)
     found = []
     for part in asked.split(max(1, most // len(known))):
-        # Product and sum apart, as on a CPU: in one kernel they would be rounded once.
+        # Product and sum separately, as on a CPU: a fused kernel would round only once.
         squares = (part[:, :1] - x).square_()
         squares += (part[:, 1:2] - y).square_()
         squares += (part[:, 2:] - z).square_()

@@ -1,4 +1,4 @@
-"""What every network is: prepare a batch on its device, then compute; typed records in between."""
+"""The interface of networks: prepare a batch on its device, then compute; typed records between."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEVER = -1e4
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Base of a network's frozen settings: what grid and classes do not decide of its shape."""
+    """Base of a network's frozen settings: its shape, apart from grid and classes."""
 
     @classmethod
     def from_settings(cls: type[C], settings: Mapping[str, object]) -> C:
@@ -43,7 +43,7 @@ class NetworkConfig:
 
 
 def check_points(points: Tensor, *, channels: int) -> None:
-    """Refuse points of another form than a network takes.
+    """Refuse points whose shape the network does not accept.
 
     Raises:
         ShapeError: Not (N, channels).
@@ -57,7 +57,7 @@ def check_labels(labels: Tensor | None, *, n_classes: int) -> None:
     """Refuse labels that are not training ids. Waits for the device.
 
     Raises:
-        ShapeError: A label below 0, or of a class that the network has not.
+        ShapeError: A label below 0, or of a class that the network does not have.
     """
     if labels is None or not len(labels):
         return
@@ -68,7 +68,7 @@ def check_labels(labels: Tensor | None, *, n_classes: int) -> None:
 
 
 def check_scans(sizes: Sequence[int], *, where: str = "") -> None:
-    """Refuse to train on a scan without points, or without any that the network sees.
+    """Refuse to train on a scan without points that the network uses.
 
     Raises:
         DataError: There is one, or no scan at all.
@@ -103,9 +103,9 @@ class Prepared(TensorRecord):
     """A batch after `Network.prepare`, on the device. Networks add their own fields."""
 
     row_of_point: Tensor
-    """(N,) int64: the row of logits that answers for each input point."""
+    """(N,) int64: the row of logits of each input point."""
     targets: Targets | None
-    """What the main loss compares with; None without labels."""
+    """The targets of the main loss; None without labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class ScaleLogits(TensorRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation(TensorRecord):
-    """A network's output. Points that a network cannot tell apart share a row."""
+    """A network's output. Points that the network cannot distinguish share a row."""
 
     row_logits: Tensor
     """(R, C) distinct predictions."""
@@ -150,7 +150,8 @@ class ExportForm:
     axes: Mapping[str, str]
     """Input to the name of its first axis, whose length varies; equal names are equal lengths."""
     preprocessing: object
-    """How a scan becomes the inputs: a frozen dataclass of plain values with its ``kind``."""
+    """The preprocessing from a scan to the inputs: a frozen dataclass of plain values with its
+    ``kind``."""
 
 
 class Network(nn.Module, abc.ABC):
@@ -174,7 +175,7 @@ class Network(nn.Module, abc.ABC):
         self.grid = grid
         self.n_classes = n_classes
         self.backend = "auto"
-        """Which sparse convolutions `prepare` makes its tables for, see `choose_backend`."""
+        """The backend for which `prepare` builds tables, see `choose_backend`."""
         self.register_forward_pre_hook(lambda network, _: count_batches(network))
 
     def backend_on(self, device: torch.device) -> Backend:
@@ -197,17 +198,17 @@ class Network(nn.Module, abc.ABC):
 
     @property
     def thinning(self) -> ThinningConfig | None:
-        """How `PointBatch.thinned` that `prepare` can use is made; None if it never does."""
+        """The settings of a `PointBatch.thinned` that `prepare` can use; None if it uses none."""
         return None
 
     @property
     def thins_at_random(self) -> bool:
-        """Whether, in training, a random point of each cell stays, not the first."""
+        """Whether, in training, a random point of each cell is kept instead of the first."""
         return True
 
     @property
     def uses_volume(self) -> bool:
-        """Whether points outside the grid's volume are cut off before."""
+        """Whether points outside the grid's volume are removed before."""
         return True
 
     @property
@@ -220,7 +221,7 @@ class Network(nn.Module, abc.ABC):
         """Voxelise a batch on its device: everything that depends on the points alone.
 
         Raises:
-            ShapeError: The batch has another form than `PointBatch` says.
+            ShapeError: The batch does not have the form that `PointBatch` states.
             DataError: An empty scan, or no pictures where they are needed, in training mode.
         """
 
@@ -232,7 +233,7 @@ class Network(nn.Module, abc.ABC):
         """The network for runtimes other than torch; it is set to eval mode.
 
         Raises:
-            ConfigError: It cannot leave torch: by default, no network can.
+            ConfigError: It cannot be exported, which is the default.
         """
         why = (
             "its sparse convolutions have no ONNX operator. Run the checkpoint itself (`predict`; "
@@ -243,11 +244,11 @@ class Network(nn.Module, abc.ABC):
         raise ConfigError(f"{self.kind} cannot be exported: {why}")
 
     def inference_state(self) -> dict[str, Tensor]:
-        """The tensors that inference needs: the state without the training-only parts."""
+        """The tensors that inference needs, by name: the state without the training-only parts."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith(self.training_only)}
 
     def n_parameters(self, *, inference_only: bool) -> int:
-        """Number of trained values, of all or of what inference needs (the published counts)."""
+        """Number of parameters, in total or for inference (as in published counts)."""
         return sum(
             p.numel()
             for name, p in self.named_parameters()

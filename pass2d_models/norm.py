@@ -1,4 +1,4 @@
-"""BatchNorm whose batches are counted by the network, and that a single row passes."""
+"""BatchNorm that accepts a single row, and whose batches are counted by the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class _Norm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm that leaves counting to `count_batches`: else each layer has a kernel for it."""
+    """BatchNorm that leaves counting to `count_batches`, which saves a GPU kernel per layer."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise (R, H) or (I, H, ...)."""
@@ -37,14 +37,14 @@ class RowNorm(_Norm, nn.BatchNorm1d):
     """BatchNorm over rows; in training a single row is normalised by the running statistics."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise (R, H); one row has no variance, and none at all nothing to normalise."""
+        """Normalise (R, H); a single row is normalised by the running statistics."""
         if self.training and len(features) < 2:
             return self._by_statistics(features, of_batch=False)
         return super().forward(features)
 
 
 def count_batches(network: nn.Module) -> None:
-    """Count one more batch in all norms of a network that is about to train on it."""
+    """Count one more batch in all norms of a network that is about to be trained on it."""
     counters = [
         norm.num_batches_tracked
         for norm in network.modules()

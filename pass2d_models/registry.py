@@ -1,4 +1,4 @@
-"""Which networks there are. A new one is one file and one line in `MODELS`."""
+"""The available networks. A new one is one file and one line in `MODELS`."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def build_network(
         settings: Fields of the kind's config; the rest keep their defaults.
         grid: The volume and its finest voxel grid.
         n_classes: C, the ignored class 0 included.
-        device: Where the weights lie.
+        device: Device of the weights.
         backend: Of the sparse convolutions, see `choose_backend`; the weights are the same for all.
 
     Raises:

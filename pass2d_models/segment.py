@@ -1,4 +1,4 @@
-"""Weighted sums over lists of rows: the one kernel under all means, sums and look-ups."""
+"""Weighted sums over lists of rows: the kernel of all means, sums and lookups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def scatter_library() -> Any:
 
 
 def _serves(device: torch.device) -> bool:
-    """Whether the installed torch-scatter runs there: a build for CPUs raises on a GPU."""
+    """Whether the installed torch-scatter works on a device: a build for CPUs raises on a GPU."""
     return device.type == "cpu" or torch.ops.torch_scatter.cuda_version() != -1
 
 

@@ -1,7 +1,7 @@
-"""One int64 number per voxel: sorting and looking up voxels as plain 1-D work.
+"""One int64 number per voxel, so that voxels are sorted and looked up in 1-D.
 
-Every axis is padded by one cell on both sides, so that the number of a neighbour outside the volume
-is no voxel's number: a lookup never finds a voxel of another row, column or sample.
+Every axis is padded by one cell on both sides, so that a neighbour outside the volume has a number
+of its own: a lookup never finds a voxel of another row, column or sample.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_KEY = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class KeyPacking:
-    """How (batch, x, y, z) becomes one number. Sorting by it sorts by (batch, x, y, z)."""
+    """The mapping of (batch, x, y, z) to one number, with the same sort order."""
 
     extent: tuple[int, int, int]
     """Cells along x, y, z; coordinates run from 0 to extent - 1."""

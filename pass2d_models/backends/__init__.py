@@ -1,1 +1,1 @@
-"""Sparse convolutions: one interface, and the libraries that can stand behind it."""
+"""Sparse convolutions: one interface and its implementations by several libraries."""

@@ -1,4 +1,4 @@
-"""Which backend computes: what a name means on a device, and why."""
+"""Chooses a backend: what a name means on a device, and why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pass2d.models.backends.triton import Triton
 from pass2d.models.backends.triton import library as triton_library
 
 BackendName = Literal["auto", "native", "spconv", "triton"]
-"""What a setting may say."""
+"""The allowed values of the setting."""
 
 _BACKENDS: Mapping[str, Backend] = {
     backend.name: backend for backend in (Native(), Spconv(), Triton())

@@ -1,4 +1,4 @@
-"""The same bits on every run of a GPU, as a switch."""
+"""A switch for bit-reproducible results on a GPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 def fixed_order(is_on: bool) -> Iterator[None]:
     """Inside this context, sums on a GPU have a fixed order; an operation without one is an error.
 
-    torch takes fixed algorithms for convolutions, look-ups and their gradients. Sparse convolutions
-    must be those of `native`: the other backends choose kernels by timing, and number the voxels
-    that a strided convolution makes in the order in which threads find them.
+    torch uses deterministic algorithms for convolutions, lookups and their gradients. Sparse
+    convolutions must be those of `native`: the other backends choose kernels by timing, and number
+    the voxels of a strided convolution in the order in which threads find them.
     """
     if not is_on:
         yield

@@ -18,7 +18,7 @@ _SHAPE_STEP = 2
 
 
 class GemmLibrary(NamedTuple):
-    """The modules of spconv, or of what has the same functions."""
+    """The modules of spconv, or of a library with the same functions."""
 
     ops: Any
     functional: Any
@@ -47,14 +47,14 @@ class GemmTable(ConvTable):
     def convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         """See `ConvTable.convolve`; float16 under float16 autocast, never bfloat16."""
         if takes_bf16(features.device):
-            # There are no bfloat16 kernels; float16 would need a loss scaler, so float32 it is.
+            # There are no bfloat16 kernels, and float16 would need a loss scaler: use float32.
             with torch.autocast(features.device.type, enabled=False):
                 return self._convolve(features.to(weight.dtype), weight)
         return self._convolve(features, weight)
 
     def _convolve(self, features: Tensor, weight: Tensor) -> Tensor:
         self.library.constants.SPCONV_ALLOW_TF32 = is_tf32()
-        # Kernels are launched on the current device, wherever the tensors lie.
+        # Kernels are launched on the current device, not that of the tensors.
         with torch.cuda.device(features.device):
             return self.library.functional.implicit_gemm(
                 features.contiguous(),

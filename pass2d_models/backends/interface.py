@@ -1,8 +1,8 @@
-"""What a backend is: it makes tables from voxels, and a table applies a layer's weights.
+"""The interface of a backend: it builds tables from voxels, and a table applies a layer's weights.
 
-A table depends on the voxels alone, is made in `Network.prepare` and serves every layer on them.
-Weights are (C_out, k, k, k, C_in) for all backends, the three axes in the order of the
-coordinates' columns, so that a checkpoint knows no backend.
+A table depends only on the voxels, is built in `Network.prepare` and is used by all layers on them.
+Weights are (C_out, k, k, k, C_in) for all backends, the three axes in the order of the coordinates'
+columns, so that checkpoints do not depend on the backend.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ConvWeights:
 
 
 class ConvTable(TensorRecord, abc.ABC):
-    """Which rows feed which through which weights of a kernel."""
+    """The pairs of input and output rows for each offset of a kernel."""
 
     @abc.abstractmethod
     def convolve(self, features: Tensor, weight: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class ConvTable(TensorRecord, abc.ABC):
             weight: (C_out, k, k, k, C_in), k = 5, 3 or 2.
 
         Returns:
-            (V_out, C_out), of the weight's type but under float16 autocast on CUDA, which some
+            (V_out, C_out), of the weight's type, except under float16 autocast on CUDA, which some
             backends follow.
         """
 
@@ -62,13 +62,13 @@ class ConvTable(TensorRecord, abc.ABC):
         residual: Tensor | None = None,
         slope: float | None = None,
     ) -> Tensor:
-        """Apply a layer and what follows it, without gradients.
+        """Apply a layer, its residual and its activation, without gradients.
 
         Args:
             features: (V_in, C_in).
             weights: Of the layer.
             residual: (V_out, C_out), added to the result.
-            slope: Of a LeakyReLU at the end, 0 for ReLU; None: there is none.
+            slope: Slope of the final LeakyReLU, 0 for ReLU; None for no activation.
 
         Returns:
             (V_out, C_out).
@@ -79,7 +79,7 @@ class ConvTable(TensorRecord, abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """Where the voxels of a batch lie."""
+    """The extent of a batch's voxels."""
 
     extent: tuple[int, int, int]
     """Cells along the axes, in the order of the coordinates' columns; coordinates are below."""
@@ -117,7 +117,7 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def halve(self, coords: Tensor, volume: Volume) -> Halving:
-        """Tables of size 2 and stride 2. Arguments as for `neighbours`; waits for the device."""
+        """Tables of size 2 and stride 2; arguments as for `neighbours`. Waits for the device."""
 
 
 def finish(result: Tensor, *, residual: Tensor | None, slope: float | None) -> Tensor:

@@ -1,9 +1,9 @@
-"""Sparse convolutions by torch alone: gather, multiply, sum; on every device that torch has.
+"""Sparse convolutions with torch alone, on all its devices: gather, multiply, sum.
 
-The output is made in tiles whose rows stay in the processor's cache. Within a tile the pairs lie
+The output is computed in tiles whose rows fit in the processor's cache. Within a tile the pairs are
 sorted by kernel offset: for each offset the input rows are gathered and multiplied by its weights,
-then each output row sums its products. No row is scattered, so there are no atomics and the sums
-have one order: results are the same on every run with the same number of threads.
+then each output row sums its products. No row is scattered, so there are no atomics and the order
+of sums is fixed: results are the same on every run with the same number of threads.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CPU_TILE = 4096
 _MANY_PAIRS = 6.0
 """Per output row; tiles of half as many rows then have as many pairs of an offset."""
 DEVICE_TILE = 1 << 18
-"""Elsewhere, where each call has its price; bounds the memory for products."""
+"""On other devices, where each call is expensive; limits the memory for products."""
 
 _SUM = 0
-"""How torch.embedding_bag names its mode."""
+"""The mode of torch.embedding_bag."""
 
 
 class Tile(NamedTuple):
@@ -55,7 +55,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TiledPairs(TensorRecord):
-    """Pairs of a kernel in the order in which they are worked through."""
+    """Pairs of a kernel in the order in which they are processed."""
 
     inputs: Tensor
     """(P,) int64 input row, sorted by tile of outputs, offset, output."""
@@ -70,7 +70,7 @@ class TiledPairs(TensorRecord):
     kernel: tuple[int, ...]
     """The weights (row of the flattened kernel) that each offset uses."""
     centre: int | None
-    """The weights by which every row feeds itself; None: there is no such offset."""
+    """The offset at which every row is its own input; None if there is none."""
     tile: int
     """Output rows per tile."""
 
@@ -86,7 +86,7 @@ class TiledPairs(TensorRecord):
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
-        """The work, tile by tile: views, made once for all layers."""
+        """The work of each tile, as views that are built once for all layers."""
         tiles = []
         begin = 0
         for number, counts in enumerate(self.counts):
@@ -178,7 +178,7 @@ class NativeTable(ConvTable):
         residual: Tensor | None = None,
         slope: float | None = None,
     ) -> Tensor:
-        """See `ConvTable.infer`; a tile is finished while its rows are in the cache."""
+        """See `ConvTable.infer`; each tile is completed while its rows are in the cache."""
         rows = features.to(weights.weight.dtype).contiguous()
         width = len(weights.bias)
         with torch.autocast(rows.device.type, enabled=False):
@@ -255,7 +255,7 @@ def _tile_sums(
 def _multiply_back(
     grad: Tensor, features: Tensor, weights: Tensor, pairs: TiledPairs, *, wants_features: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Both gradients of a layer in one walk: what is gathered of the output's serves both.
+    """Both gradients of a layer in one pass, which gathers the output's gradient only once.
 
     Args:
         grad: (V_out, C_out) of the output, contiguous.
@@ -301,7 +301,7 @@ def _write(result: Tensor, sums: Tensor, rows: Tensor, centre: Tensor | None) ->
 
 
 class Native(Backend):
-    """Torch alone."""
+    """The backend that needs only torch."""
 
     name: ClassVar[str] = "native"
 
@@ -310,7 +310,7 @@ class Native(Backend):
 
     def neighbours(self, coords: Tensor, volume: Volume, *, size: int = 3) -> ConvTable:
         """See `Backend.neighbours`."""
-        # Through the middle of the kernel every row feeds itself.
+        # At the kernel's centre every row is its own input.
         ahead = self._tiled(neighbour_pairs(coords, volume, size=size), centre=size**3 // 2)
         return NativeTable(ahead=ahead, back=ahead.reversed())
 

@@ -1,7 +1,7 @@
-"""Which voxel feeds which: lists of pairs per kernel offset, from sorted int64 keys.
+"""Input and output voxels per kernel offset, from sorted int64 keys. spconv's own search
+on a CPU numbers voxels with 32 bits, which overflow silently for a full lidar scan at 0.05 m.
 
-spconv's own search on a CPU numbers voxels with 32 bits that wrap silently, which one full turn of
-a lidar at 0.05 m exceeds. These lists have no such limit.
+These lists have no such limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
 
 
 def neighbour_pairs(coords: Tensor, volume: Volume, *, size: int = 3) -> Pairs:
-    """Pairs of a submanifold convolution, but those of the centre, which are (row, row).
+    """Pairs of a submanifold convolution, except those of the centre, which are (row, row).
 
     Args:
         coords: (V, 4) integers, distinct, sorted by (batch, x, y, z).
@@ -82,7 +82,7 @@ def _column_pairs(keys: Tensor, column: int, *, reach: int) -> list[tuple[Tensor
 
 
 def child_pairs(coords: Tensor, volume: Volume) -> tuple[Pairs, Tensor]:
-    """Pairs of a convolution of size 2 and stride 2: each voxel feeds its parent alone.
+    """Pairs of a convolution of size 2 and stride 2: each voxel is an input of its parent only.
 
     Args:
         coords: (V, 4) int32, distinct, sorted by (batch, x, y, z).

@@ -1,4 +1,4 @@
-"""spconv behind the interface: its Native algorithm on a CPU, implicit GEMM on CUDA."""
+"""The backend spconv: its Native algorithm on a CPU, implicit GEMM on CUDA."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pass2d.models.backends.pairs import Pairs, child_pairs, neighbour_pairs
 
 @lru_cache(maxsize=1)
 def library() -> GemmLibrary:
-    """Spconv's modules, imported without what takes long."""
+    """The modules of spconv, imported without their slow parts."""
     core = importlib.import_module("spconv.core")
-    # spconv asks torch a question whose answer torch announces to every user, once a run.
+    # spconv calls a function of torch that warns every user once per run.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     # spconv describes each of its thousands of GPU kernels when it is imported: 8 s of CPU time.
     if torch.cuda.is_available():

@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def tf32_products(is_on: bool) -> Iterator[None]:
-    """Inside this context, float32 products on an NVIDIA GPU use TF32's 10 bits, or do not.
+    """Inside this context, float32 products on an NVIDIA GPU use TF32's 10-bit mantissa, or do not.
 
-    The sparse convolutions follow torch's matrix products (`is_tf32`). Nothing that moves points or
-    colours is a product of matrices, so they are as exact as ever.
+    The sparse convolutions follow torch's setting (`is_tf32`). Augmentation of points and colours
+    involves no matrix products and stays exact.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -25,5 +25,5 @@ def tf32_products(is_on: bool) -> Iterator[None]:
 
 
 def is_tf32() -> bool:
-    """Whether products may be made with TF32."""
+    """Whether products may use TF32."""
     return torch.backends.cuda.matmul.allow_tf32

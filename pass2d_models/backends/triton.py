@@ -1,4 +1,4 @@
-"""spconv-triton behind the interface: implicit GEMM on GPUs, Blackwell and AMD's included."""
+"""The backend spconv-triton: implicit GEMM on GPUs, including Blackwell and AMD."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pass2d.models.backends.interface import Backend, ConvTable, Halving, Volume
 
 @lru_cache(maxsize=1)
 def library() -> GemmLibrary:
-    """The modules of spconv-triton, which have the functions of spconv's."""
+    """The modules of spconv-triton, which have the same functions as spconv's."""
     pytorch = importlib.import_module("spconv_triton.pytorch")
     constants = importlib.import_module("spconv_triton.constants")
     return GemmLibrary(pytorch.ops, pytorch.functional, constants, pytorch.ConvAlgo)

@@ -1,6 +1,6 @@
-"""SPVCNN's point branch: voxels read trilinearly, points averaged (docs/maths.md, section 6).
+"""SPVCNN's point branch: interpolated voxels, averaged points (docs/maths.md, section 6).
 
-The tables depend on the coordinates alone and are made before the forward pass.
+The tables depend only on the coordinates and are built before the forward pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NO_CORNER = 1e-8
 
 @dataclass(frozen=True, kw_only=True)
 class Corners(TensorRecord):
-    """The voxels around each point, for trilinear reading."""
+    """The voxels around each point, for trilinear interpolation."""
 
     rows: Tensor
     """(M, 8) int64 voxel at base + (dx, dy, dz), k = 4 dx + 2 dy + dz; any where weight is 0."""

@@ -1,4 +1,4 @@
-"""How sparse convolution libraries lay out a kernel in a checkpoint, and how we do.
+"""The layouts of a kernel in checkpoints of sparse convolution libraries, and ours.
 
 Ours is (C_out, x, y, z, C_in), and (C_out, C_in) for size 1. Gradients and momentum map the same
 way.
@@ -19,7 +19,7 @@ _SIZES = {27: 3, 8: 2}
 
 
 def our_kernel(kernel: Tensor, layout: KernelLayout) -> Tensor:
-    """A library's kernel in our layout; one of an unknown shape as it is."""
+    """A library's kernel in our layout; one of an unknown shape is returned unchanged."""
     if layout == "spconv":
         is_pointwise = kernel.ndim == 5 and kernel.shape[1:4] == (1, 1, 1)
         if is_pointwise:

@@ -34,8 +34,8 @@ class MinkUNet34Config(SparseUNetConfig):
     stem_size: int = 3
     """3: two 3x3x3 convolutions; 5: one of 5x5x5, as in SpUNet34."""
     widens: Literal["block", "down"] = "block"
-    """Where a stage's width begins: with its first residual block, or with the convolution down to
-    it, as in SpUNet34."""
+    """Which layer changes the width of a stage: its first residual block, or its strided
+    convolution, as in SpUNet34."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,7 +47,7 @@ class MinkUNet34Config(SparseUNetConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedStrides(PreparedVoxels):
-    """Voxels, and how the finest lie among those at strides 4 and 16."""
+    """Voxels, and the positions of the finest among those at strides 4 and 16."""
 
     corners: tuple[Corners, Corners] | None
     """For reading at strides 4, 16; None for head v1."""

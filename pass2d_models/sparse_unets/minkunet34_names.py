@@ -1,6 +1,6 @@
-"""Tensors of MinkUNet34 as its published checkpoints name and lay them out, and as we do.
+"""Names and layouts of MinkUNet34's tensors in published checkpoints, and ours.
 
-The same network was published on three libraries, each with names and kernels of its own; see
+The network was published for three libraries, each with its own names and kernels; see
 docs/maths.md, section 6.
 """
 

@@ -16,7 +16,7 @@ _MAX_EXACT_FLOAT32 = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedPoints(TensorRecord):
-    """The occupied cells of a batch and how points and cells belong together."""
+    """The occupied cells of a batch, and which point is in which cell."""
 
     coords: Tensor
     """(M, 4) int32: batch, x, y, z; sorted in that order; each sample's smallest x, y, z is 0."""

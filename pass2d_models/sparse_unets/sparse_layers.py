@@ -1,7 +1,7 @@
 """Sparse convolutions on plain feature tensors, in the layout that all backends share.
 
-The layers carry no algorithm: the tables made for the batch choose it, so one checkpoint serves
-every backend and device.
+The layers do not choose an algorithm: the batch's tables do, so a checkpoint works with every
+backend and device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class SparseConv(nn.Module, abc.ABC):
     """Base: a kernel of 125, 27 or 8 offsets, without bias."""
 
     def __init__(self, n_in: int, n_out: int, *, size: int, fan: int) -> None:
-        """Start with uniform values within ±1/sqrt(fan * offsets), as the original library."""
+        """Initialise with uniform values within ±1/sqrt(fan * offsets), as the original library."""
         super().__init__()
         bound = (fan * size**3) ** -0.5
         self.weight = nn.Parameter(

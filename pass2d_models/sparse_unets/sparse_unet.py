@@ -1,7 +1,7 @@
 """The U-Net that MinkowskiNet and SPVCNN share (docs/maths.md, section 6).
 
-Module names are those of the published checkpoints, with `weight` for `kernel`, so that one reads
-beside the other: stem, stage1..4, up1..4, classifier.
+Module names are those of the published checkpoints, with `weight` for `kernel`, so that both can be
+compared: stem, stage1..4, up1..4, classifier.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ConvBlock(Foldable[ConvWeights]):
         self.net = nn.ModuleList([conv, RowNorm(width)])
 
     def forward(self, features: Tensor, level: StrideLevel) -> Tensor:
-        """`level` is the finer of the two that the convolution connects."""
+        """(V_in, C_in) to (V_out, C_out); `level` is the finer of the two that it connects."""
         conv, norm = self.net
         if folded := self.folded():
             return cast(SparseConv, conv).infer(features, level, folded)
@@ -147,14 +147,14 @@ class ResidualBlock(Foldable[FoldedResidual]):
 
 @dataclass(frozen=True, kw_only=True)
 class UNetShape:
-    """In what the sparse U-Nets differ, beside their widths."""
+    """The differences between the sparse U-Nets, besides their widths."""
 
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     """Residual blocks of the four stages."""
     has_wide_stem: bool = False
     """The stem is one 5x5x5 convolution, instead of two of 3x3x3."""
     widens_down: bool = False
-    """The width of a stage begins with its down convolution, instead of its first block."""
+    """A stage's width is changed by its strided convolution, instead of its first block."""
 
 
 class Stem(Foldable[tuple[ConvWeights, ...]], nn.ModuleList):
@@ -198,7 +198,7 @@ class Stage(nn.ModuleList):
         super().__init__([ConvBlock(DownConv(n_in, width), width), *residual])
 
     def forward(self, features: Tensor, fine: StrideLevel, coarse: StrideLevel) -> Tensor:
-        """From the voxels of `fine` to those of `coarse`."""
+        """(V_fine, C_in) at the voxels of `fine` to (V_coarse, C_out) at those of `coarse`."""
         down, *residual = self
         features = down(features, fine)
         for block in residual:
@@ -285,13 +285,13 @@ class SparseUNet(Network):
         )
 
     def answer(self, features: Tensor, prepared: Prepared) -> Segmentation:
-        """The head's logits for rows of cells."""
+        """The head's (R, C) logits for (R, C_last) features of cells."""
         return Segmentation(
             row_logits=self.classifier(features), row_of_point=prepared.row_of_point
         )
 
     def no_answer(self, prepared: Prepared) -> Segmentation:
-        """What a batch without any point gets."""
+        """The output for a batch without points."""
         nothing = next(self.parameters()).new_zeros((0, self.n_classes))
         return Segmentation(row_logits=nothing, row_of_point=prepared.row_of_point)
 
@@ -305,12 +305,12 @@ class SparseUNet(Network):
 
 
 def cell_targets(batch: PointBatch, cells: QuantizedPoints) -> Targets | None:
-    """Labels of the cells: each takes that of its first point, there is no vote."""
+    """Labels of the cells: each takes that of its first point, without a vote."""
     return None if batch.labels is None else Targets(label=batch.labels[cells.first])
 
 
 def pointwise(n_in: int, n_out: int) -> nn.Linear:
-    """A convolution of size 1, with the original library's first values."""
+    """A convolution of size 1, initialised as in the original library."""
     linear = nn.Linear(n_in, n_out, bias=False)
     bound = n_in**-0.5
     nn.init.uniform_(linear.weight, -bound, bound)

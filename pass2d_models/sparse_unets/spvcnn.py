@@ -23,7 +23,7 @@ from pass2d.models.sparse_unets.sparse_unet import (
 from pass2d.models.voxel_keys import KeyPacking, first_of_each
 
 _FINE, _MIDDLE, _COARSE = 0, 2, 4
-"""Levels at which the branch meets the U-Net: strides 1, 4, 16."""
+"""Levels at which the point branch is connected to the U-Net: strides 1, 4, 16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class SPVCNNConfig(SparseUNetConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedPointVoxels(PreparedVoxels):
-    """Voxels, and how the branch's points (the occupied cells) lie in them."""
+    """Voxels, and the positions of the branch's points (the occupied cells) in them."""
 
     corners: tuple[Corners, Corners, Corners]
     """For reading at strides 1, 4, 16."""
@@ -139,10 +139,10 @@ class SPVCNN(SparseUNet):
 
 
 def cell_positions(coords: Tensor, *, voxel_m: float) -> Tensor:
-    """Where the point branch sees its cells: (c * voxel) / voxel in float32, not c.
+    """Positions of cells in the point branch: (c * voxel) / voxel in float32, not c.
 
-    The original makes this round trip: at 0.05 m about one c in seven comes out one ulp higher, and
-    the trilinear weights at stride 1 show it.
+    The original code computes this: at 0.05 m about one c in seven becomes one ulp higher, which
+    affects the trilinear weights at stride 1.
 
     Args:
         coords: (M, 4) int32: batch, x, y, z.

@@ -1,4 +1,4 @@
-"""The voxels of a sparse U-Net at strides 1, 2, 4, 8, 16 and how they feed each other."""
+"""The voxels of a sparse U-Net at strides 1, 2, 4, 8, 16, and the tables between them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build_levels(
     n_levels: int = 5,
     has_wide_stem: bool = False,
 ) -> tuple[StrideLevel, ...]:
-    """Halve the resolution again and again, and index what each layer needs.
+    """Halve the resolution repeatedly, and build the tables that the layers need.
 
     Args:
         coords: (V, 4) int32 distinct voxels: batch, x, y, z, sorted in that order.

@@ -1,4 +1,4 @@
-"""Tensors of MinkowskiNet and SPVCNN as torchsparse names and lays them out, and as we do."""
+"""Names and layouts of MinkowskiNet's and SPVCNN's tensors in torchsparse, and ours."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""2DPASS: voxels by scales, the 3D network, the 2D branch."""
+"""2DPASS: voxels at several scales, the 3D network, the 2D branch."""

@@ -1,4 +1,4 @@
-"""Home of the voxel rule: the cell of each scale's grid a point lies in (docs/maths.md, section 3).
+"""The voxel rule: the cell of each scale's grid that contains a point (docs/maths.md, section 3).
 
 The grids of different scales do not nest in general, but along one axis two grids whose cell counts
 differ by a power of two do, and exactly so in float32. Only the others, the roots, are computed.
@@ -36,8 +36,9 @@ class CellPlan:
     axes: tuple[tuple[AxisCell, AxisCell, AxisCell], ...]
     """x, y, z of each scale."""
     parities: tuple[tuple[AxisCell, ...], ...]
-    """Per scale: a cell of this scale meets at most two cells of each coarser grid along an axis,
-    so that these cells' lowest bits tell apart all combinations of coarser cells within it."""
+    """Per scale: a cell of this scale overlaps at most two cells of each coarser grid along an
+    axis, so that these cells' lowest bits distinguish all combinations of coarser cells within
+    it."""
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +84,7 @@ def _parities(axes: list[tuple[AxisCell, ...]], level: int) -> tuple[AxisCell, .
     for coarser in axes[level + 1 :]:
         for cell in coarser:
             finest[cell.root] = min(cell.shift, finest.get(cell.root, cell.shift))
-    own = {cell.root for cell in axes[level]}  # nested in this scale's cell: nothing to tell apart
+    own = {cell.root for cell in axes[level]}  # nested in this scale's cell: nothing to distinguish
     return tuple(AxisCell(root=r, shift=s) for r, s in finest.items() if r not in own)
 
 

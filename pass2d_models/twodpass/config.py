@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pass2d.models.network import NetworkConfig
 
 IMAGE_SCALES = (2, 4, 8, 16)
-"""The scales that the four maps of the 2D network go with."""
+"""The scales that correspond to the four maps of the 2D network."""
 
 
 @dataclass(frozen=True, kw_only=True)

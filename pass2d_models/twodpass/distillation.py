@@ -18,7 +18,7 @@ def _head(n_in: int, n_classes: int) -> nn.Sequential:
 
 
 def linear_of_parts(layer: nn.Linear, parts: tuple[Tensor, ...]) -> Tensor:
-    """Apply a linear layer to parts side by side, without concatenating them."""
+    """Apply a linear layer to (R, H_i) parts side by side, without concatenating them; (R, out)."""
     weights = layer.weight.chunk(len(parts), dim=1)
     total = functional.linear(parts[0], weights[0], layer.bias)
     for part, weight in zip(parts[1:], weights[1:], strict=True):
@@ -92,7 +92,7 @@ class Distillation(nn.Module):
         return blocks, image_logits
 
     def _fused(self, at_seen: Tensor, images: Tensor) -> Tensor:
-        """(B, H, M) features that both of (B, H, M) 3D and image features enter."""
+        """(B, H, M) features fused from (B, H, M) 3D and image features."""
         query = functional.relu(self._each(at_seen, "learner"), inplace=True)
         weight, bias = self._stacked("merge")
         of_image, of_query = weight.chunk(2, dim=2)

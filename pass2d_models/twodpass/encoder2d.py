@@ -1,7 +1,8 @@
 """The 2D network of 2DPASS, in training: ResNet-34 and decoders (docs/maths.md, section 5).
 
-The decoders end with nearest upsampling to full resolution, followed by a look-up at the points'
-pixels. That is a look-up at (row // k, col // k) in the small map, so nothing is ever upsampled.
+The original decoders end with nearest upsampling to full resolution, followed by a lookup at the
+points' pixels. This equals a lookup at (row // k, col // k) in the small map, so nothing is
+upsampled.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ STRIDES = (2, 4, 4, 4)
 """Image pixels per pixel of each decoder's map, for the scales 2, 4, 8 and 16."""
 SIDE_MULTIPLE = 16
 _LOWEST_HALF_PX = 48
-"""Lower pictures are computed in float32 on a CPU: with bfloat16 oneDNN leaves parts of the weight
-gradient of a 7x7 layer unwritten where the map has fewer than three rows (seen with torch 2.11)."""
+"""Pictures below this height are computed in float32 on a CPU: in bfloat16, oneDNN leaves parts of
+the weight gradient of a 7x7 layer unwritten if the map has fewer than three rows (seen with torch
+2.11)."""
 
 
 def memory_order(device: torch.device) -> torch.memory_format:
-    """How pictures, maps and weights lie in memory.
+    """The memory format of pictures, maps and weights.
 
-    On CUDA channels_last, which the tensor cores read. oneDNN on a CPU with AVX2 takes 1.7 times as
-    long with it: 9.1 s against 5.3 s, forward and backward, for a picture of 320 x 480.
+    On CUDA channels_last, which suits the tensor cores. oneDNN on a CPU with AVX2 takes 1.7 times
+    as long with it: 9.1 s against 5.3 s, forward and backward, for a picture of 320 x 480.
     """
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
@@ -87,7 +89,7 @@ class Encoder2D(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder2D:
-        """As every module moves, then the weights are put in the order in which they are read."""
+        """Move like every module, then convert the weights to the device's memory format."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -124,7 +126,7 @@ class Encoder2D(nn.Module):
 
 
 def _is_ordered(x: Tensor) -> bool:
-    """Whether sums must have one order where torch's backward of a maximum has none."""
+    """Whether sums must have a fixed order, which torch's backward of max pooling does not give."""
     return x.is_cuda and torch.are_deterministic_algorithms_enabled()
 
 
@@ -149,7 +151,7 @@ class _OrderedMaxPool(torch.autograd.Function):
         padded = grad.new_zeros((*grad.shape[:2], height + 2, width + 2))
         top = 2 * torch.arange(rows, device=grad.device) - 1
         left = 2 * torch.arange(columns, device=grad.device) - 1
-        # A pixel lies in up to four windows, in each at another of these places.
+        # A pixel is in up to four windows, at a different position in each.
         for row, column in product(range(3), repeat=2):
             is_there = index == (top[:, None] + row) * width + left + column
             windows = padded[:, :, row : row + 2 * rows : 2, column : column + 2 * columns : 2]
@@ -172,7 +174,7 @@ def look_up(feature_map: Tensor, rows: Tensor) -> Tensor:
 
 
 def load_imagenet(encoder: Encoder2D, weights_file: str) -> str:
-    """Start the backbone from ImageNet weights, if there are any on this machine.
+    """Initialise the backbone with ImageNet weights, if there are any on this machine.
 
     Args:
         encoder: Changed in place.
@@ -197,7 +199,7 @@ def load_imagenet(encoder: Encoder2D, weights_file: str) -> str:
         state = torch.load(path, map_location="cpu", weights_only=True)
         wanted = {k: v for k, v in state.items() if not k.startswith("fc.")}
         encoder.backbone.load_state_dict(wanted)
-    except Exception as error:  # what unpickling meets in a file of any kind is of any class
+    except Exception as error:  # unpickling an arbitrary file can raise any exception
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path}: not the weights of torchvision's ResNet-34: {reason}"

@@ -1,8 +1,8 @@
 """The 3D network of 2DPASS: all that inference needs (docs/maths.md, section 4).
 
 Features exist per voxel, per group of voxels or per distinct combination of voxels; only the input
-layer sees points. Linear layers that follow a mean or a look-up are applied before or after it,
-wherever there are fewer rows: the numbers are the same.
+layer processes points. Linear layers after a mean or a lookup are applied before or after it,
+whichever has fewer rows: the results are the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pass2d.models.twodpass.config import TwoDPassConfig
 from pass2d.models.twodpass.geometry import Geometry, LevelGeometry
 
 SLOPE = 0.1
-"""Of every LeakyReLU."""
+"""Slope of every LeakyReLU."""
 
 
 def leaky_relu(features: Tensor) -> Tensor:
@@ -61,8 +61,8 @@ def point_features(geometry: Geometry, *, dtype: torch.dtype) -> Tensor:
 def init_sparse_weight(weight: Tensor) -> None:
     """Fill a sparse convolution's weight [out, ..., in] as the authors' spconv did.
 
-    Kaiming with gain sqrt(2) = 1.41. spconv since 2.1.17 uses 0.58 by itself, which starts training
-    with values 2.4 times smaller than those of the published results.
+    Kaiming with gain sqrt(2) = 1.41. spconv since 2.1.17 uses 0.58, so that initial values are 2.4
+    times smaller than those behind the published results.
     """
     fan_in = weight[0].numel()
     bound = math.sqrt(2.0) * math.sqrt(3.0 / fan_in)
@@ -71,7 +71,7 @@ def init_sparse_weight(weight: Tensor) -> None:
 
 
 class KernelWeight(nn.Module):
-    """The weight of a 3x3x3 convolution, under the name that spconv's layer gives it."""
+    """The weight of a 3x3x3 convolution, under the name used by spconv's layer."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class ResidualBlock(Foldable[FoldedResidual]):
         self.norm2 = RowNorm(hidden)
 
     def forward(self, features: Tensor, table: ConvTable) -> Tensor:
-        """Same voxels, new features."""
+        """(V, H) to (V, H)."""
         if folded := self.folded():
             identity = functional.linear(features, *folded.shortcut)
             inner = table.infer(features, folded.conv1, slope=SLOPE)
@@ -173,7 +173,7 @@ class PointBranch(Foldable[tuple[Affine, Affine]]):
 
 
 class BlockOutput(NamedTuple):
-    """What a block hands on."""
+    """The outputs of a block."""
 
     convolved: Tensor
     """(V, H) v: features of the block's own voxels, for distillation."""
@@ -184,7 +184,7 @@ class BlockOutput(NamedTuple):
 
 
 class Block(nn.Module):
-    """Convolutions at one scale, then on to the next."""
+    """Convolutions at one scale, and the transition to the next."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""All that the 3D network needs to know of a batch's points: voxels, and links between them."""
+"""What the 3D network needs to know about a batch's points: voxels and links between them."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _level_geometry(level: Level, groups: Runs, *, n_scans: int, backend: Backen
 
 
 def _scale_links(levels: Sequence[Level]) -> tuple[Link, ...]:
-    """Pieces of a level lie in one voxel of either scale; their point counts are the weights."""
+    """Each piece of a level lies in one voxel of either scale; its point count is the weight."""
     counts = [level.count.to(torch.float32) for level in levels]
     pairs = zip(pairwise(levels), pairwise(counts), strict=True)
     return tuple(

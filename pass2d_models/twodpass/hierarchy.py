@@ -3,8 +3,8 @@
 A *piece* of level t is a distinct combination of cells of the scales t, t + 1, ... that some point
 has: points of one piece of level 0 lie in the same voxel at every scale. Pieces are sorted by the
 voxel of their own scale, so its voxels are runs of pieces; the pieces of level t + 1 are found by
-sorting those of level t, which get fewer each time. All else (inverses, point counts of overlaps,
-labels) is read off.
+sorting those of level t, of which there are fewer each time. Everything else (inverses, point
+counts of overlaps, labels) follows from them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pass2d.models.twodpass.cells import CellPlan, parity_bit, plan_cells, root_
 
 INT32_MAX = 2**31 - 1
 MOST_CELLS = 2**48
-"""Leaves 15 bits of an int64 key to what tells the pieces of a voxel apart."""
+"""Leaves 15 bits of an int64 key to distinguish the pieces of a voxel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,8 @@ def build_levels(
         offsets: (B + 1,) int64 on the same device.
         grid: The volume; points may lie outside of it.
         scales: Strictly increasing.
-        voxels: Known voxels of these very points at all of the scales, whose cells then serve.
+        voxels: Known voxels of exactly these points at all of the scales, whose cells are then
+            used.
         weights: (N,) points that each row counts for; None: one each.
 
     Raises:
@@ -82,7 +83,7 @@ def build_levels(
     """
     plan = plan_cells(grid.shape, scales)
     roots = known_cells(voxels, plan=plan) if voxels else root_cells(points, plan=plan, grid=grid)
-    bounds = torch.stack(torch.aminmax(roots, dim=1)).tolist()  # where the GPU is waited for
+    bounds = torch.stack(torch.aminmax(roots, dim=1)).tolist()  # waits for the GPU
     n_scans = len(offsets) - 1
     batch = batch_index(offsets, n=len(points))
     count = None if weights is None else weights.to(torch.int64)
@@ -115,7 +116,7 @@ def build_levels(
         )
         levels.append(level)
         if t + 1 < len(scales):
-            # On with one row per piece: all its rows lie in the same cells of what is to come.
+            # Continue with one row per piece: its rows lie in the same cells of all coarser scales.
             roots = roots.gather(1, first.expand(len(roots), -1))
             batch, count = batch.index_select(0, first), level.count
     return tuple(levels)
@@ -203,7 +204,7 @@ def key_type(largest: int) -> torch.dtype:
 
 def sort_key(key: Tensor) -> SortedKey:
     """Sort a (Q,) integer key."""
-    ordered, order = torch.sort(key, stable=True)  # sums keep one order for ever
+    ordered, order = torch.sort(key, stable=True)  # the order of sums never changes
     return SortedKey(order, ordered)
 
 
@@ -302,12 +303,12 @@ def _level(
 
 
 def inverse_of(levels: tuple[Level, ...], t: int, *, rows: Tensor | None = None) -> Tensor:
-    """Voxel of level t of each point, or of the points named by `rows`."""
+    """(N,) int64 voxel of level t of each point, or (M,) of the points in `rows` (M,)."""
     return levels[t].voxel.index_select(0, piece_of(levels, t, rows=rows))
 
 
 def piece_of(levels: tuple[Level, ...], t: int, *, rows: Tensor | None = None) -> Tensor:
-    """Piece of level t of each point, or of the points named by `rows`."""
+    """(N,) int64 piece of level t of each point, or (M,) of the points in `rows` (M,)."""
     piece = levels[0].piece if rows is None else levels[0].piece.index_select(0, rows)
     for level in levels[1 : t + 1]:
         piece = level.piece.index_select(0, piece)

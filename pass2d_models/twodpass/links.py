@@ -1,8 +1,8 @@
 """Sparse matrices between rows of features: means, sums and look-ups, forward and backward.
 
 Every step between points, voxels of different scales and groups of voxels is a product with a
-matrix that depends on the points alone. It is held with its transpose, so that neither direction
-scatters: each output row is a weighted sum of a known list of input rows, the same on every run.
+matrix that depends only on the points. It is stored with its transpose, so that neither direction
+scatters: each output row is a weighted sum of a known list of input rows, in a fixed order.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Link(TensorRecord):
     forward: Rows
     backward: Rows
     divisor: Tensor | None = None
-    """(outputs,) int64 or float32: output rows are divided by it, which makes sums means. Kept
-    apart from the weights, which stay whole numbers and so exact; None: ones."""
+    """(outputs,) int64 or float32: output rows are divided by it, which turns sums into means.
+    Stored separately from the weights, which are whole numbers and so exact; None: ones."""
 
     def __matmul__(self, features: Tensor) -> Tensor:
         """Multiply: (inputs, H) features to (outputs, H)."""

@@ -73,16 +73,16 @@ def our_name(published: str) -> str | None:
 
 
 def published_name(ours: str) -> str | None:
-    """The published name of one of our tensors; None if the published network has none such."""
+    """The published name of one of our tensors; None if the published network does not have it."""
     return _rename(ours, _TO_PUBLISHED)
 
 
 def our_tensor(published: str, tensor: Tensor) -> Tensor:
-    """A published tensor in our layout.
+    """A published tensor in our layout, of the same type.
 
-    A sparse convolution of size 1 is a linear layer here. spconv declares its weight as
-    [out, 1, 1, 1, in] but multiplies by ``weight.view(in, out)``, so the linear weight is the
-    transpose of that view.
+    A sparse convolution of size 1 is a linear layer here. spconv declares its weight as [out, 1, 1,
+    1, in] but multiplies by ``weight.view(in, out)``, so the linear weight is the transpose of that
+    view.
     """
     if published.endswith(".layers_in.0.weight"):
         n_out, n_in = tensor.shape[0], tensor.shape[-1]

@@ -1,4 +1,4 @@
-"""2DPASS: the 3D network that inference uses, and the 2D branch that training distils from."""
+"""2DPASS: the 3D network for inference, and the 2D branch for distillation in training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from pass2d.models.twodpass.voxels import piece_label_counts, voxel_labels
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInput(TensorRecord):
-    """What the 2D branch needs of a batch."""
+    """The inputs of the 2D branch for a batch."""
 
     images: Tensor
     """(I, 3, H, W) float32, normalised."""
@@ -96,7 +96,7 @@ class TwoDPass(Network):
         return network_scales(self.config)
 
     def prepare(self, batch: PointBatch) -> TwoDPassBatch:
-        """Voxelise the batch where it lies. In evaluation mode its pictures are not looked at.
+        """Voxelise the batch on its device. In evaluation mode its pictures are ignored.
 
         Raises:
             ShapeError: Wrong shapes, labels out of range, image sides that are no multiples of 16.
@@ -185,7 +185,7 @@ class TwoDPass(Network):
         )
 
     def _block_maps(self) -> list[int]:
-        """Which of the 2D network's maps goes with each block."""
+        """The 2D network's map for each block."""
         return [IMAGE_SCALES.index(scale) for scale in self.config.block_scales]
 
     def forward(self, prepared: Prepared) -> Segmentation:

@@ -38,7 +38,7 @@ def piece_label_counts(
 
 
 def voxel_labels(levels: Sequence[Level], piece_counts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Most frequent label of each voxel, the ignored one counted too, the smallest in a tie.
+    """Most frequent label of each voxel, including the ignored one; the smallest in a tie.
 
     Args:
         levels: The voxels.
@@ -48,7 +48,7 @@ def voxel_labels(levels: Sequence[Level], piece_counts: Sequence[Tensor]) -> tup
         Per level (V,) int64.
     """
     n_classes = piece_counts[0].shape[1]
-    # argmax leaves open which of several largest it names
+    # argmax does not define which of several equal maxima it returns
     rank = torch.arange(n_classes - 1, -1, -1, device=piece_counts[0].device)
     most = []
     for level, known in zip(levels, piece_counts, strict=True):

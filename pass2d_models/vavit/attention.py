@@ -1,4 +1,4 @@
-"""Blocks of attention over the pillars of each sample, turned by their places."""
+"""Attention blocks over the pillars of each sample, with rotary position embedding."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _BASE = 10_000.0
-"""Of the frequencies by which heads turn."""
+"""Base of the rotary frequencies."""
 
 
 def rotations(xy: Tensor, *, head_width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines that turn a head's channels by a token's place.
+    """Cosines and sines of the rotary position embedding of a head's channels.
 
     Args:
         xy: (P, 2) metres.
-        head_width: Channels of a head, a multiple of 4: its first half turns with x, its second
-            with y, entry i of a half paired with entry i + a quarter of the head.
+        head_width: Channels of a head, a multiple of 4: its first half is rotated by x, its second
+            by y, channel i of a half paired with channel i + a quarter of the head.
 
     Returns:
         Two (P, 1, head_width) tensors.
@@ -31,13 +31,13 @@ def rotations(xy: Tensor, *, head_width: int) -> tuple[Tensor, Tensor]:
 
 
 def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn (P, H, head_width) queries or keys; angles stay exact in half precision."""
+    """Rotate (P, H, head_width) queries or keys; angles stay exact in half precision."""
     x1, x2, y1, y2 = heads.chunk(4, dim=2)
     return (heads * cos + torch.cat([-x2, x1, -y2, y1], 2) * sin).to(heads.dtype)
 
 
 class Attention(nn.Module):
-    """Every token of a sample looks at every other of the same sample."""
+    """Every token attends to all tokens of the same sample."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def _of_some(
     chosen: Sequence[bool],
     scale: float,
 ) -> Tensor:
-    """Add the residual of the chosen samples; that of the others is not computed."""
+    """Add the residual of the chosen samples; the others are skipped."""
 
     def parts(x: Tensor) -> list[Tensor]:
         return list(x.split(list(lengths)))

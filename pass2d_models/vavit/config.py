@@ -16,7 +16,7 @@ class VaViTConfig(NetworkConfig):
     """Settings of VaViT. Defaults: the published network."""
 
     point_width: int = 128
-    """Channels of a point in the embedding layers but the last, whose width is `width`."""
+    """Channels of a point in the embedding layers, except the last, whose width is `width`."""
     point_layers: int = 4
     width: int = 768
     """Channels of a token."""
@@ -24,29 +24,30 @@ class VaViTConfig(NetworkConfig):
     """Blocks, each of attention and a perceptron."""
     heads: int = 12
     expansion: float = 4.0
-    """Hidden channels of a block's perceptron, in widths."""
+    """Hidden channels of a block's MLP, as a multiple of `width`."""
     head_width: int = 128
     """Channels of points and of pillars in the head, each."""
     head_out: int = 128
     """Channels of the head's last layer before the classifier."""
     drop_path: float = 0.3
-    """Chance that a sample skips half a block in training, the same in all blocks."""
+    """Stochastic depth: probability that a sample skips half a block in training, the same in all
+    blocks."""
     cell_m: float = 0.1
-    """Side of the cells of which one point each stays, in metres."""
+    """Side of the cells in which one point each is kept, in metres."""
     pillar_m: float = 0.5
     """Side of a pillar, in metres."""
     neighbours: int = 16
-    """Nearest points that an embedding layer looks at, the point itself not counted."""
+    """Nearest neighbours of a point in an embedding layer, the point itself excluded."""
     thinning: str = "random"
-    """Which point of a cell stays in training: a `random` one, as published, or the `first`, as in
-    evaluation; then what `prepare --neighbours` stored can be read, where nothing but turns,
-    mirrors, shifts and one factor on x, y, z moves the points."""
+    """Which point of a cell is kept in training: a `random` one, as published, or the `first`, as
+    in evaluation. With `first`, neighbours stored by `prepare --neighbours` can be used, if
+    augmentation only rotates, flips, shifts and uniformly scales the points."""
     augment_features: bool = False
-    """Training: x, y, z and range enter as features turned, mirrored and scaled by chance of their
-    own, as published; the geometry (neighbours, pillars) is not."""
+    """In training, rotate, flip and scale the features x, y, z and range at random, as published;
+    the geometry (neighbours, pillars) does not change."""
     padding: str = "masked"
-    """`masked`: a sample's tokens see each other and nothing else. `published`: shorter samples of
-    a batch are filled up with a learned token that the others see, so that logits depend on the
+    """`masked`: a sample's tokens attend only to each other. `published`: shorter samples of a
+    batch are padded with a learned token that the others attend to, so that logits depend on the
     batch."""
 
     def __post_init__(self) -> None:

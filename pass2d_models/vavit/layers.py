@@ -11,7 +11,7 @@ from pass2d.models.norm import RowNorm
 
 
 class PointLayer(Foldable[tuple[Affine, Affine]]):
-    """A point's own features beside the strongest of its neighbours'."""
+    """A point's own features, combined with the maximum over its neighbours."""
 
     def __init__(self, n_in: int, hidden: int, n_out: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class PointLayer(Foldable[tuple[Affine, Affine]]):
         Returns:
             (K, n_out).
         """
-        # The layer of a difference is the difference of the layers: k times fewer products.
+        # A linear layer of a difference is the difference of its outputs: k times fewer products.
         n, k = neighbours.shape
         if folded := self.folded():
             point, (weight, bias) = folded

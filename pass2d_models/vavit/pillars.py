@@ -1,7 +1,6 @@
-"""What VaViT is shown of one scan, in NumPy: for programs without torch.
+"""VaViT's inputs for one scan, in NumPy, for programs without torch.
 
-`thinning.py` does the same for a batch on its device. Written out for other languages in
-docs/onnx.md.
+`thinning.py` does the same for a batch on its device; docs/onnx.md explains it for other languages.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ INPUTS = {
     "pillar_of_point": "points",
     "pillar_xy": "pillars",
 }
-"""What an exported network takes of a `PillarScan`, and the name of its first axis."""
+"""The inputs of an exported network from a `PillarScan`, and the name of each first axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +28,11 @@ class PillarPreprocessing:
 
     kind: Literal["pillars"] = "pillars"
     cell_m: float
-    """Side of the cells of which one point each stays, in metres."""
+    """Side of the cells in which one point each is kept, in metres."""
     pillar_m: float
     """Side of a pillar, in metres."""
     neighbours: int
-    """Nearest points of each point, the point itself not counted."""
+    """Nearest neighbours of each point, the point itself excluded."""
     features: tuple[str, ...] = ("signal", "x", "y", "z", "range")
     """Columns of the features; x, y, z and range in metres."""
 
@@ -56,7 +55,7 @@ class PillarScan:
     pillar_xy: NDArray[np.float32]
     """(P, 2) centres in metres, sorted by x, then y."""
     row_of_point: NDArray[np.int64]
-    """(N,) the thinned point that answers for each point."""
+    """(N,) the thinned point whose logits each point takes."""
 
 
 def pillar_scan(points: NDArray[np.float32], how: PillarPreprocessing) -> PillarScan:

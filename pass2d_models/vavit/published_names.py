@@ -61,7 +61,7 @@ def published_shapes(state: Mapping[str, Tensor], *, heads: int) -> dict[str, tu
 
 
 def from_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published tensors under our names; the frequencies, which follow from the sizes, go."""
+    """Published tensors under our names, without the frequencies, which follow from the sizes."""
     return {
         our_name(name): tensor
         for name, tensor in tensors.items()

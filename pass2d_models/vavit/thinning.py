@@ -1,4 +1,4 @@
-"""What VaViT sees of a scan: one point per cell, its neighbours, its pillar.
+"""VaViT's view of a scan: one point per cell, its neighbours, its pillar.
 
 Sources: recorded values of the published network (docs/maths.md, "VaViT").
 """
@@ -37,8 +37,8 @@ def thinned_points(
         offsets: (B + 1,) as of `thin`.
         sizes: Points of each scan.
         config: Sizes.
-        order: As of `thin`: with one, a cell's point answers for the cell; without, the nearest of
-            those that stay.
+        order: As for `thin`. If given, all points of a cell take the logits of its thinned point;
+            otherwise those of the nearest thinned point.
     """
     rows, answers = thin(points, offsets, cell_m=config.cell_m, order=order)
     scan = batch_of_rows(offsets, n_rows=len(points), device=points.device)[rows]
@@ -57,18 +57,18 @@ def thinned_points(
 def thin(
     points: Tensor, offsets: Tensor, *, cell_m: float, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Keep one point of each occupied cell; cells count from each scan's smallest x, y, z.
+    """Keep one point of each occupied cell; cells are counted from each scan's smallest x, y, z.
 
     Args:
         points: (N, 3 or more) float32: x, y, z in metres, then anything.
         offsets: (B + 1,) int64: scan b owns rows offsets[b]:offsets[b + 1].
         cell_m: Side of a cell, in metres.
-        order: (N,) int64 permutation: of a cell's points the first in this order stays; None: the
+        order: (N,) int64 permutation: the first point of a cell in this order is kept; None: the
             first row.
 
     Returns:
-        (K,) int64 rows that stay, by scan and within it by cell (x, y, z), and (N,) int64 the place
-        among them of each point's cell.
+        (K,) int64 rows that are kept, by scan and within it by cell (x, y, z), and (N,) int64 the
+        index among them of each point's cell.
 
     Raises:
         ShapeError: Coordinates that are not finite or span too many cells.
@@ -131,12 +131,11 @@ class Nearby:
         self._tree = tree_of(xyz.numpy()) if is_on_cpu else None
 
     def nearest(self, queries: Tensor, *, near: Tensor) -> Tensor:
-        """(Q,) row of the nearest point, of equally near ones the lowest.
+        """(Q,) row of the nearest point; among equally near ones, the lowest.
 
         Args:
             queries: (Q, 3) metres.
-            near: (Q,) rows of points that lie near: on a device the fewer are looked at, the nearer
-                these are.
+            near: (Q,) rows of nearby points: the nearer these are, the fewer points a GPU examines.
         """
         if self._tree is not None:
             return torch.from_numpy(nearest_by_tree(self._tree, queries.numpy()))
@@ -144,7 +143,7 @@ class Nearby:
         return nearest_by_distance(self.xyz, queries, within=within)
 
     def rows(self, queries: Tensor, *, k: int) -> Tensor:
-        """(Q, k) rows of the nearest points, nearest first; of fewer than k the last repeats."""
+        """(Q, k) rows of the nearest points, nearest first; the last repeats if there are fewer."""
         if self._tree is not None:
             return torch.from_numpy(tree_rows(self._tree, queries.numpy(), k=k))
         there = min(k, len(self.xyz))
@@ -157,15 +156,15 @@ class Nearby:
 
 
 def nearest_neighbours(scans: Sequence[Nearby], *, k: int) -> Tensor:
-    """Find the nearest points of each point within its scan, the point itself left out.
+    """Find the nearest neighbours of each point within its scan, the point itself excluded.
 
     Args:
         scans: The scans of a batch; K points together.
         k: Neighbours. A scan of fewer other points repeats its farthest, a lone point itself.
 
     Returns:
-        (K, k) int64 rows of all scans' points end to end, the nearest first. Of points at one
-        place, which of them counts as "itself" is chance, as in the published code.
+        (K, k) int64 rows of all scans' points end to end, the nearest first. Of points at the same
+        position, which one counts as "itself" is undefined, as in the published code.
     """
     return _in_all(
         scans,
@@ -210,7 +209,7 @@ def _in_all(
 
 
 def by_distance(points: Tensor, queries: Tensor, *, k: int) -> Tensor:
-    """(Q, k) rows of the nearest points by all distances; the tree of devices without one."""
+    """(Q, k) rows of the nearest of (N, 3) points for (Q, 3) queries, by all distances."""
     # Not by |a|^2 - 2ab + |b|^2, which loses centimetres at 80 m.
     distance = torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist")
     return distance.topk(k, dim=1, largest=False).indices

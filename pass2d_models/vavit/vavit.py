@@ -49,11 +49,11 @@ class PreparedPillars(Prepared):
     lengths: tuple[int, ...]
     """Pillars of each sample."""
     kept: tuple[tuple[tuple[bool, ...], tuple[bool, ...]], ...] | None
-    """By block: the samples that compute attention, and the perceptron; None: all do."""
+    """By block: the samples that compute attention, and the MLP; None: all do."""
 
 
 class VaViT(Network):
-    """VaViT; 85.75 million trained values as published."""
+    """VaViT; 85.75 million parameters as published."""
 
     kind: ClassVar[str] = "vavit"
     is_sparse: ClassVar[bool] = False
@@ -97,7 +97,7 @@ class VaViT(Network):
         return False
 
     def prepare(self, batch: PointBatch) -> PreparedPillars:
-        """Thin the points, find their neighbours and pillars, draw who skips what.
+        """Thin the points, find their neighbours and pillars, draw what stochastic depth skips.
 
         Raises:
             ShapeError: Another channel count than four, impossible coordinates or labels.
@@ -139,7 +139,7 @@ class VaViT(Network):
         return thinned_points(points, batch.offsets, sizes, config=self.thinning, order=order)
 
     def _features(self, points: Tensor, scan: Tensor, *, batch_size: int) -> Tensor:
-        """(K, 5) signal, x, y, z and range; in training turned, mirrored and scaled if asked."""
+        """(K, 5) signal, x, y, z and range; in training augmented if `augment_features` is set."""
         xyz = points[:, :3]
         if self.training and self.config.augment_features:
             xyz = (xyz[:, None] @ feature_maps(batch_size).to(xyz)[scan])[:, 0]
@@ -206,7 +206,7 @@ class VaViT(Network):
     def _padded(
         self, tokens: Tensor, xy: Tensor, lengths: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Shorter samples filled up with the learned token at the origin."""
+        """Pad shorter samples with the learned token at the origin."""
         longest = max(lengths)
         rows, places = [], []
         for part, at in zip(tokens.split(list(lengths)), xy.split(list(lengths)), strict=True):
@@ -241,9 +241,10 @@ class _Graph(nn.Module):
 
 
 def feature_maps(batch_size: int) -> Tensor:
-    """(B, 3, 3) random maps for row vectors: a turn about z, a mirror or none, a factor.
+    """(B, 3, 3) random maps for row vectors: a rotation about z, a flip or none, a scale.
 
-    The turn is any angle; x or y is mirrored with a chance of 0.66; the factor is 0.9 to 1.1.
+    The rotation is any angle; x or y is flipped, each with probability 0.33; the scale is 0.9 to
+    1.1.
     """
     yaw, mirror, factor = torch.rand(3, batch_size)
     cos, sin = torch.cos(2 * math.pi * yaw), torch.sin(2 * math.pi * yaw)
