@@ -1,7 +1,7 @@
-"""Input and output voxels per kernel offset, from sorted int64 keys. spconv's own search
-on a CPU numbers voxels with 32 bits, which overflow silently for a full lidar scan at 0.05 m.
+"""Input and output voxels per kernel offset, from sorted int64 keys.
 
-These lists have no such limit.
+spconv's own search on a CPU numbers voxels with 32 bits, which overflow silently for a full lidar
+scan at 0.05 m. These lists have no such limit.
 """
 
 from __future__ import annotations
