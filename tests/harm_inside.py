@@ -105,7 +105,8 @@ def _with_one_odd(column: pa.Array, choose: random.Random) -> pa.Array:
     place = choose.randrange(len(values))
     if isinstance(values[place], list) and values[place]:
         items = list(values[place])
-        odd = choose.choice(ODD_NUMBERS) if isinstance(items[0], float) else choose.choice((-1, 77))
+        odds = {float: ODD_NUMBERS, int: (-1, 77)}.get(type(items[0]), (None,))
+        odd = choose.choice(odds)
         for _ in range(choose.choice((1, 9))):
             items[choose.randrange(len(items))] = odd
         fixed = pa.types.is_fixed_size_list(column.type)

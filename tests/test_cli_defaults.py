@@ -293,15 +293,17 @@ def test_a_requeued_job_begins_then_goes_on(here: Path) -> None:
     assert answer(*job, "--cache", "second")[0]["run_root"] == moved["run_root"]
 
 
-@pytest.mark.parametrize("state", ["missing", "empty", "log", "failed start"])
+@pytest.mark.parametrize("state", ["missing", "empty", "log", "failed start", "killed"])
 def test_resume_in_a_named_folder_without_a_run_begins(here: Path, state: str) -> None:
     folder = here / "new" / "run"
     if state != "missing":
         folder.mkdir(parents=True)
     if state == "log":
         (folder / "slurm-1.out").touch()
-    if state == "failed start":
+    if state in ("failed start", "killed"):
         (folder / "checkpoints").mkdir()
+    if state == "killed":
+        (folder / "metrics.jsonl").touch()
     job = ("train", "--recipe", "tiny.toml", "--resume", "--run", folder)
     begun, lines = answer(*job)
     assert begun["run_root"] == str(folder)

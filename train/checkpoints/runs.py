@@ -81,6 +81,11 @@ def holds_checkpoints(folder: RunFolder) -> bool:
     return any(folder.last.parent.glob("*.safetensors"))
 
 
+def holds_lines(folder: RunFolder) -> bool:
+    """Whether a run has logged a step."""
+    return folder.metrics.exists() and folder.metrics.stat().st_size > 0
+
+
 def new_run_folder(recipe_name: str, *, runs: Path = RUNS) -> Path:
     """Make a folder RECIPE-DATE-TIME that nobody else has, also of those who begin just now.
 

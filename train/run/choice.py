@@ -14,6 +14,7 @@ from pass2d.train.checkpoints.runs import (
     RunFolder,
     as_typed,
     holds_checkpoints,
+    holds_lines,
     new_run_folder,
     run_folders,
 )
@@ -80,8 +81,9 @@ def holds_nothing(root: Path) -> bool:
     """Whether a folder is not there, or holds neither a run nor what is left of one, nor runs."""
     if not root.is_dir():
         return not root.exists()
-    kinds = ("settings.toml", "*/settings.toml", "checkpoints/*.safetensors", "metrics.jsonl")
-    return not any(found for kind in kinds for found in root.glob(kind))
+    kinds = ("settings.toml", "*/settings.toml", "checkpoints/*.safetensors")
+    has_files = any(found for kind in kinds for found in root.glob(kind))
+    return not has_files and not holds_lines(RunFolder(root=root))
 
 
 def newest_alike(

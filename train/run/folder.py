@@ -15,7 +15,7 @@ from pass2d.common.files import remove_leftovers, whole_file
 from pass2d.common.progress import Progress
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pass2d.train.checkpoints.runs import RunFolder, as_typed, holds_checkpoints, run_folders
+from pass2d.train.checkpoints.runs import RunFolder, as_typed, holds_checkpoints, holds_lines, run_folders
 from pass2d.train.distributed.process_group import ProcessGroup
 
 
@@ -70,8 +70,7 @@ def left_unmade(folder: RunFolder, group: ProcessGroup, *, is_new: bool) -> Iter
 
 
 def _unmake(folder: RunFolder, *, is_new: bool) -> None:
-    has_lines = folder.metrics.exists() and folder.metrics.stat().st_size > 0
-    if has_lines or holds_checkpoints(folder):
+    if holds_lines(folder) or holds_checkpoints(folder):
         return
     for path in (folder.settings, folder.metrics, *folder.tensorboard.glob("events.*")):
         path.unlink(missing_ok=True)
