@@ -15,7 +15,13 @@ from pass2d.common.files import remove_leftovers, whole_file
 from pass2d.common.progress import Progress
 from pass2d.train.checkpoints.card import Card
 from pass2d.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pass2d.train.checkpoints.runs import RunFolder, as_typed, holds_checkpoints, holds_lines, run_folders
+from pass2d.train.checkpoints.runs import (
+    RunFolder,
+    as_typed,
+    holds_checkpoints,
+    holds_lines,
+    run_folders,
+)
 from pass2d.train.distributed.process_group import ProcessGroup
 
 
