@@ -1,6 +1,10 @@
 """Labelling scans on one CPU thread: this checkout beside another one, in turn, in one run.
 
     python -m bench.bench_inference --cache DIR --before CHECKOUT [--scans 2] [--repeats 3]
+    python -m bench.bench_inference --cache DIR --beside [--scans 4] [--repeats 3]
+
+The second command tells what evaluation takes beside the network: the CPU time of all threads less
+that of the network's `prepare` and `forward`, both of the same run.
 
 Each side is a process that has loaded its code and network; they work alternately. Given is the
 CPU time per scan, so trust the ratios: "predict" is what `Segmenter` does with raw points, "eval"
@@ -118,19 +122,76 @@ class Side:
         self.process.wait()
 
 
+def beside(cache: Path, kind: str, n_scans: int, repeats: int) -> None:
+    """Print the CPU time per scan that `evaluate_network` takes beside a network."""
+    import torch
+
+    from pass2d.cache.reader import CacheReader
+    from pass2d.models.inputs import Grid
+    from pass2d.models.registry import build_network
+    from pass2d.train.data.positions import labelled_positions
+    from pass2d.train.evaluation.evaluate import evaluate_network
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    of_network = [0.0]
+
+    def timed(work: Any) -> Any:
+        def call(*words: Any) -> Any:
+            begin = time.thread_time()
+            try:
+                return work(*words)
+            finally:
+                of_network[0] += time.thread_time() - begin
+
+        return call
+
+    with CacheReader.open(cache) as reader:
+        grid = reader.info.grid
+        network = build_network(
+            kind,
+            {"image_branch": False} if kind.startswith("2dpass") else {},
+            grid=Grid(low=grid.low, high=grid.high, shape=grid.shape),
+            n_classes=reader.info.labels.n_classes,
+        )
+        network.prepare, network.forward = timed(network.prepare), timed(network.forward)  # type: ignore[method-assign]
+        positions = [p for s in ("train", "val") for p in labelled_positions(reader, s)[0]]
+        positions = positions[:n_scans]
+        evaluate_network(network, reader, positions)
+        found = []
+        for _ in range(repeats):
+            of_network[0], begin = 0.0, time.process_time()
+            evaluate_network(network, reader, positions)
+            all_of_it = time.process_time() - begin
+            found.append(
+                [1000 * t / len(positions) for t in (all_of_it - of_network[0], of_network[0])]
+            )
+    (least, own), most = min(found), max(found)[0]
+    print(f"| {kind} | {len(positions)} | {least:.1f} | {most:.1f} | {own:.0f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--before", type=Path, help="the other checkout")
+    parser.add_argument("--beside", action="store_true", help="what eval takes beside the network")
     parser.add_argument("--scans", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.beside:
+        print("| network | scans | beside it, ms of CPU per scan: least | most | network, ms |")
+        print("|---|---|---|---|---|")
+        for kind in args.networks:
+            beside(args.cache, kind, args.scans, args.repeats)
+        return
     if args.serve:
         serve(str(args.cache), args.networks[0], args.scans, args.threads)
         return
+    if args.before is None:
+        parser.error("--before or --beside is needed")
     print("| network | way | before, s per scan | now | ratio (median of pairs) |")
     print("|---|---|---|---|---|")
     for kind in args.networks:

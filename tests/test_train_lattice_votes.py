@@ -117,10 +117,11 @@ def test_lattice_votes_voxelise_nothing_and_give_the_logits_of_doing_so(
         again = vote_logits(small_network, scans, votes, hashes=cached)
         with pytest.raises(AssertionError, match="voxelised"):
             vote_logits(small_network, scans, votes)
-    for scan in range(3):
-        torch.testing.assert_close(together[scan], anew[scan], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(together[scan], in_parts[scan], rtol=1e-4, atol=1e-4)
-        assert torch.equal(together[scan], again[scan])
+    for sides in zip(together, anew, in_parts, again, strict=True):
+        first, *others, repeated = [one.of_points() for one in sides]
+        for other in others:
+            torch.testing.assert_close(first, other, rtol=1e-4, atol=1e-4)
+        assert torch.equal(first, repeated)
 
 
 def forbidden(*_: object, **__: object) -> None:

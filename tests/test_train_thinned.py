@@ -207,7 +207,7 @@ def seen(root: Path, network: VaViT, votes: Vote) -> tuple[list[torch.Tensor], l
         [[votes]] * len(scans),
         thinned=[scan.thinned for scan in scans],
     )
-    return logits, [scan.thinned is not None for scan in scans]
+    return [one.of_points() for one in logits], [scan.thinned is not None for scan in scans]
 
 
 def network_of(root: Path, *overrides: str) -> VaViT:

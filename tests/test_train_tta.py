@@ -140,7 +140,8 @@ class SumOfCoordinates(Network):
 def test_logits_of_the_votes_are_summed_per_point() -> None:
     scans = [points((1, 2, 3, 4)), points((5, 6, 7, 8), (9, 10, 11, 12))]
     flipped = Vote(xy_matrix=((-1.0, 0.0), (0.0, 1.0)))
-    sums = vote_logits(SumOfCoordinates(), scans, [(IDENTITY, flipped), (IDENTITY,)])
+    logits = vote_logits(SumOfCoordinates(), scans, [(IDENTITY, flipped), (IDENTITY,)])
+    sums = [one.of_points() for one in logits]
     assert sums[0].tolist() == [[0, 4, 6, 8]]
     assert sums[1].tolist() == scans[1].tolist()
 
@@ -151,7 +152,7 @@ def test_passes_are_filled_up_to_their_size() -> None:
     votes = [(IDENTITY,) * 2, (IDENTITY,), (IDENTITY,), (IDENTITY,)]
     sums = vote_logits(network, scans, votes, size=PassSize(points=10, scans=2))
     assert network.passes == [[3, 3], [5], [20]]
-    assert [tuple(s.shape) for s in sums] == [(3, 4), (5, 4), (0, 4), (20, 4)]
+    assert [tuple(s.of_points().shape) for s in sums] == [(3, 4), (5, 4), (0, 4), (20, 4)]
 
 
 def test_pass_that_does_not_fit_the_gpu_is_halved() -> None:
@@ -160,7 +161,7 @@ def test_pass_that_does_not_fit_the_gpu_is_halved() -> None:
     scans = [torch.full((3, 4), float(n)) for n in range(4)]
     sums = vote_logits(network, scans, [(IDENTITY,)] * 4)
     assert network.passes == [[3], [3], [3], [3]]
-    assert [s[0, 0].item() for s in sums] == [0, 1, 2, 3]
+    assert [s.of_points()[0, 0].item() for s in sums] == [0, 1, 2, 3]
     network.most_points = 2
     with pytest.raises(torch.cuda.OutOfMemoryError):
         vote_logits(network, scans, [(IDENTITY,)] * 4)

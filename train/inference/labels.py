@@ -18,7 +18,7 @@ from pass2d.common.thinning import ThinnedScan
 from pass2d.models.nearest import nearest_by_distance
 from pass2d.models.network import Network
 from pass2d.train.inference.labelling import Labelled, PointLabels, S, ScanRun, T, label_in_packs
-from pass2d.train.inference.logits import CachedVotes, vote_logits
+from pass2d.train.inference.logits import CachedVotes, RowLogits, vote_logits
 from pass2d.train.inference.metric import mask_forbidden_classes
 from pass2d.train.inference.passes import PassSize, pass_size
 from pass2d.train.inference.scans import ScanInput, nearest_seen
@@ -96,8 +96,10 @@ class _Run(ScanRun):
         for plan in self.plans:
             votes = [plan.of(scan.name) for scan in scans]
             logits_of = self._logits(points, votes, hashes, thinned)
+            of_rows = {id(one.rows): one.rows for one in logits_of}  # scans of a pass share them
+            answer_of = {key: self._answer(rows, plan) for key, rows in of_rows.items()}
             for answers, logits in zip(found, logits_of, strict=True):
-                answers.append(self._answer(logits, plan))
+                answers.append(_at(answer_of[id(logits.rows)], logits.row_of_point))
         return [tuple(answers) for answers in found]
 
     def _logits(
@@ -106,7 +108,7 @@ class _Run(ScanRun):
         votes: Sequence[Sequence[Vote]],
         hashes: CachedVotes,
         thinned: Sequence[ThinnedScan | None],
-    ) -> list[Tensor]:
+    ) -> list[RowLogits]:
         try:
             return vote_logits(
                 self.network, points, votes, size=self.size, hashes=hashes, thinned=thinned
@@ -126,12 +128,11 @@ class _Run(ScanRun):
 
     def joined(self, parts: Sequence[PointLabels], places: NDArray[np.int64]) -> PointLabels:
         """The answers of shares in the order of the scan."""
-        rows = torch.from_numpy(places).to(parts[0].labels.device)
         scores = [part.scores for part in parts if part.scores is not None]
-        return PointLabels(
-            torch.cat([part.labels for part in parts])[rows],
-            torch.cat(scores)[rows] if scores else None,
+        together = PointLabels(
+            torch.cat([part.labels for part in parts]), torch.cat(scores) if scores else None
         )
+        return _at(together, torch.from_numpy(places).to(together.labels.device))
 
     def on_all_points(
         self, scan: ScanInput, seen: Sequence[PointLabels]
@@ -156,6 +157,14 @@ class _Run(ScanRun):
             PointLabels(spread(one.labels), None if one.scores is None else spread(one.scores))
             for one in seen
         )
+
+
+def _at(answers: PointLabels, rows: Tensor | None) -> PointLabels:
+    """The answers of rows; None: of all, as they are."""
+    if rows is None:
+        return answers
+    scores = None if answers.scores is None else answers.scores.index_select(0, rows)
+    return PointLabels(answers.labels.index_select(0, rows), scores)
 
 
 def _nearest_on(

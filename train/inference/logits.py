@@ -1,10 +1,11 @@
-"""Logits per point for whole scans, summed over votes, in passes that fit the memory."""
+"""Logits for whole scans, summed over votes, in passes that fit the memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,21 @@ from pass2d.train.inference.votes import Vote
 
 Pass = tuple[int, Vote]
 """A scan's place in the sequence of scans, and how it is moved."""
+
+
+class RowLogits(NamedTuple):
+    """Logits of a scan. What is the same for points that share a row is computed once per row."""
+
+    rows: Tensor
+    """(R, C) float32; the scans of a pass share them."""
+    row_of_point: Tensor | None
+    """(N,) int64; None: the k-th point has row k."""
+
+    def of_points(self) -> Tensor:
+        """(N, C) float32."""
+        if self.row_of_point is None:
+            return self.rows
+        return self.rows.index_select(0, self.row_of_point)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +69,7 @@ def vote_logits(
     size: PassSize = DEFAULT_PASS_SIZE,
     hashes: CachedVotes | None = None,
     thinned: Sequence[ThinnedScan | None] = (),
-) -> list[Tensor]:
+) -> list[RowLogits]:
     """Sum each scan's logits over its votes.
 
     Args:
@@ -68,7 +84,7 @@ def vote_logits(
             leaves the points where they are. Elsewhere the network thins the moved points.
 
     Returns:
-        Per scan (N, C) float32 on the scans' device.
+        Per scan, on the scans' device. A scan with one vote keeps the rows of the network.
     """
     passes = [
         (place, vote)
@@ -76,17 +92,21 @@ def vote_logits(
         for vote in scan_votes
         if len(scans[place])
     ]
-    sums: dict[int, Tensor] = {}
+    found: dict[int, RowLogits] = {}
     with torch.inference_mode():
         for chunk in packed(passes, size, points=lambda item: len(scans[item[0]])):
             outcome = _forward(network, scans, chunk, hashes, thinned)
             for (place, _), logits in zip(chunk, outcome, strict=True):
-                if place in sums:
-                    sums[place] += logits
+                if len(votes[place]) == 1:
+                    found[place] = logits
+                elif place not in found:
+                    found[place] = RowLogits(logits.of_points(), None)
                 else:
-                    sums[place] = logits
+                    found[place].rows.add_(logits.of_points())
     return [
-        sums[place] if place in sums else points.new_zeros((0, network.n_classes))
+        found[place]
+        if place in found
+        else RowLogits(points.new_zeros((0, network.n_classes)), None)
         for place, points in enumerate(scans)
     ]
 
@@ -102,7 +122,7 @@ def _forward(
     chunk: Sequence[Pass],
     hashes: CachedVotes | None,
     thinned: Sequence[ThinnedScan | None],
-) -> tuple[Tensor, ...]:
+) -> tuple[RowLogits, ...]:
     try:
         moved = [vote.apply(scans[place]) for place, vote in chunk]
         lengths = [len(points) for points in moved]
@@ -114,7 +134,9 @@ def _forward(
             thinned=_thinned(network, thinned, chunk, starts, device=moved[0].device),
         )
         with _current(batch.points.device), folded_norms():
-            return network(network.prepare(batch)).logits.float().split(lengths)
+            answer = network(network.prepare(batch))
+        rows = answer.row_logits.float()
+        return tuple(RowLogits(rows, of_scan) for of_scan in answer.row_of_point.split(lengths))
     except torch.cuda.OutOfMemoryError:
         if len(chunk) == 1:
             raise
