@@ -17,20 +17,28 @@ from torch import Tensor
 from bench.gpu import checks
 from bench.gpu.__main__ import main
 from bench.gpu.image import Way, image_network
+from bench.gpu.machine import DEVICE, NOT_SEEN
 from bench.gpu.parts import PARTS
 from bench.gpu.run import Part, in_process, run_all, watched
-from bench.gpu.setup import Clock, Row, Setup
+from bench.gpu.setup import NETWORKS, Clock, Row, Setup
 from bench.gpu.shares import KINDS, PHASES, kind_of
 from bench.gpu.table import markdown
 from bench.gpu.throughput import CASES
 from bench.gpu.waits import count_logical, counted_waits, waits
 from pass2d.commands.doctor.finding import Finding
+from pass2d.commands.doctor.process import Answer, Ask
 from pass2d.models.twodpass.encoder2d import Encoder2D
 from pass2d.train.optim.optimizer import guarded_step
 
 PYTEST_SAID = """..s.F
+SKIPPED [1] tests/test_x.py:30: no torch-scatter
 FAILED tests/test_x.py::test_y - AssertionError: 3 is not 4
 1 failed, 3 passed, 1 skipped, 12 deselected in 1.23s
+"""
+PYTEST_SKIPPED = """ssss                                     [100%]
+SKIPPED [3] tests/test_x.py:30: no CUDA device
+SKIPPED [1] ../tests/test_z.py:9: no CUDA device
+4 skipped, 40 deselected in 0.5s
 """
 
 
@@ -53,34 +61,90 @@ def test_every_part_has_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "doctor": Part(partial(checks.doctor, examine=examined), 1),
         "tests": Part(partial(checks.gpu_tests, ask=lambda *_: ("", False)), 1),
         "golden": Part(said, 1),
-        "waits": Part(partial(waits, logical=lambda *_: (Counter(), 4)), 1),
+        "waits": Part(
+            partial(waits, logical=lambda *_: dict.fromkeys(NETWORKS, (Counter(), 4))), 1
+        ),
     }
     words = ["--device", "cpu", "--small", "--seconds", "600", "--out", str(tmp_path)]
     table = main(words, parts=parts, runner=in_process)
     assert (tmp_path / "table.md").read_text() == table
-    title, _, facts, _, head, line, *rows = table.splitlines()
-    assert title == "## On a GPU: CPU (no GPU)"
-    assert "torch" in facts
+    title, _, facts, _, remark, _, head, line, *rows = table.splitlines()
+    assert title == "## Rehearsal of `bench.gpu` on a CPU"
+    assert "; torch 2" in facts
+    assert "Tiny networks" in remark
     assert len({text.count("|") for text in (head, line, *rows)}) == 1
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert list(dict.fromkeys(row[0] for row in cells)) == list(PARTS)
-    failed = {row[0] for row in cells if "failed" in row[1] or "failed:" in row[2]}
-    assert failed == set()
+    assert ["machine", *dict.fromkeys(row[0] for row in cells)] == list(PARTS)
+    assert {row[0] for row in cells if "failed:" in row[2]} == set()
+    assert {row[0] for row in cells if row[4] == "no"} == {"doctor", "tests", "golden"}
     found = "\n".join(rows)
     for what in (
-        *(f"phase: {name}" for name in PHASES),
-        *(f"kind: {name}" for name, _, _ in KINDS),
+        *(f"phase, waited for at its end: {name}" for name in PHASES),
+        *(f"kind of operation: {name}" for name, _, _ in KINDS),
         *(f"{' '.join((name, *more))}: training with reading" for name, more in CASES),
-        "2dpass-small: waits of a step",
-        "spvcnn: relative distance to plain",
+        "2dpass-small: how often a step waits",
+        "spvcnn: relative distance of logits and gradients",
+        "2dpass-small deterministic=true: weights after 2 steps, from the same seed twice",
         "mIoU on a street it has not seen",
         "broken: none / here",
-        "3 passed",
-        "tests/test_x.py::test_y | AssertionError: 3 is not 4",
+        "3 passed, 1 skipped (no torch-scatter)",
+        "tests/test_x.py::test_y | AssertionError: 3 is not 4 |  | no",
         "not done in time",
         "forward and backward: as it is",
     ):
         assert what in found, what
+
+
+def test_tests_that_all_skip_are_not_passed(setup: Setup) -> None:
+    (row,) = checks.golden_tests(setup, Clock(60), ask=lambda *_: (PYTEST_SKIPPED, True))
+    assert row.measured == "none ran: 4 skipped (no CUDA device)"
+    assert row.is_reached is None
+    broken = "ImportError: libcudart.so"
+    (row,) = checks.golden_tests(setup, Clock(60), ask=lambda *_: (broken, True))
+    assert row.measured == broken
+    assert row.is_reached is None
+
+
+def test_a_probe_of_the_doctor_may_take_half_of_the_time_left(setup: Setup) -> None:
+    limits = []
+
+    def asked(*_: str, timeout_s: float) -> Answer:
+        limits.append(timeout_s)
+        return Answer(values=None, failure="no answer")
+
+    def examined(*_: object, ask: Ask, **__: object) -> Iterator[Finding]:
+        for most in (180.0, 3.0):
+            answer = ask("torch", timeout_s=most)
+            yield Finding(name="torch", state="broken", found=answer.failure, remedy="Mend it.")
+
+    first, _ = checks.doctor(setup, Clock(40), examine=examined, ask_probe=asked)
+    assert limits == [pytest.approx(20, abs=1), 3.0]
+    assert first.measured == "broken: no answer"
+    assert first.beside == "to do: Mend it."
+    assert first.is_reached is False
+
+
+def test_without_the_device_what_needs_it_is_left_out_and_the_doctor_is_asked(
+    setup: Setup,
+) -> None:
+    def runner(_setup: Setup, name: str, _part: Part, _limit: float) -> list[Row]:
+        found = NOT_SEEN if name == "machine" else "asked"
+        return [Row(part=name, what=DEVICE, measured=found)]
+
+    *_, table = run_all(PARTS, setup, only=["doctor", "steps"], seconds=5, runner=runner)
+    assert table.splitlines()[0].endswith(NOT_SEEN)
+    assert table.splitlines()[-2:] == [
+        "| doctor | device | asked |  |  |",
+        "| steps |  | left out: cpu: torch does not see it |  | no |",
+    ]
+
+
+def test_goals_are_judged_only_where_they_hold(setup: Setup) -> None:
+    assert setup.judged(True) is None
+    real = Setup(device="cpu", folder=setup.folder, is_small=False)
+    assert real.judged(False) is False
+    assert real.judged(True, on="H100") is None
+    assert real.estimate("95 ms") == ""
 
 
 def test_each_way_to_run_the_image_network_is_a_row_that_says_whether_it_pays(
@@ -92,7 +156,7 @@ def test_each_way_to_run_the_image_network_is_a_row_that_says_whether_it_pays(
     ways: dict[str, Way] = {"odd": lambda *_: 1, "same": as_it_is}  # type: ignore[dict-item]
     plain, odd, same = image_network(setup, Clock(60), ways=ways)
     assert plain.what == "2 pictures of 32 x 96, forward and backward: as it is"
-    assert odd.measured == "failed: 'int' object is not callable"
+    assert odd.measured == "failed: TypeError: 'int' object is not callable"
     assert same.beside == "pays from 1.1 times on"
     assert "times as fast: " in same.measured
     assert "pay" in same.measured
@@ -117,9 +181,9 @@ def test_a_part_that_fails_hangs_or_crashes_is_a_row_and_keeps_what_it_found(
         runner=in_process,
     )
     assert list(tables)[-1].splitlines()[-3:] == [
-        "| odd | first | 1 |  |",
-        "| odd | failed | MemoryError: CUDA out of memory |  |",
-        "| next |  | no answer |  |",
+        "| odd | first | 1 |  |  |",
+        "| odd |  | failed: MemoryError: CUDA out of memory |  | no |",
+        "| next |  | no answer |  | no |",
     ]
     assert json.loads((setup.folder / "odd.jsonl").read_text().splitlines()[0])["what"] == "first"
 
@@ -190,7 +254,7 @@ class _Warns:
         raise AttributeError
 
 
-def test_operations_have_their_kind_and_cells_no_bars() -> None:
+def test_operations_have_their_kind_and_cells_no_bars(setup: Setup) -> None:
     kinds = {
         "SparseImplicitGemmFunction": "sparse convolutions",
         "aten::cudnn_convolution": "image convolutions",
@@ -200,5 +264,5 @@ def test_operations_have_their_kind_and_cells_no_bars() -> None:
         "aten::leaky_relu_": "all else",
     }
     assert {name: kind_of(name) for name in kinds} == kinds
-    text = markdown([Row(part="a", what="b | c\nd", measured="")], {"device": "X", "torch": "2"})
-    assert text.splitlines()[-1] == "| a | b / c d |  |  |"
+    text = markdown([Row(part="a", what="b | c\nd", measured="")], setup)
+    assert text.splitlines()[-1] == "| a | b / c d |  |  |  |"

@@ -1,11 +1,12 @@
 """What pass2d does on a GPU, in one command of less than nine minutes that needs no network.
 
-    python -m bench.gpu [--device cuda] [--seconds 510] [--out runs/gpu] [--only PART ...]
+    python -m bench.gpu [--device cuda] [--seconds 510] [--out runs/gpu] [--only PART ...] [--small]
 
 Each part runs in a process of its own with a share of the time: one that hangs, fails or takes too
 long is a row that says so, and the others run all the same. The table goes to stdout and, after
 every part, into OUT/table.md; as it is, it belongs into bench/RESULTS.md. Needed beside torch:
-spconv, zarr and what they need; for the tests pytest. Ray and TensorBoard are not.
+spconv, zarr and what they need; for the tests pytest. Ray and TensorBoard are not. A rehearsal on a
+machine without a GPU: `python -m bench.gpu --device cpu --small`.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.gpu.setup import Clock, Row, Setup
+from bench.gpu.setup import Clock, Row, Setup, attempted
 from pass2d.models.twodpass.encoder2d import Encoder2D
 
 Way = Callable[[Encoder2D, Tensor], Callable[[Tensor], Sequence[Tensor]]]
@@ -38,24 +39,27 @@ def image_network(setup: Setup, clock: Clock, *, ways: dict[str, Way] = WAYS) ->
     plain_ms = milliseconds(fresh(hidden, setup), images, setup, clock)
     yield Row(part="image", what=f"{what}: as it is", measured=f"{plain_ms:.1f} ms")
     for name, way in ways.items():
-        row = Row(part="image", what=f"{what}: {name}", measured="not measured on a CPU")
-        if setup.is_cuda or ways is not WAYS:
-            begin = time.perf_counter()
-            try:
-                ms = milliseconds(way(fresh(hidden, setup), images), images, setup, clock)
-            except Exception as error:  # noqa: BLE001  # compilers raise errors of any kind
-                said = (str(error).splitlines() or [type(error).__name__])[0]
-                row = Row(part="image", what=row.what, measured=f"failed: {said[:200]}")
-            else:
-                verdict = "pays" if plain_ms / ms >= PAYS else "does not pay"
-                row = Row(
-                    part="image",
-                    what=row.what,
-                    measured=f"{ms:.1f} ms, {plain_ms / ms:.2f} times as fast: {verdict}; "
-                    f"{time.perf_counter() - begin:.0f} s until then",
-                    beside=f"pays from {PAYS} times on",
-                )
-        yield row
+        if not setup.is_cuda and ways is WAYS:
+            yield Row(part="image", what=f"{what}: {name}", measured="not measured on a CPU")
+            continue
+        rows = compared(way, images, setup, clock, hidden=hidden, plain_ms=plain_ms)
+        for row in attempted("image", "", rows):
+            yield replace(row, what=f"{what}: {name}")
+
+
+def compared(
+    way: Way, images: Tensor, setup: Setup, clock: Clock, *, hidden: int, plain_ms: float
+) -> Iterator[Row]:
+    begin = time.perf_counter()
+    ms = milliseconds(way(fresh(hidden, setup), images), images, setup, clock)
+    verdict = "pays" if plain_ms / ms >= PAYS else "does not pay"
+    yield Row(
+        part="image",
+        what="",
+        measured=f"{ms:.1f} ms, {plain_ms / ms:.2f} times as fast: {verdict}; "
+        f"{time.perf_counter() - begin:.0f} s until then",
+        beside=f"pays from {PAYS} times on",
+    )
 
 
 def fresh(hidden: int, setup: Setup) -> Encoder2D:

@@ -14,11 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.gpu.setup import Clock, Row, Setup
-from bench.gpu.table import facts, markdown
+from bench.gpu.machine import NOT_SEEN
+from bench.gpu.setup import Clock, Row, Setup, attempted
+from bench.gpu.table import markdown
 
 _GRACE = 0.9
 """Share of its time after which a part begins nothing new; at the whole it is ended."""
+_ENDING_S = 5.0
+"""So long a process may take to end that is killed."""
 
 
 class Part(NamedTuple):
@@ -27,6 +30,8 @@ class Part(NamedTuple):
     work: Callable[[Setup, Clock], Iterator[Row]]
     share: float
     """Of the time, relative to the others; what one leaves goes to those after it."""
+    needs_device: bool = True
+    """Whether it is left out where torch does not see the device."""
 
 
 Runner = Callable[[Setup, str, Part, float], list[Row]]
@@ -43,19 +48,25 @@ def run_all(
 ) -> Iterator[str]:
     """The table after every part."""
     end = time.monotonic() + seconds
-    chosen = {name: part for name, part in parts.items() if not only or name in only}
+    wanted = {*(only or parts), "machine"}  # whose rows are the title
+    chosen = {name: part for name, part in parts.items() if name in wanted}
     rows: list[Row] = []
     waiting = dict(chosen)
     for name, part in chosen.items():
         total = sum(other.share for other in waiting.values())
         limit = max(end - time.monotonic(), 1.0) * part.share / total
         del waiting[name]
+        if part.needs_device and any(row.measured == NOT_SEEN for row in rows):
+            said = f"left out: {setup.device}: {NOT_SEEN}"
+            rows.append(Row(part=name, what="", measured=said, is_reached=False))
+            continue
         begin = time.monotonic()
         found = runner(setup, name, part, limit)
         took = time.monotonic() - begin
-        rows += found or [Row(part=name, what="", measured="no answer")]
+        rows += found or [Row(part=name, what="", measured="no answer", is_reached=False)]
         print(f"{name}: {len(found)} rows in {took:.0f} of {limit:.0f} s", file=sys.stderr)
-        yield markdown(rows, facts(setup))
+        yield markdown(rows, setup)
+    yield markdown(rows, setup)
 
 
 def rows_file(setup: Setup, name: str) -> Path:
@@ -66,16 +77,10 @@ def in_process(setup: Setup, name: str, part: Part, limit: float) -> list[Row]:
     """Run a part here; its rows also go into a file, each when it is known."""
     rows = []
     with rows_file(setup, name).open("w") as file:
-        try:
-            for row in part.work(setup, Clock(limit * _GRACE)):
-                rows.append(row)
-                file.write(json.dumps(asdict(row)) + "\n")
-                file.flush()
-        except Exception as error:  # noqa: BLE001  # of whatever kind: the other parts go on
-            lines = str(error).strip().splitlines() or [""]
-            failed = f"{type(error).__name__}: {lines[0][:200]}"
-            rows.append(Row(part=name, what="failed", measured=failed))
-            file.write(json.dumps(asdict(rows[-1])) + "\n")
+        for row in attempted(name, "", part.work(setup, Clock(limit * _GRACE))):
+            rows.append(row)
+            file.write(json.dumps(asdict(row)) + "\n")
+            file.flush()
     return rows
 
 
@@ -123,13 +128,15 @@ def watched(
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it for ever
+                process.wait(_ENDING_S)
     lines = rows.read_text().splitlines() if rows.is_file() else []
     found = [Row(**json.loads(line)) for line in lines if line.endswith("}")]
     if code is None:
-        found.append(Row(part=name, what="ended", measured=f"not done within {limit:.0f} s"))
+        late = f"not done within {limit:.0f} s; its other rows are missing"
+        found.append(Row(part=name, what="time", measured=late, is_reached=False))
     elif code:
         said = log.read_text(errors="replace").strip().splitlines() or [""]
-        ended = f"exit code {code}: {said[-1][:200]}"
-        found.append(Row(part=name, what="failed", measured=ended))
+        ended = f"failed: exit code {code}: {said[-1][:200]}"
+        found.append(Row(part=name, what="", measured=ended, is_reached=False))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Row:
     measured: str
     beside: str = ""
     """A goal, an estimate, or what the other side of a comparison gave."""
+    is_reached: bool | None = None
+    """Whether the goal is; None: there is none, or it is not to be judged here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,23 @@ class Setup:
     def batch(self) -> int:
         return 2 if self.is_small else 8
 
+    def estimate(self, text: str) -> str:
+        """What was estimated for an H100; "" where nothing measured can be held against it."""
+        return (
+            f"estimate for an H100: {text}" if text and self.is_cuda and not self.is_small else ""
+        )
+
+    def judged(self, is_reached: bool, *, on: str = "") -> bool | None:
+        """Whether a goal is reached, None where a run cannot tell.
+
+        Args:
+            is_reached: By the numbers.
+            on: Part of the name of the GPU that the goal is for; "": for any device.
+        """
+        if self.is_small or (on and not (self.is_cuda and on in gpu_name(self.torch_device))):
+            return None
+        return is_reached
+
     def cache(self, world: str) -> Path:
         """Root of the cache of a world, see `make_worlds`."""
         return self.folder / world / "cache"
@@ -76,6 +95,20 @@ class Setup:
         """Until the device has done all that was asked of it."""
         if self.is_cuda:
             torch.cuda.synchronize(self.torch_device)
+
+
+def gpu_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
+
+
+def attempted(part: str, what: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows until something fails, which is a row of its own; what comes after it goes on."""
+    try:
+        yield from rows
+    except Exception as error:  # noqa: BLE001  # of whatever kind
+        lines = str(error).strip().splitlines() or [""]
+        failed = f"failed: {type(error).__name__}: {lines[0][:200]}"
+        yield Row(part=part, what=what, measured=failed, is_reached=False)
 
 
 class Clock:
@@ -111,6 +144,6 @@ def make_worlds(setup: Setup, _clock: Clock) -> Iterator[Row]:
         n, done = len(listing.scans), time.perf_counter()
         yield Row(
             part="worlds",
-            what=f"{name}: {n} scans generated and prepared",
-            measured=f"{made - begin:.1f} s and {done - made:.1f} s",
+            what=f"synthetic world {name!r}: {n} scans",
+            measured=f"generated in {made - begin:.1f} s, prepared in {done - made:.1f} s",
         )

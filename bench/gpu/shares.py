@@ -25,6 +25,7 @@ from pass2d.train.run.state import RunState, fresh_state
 from pass2d.train.run.step import optimizer_step
 
 T = TypeVar("T")
+RECIPE = "2dpass-small"
 PHASES = {
     "copy to the device, augment": "",
     "prepare": "8 to 12 ms of it exposed",
@@ -47,9 +48,9 @@ KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 
 def profile(setup: Setup, clock: Clock) -> Iterator[Row]:
-    """Of 2dpass-small."""
+    """Of `RECIPE`, at the batch size of the run."""
     with CacheReader.open(setup.cache("full")) as reader:
-        recipe = setup.recipe("2dpass-small", "epochs=1000")
+        recipe = setup.recipe(RECIPE, "epochs=1000")
         job = assemble(reader, recipe, ProcessGroup(device=setup.torch_device), Silent())
         job.network.train()
         state = fresh_state(job)
@@ -77,12 +78,12 @@ def whole_step(job: Job, state: RunState, batches: Batches, setup: Setup) -> Ite
         setup.wait()
         whole.append(time.perf_counter() - begin)
     for what, values, beside in (
-        ("step", whole, "95 ms (70 to 140)"),
-        ("until the host has asked for it", host, ""),
-        ("CPU time of the loop's thread", cpu, "50 to 70 ms"),
+        ("whole step", whole, "95 ms (70 to 140)"),
+        ("whole step, until the host has asked for all of it", host, ""),
+        ("whole step, CPU time of the loop's thread", cpu, "50 to 70 ms"),
     ):
         ms = 1000 * sorted(values)[len(values) // 2]
-        yield Row(part="profile", what=what, measured=f"{ms:.1f} ms", beside=beside)
+        yield profile_row(what, f"{ms:.1f} ms", setup.estimate(beside))
 
 
 def by_phase(job: Job, state: RunState, stream: BatchStream, setup: Setup) -> Iterator[Row]:
@@ -127,7 +128,8 @@ def by_phase(job: Job, state: RunState, stream: BatchStream, setup: Setup) -> It
         timed("optimizer", stepped)
     for name, beside in PHASES.items():
         ms = 1000 * total[name] / rounds
-        yield Row(part="profile", what=f"phase: {name}", measured=f"{ms:.1f} ms", beside=beside)
+        what = f"phase, waited for at its end: {name}"
+        yield profile_row(what, f"{ms:.1f} ms", setup.estimate(beside))
 
 
 def by_kind(job: Job, state: RunState, stream: BatchStream, setup: Setup) -> Iterator[Row]:
@@ -150,13 +152,14 @@ def by_kind(job: Job, state: RunState, stream: BatchStream, setup: Setup) -> Ite
     everything = sum(total.values())
     for kind, _, beside in (*KINDS, ("all else", (), "")):
         ms, share = total[kind] / 1000, total[kind] / max(everything, 1e-9)
-        measured = f"{ms:.1f} ms, {share:.0%}"
-        yield Row(part="profile", what=f"kind: {kind}", measured=measured, beside=beside)
-    yield Row(
-        part="profile",
-        what="ATen calls of a step, those within others included",
-        measured=f"{calls:,}",
-    )
+        where = "the device" if setup.is_cuda else "the CPU"
+        measured = f"{ms:.1f} ms, {share:.0%} of what {where} did"
+        yield profile_row(f"kind of operation: {kind}", measured, setup.estimate(beside))
+    yield profile_row("calls of torch's operations, those within others included", f"{calls:,}")
+
+
+def profile_row(what: str, measured: str, beside: str = "") -> Row:
+    return Row(part="profile", what=f"{RECIPE}: {what}", measured=measured, beside=beside)
 
 
 def kind_of(operation: str) -> str:

@@ -2,59 +2,38 @@
 
 from __future__ import annotations
 
-import datetime
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Sequence
 
-import torch
-
+from bench.gpu.machine import DEVICE
 from bench.gpu.setup import Row, Setup
 
+_REACHED = {None: "", True: "yes", False: "no"}
 
-def markdown(rows: Sequence[Row], known: Mapping[str, str]) -> str:
-    lines = [f"## On a GPU: {known['device']}", ""]
-    lines.append("; ".join(f"{name} {value}" for name, value in known.items() if name != "device"))
-    lines += ["", "| part | what | measured | goal, estimate or other side |", "|---|---|---|---|"]
+
+def markdown(rows: Sequence[Row], setup: Setup) -> str:
+    """What the part `machine` found stands above the table, all else in it."""
+    facts = [row for row in rows if row.part == "machine" and row.is_reached is None]
+    known = {row.what: row.measured for row in facts}
+    device = known.pop(DEVICE, f"{setup.device}, of which nothing is known")
+    is_real = setup.is_cuda and not setup.is_small
+    title = f"On a GPU: {device}" if is_real else f"Rehearsal of `bench.gpu` on {device}"
+    said = "; ".join(f"{name} {value}" for name, value in known.items() if value)
+    lines = [f"## {title}", "", f"`python -m bench.gpu`; {said}"]
+    if setup.is_small:
+        lines += ["", "Tiny networks and scans: this shows that every part runs, and no speed."]
+    elif not setup.is_cuda:
+        lines += [
+            "",
+            "Not on a GPU: nothing here can be held against a goal or an estimate of one.",
+        ]
+    lines += ["", "| part | what | measured | goal, estimate or other side | goal reached |"]
+    lines += ["|---|---|---|---|---|"]
     for row in rows:
-        cells = (row.part, row.what, row.measured, row.beside)
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        cells = (row.part, row.what, row.measured, row.beside, _REACHED[row.is_reached])
+        if row not in facts:
+            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "/").split())
-
-
-def facts(setup: Setup) -> dict[str, str]:
-    """On what and with what."""
-    known = {"device": "CPU (no GPU)"}
-    if setup.is_cuda and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(setup.torch_device)
-        known["device"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    elif setup.is_cuda:
-        known["device"] = f"{setup.device}, which torch does not see"
-    known["`python -m bench.gpu`"] = ("small, " if setup.is_small else "") + str(
-        datetime.datetime.now(tz=datetime.UTC).date()
-    )
-    known["commit"] = _answer(
-        "git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"
-    )
-    known["torch"] = f"{torch.__version__} (CUDA {torch.version.cuda})"
-    known["driver"] = _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    builds = [
-        f"{one.name} {one.version}"
-        for one in metadata.distributions()
-        if (one.name or "").startswith("spconv")
-    ]
-    known["with"] = ", ".join(sorted(set(builds))) or "no spconv"
-    return {name: value for name, value in known.items() if value}
-
-
-def _answer(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        return ""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else ""

@@ -65,7 +65,7 @@ def run(command: list[str], *, timeout_s: float) -> Answer:
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            return Answer(values=None, failure=f"no answer within {timeout_s:g} s")
+            return Answer(values=None, failure=f"no answer within {timeout_s:.3g} s")
         finally:
             _end(process)
         out.seek(0)
