@@ -1,4 +1,4 @@
-"""The card of a checkpoint: everything that prediction must know beside the weights."""
+"""The card of a checkpoint: everything that prediction must know besides the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CARD_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What a network was shown, and so what it must be shown again."""
+    """The inputs with which a network was trained, and which it therefore needs."""
 
     point_channels: tuple[str, ...] = ("x", "y", "z", "signal")
     """Columns of a point, in order; x, y, z in metres."""
@@ -38,7 +38,7 @@ class Card:
     """Label table, colours, grid, layout of the data set that it was trained on."""
     preprocessing: Preprocessing = Preprocessing()
     stack: StackConfig = SINGLE_SCAN
-    """The past scans that it was shown with each scan; older files are of single scans."""
+    """The past scans that were stacked with each scan in training; older files have none."""
     holds: Literal["inference", "training"] = "inference"
     """"inference": what prediction needs; "training": all tensors and the state of the run."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -47,6 +47,7 @@ class Card:
     """Where it comes from: recipe, cache fingerprint, seed, versions; an import: file, hash."""
     input_statistics: dict[str, ChannelStatistics] | None = None
     """Per channel ("range", "z", "signal", "points_per_scan", "ground_z"), see
-    `cache.cloud_statistics`: to warn of a sensor that differs. Older files lack some or all."""
+    `cache.cloud_statistics`: used to warn about a different sensor. Older files lack some or
+    all."""
     run: dict[str, object] = field(default_factory=dict)
-    """State of a run that is no tensor (train/run/state.py); empty for inference."""
+    """State of a run apart from its tensors (train/run/state.py); empty for inference."""

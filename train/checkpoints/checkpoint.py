@@ -1,8 +1,8 @@
-"""One file per checkpoint: safetensors, with a JSON card that holds all that prediction needs.
+"""Checkpoint files: safetensors, with a JSON card that contains all that prediction needs.
 
-Tensor names start with what they belong to: ``network.`` (a state dict), ``optimizer.``,
-``average.``, ``totals.``. A file is written aside and renamed; a hash over card and tensors
-finds damage.
+Names of tensors start with what they belong to: ``network.`` (a state dict), ``optimizer.``,
+``average.``, ``totals.``. A file is written under a temporary name and renamed; a hash over card
+and tensors detects damage.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 NETWORK = "network."
 CARD_FORMAT = "pass2d checkpoint card"
 _SPARE_VALUES, _SPARE_TENSORS = 10_000_000, 1000
-"""What a network may have beside four times what its file holds."""
+"""Tensors and values that a network may have in addition to four times those in its file."""
 _MAKES_TENSORS = frozenset(
     {
         *(torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn),
@@ -66,12 +66,12 @@ class Checkpoint:
     """By full name, e.g. "network.head.0.weight"."""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors below a prefix such as ``network.``, without it."""
+        """The tensors with a prefix such as ``network.`` in their name, by the rest of the name."""
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
 
 def network_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's state dict under the names that a checkpoint uses."""
+    """The tensors of a network's state dict under the names that a checkpoint uses."""
     return {NETWORK + name: tensor for name, tensor in state.items()}
 
 
@@ -106,7 +106,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises:
-        CheckpointError: no such file, no pass2d checkpoint, a newer format, truncated or damaged.
+        CheckpointError: the file is missing, not a pass2d checkpoint, of a newer format, truncated
+            or damaged.
     """
     header = _read_header(path)
     try:
@@ -148,7 +149,7 @@ def read_card(path: Path) -> Card:
 
 
 def content_digest(path: Path) -> str:
-    """The hash over card and tensors that the header states; tells checkpoints apart, quickly.
+    """The hash over card and tensors from the header: a quick way to distinguish checkpoints.
 
     Raises:
         CheckpointError: as `read_card`.
@@ -157,14 +158,14 @@ def content_digest(path: Path) -> str:
 
 
 def card_file(path: Path) -> Path:
-    """Where the readable copy of a checkpoint's card lies."""
+    """The path of the readable copy of a checkpoint's card."""
     return path.with_suffix(".json")
 
 
 def write_card_file(path: Path) -> None:
     """Copy the card out of a checkpoint's header, for people and other programs.
 
-    Only the header is ever read back. The file appears whole or not at all.
+    Only the header is ever read back. The file is written completely or not at all.
 
     Raises:
         CheckpointError: as `read_card`, or the folder cannot be written.
@@ -182,7 +183,7 @@ def write_card_file(path: Path) -> None:
 
 
 def is_card_file(path: Path) -> bool:
-    """Whether a file is such a copy, and may so be replaced by a newer one."""
+    """Whether a file is such a copy and may be replaced by a newer one."""
     try:
         content = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError):
@@ -197,8 +198,8 @@ def network_from_checkpoint(
 
     Args:
         path: an inference export or a training state.
-        device: where the network shall run; any, whatever it was trained on.
-        backend: of its sparse convolutions; any, whatever it was trained with.
+        device: where the network will run; need not be that of training.
+        backend: of its sparse convolutions; need not be that of training.
 
     Returns:
         The network in eval mode, and the card.
@@ -215,12 +216,12 @@ def network_from_checkpoint(
 
 @contextlib.contextmanager
 def _no_larger_than(checkpoint: Checkpoint, path: Path) -> Iterator[None]:
-    """Refuse a network as soon as it has far more than the file, before memory is taken for it.
+    """Refuse a network that is far larger than its file, before memory is allocated for it.
 
-    Some more is right: parts for training only, layers that are built and then replaced.
+    Slightly more is normal: training-only parts, layers that are built and then replaced.
 
     Raises:
-        CheckpointError: the card claims a network that the file does not hold.
+        CheckpointError: the card describes a network that the file does not contain.
     """
     tensors = checkpoint.part(NETWORK).values()
     n_values = sum(tensor.numel() for tensor in tensors)
@@ -236,7 +237,7 @@ def _no_larger_than(checkpoint: Checkpoint, path: Path) -> Iterator[None]:
 
 
 class _TooLargeError(Exception):
-    """More tensors or values than are allowed, or than there can be."""
+    """More tensors or values than allowed, or than possible."""
 
 
 class _TensorLimit(TorchFunctionMode):
@@ -290,7 +291,7 @@ def grid_of(card: Card) -> Grid:
 
 
 def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
-    """Fill the tensors that inference needs; training-only parts of the file are left aside.
+    """Fill the tensors that inference needs; training-only parts of the file are ignored.
 
     Raises:
         CheckpointError: one of them is missing or has another shape.
@@ -314,7 +315,7 @@ def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -
 
 
 def _kind(tensor: Tensor) -> str:
-    """Shape, and the type where that is another than a float of some width."""
+    """Shape, and the type unless it is a float of some width."""
     name = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
     return f"{tuple(tensor.shape)}{name}"
 
@@ -363,7 +364,7 @@ def _card(path: Path, header: dict[str, Any]) -> Card:
 
 
 def card_notes(path: Path) -> list[str]:
-    """A line for a person per old name in a checkpoint's card.
+    """A readable line for each old name in a checkpoint's card.
 
     Raises:
         CheckpointError: no readable checkpoint.

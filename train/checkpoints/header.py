@@ -1,4 +1,4 @@
-"""What the header of every checkpoint file holds: the card as JSON. No torch."""
+"""The header of a checkpoint file: the card as JSON. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pass2d.train.recipes.renames import renamed_metrics
 
 
 def require_file(path: Path) -> None:
-    """Say what is at the path, if no file that can be read.
+    """Refuse a path that is not a readable file, saying what it is.
 
     Raises:
         CheckpointError: no regular file, or none that may be read.
@@ -53,7 +53,7 @@ def card_of(text: str) -> Card:
 
 
 def under_new_names(card: Any) -> tuple[Any, list[str]]:
-    """A plain card with old names replaced, and a line for a person per old name."""
+    """A plain card with old names replaced, and a readable line for each of them."""
     metrics = card.get("metrics") if isinstance(card, dict) else None
     if not isinstance(metrics, dict):
         return card, []
@@ -62,12 +62,12 @@ def under_new_names(card: Any) -> tuple[Any, list[str]]:
 
 
 def dumps(value: Any) -> str:
-    """JSON in the one form that is hashed."""
+    """JSON in the canonical form that is hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def loads_once(text: str) -> Any:
-    """JSON in which no key occurs twice: readers would not agree on what it says.
+    """Parse JSON, refusing duplicate keys, which readers would interpret differently.
 
     Raises:
         ValueError, RecursionError: it is none.
@@ -83,7 +83,7 @@ def loads_once(text: str) -> Any:
 
 
 def damaged(path: Path, reason: str) -> CheckpointError:
-    """The error for a file that is not as it was written."""
+    """The error for a damaged file."""
     return CheckpointError(
         f"{path}: truncated or damaged: {reason[:300]}. Copy it again, or use an older checkpoint."
     )

@@ -1,7 +1,7 @@
 """Exported networks: ONNX files with a card in their metadata. No torch.
 
 A file is the graph's bytes, then an ONNX message of the metadata alone: protobuf joins the two. So
-the graph's bytes can be hashed as they lie in the file.
+the graph's bytes can be hashed as they are in the file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def is_onnx(path: object) -> bool:
 
 
 def metadata_of(card: Card, *, preprocessing: object, output: OutputName) -> dict[str, str]:
-    """What a file says of itself: the card for pass2d, and its parts for any other program."""
+    """A file's metadata: the card for pass2d, and its parts for other programs."""
     table = card.info.labels
     return {
         _CARD: dumps({"version": VERSION, "card": dumps(to_plain(card))}),
@@ -59,7 +59,7 @@ def metadata_of(card: Card, *, preprocessing: object, output: OutputName) -> dic
 
 
 def digest(graph: bytes | memoryview, metadata: Mapping[str, str]) -> dict[str, str]:
-    """The entries that find damage: the graph's length in the file, and a hash over all."""
+    """The entries that detect damage: the graph's length, and a hash over everything."""
     known = {**metadata, "graph_bytes": str(len(graph))}
     content = xxhash.xxh3_128(dumps(known).encode())
     content.update(graph)
@@ -67,7 +67,7 @@ def digest(graph: bytes | memoryview, metadata: Mapping[str, str]) -> dict[str, 
 
 
 def file_digest(path: Path) -> str:
-    """A hash of the whole file; tells exported networks apart.
+    """A hash of the whole file, which identifies an exported network.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -80,12 +80,12 @@ def open_onnx(path: Path, *, threads: int) -> OnnxFile:
 
     Args:
         path: As `pass2d export` wrote it.
-        threads: How many compute.
+        threads: Number of threads that compute.
 
     Raises:
         ConfigError: onnxruntime is not installed.
-        CheckpointError: No such file, none that pass2d wrote, changed, truncated or damaged, or
-            for a newer onnxruntime.
+        CheckpointError: The file is missing, not written by pass2d, changed, truncated or damaged,
+            or needs a newer onnxruntime.
     """
     data = _read(path)
     session = _session(path, data, threads=threads)
@@ -149,7 +149,7 @@ def _session(path: Path, data: bytes, *, threads: int) -> Any:
 
 
 def _require_form(session: Any, card: Card, output: OutputName, how: PillarPreprocessing) -> None:
-    """Compare a graph's inputs and output with what its metadata promises."""
+    """Compare a graph's inputs and output with its metadata."""
     found = {node.name: tuple(node.shape) for node in session.get_inputs()}
     widths = {"features": (len(how.features),), "neighbours": (how.neighbours,), "pillar_xy": (2,)}
     expected = {name: (axis, *widths.get(name, ())) for name, axis in INPUTS.items()}

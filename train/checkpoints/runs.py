@@ -1,4 +1,4 @@
-"""The folders of runs: what lies in one, where a new one goes, which is the newest. No torch."""
+"""Run folders: their files, where new ones are created, which one is the newest. No torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pass2d.common.errors import ConfigError
 from pass2d.common.files import NO_PERMISSION, may_not_look
 
 RUNS = Path("runs")
-"""Below the current folder: where runs lie for which no folder is named."""
+"""Default folder of runs, relative to the current one."""
 _DEEPEST = 3
-"""Runs are found that far below it: runs/first, runs/lr/0.1/first."""
+"""Depth to which runs are found below it: runs/first, runs/lr/0.1/first."""
 _NO_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 _LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """Where the files of a run lie."""
+    """The paths of a run's files."""
 
     root: Path
 
@@ -44,12 +44,12 @@ class RunFolder:
 
     @property
     def previous(self) -> Path:
-        """The state before, should the newest be damaged."""
+        """The state before, in case the newest is damaged."""
         return self.root / "checkpoints" / "previous.safetensors"
 
     @property
     def incoming(self) -> Path:
-        """A whole state that has not become the newest yet: there only after a kill."""
+        """A complete state that is not the newest yet: exists only after a kill."""
         return self.root / "checkpoints" / "next.safetensors"
 
     @property
@@ -69,11 +69,11 @@ class RunFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundNetwork:
-    """The network that is meant where none is named."""
+    """The network to use if none is named."""
 
     path: Path
     reason: str
-    """Why this one, for a person."""
+    """Why this one, as a readable text."""
 
 
 def holds_checkpoints(folder: RunFolder) -> bool:
@@ -87,7 +87,7 @@ def holds_lines(folder: RunFolder) -> bool:
 
 
 def new_run_folder(recipe_name: str, *, runs: Path = RUNS) -> Path:
-    """Make a folder RECIPE-DATE-TIME that nobody else has, also of those who begin just now.
+    """Make a new folder RECIPE-DATE-TIME, also unique among runs that start at the same moment.
 
     Raises:
         ConfigError: it cannot be made.
@@ -111,7 +111,7 @@ def new_run_folder(recipe_name: str, *, runs: Path = RUNS) -> Path:
 
 
 def run_folders(runs: Path = RUNS) -> list[RunFolder]:
-    """All runs below a folder, the one that was begun (or resumed) last first.
+    """All runs below a folder, the most recently started (or resumed) first.
 
     Raises:
         ConfigError: none can be seen, and a folder may not be read.
@@ -140,7 +140,7 @@ def newest_network(runs: Path = RUNS) -> FoundNetwork | None:
 
 
 def as_typed(path: Path) -> str:
-    """A path as a person would type it here."""
+    """A path as a user would type it here."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 

@@ -20,7 +20,7 @@ class TrainedNetwork:
     network: Network
     card: Card
     source: Path
-    """The checkpoint's file: named in messages and reports, and what tells kept results apart."""
+    """The checkpoint's file: named in messages and reports, and used to identify stored results."""
 
     @property
     def device(self) -> torch.device:
@@ -37,7 +37,7 @@ def trained_network(
     """Load a checkpoint, unless it is loaded already.
 
     Args:
-        checkpoint: An inference export, a training state, or a network to take as it is.
+        checkpoint: An inference export, a training state, or a loaded network.
         device: Where a network that is loaded here runs; by default the GPU if there is one, which
             becomes this thread's current one.
         backend: Of the sparse convolutions of a network that is loaded here.

@@ -15,11 +15,11 @@ from pass2d.models.inputs import host_values
 _MEAN_RGB = (0.485, 0.456, 0.406)
 _STD_RGB = (0.229, 0.224, 0.225)
 _GREY_RGB = (0.2989, 0.587, 0.114)
-"""Weights of the grey of a pixel, as torchvision rounds those of ITU-R BT.601."""
+"""Weights of a pixel's grey value: those of ITU-R BT.601 as rounded by torchvision."""
 
 
 class Pictures(NamedTuple):
-    """Pictures and the places in them that points see."""
+    """Pictures and the pixels of the points visible in them."""
 
     images: Tensor
     """(I, 3, H, W) float32."""
@@ -37,7 +37,7 @@ def point_weights(
     Args:
         repeated: rows, and the points that each stands for; all others stand for one.
         n: rows.
-        device: where the weights shall lie.
+        device: of the weights.
 
     Returns:
         (N,) float32; None: one each.
@@ -53,7 +53,7 @@ def point_weights(
 def move_points(
     channels: Tensor, segment_starts: Sequence[int], *, linear: Tensor, shift_m: Tensor
 ) -> Tensor:
-    """Apply one affine map per segment and lay the channels of a point side by side.
+    """Apply one affine map per segment and put each point's channels into a row.
 
     Args:
         channels: (4 or 5, N) float32 x, y, z, signal, time.
@@ -67,7 +67,7 @@ def move_points(
     moved = torch.empty_like(channels[:3])
     for index, (start, stop) in enumerate(pairwise(segment_starts)):
         part = slice(start, stop)
-        # No product of matrices, which a GPU may make with TF32: off by centimetres.
+        # No matrix product, which a GPU may compute in TF32, with errors of centimetres.
         from_x, from_y, from_z = linear[index, :, :, None]
         x, y, z = channels[:3, None, part]
         torch.addcmul(shift_m[index, :, None], from_x, x, out=moved[:, part])
@@ -93,10 +93,10 @@ def jitter_pictures(
     factors: Sequence[tuple[float, float, float]],
     orders: Sequence[tuple[int, ...]],
 ) -> Tensor:
-    """Change brightness, contrast and saturation of each picture, in an order of its own, in place.
+    """Change brightness, contrast and saturation of each picture, in its own order, in place.
 
-    A picture moves away from, or towards, black (brightness), its mean grey (contrast), or the
-    grey of each pixel (saturation), and is cut to 0..1: factor * picture + (1 - factor) * that.
+    A picture is blended with black (brightness), its mean grey (contrast), or the grey of each
+    pixel (saturation), and clipped to 0..1: factor * picture + (1 - factor) * that.
 
     Args:
         images: (I, 3, H, W) float32 in 0..1.

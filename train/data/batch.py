@@ -1,4 +1,4 @@
-"""A batch as it is stored and as networks take it; between the two lies the augmentation."""
+"""A batch as stored and as networks take it; augmentation converts one into the other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RawBatch(TensorRecord):
     """Scans of a batch end to end, as stored: before augmentation."""
 
     positions: tuple[int, ...]
-    """Rows in the cache's scan table; more than B where a mix made one of two scans."""
+    """Rows in the cache's scan table; more than B if a mix has merged scans."""
     draws: tuple[ScanDraw, ...]
     """(B,) random draws of the scans."""
     channels: Tensor
@@ -33,7 +33,8 @@ class RawBatch(TensorRecord):
     segment_starts: tuple[int, ...]
     """(G + 1,) first row of what moves together: a scan, or what was mixed into it; then N."""
     repeated: tuple[tuple[int, int], ...]
-    """Rows that stand for dropped points too, and for how many points, themselves included."""
+    """Rows that also represent dropped points, and the number of points each represents, including
+    itself."""
     linear: Tensor
     """(G, 3, 3) float32."""
     shift_m: Tensor

@@ -1,4 +1,4 @@
-"""Whether a cache's scans can be learnt from or scored, and look as they should."""
+"""Whether a cache's scans can be trained on or scored, and look as expected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHECK = "`check` says what the files look like."
 
 
 def require_usable(reader: CacheReader, positions: NDArray[np.int64], *, split: str) -> None:
-    """Refuse scans that say nothing, before hours are spent on them. Reads no scan.
+    """Refuse useless scans before hours are spent on them. Reads no scan.
 
     Args:
         reader: of the cache.
@@ -52,13 +52,13 @@ def say_differences(
     expected: Expectation,
     say: Callable[[str], None],
 ) -> None:
-    """Compare a few scans with what is expected, and say each way in which they differ once.
+    """Compare a few scans with what is expected, and report each kind of difference once.
 
     Args:
-        reader: of the cache; corrupted data sets are meant to differ.
+        reader: of the cache; corrupted data sets are not compared, as they differ on purpose.
         positions: a few of these, evenly spread, are read.
         expected: of the checkpoint's card, or of the data set.
-        say: hears of each difference.
+        say: receives a message for each difference.
     """
     if reader.info.corruption is not None or not len(positions):
         return
@@ -70,7 +70,7 @@ def say_differences(
 
 
 class DifferenceSpeaker:
-    """Says the first difference of each kind."""
+    """Reports the first difference of each kind."""
 
     def __init__(self, expected: Expectation, say: Callable[[str], None]) -> None:
         self._expected, self._say = expected, say

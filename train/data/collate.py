@@ -1,4 +1,4 @@
-"""Decoded scans to one batch on the host: crops, dropout, what lies where."""
+"""From decoded scans to one batch on the host: crops, dropout, concatenation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from pass2d.train.data.thinned import RawThinned, ThinningPlan, found, joined
 
 
 def common_crop(config: AugmentConfig, image_hw: NDArray[np.integer]) -> tuple[int, int]:
-    """The one size that all cropped pictures of a run have.
+    """The size of all cropped pictures of a run.
 
     Args:
         config: asks for a size.
         image_hw: (S, 2) sizes of the stored pictures; none with 0.
 
     Returns:
-        Height and width: as asked, or the largest multiples of 16 that every picture holds; 0 when
-        a picture is smaller than that. What is resized after need be no multiple of 16.
+        Height and width: as configured, or the largest multiples of 16 that fit into every picture;
+        0 if a picture is smaller than that. A size that is resized afterwards need not be a
+        multiple of 16.
     """
     smallest = image_hw.min(0)
     if config.crop_hw is None and config.resize_hw is not None:
@@ -42,7 +43,7 @@ def common_crop(config: AugmentConfig, image_hw: NDArray[np.integer]) -> tuple[i
 
 
 def place_crop(size_hw: tuple[int, int], *, image_hw: tuple[int, int], share: float) -> Crop:
-    """Lay the crop at the bottom of a picture; ``share`` 0..1 picks the left edge uniformly."""
+    """Place the crop at the bottom of a picture; ``share`` 0..1 selects the left edge uniformly."""
     height, width = size_hw
     room = image_hw[1] - width
     return Crop(
@@ -55,7 +56,7 @@ def place_crop(size_hw: tuple[int, int], *, image_hw: tuple[int, int], share: fl
 
 @dataclass(frozen=True, kw_only=True)
 class _Segment:
-    """A part of a scan and which of its points stay."""
+    """A part of a scan and which of its points are kept."""
 
     record: ScanRecord
     draw: ScanDraw
@@ -71,22 +72,22 @@ def collate(
     dropout: DropoutKind = "copy",
     thinning: ThinningPlan | None = None,
 ) -> RawBatch:
-    """Lay scans end to end, without the points that are dropped.
+    """Concatenate scans, without the points that are dropped.
 
-    What a mix added with an augmentation of its own drops its points among themselves.
+    Points that a mix added with an augmentation of their own are dropped separately.
 
     Args:
-        scans: in the order of the batch, those that a mix has made one as one.
+        scans: in the order of the batch; scans merged by a mix are one.
         with_images: whether the network takes pictures.
         size_hw: of the cropped pictures.
-        allocate: where the arrays go, e.g. pinned memory that is used again.
+        allocate: provides the arrays, e.g. in reused pinned memory.
         dropout: what becomes of dropped points.
         thinning: for networks that take thinned points; None for others.
 
     Raises:
         ShapeError: a scan spans too many cells to be thinned.
     """
-    # What moves together lies end to end: a scan, then what was added to it, then the next scan.
+    # Points that move together are contiguous: a scan, then what was added to it, then the next.
     by_scan = [_segments(scan, dropout) for scan in scans]
     segments = [segment for of_scan in by_scan for segment in of_scan]
     segment_starts = _starts([segment.kept.count for segment in segments])
@@ -104,7 +105,7 @@ def collate(
             segment, channels.numpy()[:, rows], labels if labels is None else labels.numpy()[rows]
         )
 
-    # Pixels, at the rows where their points lie now; what was added has none.
+    # Pixels, at the new rows of their points; added points have none.
     images, seen, image_scan = _collate_images(
         scans if with_images else None,
         kept=[of_scan[0].kept for of_scan in by_scan],
@@ -170,7 +171,7 @@ def _fill_kept(
     label = record.label
     if record.time is not None:
         every.append(record.time)
-    elif len(channels) > 4:  # what a mix pasted without a time is of now
+    elif len(channels) > 4:  # points that a mix pasted without a time belong to the current scan
         every.append(np.zeros(record.n, np.float32))
     if record.outside_xyz is not None:
         whole = np.empty((len(channels), segment.kept.n), np.float32)
@@ -246,9 +247,9 @@ def _collate_images(
 def visible_in_crop(
     view: CameraView, crop: Crop, kept: KeptPoints
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """What the crop still shows of the points that stay.
+    """The kept points that are visible in the crop.
 
-    A dropped point's own pixel shows nothing of it: it lies where point 0 does.
+    A dropped point's own pixel does not count, as it is a copy of point 0.
 
     Returns:
         (M',) places among the points that stay, (2, M') pixels in the crop.
@@ -269,7 +270,7 @@ def _collate_thinned(
     plan: ThinningPlan | None,
     allocate: Allocate,
 ) -> RawThinned | None:
-    """What the cache has, or is found now; None: the network has no use for it, or will complain.
+    """Thinned points from the cache, or computed here; None if the network uses none.
 
     Args:
         scans: the segments of each scan.

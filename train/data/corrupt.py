@@ -1,4 +1,4 @@
-"""Corruptions as augmentation: a scan from the cache as bad weather would have shown it."""
+"""Corruptions as augmentation of scans from the cache."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def corrupted_record(
 ) -> ScanRecord:
     """Corrupt a scan that was read from the cache.
 
-    Its points are those that were read: without the outside ones a corruption sees the volume only.
-    Beams come from the order of points or from their elevation: the cache has none. Points of
-    added sweeps are corrupted as if they were the scan's own.
+    It uses the points that were read: without those outside the volume, a corruption sees only the
+    volume. Beams are derived from the order of points or from their elevation, as the cache has
+    none. Points of added sweeps are corrupted as if they were the scan's own.
 
     Args:
         record: with labels; instances are used where they were read.
@@ -30,9 +30,9 @@ def corrupted_record(
         info: layout and volume.
 
     Returns:
-        The points in the volume (and the others, if they were read). Pixels stay with the points
-        that they showed; added points have none, no label and no instance. Hashes are left out:
-        they would be stale. The record itself when nothing would be left in the volume.
+        The points in the volume (and the others, if they were read). Points keep their pixels;
+        added points have no pixel, label or instance. Hashes, which would be stale, are left out.
+        The record itself is returned if nothing would be left in the volume.
     """
     whole = whole_record(record)
     table = table_of(info)
@@ -74,7 +74,7 @@ def corrupted_record(
 
 
 def _new_rows(after: Corrupted, rows: NDArray[np.int64], *, n_before: int) -> NDArray[np.int32]:
-    """(n_before,) where each point lies among ``rows`` of the corrupted scan; -1: nowhere."""
+    """(n_before,) index of each point among ``rows`` of the corrupted scan; -1 if it is gone."""
     source = after.source[rows]
     is_there = source >= 0
     new_row = np.full(n_before, -1, np.int32)

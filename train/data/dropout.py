@@ -1,9 +1,9 @@
-"""Point dropout (docs/maths.md, section 2.3): decided on the host, before a scan is laid out.
+"""Point dropout (docs/maths.md, section 2.3), decided on the host before scans are concatenated.
 
 The published code overwrites a dropped point with a copy of point 0 and then projects: the copies
-see what point 0 sees, and every mean and every loss counts them. Here they are no rows of their
-own: point 0 stands for all of them, with a weight. The numbers are the same, with fewer points and
-without a voxel of ten thousand equal ones, which a GPU sums one after the other.
+have the pixel of point 0, and count in every mean and loss. Here the copies have no rows of their
+own: point 0 represents all of them by a weight. The results are the same, with fewer points and
+without a voxel of ten thousand equal points, which a GPU would sum one after another.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ DropoutKind = Literal["copy", "remove"]
 
 @dataclass(frozen=True, kw_only=True)
 class KeptPoints:
-    """The points of a scan that dropout leaves."""
+    """The points of a scan that remain after dropout."""
 
     n: int
     """Points before."""
     rows: NDArray[np.int64] | None = None
-    """(K,) those that stay, ascending, the first one always among them; None: all."""
+    """(K,) the kept points, ascending, always including the first; None: all."""
     copies: int = 0
-    """Dropped points that the first one stands for, beside itself."""
+    """Dropped points that the first one represents, besides itself."""
 
     @property
     def count(self) -> int:
@@ -34,7 +34,7 @@ class KeptPoints:
         return self.n if self.rows is None else len(self.rows)
 
     def places(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
-        """(M,) points before -> (M,) where they lie among those that stay; -1: dropped."""
+        """(M,) points before dropout -> (M,) their indices among the kept ones; -1: dropped."""
         if self.rows is None:
             return rows
         place = np.full(self.n, -1, np.int32)
@@ -46,8 +46,8 @@ def kept_points(n: int, *, ratio: float, seed: int, kind: DropoutKind) -> KeptPo
     """Decide which points of a scan are dropped.
 
     Args:
-        n: its points; the first of them is never lost: "copy" would make it a copy of itself, and
-            "remove" leaves no scan without a point.
+        n: its points; the first is never dropped: "copy" would make it a copy of itself, and
+            "remove" must leave at least one point.
         ratio: probability per point.
         seed: of the generator, so that a scan's points do not depend on its neighbours.
         kind: what becomes of them, see `AugmentConfig.dropout`.

@@ -1,9 +1,9 @@
 """Cached voxel hashes on the device, also after one of the grid's symmetries.
 
-A symmetry maps cells onto cells: cell x of n becomes n - 1 - x, or x and y change places. The
-groups of points stay exactly those of the cache, so nothing is recomputed but the order. A point on
-the border of two cells (to the last float digit) may fall to the other side when its mirrored
-coordinate is quantised again: cells are half open. The relabelled hash keeps it with its group.
+A symmetry maps cells onto cells: cell x of n becomes n - 1 - x, or x and y are swapped. The groups
+of points stay exactly those of the cache, so only their order is recomputed. A point exactly on the
+border of two cells could move to the other cell if its mirrored coordinate were quantised again, as
+cells are half open. The relabelled hash keeps it with its group.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Scans from the cache as a recipe asks for them: read, corrupted, mixed, augmented.
+"""Loads scans from the cache as a recipe specifies: read, corrupted, mixed, augmented.
 
-A scan is a function of (seed, epoch, scan), a batch one of (seed, epoch, step, scans): whichever
-thread loads it, and when, changes nothing. Each mix and each augmentation has a generator of its
-own, so that one more or less leaves the others as they were.
+A scan is a function of (seed, epoch, scan), a batch one of (seed, epoch, step, scans), whichever
+thread loads it, and when. Each mix and each augmentation has its own generator, so that adding or
+removing one does not change the others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pass2d.train.stacks.choose import past_scans
 from pass2d.train.stacks.predictions import earlier_classes
 
 _PARTNER = 1
-"""Salt of the draw for the partner in the first group of mixes; later groups count on."""
+"""Salt of the draw for the partner in the first group of mixes; incremented for later groups."""
 _MIXES, _EXTRA, _BATCH, _PAIR = 1, 2, 3, 4
 """Fifth number of a generator's seed; those of `draw_scan` have four."""
 
@@ -47,19 +47,19 @@ def load_batch(
 ) -> list[LoadedScan] | None:
     """Load the scans of a batch.
 
-    Mixes whose partner is of the batch come last. Whether they are applied is drawn once for all
-    scans of an optimizer step, so that ranks and accumulated batches agree. The first scan is then
-    one with the second, the third with the fourth; the last of an odd number stays alone.
+    Mixes of scans of the batch come last. Whether they are applied is drawn once for all scans of
+    an optimizer step, so that ranks and accumulated batches agree. The first scan is then merged
+    with the second, the third with the fourth; the last of an odd number stays alone.
 
     Args:
         reader: of the cache.
         plan: what the stream delivers.
         batch: which scans.
         allocate: gives the arrays to decode into.
-        is_wanted: asked before each scan.
+        is_wanted: called before each scan.
 
     Returns:
-        Fewer scans than the batch names where pairs became one; None: no longer wanted.
+        The scans, fewer than in the batch if pairs were merged; None: no longer wanted.
 
     Raises:
         CacheError: the cache is damaged or cannot be read; names scan and field.
@@ -72,7 +72,7 @@ def load_batch(
     for place, position in enumerate(batch.positions.tolist()):
         if not is_wanted():
             return None
-        # What joins another scan has no pixels there: its picture is not read.
+        # Scans that are added to another one have no pixels there: their pictures are not read.
         joins = place % 2 ** len(mixes) > 0
         scans.append(_load(replace(source, reads_pictures=not joins), position))
     for group, mix in mixes.items():
@@ -135,7 +135,7 @@ class _Source:
     epoch: int
     allocate: AllocateArray
     mixed_groups: Collection[int] = ()
-    """Groups of mixes of which one mixes the batch, and so none the scan."""
+    """Groups of mixes in which a batch mix was drawn, so that none is drawn for the scan."""
     reads_pictures: bool = True
 
     def draw(self, position: int, *, seed: int, salt: int = 0) -> ScanDraw:
@@ -226,7 +226,7 @@ def _own_scan(source: _Source, position: int) -> LoadedScan:
 
 
 def _stacked(source: _Source, scan: LoadedScan) -> LoadedScan:
-    """A scan with its past ones behind it, in its frame; each drops points by a draw of its own."""
+    """A scan followed by its past ones in its frame; each drops points by its own draw."""
     reader, plan, draw = source.reader, source.plan, scan.draw
     stack = plan.stack
     if not stack.past:
@@ -311,7 +311,7 @@ def _pick(names: Mapping[str, float], pick: float) -> str | None:
 
 
 def _paired(source: _Source, scans: list[LoadedScan], group: int, mix: Mix) -> LoadedScan:
-    """Two scans of a batch as one; a single one as it is."""
+    """Merge two scans of a batch; a single one is returned unchanged."""
     if len(scans) == 1:
         return scans[0]
     first, second = scans
@@ -322,7 +322,7 @@ def _paired(source: _Source, scans: list[LoadedScan], group: int, mix: Mix) -> L
 
 
 def _mixed(source: _Source, scan: LoadedScan, mix: _ChosenMix) -> LoadedScan:
-    """The scan after a mix; the scan itself where the plan has no other, or nothing would stay."""
+    """The scan after a mix; the scan itself if the plan has no other, or nothing would be left."""
     plan, entry = source.plan, mix.entry
     if entry.partner == "bank":
         return scan if plan.bank is None else entry.function(scan, plan.bank, mix.rng)

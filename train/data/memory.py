@@ -1,4 +1,4 @@
-"""Where the arrays of a batch go: ordinary memory, or memory that is used again."""
+"""Memory for the arrays of a batch: newly allocated or reused."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 
 
 def heap(_name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """`Allocate` from ordinary memory."""
+    """Allocate an array of ordinary memory, see `Allocate`."""
     return torch.empty(shape, dtype=dtype)

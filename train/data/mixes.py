@@ -1,4 +1,4 @@
-"""Mixes: what of a second scan joins the first. A new one is a function and a line in `MIXES`."""
+"""Mixes of a scan with a second one. A new mix is a function and a line in `MIXES`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pass2d.train.data.scan import LoadedScan, whole_record
 from pass2d.train.data.sectors import in_half_circle, pitch_bands, square_owners, turned_about_z
 
 CUTMIX_LIMIT = 40
-"""Of each class 0 to 39 things, each number equally likely."""
+"""0 to 39 objects of each class, each number equally likely."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Mix:
     """(scan, partner, rng) -> scan. Leaves both unchanged; draws from the generator alone, which is
     the same for the same seed, epoch and scan. With two partners (scan, first, second, rng)."""
     partner: Literal["stored", "augmented", "bank", "batch"] = "stored"
-    """"stored": the partner is as the cache holds it, and what joins the scan is augmented with it;
-    "augmented": scan and partner have each their own augmentation; "bank": no other scan but the
-    plan's `InstanceBank`, of things as the cache holds them; "batch": the batch is mixed or not, as
-    a whole: each two neighbours in it, each with its own augmentation, become one scan."""
+    """"stored": the partner is unaugmented, and its points are augmented together with the scan;
+    "augmented": scan and partner each have their own augmentation; "bank": not a scan but the
+    plan's `InstanceBank`, with unaugmented objects; "batch": a whole batch is mixed or not: its
+    scans, each with its own augmentation, are merged in pairs."""
     n_partners: int = 1
-    """1 or 2 other scans; 1 of the batch."""
+    """1 or 2 other scans; 1 for "batch"."""
     needs_instances: bool = False
     """Whether the partner's instance ids are read."""
     takes_outside: bool = True
@@ -45,7 +45,7 @@ def copy_instances(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Genera
 
 
 def laser_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
-    """Every second of 3 to 6 bands of pitch comes from the partner; the top one is the scan's."""
+    """Take every second of 3 to 6 bands of pitch from the partner; the top one is the scan's."""
     low, high = _field_of_view(scan)
     n_bands = int(rng.choice(LASER_BANDS))
 
@@ -56,7 +56,7 @@ def laser_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -
 
 
 def polar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
-    """Swap half a turn, half of the time; paste the partner's movable things three times."""
+    """Swap half a turn with probability 1/2; paste the partner's movable objects three times."""
     swap, start, first, second = rng.uniform(0, 1, 4).tolist()
     own, added = None, list[tuple[LoadedScan, NDArray[np.bool_] | None]]()
     if swap < POLAR_SWAP:
@@ -74,7 +74,7 @@ def polar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -
 
 
 def frustum_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
-    """Bands of pitch or half a turn come from the partner, either equally often."""
+    """Take bands of pitch or half a turn from the partner, with equal probability."""
     if rng.uniform() < 0.5:
         return laser_mix(scan, partner, rng)
     start_rad = (rng.uniform() - 1) * math.pi
@@ -83,7 +83,7 @@ def frustum_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator)
 
 
 def pillar_mix(scan: LoadedScan, partner: LoadedScan, rng: np.random.Generator) -> LoadedScan:
-    """Each square of 7.5 m that the scan occupies is the scan's or the partner's."""
+    """Give each square of 7.5 m that the scan occupies to the scan or the partner."""
     own, others = square_owners((scan.xyz, partner.xyz), side_m=PILLAR_M, rng=rng)
     return scan.mixed(own, (partner, others))
 
@@ -100,7 +100,7 @@ def pillar_mix_three(
 def cut_mix(
     scan: LoadedScan, bank: InstanceBank, rng: np.random.Generator, *, limit: int = CUTMIX_LIMIT
 ) -> LoadedScan:
-    """Set fewer than ``limit`` things of each scarce class on the ground, each moved at random."""
+    """Place fewer than ``limit`` objects of each scarce class at random on the ground."""
     facts = scan.info.facts
     places = ground_places(scan.xyz, is_one_of(scan.label, facts.grounds), rng=rng)
     placed: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
@@ -163,7 +163,7 @@ def whole_scans(scan: LoadedScan, partner: LoadedScan, _rng: np.random.Generator
 
 
 def is_one_of(label: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.bool_]:
-    """(N,) whether a training id is one of these: a look-up, faster than `np.isin`."""
+    """(N,) whether a training id is one of these: a lookup, faster than `np.isin`."""
     return np.isin(np.arange(256), classes).take(label)
 
 

@@ -1,4 +1,4 @@
-"""Where and how instance CutMix sets things (docs/maths.md, section 12)."""
+"""Where and how instance CutMix places objects (docs/maths.md, section 12)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 CELL_M = 1.0
-"""At most one thing per square, and height, of this side."""
+"""Edge of the cells with at most one object each."""
 
 
 def ground_places(
     xyz: NDArray[np.float32], is_ground: NDArray[np.bool_], *, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Points of the ground on which things may stand, in random order.
+    """Points of the ground on which objects may be placed, in random order.
 
-    Each cell of 1 m, counted from the scan's lowest x, y, z, offers one of its points, each equally
-    likely; it counts if it is ground.
+    In each cell of 1 m, counted from the scan's lowest x, y, z, one point is drawn, each equally
+    likely, and used if it is ground.
 
     Args:
         xyz: (3, N) metres.
@@ -37,13 +37,13 @@ def first_in_cells(
     among: NDArray[np.bool_],
     most_cells: int = 1 << 24,
 ) -> NDArray[np.int64]:
-    """The point of each occupied cell that comes first in an order, where it is one of some points.
+    """The point of each occupied cell that comes first in an order, if it is one of some points.
 
     Args:
         xyz: (3, N) metres.
         order: (N,) a permutation of the points.
-        among: (N,) which of them count once they are first.
-        most_cells: a table of all cells up to so many, else they are sorted; float32 counts so far.
+        among: (N,) which of them are returned if they come first.
+        most_cells: up to this number, a table of all cells is used; above it, cells are sorted.
 
     Returns:
         (C,) points, in the order of their cells by x, y, z.
@@ -74,7 +74,7 @@ def first_in_cells(
 
 
 def thing_maps(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(n, 3, 3) maps for columns: x or y mirrored, then any turn about z, then 0.9 to 1.1 times."""
+    """(n, 3, 3) maps for column vectors: flip x or y, rotate about z, scale by 0.9 to 1.1."""
     mirrored, u = rng.integers(0, 2, n), rng.uniform(0, 1, (2, n))
     angle, factor = (2 * u[0] - 1) * np.pi, 1 + 0.1 * (2 * u[1] - 1)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -1,4 +1,4 @@
-"""What a stream delivers, and in which order: a function of seed, epoch and rank alone."""
+"""What a stream delivers, and in which order, as a function of seed, epoch and rank."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StreamPlan:
     accumulate: int = 1
     """Batches of each process per optimizer step."""
     bank: InstanceBank | None = None
-    """Things to paste, for mixes that need them."""
+    """Objects to paste, for mixes that need them."""
     shards: NDArray[np.int64] | None = None
     """(S,) shard of each position, for a remote store: the order then shuffles blocks of shards.
     None: every scan can come next."""
@@ -81,7 +81,7 @@ class StreamPlan:
 
 
 class Batch(NamedTuple):
-    """Which scans come next. A cursor counts the scans that all ranks have seen since the start."""
+    """The next scans. A cursor counts the scans that all ranks have seen since the start."""
 
     epoch: int
     step: int
@@ -92,7 +92,7 @@ class Batch(NamedTuple):
 
 
 def epoch_order(positions: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """All positions once, shuffled by seed and epoch; the same for every rank and world size."""
+    """(S,) all positions, shuffled by seed and epoch; the same for every rank and world size."""
     return positions[np.random.default_rng([seed, epoch]).permutation(len(positions))]
 
 
@@ -106,14 +106,15 @@ def block_order(
 ) -> NDArray[np.int64]:
     """All positions once: shards shuffled, then the scans of every `_WINDOW` shards.
 
-    So few shards are needed at a time, and each is fetched once an epoch.
+    So only a few shards are needed at a time, and each is fetched once per epoch.
 
     Args:
         positions: (S,) rows in the scan table.
         shards: (S,) their shards.
         seed: of the run.
         epoch: counted from 0.
-        keeps_course: shuffle sequences, not shards: what a scan's past needs is at hand then.
+        keeps_course: shuffle sequences instead of shards, so that the past of a scan is in shards
+            already fetched.
     """
     rng = np.random.default_rng([seed, epoch])
     window = _windows(shards, rng, keeps_course=keeps_course)

@@ -1,4 +1,4 @@
-"""Which scans of a cache are looked at."""
+"""Selection of a cache's scans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pass2d.common.errors import ConfigError
 def labelled_positions(
     reader: CacheReader, split: str, *, sequences: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], int]:
-    """The labelled scans of a split, and how many others it has.
+    """(P,) positions of the labelled scans of a split, and the number of its other scans.
 
     Raises:
         ConfigError: none is labelled.
@@ -33,7 +33,7 @@ def labelled_positions(
 
 
 def evenly_spaced(n: int, limit: int | None) -> NDArray[np.int64]:
-    """At most ``limit`` of n places, evenly; all without one.
+    """(P,) at most ``limit`` of n positions, evenly spaced; all without a limit.
 
     Raises:
         ConfigError: the limit is below 1.

@@ -169,7 +169,7 @@ def draw_scan(
         epoch: counted from 0.
         scan: its position in the cache's table.
         grid: decides which symmetries exist.
-        salt: tells several draws for one scan and epoch apart (the partner of a mix).
+        salt: distinguishes several draws for one scan and epoch (the partner of a mix).
     """
     rng = np.random.default_rng([seed, epoch, scan, salt])
     drop_ratio = float(rng.uniform(0, 1))

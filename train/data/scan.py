@@ -1,7 +1,7 @@
-"""A scan on its way into a batch: its points as stored, and its random draws.
+"""A scan before it becomes part of a batch: its points as stored, and its random draws.
 
-Points are moved later, on the device: mixes and augmentations see coordinates as the sensor gave
-them.
+Points are moved later, on the device: mixes and augmentations see coordinates in the sensor's
+frame.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ScanDraw:
 
     drop_ratio: float
     point_seed: int
-    """Seeds the generator that decides point by point which are dropped."""
+    """Seed of the generator that decides which points are dropped."""
     linear: tuple[tuple[float, float, float], ...]
     """(3, 3): points are rows, xyz_after = xyz @ linear + shift."""
     shift_m: tuple[float, float, float]
@@ -44,7 +44,7 @@ class ScanDraw:
     partner_share: float
     """0..1: picks the partner of the first group of mixes."""
     corruption: Variant | None = None
-    """What is done to the scan before all else."""
+    """The corruption that is applied to the scan first."""
     corruption_seed: int = 0
     """Seeds the corruption."""
 
@@ -89,7 +89,7 @@ class LoadedScan:
     added: tuple[Part, ...] = ()
     """The past scans of a stack, then what a mix added with an augmentation of its own."""
     paired: tuple[int, ...] = ()
-    """Positions of the batch's scans that a mix has made part of this one."""
+    """Positions of the batch's scans that a mix has merged into this one."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -98,7 +98,7 @@ class LoadedScan:
 
     @property
     def n(self) -> int:
-        """N, the points of all parts; those outside the volume count where they were read."""
+        """N, the points of all parts, including those outside the volume if they were read."""
         return sum(count_points(part.record) for part in self.parts)
 
     @property
@@ -113,16 +113,16 @@ class LoadedScan:
 
     @property
     def instance(self) -> NDArray[np.uint32]:
-        """(N,) instance ids, 0 none; only where they were asked for."""
+        """(N,) instance ids, 0 for none; only if they were read."""
         return _joined([_known(whole_record(part.record).instance) for part in self.parts])
 
     def whole(self) -> LoadedScan:
-        """The scan with the points of each part in the raw file's order, laid so once for all."""
+        """The scan with the points of each part in the order of the raw file."""
         own, *added = (replace(part, record=whole_record(part.record)) for part in self.parts)
         return replace(self, record=own.record, added=tuple(added))
 
     def kept(self, is_kept: NDArray[np.bool_]) -> LoadedScan:
-        """The scan with only some of its points; pixels stay with the points that they show.
+        """The scan with only some of its points, which keep their pixels.
 
         Args:
             is_kept: (N,) in the order of `xyz`.
@@ -130,7 +130,7 @@ class LoadedScan:
         return self.mixed(is_kept)
 
     def moved_to(self, xyz: NDArray[np.float32]) -> LoadedScan:
-        """The scan with its points elsewhere, (3, N) in the order of `xyz`."""
+        """The scan with its points moved to (3, N) new coordinates, in the order of `xyz`."""
         stops = np.cumsum([count_points(part.record) for part in self.parts])[:-1]
         own, *added = (
             replace(
@@ -150,13 +150,13 @@ class LoadedScan:
         is_kept: NDArray[np.bool_] | None,
         *others: tuple[LoadedScan, NDArray[np.bool_] | None],
     ) -> LoadedScan:
-        """Some points of the scan and some of others: `kept` and `joined`, copied once.
+        """Some points of the scan and some of others: `kept` and `joined` with a single copy.
 
         Points with the scan's own draw become points of the scan; others are moved and dropped
-        apart, as their draw says.
+        separately, by their draw.
 
         Args:
-            is_kept: (N,) which of its points stay, in the order of `xyz`; None: all.
+            is_kept: (N,) which of its points are kept, in the order of `xyz`; None: all.
             others: scans, and which points of each, likewise; they have no pixels here.
         """
         if is_kept is None and not others:
@@ -198,7 +198,7 @@ def count_points(record: ScanRecord) -> int:
 
 
 def whole_record(record: ScanRecord) -> ScanRecord:
-    """A record whose points are all that were read, in the raw file's order."""
+    """A record of all points that were read, in the order of the raw file."""
     if record.outside_xyz is None or record.outside_signal is None:
         return record
     order = record.raw_order()
@@ -221,7 +221,7 @@ def whole_record(record: ScanRecord) -> ScanRecord:
 
 
 def without_dropped(record: ScanRecord) -> ScanRecord:
-    """Leave out the rows of the raw file that hold no measured point, for training."""
+    """Leave out the rows of the raw file without a measured point, for training."""
     if record.outside_xyz is None:
         return record
     stays = is_measured(record.outside_xyz)
@@ -301,11 +301,11 @@ def gathered(chosen: Sequence[tuple[ScanRecord, _Mask]]) -> ScanRecord:
 
 
 def views_at(views: Sequence[CameraView], row: NDArray[np.int32]) -> tuple[CameraView, ...]:
-    """Views after their points went to other rows.
+    """Views after a renumbering of their points.
 
     Args:
         views: of a record.
-        row: (N,) new row of each of its points; -1: it is gone, and its pixel shows nothing.
+        row: (N,) new row of each of its points; -1: the point and its pixel are dropped.
     """
     moved = []
     for view in views:

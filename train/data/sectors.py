@@ -8,18 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 _INSIDE_RAD = 1e-5
-"""Pitch is clamped so far inside the field of view."""
+"""Margin by which pitch is clamped inside the field of view."""
 _NEAR = 1e-5
-"""Closer to a border than this, in radians, angles decide: the fast test is of float32."""
+"""Within this distance of a border, in radians, angles are computed: the fast test is in
+float32."""
 
 MOST_SQUARES = 1 << 16
-"""A cloud of 1,900 m; float32 counts so far."""
+"""A cloud of 1,900 m; float32 is exact up to this number."""
 
 
 def pitch_bands(
     xyz: NDArray[np.float32], n_bands: int, *, low_rad: float, high_rad: float
 ) -> NDArray[np.uint8]:
-    """Number equal bands of pitch from the top down; what lies beyond joins the outer ones.
+    """Number equal bands of pitch from the top down; points beyond belong to the outer bands.
 
     Args:
         xyz: (3, N) metres.
@@ -33,7 +34,7 @@ def pitch_bands(
     Source: Kong et al., LaserMix for Semi-Supervised LiDAR Semantic Segmentation, CVPR 2023.
     """
     edges = np.linspace(high_rad, low_rad, n_bands + 1)
-    # No angle for each point: slopes are in the same order.
+    # Slopes have the same order as angles, and are cheaper.
     slope = _ground_m(xyz)
     np.maximum(slope, np.finfo(np.float32).tiny, out=slope)
     np.divide(xyz[2], slope, out=slope)
@@ -61,7 +62,7 @@ def _ground_m(xyz: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def in_half_circle(xyz: NDArray[np.float32], start_rad: float) -> NDArray[np.bool_]:
-    """Tell the points of half a turn; both borders lie outside.
+    """Find the points within half a turn, both borders excluded.
 
     Args:
         xyz: (3, N) metres.

@@ -1,8 +1,8 @@
-"""Parked things drive off and driving ones stand still: an augmentation of stacks.
+"""Makes static objects move and moving ones static: an augmentation of stacks.
 
-One scan does not tell a parked car from one that drives; several do, by where its earlier points
-lie. So both kinds are made from each other: docs/maths.md, section 13. After: TASeg (static-moving
-switch augmentation), in our own form.
+A single scan does not show whether a car is parked or driving; several do, by its earlier points.
+So each kind is made from the other: docs/maths.md, section 13. After: TASeg (static-moving switch
+augmentation), in our own form.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pass2d.cache.motion import static_ids, tells_motion
 from pass2d.train.data.scan import LoadedScan, Part, whole_record
 
 STEP_M = (0.3, 1.5)
-"""How far a thing that drives off goes from one scan to the next, uniform: 3 to 15 m/s at 10 Hz."""
+"""Distance that an object moves from one scan to the next, uniform: 3 to 15 m/s at 10 Hz."""
 
 
 def static_moving_switch(
     scan: LoadedScan, rng: np.random.Generator, *, probability: float = 0.5
 ) -> LoadedScan:
-    """Let some things that rest move, and some that move rest.
+    """Make some static objects move, and some moving ones static.
 
-    A thing is what has one class (motion aside) and one instance id in the current scan. If it
-    rests, its points of d scans ago go d steps back along one level direction, and it gets the
-    moving class. If it moves, its points of each past scan are shifted level so that their mean
-    lies where that of its current points does, and it gets the class at rest.
+    An object is the points of one class (without motion) and one instance id in the current scan.
+    If it is static, its points of d scans ago are shifted d steps back in one horizontal direction,
+    and it gets the moving class. If it moves, its points of each past scan are shifted horizontally
+    until their mean has the x and y of that of its current points, and it gets the static class.
 
     Args:
         scan: a stack, with instance ids; labels must tell motion.
-        rng: of all draws: per thing whether, where to and how far.
-        probability: of each thing to be switched.
+        rng: draws for each object whether, in which direction and how far.
+        probability: that an object is switched.
 
     Returns:
-        The scan itself where there is nothing to switch.
+        The scan itself if there is nothing to switch.
     """
     if not tells_motion(scan.info) or not any(part.lag for part in scan.parts):
         return scan
@@ -81,7 +81,7 @@ def static_moving_switch(
 def _things(
     part: Part, static: NDArray[np.uint8], moving_of: dict[int, int]
 ) -> Iterator[tuple[int, int]]:
-    """Class at rest and instance id of each thing of the current scan that could move."""
+    """Static class and instance id of each movable object of the current scan."""
     assert part.record.instance is not None, "read for augmentations that need it"
     kinds, instance = static[_labels(part)], part.record.instance
     is_thing = np.isin(kinds, list(moving_of)) & (instance > 0)
@@ -90,7 +90,7 @@ def _things(
 
 
 def _rows(part: Part, static: NDArray[np.uint8], *, kind: int, thing: int) -> NDArray[np.int64]:
-    """Points of a thing; past ones whose label was taken away are known by their id."""
+    """Points of an object; past ones without a label are identified by their id."""
     if part.record.instance is None:  # of a mix
         return np.empty(0, np.int64)
     label = _labels(part)

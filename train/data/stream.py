@@ -1,4 +1,4 @@
-"""Batches from the cache, in an order that only seed and epoch decide, read by a few threads.
+"""Batches from the cache, in an order that depends only on seed and epoch, read by threads.
 
 Threads, not processes: the decoders release the interpreter lock, and a process would have to copy
 every sample (measured: bench/RESULTS.md). They read and decode; the random draws for a scan are a
@@ -52,7 +52,7 @@ class StreamConfig:
 
 @dataclass
 class _Slot:
-    """Memory of one batch, used again and again; grows, never shrinks."""
+    """Reusable memory of one batch; grows, never shrinks."""
 
     is_pinned: bool
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class _Slot:
 class BatchStream:
     """Iterates over the batches of a run from any cursor on, without end.
 
-    A batch lives in memory that is used again: it is valid until the next one is asked for.
+    A batch is in reused memory: it is valid until the next one is requested.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class BatchStream:
         self.cursor = cursor
         """Scans that all ranks have seen when the batch that was last given is done."""
         self.last: RawBatch | None = None
-        """What was last given."""
+        """The batch that was last returned."""
         self.wait_s = 0.0
         """Time that `__next__` has waited for data so far."""
         self._clock = clock
@@ -111,7 +111,7 @@ class BatchStream:
         """The next batch; None where this rank has no scan left in an uneven last batch.
 
         Raises:
-            CacheError: a thread met it while reading; names scan and field.
+            CacheError: reading failed in a thread; names scan and field.
         """
         self.wait()
         self._taken, batch, future = self._pending.popleft()
@@ -121,11 +121,11 @@ class BatchStream:
 
     @property
     def has_next(self) -> bool:
-        """Whether the next batch has been read, so that nobody would wait for it."""
+        """Whether the next batch has been read, so that `__next__` would not wait."""
         return bool(self._pending) and self._pending[0][2].done()
 
     def wait(self) -> None:
-        """Until the next batch is there; leaving this early loses nothing."""
+        """Wait for the next batch; being interrupted loses nothing."""
         if self._taken is not None:
             taken, self._taken = self._taken, None
             self._release(taken)

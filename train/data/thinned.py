@@ -1,7 +1,7 @@
-"""Thinned points and their neighbours: read from the cache, or found in the stream's threads.
+"""Thinned points and their neighbours: read from the cache, or computed in the stream's threads.
 
-They are those of the points as stored. A turn, a mirror, a shift and one factor on x, y, z leave
-each point's neighbours as they are, so they hold for the points that the network sees after it.
+They are those of the points as stored. Rotation, flip, shift and uniform scaling do not change a
+point's neighbours, so they are also valid for the augmented points that the network sees.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ThinningPlan:
 
     config: ThinningConfig
     is_random: bool
-    """A random point of each cell stays, by the draw of scan and epoch; else the first."""
+    """Keep a random point of each cell, by the draw of scan and epoch; else the first."""
     is_stored: bool = False
-    """Read what the cache has, where it has it."""
+    """Use stored ones if the cache has them."""
     workers: int = 1
     """Threads that ask one tree; changes no result."""
 
@@ -120,7 +120,7 @@ def _moves(draw: ScanDraw) -> tuple[object, object]:
 
 
 def _keeps_distances(draw: ScanDraw) -> bool:
-    """Whether its map keeps the ratios of all distances: a turn, a mirror, one factor."""
+    """Whether its map keeps the ratios of all distances: rotation, flip, uniform scaling."""
     linear = np.array(draw.linear)
     square = linear @ linear.T
     return bool(np.allclose(square, square[2, 2] * np.eye(3), rtol=1e-6, atol=1e-9))
@@ -129,7 +129,7 @@ def _keeps_distances(draw: ScanDraw) -> bool:
 def _moved(
     points: NDArray[np.float32], draws: Sequence[tuple[ScanDraw, int]]
 ) -> NDArray[np.float32]:
-    """(N, 3) points after their maps, as the device will move them but for the last digit."""
+    """(N, 3) points after their maps, as the device will compute them up to rounding."""
     stops = np.cumsum([n for _, n in draws])[:-1]
     return np.concatenate(
         [
@@ -140,7 +140,7 @@ def _moved(
 
 
 def why_not_stored(reader: CacheReader, config: ThinningConfig) -> str:
-    """Why the thinned points of a cache are not those that a network takes; "" if they are.
+    """Why a network cannot use the thinned points of a cache; "" if it can.
 
     Args:
         reader: of the cache.

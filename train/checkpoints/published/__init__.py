@@ -1,1 +1,1 @@
-"""Checkpoints of the published code, read without running them."""
+"""Checkpoints of the published code, read without executing code from them."""

@@ -33,9 +33,9 @@ from pass2d.train.checkpoints.published.unpickler import Placeholder, TensorRef
 
 _HASH_CHUNK = 2**20
 _PREFIXES = ("", "module.", "model.")
-"""What wrappers put before every name."""
+"""Prefixes that wrappers put before every name."""
 _SHOWN = 20
-"""Names that an error lists, save where all are asked for."""
+"""Number of names that an error lists, unless all are requested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +45,18 @@ class ImportReport:
     source: Path
     out: Path
     card: Path
-    """The card in `out`'s header once more, as a readable file."""
+    """A readable copy of the card in `out`'s header."""
     architecture: str
     """Key of `pass2d_models.registry.MODELS`."""
     settings: dict[str, object]
     """Sizes of the network, as the tensors show them."""
     dataset: str
-    """Name of the data set whose classes it tells apart."""
+    """Name of the data set whose classes it predicts."""
     n_classes: int
     n_tensors: int
     """Converted tensors."""
     n_parameters: int
-    """Trained values that inference needs."""
+    """Parameters that inference needs."""
     has_image_branch: bool
     """Whether it also holds the training-only 2D branch."""
     set_aside: tuple[str, ...]
@@ -75,7 +75,7 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
 
     Raises:
         CheckpointError: the file is damaged, hostile, of no known network, or its tensors are not
-            exactly those of that network; or writing would replace a file that is not ours.
+            exactly those of that network; or writing would replace a foreign file.
     """
     _check_target(path, out)
     with open_torch_file(path) as file:
@@ -124,7 +124,7 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
 
 
 def _check_target(source: Path, out: Path) -> None:
-    """Neither the source nor a stranger's file is replaced."""
+    """Refuse to replace the source or a foreign file."""
     readable = card_file(out)
     if out.suffix == readable.suffix:
         raise CheckpointError(
@@ -143,7 +143,7 @@ def _check_target(source: Path, out: Path) -> None:
 
 
 def _state_dict(file: TorchFile) -> dict[str, TensorRef]:
-    """The named tensors of the file, whatever wraps them."""
+    """The named tensors of the file, without wrappers."""
     top = file.value
     if not isinstance(top, dict):
         raise CheckpointError(
@@ -171,7 +171,7 @@ def _references(path: Path, state: Mapping[Any, Any]) -> dict[str, TensorRef]:
 
 
 def _recognise(path: Path, references: dict[str, TensorRef]) -> PublishedLayout:
-    """The architecture; a prefix that all names share is taken off `references`."""
+    """The architecture; a prefix that all names share is removed from `references`."""
     for prefix in _PREFIXES:
         if not all(name.startswith(prefix) for name in references):
             continue
@@ -195,7 +195,7 @@ def _recognise(path: Path, references: dict[str, TensorRef]) -> PublishedLayout:
 
 
 def _scales_in_settings(top: Mapping[Any, Any]) -> Sequence[int]:
-    """The list of scales that the published code pickles beside the tensors; () without one."""
+    """The list of scales that the published code pickles with the tensors; () without one."""
     found: Any = top
     for key in ("hyper_parameters", "config", "model_params", "scale_list"):
         entries = found.entries if isinstance(found, Placeholder) else found
@@ -232,7 +232,7 @@ def _check_complete(
     layout: PublishedLayout,
     network: Network,
 ) -> None:
-    """Every tensor of the network is there in its shape, and no other one is."""
+    """Check that exactly the tensors of the network are there, in their shapes."""
     expected = layout.expected(network)
     aside = dict.fromkeys(layout.set_aside, (layout.n_classes,))
     missing = sorted(set(expected) - set(references))

@@ -1,4 +1,4 @@
-"""What a published state dict is: architecture and sizes, from its tensors' names and shapes."""
+"""Recognises a published state dict: architecture and sizes from its tensors' names and shapes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SCALES = (2, 4, 8, 16)
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedLayout:
-    """An architecture as published, with the sizes that its tensors show."""
+    """A published architecture, with the sizes of its tensors."""
 
     architecture: str
     """Key of `pass2d_models.registry.MODELS`."""
@@ -43,7 +43,7 @@ class PublishedLayout:
     n_classes: int
     """C, the ignored class included."""
     kernels: KernelLayout = "torchsparse"
-    """How the kernels of sparse convolutions lie; MinkUNet34 was published in all three ways."""
+    """The layout of sparse convolution kernels; MinkUNet34 was published in all three."""
 
     @property
     def set_aside(self) -> tuple[str, ...]:
@@ -53,9 +53,9 @@ class PublishedLayout:
         return CLASS_WEIGHT_BUFFERS if self.architecture == "2dpass" else _TORCHSPARSE_BUFFERS
 
     def with_scales(self, scales: Sequence[int]) -> PublishedLayout:
-        """With the scales of the blocks as the file's settings list them, if one per block.
+        """The same layout with the scales that the file's settings list, if there is one per block.
 
-        They leave no trace in the tensors; without a list they are those of the published models.
+        Scales cannot be seen in the tensors; without a list they are those of the published models.
         """
         if len(scales) != len(self.settings.get("block_scales", ())) or not scales:
             return self
@@ -79,7 +79,7 @@ class PublishedLayout:
         return shapes
 
     def convert(self, tensors: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
-        """Published tensors of a network under our names and in our layout."""
+        """Convert a network's published tensors, by name, to our names and layout."""
         if self.architecture == "vavit":
             return vavit.from_published(tensors)
         if self.architecture == "minkunet34":
@@ -95,13 +95,13 @@ class PublishedLayout:
 
 
 def recognise(shapes: Shapes) -> PublishedLayout | None:
-    """Tell the architecture and its sizes.
+    """Recognise the architecture and its sizes.
 
     Returns:
-        None when it is none of those that are known.
+        None if it is unknown.
 
     Raises:
-        KeyError: all tensors that tell a size are missing or misshapen.
+        KeyError: all tensors that determine a size are missing or misshapen.
     """
     if any(name.startswith("model_3d.") for name in shapes):
         return _recognise_2dpass(shapes)
@@ -115,9 +115,9 @@ def recognise(shapes: Shapes) -> PublishedLayout | None:
 
 
 def _size(shapes: Shapes, *places: tuple[str, int]) -> int:
-    """What most of the given (tensor, axis) say; of several equal votes, the first.
+    """The size that most of the given (tensor, axis) have; the first in a tie.
 
-    So a missing or misshapen tensor is found as such, and does not pass for another size.
+    So a missing or misshapen tensor is reported as such, instead of changing the size.
     """
     votes = [
         shapes[name][axis] for name, axis in places if name in shapes and len(shapes[name]) > axis
@@ -128,7 +128,7 @@ def _size(shapes: Shapes, *places: tuple[str, int]) -> int:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """Numbered parts of a network; a lone high number is none but an unexpected tensor."""
+    """The number of numbered parts of a network; a single high number is an unexpected tensor."""
     matches = (re.match(pattern, name) for name in shapes)
     numbers = {int(match[1]) for match in matches if match}
     return max((n for n in numbers if n < 2 * len(numbers)), default=-1) + 1
@@ -229,7 +229,7 @@ def _width_settings(widths: list[int]) -> dict[str, Any]:
 
 
 def _kernel_layout(shapes: Shapes) -> KernelLayout:
-    """The library, by what most names of a kind look like."""
+    """The library, from the form of most names."""
     kernels = sum(name.endswith(".kernel") for name in shapes)
     if 2 * kernels < sum(name.endswith((".kernel", "conv1.weight")) for name in shapes):
         return "spconv"

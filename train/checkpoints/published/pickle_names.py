@@ -1,7 +1,7 @@
-"""Which names a published checkpoint's pickle may mention, and what they stand for.
+"""The names that a published checkpoint's pickle may contain, and their meaning.
 
-Nothing named here is ever imported. The lists only tell an ordinary file from one that wants to run
-code, so that the user hears of it; what keeps the reader safe is that it calls nothing at all.
+Nothing named here is ever imported. The lists only distinguish ordinary files from those that try
+to run code, so that the user is warned; reading is safe because nothing is called at all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STORAGE_DTYPES = {
 
 ORDERED_DICT = ("collections", "OrderedDict")
 ENCODE = ("_codecs", "encode")
-"""How older protocols write bytes: a text and "latin1"."""
+"""How older protocols write bytes: as text with "latin1"."""
 REBUILD_TENSOR = {
     ("torch._utils", "_rebuild_tensor"),
     ("torch._utils", "_rebuild_tensor_v2"),
@@ -67,7 +67,7 @@ _PLAIN_FUNCTIONS = {
     ("torch", "device"),
     ("torch.serialization", "_get_layout"),
 }
-"""Functions and classes in small letters that rebuild plain values."""
+"""Functions and lower-case classes that rebuild plain values."""
 
 
 def is_mentionable(module: str, name: str) -> bool:

@@ -1,7 +1,7 @@
-"""The two containers of torch.save, read with the safe unpickler: zip (since 1.6) and before.
+"""Reads both formats of torch.save safely: zip (since 1.6) and the older one.
 
-Everything is checked against the size of the file, so that no claim in it makes us allocate more
-than it holds.
+Everything is checked against the size of the file, so that nothing in it can make us allocate more
+than it contains.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class TorchFile:
-    """What a file of torch.save holds."""
+    """The contents of a file of torch.save."""
 
     path: Path
     value: Any
     """Plain values; tensors as `TensorRef`."""
     memory_of: Callable[[str], bytes | memoryview | None]
-    """Raw memory by key, as it lies in the file."""
+    """Raw memory by key, as stored in the file."""
 
     def tensor(self, reference: TensorRef) -> Tensor:
-        """Read one tensor into memory of its own.
+        """Read one tensor, of the type and shape in ``reference``, into memory of its own.
 
         Raises:
             CheckpointError: its memory is missing, or smaller than its shape says.
@@ -69,7 +69,7 @@ class TorchFile:
         return view.clone(memory_format=torch.contiguous_format)
 
     def _check_extent(self, reference: TensorRef) -> None:
-        """Within its memory, and not unfolded from it by strides of 0."""
+        """Whether a tensor lies within its memory and is not expanded by strides of 0."""
         numel = reference.storage.numel
         steps = zip(reference.shape, reference.stride, strict=True)
         last = reference.offset + sum((size - 1) * stride for size, stride in steps)
@@ -81,7 +81,7 @@ class TorchFile:
 
 
 class _Window:
-    """Bytes as a file that never promises more than there is."""
+    """Bytes as a file whose reads never return more than is left."""
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory
@@ -94,7 +94,7 @@ class _Window:
         return bytes(self.memory[start:stop])
 
     def readline(self) -> bytes:
-        """The rest of the line, its end included; a longer one than any is cut."""
+        """The rest of the line, including its end; truncated at the longest valid length."""
         ahead = bytes(self.memory[self.place : self.place + _MAX_LINE])
         return self.read(ahead.find(b"\n") + 1 or len(ahead))
 
@@ -105,10 +105,10 @@ class _Window:
 
 @contextlib.contextmanager
 def open_torch_file(path: Path) -> Iterator[TorchFile]:
-    """Open a file of torch.save and read its pickle; tensors are read when asked for.
+    """Open a file of torch.save and read its pickle; tensors are read on demand.
 
     Raises:
-        CheckpointError: no such file, none of torch.save, damaged or hostile.
+        CheckpointError: the file is missing, not from torch.save, damaged or hostile.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -159,7 +159,7 @@ def _open_zip(path: Path, archive: zipfile.ZipFile) -> TorchFile:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """torch.save stores entries as they are, side by side. Anything else was not written by it."""
+    """Refuse what torch.save does not write: it stores entries uncompressed, one after another."""
     for info in entries:
         first, *_ = parts = info.filename.split("/")
         is_inside = first and ".." not in parts and ":" not in first

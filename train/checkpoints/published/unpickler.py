@@ -1,10 +1,10 @@
-"""Read a pickle without running it: tensors and plain containers are built, nothing is called.
+"""Reads a pickle without executing it: builds tensors and plain containers, and calls nothing.
 
-Python's own unpickler imports what a file names and calls it. This one is a small machine of its
-own over the parsed opcodes: a name becomes a `Reference`, a call or an instance a `Placeholder`,
-and tensors are described, not allocated. `torch.load` with such an unpickler runs nothing either,
-but a small file makes it compute or allocate without end, and nobody learns what the file wanted.
-Sets become lists, so that nothing is hashed but keys of dicts, and those are checked.
+Python's own unpickler imports what a file names and calls it. This one interprets the parsed
+opcodes itself: a name becomes a `Reference`, a call or an instance a `Placeholder`, and tensors are
+described, not allocated. `torch.load` with such an unpickler executes nothing either, but a small
+file can make it compute or allocate without end, and the user does not learn what the file
+contains. Sets become lists, so that nothing is hashed but keys of dicts, and those are checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_SHOWN = 80
 
 
 class PickleSource(Protocol):
-    """Where the bytes come from. A read past the end gives what there is, and allocates no more."""
+    """The source of bytes. A read past the end returns what is left, and allocates no more."""
 
     def read(self, size: int, /) -> bytes:
         """The next bytes."""
@@ -50,7 +50,7 @@ class PickleSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A class or function that the file names. It is not looked up."""
+    """A class or function named in the file, which is never imported."""
 
     module: str
     name: str
@@ -66,7 +66,7 @@ class Reference:
 
 @dataclass(kw_only=True, eq=False, slots=True)
 class Placeholder:
-    """An object of a class that is not looked up: what the file would have given it."""
+    """An object of a class that is not imported, with its arguments and state."""
 
     kind: Reference
     arguments: tuple[Any, ...] = ()
@@ -79,7 +79,7 @@ class Placeholder:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageRef:
-    """Raw memory that lies elsewhere in the file."""
+    """Raw memory elsewhere in the file."""
 
     key: str
     dtype: torch.dtype
@@ -98,7 +98,7 @@ class TensorRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What one pickle holds."""
+    """The contents of one pickle."""
 
     value: Any
     """Plain values, `Reference`, `Placeholder` and `TensorRef`."""
@@ -129,11 +129,11 @@ def read_pickle(source: PickleSource, *, where: str) -> Content:
     """Read one pickle.
 
     Args:
-        source: stands at its first byte; afterwards, behind its last.
+        source: positioned at its first byte; afterwards, after its last.
         where: names the file in errors.
 
     Raises:
-        CheckpointError: it is damaged, or wants to do more than hold data.
+        CheckpointError: it is damaged, or contains more than data.
     """
     machine = _Machine(where)
     try:
@@ -152,7 +152,7 @@ def read_pickle(source: PickleSource, *, where: str) -> Content:
 
 
 class _Machine:
-    """The stack machine of the pickle protocol, without its power."""
+    """The stack machine of the pickle protocol, without calls and imports."""
 
     def __init__(self, where: str) -> None:
         self.where = where
