@@ -45,7 +45,7 @@ from pass2d.train.run.stop import StopRequest, stop_requests
 from pass2d.train.run.validate import averaged, is_due, refresh_average, validate
 
 _AGREE_STEPS = {"cpu": 1, "cuda": 20}
-"""Several processes ask each other so often whether someone wants to stop: a GPU waits for it."""
+"""How often several processes check whether to stop, which synchronises with the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,9 @@ def run(
         cache_root: what `pass2d prepare` wrote.
         recipe: all settings.
         run_root: folder of this run, made if it does not exist; None: a new one below ``runs/``.
-        resume: go on with the run in that folder, or with the newest of these settings below
-            ``runs/``; begin where there is none.
-        progress: is told of every scan and every line of the log.
+        resume: continue the run in that folder, or the newest with these settings below ``runs/``;
+            start a new one if there is none.
+        progress: receives every scan and every line of the log.
         dataset: which data set, if the cache holds several.
 
     Raises:
@@ -117,7 +117,7 @@ def run(
             only_run_in(folder, group),
             left_unmade(folder, group, is_new=choice.is_new),
         ):
-            with stop.raising():  # so far nothing would be lost
+            with stop.raising():  # until here nothing would be lost
                 loop = _prepared(
                     reader,
                     recipe,
@@ -140,7 +140,7 @@ def _prepared(
     progress: Progress,
     resume: bool,
 ) -> _Loop:
-    """All that comes before the first step."""
+    """Everything before the first step."""
     stored = newest_state(folder, progress) if resume else None
     if resume and stored is None:
         require_no_state_yet(folder)
@@ -191,10 +191,10 @@ class _Loop:
         self._announced_epoch = -1
 
     def run(self) -> TrainResult:
-        """Train to the end, or until someone asks to stop."""
+        """Train to the end, or until asked to stop."""
         try:
-            if self._job.group.is_main:  # not before all is there: a folder with it holds a run
-                # Overrides are for once: else the file, taken as a recipe, would override for ever.
+            if self._job.group.is_main:  # written last: a folder with this file holds a run
+                # The override applies once: else the file, used as a recipe, would always override.
                 recipe = replace(self._job.recipe, resume_anyway=False)
                 write_text(self._folder.settings, to_toml(recipe))
             for line in introduction(self._job, self._folder, self._state.cursor):
@@ -209,7 +209,7 @@ class _Loop:
         return self._result(stopped_by)
 
     def _epochs(self) -> str:
-        """Returns what ended the run: "", "patience" or a signal's name."""
+        """Return the reason why the run ended: "", "patience" or a signal's name."""
         job, state = self._job, self._state
         while True:
             if is_due(job, state):
@@ -235,7 +235,7 @@ class _Loop:
     def _has_data(self) -> bool:
         """Wait for the next batch; False when a signal came before a store answered.
 
-        One of several processes must not leave alone: they wait for each other in the step.
+        A process of several must not stop alone: they wait for each other in the step.
         """
         if self._job.group.world > 1:
             return True
@@ -262,7 +262,7 @@ class _Loop:
             self._save()
 
     def _validate(self) -> bool:
-        """Returns False when a signal cut it short: the state from before it is saved already."""
+        """Return False if a signal interrupted it: the state before it is saved already."""
         if any_process(bool(self._stop), self._job.group):
             return False
         self._announced_epoch = -1
@@ -288,7 +288,7 @@ class _Loop:
             )
 
     def _export_last(self) -> None:
-        """Where no validation chose a network: the last one, or its averaged weights."""
+        """If no validation has chosen a network: the last one, or its averaged weights."""
         job, state = self._job, self._state
         is_ready = refresh_average(job, state, self._stop)
         with averaged(job, state) if is_ready else nullcontext():

@@ -40,7 +40,7 @@ class Heartbeat:
         world: Processes.
         hosts_store: Whether the store ends with this process.
         lost_after_s: Seconds without a heartbeat after which a process counts as lost.
-        say: Is told, at most once in all processes together, what ended them.
+        say: Receives the reason why the processes end, at most once in all of them together.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Heartbeat:
         store.set(_BEAT + str(rank), "0")
 
     def start(self) -> None:
-        """Begin; all processes have made their `Heartbeat` before."""
+        """Start; all processes must have created their `Heartbeat` before."""
         self._thread.start()
 
     def close(self) -> None:
@@ -72,10 +72,10 @@ class Heartbeat:
             self._thread.join()
 
     def farewell(self, error: BaseException) -> BaseException:
-        """What to raise for an error that ends this process.
+        """The exception to raise for an error that ends this process.
 
         Returns:
-            The error itself where this process is to tell the user of it; else one that is silent.
+            The error itself if this process reports it to the user; else one that is silent.
         """
         code = 130 if isinstance(error, KeyboardInterrupt) else 1
         if isinstance(error, LostProcessError):
@@ -122,7 +122,7 @@ class Heartbeat:
                 return
 
     def _end(self, reason: str) -> None:
-        """End this process from its thread: the main one may wait for ever inside a library."""
+        """End this process from its thread: the main thread may be stuck inside a library."""
         self._told = bool(reason) and self._claim()
         self._leave()
         if self._told and not is_launched():
@@ -132,7 +132,7 @@ class Heartbeat:
         os._exit(LOST_CODE if is_launched() else 1)
 
     def _claim(self) -> bool:
-        """Whether this process is the first to fail, and so the one that speaks."""
+        """Whether this process is the first to fail, and so the one that reports the error."""
         try:
             return self._store.compare_set(_FAILED, "", str(self._rank)) == str(self._rank).encode()
         except RuntimeError:

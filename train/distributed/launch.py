@@ -23,7 +23,7 @@ import pass2d
 
 RESUME_HINT = "Run it again with `resume` to continue from the last checkpoint."
 LOST_CODE = 75
-"""Exit code of a worker that lost the others: whoever started it sees which one died, and says."""
+"""Exit code of a worker that lost the others: its launcher sees which one died, and reports it."""
 _LAUNCHER = "PASS2D_LAUNCHER"
 """In a worker's environment: the process that started it."""
 _ROOT = Path(pass2d.__file__).resolve().parents[1]
@@ -64,7 +64,7 @@ def is_launched() -> bool:
 
 
 def follow_launcher() -> None:
-    """In a worker, first of all: be told to save and end when the launcher itself is killed."""
+    """Make sure that a worker is told to save and end when the launcher itself is killed."""
     launcher = int(os.environ[_LAUNCHER])
     with contextlib.suppress(OSError, AttributeError):  # Linux only
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -83,7 +83,7 @@ def launch(
     Args:
         arguments: Of the command, its name first.
         nproc: How many processes.
-        say: Is told that a signal was handed on.
+        say: Receives a message when a signal is forwarded.
     """
     port = free_port()
     with _forwarded() as received:
@@ -98,7 +98,7 @@ def launch(
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -125,7 +125,7 @@ def _start(
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=None if rank == 0 else subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches the launcher alone, which hands it on once
+        start_new_session=True,  # Ctrl-C reaches only the launcher, which forwards it once
     )
 
 

@@ -25,7 +25,7 @@ from pass2d.train.optim.optimizer import laid_out_like
 T = TypeVar("T")
 
 _PATIENCE = timedelta(minutes=60)
-"""How long a process that lives may keep the others waiting: a validation may take that long."""
+"""How long a live process may keep the others waiting, e.g. during a validation."""
 _MEETING = timedelta(minutes=5)
 """How long all processes may take to start."""
 _OWN_FAULT = ("cuda error", "cuda failure", "unhandledcudaerror", "invalidusage", "invalidargument")
@@ -44,7 +44,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     def wait(self) -> None:
@@ -55,14 +55,14 @@ class ProcessGroup:
 
 
 def choose_device(wanted: str | torch.device) -> torch.device:
-    """Make a device that somebody names the current one, on which spconv's kernels are launched.
+    """Choose a device by name and make it the current one, on which spconv launches its kernels.
 
     Args:
         wanted: "cpu", "cuda", "cuda:1"; "auto" is the process's GPU if there is one.
 
     Raises:
-        ConfigError: the name is unknown, the networks do not run there, there is no such device,
-            or too few for the processes.
+        ConfigError: the name is unknown, networks cannot run there, the device does not exist, or
+            there are too few for the processes.
     """
     name = str(wanted)
     if name == "auto":
@@ -120,7 +120,7 @@ def gpu_identity(device: torch.device) -> str:
 
 
 def require_own_gpus(store: Store, *, rank: int, world: int, identity: str) -> None:
-    """Refuse processes that share a GPU, all of them alike; each may call its own cuda:0.
+    """Refuse processes that share a GPU, in all of them; each may call its own cuda:0.
 
     Args:
         store: connects the processes, which all call this.
@@ -139,7 +139,7 @@ def require_own_gpus(store: Store, *, rank: int, world: int, identity: str) -> N
 
 
 def is_follower() -> bool:
-    """Whether another process of this machine says what goes wrong in all of them alike."""
+    """Whether another process of this machine reports errors that occur in all of them."""
     return is_one_of_many() and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
@@ -161,7 +161,7 @@ def joined_group(
 
     Args:
         device_name: see `choose_device`.
-        progress: is told when another process is lost.
+        progress: receives a message when another process is lost.
         lost_after_s: how long a process may send no heartbeat.
 
     Raises:
@@ -243,7 +243,7 @@ def backend_of(device: torch.device) -> dict[str, Any]:
 def collective() -> Iterator[None]:
     """Around an operation in which all processes take part.
 
-    What goes wrong in this process alone (its GPU, its memory, a bug) leaves as it came.
+    Errors of this process alone (its GPU, its memory, a bug) are not changed.
 
     Raises:
         LostProcessError: another of them did not take part, and never will.
@@ -274,11 +274,11 @@ def _tells_of_loss(error: RuntimeError) -> bool:
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
-    """Add up the gradients of all processes; each has weighted its own before.
+    """Sum the gradients of all processes, each of which has weighted its own.
 
     A process without a gradient for a parameter (no scan left, no picture, a skipped layer) adds
-    zeros; a single one gets them too: optimizers step the same parameters however many processes
-    there are. The sums lie in memory as their parameters do, whose own order (channels_last) the
+    zeros, and so does a single process: optimizers step the same parameters whatever the number of
+    processes. The sums lie in memory as their parameters do, whose own order (channels_last) the
     messages do not keep.
     """
     if group.world == 1:
@@ -299,9 +299,9 @@ def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> No
 def sum_by_rank(own: Tensor, group: ProcessGroup) -> Tensor:
     """(K,) the sum of every process's values, in the order of ranks, with the same bits in all.
 
-    So several processes train, bit for bit, what one does that accumulates the same batches; the
-    order of an all-reduce is its library's own. Each process adds up one share of the values: what
-    travels is as much as with an all-reduce by a ring.
+    So several processes compute, bit for bit, what one process computes that accumulates the same
+    batches; the order of an all-reduce depends on its library. Each process adds up one share of
+    the values: what travels is as much as with an all-reduce by a ring.
 
     Args:
         own: (K,) values of this process; K is a multiple of the number of processes.
@@ -328,7 +328,7 @@ def share_buffers(network: nn.Module, group: ProcessGroup) -> None:
 
 
 def any_process(value: bool, group: ProcessGroup) -> bool:
-    """Whether any process says yes; so that all stop at the same step."""
+    """Whether the flag is set in any process, so that all stop at the same step."""
     if group.world == 1:
         return value
     flag = torch.tensor(int(value), device=group.device)
@@ -338,7 +338,7 @@ def any_process(value: bool, group: ProcessGroup) -> bool:
 
 
 def from_main(value: T | None, group: ProcessGroup) -> T:
-    """The first process's value, for all; what the others give does not count."""
+    """The first process's value, in all processes; those of the others are ignored."""
     shared = [value]
     if group.world > 1:
         with collective():
@@ -356,7 +356,7 @@ def gather_names(names: list[str]) -> list[list[str]]:
 
 
 def sum_over_group(tensors: Sequence[Tensor], group: ProcessGroup) -> None:
-    """Add up tensors over all processes, in place."""
+    """Sum tensors of any shape over all processes, in place."""
     if group.world > 1:
         with collective():
             for tensor in tensors:
@@ -364,7 +364,7 @@ def sum_over_group(tensors: Sequence[Tensor], group: ProcessGroup) -> None:
 
 
 def gather_over_group(tensor: Tensor, group: ProcessGroup) -> list[Tensor]:
-    """Every process's tensor, by rank; the first dimension may differ."""
+    """Every process's tensor, by rank, on this process's device; the first dimension may differ."""
     if group.world == 1:
         return [tensor]
     length = torch.tensor(len(tensor), device=tensor.device)

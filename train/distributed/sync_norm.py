@@ -17,14 +17,14 @@ from pass2d.train.distributed.process_group import ProcessGroup, collective
 
 
 class Sharers:
-    """The processes that have a scan of the present batch: the first ones, always."""
+    """The processes that have a scan of the current batch: always the first ones."""
 
     def __init__(self, group: ProcessGroup) -> None:
         self.count = group.world
         self._groups: dict[int, Any] = {1: None, group.world: None}
 
     def choose(self, count: int) -> None:
-        """From now on the first ``count`` processes compute together; all say so at once."""
+        """Let the first ``count`` processes compute together; all of them must call this."""
         if count not in self._groups:
             with collective():
                 self._groups[count] = distributed.new_group(list(range(count)))
@@ -40,7 +40,7 @@ class SharedNorm(nn.modules.batchnorm._BatchNorm):
     """A BatchNorm whose statistics in training are those of the rows of all sharers together."""
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm, sharers: Sharers) -> None:
-        """Take the place of another BatchNorm, with its very parameters and buffers."""
+        """Replace another BatchNorm, sharing its parameters and buffers."""
         super().__init__(norm.num_features, eps=norm.eps, momentum=norm.momentum)
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
@@ -94,7 +94,7 @@ class SharedNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def share_norms(network: nn.Module, sharers: Sharers) -> None:
-    """Put a `SharedNorm` in the place of every BatchNorm; names in the state stay."""
+    """Replace every BatchNorm by a `SharedNorm`; names in the state do not change."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):

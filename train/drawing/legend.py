@@ -47,7 +47,7 @@ def label_colors(labels: NDArray[np.uint8], table: LabelTable) -> NDArray[np.uin
 
 
 def legend_column(labels: NDArray[np.uint8], table: LabelTable, *, height: int) -> Image.Image:
-    """The classes that occur and their share of the points, one below the other."""
+    """The classes of (N,) training ids and their share of the points, one below the other."""
     entries = _legend_entries(labels, table)
     legend = Image.new("RGB", (210, max(height, LINE_PX * (len(entries) + 1))), BACKGROUND_RGB)
     draw = ImageDraw.Draw(legend)
@@ -60,7 +60,7 @@ def legend_column(labels: NDArray[np.uint8], table: LabelTable, *, height: int) 
 
 
 def legend_rows(labels: NDArray[np.uint8], table: LabelTable, *, width: int) -> Image.Image:
-    """The classes that occur, side by side, on as many lines as the width needs."""
+    """The classes of (N,) training ids, side by side, on as many lines as needed."""
     entries = _legend_entries(labels, table)
     column_px = 150
     per_row = max(1, width // column_px)

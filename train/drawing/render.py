@@ -33,7 +33,7 @@ LARGEST_GAP_ROWS = 4
 
 
 def facing_ahead(xyz: NDArray[np.float32], forward_axis: str) -> NDArray[np.float32]:
-    """(3, N) a scan turned so that x looks ahead and y to the left, as pictures want it.
+    """(3, N) a scan rotated so that x points forward and y to the left, as pictures need it.
 
     Args:
         xyz: (3, N) lidar frame.
@@ -155,7 +155,7 @@ def on_picture(
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG aside and rename it, so that a reader never sees half a file.
+    """Write a PNG under a temporary name and rename it, so that readers never see a partial file.
 
     Raises:
         DataError: The folder is missing or not writable, or the disk is full.

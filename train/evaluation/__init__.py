@@ -1,1 +1,1 @@
-"""Evaluation: every labelled raw point of a split, counted once."""
+"""Evaluation: the confusion matrix over all labelled raw points of a split."""

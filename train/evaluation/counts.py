@@ -1,4 +1,4 @@
-"""What an evaluation counts and what is read from it: protocols, range bands, single scans."""
+"""Confusion matrices of an evaluation and their scores: protocols, range bands, single scans."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class EvalCounts:
         return cls(total=total, scans={}, sees_outside=sees_outside)
 
     def add(self, place: int, scan: Tensor) -> None:
-        """Add a scan's (2 x bands, C, C) counts."""
+        """Add a scan's (2 x bands, C, C) integer counts."""
         self.total += scan.view_as(self.total)
         self.scans[place] = scan.sum(dim=0)
 
     def reduce(self, group: ProcessGroup) -> None:
-        """Join what all processes counted: each then holds all of it, exactly."""
+        """Sum the counts of all processes exactly; each then has the total."""
         if group.world == 1:
             return
         sum_over_group([self.total], group)
@@ -78,7 +78,7 @@ class EvalCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanScore:
-    """How one scan came out, by `official` over the classes labelled or predicted in it."""
+    """The result of one scan, by `official` over the classes labelled or predicted in it."""
 
     scan_id: str
     miou: float
@@ -90,7 +90,7 @@ class ScanScore:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What one of the tasks that a network answers came to."""
+    """The result of one of a network's tasks."""
 
     task: Task
     official: Scores
@@ -99,13 +99,13 @@ class TaskResult:
 
     @property
     def ranked(self) -> float:
-        """What its benchmark ranks: the mean IoU, or that of one class."""
+        """The score that its benchmark ranks: the mean IoU, or the IoU of one class."""
         return (
             float(self.official.iou[self.task.ranked]) if self.task.ranked else self.official.miou
         )
 
     def groups(self) -> dict[str, float]:
-        """Mean IoU of each group of classes; those that are left out of the mean aside."""
+        """Mean IoU of each group of classes, without those that are left out of the mean."""
         iou = {name: self.official.iou[list(ids)] for name, ids in self.task.groups.items()}
         return {
             name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
@@ -127,7 +127,7 @@ class PassResult:
     """`official`, one per name of ``BAND_NAMES``; classes that are neither labelled nor predicted
     there are left out."""
     miou_outside_ignored: float
-    """`official` mIoU if the points outside the volume had got no prediction."""
+    """`official` mIoU if points outside the volume had no prediction."""
     scans: tuple[ScanScore, ...]
     """All scans, the worst first."""
     tasks: tuple[TaskResult, ...]
@@ -167,14 +167,14 @@ def pass_result(
     scan_ids: Sequence[str],
     tasks: Sequence[Task] | None = None,
 ) -> PassResult:
-    """Read everything from the counts of one vote plan.
+    """Compute all scores from the counts of one vote plan.
 
     Args:
         votes: Of the plan.
         counts: Of all scans.
-        info: With the classes that the network tells.
+        info: With the classes that the network predicts.
         scan_ids: By place.
-        tasks: What to read; the first leads. By default all that the network answers.
+        tasks: Tasks to score; the first is the main one. By default all of the network.
     """
     tasks = tasks or tasks_of(info)
     task, zero = tasks[0], info.facts.absent_counts_zero

@@ -53,14 +53,14 @@ def evaluate(
     """Evaluate a checkpoint on a split of a prepared data set.
 
     Args:
-        checkpoint: An inference export or a training state, or what was loaded of one.
+        checkpoint: An inference export or a training state, or one that is loaded already.
         cache_root: What `pass2d prepare` wrote.
         split: "train", "val" or "test".
         dataset: Which data set, if the cache holds several.
         sequences: Only these; by default all of the split.
-        limit: At most so many scans, spread evenly over the split.
+        limit: At most this many scans, evenly spaced over the split.
         tasks: Names of `tasks.Task`; the report is of the first, with the scores of the others. By
-            default all that the network answers, its own classes first.
+            default all tasks of the network, its own classes first.
         votes: With votes the scans are evaluated without them as well.
         outside: See ``OutsidePolicy``.
         group: The processes that share the work, and this one's device. By default this process
@@ -71,9 +71,9 @@ def evaluate(
     Raises:
         CheckpointError: It cannot be read.
         CacheError: No such cache, or damaged.
-        ConfigError: No labelled scan is selected, no point lies in the volume or has a class, or
-            the checkpoint is of other classes or another grid than the cache, or does not answer
-            a task.
+        ConfigError: No labelled scan is selected, no point lies in the volume or has a class, the
+            checkpoint has other classes or another grid than the cache, or a task is not one of the
+            network's.
     """
     group = group or ProcessGroup(device=choose_device("auto"))
     progress = progress or Silent()
@@ -233,10 +233,10 @@ def count_scan(scan: EvalScan, predictions: Tensor, n_ids: int) -> Tensor:
 
 
 def fit_classes(reader: CacheReader, card: Card) -> None:
-    """Let a cache tell moving things apart where the network does.
+    """Switch a cache to moving classes if the network has them.
 
     Raises:
-        CacheError: The cache does not know what moves.
+        CacheError: The cache has no motion of points.
     """
     if tells_motion(card.info):
         reader.tell_motion()
@@ -246,7 +246,8 @@ def require_same_data(trained: TrainedNetwork, info: DatasetInfo) -> DatasetInfo
     """Refuse a network whose classes or volume are not those of the data.
 
     Returns:
-        The data with the classes that the network tells: those with motion if it was trained so.
+        The data set's description with the network's classes: those with motion if it was trained
+        on them.
 
     Raises:
         ConfigError: Naming what differs.

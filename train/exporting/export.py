@@ -33,7 +33,7 @@ OPSET = 20
 MOST_BYTES = 2**31 - 2**20
 """Of weights in one protobuf message."""
 TOLERANCE = 1e-4
-"""Between the file's answers and torch's, as a part of the largest."""
+"""Largest difference between the file's output and torch's, relative to the largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +48,21 @@ class ExportReport:
     opset: int
     nbytes: int
     largest_difference: float
-    """Between the answers of onnxruntime and of torch to the example."""
+    """Difference between the outputs of onnxruntime and torch for the example."""
 
 
 def export_onnx(checkpoint: Path, out: Path, *, output: OutputName = "logits") -> ExportReport:
-    """Write a checkpoint's network as an ONNX file, and compare its answers with torch's.
+    """Write a checkpoint's network as an ONNX file, and compare its output with torch's.
 
     Args:
         checkpoint: An inference export or a training state.
-        out: The file, NAME.onnx; its folder must exist. It appears whole or not at all.
-        output: What the graph answers: logits, or their softmax.
+        out: The file, NAME.onnx; its folder must exist. It is written completely or not at all.
+        output: What the graph returns: logits, or their softmax.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
         ConfigError: The network has sparse convolutions or is too large; the file's name does not
-            end in .onnx; a package is missing; torch cannot export it, or not truly.
+            end in .onnx; a package is missing; torch cannot export it, or not accurately.
         DataError: The file cannot be written.
     """
     if out.suffix.lower() != SUFFIX:
@@ -171,7 +171,7 @@ def _metadata_message(metadata: dict[str, str]) -> bytes:
 
 
 def _compare(content: bytes, form: ExportForm, output: OutputName, out: Path) -> float:
-    """The largest difference of the file's answers from torch's.
+    """The largest difference between the file's output and torch's.
 
     Raises:
         ConfigError: It is more than rounding.

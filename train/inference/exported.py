@@ -56,8 +56,8 @@ class ExportedNetwork:
             points: (N, 4) x, y, z in metres, signal; finite.
 
         Returns:
-            (N, C); of a file of probabilities their logarithms, which differ from the logits by a
-            number per point.
+            (N, C) logits; for a file with probabilities their logarithms, which differ from the
+            logits by a constant per point.
 
         Raises:
             ShapeError: Coordinates that span too many cells.

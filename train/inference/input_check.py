@@ -22,15 +22,15 @@ class InputWarning:
     kind: str
     """Of `cache.likeness.Difference`, or "no_statistics"."""
     option: str
-    """What would fix it, e.g. "--unit mm"; "" if nothing would."""
+    """The option that corrects it, e.g. "--unit mm"; "" if there is none."""
     message: str
     """One line; names the file and the option."""
     scans: int = 1
-    """How many show it."""
+    """Number of scans with this difference."""
 
 
 class InputCheck:
-    """Compares scans with the training data of one checkpoint; may be used by many threads."""
+    """Compares scans with the training data of one checkpoint; thread-safe."""
 
     def __init__(self, card: Card, mapping: InputMapping) -> None:
         self._mapping = mapping
@@ -121,7 +121,7 @@ class WarningLog:
         self._warnings: dict[tuple[str, str], InputWarning] = {}
 
     def add(self, warning: InputWarning) -> bool:
-        """Count a warning. Returns whether it is the first of its difference."""
+        """Count a warning; returns whether it is the first of its kind."""
         key = warning.kind, "" if warning.kind == "z_offset" else warning.option
         known = self._warnings.get(key)
         if known is not None:

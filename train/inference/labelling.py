@@ -1,4 +1,4 @@
-"""Scans read ahead, labelled in packs, and given back with an answer per point. No torch."""
+"""Labels scans: reads ahead, packs them, and returns a label per point. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pass2d.train.inference.scans import ScanInput
 
 
 class HasScan(Protocol):
-    """Something with a scan for a network, or None when there is nothing to label."""
+    """An item with a scan for a network, or None if there is nothing to label."""
 
     @property
     def scan(self) -> ScanInput | None:
@@ -29,17 +29,17 @@ S = TypeVar("S", bound=HasScan)
 
 
 class PointLabels(NamedTuple):
-    """A network's answer for points: tensors on its device, or arrays."""
+    """A network's predictions for points: tensors on its device, or arrays."""
 
     labels: Any
-    """(N,) uint8 training ids; 0 without an answer."""
+    """(N,) uint8 training ids; 0 without a prediction."""
     scores: Any
-    """(N,) float32 0..1: the softmax probability of the label; None when not asked for."""
+    """(N,) float32 0..1: the softmax probability of the label; None unless requested."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled(Generic[S]):
-    """What became of one item."""
+    """The result of one item."""
 
     item: S
     passes: tuple[PointLabels, ...] = ()

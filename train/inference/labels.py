@@ -38,20 +38,21 @@ def label_scans(
     keep_going: bool = False,
     threads: int = 2,
 ) -> Generator[Labelled[S], None, None]:
-    """Label scans: read ahead, put together up to a size, vote, give every raw point its answer.
+    """Label scans: read ahead, pack up to a size, vote, label every raw point.
 
     Args:
         network: On its device; evaluated in eval mode and given back in the mode it was in.
-        items: Whatever names a scan: a place in a cache, a file. A ``Pause`` among them, or one
-            that ``load`` returns, is handed on as soon as all before it is labelled.
+        items: Anything that identifies a scan: a position in a cache, a file. A ``Pause`` among
+            them, or one that ``load`` returns, is passed on as soon as everything before it is
+            labelled.
         load: Reads an item; called in threads, ahead of time.
-        info: Of the data set: its grid, and which answers its benchmark forbids.
+        info: Of the data set: its grid, and the classes that its benchmark forbids.
         plans: How each scan is moved before each pass; several are evaluated at once.
         size: How much goes through the network at once; by default what suits its device.
         with_scores: Whether to compute confidences.
-        allow_ignored: Whether class 0 may be answered, where the benchmark does not forbid it.
+        allow_ignored: Whether class 0 may be predicted, if the benchmark does not forbid it.
         keep_going: Whether an item that cannot be labelled is reported in ``Labelled.error`` while
-            the others go on; else its error is raised.
+            the others continue; else its error is raised.
         threads: How many load at once; 0 loads here.
 
     Yields:

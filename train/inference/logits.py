@@ -75,13 +75,13 @@ def vote_logits(
     Args:
         network: In eval mode, on the device of the scans.
         scans: Each (N, 4) float32: x, y, z in metres, signal. N may be 0.
-        votes: As many sequences as scans; each with at least one vote.
+        votes: For each scan a sequence of at least one vote.
         size: Passes (scan, vote) are put together up to this; when a GPU runs out of memory, they
             are halved as often as it takes.
         hashes: The cache's, used for votes that are symmetries of the grid. By default, and for
             other votes, scans are voxelised from their points.
-        thinned: Of each scan what the cache has, by the network's `thinning`; used where a vote
-            leaves the points where they are. Elsewhere the network thins the moved points.
+        thinned: The stored thinned points of each scan, by the network's `thinning`; used for votes
+            that do not move the points. For other votes the network thins the moved points.
 
     Returns:
         Per scan, on the scans' device. A scan with one vote keeps the rows of the network.

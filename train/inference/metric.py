@@ -1,4 +1,4 @@
-"""An exact confusion matrix, and two protocols of scores from it (docs/maths.md, section 8)."""
+"""Confusion matrices, and scores by two protocols (docs/maths.md, section 8)."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ BAND_EDGES_M = (10.0, 20.0, 30.0, 50.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a protocol reads from a confusion matrix."""
+    """The scores of a confusion matrix by one protocol."""
 
     protocol: ProtocolName
     iou: NDArray[np.float64]
     """(C,) 0..1; NaN for the ignored class and for an absent class that the mean leaves out."""
     miou: float
-    """Mean over the classes but the ignored one (and those left out); 0 when none remains."""
+    """Mean over the classes except the ignored one (and those left out); 0 if none remains."""
     accuracy: float
-    """`official`: right ones of the labelled points with a prediction other than 0, as the
-    SemanticKITTI tools print it. `published`: right ones of all raw points, those labelled 0 and
-    those outside the volume too, which are right where label and prediction are both 0. 0 when
-    there is none."""
+    """`official`: share of correct points among the labelled points with a prediction other than 0,
+    as the SemanticKITTI tools print it. `published`: among all raw points, including those labelled
+    0 and those outside the volume, which are correct if label and prediction are both 0. 0 if there
+    are no such points."""
     accuracy_with_misses: float
-    """Right ones of all the labelled points; a point without a prediction is a wrong one."""
+    """Share of correct points among all labelled points; a point without a prediction is wrong."""
     points: int
     """Labelled points that the protocol counts."""
     missed: int
@@ -89,12 +89,12 @@ def count_pairs(
 def mask_forbidden_classes(
     logits: Logits, info: DatasetInfo, *, allow_ignored: bool = True
 ) -> Logits:
-    """Leave out the answers that the data set's benchmark forbids (nuScenes: 0).
+    """Exclude the classes that the data set's benchmark forbids (nuScenes: 0).
 
     Args:
         logits: (N, C), tensor or array.
-        info: Of the data set: its facts name the answers.
-        allow_ignored: Whether class 0 stays where the benchmark does not forbid it.
+        info: Of the data set: its facts name the forbidden classes.
+        allow_ignored: Whether class 0 is kept, if the benchmark does not forbid it.
 
     Returns:
         (N, C); a forbidden class has -inf, so that neither argmax nor softmax takes it.
@@ -164,7 +164,7 @@ def both_scores(
     Args:
         inside: (C, C) of the points inside the volume.
         outside: (C, C) of the others.
-        info: Of the data set: its facts say what an absent class counts.
+        info: Of the data set: its facts say how an absent class counts.
         sees_outside: Whether the network itself predicts the others. If not, they have no
             prediction for `published`, whatever ``OutsidePolicy`` gave them.
     """
@@ -174,7 +174,7 @@ def both_scores(
 
 
 def without_predictions(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(C, C) as if no point had got a prediction."""
+    """(C, C) counts as if no point had a prediction; they move to column 0."""
     empty = np.zeros_like(counts)
     empty[:, 0] = counts.sum(axis=1)
     return empty

@@ -1,4 +1,4 @@
-"""How much goes through a network at once, and the nearest point of another. No torch."""
+"""The size of a network's forward passes, and nearest points. No torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class PassSize:
-    """How much goes through a network at once; one scan always does, however large."""
+    """The largest forward pass; a single scan is always allowed, however large."""
 
     points: int = 400_000
     scans: int = 8
@@ -44,11 +44,11 @@ def pass_size(device: torch.device) -> PassSize:
 
 
 def packed(items: Iterable[T], size: PassSize, *, points: Callable[[T], int]) -> Iterator[list[T]]:
-    """Put items together up to a size, in their order; one always goes, however large.
+    """Pack items up to a size, in their order; a single one is always allowed, however large.
 
     Args:
-        items: Scans, or whatever has points; a ``Pause`` among them comes out alone, at once, after
-            all that came before it.
+        items: Scans, or anything with points; a ``Pause`` among them is returned alone, right after
+            everything before it.
         size: The most that goes together.
         points: The points of an item that is no ``Pause``.
     """
@@ -70,7 +70,7 @@ def packed(items: Iterable[T], size: PassSize, *, points: Callable[[T], int]) ->
 
 
 OutsidePolicy = Literal["nearest", "ignore"]
-"""What points outside the volume are given: the label of the nearest predicted point, or none."""
+"""The label of points outside the volume: that of the nearest predicted point, or none."""
 
 
 _FEW_POINTS = 4096
@@ -82,7 +82,7 @@ _CELLS = 256
 
 
 def nearest_index(points: NDArray[np.float32], queries: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Find the nearest point of each query; of equally near ones the lowest row.
+    """Find the nearest point of each query; among equally near ones, the lowest row.
 
     Args:
         points: (3, N) metres, finite, N > 0.

@@ -1,4 +1,4 @@
-"""Scans cut to what a network takes, and how its answers get back to all points."""
+"""The points of scans that a network takes, and how all points get its predictions."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ TREE_POINTS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ScanInput:
-    """The K points of a scan that a network sees, and whose answers the other N - K take."""
+    """The K points of a scan that a network sees, and how the other N - K get their labels."""
 
     name: str
-    """Random votes are drawn by it: an answer does not depend on what is labelled beside it."""
+    """Seeds the random votes, so that a scan's labels do not depend on the other scans."""
     n: int
     """Points of the raw scan."""
     points: NDArray[np.float32]
     """(K, 4): x, y, z in metres, signal; (K, 5) and time, for data with added sweeps. (K + P, ...)
-    with the points of past scans behind them, which get no answer."""
+    followed by the points of past scans, which get no label."""
     rows: NDArray[np.int64]
     """(K,) the rows of the first K in the raw scan."""
     other_rows: NDArray[np.int64]
-    """(O,) rows of the points that take another's answer; all that remain get none."""
+    """(O,) rows of the points that take another point's label; the remaining ones get none."""
     other_xyz: NDArray[np.float32]
-    """(O, 3) metres, where they lie."""
+    """(O, 3) their coordinates in metres."""
     copied_from: NDArray[np.int64] | None
-    """(O,) place in ``rows`` of the point whose answer each of them takes; None: of the nearest,
-    which is looked for on the network's device."""
+    """(O,) index in ``rows`` of the point whose label each of them takes; None: the nearest, which
+    is searched on the network's device."""
     hashes: tuple[ScanHash, ...] | None = None
     """Of the cache, for lattice votes."""
     thinned: ThinnedScan | None = None
@@ -73,15 +73,15 @@ def scan_input(
     tree_points: int = TREE_POINTS,
     finds_nearest: bool = True,
 ) -> ScanInput:
-    """Cut a scan to what a network sees.
+    """Select the points of a scan that a network sees.
 
     Args:
         points: (N, 4 or 5) in the raw file's order.
         name: See ``ScanInput``.
         is_seen: (N,) whether the network sees the point; its numbers must be finite.
         outside: What the others are given.
-        is_plausible: (N,) whether the coordinates can be true; only such a point takes another's
-            answer. By default all are.
+        is_plausible: (N,) whether the coordinates are plausible; only such points take another
+            point's label. By default all are.
         hashes: Of the points that are seen, in their order.
         thinned: Likewise.
         tree_points: See ``TREE_POINTS``.
@@ -116,7 +116,7 @@ def record_input(
     hashes: tuple[ScanHash, ...] | None = None,
     finds_nearest: bool = True,
 ) -> ScanInput:
-    """Cut a prepared scan to what a network sees.
+    """Select the points of a prepared scan that a network sees.
 
     Args:
         record: With the points outside the volume.
@@ -255,7 +255,7 @@ class EvalScan:
 
     scan: ScanInput
     labels: Tensor
-    """(N,) uint8, in the raw file's order: `tasks.counted_labels`."""
+    """(N,) uint8, in the order of the raw file, see `tasks.counted_labels`."""
     group: Tensor
     """(N,) uint8: range band, plus the number of bands for points outside the volume."""
     place: int = 0
@@ -337,7 +337,7 @@ def hashed_scales(
 def reads_thinned(
     network: Network, reader: CacheReader, progress: Progress, *, is_stacked: bool = False
 ) -> bool:
-    """Whether the cache's neighbours are the network's; says why not where it has some."""
+    """Whether the network can use the cache's neighbours; says why not if there are any."""
     from pass2d.train.data.thinned import why_not_stored
 
     if network.thinning is None or not reader.thinnings:

@@ -1,4 +1,4 @@
-"""A checkpoint as a function: points in, a label and a confidence per point out."""
+"""A checkpoint as a function from points to labels and confidences."""
 
 from __future__ import annotations
 
@@ -35,36 +35,35 @@ if TYPE_CHECKING:
     from pass2d.train.checkpoints.trained import TrainedNetwork
 
 FARTHEST_M = 1000.0
-"""No lidar sees farther. A stray larger number would ask for a grid that no key can count."""
+"""No lidar has a longer range. A stray larger number would need a grid beyond the range of keys."""
 LARGEST_PASS = 500_000
-"""Points of a scan in one pass; a larger one is cut into shares (see ``PassSize``), so that memory
-stays bounded."""
+"""Points of a scan in one pass; larger scans are divided (see ``PassSize``) to limit memory."""
 COMPARED_SCANS = 10
-"""Scans of a caller whose signal and unit are compared with the training data's."""
+"""Number of a caller's scans that are compared with the training data."""
 LARGEST_BATCH = 32
 """Scans in one pass."""
 
 
 class ScanLabels(NamedTuple):
-    """What a scan is made of."""
+    """The predictions for a scan."""
 
     labels: NDArray[np.uint8]
-    """(N,) training ids, indices into `Segmenter.names`; 0 where there is no answer."""
+    """(N,) training ids, indices into `Segmenter.names`; 0 where there is no prediction."""
     scores: NDArray[np.float32]
-    """(N,) confidence, 0..1: the softmax probability of the label, of the logits' mean over the
-    votes; not calibrated. A point outside the volume has that of the point whose label it took;
-    0 where there is no answer."""
+    """(N,) confidence, 0..1: the softmax probability of the label, from the mean logits over the
+    votes; not calibrated. A point outside the volume has that of the point whose label it took; 0
+    where there is no prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedPoints:
-    """A scan cut to what the network takes, and what is wrong with its numbers."""
+    """The points of a scan that the network takes, and what is wrong with its values."""
 
     scan: ScanInput
     n_not_finite: int
-    """Points without an answer: a coordinate is NaN, infinite or beyond ``FARTHEST_M``."""
+    """Points without a prediction: a coordinate is NaN, infinite or beyond ``FARTHEST_M``."""
     n_bad_signal: int
-    """Points whose signal is NaN or infinite; it was taken as 0."""
+    """Points whose signal is NaN or infinite; it was replaced by 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ class Segmenter:
         self.outside = outside
         self._finds_nearest = isinstance(network, ExportedNetwork) or is_on_cpu(network)
         self.pass_size = _pass_size(network, batch_size)
-        """How much goes through the network at once."""
+        """The largest forward pass."""
         self._raw_ids = np.array(card.info.labels.training_to_raw, np.uint32)
         self._expected = expectation(card)
         self._warned: set[str] = set()
@@ -127,11 +126,11 @@ class Segmenter:
         batch_size: int | None = None,
         backend: str = "auto",
     ) -> Self:
-        """Load a checkpoint; it carries all that is needed.
+        """Load a checkpoint, which contains everything that is needed.
 
         Args:
-            path: An inference export or a training state, or what was loaded of one; or an exported
-                network (.onnx), which onnxruntime computes on the CPU: torch is not imported.
+            path: An inference export or a training state, or one that is loaded already; or an
+                exported network (.onnx), which onnxruntime runs on the CPU without importing torch.
             device: Defaults to the GPU if there is one. A GPU becomes this thread's current one.
             votes: Test-time augmentation: how many votes, "lattice", or a plan, see `train.tta`.
             outside: Whether points outside the volume take the nearest predicted point's label
@@ -180,24 +179,24 @@ class Segmenter:
         """Label a scan, or several.
 
         Args:
-            points: (N, 4 or more) x, y, z in metres in the lidar frame and the signal that the
-                network was trained with, of any real type; further columns are not used. N may be
-                0. (N, 3): the signal is taken as 0, with a warning. Or a list of such arrays; a
-                tensor may lie on any device.
+            points: (N, 4 or more) x, y, z in metres in the lidar frame and the signal, in the scale
+                of the training data, of any real type; further columns are ignored. N may be 0. (N,
+                3): the signal is taken as 0, with a warning. Or a list of such arrays; a tensor may
+                be on any device.
 
         Returns:
             Labels (training ids) and confidences; a list of them for a list of scans. ``raw_ids``
-            turns labels into the data set's own numbers.
+            converts labels to the data set's raw ids.
 
         Warns:
-            UserWarning: Once each: the signal or the unit seems to be of another scale than the
-                training data's; no point of a scan lies in the network's volume.
+            UserWarning: Once each: the signal or the unit seems to differ in scale from the
+                training data; no point of a scan lies in the network's volume.
 
         Raises:
-            ShapeError: Not such an array; of a list its place is named.
+            ShapeError: Not such an array; for a list, its index is named.
         """
         if _are_scans(points):
-            # All are looked at before the first is labelled: a bad one is an error at once.
+            # All are checked before the first is labelled, so that errors come at once.
             scans = [
                 self._prepared(scan, where=f"points[{place}]", name=str(place))
                 for place, scan in enumerate(points)
@@ -209,24 +208,23 @@ class Segmenter:
         return labelled if _are_scans(points) else labelled[0]
 
     def raw_ids(self, labels: NDArray[np.uint8]) -> NDArray[np.uint32]:
-        """The numbers that the data set's files use for training ids."""
+        """(N,) uint32 raw ids, as in the data set's files, of (N,) training ids."""
         return self._raw_ids[labels]
 
     def prepare(
         self, points: ArrayLike, *, name: str = "", past: Sequence[PastPoints] = ()
     ) -> PreparedPoints:
-        """Cut a scan to what the network takes; touches no GPU, so threads may do it ahead.
+        """Select the points that the network takes; uses no GPU, so threads can do it ahead.
 
         Args:
             points: See ``__call__``.
-            name: Random votes are drawn by it, so that a scan's answer does not depend on what is
-                labelled beside it.
+            name: Seeds the random votes, so that a scan's labels do not depend on the other scans.
             past: The scans before it, the latest first, for networks that were trained on several
                 together (`SequenceSegmenter` and `predict` find them).
 
         Raises:
             ShapeError: Not (N, 3 or more).
-            ConfigError: Something of the past scans is needed and not known.
+            ConfigError: The network needs something about past scans that is not known.
         """
         prepared = self._cut(_four_columns(points, name="points"), name)
         if not past:
@@ -276,7 +274,7 @@ class Segmenter:
         )
 
     def _prepared(self, points: ArrayLike, *, where: str, name: str) -> PreparedPoints:
-        """Prepare a scan that no command has compared with the training data, and say so."""
+        """Prepare a caller's scan, and warn if it differs from the training data."""
         array = _four_columns(points, name=where)
         prepared = self._cut(array, name)
         if len(array) and not len(prepared.scan.rows):
@@ -352,7 +350,7 @@ class Segmenter:
 
 
 def scan_labels(answer: PointLabels) -> ScanLabels:
-    """An answer as arrays."""
+    """Predictions as arrays."""
     assert answer.scores is not None
     return ScanLabels(labels=_as_numpy(answer.labels), scores=_as_numpy(answer.scores))
 

@@ -53,7 +53,7 @@ class SequenceSegmenter:
         return ScanLabels(labels=labels, scores=scores)
 
     def restart(self) -> None:
-        """Forget the scans so far: the next one begins a sequence."""
+        """Forget all scans so far: the next one starts a new sequence."""
         self._kept.clear()
 
     def _past(self, pose: NDArray[np.float64], time_s: float) -> tuple[PastPoints, ...]:

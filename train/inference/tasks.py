@@ -1,7 +1,7 @@
-"""The tasks that one network answers: its own classes, and what they fold to.
+"""The tasks on which a network is scored: its own classes, and those that they reduce to.
 
-Labels and predictions are counted once, by the finest ids there are, and the counts are folded:
-that is what the benchmarks' tools do with raw ids. Meaning: docs/maths.md, section 13.
+Labels and predictions are counted once, by the finest ids, and the counts are then reduced, as the
+benchmarks' tools do with raw ids. Meaning: docs/maths.md, section 13.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOTION_RGB = ((0, 0, 0), (90, 130, 160), (255, 80, 40))
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is asked of every point, in one of the ways in which its class can be read."""
+    """One way to classify points: with motion, without it, or by motion alone."""
 
     name: TaskName
     """"multi": classes with motion, those of tasks on several scans. "single": without it.
@@ -41,11 +41,11 @@ class Task:
     title: str
     """For people."""
     labels: LabelTable
-    """Its classes; what its files hold."""
+    """Its classes, with the ids that its files contain."""
     fold: NDArray[np.uint8]
-    """(F,) its class for each id that is counted, see `counted_labels`."""
+    """(F,) the task's class for each counted id, see `counted_labels`."""
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Classes whose mean is shown apart, by name."""
+    """Classes whose mean is reported separately, by name."""
     ranked: int = 0
     """The class whose IoU alone is ranked; 0: the mean."""
 
@@ -70,23 +70,23 @@ class Task:
 
 
 def n_counted(info: DatasetInfo) -> int:
-    """F: the classes, and with motion one more id, of points that rest and have no class."""
+    """F: the classes and, with motion, one more id for static points without a class."""
     return info.labels.n_classes + tells_motion(info)
 
 
 def counted_labels(
     label: NDArray[np.uint8], motion: NDArray[np.uint8] | None, info: DatasetInfo
 ) -> NDArray[np.uint8]:
-    """The finest ids of labels, from which the classes of every task follow.
+    """The finest ids of labels, from which the classes of every task are derived.
 
     Args:
         label: (N,) training ids without motion.
-        motion: (N,) `Motion`; may be None where ``info`` does not tell it.
-        info: with the classes that the network tells.
+        motion: (N,) `Motion`; may be None if ``info`` has no moving classes.
+        info: with the classes that the network predicts.
 
     Returns:
-        (N,) training ids of ``info``; with motion, the number of its classes stands for points of
-        no class that rest: moving object segmentation counts them.
+        (N,) training ids of ``info``; with motion, the number of its classes is the id of static
+        points without a class, which moving object segmentation counts.
     """
     if not tells_motion(info):
         return label
@@ -97,7 +97,7 @@ def counted_labels(
 
 
 def tasks_of(info: DatasetInfo) -> tuple[Task, ...]:
-    """The tasks that a network of these classes answers, its own first.
+    """The tasks of a network with these classes, its own first.
 
     Args:
         info: with the network's classes.
@@ -151,7 +151,7 @@ def tasks_of(info: DatasetInfo) -> tuple[Task, ...]:
 
 
 def without_motion(info: DatasetInfo) -> Task:
-    """The task "single", which every network answers.
+    """The task "single", which every network has.
 
     Args:
         info: with the network's classes.
@@ -162,15 +162,15 @@ def without_motion(info: DatasetInfo) -> Task:
 def chosen_tasks(
     info: DatasetInfo, wanted: Sequence[str] | None, *, source: object
 ) -> tuple[Task, ...]:
-    """The tasks of a network that are asked for, in the order in which they are.
+    """The requested tasks of a network, in the order of the request.
 
     Args:
         info: with the network's classes.
-        wanted: names; all that it answers when None.
+        wanted: names; all tasks of the network if None.
         source: names the network in messages.
 
     Raises:
-        ConfigError: no task, an unknown one, or one that the network does not answer.
+        ConfigError: no task, an unknown one, or one that the network does not have.
     """
     known = {task.name: task for task in tasks_of(info)}
     if wanted is None:

@@ -26,7 +26,7 @@ MAX_VOTES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """A motion of the scan: ``[x y] @ xy_matrix + translation``, z times its factor likewise."""
+    """A transform of the scan: ``[x y] @ xy_matrix + translation``, and z scaled and shifted."""
 
     xy_matrix: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
     z_factor: float = 1.0
@@ -64,7 +64,7 @@ LATTICE_VOTES = tuple(
 
 
 def _view(sign_x: float, sign_y: float, turn_rad: float, factor: float) -> Vote:
-    """A mirrored, turned and scaled view; the plain one moves nothing."""
+    """A flipped, rotated and scaled view; the plain one does not move points."""
     if (sign_x, sign_y, turn_rad, factor) == (1, 1, 0, 1):
         return IDENTITY
     cos, sin = math.cos(turn_rad) * factor, math.sin(turn_rad) * factor
@@ -79,12 +79,12 @@ VIEWS = tuple(
     for turn in (0, -1, 1)
     for factor in (1.0, 0.95, 1.05)
 )
-"""4 flips x 3 turns (0, 45 degrees to either side) x 3 scales (of x, y, z): 36 fixed views, with
-which open-mmlab/mmdetection3d reports scores."""
+"""4 flips x 3 rotations (0, 45 degrees to either side) x 3 scales (of x, y, z): the 36 fixed views
+with which open-mmlab/mmdetection3d reports scores."""
 SCALED_VIEWS = tuple(
     _view(sign, sign, 0, factor) for sign in (1.0, -1.0) for factor in (1.0, 0.9, 0.95, 1.05, 1.1)
 )
-"""5 scales (of x, y, z) x as it is and mirrored in x and y: 10 fixed views, with which
+"""5 scales (of x, y, z), each unflipped and flipped in x and y: the 10 fixed views with which
 Pointcept/Pointcept reports scores of outdoor scans."""
 ViewsName = Literal["flips-rotations-scales", "flips-scales"]
 VIEW_SETS: dict[ViewsName, tuple[Vote, ...]] = {
@@ -96,7 +96,7 @@ VIEW_SETS: dict[ViewsName, tuple[Vote, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class VotePlan:
-    """Which votes a scan gets."""
+    """The votes of test-time augmentation."""
 
     kind: Literal["none", "random", "lattice"] | ViewsName = "none"
     count: int = 1
@@ -109,7 +109,7 @@ class VotePlan:
             raise ConfigError(f"votes must be 1 to {MAX_VOTES} or a named set, got {self.count}")
 
     def of(self, scan_id: str) -> tuple[Vote, ...]:
-        """The votes of a scan: a function of plan and scan, whatever is evaluated beside it."""
+        """The votes of a scan, as a function of plan and scan only."""
         if self.kind == "none":
             return (IDENTITY,)
         if self.kind == "lattice":
@@ -131,7 +131,7 @@ def parse_votes(text: str, *, seed: int = 0) -> VotePlan:
     """Read the option: "1" ("none") for a plain pass, a number of random votes, or a set's name.
 
     Raises:
-        ConfigError: Neither of these.
+        ConfigError: None of these.
     """
     word = text.strip().lower()
     if word in ("none", "1"):

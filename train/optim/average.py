@@ -1,7 +1,8 @@
 """Averaged weights: SWA (a mean over epochs) and EMA (a moving mean over steps).
 
-Not torch's `AveragedModel`: it reads its counter on the host at every step, which waits for a GPU,
-averages the counters of BatchNorm too, and copies the network, which a process group forbids.
+Not torch's `AveragedModel`: it reads its counter on the host at every step, which synchronises with
+the GPU, averages the counters of BatchNorm too, and copies the network, which is impossible with a
+process group.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def add(self, network: nn.Module, *, weight: float) -> None:
-        """Move the mean towards the network's present weights; the first set replaces it."""
+        """Move the mean towards the network's current weights; the first set replaces it."""
         state = network.state_dict()
         now = [state[name] for name in self.tensors]
         share = 1.0 if self.count == 0 else weight
@@ -65,14 +66,14 @@ class WeightAverage:
                 self.tensors[name].copy_(buffer)
 
     def load(self, tensors: Mapping[str, Tensor], *, count: int) -> None:
-        """Take up a stored mean."""
+        """Restore a stored mean, by name of tensor."""
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
         self.count = count
 
     @contextmanager
     def swapped_in(self, network: nn.Module) -> Iterator[None]:
-        """Within, the network has the mean's weights; after, exactly its own again."""
+        """Give the network the mean's weights for the block; afterwards exactly its own."""
         own = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         network.load_state_dict(self.tensors, strict=False)
         try:

@@ -31,7 +31,8 @@ class LossConfig:
     lambda_lovasz: float = 0.1
     """Of the main Lovasz term: 0.1 (small, SemanticKITTI), 1 (large, nuScenes, the U-Nets)."""
     label_smoothing: float = 0.0
-    """Share of a label in the cross entropies that goes evenly to all classes but the ignored."""
+    """Label smoothing in the cross entropies, spread evenly over all classes except the ignored
+    one."""
     lambda_xm: float = 0.05
     """Of the KL divergence from the fused to the 3D prediction; divided by the number of blocks."""
     lambda_2d: float = 1.0
@@ -65,8 +66,8 @@ def compute_loss(
     """All losses of a training step.
 
     Args:
-        segmentation: What the network answered, in training mode for the distillation terms.
-        prepared: What it was given; with labels.
+        segmentation: The network's output, in training mode for the distillation terms.
+        prepared: Its input; with labels.
         config: Factors.
         class_weights: (C,) weights of the cross entropies, or None for equal ones. That of class 0
             has no effect, whatever it is.
@@ -99,7 +100,7 @@ def compute_loss(
     names = [head.format(kind) for kind in ("ce", "lovasz") for head in heads]
     factors += [config.lambda_lovasz, *factors[1:]]
     if segmentation.image_logits is not None:
-        # The divergence needs no label; but a batch without any shall change nothing.
+        # The divergence needs no label; but a batch without any must not change the weights.
         is_labelled = (prepared.targets.label != IGNORED).any()
         divergence = fused_divergence(
             torch.stack([block.voxel_logits_seen for block in blocks]),
@@ -115,12 +116,12 @@ def compute_loss(
 
 
 class HeadLogits(NamedTuple):
-    """What one head predicts, and what it should."""
+    """Predictions and labels of one head."""
 
     logits: Tensor
     """(R, C)"""
     targets: Targets
-    """Labels of its rows; those with label 0 count nothing."""
+    """Labels of its rows; those with label 0 are ignored."""
 
 
 def segmentation_losses(
@@ -136,7 +137,7 @@ def segmentation_losses(
         class_weights: (C,) of the cross entropies.
         smoothing: See `LossConfig.label_smoothing`.
     """
-    # On a GPU each small kernel has its price, on a CPU each table that no cache holds.
+    # On a GPU each small kernel costs time, on a CPU each table that does not fit the cache.
     is_cpu = answers[0].logits.device.type == "cpu"
     tables = [[answer] for answer in answers] if is_cpu else [answers]
     losses = [_losses_of_table(table, class_weights, smoothing) for table in tables]
@@ -181,7 +182,7 @@ def _labelled_rows(answer: HeadLogits) -> Tensor:
 
 
 def full_precision(values: Tensor) -> Tensor:
-    """Half-precision values as float32; others as they are."""
+    """Half-precision values as float32; others unchanged, of any shape."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
@@ -200,7 +201,7 @@ def _cross_entropy(
         weight = count * known[labels]
     gained = log_probs.gather(-1, labels[:, None])[:, 0] * weight
     if smoothing:
-        # As torch: each class enters with its weight, however the row is labelled.
+        # As in torch: each class has its own weight, whatever the row's label.
         classes = log_probs[:, IGNORED + 1 :]
         spread = classes.mean(-1) if known is None else (classes * known[IGNORED + 1 :]).mean(-1)
         gained = (1 - smoothing) * gained + smoothing * (spread * count)

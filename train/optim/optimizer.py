@@ -61,7 +61,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SkipCounts:
-    """Steps that the guard refused, on the training device."""
+    """Numbers of skipped steps, on the training device."""
 
     total: Tensor
     """() int64 since the start of the run."""
@@ -116,7 +116,7 @@ def no_skips(device: torch.device) -> SkipCounts:
 def guarded_step(
     optimizer: torch.optim.Optimizer, skips: SkipCounts, *, rate: float, clip_norm: float
 ) -> SkipCounts:
-    """Clip, then step unless a gradient is not finite; a refused step changes nothing at all.
+    """Clip, then step unless a gradient is not finite; a skipped step changes nothing at all.
 
     The original zeroes such gradients and still lets momentum and weight decay move the weights.
 
@@ -147,7 +147,7 @@ def guarded_step(
 
 @torch.no_grad()
 def lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Give gradients and state their parameters' own order in memory, where they have another.
+    """Convert gradients and state to the memory format of their parameters, if it differs.
 
     Fused kernels walk through the memory of a parameter, its gradient and its state side by side:
     channels_last weights (the image network's) must not meet a contiguous gradient.
@@ -163,7 +163,7 @@ def lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 
 def laid_out_like(parameter: Tensor, values: Tensor) -> Tensor:
-    """The values (of the parameter's shape) with the parameter's strides; themselves if they have.
+    """The values (of the parameter's shape) with the parameter's strides; unchanged if they match.
 
     Parameters are dense, so `torch.empty_like` has exactly their strides.
     """
@@ -184,7 +184,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, network: nn.Module, state: Mapping[str, Tensor]
 ) -> None:
-    """Take up the state that `optimizer_tensors` gave.
+    """Restore the state from `optimizer_tensors`, by name of tensor.
 
     Raises:
         CheckpointError: the state belongs to another network or another kind of optimiser.
@@ -223,7 +223,7 @@ class OutputWatch:
         ]
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 

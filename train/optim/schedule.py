@@ -29,7 +29,8 @@ class ScheduleConfig:
     `factor` every `step_epochs`; "multistep": times `factor` at each of `drop_epochs`;
     "warmup-cosine": linear over `warmup_epochs`, then a half cosine to zero at the last step;
     "one-cycle": a half cosine from 1/25 of the peak up to it over the share `rise` of all steps,
-    then one down to 1/250,000 of it; "plateau": times `factor` when val mIoU stands still."""
+    then one down to 1/250,000 of it; "plateau": times `factor` when the validation mIoU no longer
+    improves."""
     warmup_steps: int = -1
     """Linear warm-up before "cosine-step"; -1: as published, none on one device and 1000 // devices
     on several."""
@@ -74,7 +75,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunLength:
-    """What a schedule must know of the run around it."""
+    """What a schedule must know about the run."""
 
     epochs: int
     steps_per_epoch: int

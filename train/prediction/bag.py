@@ -1,4 +1,4 @@
-"""Labels for a ROS recording: a copy whose clouds carry the class of each point."""
+"""Labels for a ROS recording: a copy whose clouds contain the class of each point."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BagSummary:
     out: Path
     topic: str
     fields: tuple[str, ...]
-    """What each of its points has now besides."""
+    """The fields added to its points."""
     scans: int
     points: int
     class_points: NDArray[np.int64]
@@ -56,13 +56,13 @@ class BagSummary:
     names: tuple[str, ...]
     """(C,) of the training ids."""
     copied: dict[str, int]
-    """Messages of the other topics, which are as they were."""
+    """Messages of the other topics, which are unchanged."""
     notes: tuple[str, ...]
     """Remarks about single scans, e.g. of NaN coordinates."""
     warnings: tuple[InputWarning, ...]
-    """How the clouds differ from the training data, one of a kind."""
+    """How the clouds differ from the training data, one warning of each kind."""
     seconds: float
-    """Without loading the checkpoint."""
+    """Duration without loading the checkpoint."""
 
     @property
     def scans_per_s(self) -> float:
@@ -88,31 +88,31 @@ def predict_bag(
 ) -> BagSummary:
     """Label the clouds of a recording.
 
-    Each point gets `class_id` (uint32, the raw id) and `rgb` (the colour of its class, packed as
-    PCL and RViz have it) behind its own fields. Points whose coordinates are no numbers have 0.
-    Stamps, order and all other messages stay.
+    Each point gets `class_id` (uint32, the raw id) and `rgb` (the colour of its class, packed as in
+    PCL and RViz) after its own fields. Points with invalid coordinates get 0. Timestamps, order and
+    all other messages do not change.
 
     Args:
         bag: `.mcap`, `.bag` or `.db3`, or a ROS 2 folder with its metadata.yaml.
         checkpoint: As for `predict`.
         out: The copy, of the form of ``bag``; see `points.bags.bag.copy_path`.
-        topic: Of the clouds; not needed where there is only one.
+        topic: Of the clouds; not needed if there is only one.
         votes: Test-time augmentation.
-        outside: What points outside the volume are given.
+        outside: See ``OutsidePolicy``.
         confidence: Add `confidence` (float32, 0..1), too.
         overwrite: Replace ``out``.
-        mapping: Which field is which, units, place, rotation.
+        mapping: Names of fields, units, offset, rotation.
         batch_size: Scans per pass through the network; by default what suits the device.
         device: Defaults to the GPU if there is one.
         backend: Of the sparse convolutions.
-        progress: Is told of every scan, and of ways in which they differ from the training data.
+        progress: Receives every scan, and how scans differ from the training data.
 
     Raises:
         DataError: The recording is damaged or has no such topic, the copy is already there or
             cannot be written.
         CheckpointError: The checkpoint cannot be read.
-        ConfigError: The checkpoint needs several scans together, whose poses a recording does not
-            say; or a package is not installed.
+        ConfigError: The checkpoint needs several scans with poses, which are not read from
+            recordings; or a package is not installed.
     """
     progress = progress or Silent()
     with open_bag(bag) as source:

@@ -47,18 +47,18 @@ def find_scans(
     say: Callable[[str], None],
     on_closed: Callable[[Path, str], None] | None = None,
 ) -> list[ScanFile]:
-    """List the point files of a file or folder (with its sub-folders; links are followed).
+    """List the point files of a file or folder (including sub-folders; links are followed).
 
     Texts are left out of a folder that has scans of another format, or texts of other names:
     its calibration, poses and times.
 
     Args:
         inputs: One file of a known format, or a folder. Hidden files are left out.
-        out: Folder of the results; they lie in it as the inputs lie in theirs. Below ``inputs`` it
-            is left out.
+        out: Folder of the results, which keep the inputs' relative paths. If it is below
+            ``inputs``, it is not searched.
         say: Is told of texts that are left out.
-        on_closed: Is told of every sub-folder, pipe or socket that cannot be read, and why; by
-            default the first one is an error.
+        on_closed: Receives every sub-folder, pipe or socket that cannot be read, with the reason;
+            by default the first one is an error.
 
     Returns:
         In the order of names.
@@ -100,8 +100,8 @@ def scan_of_line(line: str, *, out: Path, base: Path) -> ScanFile:
 
     Args:
         line: A path, relative to ``base`` or absolute.
-        out: Folder of the results: a path below ``base`` keeps its folders there, any other all of
-            them from the root on.
+        out: Folder of the results: a path below ``base`` keeps its relative folders, any other its
+            absolute ones.
         base: The current folder.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From the columns of a scan to what a network takes, and what a person should know of it."""
+"""From the columns of a scan to the network's input, with remarks for the user."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TakenScan:
 
 
 class Intake:
-    """Prepares scans and compares them with the training data; may be used by many threads."""
+    """Prepares scans and compares them with the training data; thread-safe."""
 
     def __init__(self, segmenter: Segmenter, mapping: InputMapping | None) -> None:
         """Remember the network.

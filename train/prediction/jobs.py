@@ -1,4 +1,4 @@
-"""Files on their way through a prediction: found or arriving, read, compared."""
+"""The files of a prediction: found or arriving, read, compared."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class FileJob:
-    """A file on its way: read, then labelled, then written; or failed, or kept."""
+    """A file that is read, then labelled, then written; or failed, or kept."""
 
     points: Path
     file: ScanFile | None = None
@@ -67,7 +67,7 @@ class FileJob:
 def arriving_jobs(
     stream: Stream, out: Path, suffixes: tuple[str, ...]
 ) -> Iterator[FileJob | Pause]:
-    """Files as their paths arrive; a line that names none becomes a job that has failed."""
+    """Files as their paths arrive; a line that names no point file becomes a failed job."""
     seen: dict[Path, Path] = {}
     for line in arriving_lines(stream.descriptor):
         if isinstance(line, Pause):

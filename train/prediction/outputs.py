@@ -51,7 +51,7 @@ class Outputs:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledScan:
-    """A scan with its answers."""
+    """A scan with its predictions."""
 
     name: str
     """For the pictures' titles."""
@@ -106,7 +106,7 @@ def ply_bytes(scan: LabelledScan, info: DatasetInfo) -> bytes:
 
 
 def format_notes(outputs: Outputs, info: DatasetInfo) -> list[str]:
-    """What a person should know of the formats' numbers; said once."""
+    """What users should know about the formats' values; printed once."""
     has_raw = any(word in outputs.formats for word in ("label", "npy", "ply"))
     if info.facts.label_bytes != 1 or not has_raw:
         return []

@@ -19,7 +19,7 @@ from pass2d.train.stacks.config import StackConfig
 
 @dataclass(frozen=True, kw_only=True)
 class FilePose:
-    """Where and when the scan of a file was taken."""
+    """Pose and time of a file's scan."""
 
     pose: NDArray[np.float64]
     """(3, 4) world_from_lidar."""
@@ -37,7 +37,7 @@ def no_poses(_folder: Path) -> Mapping[Path, FilePose]:
 
 
 class PastFiles:
-    """What was measured before the scan of a file; called in threads."""
+    """Finds the scans before that of a file; called in threads."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class PastFiles:
         self._lock = threading.Lock()
 
     def has_poses(self, file: Path) -> bool:
-        """Whether it is known where the scan of a file was taken."""
+        """Whether the pose of a file's scan is known."""
         return file in self._of_folder(file.parent)
 
     def identity(self, file: Path) -> list[int]:

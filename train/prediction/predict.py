@@ -1,4 +1,4 @@
-"""`pass2d predict`: labels for any point files, with a checkpoint and nothing else."""
+"""`pass2d predict`: labels for any point files, from a checkpoint alone."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class FailedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanResult:
-    """A file that has been labelled, or was before."""
+    """A file that has been labelled, now or before."""
 
     points: Path
     files: tuple[Path, ...]
@@ -63,13 +63,13 @@ class ScanResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSummary:
-    """What a prediction did."""
+    """Summary of a prediction."""
 
     out: Path
     scans: int
     """Files labelled by this run."""
     kept: int
-    """Files whose results were there, made with the same settings."""
+    """Files with existing results of the same settings."""
     points: int
     """Labels written by this run."""
     class_points: NDArray[np.int64]
@@ -79,9 +79,9 @@ class PredictSummary:
     failed: tuple[FailedFile, ...]
     """The exit code is 1 when there are any."""
     notes: tuple[str, ...]
-    """Remarks about files that were labelled all the same, e.g. of NaN coordinates."""
+    """Remarks about files that were labelled nevertheless, e.g. about NaN coordinates."""
     warnings: tuple[InputWarning, ...]
-    """How the input differs from the training data, one of a kind."""
+    """How the input differs from the training data, one warning of each kind."""
     seconds: float
     """Without loading the checkpoint."""
 
@@ -114,43 +114,43 @@ def predict(
     """Label raw point files.
 
     Args:
-        inputs: A file of points, or a folder whose files of points (also in sub-folders) are
-            taken: see `points.registry`. Or a stream of paths: each is labelled as it
-            arrives, one that cannot be is reported and the next one taken.
-        checkpoint: It carries grid, label table, colours and what its training data looked like;
-            or what was loaded of it. Or an exported network (.onnx), which needs no torch.
+        inputs: A point file, or a folder whose point files (also in sub-folders) are labelled: see
+            `points.registry`. Or a stream of paths: each file is labelled as its path arrives; one
+            that cannot be labelled is reported, and the next one follows.
+        checkpoint: A file, or one that is loaded already. It contains grid, label table, colours
+            and statistics of its training data. Or an exported network (.onnx), which needs no
+            torch.
         out: Folder of the results: ``NAME.label`` with a raw id for every raw point, in the same
-            sub-folders as the inputs, and what else ``outputs`` says. Results that are there of the
-            same input and settings are kept.
+            sub-folders as the inputs, and other files as set in ``outputs``. Existing results of
+            the same input and settings are kept.
         votes: Test-time augmentation.
         outside: Whether points outside the volume take the label of the nearest predicted point
             ("nearest"), or 0 ("ignore").
         outputs: Which files to write; by default ``.label`` files.
-        png: Draw each scan, whatever ``outputs`` says.
-        overwrite: Replace existing results, whoever made them.
-        columns: Numbers per point of ``.bin`` files; by default found out.
-        dtype: Of their numbers, a key of `cache.clouds.columns.DTYPES`; by default found out.
-        mapping: Which column is which, units, place, rotation; by default as the files of the data
-            set have it that the network was trained on, where it was described, else x, y, z,
-            signal as they are.
+        png: Draw each scan, whatever is set in ``outputs``.
+        overwrite: Replace any existing results.
+        columns: Numbers per point of ``.bin`` files; detected by default.
+        dtype: Of their numbers, a key of `cache.clouds.columns.DTYPES`; detected by default.
+        mapping: Names of columns, units, offset, rotation; by default as in the description of the
+            training data, if it has one, else x, y, z, signal in metres.
         batch_size: Scans per pass through the network; by default what suits the device.
         device: Defaults to the GPU if there is one.
         backend: Of the sparse convolutions; by default what suits the device.
-        poses: Where the scans of a folder were taken, for networks of several scans; without, each
-            is labelled by itself, with a warning.
-        progress: Is told of every scan, of files that failed, and of each way in which the input
-            differs from the training data.
-        on_result: Is told of every scan that is finished.
+        poses: Poses of a folder's scans, for networks trained on several scans; without them each
+            scan is labelled by itself, with a warning.
+        progress: Receives every scan, failed files, and each kind of difference between the input
+            and the training data.
+        on_result: Receives every finished scan.
 
     Returns:
-        What was done. A file or sub-folder that cannot be read does not stop the others: it is in
-        ``failed``.
+        A summary. A file or sub-folder that cannot be read does not stop the others; it is listed
+        in ``failed``.
 
     Raises:
-        DataError: No input, two inputs for one result, a result that is already there and not of
-            these settings, or a result that cannot be written.
+        DataError: There is no input, two inputs have the same result, an existing result is of
+            other settings, or a result cannot be written.
         CheckpointError: The checkpoint cannot be read.
-        ConfigError: Fewer than 3 columns, or a batch size that no pass can have.
+        ConfigError: Fewer than 3 columns, or an invalid batch size.
     """
     BinaryOptions(usual=4, columns=columns, dtype=dtype)  # refuse them before anything is made
     outputs = replace(outputs or Outputs(), png=png or (outputs is not None and outputs.png))
@@ -242,7 +242,7 @@ class _Run:
     def over(
         self, jobs: Iterator[FileJob | Pause], reader: ScanReader, *, total: int
     ) -> PredictSummary:
-        """Read, label and write all jobs; ``total`` 0: nobody knows how many."""
+        """Read, label and write all jobs; ``total`` 0 if their number is unknown."""
         start = time.perf_counter()
         self._progress.start("predict", total=total, unit="scans")
         for note in format_notes(self._outputs, self._segmenter.card.info):
@@ -303,7 +303,7 @@ class _Run:
 
 
 def _result(found: Labelled[FileJob | Pause]) -> FileJob | Pause:
-    """A job with what the network says of it."""
+    """A job with the network's predictions."""
     job = found.item
     if isinstance(job, Pause) or job.prepared is None:
         return job

@@ -1,4 +1,4 @@
-"""What is said of scans while they are labelled: the first of each kind at once, all at the end."""
+"""Messages about scans during a prediction: the first of each kind at once, all at the end."""
 
 from __future__ import annotations
 

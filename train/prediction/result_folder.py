@@ -1,8 +1,7 @@
-"""The folder of a prediction's results: whole files only, and which of them are finished.
+"""The folder of a prediction's results, which contains only complete files.
 
-Below it, ``.pass2d/predict.jsonl`` says with which settings and from which input each result was
-made. So a run that was interrupted goes on, and a file that somebody else put there is never
-replaced without being asked.
+In it, ``.pass2d/predict.jsonl`` records the settings and the input of each result. So an
+interrupted run can continue, and foreign files are never replaced unless requested.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ RECORD = Path(".pass2d") / "predict.jsonl"
 
 
 class ResultFolder:
-    """Where results are written; several threads may write, each its own scan."""
+    """Writes results; thread-safe for different scans."""
 
     def __init__(
         self, out: Path, suffixes: tuple[str, ...], settings: Mapping[str, str], *, overwrite: bool
@@ -47,10 +46,10 @@ class ResultFolder:
         """Of earlier runs."""
         self._lock = threading.Lock()
         self.context: Callable[[Path], list[int]] = lambda _points: []
-        """What else than its file a scan's result depends on, as numbers."""
+        """What a scan's result depends on besides its file, as numbers."""
 
     def files(self, scan: ScanFile) -> list[Path]:
-        """The results of a scan, whether they are there or not."""
+        """The paths of a scan's results, whether they exist or not."""
         return [scan.result(suffix) for suffix in self._suffixes]
 
     def state(self, scan: ScanFile) -> Literal["open", "kept"]:
@@ -94,7 +93,7 @@ class ResultFolder:
             raise DataError(f"{taken[0]}{more}") from None
 
     def write(self, scan: ScanFile, contents: Iterable[bytes]) -> list[Path]:
-        """Write a scan's results: each is there whole, or not at all.
+        """Write a scan's results, each completely or not at all.
 
         Raises:
             DataError: The disk is full, or the folder cannot be written.
@@ -111,7 +110,7 @@ class ResultFolder:
         self._record.close()
 
     def _note(self, scan: ScanFile) -> None:
-        """Say that a result is ours, before it exists."""
+        """Record that a result is ours, before it exists."""
         key = self._key(scan)
         try:
             self._record.add(key, {"input": self._identity(scan.points)})

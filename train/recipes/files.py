@@ -37,7 +37,7 @@ def recipe_summary(name: str) -> str:
 def read_table(
     name_or_path: str, *, below: tuple[Path, ...] = (), progress: Progress | None = None
 ) -> dict[str, Any]:
-    """A recipe's table over that of the recipe it extends, under today's names.
+    """A recipe's table merged into that of the recipe it extends, with current names.
 
     Args:
         name_or_path: the recipe.

@@ -1,4 +1,4 @@
-"""Keys of a recipe: a wrong one is refused, and the right one proposed, also from another table."""
+"""Checks a recipe's keys: refuses wrong ones and suggests the right one, also of another table."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class DataConfig:
     limit: int = 0
     """Train on at most this many scans, evenly spaced over the split; 0: all."""
     classes: Literal["static", "moving"] = "static"
-    """"moving": things that move have classes of their own (SemanticKITTI: 25 in place of 19)."""
+    """"moving": moving objects have separate classes (SemanticKITTI: 25 instead of 19)."""
     class_weights: Literal["auto", "on", "off"] = "auto"
     """"auto": as published for the data set (SemanticKITTI yes, nuScenes no)."""
 
@@ -123,11 +123,11 @@ class Recipe:
     """Of the sparse convolutions: "native" (torch alone), "spconv", "triton" (GPUs only). "auto":
     native on a CPU; on a GPU spconv or spconv-triton, whichever is installed."""
     tf32: bool = False
-    """Let an NVIDIA GPU round the factors of float32 products to 10 bits, in dense and sparse
-    layers alike: faster; points and colours are moved without."""
+    """Let an NVIDIA GPU use TF32 (10-bit mantissa) for float32 products in dense and sparse layers,
+    which is faster; augmentation does not use it."""
     deterministic: bool = False
-    """On a GPU, too, give the same bits on every run, at a price: fixed algorithms, and the backend
-    "native". A CPU always does with the same torch_threads."""
+    """Make training on a GPU bit-reproducible, which is slower: deterministic algorithms, and the
+    backend "native". On a CPU it always is, with the same torch_threads."""
     torch_threads: int = 0
     """CPU threads of torch; 0 leaves it to torch. Affects the last digits of the weights."""
     start_from: str = ""
@@ -177,7 +177,7 @@ def load_recipe(
     Args:
         name_or_path: a name of `recipe_files.recipe_names`, or a TOML file.
         overrides: "optimizer.learning_rate=0.1"; values are TOML, bare words are text.
-        progress: is told of old names of settings, which are read all the same.
+        progress: receives old names of settings, which are still read.
 
     Raises:
         ConfigError: no such recipe, an unknown key (the nearest is proposed), a wrong value.

@@ -1,6 +1,6 @@
-"""What was called otherwise once, in settings, logs and cards: still read, with the new name said.
+"""Old names in settings, logs and cards, which are still read, with a message giving the new name.
 
-One home for old names; everything else knows the new ones only.
+Only this file knows old names.
 """
 
 from __future__ import annotations

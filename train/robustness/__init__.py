@@ -1,1 +1,1 @@
-"""How a checkpoint holds out against fog, snow, lost beams: published sets, and what we make."""
+"""Robustness of a checkpoint to fog, snow, missing beams: published sets, and our own."""

@@ -51,11 +51,11 @@ def robust_cache(
         dataset: which clean data set, when there are several.
         split: whose labelled scans are evaluated.
         corruptions: only these.
-        limit: at most so many scans of each, spread evenly.
+        limit: at most this many scans of each, evenly spaced.
         votes: test-time augmentation.
-        outside: what points outside the volume are given.
+        outside: see ``OutsidePolicy``.
         device: defaults to the GPU if there is one.
-        progress: is told of every scan.
+        progress: receives every scan.
 
     Raises:
         CheckpointError, CacheError: they cannot be read.

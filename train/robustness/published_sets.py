@@ -53,19 +53,19 @@ def robust_folders(
     """Evaluate a checkpoint on a published set.
 
     Args:
-        checkpoint: It carries label table and volume; or what was loaded of it.
+        checkpoint: A file with label table and volume, or one that is loaded already.
         root: The set's folder.
         out: Where finished counts are kept: an interrupted run continues.
         clean: Prepared cache of the clean data set.
         dataset: Which data set of that cache.
         corruptions: Only these.
-        limit: At most so many scans of each.
+        limit: At most this many scans of each.
         votes: Test-time augmentation.
-        outside: What points outside the volume are given.
+        outside: See ``OutsidePolicy``.
         columns: Numbers per point of the ``.bin`` files; detected if None.
         dtype: Of their numbers, key of `cache.clouds.columns.DTYPES`; detected if None.
         device: Defaults to the GPU if there is one.
-        progress: Is told of every scan.
+        progress: Receives every scan.
 
     Raises:
         CheckpointError, CacheError: They cannot be read.

@@ -1,4 +1,4 @@
-"""One confusion matrix per corruption and severity, kept as soon as it is counted."""
+"""One confusion matrix per corruption and severity, each saved as soon as it is complete."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class RobustReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the scores may stand beside Robo3D's: of its own set, all of it."""
+        """Whether the scores are comparable with Robo3D's: on its own set, and complete."""
         is_theirs = self.set_name != COLLECTION
         return is_theirs and self.scores.is_complete and self.limit is None and not self.failed
 

@@ -173,7 +173,7 @@ def _file_states(scan: CorruptedScan, folder: CorruptedFolder, clean: CleanFiles
 
 
 def label_lookup(info: DatasetInfo) -> NDArray[np.uint8]:
-    """As `LabelTable.training_lookup`; added noise is 0, where the table lacks it."""
+    """(65536,) as `LabelTable.training_lookup`; added noise that the table lacks is 0."""
     lookup = info.labels.training_lookup()
     table = benchmark_table(info)
     for raw in () if table is None else table.noise_labels():

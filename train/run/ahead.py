@@ -28,15 +28,17 @@ class ReadyBatch:
     cursor: int
     """Scans seen when it is done, on all devices together."""
     error: Exception | None = None
-    """What preparing it met: raised when it is asked for, so that the step before is not lost."""
+    """An exception from preparing it, raised when it is requested, so that the step before is
+    kept."""
 
 
 class Batches:
     """Prepared batches, in the stream's order.
 
-    No weight is looked at when a batch is prepared, so the next one need not wait for the step. Its
-    tensors are made on the second stream and used on the first: the first waits for an event, and
-    the allocator is told (`record_stream`), or it would give their memory away too early.
+    Preparing a batch does not use the weights, so the next one need not wait for the step. Its
+    tensors are created on the second stream and used on the first: the first waits for an event,
+    and the allocator is informed (`record_stream`), as it would otherwise reuse their memory too
+    early.
     """
 
     def __init__(self, job: Job, stream: BatchStream, *, is_ahead: bool | None = None) -> None:
@@ -119,7 +121,7 @@ class Batches:
 
 
 def prepared_batch(job: Job, raw: RawBatch, *, seed: int) -> Prepared:
-    """Augment a batch on the device and find its voxels."""
+    """Augment a batch on the device and prepare it for the network."""
     torch.manual_seed(seed)  # for dropout layers: a resumed run draws what the whole one drew
     device = job.group.device
     batch = point_batch(

@@ -34,7 +34,7 @@ from pass2d.train.recipes.recipe import Recipe, network_settings
 from pass2d.train.stacks.choose import past_scans, require_poses
 
 _ORDERED = ("auto", "native")
-"""Backends with which sums on a GPU can have one order; "auto" takes native then."""
+"""Backends that can be deterministic on a GPU; "auto" then uses native."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +78,13 @@ def assemble(
     *,
     is_resumed: bool = False,
 ) -> Job:
-    """Choose the scans, build the network, weigh the classes.
+    """Choose the scans, build the network, compute class weights.
 
     Args:
         reader: of the cache.
         recipe: all settings.
         group: of this process.
-        progress: is told what of the data is missing.
+        progress: receives what is missing in the data.
         is_resumed: the network's weights come from a state: no other file is read for them.
 
     Raises:
@@ -163,9 +163,9 @@ def assemble(
 def thinning_plan(
     reader: CacheReader, recipe: Recipe, network: Network, group: ProcessGroup, progress: Progress
 ) -> ThinningPlan | None:
-    """How the stream thins for the network; says why what the cache has is not used, if asked for.
+    """How the stream thins for the network; on request says why stored neighbours are not used.
 
-    On a GPU torch's threads have nothing to do: they ask the trees.
+    On a GPU, torch's CPU threads are idle and search the trees.
     """
     config = network.thinning
     if config is None:
@@ -188,7 +188,7 @@ def thinning_plan(
 def _bank(
     reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64], progress: Progress
 ) -> InstanceBank | None:
-    """What mixes of the recipe paste; None when none does."""
+    """The instance bank for the recipe's mixes; None if none needs it."""
     names = {name for group in recipe.augment.mixes for name in group}
     if all(MIXES[name].partner != "bank" for name in names):
         return None

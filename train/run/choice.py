@@ -28,7 +28,7 @@ class RunChoice:
 
     root: Path
     is_resumed: bool
-    """Go on with the run that lies there; else begin."""
+    """Continue the run in the folder; else start a new one."""
     is_new: bool = False
     """The folder is made for this run: it was not there."""
 
@@ -47,9 +47,9 @@ def choose_run(
     Args:
         named: by the user; None: a new one below ``runs``.
         recipe: of the run.
-        fingerprint: of the cache: a run goes on with the scans that it began with.
-        resume: go on with the run in ``named``, without it with the newest one that has these
-            settings and this cache; begin where there is none.
+        fingerprint: of the cache, which must be the same when a run is resumed.
+        resume: continue the run in ``named``, or by default the newest with these settings and this
+            cache; start a new one if there is none.
         progress: is told.
         runs: the folder of runs.
 

@@ -14,13 +14,13 @@ from pass2d.train.checkpoints.checkpoint import NETWORK, load_checkpoint
 
 
 def start_from_checkpoint(network: Network, path: Path, card: Card, progress: Progress) -> None:
-    """Take over the weights that fit; tensors that depend on other classes keep their fresh values.
+    """Copy the weights that fit; tensors that depend on other classes keep their initial values.
 
     Args:
         network: of the new run; its tensors are changed in place.
         path: a checkpoint of the same architecture.
         card: of the new run: its classes.
-        progress: is told what was taken and what was not.
+        progress: receives what was copied and what was not.
 
     Raises:
         CheckpointError: it cannot be read, or is of another architecture or other sizes.

@@ -59,7 +59,7 @@ def open_folder(root: Path, *, resume: bool, group: ProcessGroup) -> RunFolder:
 
 @contextmanager
 def left_unmade(folder: RunFolder, group: ProcessGroup, *, is_new: bool) -> Iterator[None]:
-    """Take away again what a run made that ended before its first step was logged.
+    """Remove the files of a run that ended before its first step was logged.
 
     Args:
         folder: of the run, whose lock is held.
@@ -89,7 +89,7 @@ def _unmake(folder: RunFolder, *, is_new: bool) -> None:
 
 @contextmanager
 def only_run_in(folder: RunFolder, group: ProcessGroup) -> Iterator[None]:
-    """Keep a second run out of a folder meanwhile; the end of the process, too, gives it free.
+    """Keep other runs out of a folder; the end of the process also releases it.
 
     Raises:
         ConfigError: another run is at work there.
@@ -138,7 +138,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_state(folder: RunFolder, tensors: Mapping[str, Tensor], card: Card) -> None:
-    """Write a new state; the newest before it stays as the one to fall back to.
+    """Write a new state, given by name of tensor; the previous one is kept as a fallback.
 
     Raises:
         CheckpointError: it cannot be written; the states before are untouched.
@@ -150,7 +150,7 @@ def save_state(folder: RunFolder, tensors: Mapping[str, Tensor], card: Card) -> 
 
 
 def newest_state(folder: RunFolder, progress: Progress) -> Checkpoint | None:
-    """The newest whole state of a run; a damaged one is passed over, and that is said.
+    """The newest complete state of a run; a damaged one is skipped, with a message.
 
     Returns:
         None when the run ended before its first state was written.

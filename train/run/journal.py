@@ -1,4 +1,4 @@
-"""What a run writes down: a line on the terminal, a line of JSON, TensorBoard; speed and advice."""
+"""The log of a run: a line on the terminal, a line of JSON, TensorBoard; speed and advice."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Journal:
 
     Args:
         folder: of the run.
-        progress: is told what a person reads.
+        progress: receives the lines for the user.
         step: optimizer steps that the run has done.
         validated: epochs after which it was validated.
         tensorboard: whether to write event files too.
@@ -238,13 +238,13 @@ class LogWindow:
         self._scans += scans
 
     def restart(self, stream: BatchStream) -> None:
-        """Start a new window: what came before (a validation) is not the loop's doing."""
+        """Start a new window, e.g. after a validation, whose time does not count."""
         self._start, self._wait_s, self._scans = self._clock(), stream.wait_s, 0
 
     def write(
         self, job: Job, state: RunState, stream: BatchStream, journal: Journal | None
     ) -> None:
-        """Write the line and start again; only here does the loop wait for the device."""
+        """Write the line and start a new window; only here does the loop wait for the device."""
         means = mean_losses(state.totals.by_name(), job.group)
         state.totals = LossTotals()
         skipped = int(state.skips.total)
@@ -281,7 +281,7 @@ def mean_losses(totals: dict[str, Tensor], group: ProcessGroup) -> dict[str, flo
 def waiting_advice(
     wait_share: float, config: StreamConfig, reader: CacheReader, *, cores: int | None = None
 ) -> str:
-    """One line that names what this run has not tried yet; "" below `HIGH_WAIT_SHARE`.
+    """One line that suggests a setting that this run does not use; "" below `HIGH_WAIT_SHARE`.
 
     Args:
         wait_share: 0..1 of the time since the last line of the log.

@@ -1,4 +1,4 @@
-"""Where a run begins, and which may go on: same data, same settings, or a person says so."""
+"""Where a run starts, and whether it may be resumed: same data, same settings, or on request."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def require_no_state_yet(folder: RunFolder) -> None:
 
 
 def data_differences(before: DatasetInfo, now: DatasetInfo) -> list[str]:
-    """What tells two descriptions of a data set apart, for a person."""
+    """The differences between two descriptions of a data set, as readable text."""
     differences = []
     if before.labels != now.labels:
         old, new = before.labels.names, now.labels.names
@@ -118,7 +118,7 @@ def data_differences(before: DatasetInfo, now: DatasetInfo) -> list[str]:
 
 
 def settings_differences(before: Recipe, now: Recipe) -> list[str]:
-    """Settings that change what is computed and are not what they were."""
+    """Settings that affect the result and have changed."""
     old, new = _flat(to_plain(before)), _flat(to_plain(now))
     return [
         f"{key} = {new.get(key)} (was {old.get(key)})"

@@ -1,4 +1,4 @@
-"""What changes during a run, and how it goes into a checkpoint and comes out again."""
+"""The state that changes during a run, and how it is saved and restored."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def base_card(job: Job) -> Card:
 
 
 def restore_state(job: Job, checkpoint: Checkpoint) -> RunState:
-    """Take up a run where a checkpoint left it.
+    """Restore the state of a run from a checkpoint.
 
     Raises:
         CheckpointError: the tensors are those of another network or optimiser.

@@ -1,4 +1,4 @@
-"""One optimizer step: forward, losses, backward, on however many batches and devices it takes."""
+"""One optimizer step: forward, losses, backward, for all its batches and devices."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def optimizer_step(job: Job, state: RunState, source: BatchStream | Batches) -> int:
-    """Move the weights once.
+    """Update the weights once.
 
-    The device is waited for only where the sizes of a batch's voxels must be known.
+    It waits for the device only to read the numbers of a batch's voxels.
 
-    Each batch's loss counts by its share of the step's scans, those of all devices and of all its
-    batches: an uneven last batch weighs what it holds.
+    Each batch's loss is weighted by its share of the step's scans, over all devices and all its
+    batches: a smaller last batch counts less.
 
     Args:
         job: of the run.
@@ -61,18 +61,18 @@ def optimizer_step(job: Job, state: RunState, source: BatchStream | Batches) -> 
         state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     add_to_average(job, state)
-    batches.begin_next()  # all of this step has been asked of the device
+    batches.begin_next()  # all work of this step is queued on the device
     return scans
 
 
 def choose_sharers(job: Job, *, scans: int) -> None:
-    """Of an epoch's last scans some processes may get none: they share no BatchNorm statistics."""
+    """Processes that get none of an epoch's last scans do not share BatchNorm statistics."""
     if job.sharers is not None:
         job.sharers.choose(-(-scans // job.plan.batch_size))
 
 
 def add_to_average(job: Job, state: RunState) -> None:
-    """Let the present weights into the mean: EMA after each step, SWA after each late epoch."""
+    """Add the current weights to the mean: EMA after each step, SWA after each late epoch."""
     config = job.recipe.average
     if state.average is None:
         return

@@ -11,12 +11,12 @@ from types import FrameType
 from typing import Any
 
 _ECHO_S = 1.0
-"""A second signal so soon is the first one's echo: torchrun hands on what a terminal sends to all
-processes anyway."""
+"""A second signal within this time is an echo of the first: torchrun forwards what a terminal sends
+to all processes anyway."""
 
 
 class StopRequest:
-    """Whether someone asked the run to end.
+    """Whether the run was asked to end.
 
     Args:
         before: what took the signals before, by number; a signal that ends all is handed on to it.
@@ -48,7 +48,7 @@ class StopRequest:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Within, a signal raises KeyboardInterrupt."""
+        """Inside the block, a signal raises KeyboardInterrupt."""
         self.raises = True
         try:
             yield
@@ -57,7 +57,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within, a signal raises, and leaving the block early is all that it does."""
+        """Inside the block, a signal raises, and only leaves the block."""
         self._leaves_block = True
         try:
             with suppress(KeyboardInterrupt), self.raising():
@@ -68,7 +68,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM meanwhile; outside the main thread nothing can be caught."""
+    """Catch SIGINT and SIGTERM during the block; outside the main thread this is impossible."""
     if threading.current_thread() is not threading.main_thread():
         yield StopRequest()
         return

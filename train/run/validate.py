@@ -51,7 +51,7 @@ def validate(
         folder: where the best network goes.
         journal: of the first process; None in others.
         card: what every checkpoint of the run says.
-        progress: is told of every scan.
+        progress: receives every scan.
         stop: a signal to any process cuts it short in all.
 
     Returns:
@@ -141,7 +141,7 @@ def export(
 
 
 def averaged(job: Job, state: RunState) -> AbstractContextManager[None]:
-    """Within, the network has its averaged weights, if the run keeps some and has any yet."""
+    """Inside the block, the network has its averaged weights, if the run has any yet."""
     if state.average is None or not state.average.count:
         return nullcontext()
     return state.average.swapped_in(job.network)

@@ -1,1 +1,1 @@
-"""Several scans together: which past scans, where their points lie now, and which of them enter."""
+"""Several scans together: which past scans, their poses, and which of their points enter."""

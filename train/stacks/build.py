@@ -68,7 +68,7 @@ def past_record(
     assert record.outside_xyz is not None
     order = record.raw_order()
     xyz = order.laid(record.xyz, record.outside_xyz)
-    # What does not depend on the place is decided before anything is moved.
+    # What does not depend on position is decided before points are transformed.
     enters = is_measured(xyz)
     if config.points == "steps":
         assert classes is not None
@@ -126,14 +126,14 @@ def point_rows(record: ScanRecord) -> NDArray[np.float32]:
 def enters_by_step(
     classes: NDArray[np.uint8], *, lag: int, steps: tuple[int, ...]
 ) -> NDArray[np.bool_]:
-    """(N,) whether points of these classes enter from a scan so long ago. Source: TASeg."""
+    """(N,) whether points of these classes enter from a scan with this lag. Source: TASeg."""
     enters = np.array([step > 0 and lag % step == 0 for step in steps])
     return np.asarray(enters.take(classes))
 
 
 @dataclass(frozen=True)
 class SharedVoxels:
-    """The voxels that have a point of the current scan."""
+    """The voxels that contain a point of the current scan."""
 
     voxel_m: float
     low: NDArray[np.int64]
@@ -159,7 +159,7 @@ class SharedVoxels:
         cells -= self.low[:, None]
         holds = ((cells >= 0) & (cells < np.array(self.size)[:, None])).all(axis=0)
         rows = np.flatnonzero(holds)
-        if len(self.keys):  # a look-up: half the time of np.isin
+        if len(self.keys):  # a lookup: half the time of np.isin
             keys = np.ravel_multi_index(tuple(cells.take(rows, axis=1)), self.size)
             place = np.searchsorted(self.keys, keys)
             holds[rows] = self.keys.take(place, mode="clip") == keys

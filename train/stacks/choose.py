@@ -1,4 +1,4 @@
-"""Which past scans belong to a scan, and how they lie in its frame."""
+"""The past scans of a scan, and their poses in its frame."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class PastScan:
 def past_scans(scans: ScanTable, position: int, config: StackConfig) -> tuple[PastScan, ...]:
     """The past scans of a scan, the latest first.
 
-    They are the prepared ones before it in its sequence: a gap in the frame numbers does not make
-    the history shorter, and at the start of a sequence there are fewer.
+    They are the prepared scans before it in its sequence: a gap in the frame numbers does not
+    shorten the history, and at the start of a sequence there are fewer.
 
     Raises:
         ConfigError: a pose, or with ``within_s`` or ``time = "seconds"`` a time, is not known.

@@ -19,7 +19,7 @@ class StackConfig:
     stride: int = 1
     """1: the scans directly before it; 2: every second one; ..."""
     within_s: float | None = None
-    """Only scans that were taken at most so many seconds before; "none": all."""
+    """Only scans that were taken at most this many seconds before; "none": all."""
     time: Literal["none", "flag", "lag", "seconds"] = "none"
     """A fifth channel of each point: 0 (current) or 1 (past), how many scans ago, or how many
     seconds ago. The current scan has 0."""

@@ -1,4 +1,4 @@
-"""What an earlier run answered for scans, as the classes of their points."""
+"""Predictions of an earlier run, as the classes of past points."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Submissions for the benchmark servers: written, checked entry by entry, checked by anybody."""
+"""Submissions for the benchmark servers: written, and checked entry by entry."""

@@ -1,4 +1,4 @@
-"""What each benchmark's server takes: entry names, types, allowed numbers, who must be there."""
+"""What each benchmark's server accepts: entry names, types, allowed ids, required scans."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Benchmark:
         ]
 
     def encode(self, name: str, labels: NDArray[np.uint8], task: Task) -> bytes:
-        """A network's training ids (N,) as the file of that name, which the task's server reads."""
+        """Encode a network's training ids (N,) as the file of that name for the task's server."""
         folded = task.fold[labels]
         if not self.form.takes_raw_ids:
             return folded.astype("u1").tobytes()
@@ -160,7 +160,7 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class DescribedFiles(Benchmark):
-    """No server's rules: predictions lie as the labels of a described data set, or by scan id."""
+    """No server's rules: label files named as those of a described data set, or by scan id."""
 
     files: LabelFiles
 
@@ -187,7 +187,7 @@ class DescribedFiles(Benchmark):
         return self.files.names(reader, positions)
 
     def encode(self, name: str, labels: NDArray[np.uint8], task: Task) -> bytes:
-        """A label file."""
+        """Encode (N,) training ids as a label file."""
         return self.files.encode(name, task.fold[labels])
 
 

@@ -1,4 +1,4 @@
-"""Finished scans of a submission that is on its way: what an interrupted run keeps."""
+"""Finished scans of an unfinished submission, which an interrupted run keeps."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Parts:
         self._record: WorkRecord | None = None
 
     def begin(self) -> tuple[int, bool]:
-        """Make the folder, or take it up.
+        """Create the folder, or continue with an existing one.
 
         Returns:
-            How many finished scans are there, and whether another job's were thrown away.
+            The number of finished scans, and whether those of another job were removed.
 
         Raises:
             CacheError: The disk is full, or the folder may not be written.
@@ -62,7 +62,7 @@ class Parts:
         return self.folder / "run.lock"
 
     def write(self, place: int, labels: NDArray[np.uint8]) -> None:
-        """Keep a scan's training ids.
+        """Save a scan's (N,) uint8 training ids.
 
         Raises:
             CacheError: The disk is full, or the folder may not be written.
@@ -72,7 +72,7 @@ class Parts:
             self._finished.add(f"{place:06d}", {"points": len(labels)})
 
     def read(self, place: int, *, n: int) -> NDArray[np.uint8] | None:
-        """A scan's training ids; None when it is not finished, or damaged."""
+        """A scan's (N,) uint8 training ids; None if it is not finished, or damaged."""
         try:
             data = zlib.decompress(read_whole(self._path(place)))
         except (FileNotFoundError, zlib.error):
@@ -84,7 +84,7 @@ class Parts:
         return f"{place:06d}" in self._finished.parts and self._path(place).is_file()
 
     def remove(self) -> None:
-        """Throw all away: the zip is there."""
+        """Remove everything: the zip is complete."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Which scans a submission holds, and whether these are all that the server wants."""
+"""The scans of a submission, and whether they are all that the server expects."""
 
 from __future__ import annotations
 

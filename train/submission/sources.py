@@ -18,7 +18,7 @@ from pass2d.common.files import read_whole
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCheck:
-    """What a look at the raw files showed."""
+    """The result of checking the raw files."""
 
     problems: tuple[str, ...]
     notes: tuple[str, ...]

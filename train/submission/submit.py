@@ -46,15 +46,15 @@ class SubmitConfig:
 
     split: str = "test"
     task: str | None = None
-    """Which server it is for, a name of `tasks.Task`; by default that of the network's own classes.
-    Its predictions are folded."""
+    """The server's task, a name of `tasks.Task`, to whose classes predictions are reduced; by
+    default that of the network's own classes."""
     votes: VotePlan = SINGLE_PASS
     outside: OutsidePolicy = "nearest"
-    """What points outside the volume are given; nuScenes takes only "nearest"."""
+    """See ``OutsidePolicy``; nuScenes accepts only "nearest"."""
     description: Path | None = None
     """SemanticKITTI: becomes `description.txt`."""
     meta: tuple[tuple[str, bool], ...] = ()
-    """nuScenes: flags of `submission.json`; those of `parse_meta` where left out."""
+    """nuScenes: flags of `submission.json`; by default those of `parse_meta`."""
     allow_partial: bool = False
     """Write a zip although the server would refuse it: scans or sequences are missing."""
     overwrite: bool = False
@@ -89,18 +89,18 @@ def submit(
 ) -> SubmitSummary:
     """Predict a split and write the zip; nothing of that name is there before it is verified.
 
-    Interrupted at any moment, the same call continues where it stopped: finished scans lie in
+    If it is interrupted, the same call continues where it stopped: finished scans are kept in
     `.NAME.parts` beside the zip.
 
     Args:
-        checkpoint: An inference export or a training state, or what was loaded of one.
+        checkpoint: An inference export or a training state, or one that is loaded already.
         cache_root: What `pass2d prepare` wrote.
         out: The zip.
         benchmarks: The rules of the known benchmarks.
         config: Split, votes, options of the server.
         dataset: Which data set, if the cache holds several.
         device: Defaults to the GPU if there is one.
-        progress: Is told of every scan.
+        progress: Receives every scan.
 
     Raises:
         CheckpointError, CacheError: They cannot be read, or the zip cannot be written.
@@ -268,7 +268,7 @@ class _Work:
             self._load,
             info=self._info,
             plans=(config.votes,),
-            # Class 0 is no answer that a server counts: the best of the others is given.
+            # Servers do not accept class 0: the best of the others is used.
             allow_ignored=False,
         ):
             position = found.item.position
@@ -292,7 +292,7 @@ class _Work:
         self._progress.say(note)
 
     def pack(self, out: Path, benchmark: Benchmark) -> VerifyReport:
-        """Write the zip aside, read it again, rename it."""
+        """Write the zip under a temporary name, read it back, rename it."""
         aside = self._parts.folder / "submission.tmp"
         expected = {
             name: self._points(position)

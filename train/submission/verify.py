@@ -73,14 +73,14 @@ def verify_submission(
         path: Any file.
         benchmarks: The rules that are known.
         split: SemanticKITTI: whose sequences must be there. nuScenes names its split itself.
-        task: Which server it is for; without, what the numbers in it suggest.
+        task: The server's task; by default the one that the ids in it suggest.
         expected: Points of every prediction file by its name in the zip, from a cache; without,
             sizes are only checked for being whole points.
-        allow_partial: Do not ask for the official sequences and counts.
-        progress: Is told of every entry.
+        allow_partial: Do not require the official sequences and counts.
+        progress: Receives every entry.
 
     Raises:
-        DataError: No such file, or no readable zip.
+        DataError: The file is missing, or not a readable zip.
         ConfigError: SemanticKITTI has no such split, or there is no such task.
     """
     if task is not None:
@@ -334,7 +334,7 @@ class _Check:
 
     def _problem(self, text: str) -> None:
         line = f"{self._path.name}: {text}"
-        # Names in a zip are anybody's: no line breaks, nothing that a terminal would obey.
+        # Names in a zip are untrusted: remove line breaks and terminal control characters.
         self._problems.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
 

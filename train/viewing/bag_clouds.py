@@ -26,7 +26,7 @@ _KEPT = 8
 
 
 def bag_clouds(bag: Bag, info: DatasetInfo, *, topic: str | None) -> ViewSet:
-    """List the clouds of an open recording; those that carry `class_id` show it as prediction.
+    """List the clouds of an open recording; a field `class_id` is shown as the prediction.
 
     Args:
         bag: Open while scans are loaded.

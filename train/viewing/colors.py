@@ -34,7 +34,7 @@ def ramp(share: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def robust_scale(values: NDArray[np.float32], *, unit: str) -> Scale:
-    """From the 1st to the 99th percentile of the finite values."""
+    """The 1st and the 99th percentile of the finite ones among (N,) values."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return Scale(low=0.0, high=1.0, unit=unit)

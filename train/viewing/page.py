@@ -22,14 +22,14 @@ from pass2d.train.viewing.colors import ramp, robust_scale
 from pass2d.train.viewing.scan import ViewCamera, ViewScan, ViewSet
 
 FARTHEST_M = 1000.0
-"""Points beyond are left out: the others would lose their resolution of some millimetres."""
+"""Points beyond are left out, to keep a resolution of a few millimetres."""
 JPEG_QUALITY = 85
-# The page can reach no network even if it wanted to.
+# The page must not access the network.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_view_page(scans: Iterable[ViewScan], path: Path, of: ViewSet) -> list[Path]:
-    """Write a page with one or several scans; in memory are a few at a time.
+    """Write a page with one or several scans, a few of which are in memory at a time.
 
     Args:
         scans: In the order of the slider.

@@ -117,7 +117,7 @@ def _stems(item: ViewItem) -> list[str]:
 
 
 def written_lookup(table: LabelTable) -> NDArray[np.uint8]:
-    """As `LabelTable.training_lookup`, for ids that a network wrote."""
+    """(65536,) training ids as `LabelTable.training_lookup`, for ids written by a network."""
     lookup = table.training_lookup()
     for training, raw_id in enumerate(table.training_to_raw):
         # A network writes the id of a class, which need not be one of the ids that map to it.

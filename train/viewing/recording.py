@@ -1,4 +1,4 @@
-"""`pass2d view` in Rerun: a window, or a file that one opens."""
+"""`pass2d view` in Rerun: a window or a file."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def _disconnect(rr: ModuleType, stream: Any, path: Path, *, patience_s: float) -
 
 
 def _require_whole(path: Path) -> None:
-    """A full disk is only a warning to Rerun: see whether the file can be read to its end.
+    """For Rerun a full disk is only a warning: check that the file can be read to its end.
 
     Raises:
         OSError: It cannot.

@@ -1,4 +1,4 @@
-"""What every way of looking at a scan draws."""
+"""A scan for viewing, with everything that is known about its points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pass2d.train.stacks.config import StackConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ViewCamera:
-    """One picture and the points that it sees."""
+    """One picture and the points visible in it."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
@@ -37,7 +37,7 @@ class ViewScan:
     """E.g. "08/000123"."""
     frame_index: int
     time_s: float | None
-    """Of the sequence's clock; None where nobody knows it."""
+    """Seconds on the sequence's clock; None if unknown."""
     xyz: NDArray[np.float32]
     """(3, N) metres, lidar frame."""
     signal: NDArray[np.float32]
@@ -52,7 +52,7 @@ class ViewScan:
     """(N,) by name: the cache's further fields of points, NaN outside the volume."""
     cameras: tuple[ViewCamera, ...] = ()
     note: str = ""
-    """How its file was read, where that is not as usual, for people."""
+    """How its file was read, if not as usual, as readable text."""
 
     @property
     def n(self) -> int:
@@ -157,7 +157,7 @@ Labeller = Callable[[Iterable[ViewItem]], Iterator[ViewScan]]
 def with_prediction(
     scan: ViewScan, predicted: NDArray[np.uint8], confidence: NDArray[np.float32] | None
 ) -> ViewScan:
-    """The scan with labels of a network.
+    """The scan with a network's (N,) training ids and (N,) confidences.
 
     Raises:
         DataError: not as many as points.

@@ -31,13 +31,13 @@ def checkpoint_labels(
     device: str,
     say: Callable[[str], None],
 ) -> Labeller:
-    """What labels scans with a checkpoint.
+    """Make a labeller from a checkpoint.
 
     Args:
-        checkpoint: A .safetensors file, or what was loaded of one.
+        checkpoint: A .safetensors file, or one that is loaded already.
         table: Of the scans; the checkpoint's must be the same.
         device: "auto", "cpu", "cuda".
-        say: Hears of each way in which scans differ from the checkpoint's training data.
+        say: Receives each kind of difference between scans and the checkpoint's training data.
 
     Raises:
         CheckpointError: Not readable, or trained on other classes.
