@@ -17,7 +17,7 @@ from pass2d.cache.schema import DatasetInfo, GridConfig, RawFormat
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource
 from pass2d.pipeline.stages.camera_sense import AHEAD, camera_doubts, pinhole
-from pass2d.pipeline.stages.edge_match import clear_turn, match_edges, range_jumps
+from pass2d.pipeline.stages.edge_match import clear_turn, match_edges, range_jumps, shows_edges
 from pass2d.points.binary import SUFFIX
 from pass2d.points.packed import file_bytes
 
@@ -189,12 +189,14 @@ def edge_scores(
     """
     if scan.image_from_lidar is None or scan.camera_rule == "recorded":
         return []
-    is_jump = range_jumps(xyz)
+    is_jump: NDArray[np.bool_] | None = None
     found = []
     for camera, (file, image) in enumerate(zip(scan.images, images, strict=True)):
         seen_by = pinhole(np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4))
-        if file is None or image is None or seen_by is None:
+        if file is None or image is None or seen_by is None or not shows_edges(seen_by):
             continue
+        if is_jump is None:
+            is_jump = range_jumps(xyz)
         scores = match_edges(xyz, is_jump, camera=seen_by, image=image)
         if scores is not None:
             found.append(EdgeScores(scan.sequence, camera, file, scores))

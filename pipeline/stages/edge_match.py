@@ -40,6 +40,8 @@ _FEWEST = 40
 _PARTS = (0, 0), (0, 1), (0, 2), (1, 1), (1, 2)
 _COARSEST_DEG = 0.5
 """Pixels of a picture that shows enough."""
+_FAST = 32
+"""Multiples of it are fast to transform."""
 _LOCAL_DEG = 4.0
 """Edges count against those around them: grass is full of them and the sky has none."""
 _CLEARLY, _PLAINLY = 2.0, 5.0
@@ -79,8 +81,6 @@ def range_jumps(xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
     Returns:
         (N,).
     """
-    from scipy.ndimage import maximum_filter1d  # type: ignore[import-untyped]  # ships no types
-
     distance = np.sqrt((xyz * xyz).sum(axis=0))
     level = np.hypot(xyz[0], xyz[1])
     # Farthest range by elevation and azimuth, then of the cells around.
@@ -90,8 +90,14 @@ def range_jumps(xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
     row -= row.min(initial=0)
     farthest = np.zeros((row.max(initial=0) + 1, columns), np.float32)
     np.maximum.at(farthest, (row, column), distance)
-    beside = maximum_filter1d(farthest, 2 * _BESIDE + 1, axis=1, mode="wrap")[row, column]
+    around = [np.roll(farthest, step, axis=1) for step in range(-_BESIDE, _BESIDE + 1)]
+    beside = np.maximum.reduce(around)[row, column]
     return np.asarray(beside - distance > np.maximum(_JUMP_M, _JUMP * distance))
+
+
+def shows_edges(camera: Pinhole) -> bool:
+    """Whether a picture's pixels are small enough."""
+    return bool(np.degrees(1 / camera.intrinsics[0, 0]) <= _COARSEST_DEG)
 
 
 def match_edges(
@@ -106,15 +112,13 @@ def match_edges(
     Args:
         xyz: (3, N) metres, lidar frame.
         is_jump: (N,) of ``range_jumps``.
-        camera: the calibration, with the intrinsics of this picture.
+        camera: the calibration, with the intrinsics of this picture, which ``shows_edges``.
         image: (H, W, 3) RGB.
 
     Returns:
         (K,) one score per copy, for ``clear_turn``; NaN where a copy sees too little. None where
         scan or picture show too little.
     """
-    if np.degrees(1 / camera.intrinsics[0, 0]) > _COARSEST_DEG:
-        return None
     edges = _picture_edges(image, camera.intrinsics)
     seen = camera.rotation @ (xyz - camera.centre_m[:, None].astype(np.float32))
     ahead = np.flatnonzero((seen[2] > _CLOSEST_M) & (seen[2] > 0.2 * np.sqrt((seen**2).sum(0))))
@@ -195,8 +199,6 @@ class _Sums(NamedTuple):
 
 
 def _picture_edges(image: NDArray[np.uint8], intrinsics: NDArray[np.float64]) -> _Edges:
-    from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
-
     height, width = image.shape[:2]
     fx, skew, cx, fy, cy = (float(intrinsics[at]) for at in _PARTS)
     corners = np.array([[-cy / fy, -cx / fx], [(height - cy) / fy, (width - cx) / fx]])
@@ -212,16 +214,47 @@ def _picture_edges(image: NDArray[np.uint8], intrinsics: NDArray[np.float64]) ->
     # Grey, from a picture whose pixels are a little smaller than a cell.
     shrink = max(1, int(fx * np.radians(_CELL_DEG) / 1.3))
     grey = np.asarray(Image.fromarray(image).convert("L").reduce(shrink), np.float32)
-    places = [row / shrink - 0.5, column / shrink - 0.5]
-    there = map_coordinates(grey, places, order=1, mode="nearest")
+    there = _between_pixels(grey, row / shrink - 0.5, column / shrink - 0.5)
     # A jump to the side is an edge that runs up and down.
-    slope = gaussian_filter(np.abs(np.gradient(gaussian_filter(there, 0.7), axis=1)), 1.0)
-    ranks = np.searchsorted(np.sort(slope[inside]), slope) / max(1, np.count_nonzero(inside))
+    slope = _smoothed(np.abs(np.gradient(_smoothed(there, _bell(0.7)), axis=1)), _bell(1.0))
+    ordered = np.sort(slope[inside])
+    ranks = np.searchsorted(ordered, slope) / max(1, len(ordered))
     size = round(_LOCAL_DEG / _CELL_DEG) | 1
-    share = uniform_filter(inside.astype(np.float32), size)
-    around = uniform_filter((ranks * inside).astype(np.float32), size) / np.maximum(share, 1e-3)
+    even = np.full(size, 1 / size, np.float32)
+    share = _smoothed(inside.astype(np.float32), even)
+    around = _smoothed((ranks * inside).astype(np.float32), even) / np.maximum(share, 1e-3)
     strength = np.where(inside, ranks - around, 0).astype(np.float32)
     return _Edges(strength, inside.astype(np.float32), first.astype(np.int64))
+
+
+def _between_pixels(
+    grey: NDArray[np.float32], row: NDArray[np.float64], column: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Grey between the middles of pixels; beyond the picture that of its rim."""
+    row, column = (np.clip(at, 0, n - 1) for at, n in zip((row, column), grey.shape, strict=True))
+    top, left = row.astype(np.int64), column.astype(np.int64)
+    below, beside = np.ceil(row).astype(np.int64), np.ceil(column).astype(np.int64)
+    down, right = row - top, column - left
+    upper = grey[top, left] * (1 - right) + grey[top, beside] * right
+    lower = grey[below, left] * (1 - right) + grey[below, beside] * right
+    return np.asarray(upper * (1 - down) + lower * down, np.float32)
+
+
+def _bell(sigma: float) -> NDArray[np.float32]:
+    """Weights of a Gaussian, to four times its width, in cells."""
+    radius = int(4 * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return np.asarray(weights / weights.sum(), np.float32)
+
+
+def _smoothed(cells: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weighted means along both axes; beyond the rim the cells come mirrored."""
+    radius = len(weights) // 2
+    for _ in range(2):
+        wide = np.pad(cells, ((radius, radius), (0, 0)), mode="symmetric")
+        shifted = (wide[start : start + len(cells)] for start in range(len(weights)))
+        cells = sum(w * part for w, part in zip(weights, shifted, strict=True)).T
+    return cells
 
 
 def _scores(
@@ -234,17 +267,15 @@ def _scores(
         jumps: (3, J) right, down and ahead of the camera.
         others: (3, O).
     """
-    from scipy.fft import irfft2, next_fast_len, rfft2  # type: ignore[import-untyped]
-
     shape = edges.inside.shape
-    size = tuple(next_fast_len(n, real=True) for n in shape)
-    pictures = [np.conj(rfft2(part, size)) for part in (edges.strength, edges.inside)]
+    size = tuple(-(-n // _FAST) * _FAST for n in shape)
+    pictures = [np.conj(np.fft.rfft2(part, size)) for part in (edges.strength, edges.inside)]
     down, right = (np.arange(-most, most + 1) for most in _FARTHEST)
 
     def sums(points: NDArray[np.floating]) -> _Sums:
         count = np.bincount(_cells(edges, points), minlength=shape[0] * shape[1])
-        spectrum = rfft2(count.reshape(shape).astype(np.float32), size)
-        strength, inside = (irfft2(spectrum * part, size) for part in pictures)
+        spectrum = np.fft.rfft2(count.reshape(shape).astype(np.float32), size)
+        strength, inside = (np.fft.irfft2(spectrum * part, size) for part in pictures)
         shifts = np.ix_(down, right)
         return _Sums(strength[shifts].ravel(), np.round(inside[shifts].ravel()))
 
