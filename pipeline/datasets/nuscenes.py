@@ -511,10 +511,12 @@ def _locate(root: Path, table: DatasetTable) -> Path | None:
     return locate_tables(root)
 
 
-LAYOUT = RawLayout(
-    name="nuscenes",
-    sign="v1.0-*/scene.json",
-    locate=_locate,
-    list_scans=_list,
-    examine=_examine,
+LAYOUTS = (
+    RawLayout(
+        name="nuscenes",
+        sign="v1.0-*/scene.json",
+        locate=_locate,
+        list_scans=_list,
+        examine=_examine,
+    ),
 )

@@ -7,25 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress, Silent
-from pass2d.pipeline.datasets import nuscenes, pandaset, semkitti, waymo
 from pass2d.pipeline.datasets.check import check_examined
-from pass2d.pipeline.datasets.described.description import Description, description_of
-from pass2d.pipeline.datasets.described.facts import table_of
-from pass2d.pipeline.datasets.described.listing import layout_of
 from pass2d.pipeline.datasets.layout import Examined, RawLayout, Wanted, listing_problems
 from pass2d.pipeline.datasets.roots import FoundRoot, find_root
-from pass2d.pipeline.datasets.table import DatasetTable, load_table
+from pass2d.pipeline.datasets.table import DatasetTable, load_table, name_and_layout
 from pass2d.pipeline.datasets.tally import Tally
 from pass2d.pipeline.datasets.words import table_files
 from pass2d.pipeline.problem import Problem
 from pass2d.pipeline.source import SourceListing
 
-LAYOUTS = (semkitti.LAYOUT, nuscenes.LAYOUT, waymo.LAYOUT, *pandaset.LAYOUTS)
+if TYPE_CHECKING:
+    from pass2d.pipeline.datasets.described.description import Description
+
+LAYOUTS = {
+    "semantickitti": "semkitti",
+    "nuscenes": "nuscenes",
+    "waymo": "waymo",
+    "pandaset": "pandaset",
+    "pandaset_gt": "pandaset",
+}
+"""Layout -> the reader file that has it in its `LAYOUTS`, imported when a data set asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,35 +115,51 @@ class Dataset:
 
 def described(description: Description) -> Dataset:
     """The data set that a person described."""
+    from pass2d.pipeline.datasets.described.facts import table_of
+    from pass2d.pipeline.datasets.described.listing import layout_of
+
     return Dataset(table=table_of(description), layout=layout_of(description))
 
 
 class Datasets(Mapping[str, Dataset]):
-    """Data sets by name, in the order in which a raw folder is tried."""
+    """Data sets by name, in the order in which a raw folder is tried.
 
-    def __init__(self, files: tuple[Path, ...], layouts: tuple[RawLayout, ...]) -> None:
-        self._files, self._layouts = files, layouts
-        readers = {layout.name: layout for layout in layouts}
-        self._known: dict[str, Dataset] = {}
+    Args:
+        files: their TOML files; each is read in full when its data set is asked for.
+        layouts: the readers that are not in `LAYOUTS`.
+    """
+
+    def __init__(self, files: tuple[Path, ...], layouts: tuple[RawLayout, ...] = ()) -> None:
+        self._files, self._layouts = files, {layout.name: layout for layout in layouts}
+        self._named: dict[str, Path] = {}
+        self._layout_of: dict[str, str] = {}
+        self._loaded: dict[str, Dataset] = {}
+        known = [*LAYOUTS, *self._layouts]
         for file in files:
-            table = load_table(file)
-            if table.info.layout not in readers:
-                raise ConfigError(
-                    f"{file}: layout {table.info.layout!r}: expected one of {', '.join(readers)}"
-                )
-            if table.info.name in self._known:
-                raise ConfigError(f"{file}: there is a data set {table.info.name!r} already")
-            layout = readers[table.info.layout]
-            self._known[table.info.name] = Dataset(table=table, layout=layout)
+            name, layout = name_and_layout(file)
+            if layout not in known:
+                raise ConfigError(f"{file}: layout {layout!r}: expected one of {', '.join(known)}")
+            if name in self._named:
+                raise ConfigError(f"{file}: there is a data set {name!r} already")
+            self._named[name], self._layout_of[name] = file, layout
 
     def __getitem__(self, name: str) -> Dataset:
-        return self._known[name]
+        if name not in self._loaded:
+            table = load_table(self._named[name])
+            self._loaded[name] = Dataset(table=table, layout=self._layout(table.info.layout))
+        return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter(self._named)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._named)
+
+    def _layout(self, name: str) -> RawLayout:
+        if name in self._layouts:
+            return self._layouts[name]
+        reader = import_module(f"pass2d.pipeline.datasets.{LAYOUTS[name]}")
+        return next(layout for layout in reader.LAYOUTS if layout.name == name)
 
     def extended(self, file: Path, *layouts: RawLayout) -> Datasets:
         """These and one more.
@@ -147,7 +171,9 @@ class Datasets(Mapping[str, Dataset]):
         Raises:
             ConfigError: as `load_table`, or its name is taken.
         """
-        return Datasets((*self._files, file), (*self._layouts, *layouts))
+        more = Datasets((*self._files, file), (*self._layouts.values(), *layouts))
+        more[name_and_layout(file)[0]]  # now, so that what is wrong with it is said
+        return more
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -157,11 +183,11 @@ class Datasets(Mapping[str, Dataset]):
     @property
     def default(self) -> Dataset:
         """The one to take where nothing tells which it is."""
-        return next(iter(self._known.values()))
+        return next(iter(self.values()))
 
     def infos(self) -> tuple[DatasetInfo, ...]:
         """Label table, grid and facts of every data set."""
-        return tuple(dataset.table.info for dataset in self._known.values())
+        return tuple(dataset.table.info for dataset in self.values())
 
     def of(self, info: DatasetInfo) -> Dataset:
         """The data set that a cache was prepared from; else one of the same layout.
@@ -170,19 +196,21 @@ class Datasets(Mapping[str, Dataset]):
             ConfigError: no reader for its layout.
         """
         if info.description is not None:
+            from pass2d.pipeline.datasets.described.description import description_of
+
             return described(description_of(info.description, where=f"data set {info.name}"))
         name = info.name if info.corruption is None else info.corruption.clean
-        for dataset in (self._known.get(name), *self._known.values()):
-            if dataset is not None and dataset.layout.name == info.layout:
-                return dataset
+        for known in (name, *self):
+            if self._layout_of.get(known) == info.layout:
+                return self[known]
         raise ConfigError(
             f"data set {info.name}: no reader for layout {info.layout!r}; known are "
-            f"{', '.join(layout.name for layout in self._layouts)}."
+            f"{', '.join([*LAYOUTS, *self._layouts])}."
         )
 
     def at(self, root: Path) -> Dataset | None:
         """The first data set whose layout a folder has."""
-        return next((dataset for dataset in self._known.values() if dataset.is_at(root)), None)
+        return next((dataset for dataset in self.values() if dataset.is_at(root)), None)
 
 
-DATASETS = Datasets(table_files(), LAYOUTS)
+DATASETS = Datasets(table_files())

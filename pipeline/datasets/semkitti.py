@@ -371,12 +371,14 @@ def _locate(root: Path, table: DatasetTable) -> Path | None:
     return locate_sequences(root, known=table.sequences)
 
 
-LAYOUT = RawLayout(
-    name="semantickitti",
-    sign="sequences/NN/velodyne",
-    locate=_locate,
-    list_scans=_list,
-    examine=_examine,
-    is_part=_is_part,
-    list_part=_list_part,
+LAYOUTS = (
+    RawLayout(
+        name="semantickitti",
+        sign="sequences/NN/velodyne",
+        locate=_locate,
+        list_scans=_list,
+        examine=_examine,
+        is_part=_is_part,
+        list_part=_list_part,
+    ),
 )

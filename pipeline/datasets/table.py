@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,7 +21,7 @@ from pass2d.cache.schema import (
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.files import read_fault
 from pass2d.common.json import from_json
-from pass2d.pipeline.datasets.words import read_table
+from pass2d.pipeline.datasets.words import read_once, read_table
 from pass2d.pipeline.source import CameraRule
 
 T = TypeVar("T")
@@ -66,8 +67,26 @@ def load_table(file: Path) -> DatasetTable:
     Raises:
         ConfigError: not TOML, a key missing, or parts that contradict each other.
     """
-    try:
+    with _named(file):
         return _table(read_table(file))
+
+
+def name_and_layout(file: Path) -> tuple[str, str]:
+    """What a table is found by, without the checks of the rest.
+
+    Raises:
+        ConfigError: as `load_table`.
+    """
+    with _named(file):
+        raw = read_once(file)
+        return raw["name"], raw["layout"]
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Name the file that is wrong."""
+    try:
+        yield
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {read_fault(error)}") from error
     except tomllib.TOMLDecodeError as error:

@@ -235,9 +235,11 @@ def _locate(root: Path, table: DatasetTable) -> Path | None:
     return root.resolve() if is_there else None
 
 
-LAYOUT = RawLayout(
-    name="waymo",
-    sign=f"training/{LIDAR}/*{SUFFIX}",
-    locate=_locate,
-    list_scans=_list,
+LAYOUTS = (
+    RawLayout(
+        name="waymo",
+        sign=f"training/{LIDAR}/*{SUFFIX}",
+        locate=_locate,
+        list_scans=_list,
+    ),
 )

@@ -29,7 +29,7 @@ class CommandWords:
 def table_files() -> tuple[Path, ...]:
     """The TOML files of all data sets, first the one that says `is_default`."""
     files = Path(__file__).parent.glob("*.toml")
-    return tuple(sorted(files, key=lambda file: (not _read(file).get("is_default"), file.name)))
+    return tuple(sorted(files, key=lambda file: (not read_once(file).get("is_default"), file.name)))
 
 
 def read_table(file: Path) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def read_table(file: Path) -> dict[str, Any]:
     return raw if like is None else _merged(read_table(file.with_name(f"{like}.toml")), raw)
 
 
-_read = functools.cache(read_table)
+read_once = functools.cache(read_table)
+"""The same, of files that do not change meanwhile."""
 
 
 def _merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 
 def command_words(file: Path) -> CommandWords:
     """Read them from a file that `load_table` takes."""
-    raw = _read(file)
+    raw = read_once(file)
     title, words = raw["facts"]["title"], raw.get("command", {})
     return CommandWords(
         name=raw["name"],

@@ -16,7 +16,6 @@ from pass2d.pipeline.stages.label_types import require_label_type
 from pass2d.pipeline.stages.labels import instance_ids, map_labels
 from pass2d.pipeline.stages.panoptic import read_panoptic
 from pass2d.pipeline.stages.raw_file import read_file
-from pass2d.pipeline.stages.read_described import described_labels, described_points
 from pass2d.pipeline.stages.scan_formats import scan_format
 
 
@@ -153,6 +152,8 @@ def read_point_file(file: Path, info: DatasetInfo, *, scan_id: str = "") -> NDAr
     if (form := scan_format(info)) is not None:
         return form.points(file, scan_id)
     if info.raw_format is not None:
+        from pass2d.pipeline.stages.read_described import described_points
+
         return described_points(file, info.raw_format)
     data = read_file(file)
     require_layout(data, columns=info.raw_columns, file=file)
@@ -179,6 +180,8 @@ def read_label_file(
     if (form := scan_format(info)) is not None:
         labels = form.labels(file, scan_id)
     elif info.raw_format is not None:
+        from pass2d.pipeline.stages.read_described import described_labels
+
         labels = described_labels(file, info, info.raw_format, is_dropped=is_dropped)
     else:
         data = read_file(file)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.schema import DatasetInfo
-from pass2d.pipeline.stages import pandaset_files, waymo_files
 from pass2d.pipeline.stages.raw_file import read_file
 
 
@@ -33,25 +33,41 @@ class ScanFormat:
     calibration says them."""
 
 
-def _pandaset(sensor: int) -> ScanFormat:
+def _waymo(_layout: str) -> ScanFormat:
+    from pass2d.pipeline.stages import waymo_files as files
+
     return ScanFormat(
-        points=lambda file, _: pandaset_files.sensor_points(file, sensor),
-        labels=lambda file, _: pandaset_files.sensor_labels(file, sensor),
+        points=files.frame_points,
+        labels=files.frame_labels,
+        picture=files.frame_picture,
+        pixels=files.frame_pixels,
     )
 
 
-SCAN_FORMATS: Mapping[str, ScanFormat] = {
-    "waymo": ScanFormat(
-        points=waymo_files.frame_points,
-        labels=waymo_files.frame_labels,
-        picture=waymo_files.frame_picture,
-        pixels=waymo_files.frame_pixels,
-    ),
-    **{name: _pandaset(sensor) for name, sensor in pandaset_files.SENSOR_OF_LAYOUT.items()},
+def _pandaset(layout: str) -> ScanFormat:
+    from pass2d.pipeline.stages import pandaset_files as files
+
+    sensor = files.SENSOR_OF_LAYOUT[layout]
+    return ScanFormat(
+        points=lambda file, _: files.sensor_points(file, sensor),
+        labels=lambda file, _: files.sensor_labels(file, sensor),
+    )
+
+
+SCAN_FORMATS: Mapping[str, Callable[[str], ScanFormat]] = {
+    "waymo": _waymo,
+    "pandaset": _pandaset,
+    "pandaset_gt": _pandaset,
 }
-"""By layout."""
+"""By layout: makes the format when it is asked for, since most runs read no such files."""
 
 
 def scan_format(info: DatasetInfo) -> ScanFormat | None:
     """The format of a data set's files; None where they are plain arrays or described."""
-    return SCAN_FORMATS.get(info.layout)
+    return _made(info.layout)
+
+
+@cache
+def _made(layout: str) -> ScanFormat | None:
+    make = SCAN_FORMATS.get(layout)
+    return None if make is None else make(layout)
