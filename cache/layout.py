@@ -167,7 +167,7 @@ def shard_number(sequence: str, block: int, attempt: int = 0) -> int:
     if block >= _BLOCKS:
         raise CacheError(
             f"sequence {sequence} has more scans than the {_BLOCKS} shards that a sequence may "
-            "have. Split it into sequences of their own."
+            "have. Split it into several sequences."
         )
     match = re.fullmatch(r"(?:scene-)?(\d{1,4})", sequence)
     if match and not attempt:

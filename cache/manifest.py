@@ -258,9 +258,7 @@ def _arrow_file(path: Path, xxh3: str | None) -> pa.BufferReader:
     """
     data = read_whole(path)
     if xxh3 is not None and hash_bytes(data) != xxh3:
-        raise CacheError(
-            f"{path}: {len(data)} bytes that are not as written (xxh3 differs). Run `repair`."
-        )
+        raise CacheError(f"{path}: {len(data)} bytes with a wrong checksum (xxh3). Run `repair`.")
     buffer = pa.allocate_buffer(len(data))
     memoryview(buffer).cast("B")[:] = data
     return pa.BufferReader(buffer)

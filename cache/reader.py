@@ -107,13 +107,13 @@ class CacheReader:
         info = with_moving_classes(self.info)
         if info is self.info:
             raise CacheError(
-                f"{self.root}: the labels of {self.info.facts.title} do not tell moving things "
-                "from things at rest."
+                f"{self.root}: the labels of {self.info.facts.title} do not distinguish moving "
+                "from static objects."
             )
         if n_unknown := int(np.count_nonzero(self.scans.has_label & ~self.scans.has_motion)):
             raise CacheError(
-                f"{self.root}: {n_unknown} labelled scans without the motion of their points, as "
-                "an earlier version prepared them. Run `prepare` again: it adds what is missing "
+                f"{self.root}: {n_unknown} labelled scans without motion, prepared by an "
+                "earlier version. Run `prepare` again: it adds what is missing "
                 "(a few kB per scan) and keeps everything else."
             )
         counts = self.scans.moving_histogram

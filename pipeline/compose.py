@@ -285,7 +285,7 @@ def read_picture(scan: ScanSource, camera: int, info: DatasetInfo) -> NDArray[np
         raise ProblemError.of(
             file=file,
             found=f"a picture of {width}x{height} pixels",
-            expected=f"{expected[1]}x{expected[0]}, which its calibration is for",
+            expected=f"{expected[1]}x{expected[0]}, the size in its calibration",
             remedy="Was it resized, or is it of another camera? Download it again.",
         )
     return image

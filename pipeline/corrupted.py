@@ -85,6 +85,6 @@ def variant_of(info: DatasetInfo) -> Variant | None:
             if (name, severity) == (found.name, found.severity):
                 return Variant(name=name, severity=severity)
     raise ConfigError(
-        f"data set {info.name}: this pass2d does not know the corruption {found.name} "
+        f"data set {info.name}: unknown corruption {found.name} "
         f"{found.severity}. Another one made it: upgrade."
     )

@@ -214,7 +214,7 @@ def edge_doubts(scores: Iterable[EdgeScores]) -> Iterator[Problem]:
             yield Problem(
                 file=group[0].file,
                 found=f"points {turn}, judged by the edges in {many}",
-                expected="edges of things at the same places in scan and picture",
+                expected="edges of objects at the same place in scan and picture",
                 remedy="Is the rotation of the calibration right, and is it of this camera? "
                 "Draw the points on the picture to see it.",
                 severity="warning",

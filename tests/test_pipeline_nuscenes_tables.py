@@ -72,13 +72,13 @@ def test_reading_holds_a_small_part_of_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"token": "a"}, {"token"', "no JSON|ends in the middle"),
+        ('[{"token": "a"}, {"token"', "invalid JSON|ends in the middle"),
         ('[{"token": "a"}, ', "ends in the middle"),
         ("", "ends in the middle"),
         ('{"token": "a"}', "expected a list"),
         ('[{"token": "a"}, {"name": 1}]', "row 1 has no token; found name"),
         ('[{"token": "a"}, 5]', "row 1 is 5"),
-        ('[{"token": nonsense}]', "no JSON at 'nonsense"),
+        ('[{"token": nonsense}]', "invalid JSON at 'nonsense"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -93,7 +93,7 @@ def test_damage_early_in_a_large_table_is_found_without_reading_the_rest(tmp_pat
     file = tmp_path / "t.json"
     file.write_text('[{"token": oh' + json.dumps(ROWS * 3000)[1:])
     seen: list[int] = []
-    with pytest.raises(DataError, match="no JSON at 'oh"):
+    with pytest.raises(DataError, match="invalid JSON at 'oh"):
         read(file, "token", advance=seen.append)
     assert sum(seen) < 2 * json_table.CHUNK_CHARS
 
@@ -245,8 +245,8 @@ def test_two_key_frames_of_one_camera_are_refused(folder: NuscenesFolder) -> Non
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[" * 200_000, "row 0: lists or objects within each other"),
-        ('[{"token": "a", "name": ' + '{"a":' * 100_000, "row 0: lists or objects within"),
+        ("[" * 200_000, "row 0: lists or objects nested too deeply"),
+        ('[{"token": "a", "name": ' + '{"a":' * 100_000, "row 0: lists or objects nested"),
         ('[{"token": "a", "name": "b"}, {"token": ' + "9" * 5000 + "}]", "row 1: a number"),
         ('[{"token": "' + "a" * 9_000_000 + '", "name": "b"}]', "row 0: "),
         ('[{"token": "' + "a" * 3_000_000 + '", "name": "b"}]', "row 0: token is 'aaa"),

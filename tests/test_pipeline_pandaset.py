@@ -179,7 +179,7 @@ def test_what_is_missing_is_said_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("lidar/poses.json", "{", "no JSON"),
+        ("lidar/poses.json", "{", "invalid JSON"),
         ("lidar/poses.json", "{}", "a list of poses"),
         ("lidar/poses.json", "[{}]", "pose 0"),
         ("lidar/poses.json", '[{"position": {"x": 1, "y": 1, "z": 1e999}}]', "finite numbers"),

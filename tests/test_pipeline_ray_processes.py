@@ -262,7 +262,7 @@ def test_an_address_where_no_ray_answers_is_one_error(monkeypatch: pytest.Monkey
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
             with (
                 pytest.raises(
-                    CacheError, match=r"cannot connect to .*who listens there is not Ray"
+                    CacheError, match=r"cannot connect to .*what listens there is not Ray"
                 ),
                 connected(PrepareConfig(ray_address=address)),
             ):

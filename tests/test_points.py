@@ -76,7 +76,7 @@ def test_a_laz_that_asks_for_all_memory_ends_no_one_else(tmp_path: Path) -> None
     bad.write_bytes(data)
     for _ in range(2):
         assert np.array_equal(xyz(good), POINTS[:, :3])
-        with pytest.raises(DataError, match=r"bad\.laz: no readable LAS file: .*damaged"):
+        with pytest.raises(DataError, match=r"bad\.laz: not a readable LAS file: .*damaged"):
             read_columns(bad)
 
 

@@ -279,8 +279,8 @@ def test_foreign_files_are_refused_in_one_line(exported: Path, tmp_path: Path) -
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
 
-    refusal(b"", "truncated or damaged, no ONNX file")
-    refusal(b"<html>not found</html>", "truncated or damaged, no ONNX file")
+    refusal(b"", "truncated or damaged, not an ONNX file")
+    refusal(b"<html>not found</html>", "truncated or damaged, not an ONNX file")
     bare = onnx.load(exported)
     del bare.metadata_props[:]
     refusal(bare, "without pass2d's card in its metadata")

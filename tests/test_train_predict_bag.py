@@ -460,7 +460,7 @@ def test_copy_is_not_replaced_without_being_asked(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     (made / "thesis.txt").touch()
-    with pytest.raises(DataError, match="not a recording of the same form as"):
+    with pytest.raises(DataError, match="not a recording of the same format as"):
         label(folder, made, tmp_path, overwrite=True)
     assert (made / "thesis.txt").exists()
     shutil.rmtree(made)

@@ -74,7 +74,9 @@ def verify(
         CacheError: there is no data set, or it is of an older or newer format version.
     """
     if not dataset_root.is_dir():
-        raise CacheError(f"{dataset_root}: no such folder. Give `cache_root` what `prepare` made.")
+        raise CacheError(
+            f"{dataset_root}: no such folder. `cache_root` must be a folder made by `prepare`."
+        )
     verifier = _Verifier(Layout(root=dataset_root), progress, presence)
     return verifier.run(rebuild, rebuild_share)
 

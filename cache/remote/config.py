@@ -62,7 +62,7 @@ def _home() -> Path:
         return Path.home()
     except RuntimeError as error:  # no HOME and no account, as in some containers
         raise ConfigError(
-            "there is no home folder to keep what is fetched of a URL: choose one by `local_cache` "
+            "there is no home folder for local copies of a URL: choose a folder by `local_cache` "
             "(or PASS2D_LOCAL_CACHE)."
         ) from error
 

@@ -64,7 +64,7 @@ class RemoteMirror:
         except OSError as error:
             raise CacheError(
                 f"{self.layout.scratch}: cannot make this folder ({error.strerror}). Choose "
-                "another one for what is fetched: `local_cache` (or PASS2D_LOCAL_CACHE)."
+                "another one for local copies: `local_cache` (or PASS2D_LOCAL_CACHE)."
             ) from error
         remove_abandoned(self.layout.scratch, min_age_s=60)
 

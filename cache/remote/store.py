@@ -75,7 +75,7 @@ class RemoteStore:
         def read() -> bytes:
             data: bytes = self._fs.cat_file(self._at(name), **self._in_one_request)
             if xxh3 is not None and hash_bytes(data) != xxh3:
-                raise WrongBytesError(f"{len(data)} bytes that are not as written")
+                raise WrongBytesError(f"{len(data)} bytes with a wrong checksum")
             return data
 
         return self.tried(read, name)
@@ -105,7 +105,7 @@ class RemoteStore:
             if len(data) != stop - start:
                 raise WrongBytesError(f"{len(data)} of {stop - start} bytes")
             if is_sound is not None and not is_sound(data):
-                raise WrongBytesError(f"bytes {start} to {stop} are not as written")
+                raise WrongBytesError(f"bytes {start} to {stop} have a wrong checksum")
             return data
 
         return self.tried(read, name)
@@ -122,7 +122,7 @@ class RemoteStore:
                 self._fs.get_file(self._at(name), str(aside))
             found = hash_file(aside)
             if (found[0], found[2]) != (nbytes, xxh3):
-                raise WrongBytesError(f"{found[0]} bytes that are not as written")
+                raise WrongBytesError(f"{found[0]} bytes with a wrong size or checksum")
 
         self.tried(fetch, name)
 

@@ -237,13 +237,13 @@ def plan_command(
     root: Annotated[
         Path | None,
         typer.Option(
-            help="Root of the raw data set. Found as by `prepare` by default.",
+            help="Root of the raw data set. By default searched for as by `prepare`.",
             resolve_path=True,
         ),
     ] = None,
     dataset: DatasetOption = None,
     profile: Annotated[
-        str | None, typer.Option(help="speed or size. Defaults to the cache's own.")
+        str | None, typer.Option(help="speed, size or raw. Defaults to the cache's own.")
     ] = None,
     version: Annotated[
         str | None, typer.Option(help="nuScenes: which version, if the root holds several.")

@@ -41,8 +41,8 @@ def eval_command(
     task: Annotated[
         str | None,
         typer.Option(
-            help="If the network tells what moves: multi (classes with motion), single (without), "
-            "mos (moving objects), or several, e.g. mos,single. The first leads the report. "
+            help="For networks with moving classes: multi (classes with motion), single (without), "
+            "mos (moving objects), or several, e.g. mos,single; the first is shown in detail. "
             "Defaults to all."
         ),
     ] = None,

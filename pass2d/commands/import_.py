@@ -19,7 +19,7 @@ def import_command(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.", resolve_path=True)],
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a published checkpoint to ours. No code in the file is executed."""
+    """Convert a published checkpoint to pass2d's format. No code in the file is executed."""
     from pass2d.pipeline.datasets.registry import DATASETS
     from pass2d.train.checkpoints.published.importer import import_checkpoint
 

@@ -54,7 +54,7 @@ def predict_command(
         str | None,
         typer.Option(
             help="For a recording: the topic of PointCloud2 to label, if it has several. Its "
-            "points get the fields class_id and rgb; everything else is copied as it is."
+            "points get the fields class_id and rgb; everything else is copied unchanged."
         ),
     ] = None,
     formats: Annotated[
@@ -97,9 +97,9 @@ def predict_command(
     unit: Annotated[
         str | None,
         typer.Option(
-            help="Unit of the coordinates: m, cm, mm, ft, or metres per unit. This and the next "
-            "options default to m, 1 and 0; without any of them, files are read as the "
-            "description of the training data says, if it has one."
+            help="Unit of the coordinates: m, cm, mm, ft, or metres per unit. Defaults to m. "
+            "Without --map, --unit and the next four options, files are read as in the "
+            "description of the training data, if it has one."
         ),
     ] = None,
     signal_scale: Annotated[

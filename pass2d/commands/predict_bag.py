@@ -27,8 +27,8 @@ def refuse_options(**given: bool) -> None:
     for name, is_given in given.items():
         if is_given:
             raise ConfigError(
-                f"--{name.replace('_', '-')} applies only to point files: a recording is written "
-                "again as a recording"
+                f"--{name.replace('_', '-')} applies only to point files: the result for a "
+                "recording is a recording"
             )
 
 

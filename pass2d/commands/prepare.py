@@ -49,8 +49,8 @@ LimitOption = Annotated[int | None, typer.Option(help="Prepare at most this many
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        help="Ray workers; 0 works without Ray. Defaults to one per CPU where that is faster, "
-        "else to 0. With --ray-address: tasks at a time."
+        help="Number of Ray workers; 0 works without Ray. Defaults to one per CPU if that is "
+        "faster, else to 0. With --ray-address: number of simultaneous tasks."
     ),
 ]
 RayAddressOption = Annotated[
@@ -81,7 +81,7 @@ NeighboursOption = Annotated[
     bool,
     typer.Option(
         "--neighbours",
-        help="Also store what VaViT looks for in each scan: thinned points and their 16 "
+        help="Also store what VaViT computes for each scan: thinned points and their 16 nearest "
         "neighbours (1.6 MB per scan of 120,000 points).",
     ),
 ]
@@ -97,7 +97,7 @@ PngOption = Annotated[
     ),
 ]
 PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Show what would be done and why. Writes nothing.")
+    bool, typer.Option("--plan", help="Show what prepare would do and why. Writes nothing.")
 ]
 
 
@@ -223,7 +223,7 @@ def _command(words: CommandWords, datasets: Load) -> Callable[..., None]:
             + (
                 "Defaults to the folder of the description."
                 if words is FOLDER
-                else f"Defaults to {variable}, or to a usual place such as {words.usual_root}."
+                else f"Defaults to {variable}, or to a usual location such as {words.usual_root}."
             ),
             resolve_path=True,
         ),

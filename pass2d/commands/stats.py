@@ -24,7 +24,7 @@ def stats_command(
     local_cache: LocalCacheOption = None,
     local_cache_gb: LocalCacheSizeOption = None,
     moving: Annotated[
-        bool, typer.Option("--moving", help="Count things that move apart from things at rest.")
+        bool, typer.Option("--moving", help="Count moving and static objects separately.")
     ] = False,
     as_json: JsonOption = False,
     html: Annotated[

@@ -44,13 +44,14 @@ def submit_command(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Which split. The server takes test; use val or train for trials.")
+        str, typer.Option(help="Which split. The server expects test; use val or train for trials.")
     ] = "test",
     task: Annotated[
         str | None,
         typer.Option(
-            help="SemanticKITTI: which server, single, multi (classes with motion) or mos (moving "
-            "objects). Predictions are folded. Defaults to the network's own classes."
+            help="SemanticKITTI: the server's task, single, multi (classes with motion) or mos "
+            "(moving objects); predictions are reduced to its classes. Defaults to the network's "
+            "own classes."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The zip file to write.", resolve_path=True)] = Path(

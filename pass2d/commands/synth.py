@@ -30,7 +30,7 @@ def synth_command(
         str,
         typer.Option(
             help="full (as large as real scans), small, demo, tiny, or movers (SemanticKITTI only: "
-            "half of the traffic stands)."
+            "half of the traffic is stationary)."
         ),
     ] = "full",
     layout: Annotated[

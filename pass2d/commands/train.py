@@ -86,7 +86,7 @@ def train_command(
         str | None,
         typer.Option(
             help="full (published), noise (full, with half of the scans in bad weather), lattice "
-            "(moves that keep the cached hashes exact) or none."
+            "(symmetries that keep the cached hashes exact) or none."
         ),
     ] = None,
     baseline_only: Annotated[

@@ -92,9 +92,7 @@ def view_command(
     ] = None,
     moving: Annotated[
         bool,
-        typer.Option(
-            "--moving", help="With --cache: show things that move apart from things at rest."
-        ),
+        typer.Option("--moving", help="With --cache: show moving objects in colours of their own."),
     ] = False,
     layout: Annotated[
         str | None,
@@ -105,7 +103,7 @@ def view_command(
     ] = None,
     topic: Annotated[
         str | None,
-        typer.Option(help="Of a recording: the topic of PointCloud2 to show, if it has several."),
+        typer.Option(help="For a recording: the topic of PointCloud2 to show, if it has several."),
     ] = None,
     columns: Annotated[
         int | None,

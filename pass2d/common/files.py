@@ -248,7 +248,7 @@ def whole_file(path: Path, *, aside: Path | None = None, is_durable: bool = True
     """
     if path.exists() and not path.is_file():
         code = errno.EISDIR if path.is_dir() else errno.EEXIST
-        raise OSError(code, "a folder" if path.is_dir() else "no regular file", str(path))
+        raise OSError(code, "a folder" if path.is_dir() else "not a regular file", str(path))
     with contextlib.ExitStack() as stack:
         if aside is None:
             # Readers that search a folder for a suffix must not find it.

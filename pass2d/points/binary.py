@@ -79,7 +79,7 @@ def read_binary(path: Path, options: BinaryOptions) -> BinaryPoints:
     if len(data) % layout.point_bytes:
         raise DataError(
             f"{path}: {len(data)} bytes: not a multiple of {layout.point_bytes} ({layout}): "
-            f"truncated, or no point file{_hint(len(data), layout)}"
+            f"truncated, or not a point file{_hint(len(data), layout)}"
         )
     points = np.frombuffer(data, layout.numpy_type).reshape(-1, layout.columns)
     return BinaryPoints(points, layout, note)
@@ -133,7 +133,7 @@ def _from_elsewhere(
         raise DataError(
             f"{path}: {len(data)} bytes: not a multiple of {options.expected.point_bytes} "
             f"({options.expected}), nor of any other number of columns that is known: truncated, "
-            "or no point file"
+            "or not a point file"
         )
     theirs = _of_neighbours(path, options) if verdict.is_few else None
     if theirs in fitting:
@@ -142,7 +142,7 @@ def _from_elsewhere(
     why = verdict.doubt if fitting or not verdict.is_few else "its numbers are no coordinates"
     by_size = f"; by its size {' or '.join(map(str, fitting[:4]))}" if verdict.is_few else ""
     raise DataError(
-        f"{path}: how its numbers make points is not clear: {why}{by_size if fitting else ''}. "
+        f"{path}: the layout of its points is not clear: {why}{by_size if fitting else ''}. "
         f"Name it: `columns={options.usual}` or another, `dtype=float32` or another"
     )
 

@@ -73,8 +73,8 @@ def _image_rows(path: Path, array: NDArray[Any]) -> tuple[NDArray[Any], str]:
     is_first = 3 <= first < FEW_ROWS <= last
     if not is_last and not is_first:
         raise DataError(
-            f"{path}: an array {array.shape} is no range image (H, W, 3 or more) that can be told "
-            "from (3 or more, H, W): write it as (N, 4)"
+            f"{path}: an array {array.shape} could be a range image (H, W, 3 or more) or "
+            "(3 or more, H, W): write it as (N, 4)"
         )
     if is_first:
         array = np.moveaxis(array, 0, 2)
@@ -135,4 +135,4 @@ def error_line(error: BaseException) -> str:
 
 def unreadable(path: Path, kind: str, error: BaseException) -> DataError:
     """One line for a file that its reader did not understand."""
-    return DataError(f"{path}: no readable {kind} file: {error_line(error)}")
+    return DataError(f"{path}: not a readable {kind} file: {error_line(error)}")

@@ -122,7 +122,7 @@ atexit.register(_WORKER.end)
 
 
 def _wrong(path: Path, reason: str) -> DataError:
-    return DataError(f"{path}: no readable LAS file: {reason}: truncated or damaged")
+    return DataError(f"{path}: not a readable LAS file: {reason}: truncated or damaged")
 
 
 def _without_extended_records(path: Path, data: bytes) -> tuple[bytearray, bool]:

@@ -214,7 +214,7 @@ def _from_angles(yaw_deg: float, pitch_deg: float, roll_deg: float) -> NDArray[n
 def _from_quaternion(wxyz: list[float], text: str) -> NDArray[np.float64]:
     length = math.hypot(*wxyz)
     if length < 1e-9:
-        raise ConfigError(f"`rotate` {text!r}: a quaternion of length 0 is no rotation")
+        raise ConfigError(f"`rotate` {text!r}: a quaternion of length 0 is not a rotation")
     w, x, y, z = (number / length for number in wxyz)
     return np.array(
         [

@@ -43,12 +43,14 @@ def npy_array(path: Path, data: bytes) -> NDArray[Any]:
     if dtype.hasobject:
         raise DataError(f"{path}: holds Python objects ({str(dtype)[:60]}), not numbers")
     if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-        raise DataError(f"{path}: no readable {KIND} file: its header says shape {str(shape)[:60]}")
+        raise DataError(
+            f"{path}: not a readable {KIND} file: its header says shape {str(shape)[:60]}"
+        )
     body = len(data) - file.tell()
     wanted = math.prod(shape) * dtype.itemsize
     if wanted > body or not dtype.itemsize:
         raise DataError(
-            f"{path}: no readable {KIND} file: {body:,} bytes after its header, which says "
+            f"{path}: not a readable {KIND} file: {body:,} bytes after its header, which says "
             f"{str(shape)[:60]} of {str(dtype)[:60]} ({wanted:.4g} bytes): truncated?"
         )
     flat = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())

@@ -36,7 +36,7 @@ def read_npz_array(path: Path, data: bytes, names: tuple[str, ...]) -> NDArray[A
                 require_small(path, members[chosen[0]].file_size)
                 return npy_array(path, archive.read(members[chosen[0]]))
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: no readable .npz file: {error}") from error
+        raise DataError(f"{path}: not a readable .npz file: {error}") from error
     shown = ", ".join(ascii(name[:_LONGEST_NAME])[1:-1] for name in list(members)[:_MOST_SHOWN])
     raise DataError(f"{path}: one array, or one called {names[0]}, is expected; it has {shown}")
 

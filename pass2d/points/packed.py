@@ -38,7 +38,9 @@ def file_bytes(path: Path, *, most: int | None = None) -> bytes:
             return _unpacked(path, gzip.GzipFile(fileobj=file), most)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: no readable gzip file, truncated or damaged: {reason}") from error
+        raise DataError(
+            f"{path}: not a readable gzip file, truncated or damaged: {reason}"
+        ) from error
     except OSError as error:
         raise unreadable_file(path, error) from error
     except MemoryError as error:

@@ -137,14 +137,14 @@ def read_pandas(path: Path, data: bytes) -> PointColumns:
     except DataError:
         raise
     except RecursionError as error:
-        raise DataError(f"{path}: refused: a pickle that is nested without end") from error
+        raise DataError(f"{path}: refused: a pickle that is nested too deeply") from error
     except Exception as error:
         raise DataError(
-            f"{path}: no pickled table of pandas that can be read: {error_line(error)}. Written by "
+            f"{path}: not a pickled pandas table that can be read: {error_line(error)}. Written by "
             "another version? Write it as .csv with pandas itself"
         ) from error
     if len({len(one) for one in values}) > 1:
-        raise DataError(f"{path}: no pickled table: its columns have different lengths")
+        raise DataError(f"{path}: not a pickled table: its columns have different lengths")
     return PointColumns(names=names, values=values)
 
 

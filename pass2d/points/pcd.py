@@ -69,7 +69,7 @@ def read_pcd(path: Path, data: bytes) -> PointColumns:
     try:
         header = _header(data)
     except ValueError as error:
-        raise DataError(f"{path}: no readable PCD file: {error}") from error
+        raise DataError(f"{path}: not a readable PCD file: {error}") from error
     read = {"ascii": _ascii, "binary": _binary, "binary_compressed": _compressed}[header.data]
     columns = read(path, header, data[header.length :])
     return PointColumns(
@@ -181,13 +181,13 @@ def _compressed(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
     wanted = header.n * header.point_bytes
     if len(body) < 8 + packed or unpacked < wanted or unpacked > LARGEST_UNPACKED:
         raise DataError(
-            f"{path}: no readable PCD file: the compressed data is damaged: {len(body):,} bytes "
+            f"{path}: not a readable PCD file: the compressed data is damaged: {len(body):,} bytes "
             f"that claim to be {packed:,} and to hold {unpacked:,}, {header.n:,} points are "
             f"{wanted:,}: truncated?"
         )
     flat = lzf.decompress(body[8 : 8 + packed], unpacked) if wanted else b""
     if wanted and (flat is None or len(flat) < wanted):
-        raise DataError(f"{path}: no readable PCD file: the compressed data is damaged")
+        raise DataError(f"{path}: not a readable PCD file: the compressed data is damaged")
     columns, place = [], 0
     for field in header.fields:
         if field.is_kept:
@@ -208,10 +208,10 @@ def _ascii(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
                 table = np.loadtxt(lines[: header.n], np.float64, comments=None, ndmin=2)
         except ValueError as error:
             reason = str(error).split(";")[0][:100]
-            raise DataError(f"{path}: no readable PCD file: {reason}") from error
+            raise DataError(f"{path}: not a readable PCD file: {reason}") from error
     if table.shape[1] != wanted:
         raise DataError(
-            f"{path}: no readable PCD file: {table.shape[1]} numbers per line, "
+            f"{path}: not a readable PCD file: {table.shape[1]} numbers per line, "
             f"its header says {wanted}"
         )
     columns, place = [], 0

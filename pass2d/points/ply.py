@@ -55,5 +55,5 @@ def _require_room(path: Path, words: list[bytes], n_bytes: int) -> None:
     if not count.isdigit() or len(count) > 15 or int(count) > n_bytes:
         shown = b" ".join(words)[:60].decode("ascii", "replace")
         raise DataError(
-            f"{path}: no readable PLY file: {shown!r} in a file of {n_bytes:,} bytes: truncated?"
+            f"{path}: not a readable PLY file: {shown!r} in a file of {n_bytes:,} bytes: truncated?"
         )

@@ -104,12 +104,12 @@ def _text(path: Path, data: bytes) -> str:
     if data.startswith(_WIDE):
         encoding = "utf-16"
     elif b"\0" in data[: 1 << 16]:
-        raise DataError(f"{path}: holds bytes that are no text; lines of numbers are expected")
+        raise DataError(f"{path}: contains bytes that are not text; lines of numbers are expected")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding == "utf-16":
-            raise DataError(f"{path}: no readable text: {error_line(error)}") from error
+            raise DataError(f"{path}: not readable text: {error_line(error)}") from error
         return data.decode("latin-1")  # names and comments of any Western writer; digits are ASCII
 
 
@@ -155,7 +155,7 @@ def _numbers(
             ),
             (rows[0][0], error_line(error)),
         )
-        raise DataError(f"{path}, line {bad[0]}: no numbers: {_shown(bad[1])}") from error
+        raise DataError(f"{path}, line {bad[0]}: not numbers: {_shown(bad[1])}") from error
 
 
 def _point_count(rows: list[tuple[int, str]]) -> int | None:

@@ -48,7 +48,7 @@ class NuscenesSynthConfig:
         if not self.scenes or len(set(self.scenes)) != len(self.scenes):
             raise ConfigError("scenes must name at least one scene, each of them once")
         if unknown := [scene for scene in self.scenes if scene not in known]:
-            raise ConfigError(f"scene {unknown[0]!r} is none of {VERSION}: {', '.join(known)}")
+            raise ConfigError(f"scene {unknown[0]!r} is not in {VERSION}: {', '.join(known)}")
         check_whole("seed", self.seed, 0, 2**63 - 1)
         check_whole("scans", self.scans, 1, 1000)
         check_whole("sweeps", self.sweeps, 0, 9)

@@ -68,8 +68,8 @@ class VaViTConfig(NetworkConfig):
             )
         if self.width % (4 * self.heads):
             raise ValueError(
-                f"width must be a multiple of 4 * heads (a head turns by x and by y, in pairs of "
-                f"channels), got {self.width} and {self.heads} heads"
+                f"width must be a multiple of 4 * heads (a head is rotated by x and by y, in pairs "
+                f"of channels), got {self.width} and {self.heads} heads"
             )
         if int(self.width * self.expansion) < 1:
             raise ValueError(f"expansion leaves no hidden channel, got {self.expansion}")

@@ -189,7 +189,7 @@ def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:
             Problem(
                 file=scans[0].points,
                 found=str(error),
-                expected="scans that can be told apart",
+                expected="a valid, unique name for each scan",
                 remedy="`prepare` refuses the data set.",
             )
         ]

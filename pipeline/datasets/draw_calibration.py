@@ -124,7 +124,7 @@ def _drawn(scan: ScanSource, camera: int, info: DatasetInfo) -> Image.Image:
     picture = Image.fromarray(on_picture_by_depth(image, seen.pixel_rc, depth_m))
     text = (
         f"{scan.scan_id}: {len(depth_m):,} points, red {NEAR_M:g} m, blue {FAR_M:g} m and more; "
-        "edges of things should fall on each other"
+        "edges of objects should coincide"
     )
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, 0, width, 13), fill=(0, 0, 0))

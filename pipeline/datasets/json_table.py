@@ -142,14 +142,14 @@ def _objects(
             if not rest:
                 found = text[error.pos : error.pos + 20]
                 raise DataError(
-                    f"{file}: row {number}: no JSON at {found!r} ({error.msg}). {_AGAIN}"
+                    f"{file}: row {number}: invalid JSON at {found!r} ({error.msg}). {_AGAIN}"
                 ) from error
             advance(len(rest))
             text, place = text[place:] + rest, 0
             continue
         except RecursionError as error:
             raise DataError(
-                f"{file}: row {number}: lists or objects within each other, too deep to read; "
+                f"{file}: row {number}: lists or objects nested too deeply; "
                 f"expected a row of nuScenes. {_AGAIN}"
             ) from error
         except ValueError as error:  # a whole number of more digits than Python converts

@@ -32,8 +32,8 @@ def info_by_name(
     if unknown := sorted(label_ids.keys() - usual.keys()):
         raise DataError(
             f"{file}: found label {', '.join(unknown)}, expected names of nuScenes-lidarseg "
-            f"({len(usual)}, from {min(usual)} to {max(usual)}). They stand in "
-            "pipeline/datasets/nuscenes.toml: add what a new one is trained as."
+            f"({len(usual)}, from {min(usual)} to {max(usual)}). Add a "
+            "new name, with its training id, to pipeline/datasets/nuscenes.toml."
         )
     labels = table.info.labels
     raw_to_training = {

@@ -156,7 +156,7 @@ class Tables:
             file=self.folder / f"{table}.json",
             found=f"{fault.found} as {fault.field} of row {shown(token)} ({data.channel})",
             expected=fault.expected,
-            remedy="Mend the row, or unpack the table again.",
+            remedy="Correct the row, or unpack the table again.",
         )
 
     def _no_row(self, table: str, token: str, named_by: str) -> ProblemError:

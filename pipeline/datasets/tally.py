@@ -144,9 +144,9 @@ class Tally:
         if info.facts.movable and train is not None and not info.facts.has_instances:
             yield Problem(
                 file=root,
-                found="things, but no instance ids",
+                found="objects, but no instance ids",
                 expected="instance of [labels]",
-                remedy="Legal; mixes that paste single things refuse this data set.",
+                remedy="Legal; mixes that paste single objects refuse this data set.",
                 severity="note",
             )
         for part in (train, val):

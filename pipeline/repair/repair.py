@@ -141,7 +141,7 @@ class _Repairer:
             raise CacheError(
                 f"{self._layout.root}: neither dataset.json nor a generation is sound. Delete "
                 "dataset.json, CURRENT and manifest/, then run `prepare` with the same "
-                "`cache_root`: it keeps all shards and makes those files again."
+                "`cache_root`: it keeps all shards and writes those files again."
             )
         path = self._layout.dataset_file
         try:
@@ -194,7 +194,7 @@ class _Repairer:
         if header is None and self._base is not None:
             header = header_of(self._base, container, shard, key)
         if header is None:
-            raise CacheError("neither record nor manifest knows it: run `prepare` again")
+            raise CacheError("neither a record nor the manifest lists it: run `prepare` again")
         files = self._files if record is None else {**self._files, **files_of_row(record)}
         places = [self._layout.shard(container, shard, key)]
         if record is None:  # else it stays: whoever interrupts this, it says what has to be there
@@ -209,7 +209,7 @@ class _Repairer:
         except BaseException as error:  # Ctrl-C, too
             self._move_back(places, away)  # its other scans can still be read
             if isinstance(error, OSError) and not isinstance(error, CacheError):
-                raise CacheError(f"cannot be made again ({error})") from error
+                raise CacheError(f"cannot be rebuilt ({error})") from error
             raise
 
     def _repair_generations(self) -> None:

@@ -233,7 +233,7 @@ class RemoteFolder:
 def remote_folder(url: str, *, workers: int | None) -> Iterator[RemoteFolder]:
     """Open a data set's URL for writing."""
     if url.startswith("memory:") and workers != 0:
-        raise CacheError(f"{url}: the memory of one process. Use `workers=0`, or another store.")
+        raise CacheError(f"{url}: is the memory of one process. Use `workers=0`, or another store.")
     mirror = RemoteMirror(RemoteTarget.here(url).store())
     with driver_layout(mirror) as layout:
         yield RemoteFolder(url, layout, mirror)

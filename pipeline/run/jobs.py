@@ -68,7 +68,7 @@ def cut_into_shards(scans: Sequence[ScanSource], *, shard_scans: int) -> tuple[S
         _require_text(scan.points)
     wrong = wrong_scan_names(scans)
     if wrong is not None:
-        raise CacheError(f"a scan cannot be named so: {wrong}. Rename the sequence or scene.")
+        raise CacheError(f"invalid name of a scan: {wrong}. Rename the sequence or scene.")
     ordered = sorted(scans, key=lambda scan: (scan.sequence, scan.frame_index, scan.scan_id))
     jobs = [
         ShardJob(shard=shard_number(sequence, block), sequence=sequence, scans=part)

@@ -89,7 +89,7 @@ def _require_own_numbers(base: Manifest, jobs: Sequence[ShardJob]) -> None:
         if other != job.sequence:
             raise CacheError(
                 f"sequence {job.sequence} got the shard numbers of sequence {other}, which was "
-                "prepared meanwhile. Run `prepare` again: it takes others."
+                "prepared meanwhile. Run `prepare` again: it uses others."
             )
 
 

@@ -311,4 +311,4 @@ def _require_answer(address: str) -> None:
             return
         line.sendall(_HTTP2_HELLO)
         if line.recv(9)[3:4] != _SETTINGS:
-            raise ValueError("who listens there is not Ray")
+            raise ValueError("what listens there is not Ray")

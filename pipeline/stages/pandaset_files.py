@@ -194,4 +194,4 @@ def _json(file: Path) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise ProblemError.of(file, f"no JSON ({reason})", "a JSON file", _AGAIN) from error
+        raise ProblemError.of(file, f"invalid JSON ({reason})", "a JSON file", _AGAIN) from error

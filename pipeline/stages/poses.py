@@ -44,7 +44,7 @@ def lidar_poses(
         if error > _ROTATION_ERROR:
             raise ProblemError.of(
                 file,
-                f"line {line + 1} that is no rigid motion (R R^T - I up to {error:.3g})",
+                f"line {line + 1} that is not a rigid motion (R R^T - I up to {error:.3g})",
                 "a rotation and a translation in metres",
                 _POSES_REMEDY,
             )

@@ -333,7 +333,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             ) from error
         if path.suffix != ".safetensors":
             raise CheckpointError(
-                f"{path}: this is no pass2d checkpoint ({error!s:.200}). One of the published code "
+                f"{path}: not a pass2d checkpoint ({error!s:.200}). One of the published code "
                 "is imported first: `import_checkpoint(out=FILE.safetensors)`."
             ) from error
         raise damaged(path, str(error)) from error

@@ -143,8 +143,8 @@ def _session(path: Path, data: bytes, *, threads: int) -> Any:
     except Exception as error:  # its exceptions have no base of their own
         raise CheckpointError(
             f"{path}: onnxruntime {onnxruntime.__version__} does not read it: {error_line(error)}. "
-            "It is truncated or damaged, no ONNX file, or made for a newer onnxruntime: copy or "
-            "export it again, or update onnxruntime"
+            "It is truncated or damaged, not an ONNX file, or made for a newer onnxruntime: copy "
+            "or export it again, or update onnxruntime"
         ) from error
 
 

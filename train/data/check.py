@@ -41,7 +41,7 @@ def require_usable(reader: CacheReader, positions: NDArray[np.int64], *, split: 
         )
     if found := lacks_classes(scans.label_histogram[positions].sum(axis=0)):
         raise ConfigError(
-            f"{where}: {found}. Nothing can be learnt from such labels, and no score be computed. "
+            f"{where}: {found}. Such labels cannot be used for training or evaluation. "
             f"Are they those of another tool, or of a test set? {_CHECK}"
         )
 

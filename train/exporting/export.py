@@ -192,7 +192,7 @@ def _compare(content: bytes, form: ExportForm, output: OutputName, out: Path) ->
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE * max(1.0, largest):
         raise ConfigError(
-            f"{out}: not written: the exported network answers other than torch's, by "
+            f"{out}: not written: the output of the exported network differs from torch's by "
             f"{difference:.3g}. Try another version of torch or onnxscript"
         )
     return difference

@@ -81,7 +81,7 @@ def require_same_run(job: Job, card: Card, folder: RunFolder, progress: Progress
     if not differences or job.recipe.resume_anyway:
         return
     raise ConfigError(
-        f"{folder.root}: the run cannot go on as it was: {'; '.join(differences[:6])}. Resume with "
+        f"{folder.root}: the run cannot be resumed: {'; '.join(differences[:6])}. Resume with "
         "the cache and the settings of that run (its settings.toml is a recipe), start a new run "
         "from its weights (start_from), or override with resume_anyway=true."
     )
@@ -96,7 +96,7 @@ def require_no_state_yet(folder: RunFolder) -> None:
     if folder.best.exists():
         raise CheckpointError(
             f"{folder.last.parent}: neither {folder.last.name} nor {folder.previous.name} is "
-            f"there, so the run cannot go on. A new run may start from the weights of "
+            f"there, so the run cannot be resumed. A new run may start from the weights of "
             f"{folder.best.name} (start_from)."
         )
 

@@ -31,7 +31,7 @@ def read_text(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
         ValueError: Too long, damaged or no UTF-8.
     """
     if info.file_size > MAX_TEXT_BYTES:
-        raise ValueError(f"{info.file_size:,} bytes, at most {MAX_TEXT_BYTES:,} are a text")
+        raise ValueError(f"{info.file_size:,} bytes, at most {MAX_TEXT_BYTES:,} are allowed")
     try:
         return archive.read(info).decode("utf-8")
     except _UNREADABLE as error:
@@ -52,7 +52,7 @@ def read_description(path: Path) -> bytes:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: the description is not UTF-8 text") from error
     if len(data) > MAX_TEXT_BYTES:
-        raise DataError(f"{path}: the description has {len(data)} bytes, at most 1 MiB is a text")
+        raise DataError(f"{path}: the description has {len(data)} bytes, at most 1 MiB is allowed")
     return data
 
 

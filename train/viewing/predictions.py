@@ -44,7 +44,9 @@ class PredictionFolder:
         self._table = table
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder. `predictions` is what `predict` wrote.")
+            raise DataError(
+                f"{folder}: no such folder. `predictions` must be a folder written by `predict`."
+            )
         for place, _, names in os.walk(folder, followlinks=True):
             for name in names:
                 suffix = next((s for s in SUFFIXES if name.endswith(s)), None)

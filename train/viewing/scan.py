@@ -197,7 +197,7 @@ def choose_items(
         chosen = items[single:][:1] if single is not None else items[slice(*numbers)]
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"`scans` {scans!r}: a place or a range is expected, e.g. 7, 0:50 or 0:100:5"
+            f"`scans` {scans!r}: an index or a range is expected, e.g. 7, 0:50 or 0:100:5"
         ) from error
     if not chosen:
         raise DataError(

@@ -46,8 +46,8 @@ def checkpoint_labels(
     segmenter = Segmenter.load(trained)
     if tells_motion(segmenter.card.info) and segmenter.names != table.names:
         raise CheckpointError(
-            f"{trained.source}: trained to tell moving things from things at rest, which the "
-            "labels shown do not: set `moving`."
+            f"{trained.source}: trained on moving and static classes, which the labels "
+            "shown do not distinguish: set `moving`."
         )
     if segmenter.names != table.names:
         raise CheckpointError(

@@ -183,7 +183,7 @@ def require_free(source: Path, target: Path, *, overwrite: bool) -> None:
         raise DataError(f"{target} is already there. Choose another `out`, or set `overwrite`.")
     if target.is_dir() != source.is_dir() or (target.is_dir() and not is_bag(target)):
         raise DataError(
-            f"{target}: not a recording of the same form as {source}, so it is not replaced."
+            f"{target}: not a recording of the same format as {source}, so it is not replaced."
         )
 
 
@@ -206,7 +206,7 @@ def copy_path(source: Path, out: Path) -> Path:
         return out
     if suffix in STORAGES:
         raise ConfigError(
-            f"{out}: {source.name} stays in its form: `out` must end in {source.suffix}, or name "
+            f"{out}: {source.name} keeps its format: `out` must end in {source.suffix}, or name "
             "a folder"
         )
     return out / source.name

@@ -106,7 +106,9 @@ class McapFile:
 
     def _known(self, number: int, known: dict[int, int]) -> int:
         if number not in known:
-            raise DataError(f"{self.path}: damaged: a record names {number}, which is nowhere")
+            raise DataError(
+                f"{self.path}: damaged: a record refers to {number}, which does not exist"
+            )
         return number
 
     def _writer(self, file: Any) -> Writer:

@@ -42,7 +42,9 @@ class SqliteFile:
         with self._open() as source:
             for data, time_ns, encoding in source.execute(_MESSAGES, (topic,)):
                 if not isinstance(data, bytes) or not isinstance(time_ns, int):
-                    raise DataError(f"{self.path}: damaged: a message of {topic} is no bytes")
+                    raise DataError(
+                        f"{self.path}: damaged: a message of {topic} is not binary data"
+                    )
                 yield Message(data=data, time_ns=time_ns, encoding=str(encoding))
 
     def copy(self, target: Path, topic: str, replaced: Iterator[bytes]) -> None:

@@ -99,7 +99,7 @@ def reading(path: Path, kind: str, *, remedy: str = "") -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{path}: {NO_PERMISSION}.") from error
     except MemoryError as error:
-        raise DataError(f"{path}: damaged: a record claims more than fits the memory") from error
+        raise DataError(f"{path}: damaged: a record claims to be larger than the memory") from error
     except Exception as error:
         advice = f". {remedy}" if remedy else ""
         raise DataError(

@@ -185,7 +185,7 @@ def _from_json(
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _fault(file, f"no JSON ({error})", "a JSON file") from error
+        raise _fault(file, f"invalid JSON ({error})", "a JSON file") from error
     intrinsics = _json_matrix(value, calib.matrix, file, ((3, 3),))
     extrinsic = _json_matrix(value, calib.extrinsic, file, ((3, 4), (4, 4)))
     return _projection(intrinsics, file), _rigid(extrinsic, calib, file, calib.extrinsic)

@@ -72,7 +72,7 @@ def split_scans(
             if other != split:
                 raise DataError(
                     f"{root / path}: is in split {other} and in split {split}. Correct [splits] of "
-                    "the description: no scan may be learnt and measured on."
+                    "the description: no scan may be in two splits."
                 )
     left = [scan for scan in scans if scan.path not in owner]
     if left:

@@ -256,7 +256,7 @@ def common_pattern(paths: Sequence[str], tree: Tree) -> str:
         if len(places) > 1:
             words[place] = f"folder_{ascii_lowercase[n % 26]}"
     if words.count("split") > 1:
-        raise DataError(f"{tree.root}: folders of splits lie in each other; describe it by hand.")
+        raise DataError(f"{tree.root}: folders of splits are nested; describe it by hand.")
     folders = [f"{{{word}}}" if word else values[0] for word, values in zip(words, columns)]  # noqa: B905  of one length
     patterns = {tree.names[path].pattern for path in paths}
     name = patterns.pop()

@@ -209,7 +209,7 @@ def _dataset(path: Path, n_classes: int, datasets: Sequence[DatasetInfo]) -> Dat
     if len(fitting) != 1:
         known = ", ".join(f"{info.name} ({info.labels.n_classes})" for info in datasets)
         raise CheckpointError(
-            f"{path}: tells {n_classes} classes apart, the ignored one included, which fits "
+            f"{path}: predicts {n_classes} classes, including the ignored one, which fits "
             f"{len(fitting)} of the known data sets: {known}"
         )
     return fitting[0]

@@ -216,7 +216,7 @@ class _Machine:
     def refuse(self, what: str) -> NoReturn:
         """Stop reading: no ordinary file does this."""
         raise CheckpointError(
-            f"{self.where}: refused: the file {what}. Nothing of it was run. A published "
+            f"{self.where}: refused: the file {what}. None of it was executed. A published "
             "checkpoint holds tensors and plain settings only: get it from its authors' page again."
         )
 
