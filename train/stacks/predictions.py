@@ -60,7 +60,7 @@ class EarlierPredictions:
         """
         if not folder.is_dir():
             raise ConfigError(
-                f"{folder}: no such folder. stack.predictions must be a folder that `predict` wrote."
+                f"{folder}: no such folder. stack.predictions must be what `predict` wrote."
             )
         self._folder = folder
         self._is_wide = info.facts.label_bytes == 4
