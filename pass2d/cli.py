@@ -1,4 +1,4 @@
-"""The `pass2d` program: takes signals first, then loads the commands and runs one."""
+"""The `pass2d` program: installs signal handlers, then loads the commands and runs one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 
 
 def __getattr__(name: str) -> object:
-    """`app`, whose import takes a while: a signal may come before."""
+    """`app`, whose import takes a while, so that a signal may arrive first."""
     if name != "app":
         raise AttributeError(name)
     from pass2d.commands.app import app
@@ -49,7 +49,7 @@ def _run() -> None:
         from pass2d.commands.app import app
         from pass2d.commands.console import clear_errors, ended_by
 
-        with ended_by(), clear_errors():  # what no command answers for: options, help, version
+        with ended_by(), clear_errors():  # outside of commands: options, help, version
             app(prog_name="pass2d")
     except ImportError as error:
         if (error.name or "").split(".")[0] == "pass2d":
@@ -58,7 +58,7 @@ def _run() -> None:
 
 
 def name_the_user() -> None:
-    """Torch wants a user's name; in a container (`docker run --user 1234`) there may be none."""
+    """Torch needs a user name; in a container (`docker run --user 1234`) there may be none."""
     try:
         getpass.getuser()
     except (KeyError, OSError):  # OSError since Python 3.13
@@ -66,7 +66,7 @@ def name_the_user() -> None:
 
 
 def _open_closed_outputs() -> None:
-    """Give Python streams to write to where the shell closed them (`2>&-`)."""
+    """Give Python streams to write to if the shell has closed them (`2>&-`)."""
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_WRONLY)
@@ -75,7 +75,7 @@ def _open_closed_outputs() -> None:
 
 
 def _give_up_full_outputs() -> None:
-    """Drop what an output could not take: it has been reported, and would be tried again."""
+    """Discard unwritten output: the error has been reported, and Python would retry the write."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -84,7 +84,7 @@ def _give_up_full_outputs() -> None:
 
 
 def _show_any_text() -> None:
-    """Print names that are no Unicode, and any character where the locale lacks it."""
+    """Make names that are not Unicode, and characters missing in the locale, printable."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -93,8 +93,8 @@ def _show_any_text() -> None:
 def _has_threads_in_the_way(code: int) -> bool:
     """Whether destroying the interpreter could abort the process, or take a minute.
 
-    As after Ctrl-C, where threads may still wait for a store that does not answer. Those of gloo
-    crash when they let go of a last tensor just then (github.com/pytorch/pytorch/pull/179291);
+    E.g. after Ctrl-C, when threads may still wait for a store that does not respond. Those of gloo
+    crash if they release a last tensor at that moment (github.com/pytorch/pytorch/pull/179291);
     Rerun's wait for a file that cannot be written.
     """
     is_one_of_many = os.environ.get("WORLD_SIZE", "1") != "1"

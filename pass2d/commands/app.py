@@ -52,9 +52,9 @@ COMMANDS: dict[str, typer.Typer | Callable[..., None]] = {
 
 
 class _Pass2D(TyperGroup):
-    """Builds the options of the command that is typed; refuses URLs where only a path will do.
+    """Builds the options of the command that is used; refuses URLs where a path is needed.
 
-    From the first word on a signal decides how the command ends, not what libraries make of it.
+    After a signal, it alone decides how the command ends, whatever libraries make of it.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -78,7 +78,7 @@ class _Pass2D(TyperGroup):
             with SIGNALS.deciding():
                 return super().invoke(ctx)
         except typer.BadParameter as error:
-            # What may not be read is no wrong use of the command.
+            # A missing permission is not wrong usage of the command.
             fault = _UNREADABLE.search(error.message)
             if fault is None:
                 raise
@@ -109,7 +109,7 @@ class _Pass2D(TyperGroup):
 
 
 def _with_options(name: str) -> Any:
-    """A command with its options: reading them takes a while, for all of them as long as typer."""
+    """A command with its options, which are slow to build: for all commands as slow as typer."""
     app, command = typer.Typer(), COMMANDS[name]
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=name)

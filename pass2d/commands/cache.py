@@ -1,4 +1,4 @@
-"""`pass2d cache ...`: look after a prepared data set."""
+"""`pass2d cache ...`: maintain a prepared data set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pass2d.cache.manifest import Manifest
 
 _SHOWN = 20
-"""Paths of one kind that `status` prints."""
+"""Number of paths of one kind that `status` prints."""
 
 cache_app = typer.Typer(no_args_is_help=True, help="Verify, repair, clean up and describe a cache.")
 
@@ -213,7 +213,7 @@ def status_command(
 
 
 def _advice(report: StatusReport) -> str:
-    """What the state of the sources asks for."""
+    """What to do, given the state of the sources."""
     if report.is_current:
         return "unchanged since prepare"
     gone = report.vanished_sequences
@@ -277,7 +277,7 @@ def plan_command(
 
 
 def _usual_root(cache_root: str, dataset: str | None, console: Console) -> Path:
-    """Where the raw files of the cache's data set lie, for a user who does not say."""
+    """The root of the cache's raw data set, if the user does not give it."""
     from pass2d.cache.layout import Layout
     from pass2d.cache.manifest import load_manifest
     from pass2d.pipeline.datasets.registry import DATASETS
@@ -291,7 +291,7 @@ def _usual_root(cache_root: str, dataset: str | None, console: Console) -> Path:
 def _planned_on(
     cache_root: str, dataset: str | None, root: Path
 ) -> tuple[Path | str | None, Manifest | None]:
-    """The data set that is meant, and its manifest; nothing where none is prepared."""
+    """The chosen data set and its manifest; None if nothing is prepared."""
     from pass2d.cache.layout import Layout
     from pass2d.cache.manifest import load_manifest
     from pass2d.pipeline.datasets.registry import DATASETS

@@ -1,4 +1,4 @@
-"""Which data set a `pass2d cache` command means; of a store it gets a local stand-in."""
+"""The data set of a `pass2d cache` command; for a store, a local stand-in."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CacheLocation:
 def located(
     cache_root: str, dataset: str | None, *, with_records: bool = True
 ) -> Iterator[CacheLocation]:
-    """Find the data set; leaving removes what stood in for a store's."""
+    """Find the data set; the stand-in for a store is removed at the end."""
     from pass2d.cache.care.verify import always_present
     from pass2d.cache.remote.staged import staged
 
@@ -41,7 +41,7 @@ def located(
 
 
 def dataset_root(cache_root: Path, dataset: str | None) -> Path:
-    """The data set's folder, even if its dataset.json is what was lost."""
+    """The data set's folder, even if its dataset.json is missing."""
     from pass2d.cache.datasets import corruption_of, find_dataset
     from pass2d.cache.layout import require_dataset_name
 
@@ -51,7 +51,7 @@ def dataset_root(cache_root: Path, dataset: str | None) -> Path:
         root = find_dataset(cache_root, dataset)
         corruption = None if dataset or root == cache_root else corruption_of(root)
         clean = cache_root / (corruption.clean if corruption else "")
-        # The clean one is meant, even if it is its dataset.json that was lost.
+        # Choose the clean one, even if its dataset.json is missing.
         return clean if corruption and (clean / "manifest").is_dir() else root
     except CacheError:
         folders = [cache_root / dataset] if dataset else [cache_root, *cache_root.glob("*")]

@@ -1,6 +1,7 @@
-"""How the `pass2d` command speaks: progress, tables, JSON, one-line errors.
+"""The output of the `pass2d` command: progress, tables, JSON, one-line errors.
 
-Results go to standard output, news and progress to standard error, so that `--json` can be piped.
+Results go to standard output, messages and progress to standard error, so that `--json` can be
+piped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PLAIN_SECONDS = (5.0, 60.0)
-"""On a pipe, a line about progress at most this often: at first, and of a phase of many minutes."""
+"""On a pipe, shortest time between progress lines: at first, and in a phase of many minutes."""
 
 
 def _to_stderr(line: str) -> None:
@@ -39,9 +40,9 @@ class Console:
     """Shows progress: a moving bar on a terminal, plain lines on a pipe.
 
     Args:
-        clock: seconds that only grow.
-        write: takes a line for standard error.
-        signals: hears of Ctrl-C and SIGTERM.
+        clock: monotonic seconds.
+        write: writes a line to standard error.
+        signals: receives Ctrl-C and SIGTERM.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Console:
         self._started = self._last_line = self._clock()
 
     def start(self, title: str, *, total: int, unit: str) -> None:
-        """Begin a phase; the last one is closed. ``total`` 0: nobody knows how many."""
+        """Begin a phase and close the last one. ``total`` 0: the number is unknown."""
         self.signals.raise_swallowed()
         self.close()
         self._title, self._unit, self._total, self._done, self._nbytes = title, unit, total, 0, 0
@@ -90,7 +91,7 @@ class Console:
             self._line(f"{self._title}: {self._news()}")
 
     def _pause(self, now: float) -> float:
-        """Seconds between two lines: a log of hours stays one that people read."""
+        """Seconds between two lines: a log of hours stays short."""
         shortest, longest = PLAIN_SECONDS
         return min(longest, max(shortest, 0.1 * (now - self._started)))
 
@@ -103,7 +104,7 @@ class Console:
             self._line(text)
 
     def close(self) -> None:
-        """Take the bar away and leave its last state as a line."""
+        """Remove the bar and leave its last state as a line."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = self._task = None
@@ -157,9 +158,12 @@ def _deciding(console: Console | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> Iterator[None]:
-    """Turn what a user can fix into one line and exit code 1; a signal into its own exit code.
+    """Turn errors that a user can fix into one line and exit code 1; a signal into its exit code.
 
-    Silent where another process meets the very same error, and says so.
+    Silent if another process reports the same error.
+
+    Raises:
+        typer.Exit: after the error has been printed.
     """
     try:
         with _deciding(console):
@@ -176,7 +180,7 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
             raise
         _stop(console, f"error: {_os_fault(error)}", 1, error)
     except (MemoryError, RuntimeError) as error:
-        # pathlib answers a loop of links with a RuntimeError of its own, up to Python 3.12.
+        # pathlib raises its own RuntimeError for a loop of links, up to Python 3.12.
         if isinstance(loop := error.__context__, OSError) and loop.errno == errno.ELOOP:
             _stop(console, f"error: {_os_fault(loop)}", 1, error)
         if _is_gpu_fault(error):
@@ -194,7 +198,11 @@ def clear_errors(console: Console | None = None, *, is_silent: bool = False) -> 
 
 @contextmanager
 def ended_by() -> Iterator[None]:
-    """End the program by the exit code that a command asks for outside of its framework."""
+    """End the program with the exit code that a command requests outside of its framework.
+
+    Raises:
+        SystemExit: with that code.
+    """
     try:
         yield
     except typer.Exit as end:
@@ -219,12 +227,12 @@ def _has_folder() -> bool:
 
 
 def _is_gpu_fault(error: Exception) -> bool:
-    """As torch names it, whose module is not loaded for the question."""
+    """Torch's exception, without importing torch for the check."""
     return any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Of Python, of a GPU, of torch on a CPU; none of their modules is loaded for the question."""
+    """Out of memory in Python, on a GPU, or in torch on a CPU; checked without importing them."""
     is_named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     return isinstance(error, MemoryError) or is_named or "DefaultCPUAllocator" in str(error)
 
@@ -245,7 +253,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 def print_rich(*renderables: object) -> None:
     """Print tables: as wide as the terminal, 120 columns on a pipe.
 
-    What files bring into them is text: no markup, no commands to the terminal.
+    Contents of files are plain text: no markup, no terminal control sequences.
     """
     from rich.console import Console as RichConsole
     from rich.segment import Segment, Segments
@@ -266,12 +274,16 @@ def print_rich(*renderables: object) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line of a result; its words may come from files."""
+    """Print one line of a result, which may contain text from files."""
     typer.echo(one_line(in_options(text)))
 
 
 def words(text: str | None) -> tuple[str, ...] | None:
-    """'00, 08' -> ('00', '08'); None stays None."""
+    """'00, 08' -> ('00', '08'); None stays None.
+
+    Raises:
+        ConfigError: there is no name.
+    """
     if text is None:
         return None
     words = tuple(word.strip() for word in text.split(",") if word.strip())

@@ -1,4 +1,4 @@
-"""`pass2d eval`: the numbers of a checkpoint."""
+"""`pass2d eval`: the scores of a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--checkpoint, where it is left out: the best network of the newest run, which is said."""
+"""The default of --checkpoint: the best network of the newest run, with a message."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ DEFAULT_CACHE = "cache"
 
 
 def local_folder(text: str | Path) -> Path:
-    """Read --cache where only a local folder will do: a URL is refused, not taken for a path."""
+    """Read --cache where only a local folder is possible: a URL is refused."""
     _require_word("--cache", text)
     if is_url(str(text)):
         raise _refused(f"--cache {text}: this command needs a local folder. Copy the cache to one.")
@@ -28,7 +28,7 @@ def local_folder(text: str | Path) -> Path:
 
 
 def run_folder(text: str) -> Path:
-    """Read --run: a local folder; a URL is refused, not taken for a path."""
+    """Read --run: a local folder; a URL is refused, not treated as a path."""
     _require_word("--run", text)
     if is_url(text):
         raise _refused(f"--run {text}: a run must be on a local disk. Choose a folder.")
@@ -37,7 +37,7 @@ def run_folder(text: str) -> Path:
 
 
 def path_or_url(text: str | Path) -> str:
-    """Read --cache where a URL will do, too: a path is made absolute."""
+    """Read --cache where a URL is possible too: a path is made absolute."""
     _require_word("--cache", text)
     with _resolving("--cache", text):
         return absolute_location(str(text))
@@ -45,7 +45,7 @@ def path_or_url(text: str | Path) -> str:
 
 @contextmanager
 def _resolving(option: str, text: str | Path) -> Iterator[None]:
-    """Make what is wrong with a path, while it is made absolute, one line."""
+    """Report what is wrong with a path, while it is made absolute, as one line."""
     try:
         yield
     except ConfigError as error:
@@ -56,13 +56,13 @@ def _resolving(option: str, text: str | Path) -> Iterator[None]:
 
 
 def _require_word(option: str, text: str | Path) -> None:
-    """Refuse what an unset variable leaves: "" would be the current folder."""
+    """Refuse "", as from an unset variable, which would be the current folder."""
     if not str(text).strip():
         raise _refused(f"{option} is empty: give a folder, or leave the option out.")
 
 
 def _refused(text: str) -> typer.Exit:
-    """Say what is wrong with an option, unless its words are still being completed."""
+    """Report what is wrong with an option, unless it is being completed in the shell."""
     if "_PASS2D_COMPLETE" not in os.environ:
         typer.echo(in_options(f"error: {text}"), err=True)
     return typer.Exit(1)
@@ -95,7 +95,7 @@ def _local_cache_gb(size: float | None) -> None:
         os.environ["PASS2D_LOCAL_CACHE_GB"] = repr(size)
 
 
-# Both are kept in the environment, where processes and workers that are started find them.
+# Both are passed on in the environment to processes and workers.
 LocalCacheOption = Annotated[
     str | None,
     typer.Option(
@@ -162,7 +162,11 @@ CheckpointOption = Annotated[
 
 
 def outside_rule(word: str) -> Literal["nearest", "ignore"]:
-    """Read --outside."""
+    """Read --outside.
+
+    Raises:
+        ConfigError: another word.
+    """
     if word == "nearest":
         return "nearest"
     if word == "ignore":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refuse_options(**given: bool) -> None:
-    """Refuse options that say nothing about a recording.
+    """Refuse options that do not apply to recordings.
 
     Args:
         given: Whether each was given, by its name with _ for -.

@@ -11,9 +11,9 @@ from pass2d.common.errors import ConfigError
 
 
 def start_processes(context: typer.Context, nproc: int) -> None:
-    """Run the command of a context in so many processes, then exit as they did.
+    """Run the command of a context in several processes, then exit as they did.
 
-    Returns at once for a single process, and in those that were started so.
+    Returns at once for a single process, and in the started processes.
 
     Raises:
         typer.Exit: when all have ended.

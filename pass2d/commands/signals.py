@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM in every command: the first ends it in order, the second at once.
 
-Libraries swallow a KeyboardInterrupt, or turn it into an error of their own. So what came is kept
-here, and it alone decides the last line and the exit code. A thread listens too: it ends the
-process where the main thread is stuck in a library and runs no handler.
+Libraries may swallow a KeyboardInterrupt, or turn it into an error of their own. So the signal is
+recorded here, and it alone decides the last line and the exit code. A thread listens too, and ends
+the process if the main thread is stuck in a library and runs no handler.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from types import FrameType
 from pass2d.common.errors import TerminatedError
 
 EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
-"""Of a command that a signal ended."""
+"""Exit codes of a command that a signal ended."""
 _SAID = "interrupted: finished work is kept"
 _ECHO_S = 0.3
-"""A second signal so soon is the first one's echo: torchrun hands on what a terminal sends too."""
+"""A second signal within this time is an echo: torchrun forwards what a terminal sends too."""
 _ENDING_S = 30.0
-"""So long a command may take to end in order."""
+"""Time that a command has to end in order."""
 _TICK_S = 0.5
 
 
 class Signals:
-    """Which signal came, and how far the end has come.
+    """Which signal arrived, and how far the command has ended.
 
     Args:
         leave: ends the process with an exit code, at once.
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """Of the signal that came; 0: none did."""
+        """Exit code of the signal that arrived; 0 if none did."""
         return 0 if self._first is None else EXIT_CODES[self._first]
 
     def catch(self) -> None:
-        """Take the signals from now on; those that were ignored (by nohup, say) stay so."""
+        """Install the handlers; signals that are ignored (e.g. by nohup) stay ignored."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -66,7 +66,7 @@ class Signals:
         threading.Thread(target=self._listen, args=(reading,), name=name, daemon=True).start()
 
     def receive(self, number: int, _frame: FrameType | None = None) -> None:
-        """Take a signal.
+        """Handle a signal.
 
         Raises:
             KeyboardInterrupt: it is the first.
@@ -83,10 +83,10 @@ class Signals:
             self._end_at_once()
 
     def raise_swallowed(self) -> None:
-        """Raise again what somebody swallowed: called where work goes on.
+        """Raise a swallowed signal again; called regularly during work.
 
         Raises:
-            KeyboardInterrupt: a signal came, and the command does not end.
+            KeyboardInterrupt: a signal arrived, and the command has not ended.
         """
         is_main = threading.current_thread() is threading.main_thread()
         if self._first is not None and not self._is_ending and is_main:
@@ -94,7 +94,7 @@ class Signals:
 
     @contextmanager
     def deciding(self, before: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Whatever leaves the body after a signal came is an interrupt and nothing else.
+        """Treat any exception from the block after a signal as the interrupt.
 
         Args:
             before: called before that is said.
@@ -117,7 +117,7 @@ class Signals:
             raise SystemExit(code) from error
 
     def _say(self, write: Callable[[str], object]) -> None:
-        """Tell the user, once; of processes that work together on a machine, the first does."""
+        """Report the interrupt once; of several processes on a machine, only the first does."""
         is_main = os.environ.get("LOCAL_RANK", "0") == "0"
         if is_main and not self._has_said:
             self._has_said = self._first is not None
@@ -135,7 +135,7 @@ class Signals:
         self._leave(self.exit_code)
 
     def _listen(self, descriptor: int) -> None:
-        """The thread: hears of signals at once, whatever the main thread does."""
+        """The thread: receives signals at once, whatever the main thread does."""
         heard_s: float | None = None
         number = signal.SIGTERM
         timeout: float | None = None
@@ -155,7 +155,7 @@ class Signals:
         self._end_at_once()
 
     def _is_ours(self, number: int) -> bool:
-        """Whether this is a signal that nobody else, such as a training run, takes meanwhile."""
+        """Whether no other handler, such as a training run's, takes this signal at present."""
         return number in EXIT_CODES and signal.getsignal(number) == self.receive
 
 

@@ -1,4 +1,4 @@
-"""`pass2d submit`: predictions as the benchmarks' servers take them."""
+"""`pass2d submit`: predictions in the form that the benchmarks' servers accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `pass2d view` is given, as one list of scans: here `pipeline` and `train` meet."""
+"""The inputs of `pass2d view` as one list of scans; uses both `pipeline` and `train`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def open_scans(
     """List the scans of a cache, a raw data set (of those in ``datasets``), a recording, or files.
 
     Raises:
-        ConfigError: Neither or both were given, or an option that says nothing about what was.
+        ConfigError: Neither or both were given, or an option that does not apply.
         Pass2DError: What was given is not readable.
     """
     if (location is None) == (raw is None):
@@ -93,9 +93,9 @@ def labeller(
     device: str,
     say: Callable[[str], None],
 ) -> Labeller | None:
-    """What adds predictions to scans; None without any.
+    """Make the function that adds predictions to scans; None without any.
 
-    How scans differ from a checkpoint's training data is said.
+    Differences from a checkpoint's training data are reported.
 
     Raises:
         ConfigError: Both were given.
@@ -116,7 +116,7 @@ def labeller(
 
 
 def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) -> Labeller | None:
-    """What predicts with the best network of the newest run; where that cannot be, says why."""
+    """A labeller with the best network of the newest run; None, with a message, without one."""
     from pass2d.train.checkpoints.runs import RUNS, as_typed, newest_network
 
     without = "no prediction is shown"
@@ -181,7 +181,7 @@ def _raw_scans(
 
 
 def _table_info(layout: str | None, datasets: Datasets | None) -> DatasetInfo:
-    """Classes and units for points that do not say theirs."""
+    """Classes and units for points that do not state theirs."""
     from pass2d.pipeline.datasets.raw_scans import known_dataset
     from pass2d.pipeline.datasets.registry import DATASETS
 

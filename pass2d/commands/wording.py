@@ -1,6 +1,6 @@
-"""What the library says, in the words of the command line.
+"""Messages of the library in the terms of the command line.
 
-The library names its own arguments and functions, in backquotes: "choose one by `dataset`",
+The library names its own arguments and functions in backquotes: "choose one by `dataset`",
 "`workers=0` does without Ray", "repair the cache (`repair`)". Here, and only here, they become the
 options and commands that a user types.
 """
@@ -61,7 +61,7 @@ OPTIONS = {
 """Argument of the library -> option."""
 
 MESSAGES = ("error", "failed", "message", "notes", "option", "problems", "reason", "remedy", "text")
-"""Keys of JSON documents whose strings are what the library says; all others are data."""
+"""Keys of JSON documents whose strings are messages of the library; all others are data."""
 
 _TERM = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
 _CALL = re.compile(r"`([a-z_]+)\(((?:[a-z_]+=[^`,\s]+(?:, )?)+)\)`")

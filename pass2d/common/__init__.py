@@ -1,1 +1,1 @@
-"""What every part uses: errors, progress, files, JSON, HTML, work done ahead."""
+"""What every part uses: errors, progress, files, JSON, HTML, prefetching."""

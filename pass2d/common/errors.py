@@ -12,9 +12,9 @@ class Pass2DError(Exception):
 
     The message names the file (or argument), what was found, what was expected and the remedy. It
     never names options of the command line: arguments and functions of the library stand in
-    backquotes ("`columns=4`", "`repair`"), and `commands/wording.py` turns them into options.
-    The command prints it in one line and exits with code 1. Whatever a file brought into it, it
-    is one line of bounded length.
+    backquotes ("`columns=4`", "`repair`"), and `commands/wording.py` turns them into options. The
+    command prints it in one line and exits with code 1. Whatever text from a file it contains, it
+    is one line of limited length.
     """
 
     def __str__(self) -> str:
@@ -22,7 +22,7 @@ class Pass2DError(Exception):
 
 
 class DataError(Pass2DError):
-    """A raw data set is not what its layout promises."""
+    """A raw data set does not have the form of its layout."""
 
 
 class UnknownLabelError(DataError):
@@ -42,7 +42,7 @@ class CheckpointError(Pass2DError):
 
 
 class ReportedByOtherProcessError(Pass2DError):
-    """Another process of a group tells the user what happened: this one ends without a word."""
+    """Another process of a group reports the error: this one ends silently."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"another process reported the reason (exit code {code})")
@@ -50,7 +50,7 @@ class ReportedByOtherProcessError(Pass2DError):
 
 
 class ShapeError(Pass2DError, ValueError):
-    """An array has another shape than its docstring promises."""
+    """An array does not have the shape that the docstring states."""
 
     def __init__(self, name: str, *, expected: str, got: object) -> None:
         super().__init__(f"{name} must be {expected}, got {got}")
@@ -62,4 +62,4 @@ class ShapeError(Pass2DError, ValueError):
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM came, as from a batch system whose time is up: all ends as after Ctrl-C."""
+    """SIGTERM, e.g. from a batch system at a time limit: handled like Ctrl-C."""

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever visible, and what a failed write tells."""
+"""Writes files so that partial files are never visible, and reports failed writes."""
 
 from __future__ import annotations
 
@@ -35,22 +35,23 @@ INCOMING = "CURRENT-"
 """Begins the name of what is about to be renamed to CURRENT."""
 _TRIES = 1000
 _ATTEMPT = re.compile(r".+-[0-9a-f]{32}")
-"""Names that pass2d gives to what it writes aside; nothing else there is ever deleted."""
+"""Temporary names that pass2d uses; nothing else in those folders is ever deleted."""
 
 
 NO_PERMISSION = "no permission to read it. Change its permissions, or ask its owner"
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything has that name: a pipe or a link to nowhere is not the same as no file.
+    """Whether anything has this name: a pipe or a broken link is not the same as no file.
 
-    Who then reads it says what it is; who asked for a regular file would go on without it.
+    Reading it then reports what it is, whereas a check for a regular file would treat it as
+    missing.
     """
     return os.path.lexists(path)
 
 
 def may_not_look(folder: Path) -> bool:
-    """Whether a folder is there whose files may not be listed or opened."""
+    """Whether a folder exists whose files may not be listed or opened."""
     try:
         return folder.is_dir() and not _may(folder, os.R_OK | os.X_OK)
     except PermissionError:  # of a folder above it
@@ -63,7 +64,7 @@ def _may(path: Path, mode: int) -> bool:
 
 
 def read_fault(error: OSError | ValueError) -> str:
-    """Why a file cannot be read as text, after its name."""
+    """Why a file cannot be read as text, to follow its name in a message."""
     if isinstance(error, PermissionError):
         return f"{NO_PERMISSION}."
     return f"cannot be read ({error.strerror if isinstance(error, OSError) else error})."
@@ -72,7 +73,7 @@ def read_fault(error: OSError | ValueError) -> str:
 def read_failure(
     path: Path | str, error: OSError, *, remedy: str = "Repair the cache (`repair`)"
 ) -> CacheError:
-    """The error to raise for a file that is there and cannot be read."""
+    """The error to raise for a file that exists but cannot be read."""
     if isinstance(error, PermissionError):
         return CacheError(f"{error.filename or path}: {NO_PERMISSION}.")
     return CacheError(f"{path}: cannot read ({error.strerror}). {remedy}.")
@@ -94,15 +95,15 @@ def read_file(path: Path) -> bytes:
 
 
 class TransientWriteError(CacheError, OSError):
-    """A write failed in a way that may pass (e.g. EIO): being an OSError, it is tried again."""
+    """A write failed with a possibly temporary error (e.g. EIO); as an OSError, it is retried."""
 
 
 class NotWritableError(CacheError):
-    """No permission to write, or a disk that is read-only: what only reads may go on."""
+    """No permission to write, or a read-only disk; operations that only read can continue."""
 
 
 def write_failure(path: Path, error: OSError) -> CacheError:
-    """The error to raise for a failed write: final for a full disk, else worth another try."""
+    """The error to raise for a failed write: final for a full disk, else retried."""
     reason = _FATAL.get(error.errno or 0)
     if reason is not None:
         is_refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -115,7 +116,7 @@ def write_failure(path: Path, error: OSError) -> CacheError:
 
 
 def require_no_link(*folders: Path) -> None:
-    """Refuse folders inside a data set that are links: what lies behind them is not ours.
+    """Refuse folders inside a data set that are links, as their targets are not ours.
 
     The data set's own folder, and those above it, may be links (to a larger disk).
 
@@ -143,7 +144,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def open_file(path: Path | str) -> int:
-    """Open a regular file for reading: a pipe would be waited for, a device never ends.
+    """Open a regular file for reading; reading a pipe or a device might never end.
 
     Raises:
         OSError: it cannot be opened, or is something else; the reason is in ``strerror``.
@@ -159,7 +160,7 @@ def open_file(path: Path | str) -> int:
 
 
 def read_whole(path: Path) -> bytes:
-    """All bytes of a regular file; the home of reading what a user hands over.
+    """All bytes of a regular file; used for all files given by users.
 
     Raises:
         OSError: as of `open_file`.
@@ -205,7 +206,7 @@ def sync(path: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Make everything below a folder durable.
 
-    All at the end: the first fsync writes the file system's journal for all of them.
+    Called once at the end, as the first fsync writes the file system's journal for all of them.
     """
     for below, _, names in os.walk(folder, topdown=False):
         for name in names:
@@ -214,7 +215,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
-    """Write a file aside in ``scratch`` and put it in place of ``path`` in one step."""
+    """Write a file in ``scratch`` and move it to ``path`` in one step."""
     require_no_link(scratch)
     with writing(path):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -233,10 +234,10 @@ def replace_file(path: Path, data: bytes, *, scratch: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, aside: Path | None = None, is_durable: bool = True) -> Iterator[Path]:
-    """Give a name to write to; leaving well puts that in place of ``path``.
+    """Yield a name to write to; on success, that file replaces ``path``.
 
-    Whatever happens, ``path`` is the old file or the whole new one, and nothing is left beside it;
-    what a process that is killed leaves goes with the next file that is written there.
+    Whatever happens, ``path`` is the old file or the complete new one, and no temporary file
+    remains; those of a killed process are removed when the next file is written there.
 
     Args:
         path: The file.
@@ -270,7 +271,7 @@ def _remove_if_possible(path: Path) -> None:
 
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A new folder on the file system of ``path``, whose folder must exist; it vanishes at the end.
+    """A temporary folder on the file system of ``path``, whose folder must exist.
 
     Raises:
         OSError: It cannot be made.
@@ -286,10 +287,10 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of files that they were writing to a folder.
+    """Remove temporary files that killed processes left in a folder.
 
     Raises:
-        CacheError: A link is where they lie.
+        CacheError: They are behind a link.
     """
     scratch = _scratch_in(folder)
     if scratch.is_dir():
@@ -299,7 +300,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new private folder for temporary files; what killed runs left there goes first."""
+    """A private temporary folder; those of killed runs are removed first."""
     place = Path(tempfile.gettempdir()).resolve()
     name = f"pass2d-{os.geteuid()}"
     remove_abandoned(place, name=f"{name}-")
@@ -309,7 +310,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _scratch_in(folder: Path) -> Path:
-    """Where files are written aside: one per user, for in a shared folder each owns his own."""
+    """The name of temporary folders: one per user, as several users may share a folder."""
     return folder / f".pass2d-{os.geteuid()}"
 
 
@@ -320,7 +321,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: Path, what: str) -> Iterator[Path]:
-    """As `whole_file`, for what a user asked for: a failure names the file and the remedy.
+    """As `whole_file`, for results: a failure names the file and the remedy.
 
     Args:
         path: The file.
@@ -340,7 +341,7 @@ def written_whole(path: Path, what: str) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, what: str) -> None:
-    """Make a folder for what a user asked for, before any work is done for it.
+    """Make the folder of a result, before any work is done.
 
     Args:
         folder: Made with those above it, unless it is there.
@@ -361,9 +362,9 @@ def make_folder(folder: Path, what: str) -> None:
 
 @contextlib.contextmanager
 def attempt_folder(scratch: Path, name: str) -> Iterator[Path]:
-    """A new folder below ``scratch`` that vanishes unless the body renames it away.
+    """A temporary folder below ``scratch``, which the block may rename to keep it.
 
-    It stays locked while its owner lives, so that others can tell it from what a killed run left.
+    It is locked while its owner lives, which distinguishes it from leftovers of killed runs.
     """
     require_no_link(scratch)
     path, fd = _locked_folder(scratch, name)
@@ -375,7 +376,7 @@ def attempt_folder(scratch: Path, name: str) -> Iterator[Path]:
 
 
 def _locked_folder(scratch: Path, name: str) -> tuple[Path, int]:
-    """Make a folder and lock it: another may take it for abandoned, or tidy up, in between."""
+    """Make a folder and lock it; repeated if another process removes it in between."""
     for _ in range(_TRIES):
         path = scratch / f"{name}-{uuid.uuid4().hex}"
         try:
@@ -394,12 +395,12 @@ def _locked_folder(scratch: Path, name: str) -> tuple[Path, int]:
 
 
 def remove_abandoned(scratch: Path, *, name: str = "", min_age_s: float = 0.0) -> int:
-    """Delete attempts whose owner is dead. Returns how many.
+    """Delete attempts whose owner is dead; returns their number.
 
     Args:
         scratch: folder of the attempts.
         name: only those whose name begins so.
-        min_age_s: leave younger ones alone: another process may be about to lock them.
+        min_age_s: keep younger ones, which another process may be about to lock.
     """
     removed = 0
     newest_s = time.time() - min_age_s
@@ -447,9 +448,9 @@ def attempts(scratch: Path) -> list[Path]:
 
 
 def try_lock(fd: int, *, exclusive: bool) -> bool:
-    """Lock an open file or folder without waiting; False when another holds it.
+    """Lock an open file or folder without waiting; False if another process holds it.
 
-    File systems without locks (some network mounts) answer "not locked by me": nothing is deleted.
+    On file systems without locks (some network mounts) it returns False, so nothing is deleted.
     """
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -460,7 +461,7 @@ def try_lock(fd: int, *, exclusive: bool) -> bool:
 
 @contextlib.contextmanager
 def lock_file(path: Path, *, exclusive: bool, wait: bool) -> Iterator[bool]:
-    """Hold ``path`` locked; yields whether the lock was got (always, when waiting)."""
+    """Hold a lock on ``path``; yields whether it was acquired (always, when waiting)."""
     require_no_link(path.parent)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

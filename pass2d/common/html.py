@@ -1,6 +1,6 @@
-"""Self-contained HTML pages: tables, bars, charts as inline SVG; readable offline and at night.
+"""Self-contained HTML pages: tables, bars, charts as inline SVG; work offline and in dark mode.
 
-Here because the reports of `pipeline` and of `train` both need it and may share only this package.
+Here because the reports of `pipeline` and of `train` both use it and may share only this package.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Cell:
 
 
 def escape(text: str) -> str:
-    """Text as HTML, in or between tags: the one way in for strings from files."""
+    """Escape text for HTML, in or between tags: used for all strings from files."""
     return html_escape(printable(text))
 
 
 def script_json(value: object) -> str:
-    """JSON that may stand in a script element: nothing in it ends or hides what follows.
+    """JSON that is safe in a script element: nothing in it ends or hides what follows.
 
     A browser reads "<!--" and "<script" in there as the start of something else.
     """
@@ -166,7 +166,7 @@ def compact(value: float) -> str:
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write a page aside and rename it.
+    """Write a page under a temporary name and rename it.
 
     Raises:
         DataError: The folder is missing or not writable, or the disk is full.

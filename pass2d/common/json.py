@@ -20,7 +20,7 @@ def to_json(value: object) -> Any:
 
 
 def dumps(value: object) -> bytes:
-    """Canonical JSON: sorted keys, no blanks, one line.
+    """Canonical JSON: sorted keys, no spaces, one line.
 
     Keys of plain dicts must be strings: numbers would be sorted as numbers here, and as strings
     when the result is read and written again. (Dataclasses may hold dicts with numbers.)
@@ -61,7 +61,7 @@ def loads(data: bytes | str, *, where: str) -> Any:
     """Parse JSON; ``where`` names the file in the error.
 
     Raises:
-        CacheError: no JSON, or lists in lists (in lists ...) deeper than Python goes.
+        CacheError: not JSON, or lists nested more deeply than Python allows.
     """
     try:
         return json.loads(data)

@@ -1,4 +1,4 @@
-"""How the C library treats large blocks of memory that are freed."""
+"""Settings of the C library for freed large blocks of memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _MOST_KEPT = (1 << 31) - 1
 
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> bool:
-    """Let this process use freed blocks of up to 1 GiB again, instead of giving each of them back.
+    """Let this process reuse freed blocks of up to 1 GiB instead of returning each of them.
 
-    glibc maps every block above 32 MiB anew, and the kernel clears each of its pages when it is
-    first touched: 8 % of the CPU time of a network whose features are such blocks. The process
-    keeps what it once had at its peak, up to 2 GiB. Does nothing with another C library, or where
-    the environment sets MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_.
+    glibc maps every block above 32 MiB again, and the kernel clears each of its pages on first
+    access: 8 % of the CPU time of a network whose features are such blocks. The process keeps its
+    peak memory, up to 2 GiB. Does nothing with another C library, or where the environment sets
+    MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_.
 
     Returns:
-        Whether it is done.
+        Whether the setting was made.
     """
     is_set = any(f"MALLOC_{name}_THRESHOLD_" in os.environ for name in ("MMAP", "TRIM"))
     if is_set or not sys.platform.startswith("linux"):

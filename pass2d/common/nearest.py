@@ -1,4 +1,4 @@
-"""The nearest point of another by a tree, with one answer among equally near ones. No torch."""
+"""Nearest points by a k-d tree, with a defined result among equally near ones. No torch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from scipy.spatial import cKDTree  # type: ignore[import-untyped]  # scipy ships no types
 
 MOST_ANSWERS = 1 << 22
-"""So many are asked of a tree at once: of points in one place each is an answer."""
+"""Most neighbours requested from a tree at once, as many points may be at one position."""
 _EQUAL = 1 + 1e-12
-"""Distances up to this factor apart may be one distance, rounded in two ways."""
+"""Distances within this factor may be the same distance, rounded differently."""
 
 
 def nearest_by_tree(
     tree: cKDTree, queries: NDArray[np.float32], *, workers: int = 1, most: int = MOST_ANSWERS
 ) -> NDArray[np.int64]:
-    """Find the nearest point of each query; of equally near ones the lowest row.
+    """Find the nearest point of each query; among equally near ones, the lowest row.
 
     Args:
         tree: Of N > 0 points.
         queries: (Q, 3) metres, finite.
-        workers: Threads that ask the tree.
+        workers: Threads that search the tree.
         most: See `MOST_ANSWERS`.
 
     Returns:

@@ -27,7 +27,7 @@ def fill(pattern: str, words: Mapping[str, str]) -> str:
 
 
 def path_expression(pattern: str, words: Mapping[str, str]) -> re.Pattern[str]:
-    """What the paths of a pattern look like, with the words that are known filled in.
+    """A regular expression for the paths of a pattern, with the known words filled in.
 
     A word and a ``*`` stand for part of a single name. Each unknown word is a group.
     """

@@ -1,7 +1,7 @@
-"""Frozen dataclasses from and to what TOML and JSON can hold: settings, cards, descriptions.
+"""Converts frozen dataclasses to and from TOML and JSON values: settings, cards, descriptions.
 
-Checked against cattrs and msgspec: the first takes 1.5 or true for a whole number, the second
-passes over unknown keys of a dataclass, and neither shows the value that it refuses.
+Not cattrs or msgspec: cattrs accepts 1.5 or true as an integer, msgspec ignores unknown keys of a
+dataclass, and neither shows the value that it refuses.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from pass2d.common.text import did_you_mean, unknown
 T = TypeVar("T")
 
 NONE_WORD = "none"
-"""How TOML, which has no null, says that an optional setting is off."""
+"""The text for None in TOML, which has no null."""
 
 
 OMITTED_IF_NONE = types.MappingProxyType({"omitted_if_none": True})
-"""Metadata of a field that came later: without it a description keeps its bytes and its hash."""
+"""Metadata of a field added later: if it is None, it is omitted, so that older hashes stay
+valid."""
 
 
 def written_as(name: str) -> Mapping[str, str]:
-    """Metadata of a field that files hold under another name."""
+    """Metadata of a field with another name in files."""
     return types.MappingProxyType({"written_as": name})
 
 
@@ -91,7 +92,11 @@ def from_plain(kind: type[T], value: Any, *, where: str) -> T:
 
 
 def require_known(key: str, known: Sequence[str], *, where: str, what: str = "key") -> None:
-    """Refuse a key (or ``what`` it is) that is not in the list, and propose the nearest one."""
+    """Refuse a key (or ``what`` it is) that is not in the list, and suggest the nearest one.
+
+    Raises:
+        ConfigError: it is unknown; ``where`` names the file or table.
+    """
     if key not in known:
         raise ConfigError(f"{where}: {unknown(key, known, what=what)}")
 
@@ -104,7 +109,7 @@ def field_types(kind: type) -> dict[str, Any]:
 
 
 class _MisfitError(Exception):
-    """A value that cannot be of its type; its place is put together on the way out."""
+    """A value of the wrong type; its path is assembled while the exception propagates."""
 
     path = ""
 
@@ -256,7 +261,7 @@ def _scalar(kind: Any, value: Any) -> Any:
 
 
 def _any(_kind: Any, value: Any, depth: int = 0) -> Any:
-    """A value whose type another owner checks: what JSON can hold, not nested without end."""
+    """A value whose type is checked elsewhere: any JSON value of limited depth."""
     if depth > _DEEPEST:
         raise _MisfitError(f"nested more than {_DEEPEST} deep")
     if isinstance(value, Mapping):
@@ -274,7 +279,7 @@ _DEEPEST = 16
 
 
 def _shown(value: Any) -> str:
-    """A wrong value at a length that can be read; one that is nested without end, too."""
+    """A wrong value as a text of readable length, whatever its size and depth."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits

@@ -1,4 +1,4 @@
-"""Work done ahead in threads, handed out in order."""
+"""Prefetching in threads, with results in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 class Pause(Enum):
-    """Stands between items: what came before must not wait for what comes next."""
+    """A marker between items: results before it must not wait for items after it."""
 
     PAUSE = "pause"
 
@@ -33,12 +33,12 @@ def prefetch(
     ahead: int = 4,
     must_finish: bool = False,
 ) -> Iterator[R]:
-    """Map a function over items in threads, ahead of the result that is asked for.
+    """Map a function over items in threads, ahead of the requested result.
 
     Args:
         function: Called in a thread; an exception is raised here when its item's turn comes. A
-            ``Pause`` among the items is passed to it here, when all results before it have been
-            handed out: a source that may block for ever sends one when it has nothing at hand.
+            ``Pause`` among the items is passed to it in this thread, after all results before it
+            have been returned: a source that may block sends one when it has nothing available.
         items: Taken one by one, at most ``ahead`` before their results are asked for.
         threads: How many work at once; 0 calls the function here, as its result is asked for.
         ahead: Results that wait at most, so that memory stays bounded.

@@ -1,4 +1,4 @@
-"""How long work tells its caller where it is. Only `pass2d/cli.py` turns this into output."""
+"""Progress of long operations. Only `pass2d/commands/` turns it into output."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives news from long work; called from the driver's thread only."""
+    """Receives progress of long operations; called only from the driver's thread."""
 
     def start(self, title: str, *, total: int, unit: str) -> None:
         """Begin a phase of ``total`` units, e.g. scans. A new phase ends the last one.
 
-        ``total`` 0: nobody knows how many will come.
+        ``total`` 0: the number is unknown.
         """
 
     def advance(self, count: int = 1, *, nbytes: int = 0) -> None:
         """``count`` more units are done; ``nbytes`` were written or read for them."""
 
     def say(self, text: str) -> None:
-        """One line that a person should read now: a warning, a milestone, a file's place."""
+        """One line for the user: a warning, a milestone, the path of a file."""
 
 
 class Silent:
-    """Progress for tests and library use: says nothing."""
+    """Progress for tests and library use: prints nothing."""
 
     def start(self, title: str, *, total: int, unit: str) -> None:
         """Ignore."""

@@ -29,11 +29,11 @@ _REPR = _Repr()
 
 
 def shown(value: object, *, longest: int = _LONGEST_NAME) -> str:
-    """A name or value out of a file, as a message may hold it: the one home of that rule.
+    """A name or value from a file, in a form that is safe in a message.
 
     Args:
         value: A string stands without quotes; anything else as `repr` has it.
-        longest: Characters that may be left; the middle is what goes.
+        longest: Maximum number of characters; the middle is cut.
 
     Returns:
         One line without control characters.
@@ -48,19 +48,19 @@ def quoted(value: object) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names, parted by commas."""
+    """Names, separated by commas."""
     return ", ".join(names) or "nothing"
 
 
 def one_line(text: str) -> str:
-    """A whole message on one line, its words and itself cut to a length that people read."""
+    """A message on one line, with long words and the message itself shortened."""
     line = _escaped(_BREAKS.sub(" ", _cut(text.strip(), 20 * _LONGEST_LINE)))
     line = _LONG_WORDS.sub(lambda found: _cut(found[0], _LONGEST_WORD), line)
     return _cut(line, _LONGEST_LINE)
 
 
 def nearest(word: object, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
-    """The known word that a person may have meant; None where none is near."""
+    """The known word that the user may have meant; None if none is similar."""
     if not isinstance(word, str):
         return None
     near = difflib.get_close_matches(word[:_LONGEST_NAME], list(known), n=1, cutoff=cutoff)
@@ -68,13 +68,13 @@ def nearest(word: object, known: Iterable[str], *, cutoff: float = 0.5) -> str |
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """A question for the end of a message, e.g. "did you mean 'sgd'?"; "" where none is near."""
+    """A question for the end of a message, e.g. "did you mean 'sgd'?"; "" if none is similar."""
     near = nearest(word, known)
     return "" if near is None else f"did you mean {near!r}?"
 
 
 def unknown(word: object, known: Iterable[str], *, what: str) -> str:
-    """What to say of an unknown word, e.g. "unknown key 'lr'; choose from momentum, rate"."""
+    """The message for an unknown word, e.g. "unknown key 'lr'; choose from momentum, rate"."""
     names = sorted(set(known))
     remedy = did_you_mean(word, names) or f"choose from {', '.join(names) or 'none'}"
     return f"unknown {what} {quoted(word)}; {remedy}"
@@ -94,12 +94,12 @@ def and_so_on(names: Iterable[str], most: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text of several lines without what a terminal would take for a command."""
+    """Text of several lines without terminal control sequences."""
     return "\n".join(_escaped(line) for line in text.split("\n"))
 
 
 def _cut(text: str, longest: int) -> str:
-    """Without its middle: a message's file and remedy, a name's beginning and end are left."""
+    """Shorten in the middle, keeping a message's file and remedy, or a name's beginning and end."""
     if len(text) <= longest:
         return text
     tail = longest // 4

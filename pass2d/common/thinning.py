@@ -1,7 +1,7 @@
-"""One point per cell, its nearest neighbours, and which of them answers for each point.
+"""One point per cell, its nearest neighbours, and the thinned point for each raw point.
 
-What VaViT is shown of a scan (docs/maths.md, "VaViT"). Here, because `prepare` stores it, the
-stream's threads find it, and networks take it.
+These are inputs of VaViT (docs/maths.md, "VaViT"). Here because `prepare` stores them, the stream's
+threads compute them, and networks use them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ThinningConfig:
     """How a scan is thinned."""
 
     cell_m: float
-    """Side of the cells of which one point each stays, in metres."""
+    """Side of the cells in which one point each is kept, in metres."""
     neighbours: int
-    """Nearest points of each point that stays, the point itself not counted."""
+    """Nearest neighbours of each thinned point, the point itself excluded."""
 
     def __str__(self) -> str:
         """For messages: "16 neighbours in cells of 0.1 m"."""
@@ -41,15 +41,15 @@ class ThinnedScan:
     """A scan of N points, thinned to K."""
 
     rows: NDArray[np.integer]
-    """(K,) the points that stay, sorted by cell (x, y, z)."""
+    """(K,) the kept points, sorted by cell (x, y, z)."""
     apart: NDArray[np.integer]
-    """(k, K): place of each neighbour among the K points minus the point's own, the nearest first:
-    small numbers, as cells that are near are mostly listed near each other."""
+    """(k, K): index of each neighbour among the K points minus the point's own, nearest first:
+    small numbers, as nearby cells mostly have nearby indices."""
     answers: NDArray[np.integer]
-    """(N,) place among the K points of the one that answers for each point."""
+    """(N,) index among the K points of the thinned point for each point."""
 
     def of_points(self, is_left: NDArray[np.bool_]) -> ThinnedScan:
-        """The same of a scan without points that took no part; ``is_left`` (N,) names the rest."""
+        """The same without points that were not thinned; ``is_left`` (N,) marks the others."""
         if is_left.all():
             return self
         rank = np.cumsum(is_left) - 1
@@ -68,9 +68,10 @@ def thinned_scan(
     Args:
         xyz: (N, 3) metres, N > 0.
         config: Sizes.
-        rng: Picks the point of each cell that stays, and it answers for its cell; None: the first
-            stays, and the nearest of those that stay answers, as in evaluation.
-        workers: Threads that ask the tree; changes nothing else.
+        rng: Chooses the point of each cell, which represents all points of the cell; None: the
+            first is chosen, and each point is represented by its nearest thinned point, as in
+            evaluation.
+        workers: Threads that search the tree; they do not affect the result.
 
     Raises:
         ShapeError: Coordinates that are not finite or span too many cells.
@@ -120,9 +121,9 @@ def thin_rows(xyz: NDArray[np.float32], *, cell_m: float) -> NDArray[np.int64]:
 
 
 def tree_of(xyz: NDArray[np.float32]) -> cKDTree:
-    """A tree for points that are asked for in the order of cells.
+    """A k-d tree of (N, 3) points for queries in the order of cells.
 
-    Near ones find its pages in the processor's cache: balancing does not pay.
+    Nearby queries find its nodes in the processor's cache, so balancing does not pay off.
     """
     from scipy.spatial import cKDTree  # half a second to import; most commands never ask
 
@@ -132,7 +133,7 @@ def tree_of(xyz: NDArray[np.float32]) -> cKDTree:
 def tree_rows(
     tree: cKDTree, queries: NDArray[np.float32], *, k: int, workers: int = 1
 ) -> NDArray[np.int64]:
-    """(Q, k) rows of the nearest points, nearest first; of few the farthest repeats."""
+    """(Q, k) rows of the nearest points to (Q, 3) queries, nearest first; the farthest repeats."""
     there = min(k, tree.n)
     found = tree.query(queries, k=np.arange(1, there + 1), workers=workers)[1]
     rows = np.asarray(found, np.int64)

@@ -1,9 +1,9 @@
-"""What an interrupted run keeps: which parts of a job are finished, and by which settings.
+"""The record of an interrupted run: which parts of a job are finished, with which settings.
 
 One format for every command that can be interrupted: JSON lines. Each run first writes a line with
 its settings, then one line per finished part, which names the settings by their hash. Every line
 carries its own checksum, so a line that a killed run did not finish, or a damaged one, counts as
-not written. (`prepare` needs no such file: the commit records of its shards say the same.)
+not written. (`prepare` needs no such file: it has the commit records of its shards.)
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class WorkRecord:
     def __init__(
         self, path: Path, settings: Mapping[str, Any], *, start_over: bool = False
     ) -> None:
-        """Read what earlier runs left.
+        """Read the record of earlier runs.
 
         Args:
             path: The file; neither it nor its folder need be there.
             settings: Whatever a finished part depends on; JSON-like.
-            start_over: Take nothing over from earlier runs.
+            start_over: Ignore earlier runs.
 
         Raises:
-            OSError: It is there and cannot be read.
+            OSError: It exists and cannot be read.
         """
         self.path = path
         self._settings = to_json(settings)
@@ -47,7 +47,7 @@ class WorkRecord:
         self.parts: dict[str, dict[str, Any]] = {}
         """What was noted about each finished part, by name."""
         self.differing: tuple[str, ...] = ()
-        """Names of the settings that the last run had otherwise; its parts are not taken over."""
+        """Names of the settings that differ from the last run's, whose parts are then ignored."""
         if not start_over:
             self._read()
         self._is_new = not self.parts
@@ -55,7 +55,7 @@ class WorkRecord:
         self._lock = threading.Lock()
 
     def add(self, part: str, facts: Mapping[str, Any]) -> None:
-        """Note a part; the first one of a job that took nothing over replaces the file.
+        """Record a part; the first one of a job that ignores earlier runs replaces the file.
 
         Raises:
             OSError: It cannot be written.

@@ -1,1 +1,1 @@
-"""Eight ways in which weather, faults and other sensors spoil a lidar scan, on plain arrays."""
+"""Eight corruptions of a lidar scan by weather, faults and other sensors, on plain arrays."""

@@ -13,7 +13,7 @@ from pass2d.corruptions.corruption import Corruption
 
 @dataclass(frozen=True, kw_only=True)
 class BeamMissingSettings:
-    """How many lasers."""
+    """How many beams are missing."""
 
     draws: int
     """Beams drawn, with replacement: fewer may be missing."""

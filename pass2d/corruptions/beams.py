@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from pass2d.corruptions.cloud import Cloud
 
 _FEWEST = 8
-"""Beams that a scan must show, so that its order is believed."""
+"""Number of beams that a scan must show for its order of points to be trusted."""
 _ORDERED = 0.9
-"""Share of steps that must turn one way, so that the order is believed."""
+"""Share of steps that must turn in one direction for the order to be trusted."""
 
 
 def beams_of(cloud: Cloud) -> NDArray[np.int32]:
@@ -20,7 +20,7 @@ def beams_of(cloud: Cloud) -> NDArray[np.int32]:
         cloud: with the file's beams, or without: files of SemanticKITTI tell them by their order.
 
     Returns:
-        (N,) 0..B-1; B is what the scan shows, which need not be ``sensor.beams``.
+        (N,) 0..B-1; B is the number in the scan, which may differ from ``sensor.beams``.
     """
     if cloud.beam is not None and _is_believable(cloud.beam, 4 * cloud.sensor.beams):
         return cloud.beam
@@ -33,14 +33,14 @@ def beams_of(cloud: Cloud) -> NDArray[np.int32]:
 
 
 def beam_count(beam: NDArray[np.int32]) -> int:
-    """B of `beams_of`."""
+    """B, the number of beams, from the (N,) result of `beams_of`."""
     return int(beam.max()) + 1 if len(beam) else 0
 
 
 def beams_by_elevation(
     xyz: NDArray[np.float32], *, beams: int, elevation_deg: tuple[float, float]
 ) -> NDArray[np.int32]:
-    """The beam whose elevation is next, for beams at equal distances.
+    """The beam with the nearest elevation, for equally spaced beams.
 
     Args:
         xyz: (3, N) metres.

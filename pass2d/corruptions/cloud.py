@@ -1,4 +1,4 @@
-"""What a corruption takes and gives."""
+"""The inputs and outputs of corruptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True, kw_only=True)
 class Sensor:
-    """What a corruption must know of a data set's lidar and classes; from the TOML tables."""
+    """What a corruption must know about a data set's lidar and classes, from the TOML tables."""
 
     beams: int
     """Beams that the severities are meant for."""
@@ -40,7 +40,7 @@ class Sensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """One scan as the sensor gave it: every point of the raw file, in its order."""
+    """One scan as measured: every point of the raw file, in its order."""
 
     xyz: NDArray[np.float32]
     """(3, N) metres, lidar frame."""
@@ -74,7 +74,7 @@ class Cloud:
 
 @dataclass(frozen=True, kw_only=True)
 class Corrupted:
-    """What a corruption makes of a cloud; the order of the points stays."""
+    """The result of a corruption; the order of points does not change."""
 
     xyz: NDArray[np.float32]
     """(3, M) metres."""
@@ -83,7 +83,7 @@ class Corrupted:
     source: NDArray[np.int64]
     """(M,) the point of the cloud that each point is, increasing; -1 for noise: a return of a
     snowflake, of fog, of another lidar, which has no label, no instance and no pixel. A noise point
-    stands where the point was that its beam would have measured."""
+    has the position in the order that its beam's own point had."""
 
     @property
     def is_noise(self) -> NDArray[np.bool_]:
@@ -91,7 +91,7 @@ class Corrupted:
         return self.source < 0
 
     def carried(self, values: NDArray[T]) -> NDArray[T]:
-        """(M,) what was stored per point of the cloud, for the points after; 0 for noise.
+        """(M,) values per point of the cloud, (N,), for the points after corruption; 0 for noise.
 
         The published noise ids (21, 22, 23 and 41, 42, 43) all mean: ignored, training id 0.
         """
@@ -105,7 +105,7 @@ def keep(cloud: Cloud, kept: NDArray[np.bool_]) -> Corrupted:
 
     Args:
         cloud: any.
-        kept: (N,) the points that stay.
+        kept: (N,) the points that are kept.
     """
     source = np.flatnonzero(kept)
     return Corrupted(xyz=cloud.xyz[:, source], signal=cloud.signal[source], source=source)
@@ -119,7 +119,7 @@ def replace_returns(
     is_noise: NDArray[np.bool_],
     noise_share: NDArray[np.floating],
 ) -> Corrupted:
-    """A cloud whose beams return other signals, some of them from a place before the target.
+    """A cloud whose beams return other signals, some of them from a point before the target.
 
     Args:
         cloud: any.

@@ -1,4 +1,4 @@
-"""What a file of this folder offers: one corruption."""
+"""The interface of this folder's files: one corruption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from pass2d.corruptions.cloud import Cloud, Corrupted
 
 Apply = Callable[[Cloud, Any, np.random.Generator], Corrupted]
-"""Corrupts a cloud with settings of one severity; chance comes from the generator alone."""
+"""Corrupts a cloud with the settings of a severity; all random draws come from the generator."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,7 +24,7 @@ class CrossSensorSettings:
 def cross_sensor(
     cloud: Cloud, settings: CrossSensorSettings, _rng: np.random.Generator
 ) -> Corrupted:
-    """Keep beams at equal distances, then every n-th point of each. Nothing here is by chance.
+    """Keep equally spaced beams, then every n-th point of each. Deterministic.
 
     Source: Kong et al., Robo3D, ICCV 2023.
     """

@@ -1,4 +1,4 @@
-"""Crosstalk: pulses of other lidars are taken for one's own."""
+"""Crosstalk: pulses of other lidars are mistaken for the sensor's own."""
 
 from __future__ import annotations
 

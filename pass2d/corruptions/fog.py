@@ -1,4 +1,4 @@
-"""Fog: targets fade, and the fog itself answers where it is the stronger one."""
+"""Fog: targets fade, and the fog itself is measured where its return is stronger."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FogSettings:
     backscatter: float
     """beta: what the fog returns."""
     attenuation_choices_per_m: tuple[float, ...]
-    """alpha: what it takes away; one of these, drawn per scan."""
+    """alpha: attenuation; one of these is drawn per scan."""
     noise_label: int = 0
     """Published id of noise points; means: ignored."""
 
@@ -37,8 +37,8 @@ def fog(cloud: Cloud, settings: FogSettings, rng: np.random.Generator) -> Corrup
     """Put a scan into fog.
 
     The target's signal becomes i exp(-2 alpha R0). The fog's is i (R0² / beta_0) beta I(R), with I
-    of `soft_response`, at its largest before the target. The stronger one is returned. Where a
-    pulse of metres in length triggers is left to chance: a range is drawn with I as its density.
+    of `soft_response`, at its largest before the target. The stronger one is returned. Where within
+    a pulse several metres long the sensor triggers is random: a range is drawn with density I.
 
     Source: Hahner et al., Fog Simulation on Real LiDAR Point Clouds, ICCV 2021, section 3.
     """
@@ -72,15 +72,15 @@ class SoftResponse:
     """0..1, the part of I's integral up to each range."""
 
     def largest_before(self, range_m: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The largest I before targets at these distances."""
+        """(N,) the largest I before targets at these (N,) distances."""
         return self.largest[_rows(range_m)]
 
     def share_before(self, range_m: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The part of I's integral before targets at these distances."""
+        """(N,) the share of I's integral before targets at these (N,) distances."""
         return self.share[_rows(range_m)]
 
     def range_of_share(self, share: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The range up to which such a part of the integral lies."""
+        """(N,) the ranges up to which (N,) shares of the integral lie."""
         even = np.linspace(0, 1, 4097)
         table = np.interp(even, self.share, _STEP_M * np.arange(len(self.share)))
         place = share * np.float32(4096)

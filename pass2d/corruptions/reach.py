@@ -1,4 +1,4 @@
-"""What a lidar can just detect: the weakest reflector at a distance."""
+"""The weakest reflector that a lidar detects at a distance."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ for pavement (10 %) and 120 m for cars and foliage (80 %)."""
 def weakest_reflectivity(
     range_m: NDArray[np.floating], *, power_factor: float
 ) -> NDArray[np.floating]:
-    """Reflectivity, 0..1 and above, whose return is as strong as the noise: it grows with R²."""
+    """(N,) reflectivity, 0..1 and above, whose return equals the noise at (N,) ranges R: ~ R²."""
     return (range_m / REFERENCE_M) ** 2 / power_factor
 
 
 def reflectivity(
     cloud: Cloud, range_m: NDArray[np.floating], *, power_factor: float
 ) -> NDArray[np.floating]:
-    """What each target reflects towards the sensor, relative to a white matt one that faces it.
+    """(N,) reflectivity of each target, relative to a white matt one that faces the sensor.
 
     A point that was measured was above the noise, even where the file rounds its signal to 0.
     """

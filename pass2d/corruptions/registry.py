@@ -1,4 +1,4 @@
-"""The corruptions by name, their severities, and the generator of each scan's chance."""
+"""The corruptions by name, their severities, and the random generator of each scan."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def corrupt(
         cloud: every point that the sensor gave.
         variant: what to do to it.
         table: of the data set.
-        rng: decides everything that chance decides; see `scan_generator`.
+        rng: source of all random draws; see `scan_generator`.
 
     Raises:
         DataError: the corruption needs labels and the cloud has none.
@@ -199,7 +199,7 @@ def corrupt(
 def scan_generator(
     variant: Variant, *, sequence: str, frame_index: int, part: int = 0
 ) -> np.random.Generator:
-    """The generator of a scan's chance: it depends on these words alone.
+    """The random generator of a scan, which depends only on these arguments.
 
     So the result is the same whatever the number of workers and the order of scans.
 

@@ -1,4 +1,4 @@
-"""Falling snow: flakes block part of the beam, and a near or large one answers instead."""
+"""Falling snow: flakes block part of the beam, and a near or large one is measured instead."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def snow(cloud: Cloud, settings: SnowSettings, rng: np.random.Generator) -> Corr
     flake returns 0.9 part / x², the target its reflectivity / R0²; the sensor measures the stronger
     one, or nothing below the noise floor.
 
-    Flakes whose return can be heard at all are drawn one by one, in place and size. The many others
-    are far or small: they dim the beam by their mean.
+    Flakes whose return can be detected are drawn individually, in position and size. The many
+    others are far or small: their mean dims the beam.
 
     Source: Hahner et al., LiDAR Snowfall Simulation, CVPR 2022; Gunn and Marshall 1958.
     """

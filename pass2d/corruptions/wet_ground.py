@@ -1,4 +1,4 @@
-"""Wet ground: a film of water sends most of the light elsewhere; what is too faint is lost."""
+"""Wet ground: a film of water reflects most of the light away; faint returns are lost."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def wet_ground(cloud: Cloud, settings: WetGroundSettings, rng: np.random.Generat
 def film_factor(
     incidence: NDArray[np.floating], settings: WetGroundSettings
 ) -> NDArray[np.floating]:
-    """What is left of the signal of dry ground.
+    """The share of dry ground's signal that is left.
 
     Of ground under water (1 - F)² exp(-2 a d / cos') / n² / (1 - r albedo) is left: the light
     crosses the surface twice (F of Fresnel; what the surface reflects leaves as from a mirror), is
@@ -85,7 +85,7 @@ def film_factor(
 
 
 def fresnel_reflectance(cosine: NDArray[np.floating]) -> NDArray[np.floating]:
-    """What a water surface reflects of unpolarised light from air, 0..1."""
+    """(N,) share of unpolarised light from air that a water surface reflects, by (N,) cosines."""
     inner = np.sqrt(1 - (1 - cosine**2) / WATER_INDEX**2)
     across = (cosine - WATER_INDEX * inner) / (cosine + WATER_INDEX * inner)
     along = (WATER_INDEX * cosine - inner) / (WATER_INDEX * cosine + inner)

@@ -1,4 +1,4 @@
-"""`.bin`: numbers row by row, with nothing that says how many a point has, and of which type."""
+"""`.bin`: numbers row by row, without their number per point or their type."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from pass2d.points.packed import file_bytes
 
 SUFFIX = ".bin"
 _ASKED, _AGREEING = 8, 3
-"""Neighbours of a file that says too little: so many are looked at, so many must say the same."""
+"""For a file with too few points: number of neighbouring files examined, and number that must
+agree."""
 _PEEK_BYTES = 1 << 22
 
 
@@ -34,9 +35,9 @@ class BinaryOptions:
     usual: int
     """Numbers per point in the training data, float32."""
     columns: int | None = None
-    """Numbers per point; None: found out."""
+    """Numbers per point; None: detected."""
     dtype: str | None = None
-    """Key of ``DTYPES``; None: found out."""
+    """Key of ``DTYPES``; None: detected."""
     stated_xyz: tuple[int, int, int] | None = None
     """Places of x, y, z where the description of the training data states the usual layout."""
 
@@ -48,7 +49,7 @@ class BinaryOptions:
 
     @property
     def expected(self) -> PointLayout:
-        """What is named, the rest as usual."""
+        """The given options, the rest as usual."""
         return PointLayout(columns=self.columns or self.usual, dtype=self.dtype or "float32")
 
 
@@ -60,7 +61,7 @@ class BinaryPoints(NamedTuple):
     layout: PointLayout
     """How it was read."""
     note: str
-    """What a person should know of how it was read, without the file's name; "" for nothing."""
+    """A message on how it was read, without the file's name; "" for none."""
 
 
 def read_binary(path: Path, options: BinaryOptions) -> BinaryPoints:
@@ -116,10 +117,10 @@ def _type_of(data: bytes, columns: int) -> PointLayout:
 def _from_elsewhere(
     path: Path, data: bytes, verdict: Verdict, options: BinaryOptions
 ) -> tuple[PointLayout, str]:
-    """What the size or the neighbours of a file say whose numbers say too little.
+    """The layout by the size or the neighbours of a file with too few points.
 
     Raises:
-        DataError: Nothing.
+        DataError: They do not determine it either.
     """
     fitting = [
         layout
@@ -153,7 +154,7 @@ def _all_layouts(options: BinaryOptions) -> list[PointLayout]:
 
 
 def _of_neighbours(path: Path, options: BinaryOptions) -> PointLayout | None:
-    """What the files beside it clearly are, if they agree."""
+    """The layout of the files beside it, if it is clear and they agree."""
     try:
         names = sorted(one.name for one in path.parent.iterdir() if one.suffix == path.suffix)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a point file holds, before anyone says which column is x."""
+"""The columns of a point file, before they are assigned to x, y, z and signal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pass2d.common.errors import ConfigError, DataError
 
 FEW_ROWS, MANY_COLUMNS = 16, 100
-"""No sensor says so many numbers per point."""
+"""No sensor has so many numbers per point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class PointColumns:
     values: tuple[NDArray[Any], ...]
     """As many as names; each (N,) of a real type."""
     note: str = ""
-    """What a person should know of how the file was read, without its name; "" for nothing."""
+    """A message on how the file was read, without its name; "" for none."""
     left_out: int = 0
     """Points of the file that were not wanted."""
 
@@ -67,7 +67,7 @@ def from_matrix(path: Path, array: NDArray[Any]) -> PointColumns:
 
 
 def _image_rows(path: Path, array: NDArray[Any]) -> tuple[NDArray[Any], str]:
-    """(H x W, K) of a range image, and what to say of it."""
+    """(H x W, K) of a range image, and a message about it."""
     first, _, last = array.shape
     is_last = 3 <= last < FEW_ROWS and first != last
     is_first = 3 <= first < FEW_ROWS <= last
@@ -84,7 +84,7 @@ def _image_rows(path: Path, array: NDArray[Any]) -> tuple[NDArray[Any], str]:
 
 
 def from_structured(path: Path, array: NDArray[Any]) -> PointColumns:
-    """Take the fields of a structured array; fields that are no single number are left out.
+    """Take the fields of an (N,) structured array, except those of several numbers.
 
     Raises:
         DataError: Not one-dimensional once organised rows are laid end to end, or no such field.
@@ -124,12 +124,12 @@ def reader_package(name: str, path: Path, *, needs: str, extra: str = "formats")
 
 
 def error_words(error: BaseException) -> str:
-    """The kind of an unexpected error and what it says."""
+    """The type and message of an unexpected error."""
     return f"{type(error).__name__}: {error_line(error)}"
 
 
 def error_line(error: BaseException) -> str:
-    """What an error says, in one line of a readable length."""
+    """The message of an error, in one line of readable length."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

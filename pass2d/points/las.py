@@ -54,7 +54,7 @@ def read_las(path: Path, data: bytes) -> PointColumns:
 
 
 class _Worker:
-    """A process that decompresses; ended by one file, it is started again for the next."""
+    """A decompression process; if a file crashes it, it is restarted for the next."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,7 +65,7 @@ class _Worker:
         """The columns of a file.
 
         Raises:
-            DataError: It cannot be read; the process may have ended by it.
+            DataError: It cannot be read; the process may have crashed.
         """
         with self._one_at_a_time:
             try:
@@ -107,7 +107,7 @@ class _Worker:
 
 
 def _started() -> subprocess.Popen[bytes]:
-    """It ends when its input does, with this process at the latest."""
+    """It ends when its input is closed, at the latest with this process."""
     return subprocess.Popen(
         [sys.executable, "-P", str(Path(__file__).with_name("laz_worker.py"))],
         stdin=subprocess.PIPE,
@@ -126,13 +126,13 @@ def _wrong(path: Path, reason: str) -> DataError:
 
 
 def _without_extended_records(path: Path, data: bytes) -> tuple[bytearray, bool]:
-    """The file without records behind its points, which say nothing of them and may never end.
+    """The file without the records after its points, which are irrelevant and may never end.
 
     Returns:
         Its bytes, and whether its points are compressed.
 
     Raises:
-        DataError: What the header counts cannot lie in a file of this size.
+        DataError: The counts in the header do not fit the size of the file.
     """
     wrong = partial(_wrong, path)
     if len(data) < _SMALLEST_HEADER or not data.startswith(_MAGIC):

@@ -1,8 +1,8 @@
 """A process that decompresses `.laz` files for another, until its standard input ends.
 
-lazrs ends the whole process on some damaged files: it asks for the memory that they claim to need.
-Each request is a file's length (8 bytes) and its bytes; each answer one byte (1: read), the length
-and the columns as an `.npz`, or what went wrong.
+lazrs crashes the whole process on some damaged files: it allocates the memory that they claim to
+need. Each request is a file's length (8 bytes) and its bytes; each answer one byte (1: read), the
+length and the columns as an `.npz`, or what went wrong.
 """
 
 from __future__ import annotations

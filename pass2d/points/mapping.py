@@ -1,4 +1,4 @@
-"""From a file's columns to what a network takes: which column is which, units, place, rotation."""
+"""From a file's columns to a network's input: names of columns, units, offset, rotation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ USUAL_NAMES = {
         "i",
     ),
 }
-"""What files call a role, in lower case."""
+"""Usual names of each role in files, in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class InputMapping:
     """How a sensor's numbers become x, y, z in metres (lidar frame) and the signal."""
 
     columns: dict[str, str] = field(default_factory=dict)
-    """Role ("x", "y", "z", "signal") to the file's name of it, or its place from 0."""
+    """Role ("x", "y", "z", "signal") to the name of its column in the file, or its index from 0."""
     unit_m: float = 1.0
     """Metres per unit of the file's coordinates."""
     signal_scale: float = 1.0
@@ -75,7 +75,7 @@ class InputMapping:
             return self.metres(columns, where=where).T.astype(np.float32)
 
     def metres(self, columns: PointColumns, *, where: str) -> NDArray[np.float64]:
-        """Map a file's points without rounding: a map's coordinates need more than float32.
+        """Map a file's points in float64, which coordinates of maps need.
 
         Returns:
             (4, N) float64, else as ``apply``.
@@ -99,7 +99,7 @@ class InputMapping:
         return points
 
     def has_signal(self, columns: PointColumns) -> bool:
-        """Whether some column is, or is said to be, the signal."""
+        """Whether a column is, or is given as, the signal."""
         return "signal" in self.columns or _usual(columns.names, "signal") is not None
 
     def _column(self, columns: PointColumns, role: str, where: str) -> NDArray[Any]:
@@ -180,7 +180,7 @@ def parse_rotation(text: str | None) -> tuple[tuple[float, ...], ...] | None:
 
 
 def rotation_angles(lidar_from_file: NDArray[np.float64]) -> str:
-    """Write a rotation as --rotate takes it: "yaw,pitch,roll" in degrees."""
+    """Write a (3, 3) rotation as --rotate takes it: "yaw,pitch,roll" in degrees."""
     r = lidar_from_file
     pitch = math.asin(min(1.0, max(-1.0, -float(r[2, 0]))))
     if abs(r[2, 0]) > 1 - 1e-9:  # yaw and roll turn about the same axis: all of it is yaw

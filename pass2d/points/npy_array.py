@@ -19,12 +19,12 @@ KIND = "NumPy (.npy)"
 
 
 def columns_of(path: Path, array: NDArray[Any]) -> PointColumns:
-    """The columns of an array of either kind."""
+    """The columns of a plain or a structured array."""
     return from_structured(path, array) if array.dtype.names else from_matrix(path, array)
 
 
 def npy_array(path: Path, data: bytes) -> NDArray[Any]:
-    """The array of a file's bytes, read-only; its header is compared with their number first.
+    """The array in a file's bytes, of any shape, read-only; its header is checked first.
 
     Raises:
         DataError: Not such a file, truncated, or of objects.

@@ -1,4 +1,4 @@
-"""`.npz`: one array of points among others, or x, y, z in arrays of their own."""
+"""`.npz`: one array of points among others, or x, y, z in separate arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A point file's bytes: no more than memory holds, unpacked where it is packed by gzip."""
+"""A point file's bytes: limited to the memory, and unpacked if compressed by gzip."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def file_bytes(path: Path, *, most: int | None = None) -> bytes:
 
 
 def unreadable_file(path: Path, error: OSError) -> DataError:
-    """One line for a file that the system does not give."""
+    """One line for a file that the system cannot read."""
     if isinstance(error, PermissionError):
         return DataError(f"{path}: {NO_PERMISSION}.")
     if isinstance(error, FileNotFoundError):

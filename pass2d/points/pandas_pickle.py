@@ -1,8 +1,8 @@
-"""`.pkl` of pandas: the columns of a pickled table, without pandas and without running the pickle.
+"""`.pkl` of pandas: the columns of a pickled table, read without executing the pickle.
 
-What a pickle names is never looked up: every class and function becomes an inert thing that keeps
-what it was given, and the numbers are taken from those of them that a table is made of. The
-layouts of pandas 0.24 to 2.3 are known.
+Names in a pickle are never imported: every class and function becomes an inert object that records
+its arguments, and the numbers are taken from the objects that form a table. The layouts of pandas
+0.24 to 2.3 are known.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _STEPS: dict[int, Any] = dict(pickle._Unpickler.dispatch)
 
 
 class _Thing:
-    """Something that a pickle makes, as what it was given; it does nothing."""
+    """An inert object that a pickle creates, with its arguments and state."""
 
     name = ""
     arguments: tuple[Any, ...]
@@ -58,9 +58,10 @@ class _Thing:
 
 
 class _Reader(pickle._Unpickler):
-    """Makes things of all that is called; refuses what no table needs.
+    """Creates inert objects for all calls; refuses what no table needs.
 
-    The one in Python, as its steps can be looked at: a small pickle must not become a long wait.
+    It is Python's own pure-Python unpickler, whose steps can be limited: a small pickle must not
+    take long.
     """
 
     read: Callable[[int], bytes]
@@ -129,7 +130,7 @@ def read_pandas(path: Path, data: bytes) -> PointColumns:
     """Read the columns of numbers of a pickled table; its index and other columns are left out.
 
     Raises:
-        DataError: No such pickle, damaged, or one that names what no table has.
+        DataError: Not such a pickle, damaged, or with names that no table needs.
     """
     try:
         table = _Reader(path, data).load()

@@ -16,7 +16,7 @@ from pass2d.points.packed import LARGEST_UNPACKED
 
 _PER_FIELD = ("FIELDS", "SIZE", "TYPE", "COUNT")
 _HEADER_LINES, _LONGEST_LINE, _MOST_FIELDS = 200, 1 << 16, 1000
-"""Comments included; no longer header is looked for in what may be no PCD file at all."""
+"""Including comments; limits the search in a file that may not be PCD at all."""
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
 _PADDING = "_"
@@ -58,7 +58,7 @@ class _Header:
 def read_pcd(path: Path, data: bytes) -> PointColumns:
     """Read the columns; organised clouds row by row, as they are stored.
 
-    Fields of several numbers (COUNT above 1) and padding are passed over. The header's VIEWPOINT
+    Fields of several numbers (COUNT above 1) and padding are skipped. The header's VIEWPOINT
     (where the sensor was) is not applied: writers do not agree on whether the points are in its
     frame already. ``--rotate`` and ``--z-offset`` move points.
 

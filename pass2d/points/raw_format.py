@@ -1,4 +1,4 @@
-"""How the raw files of a data set are read, as its cache and its checkpoints say it."""
+"""How the raw files of a data set are read, according to its cache and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which reader takes which file."""
+"""The readers by format."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEXTS = frozenset(suffix for suffix, reader in READERS.items() if reader is read
 SOME_POINTS: Mapping[str, Reader] = {
     suffix: read_some_lines if reader is read_text else reader for suffix, reader in READERS.items()
 }
-"""The same for a look at a file: of a long text only some points are read."""
+"""The same for a sample of a file: of a long text, only some points are read."""
 
 
 def point_suffix(name: str) -> str:

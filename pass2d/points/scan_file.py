@@ -28,8 +28,8 @@ def read_columns_of(path: Path, binary: BinaryOptions) -> tuple[PointColumns, st
         binary: What is known of ``.bin`` files.
 
     Returns:
-        Its columns in the order of the file; and the options that would have said how it was read
-        when that is not as usual, or "".
+        Its columns in the order of the file; and, if it was not read as usual, the options that
+        describe how, else "".
 
     Raises:
         ConfigError: The package that reads the format is not installed.
@@ -53,8 +53,8 @@ def read_scan_file(
         binary: What is known of ``.bin`` files.
 
     Returns:
-        (N, 4) x, y, z in metres, signal, in the order of the file; and what a person should know,
-        or "".
+        (N, 4) x, y, z in metres, signal, in the order of the file; and a message on how it was
+        read, or "".
 
     Raises:
         ConfigError: The package that reads the format is not installed.

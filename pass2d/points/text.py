@@ -25,7 +25,7 @@ _ROW = re.compile(rb"^[ \t\r]*(?!//)[^\s#%]", re.MULTILINE)
 
 
 def read_text(path: Path, data: bytes) -> PointColumns:
-    """Read the columns; numbers are parted by commas, semicolons, tabs or spaces.
+    """Read the columns; numbers are separated by commas, semicolons, tabs or spaces.
 
     Columns whose first value is no number are left out. A first line of a single whole number is
     the number of points, as some programs write it.

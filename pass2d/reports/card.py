@@ -36,7 +36,7 @@ def card_json(path: Path) -> dict[str, Any]:
 
 
 def card_tables(path: Path) -> list[Table | Text]:
-    """Rich renderables: what it is, what it reached, what it was trained on.
+    """Rich renderables: architecture, scores, training data.
 
     Raises:
         CheckpointError: no readable checkpoint.

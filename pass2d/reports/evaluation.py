@@ -26,7 +26,7 @@ Rows = tuple[list[str], list[list[str | Cell]]]
 
 
 def report(result: EvalReport) -> Report:
-    """What there is to read of an evaluation."""
+    """The contents of an evaluation's report."""
     best = result.best
     there = "(official, classes labelled or predicted there)"
     return Report(
@@ -138,7 +138,7 @@ def class_rows(report: EvalReport) -> Rows:
 
 
 def task_rows(best: PassResult) -> Rows:
-    """What each task came to, and the groups of its classes that are read apart."""
+    """The scores of each task, and of the groups of classes that are reported separately."""
     header = ["task", "classes", "IoU", "accuracy", "points"]
     rows: list[list[str | Cell]] = []
     for result in best.tasks:
@@ -204,7 +204,7 @@ def scan_rows(report: EvalReport) -> Rows:
 
 
 def remarks(report: EvalReport) -> tuple[str, ...]:
-    """What one must know to read the numbers."""
+    """Notes on how to read the numbers."""
     best = report.best
     lines = [
         f"{report.scans:,} scans of {report.info.name} {report.split} in {report.seconds:.1f} s, "

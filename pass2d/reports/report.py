@@ -1,7 +1,7 @@
-"""The one way from numbers to a terminal, to JSON and to a page.
+"""Formats results for a terminal, as JSON and as a page.
 
-A report is a file with a function `report`, which says what there is to read, and a line in
-`REPORTS`. How a table or a page looks is decided here.
+A report is a file with a function `report`, which defines its contents, and a line in `REPORTS`.
+The look of tables and pages is defined here.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What there is to read of a result."""
+    """The contents of a report."""
 
     title: str
     subtitle: str = ""
     tiles: Sequence[tuple[str, str]] = ()
-    """What it is and the number: the first things on the page."""
+    """Name and value of the key figures at the top of the page."""
     parts: Sequence[Part] = ()
     lines: Sequence[str] = ()
     """For the terminal, below the tables."""
     remarks: Sequence[str] = ()
-    """What one must know to read the numbers."""
+    """Notes on how to read the numbers."""
     remark_style: str = ""
     """Of Rich, for the terminal."""
     charts: Callable[[], Sequence[str]] = tuple

@@ -92,7 +92,7 @@ def write_summary(report: RobustReport, folder: Path) -> Path:
 
 
 def report(result: RobustReport) -> Report:
-    """What there is to read of a robustness report."""
+    """The contents of a robustness report."""
     table = list(rows(result))
     return Report(
         title=f"{result.set_name}: {result.info.name}, {result.votes}",

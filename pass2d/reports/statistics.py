@@ -25,7 +25,7 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def report(statistics: DatasetStatistics) -> Report:
-    """What there is to read of a data set."""
+    """The contents of a data set's report."""
     info, splits = statistics.info, statistics.splits
     volume = ", ".join(
         f"{axis} {low:g} to {high:g} m"
@@ -67,7 +67,7 @@ def report(statistics: DatasetStatistics) -> Report:
 
 
 def remarks(statistics: DatasetStatistics) -> tuple[str, ...]:
-    """What one should know before training: absent classes, missing pictures and labels."""
+    """Notes before training: absent classes, missing pictures and labels."""
     lines: list[str] = []
     if not statistics.info.has_class_weights:
         lines.append(f"{statistics.info.name} is trained without class weights, as published")

@@ -165,7 +165,7 @@ def _is_emblem(place: Vectors) -> NDArray[np.bool_]:
 
 
 def ground_colors(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw the colours of the ground's surfaces for one sequence: alike, never the same."""
+    """(number of `Surface`, 3) colours of the ground in one sequence: similar, never the same."""
     means = {
         Surface.ASPHALT: (0.20, 0.20, 0.21),
         Surface.MARKING: (0.80, 0.80, 0.77),

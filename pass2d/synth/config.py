@@ -14,7 +14,7 @@ Traffic = Literal["flowing", "mixed"]
 TEST_SEQUENCES = frozenset(f"{n:02d}" for n in range(11, 22))
 """SemanticKITTI publishes these without labels."""
 LONGEST_M = 10_000.0
-"""Farther from the origin float32 no longer keeps a millimetre."""
+"""Farther from the origin, float32 no longer resolves a millimetre."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class SynthConfig:
     """Speed of the car that carries the sensors, in metres per second."""
     traffic: Traffic = "flowing"
     """"flowing": everything in its lane moves. "mixed": half of the cars, trucks, riders and people
-    in the same places stand, so that one scan does not tell which move and several do."""
+    in the same places stand still, so that several scans show which ones move, and a single one
+    does not."""
     workers: int = 0
     """Processes; 0 works inside the calling process."""
 
@@ -133,7 +134,7 @@ def _check_sequences(sequences: tuple[str, ...]) -> None:
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:
-    """Refuse what is no whole number from ``low`` to ``high``.
+    """Refuse anything but a whole number from ``low`` to ``high``.
 
     Raises:
         ConfigError: naming the setting.
@@ -143,7 +144,7 @@ def check_whole(name: str, value: object, low: int, high: int) -> None:
 
 
 def check_above_zero(name: str, value: float, high: float) -> None:
-    """Refuse what is no number above 0 and at most ``high``.
+    """Refuse anything but a number above 0 and at most ``high``.
 
     Raises:
         ConfigError: naming the setting.

@@ -1,4 +1,4 @@
-"""Choice without long droughts."""
+"""Random choice without long gaps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Card = TypeVar("Card")
 
 
 class Deck(Generic[Card]):
-    """Deals kinds like cards, so that a short street, too, has some of each.
+    """Deals kinds like cards, so that even a short street has some of each.
 
-    Independent draws would leave a kind out of many short sequences, and a class out of training.
+    Independent draws would omit a kind from many short sequences, and a class from training.
     """
 
     def __init__(self, rng: np.random.Generator, counts: Mapping[Card, int]) -> None:

@@ -96,7 +96,7 @@ def generate(out: Path, config: SynthConfig, progress: Progress) -> SynthSummary
 
 
 def claim(out: Path, settings: dict[str, object]) -> None:
-    """Make the output folder ours, or see that it is and was made with these settings.
+    """Mark the output folder as ours, or check that it was made with these settings.
 
     Raises:
         DataError: it holds something else, or cannot be used.

@@ -1,4 +1,4 @@
-"""How the sensors and the other road users move along the street."""
+"""Motion of the sensors along the street."""
 
 from __future__ import annotations
 

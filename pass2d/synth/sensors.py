@@ -118,7 +118,7 @@ def kitti_camera(image_hw: tuple[int, int]) -> CameraModel:
 
 
 def rotation(*, roll: float, pitch: float, yaw: float) -> NDArray[np.float64]:
-    """Rz(yaw) Ry(pitch) Rx(roll), radians."""
+    """(3, 3) Rz(yaw) Ry(pitch) Rx(roll), radians."""
     (cr, cp, cy), (sr, sp, sy) = np.cos((roll, pitch, yaw)), np.sin((roll, pitch, yaw))
     about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
     about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])

@@ -1,4 +1,4 @@
-"""What moves on a street, and in mixed traffic what might have."""
+"""Traffic on a street: moving objects and, in mixed traffic, stationary ones in the same places."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ONCOMING_M = 1.75
 
 @dataclass(frozen=True, kw_only=True)
 class Mover:
-    """A thing that keeps its lane and speed; in mixed traffic perhaps one that stands."""
+    """An object with constant lane and speed, which may be 0 in mixed traffic."""
 
     parts: tuple[Part, ...]
     """In its own frame, x ahead."""
@@ -125,12 +125,12 @@ class _Lane:
 def mixed_traffic(
     rng: np.random.Generator, street: Street, *, length_m: float, speed_mps: float, first: int
 ) -> list[Mover]:
-    """Half of the things of each kind move, half stand, and no single scan tells which.
+    """Half of the objects of each kind move, half stand still, and no single scan shows which.
 
-    Kind, shape, place and direction are drawn before it is decided whether a thing moves. Each has
-    its own piece of the lane: a mover crosses it in the time of the drive, a standing thing is
-    anywhere in it. So nothing runs into anything, and at a moment of the drive drawn at random both
-    are equally likely everywhere. The sensors' own lane is empty.
+    Kind, shape, place and direction are drawn before it is decided whether an object moves. Each
+    has its own section of the lane: a moving object crosses it during the drive, a stationary one
+    is anywhere in it. So there are no collisions, and at a random moment of the drive both are
+    equally likely everywhere. The sensors' own lane is empty.
 
     Args:
         rng: source of all choices.

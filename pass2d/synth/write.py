@@ -1,4 +1,4 @@
-"""The SemanticKITTI layout on disk. Every file is written aside and renamed when complete."""
+"""The SemanticKITTI layout on disk. Every file is written under a temporary name and renamed."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _numbers(values: NDArray[np.float64], digits: int) -> str:
 
 
 def write_aside(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it, so that it is whole or not there.
+    """Write a file under a temporary name and rename it, so that it is complete or missing.
 
     Raises:
         DataError: the disk is full, or writing is not allowed.

@@ -1,1 +1,1 @@
-"""`pass2d doctor`: whether this machine can do the work, and what to do where it cannot."""
+"""`pass2d doctor`: whether pass2d works on this machine, and how to fix what does not."""

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Finding:
     """"broken": something that pass2d needs does not work; the exit code is 1."""
     found: str
     remedy: str = ""
-    """What to do; empty only where nothing is to be done."""
+    """What to do; empty only if nothing is to be done."""
 
 
 Check = Callable[[], Sequence[Finding]]

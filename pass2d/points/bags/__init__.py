@@ -1,4 +1,4 @@
 """Recordings of ROS 1 and ROS 2: their clouds as columns, and copies whose clouds have more fields.
 
-`bag.py` opens one; one file per form of storage knows how to go through it and how to copy it.
+`bag.py` opens one; one file per storage format reads and copies it.
 """

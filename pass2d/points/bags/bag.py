@@ -1,4 +1,4 @@
-"""A recording as a person names it: a file, or a ROS 2 folder with its metadata.yaml."""
+"""A recording: a file, or a ROS 2 folder with its metadata.yaml."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LARGEST_MESSAGE = 1 << 30
 
 
 def is_bag(path: Path) -> bool:
-    """Whether a path names a recording: by its suffix, or by what lies in the folder."""
+    """Whether a path names a recording: by its suffix, or by the contents of the folder."""
     if path.is_dir():
         return is_there(path / METADATA)  # no error for a folder that may not be read
     return path.suffix.lower() in STORAGES
@@ -62,7 +62,7 @@ class Bag:
     """Whether each message is compressed by itself (zstd)."""
 
     def cloud_topic(self, wanted: str | None) -> Topic:
-        """The topic of clouds that is asked for, or the only one.
+        """The requested topic of clouds, or the only one.
 
         Raises:
             DataError: None, several, no such topic, or one of another type.
@@ -112,9 +112,10 @@ class Bag:
                 yield replace(message, data=data)
 
     def copy(self, target: Path, topic: str, replaced: Iterator[bytes], *, overwrite: bool) -> None:
-        """Write the recording again with other messages of one topic, all else as it is.
+        """Copy the recording, replacing the messages of one topic.
 
-        It is written aside and put in place at the end; what a killed run left goes first.
+        The copy is written under a temporary name and moved into place at the end; leftovers of a
+        killed run are removed first.
 
         Args:
             target: A file, or a folder for a folder.
@@ -123,7 +124,7 @@ class Bag:
             overwrite: Whether to replace what is there.
 
         Raises:
-            DataError: Damaged, the target is there, or it cannot be written.
+            DataError: The recording is damaged, or the target exists or cannot be written.
         """
         require_free(self.path, target, overwrite=overwrite)
         make_folder(target.parent, "recording")
@@ -144,7 +145,7 @@ class Bag:
             ) from error
 
     def _no_more(self) -> Iterator[bytes]:
-        """What follows the last message: to ask for it is an error."""
+        """After the last message: requesting another one is an error."""
         raise self._changed()
         yield
 
@@ -167,9 +168,9 @@ class Bag:
 
 
 def require_free(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Refuse a target that is the recording itself, or is there and may not be replaced.
+    """Refuse a target that is the recording itself, or that exists and may not be replaced.
 
-    What a killed run left beside it goes first.
+    Leftovers of a killed run beside it are removed first.
 
     Raises:
         DataError: It is.
@@ -214,7 +215,7 @@ def copy_path(source: Path, out: Path) -> Path:
 
 @contextmanager
 def open_bag(path: Path) -> Iterator[Bag]:
-    """Open a recording; what has to be unpacked for that is removed at the end.
+    """Open a recording; temporary unpacked files are removed at the end.
 
     Raises:
         ConfigError: The package that reads it is not installed.
@@ -248,7 +249,7 @@ def _storage(file: Path) -> Storage:
 
 
 def _merged(topics: Iterable[Topic]) -> tuple[Topic, ...]:
-    """Those of several files, or of several publishers, by name."""
+    """Topics of several files, or of several publishers, merged by name."""
     found: dict[str, Topic] = {}
     for one in topics:
         other = found.get(one.name)

@@ -31,7 +31,7 @@ class CloudMessage:
     """As rosbags has it."""
     encoding: str
     is_little: bool
-    """Of the message's own numbers; those of the points have a mark of their own."""
+    """Of the message's own numbers; those of the points have their own flag."""
     table: NDArray[np.uint8]
     """(H, row bytes); a row may end in bytes that belong to no point."""
 
@@ -70,9 +70,9 @@ class CloudMessage:
         return PointColumns(names=tuple(names), values=tuple(values))
 
     def with_fields(self, added: Mapping[str, NDArray[np.uint32 | np.float32]]) -> bytes:
-        """The message with more fields behind those of each point.
+        """The message with more fields after those of each point.
 
-        A field that already has such a name goes on as `original_NAME`, with its bytes.
+        An existing field of the same name is renamed to `original_NAME`; its bytes are kept.
 
         Args:
             added: (N,) uint32 or float32 by name.
@@ -115,7 +115,7 @@ def read_cloud(message: Message, *, where: str) -> CloudMessage:
 
     Raises:
         ConfigError: rosbags is not installed.
-        DataError: Not such a message, or one whose numbers do not fit each other.
+        DataError: Not such a message, or one with inconsistent sizes.
     """
     if message.encoding not in ENCODINGS:
         raise DataError(
@@ -137,7 +137,7 @@ def read_cloud(message: Message, *, where: str) -> CloudMessage:
 
 
 def packed_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Colours as PCL and RViz have them: 0x00RRGGBB in the bytes of a float32.
+    """Colours as in PCL and RViz: 0x00RRGGBB in the bytes of a float32.
 
     Args:
         rgb: (N, 3).
@@ -150,7 +150,7 @@ def packed_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _table(message: Any, where: str) -> NDArray[np.uint8]:
-    """(H, row bytes), once all numbers of a message fit each other."""
+    """(H, row bytes), after checking that a message's sizes are consistent."""
     height, width, step = message.height, message.width, message.point_step
     names = ", ".join(field.name for field in message.fields)
     for field in message.fields:

@@ -58,7 +58,11 @@ class McapFile:
                     )
 
     def copy(self, target: Path, topic: str, replaced: Iterator[bytes]) -> None:
-        """Record by record, attachments and metadata among them; compressed as it was."""
+        """Copy record by record, including attachments and metadata, with the same compression.
+
+        Raises:
+            DataError: Damaged.
+        """
         from mcap.records import Attachment, Channel, Header, Metadata, Schema
         from mcap.records import Message as Record
 

@@ -45,7 +45,7 @@ class Ros1File:
                 yield Message(data=data, time_ns=time_ns, encoding="ros1")
 
     def copy(self, target: Path, topic: str, replaced: Iterator[bytes]) -> None:
-        """Message by message in the order of time; packed as it was."""
+        """Copy message by message in the order of time, with the same compression."""
         from rosbags.rosbag1 import Writer
 
         writer = Writer(target)
@@ -84,7 +84,7 @@ def _copied(connections: list[Connection], writer: Writer) -> dict[int, Connecti
     made: dict[object, Connection] = {}
     for one in connections:
         known = one.topic, one.msgtype, one.msgdef, one.digest, one.ext
-        if known not in made:  # a publisher that came twice is named once
+        if known not in made:  # a publisher that connected twice is listed once
             extra: Any = one.ext
             made[known] = writer.add_connection(
                 one.topic,

@@ -38,7 +38,11 @@ class SqliteFile:
         ]
 
     def messages(self, topic: str) -> Iterator[Message]:
-        """In the order in which they are played."""
+        """Messages in playback order.
+
+        Raises:
+            DataError: Damaged.
+        """
         with self._open() as source:
             for data, time_ns, encoding in source.execute(_MESSAGES, (topic,)):
                 if not isinstance(data, bytes) or not isinstance(time_ns, int):
@@ -48,11 +52,11 @@ class SqliteFile:
                 yield Message(data=data, time_ns=time_ns, encoding=str(encoding))
 
     def copy(self, target: Path, topic: str, replaced: Iterator[bytes]) -> None:
-        """The whole file, then the rows of the topic: all others stay as they are, to the byte."""
+        """Copy the file, then replace the rows of the topic; all others are unchanged."""
         with self._open() as source, closing(sqlite3.connect(target)) as made:
             with _writing(target):
                 source.backup(made)
-                # Nobody sees the file before it is whole: no journal.
+                # The file is not visible before it is complete: no journal.
                 made.execute("PRAGMA journal_mode = OFF")
                 made.execute("PRAGMA synchronous = OFF")
             numbers = [number for (number,) in source.execute(_NUMBERS, (topic,))]
@@ -65,10 +69,10 @@ class SqliteFile:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """The file, for reading alone.
+        """The file, opened read-only.
 
         Raises:
-            DataError: Whatever the body reads is damaged.
+            DataError: What the block reads is damaged.
         """
         log = self.path.with_name(f"{self.path.name}-wal")
         # As it is on a read-only disk, unless the last messages still lie in a file beside it.
@@ -86,7 +90,7 @@ class SqliteFile:
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Tell a full disk from a damaged file.
+    """Distinguish a full disk from a damaged file.
 
     Raises:
         DataError: The target cannot be written.

@@ -1,4 +1,4 @@
-"""What every file of recorded messages can do, whatever its form."""
+"""The interface of all files of recorded messages."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ class Topic:
 
     name: str
     kind: str
-    """Type of its messages without "/msg/", e.g. "sensor_msgs/PointCloud2"; "" where nobody says
-    it."""
+    """Type of its messages without "/msg/", e.g. "sensor_msgs/PointCloud2"; "" if unknown."""
     encoding: str
     """Of its messages, one of `ENCODINGS` or another word."""
     count: int
@@ -63,11 +62,11 @@ class Storage(Protocol):
         """
 
     def copy(self, target: Path, topic: str, replaced: Iterator[bytes]) -> None:
-        """Write the recording again with other messages of one topic, all else as it is.
+        """Copy the recording, replacing the messages of one topic.
 
         Args:
             target: A new file.
-            topic: Whose messages are replaced; their stamps and places stay.
+            topic: Whose messages are replaced; their timestamps and order do not change.
             replaced: As many as ``messages`` yields; no more are taken.
 
         Raises:
@@ -83,7 +82,7 @@ def plain_kind(name: str) -> str:
 
 @contextmanager
 def reading(path: Path, kind: str, *, remedy: str = "") -> Iterator[None]:
-    """Turn whatever a reader raises into one line that names the file.
+    """Turn any exception of a reader into one line that names the file.
 
     Args:
         path: The recording.
