@@ -1,4 +1,4 @@
-"""The stages tied together for one scan: files in, records out."""
+"""The stages combined for one scan: from files to records."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from pass2d.pipeline.stages.volume import split_volume
 from pass2d.pipeline.stages.voxels import voxelize
 
 CODE_VERSIONS = {"lidar": 1, "camera": 1, "voxel": 1, "motion": 1, "thinned": 1}
-"""Part of a shard's key: raise a number when the same input gives other content."""
+"""Part of a shard's key: raise a number when the same input gives different content."""
 
 
 class ScanCounts(NamedTuple):
-    """What statistics need of a scan."""
+    """The counts of a scan for statistics."""
 
     label_histogram: NDArray[np.int64]
     """(C,) kept points per training id; zeros without labels."""
@@ -111,12 +111,12 @@ def lidar_record(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
 def camera_views(
     scan: ScanSource, lidar: ScanRecord, info: DatasetInfo
 ) -> tuple[CameraView | None, ...]:
-    """Decode a scan's pictures and find the points that each shows.
+    """Decode a scan's pictures and find the points visible in each.
 
     Args:
         scan: where its pictures are, and the calibration.
-        lidar: the same scan's points; ``xyz``, ``time`` and ``raw_index`` are used. Points
-            of added sweeps have no pixel: a thing that moves is elsewhere in the picture.
+        lidar: the same scan's points; ``xyz``, ``time`` and ``raw_index`` are used. Points of added
+            sweeps have no pixel, as moving objects are elsewhere in the picture.
         info: of the data set.
 
     Returns:
@@ -154,7 +154,7 @@ def voxel_levels(lidar: ScanRecord, *, grid: GridConfig) -> tuple[VoxelLevel, ..
 
 
 def thinned_points(lidar: ScanRecord) -> ThinnedScan | None:
-    """Thin a scan's points and find their neighbours; None where that cannot be.
+    """Thin a scan's points and find their neighbours; None if that is impossible.
 
     Args:
         lidar: with the points outside the volume; coordinates and rows are used.
@@ -172,8 +172,8 @@ def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> Sca
         info: of the data set.
 
     Returns:
-        The record with `motion` and `outside_motion`; None without labels, or where labels say
-        nothing of motion.
+        The record with `motion` and `outside_motion`; None without labels, or if labels do not tell
+        motion.
 
     Raises:
         ProblemError: as `lidar_record`.
@@ -192,7 +192,7 @@ def motion_record(scan: ScanSource, lidar: ScanRecord, info: DatasetInfo) -> Sca
         points, label, instance = _read(scan, info)
         after = _corrupted(scan, points, info, variant, label=label, instance=instance)
         motion = np.where(after.source >= 0, motion[after.source], np.uint8(0))
-    motion = np.pad(motion, (0, lidar.n_raw - len(motion)))  # points of sweeps say nothing
+    motion = np.pad(motion, (0, lidar.n_raw - len(motion)))  # points of sweeps have no labels
     outside = lidar.raw_order().outside
     return replace(lidar, motion=motion[lidar.raw_index], outside_motion=motion[outside])
 
@@ -226,7 +226,7 @@ def visible_points(
     rows: NDArray[np.integer],
     image_hw: tuple[int, int],
 ) -> VisiblePoints:
-    """The points of a calibrated scan that a camera sees, as its data set has it.
+    """The points of a calibrated scan that a camera sees, by the data set's rule.
 
     Args:
         scan: calibrated.
@@ -334,7 +334,7 @@ def _corrupted(
 def _with_sweeps(
     raw: NDArray[np.float32], scan: ScanSource, info: DatasetInfo, variant: Variant | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The scan's points with those of earlier sweeps behind them, and the time of all.
+    """The scan's points followed by those of earlier sweeps, and the time of all.
 
     Sweeps are corrupted as the scan is, each where it was measured; but a corruption that needs
     labels leaves them as they are.

@@ -1,4 +1,4 @@
-"""Corrupted data sets: the listing of a clean one, its scans are corrupted on the way."""
+"""Corrupted data sets: the listing of a clean one whose scans are corrupted when they are read."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def _corrupted(listing: SourceListing, variant: Variant) -> SourceListing:
 
 
 def variant_of(info: DatasetInfo) -> Variant | None:
-    """What was done to a data set's scans; None for clean ones.
+    """The corruption of a data set's scans; None for clean ones.
 
     Raises:
-        ConfigError: another pass2d made it, with a corruption that this one does not know.
+        ConfigError: another version of pass2d made it, with a corruption unknown to this one.
     """
     found = info.corruption
     if found is None:

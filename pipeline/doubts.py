@@ -1,4 +1,4 @@
-"""What is unlikely about scans and calibrations that can be read: said as warnings."""
+"""Warnings about readable but suspicious scans and calibrations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LEAST_INSIDE = 0.1
 
 
 def require_in_volume(points: NDArray[np.float32], *, info: DatasetInfo, file: Path) -> None:
-    """Refuse a scan of which nothing would be left.
+    """Refuse a scan without a point in the volume.
 
     Args:
         points: (R, 4 or more) of the raw file, finite.
@@ -40,7 +40,7 @@ def require_in_volume(points: NDArray[np.float32], *, info: DatasetInfo, file: P
         file: where they come from, for the message.
 
     Raises:
-        ProblemError: it is empty, or no point lies in the volume: with what the points look like.
+        ProblemError: it is empty, or no point lies in the volume; describes the points.
     """
     if not len(points):
         raise ProblemError.of(file=file, found="an empty file", expected="points", remedy=_AGAIN)
@@ -65,7 +65,7 @@ def volume_words(grid: GridConfig) -> str:
 def scan_doubts(
     points: NDArray[np.float32], *, info: DatasetInfo, file: Path, is_thorough: bool
 ) -> list[Problem]:
-    """Hold a scan against what files of its data set promise.
+    """Compare a scan with what its data set's table states.
 
     Args:
         points: (4, R) of the raw file, without added sweeps.
@@ -134,7 +134,7 @@ def picture_doubts(
     image_hw: tuple[int, int],
     n_visible: int,
 ) -> list[Problem]:
-    """Hold a picture against its calibration and the scan.
+    """Compare a picture with its calibration and the scan.
 
     Args:
         scan: calibrated.
@@ -166,7 +166,7 @@ def picture_doubts(
 
 
 class EdgeScores(NamedTuple):
-    """How well the edges of a picture and its scan fit, by copy of the calibration."""
+    """How well the edges of a picture and its scan fit, for each copy of the calibration."""
 
     sequence: str
     camera: int
@@ -204,7 +204,7 @@ def edge_scores(
 
 
 def edge_doubts(scores: Iterable[EdgeScores]) -> Iterator[Problem]:
-    """Calibrations, each of a sequence and camera, whose pictures fit better when it is turned."""
+    """Calibrations, each of a sequence and camera, whose pictures fit a rotated copy better."""
     groups: dict[tuple[str, int], list[EdgeScores]] = {}
     for one in scores:
         groups.setdefault((one.sequence, one.camera), []).append(one)

@@ -50,14 +50,14 @@ def prepare(
     *,
     runner: StartRunner | None = None,
 ) -> PrepareSummary:
-    """Prepare all listed scans; what is there already and unchanged is not touched.
+    """Prepare all listed scans; unchanged shards that exist already are kept.
 
-    Interrupted at any moment, even by SIGKILL, it leaves the last generation as it was; the next
-    call continues where this one stopped.
+    If it is interrupted, even by SIGKILL, the last generation is unchanged, and the next call
+    continues where this one stopped.
 
     Args:
         listing: of a reader in `pipeline/datasets/`.
-        dataset_root: e.g. cache/semkitti, made when missing; or a URL, s3://bucket/semkitti.
+        dataset_root: e.g. cache/semkitti, created if missing; or a URL, s3://bucket/semkitti.
         config: workers, profile, shard size; None: Ray where that is faster, the default profile.
         progress: hears of scans done and of what went wrong.
         runner: runs the tasks; None: Ray or this process, as ``config`` says.
@@ -92,7 +92,7 @@ def prepare_all(
         open_place: opens the folder or store of one data set.
 
     Raises:
-        CacheError: as `prepare`; the data sets before are whole then.
+        CacheError: as `prepare`; the data sets before it are complete.
     """
     places = [dataset_location(str(cache_root), listing.info.name) for listing in listings]
     targets = list(zip(listings, places, strict=True))
@@ -191,7 +191,7 @@ def _runner(context: TaskContext, config: PrepareConfig, progress: Progress) -> 
 
 @dataclass
 class _Open:
-    """A shard on its way: containers that are still to be made."""
+    """A shard in progress: containers that are still to be built."""
 
     job: ShardJob
     left: set[str]

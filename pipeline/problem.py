@@ -1,4 +1,4 @@
-"""What can be wrong with a file of a raw data set, in one form for messages and for lists."""
+"""Problems of a raw data set's files, in one form for messages and lists."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ class Problem:
     expected: str
     """What should be there, e.g. "a multiple of 16 bytes"."""
     remedy: str
-    """What a person can do about it, one sentence."""
+    """What the user can do about it, in one sentence."""
     severity: Severity = "error"
-    """"error": the file cannot be used as it is. "warning": it can, but is hardly what it should
-    be, e.g. a signal of another scale. "note": occurs in real data and is legal, e.g. a sequence
-    without pictures."""
+    """"error": the file cannot be used. "warning": it can, but is suspicious, e.g. a signal of
+    another scale. "note": occurs in real data and is allowed, e.g. a sequence without pictures."""
     kind: str = ""
-    """Of a warning: `prepare` says those of one kind once, with their number."""
+    """Kind of a warning: `prepare` prints those of one kind once, with their number."""
 
     def __str__(self) -> str:
         return f"{self.file}: found {self.found}, expected {self.expected}. {self.remedy}"
@@ -64,7 +63,7 @@ class ProblemError(DataError):
     """A problem that stops the work on its scan; `--check` collects `problem` instead."""
 
     def __init__(self, problem: Problem, more: int = 0) -> None:
-        """Say the first problem of a listing, and how many ``more`` there are."""
+        """Report the first problem of a listing, and how many ``more`` there are."""
         super().__init__(str(problem) + more_faults(more))
         self.problem = problem
         self._more = more

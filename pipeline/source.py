@@ -1,4 +1,4 @@
-"""What the readers of raw data sets hand to the runner: one small record per scan."""
+"""What readers of raw data sets pass to the runner: one small record per scan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ScanSource:
     sequence: str
     """e.g. "08"."""
     frame_index: int
-    """Place in the sequence, from the file's name."""
+    """Frame number in the sequence, from the file's name."""
     token: str
     """nuScenes sample_data token; empty elsewhere."""
     points: Path
@@ -93,13 +93,13 @@ class ScanSource:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceListing:
-    """The scans of a raw data set that were asked for, sequence by sequence in frame order."""
+    """The requested scans of a raw data set, sequence by sequence in frame order."""
 
     info: DatasetInfo
     scans: tuple[ScanSource, ...]
     notes: tuple[str, ...]
     """What is missing but legal, one line per fact, e.g. "sequence 08: no image_2"."""
     warned: tuple[Warned, ...] = ()
-    """What is unlikely about files that hold for many scans."""
+    """Warnings about files that apply to many scans."""
     failed: tuple[FailedScan, ...] = ()
-    """Parts of scans that cannot be prepared as a file of the whole sequence is damaged."""
+    """Parts of scans that cannot be prepared, because a file of the whole sequence is damaged."""

@@ -59,7 +59,7 @@ class PictureSize(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ScanFindings:
-    """What the check of one scan saw."""
+    """The findings on one scan."""
 
     problems: tuple[Problem, ...]
     pictures: tuple[PictureSize, ...]
@@ -84,14 +84,15 @@ def check_examined(
     """Read all files of a listed data set.
 
     Args:
-        seen: what names and tables show.
+        seen: problems found from names and tables.
         png: folder of one picture per sequence and camera, with the points on it; None: none.
         cameras: their names where there are several.
         progress: scans read and their bytes.
-        tally: counts what is in each split; ids without a name are then said once, of all scans.
+        tally: counts the contents of each split; ids without a name are then reported once for all
+            scans.
 
     Returns:
-        What was seen, then what the files hold.
+        The problems in ``seen``, then those in the files.
     """
     problems = [*seen.problems, *check_scans(seen.scans, seen.info, progress=progress, tally=tally)]
     if png is not None:
@@ -150,7 +151,7 @@ def check_scans(
 def class_problems(
     place: Path, counts: NDArray[np.int64], *, split: str, labels: LabelTable
 ) -> Iterator[Problem]:
-    """What is unlikely about the labels of a split.
+    """What is suspicious about the labels of a split.
 
     Args:
         place: a folder of its labels.
@@ -181,7 +182,7 @@ def class_problems(
 
 
 def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:
-    """What keeps `prepare` from cutting the scans into shards."""
+    """What prevents `prepare` from dividing the scans into shards."""
     try:
         cut_into_shards(scans, shard_scans=64)
     except CacheError as error:
@@ -199,7 +200,7 @@ def _listing_problems(scans: Sequence[ScanSource]) -> list[Problem]:
 def check_scan(
     scan: ScanSource, info: DatasetInfo, *, is_thorough: bool = True, has_edges: bool = False
 ) -> ScanFindings:
-    """Read one scan's files and name all that is wrong with them, and what is unlikely.
+    """Read one scan's files and report everything that is wrong or suspicious.
 
     Args:
         scan: to look at.

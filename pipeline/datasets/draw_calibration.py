@@ -40,7 +40,7 @@ def draw_calibrations(
         folder: made when missing; files are SEQUENCE.png, or SEQUENCE-CAMERA.png.
         problems: what a check found.
         cameras: names of the cameras where there are several.
-        progress: hears of pictures that cannot be drawn, and of the folder.
+        progress: receives pictures that cannot be drawn, and the folder.
 
     Returns:
         The files.

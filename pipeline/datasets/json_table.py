@@ -1,4 +1,4 @@
-"""Rows of a large JSON table, one after the other: nuScenes has tables of a gigabyte."""
+"""Reads large JSON tables row by row: nuScenes has tables of a gigabyte."""
 
 from __future__ import annotations
 
@@ -55,23 +55,23 @@ def read_rows(
     chunk_chars: int = CHUNK_CHARS,
     on_fault: Callable[[DataError], None] = _refuse,
 ) -> Iterator[tuple[Any, ...]]:
-    """Read a table that is a JSON list of objects, without ever holding the whole of it.
+    """Read a table that is a JSON list of objects, without holding all of it in memory.
 
     Args:
         file: the table.
         columns: keys that every row must have, and what their values must be.
         optional: keys whose value may be null, and is None where a row lacks them.
-        advance: hears of bytes read.
-        chunk_chars: so much of the file is read at once.
-        on_fault: hears of a row without one of the columns, or with a value of another kind, which
-            is then passed over; it is an error without.
+        advance: receives the number of bytes read.
+        chunk_chars: number of characters read at once.
+        on_fault: receives rows without one of the columns, or with a value of another kind, which
+            are then skipped; without it they are errors.
 
     Yields:
         Per row the values of ``columns``, then of ``optional``.
 
     Raises:
-        DataError: missing, no list of objects, truncated, or a row without one of the columns or
-            with a value of another kind: names the row and the column.
+        DataError: the file is missing, truncated or not a list of objects, or a row lacks a column
+            or has a value of another kind: names the row and the column.
     """
     optional = optional or {}
     try:

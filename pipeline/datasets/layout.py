@@ -1,4 +1,4 @@
-"""What a reader file offers: how the raw files of some data sets lie."""
+"""The interface of a reader for a layout of raw files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pass2d.pipeline.source import ScanSource, SourceListing
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which scans of a raw data set are wanted. A reader ignores options that it does not have."""
+    """The requested scans of a raw data set. Readers ignore options that do not apply."""
 
     splits: Sequence[str] = SPLITS
     """Any of "train", "val", "test"."""
@@ -34,7 +34,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """A raw data set as its tables and the names of its files show it."""
+    """A raw data set as seen from its tables and file names."""
 
     info: DatasetInfo
     scans: tuple[ScanSource, ...]
@@ -45,7 +45,7 @@ class Examined:
 def listing_problems(
     root: Path, table: DatasetTable, listing: SourceListing
 ) -> tuple[Problem, ...]:
-    """What a listing says, for a reader that examines no more."""
+    """The problems of a listing, for readers without further checks."""
     notes = [
         Problem(
             file=root,
@@ -88,7 +88,7 @@ class RawLayout:
     sign: str
     """What a root holds, for messages: "sequences/NN/velodyne"."""
     locate: Callable[[Path, DatasetTable], Path | None]
-    """Where the data itself lies for a root (links resolved); None if it is not a root."""
+    """The actual data folder of a root (links resolved); None if it is not a root."""
     list_scans: ListScans
     examine: ExamineScans | None = None
     """None: the notes and failed parts of `list_scans` are all that there is to say."""

@@ -20,7 +20,7 @@ def require_splits(splits: Iterable[str]) -> None:
 
 
 def first_of_each_split(scans: list[ScanSource], limit: int | None) -> list[ScanSource]:
-    """Take the first scans of each split in equal shares; what one cannot fill goes to the next.
+    """Take the first scans of each split in equal shares; a shortfall goes to the next split.
 
     Args:
         scans: of all splits.

@@ -76,12 +76,12 @@ def list_nuscenes(
         root: holds the folder of tables (e.g. ``v1.0-mini/``), ``samples/`` and ``lidarseg/``.
         table: of the data set; nuScenes' when None.
         version: "v1.0-mini", "v1.0-trainval" or "v1.0-test"; not needed when only one is there.
-        splits: any of "train", "val", "test"; those that the version lacks are passed over.
+        splits: any of "train", "val", "test"; those that the version lacks are ignored.
         scenes: only these, e.g. ("scene-0061", "103"); all that exist when None.
         limit: at most this many scans in all, the first ones of each split in equal shares.
         stored_hw: height and width that pictures are resized to; None keeps them as taken.
         sweeps: past lidar sweeps that are added to each key frame, 0..10; fewer at a scene's start.
-        progress: hears of large tables being read.
+        progress: receives the reading of large tables.
 
     Returns:
         The scans in the order of scenes and time, and notes on what is missing. Raw labels are
@@ -152,7 +152,7 @@ def _examine(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """A version's tables, reduced to the scenes that were asked for."""
+    """A version's tables, reduced to the requested scenes."""
 
     root: Path
     version: str
@@ -287,7 +287,7 @@ def _require_scans(found: _Found, scans: Collection[ScanSource]) -> None:
 
 
 class _Lister:
-    """Turns key frames into scans and notes what is not there."""
+    """Turns key frames into scans and notes missing files."""
 
     def __init__(self, found: _Found, *, stored_hw: tuple[int, int] | None) -> None:
         samples, version = found.root / "samples", found.version
@@ -453,7 +453,7 @@ class _Lister:
         return tuple(float(number) for number in matrix.ravel())
 
     def _existing(self, role: str, scene: str, file: Path | None) -> Path | None:
-        """The file if it is there; else that is noted."""
+        """The file if it exists; else that is noted."""
         self.missing.count(role)
         if file is not None and file.name in self._listed(file.parent):
             return file

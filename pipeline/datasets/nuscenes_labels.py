@@ -1,4 +1,4 @@
-"""Raw labels of nuScenes by name: documents disagree on their numbers, so the set's own count."""
+"""Raw labels of nuScenes by name, with the data set's own numbers, on which documents disagree."""
 
 from __future__ import annotations
 

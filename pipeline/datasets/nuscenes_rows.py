@@ -1,4 +1,4 @@
-"""Rows of the nuScenes tables, and what contradicts in them."""
+"""Rows of the nuScenes tables, and contradictions in them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SensorData(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """How a sensor sits on the vehicle."""
+    """The mounting of a sensor on the vehicle."""
 
     ego_from_sensor: Pose
     intrinsics: tuple[float, ...]
@@ -64,7 +64,7 @@ class Calibration(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """What the tables say of some scenes."""
+    """The contents of the tables for some scenes."""
 
     folder: Path
     samples: dict[str, list[Sample]]
@@ -90,10 +90,10 @@ class Tables:
         return self._no_row("sample", self.lost[token], named_by).problem
 
     def calibration(self, data: SensorData) -> Calibration:
-        """How the sensor sat that wrote a file.
+        """The mounting of the sensor that wrote a file.
 
         Raises:
-            ProblemError: the tables do not fit together, or no sensor can sit so.
+            ProblemError: the tables are inconsistent, or the mounting is impossible.
         """
         token = data.calibration_token
         if (sensor := self.sensorless.get(token)) is not None:
@@ -108,10 +108,10 @@ class Tables:
         return found
 
     def world_from_ego(self, data: SensorData) -> Pose:
-        """Where the vehicle was when a file was written.
+        """The vehicle's pose when a file was written.
 
         Raises:
-            ProblemError: the tables do not fit together, or it is no pose.
+            ProblemError: the tables are inconsistent, or it is not a pose.
         """
         token = data.ego_pose_token
         if token not in self.ego_poses:
@@ -121,7 +121,7 @@ class Tables:
         return found
 
     def require_together(self, scan: SensorData, other: SensorData) -> None:
-        """Refuse a scan and a picture or sweep whose rows, sensible each, contradict each other.
+        """Refuse a scan and a picture or sweep whose rows, each plausible, contradict each other.
 
         Raises:
             ProblemError: naming the row.
@@ -135,7 +135,7 @@ class Tables:
         self._require(fault, "ego_pose", other.ego_pose_token, other)
 
     def direction_doubt(self, data: SensorData) -> Problem | None:
-        """A warning where a camera of sensible calibration looks the wrong way for its channel."""
+        """A warning if a plausibly calibrated camera points the wrong way for its channel."""
         token = data.calibration_token
         fault = direction_fault(data.channel, self.calibration(data).ego_from_sensor)
         if fault is None:

@@ -1,4 +1,4 @@
-"""Versions and scenes of nuScenes: what is there, what was asked for, which split it is of."""
+"""Versions and scenes of nuScenes: which exist, which are requested, and their splits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def choose_scenes(
     names: Sequence[str] | None,
     where: Path,
 ) -> dict[str, str]:
-    """Find the scenes that were asked for.
+    """Find the requested scenes.
 
     Args:
         known: all of the version's tables.
@@ -126,7 +126,7 @@ def notes_on_scenes(
     split_of: dict[str, str],
     splits: Sequence[str],
 ) -> list[str]:
-    """What is not there although a whole version has it, and what is left out."""
+    """Scenes missing from a complete version, and scenes left out."""
     official = _official(table, version)
     expected = [name for name, split in official.items() if split in splits]
     notes = []

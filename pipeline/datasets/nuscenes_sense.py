@@ -24,7 +24,7 @@ AHEAD_DEG = {
     "CAM_BACK_RIGHT": -110.0,
     "CAM_BACK": 180.0,
 }
-"""Where the camera of a channel looks: from the vehicle's x ahead to its y on the left."""
+"""Direction of each channel's camera: from the vehicle's x (forward) towards its y (left)."""
 _LENGTH_OFF = 0.02
 """Of a quaternion from 1: more than rounding to two decimals."""
 _FARTHEST_M = 20.0
@@ -37,7 +37,7 @@ _FASTEST_M_S, _JUMP_M = 100.0, 20.0
 
 
 class Fault(NamedTuple):
-    """What about one row cannot be."""
+    """What is impossible about one row."""
 
     field: str
     found: str
@@ -45,7 +45,7 @@ class Fault(NamedTuple):
 
 
 def pose_fault(pose: Pose) -> Fault | None:
-    """Why a pose cannot be one; None where it can."""
+    """Why a pose is impossible; None if it is possible."""
     length = math.hypot(*pose.rotation_wxyz)
     if abs(length - 1) > _LENGTH_OFF:
         found = f"a quaternion of length {length:.4g}"
@@ -55,7 +55,7 @@ def pose_fault(pose: Pose) -> Fault | None:
 
 @functools.lru_cache(maxsize=4096)
 def mount_fault(ego_from_sensor: Pose, intrinsics: tuple[float, ...]) -> Fault | None:
-    """Why a sensor cannot sit so on a vehicle.
+    """Why the mounting of a sensor on a vehicle is impossible; None if it is possible.
 
     Args:
         ego_from_sensor: its place.
@@ -85,7 +85,7 @@ def _camera_fault(ego_from_camera: Pose, intrinsics: tuple[float, ...]) -> Fault
 
 @functools.lru_cache(maxsize=4096)
 def picture_fault(intrinsics: tuple[float, ...], hw: tuple[int, int]) -> Fault | None:
-    """Why intrinsics, sensible as such, cannot be those of pictures of a size."""
+    """Why intrinsics, plausible in themselves, do not fit pictures of a size."""
     if not all(hw):
         return None
     bad = size_fault(np.array(intrinsics).reshape(3, 3), image_hw=hw)
@@ -104,7 +104,7 @@ def zeroed_lidar_fault(lidar: Pose, camera: Pose) -> Fault | None:
 
 
 def jump_fault(here: Pose, there: Pose, *, time_s: float) -> Fault | None:
-    """Why a vehicle cannot have been at two places so soon after each other."""
+    """Why a vehicle cannot have moved between two poses in so short a time."""
     moved = math.dist(here.translation_m, there.translation_m)
     if moved <= _JUMP_M + _FASTEST_M_S * abs(time_s):
         return None
@@ -113,7 +113,7 @@ def jump_fault(here: Pose, there: Pose, *, time_s: float) -> Fault | None:
 
 
 def direction_fault(channel: str, ego_from_camera: Pose) -> Fault | None:
-    """What is unlikely about the direction of a channel's camera."""
+    """What is suspicious about the direction of a channel's camera."""
     if channel not in AHEAD_DEG:
         return None
     angle = np.deg2rad(AHEAD_DEG[channel])

@@ -1,6 +1,6 @@
 """The nuScenes tables that lidar segmentation needs, read once and by column.
 
-Of a table only the rows of the scenes that were asked for are kept, so that the whole data set
+Only the rows of the requested scenes are kept, so that the whole data set
 (sample_data and ego_pose have 2.6 million rows) needs a few hundred MB.
 """
 

@@ -33,7 +33,7 @@ class TableReader:
 
     @contextlib.contextmanager
     def checked(self, name: str) -> Iterator[None]:
-        """Around the use of one row of a table: what is wrong with it goes to the faults."""
+        """Collect errors of the block, which uses one row of a table, as faults."""
         try:
             yield
         except DataError as error:
@@ -103,7 +103,7 @@ class TableReader:
 
 
 class Once:
-    """Refuses a value of a key that comes twice: which row holds would be chance."""
+    """Refuses duplicate values of a key, as it would be undefined which row is meant."""
 
     def __init__(self, file: Path, column: str) -> None:
         self._file, self._column = file, column
@@ -125,7 +125,11 @@ class Once:
 
 
 def pose_of(rotation: Any, translation: Any, where: str) -> Pose:
-    """A pose from a row's quaternion and translation; ``where`` names the row in errors."""
+    """A pose from a row's quaternion and translation; ``where`` names the row in errors.
+
+    Raises:
+        DataError: not finite numbers, or not a quaternion.
+    """
     w, x, y, z = _numbers(rotation, 4, "rotation", where)
     if math.hypot(w, x, y, z) < 1e-6:
         raise DataError(
@@ -176,7 +180,7 @@ def _numbers(values: Any, count: int, name: str, where: str) -> tuple[float, ...
 
 
 def wrong_value(where: str, name: str, value: Any, expected: str) -> DataError:
-    """The error of a value that is not what its column holds."""
+    """The error for a value of the wrong kind in a column."""
     return DataError(
         f"{where}: {name} is {quoted(value)}, expected {expected}. Unpack the table again."
     )

@@ -42,7 +42,7 @@ _LAST = np.array([0.0, 0.0, 0.0, 1.0])
 
 @dataclass(kw_only=True)
 class _Found:
-    """What is said of all sequences."""
+    """Notes on all sequences."""
 
     failed: list[FailedScan] = field(default_factory=list)
     unlabelled: list[str] = field(default_factory=list)
@@ -156,7 +156,7 @@ def _scans(
             image_from_lidar=tuple(_NO_MATRIX if one is None else one[1] for one in seen),
             camera_rule=table.camera_rule,
             stored_hw=wanted.stored_hw,
-            # Whose point each label is, the table of points says.
+            # The table of points tells to which lidar each label belongs.
             lidar_beside=(("poses", folder / LIDAR / POSES),),
             camera_beside=beside,
             pose=None if pose is None else tuple(pose.ravel().tolist()),

@@ -1,4 +1,4 @@
-"""What is unlikely about a prepared data set as a whole, from its manifest alone."""
+"""Warnings about a prepared data set as a whole, from its manifest alone."""
 
 from __future__ import annotations
 

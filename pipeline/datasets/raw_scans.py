@@ -1,4 +1,4 @@
-"""Scans of a raw data set as they are, without a cache: for looking at them."""
+"""Scans of a raw data set without a cache, for viewing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def list_raw(
     name: str | None = None,
     datasets: Datasets = DATASETS,
 ) -> RawScans | None:
-    """Find out what a folder is and list its scans; files that are missing are passed over.
+    """Recognise a folder and list its scans; missing files are ignored.
 
     Args:
         root: The root of a data set in a known layout, or a part of it: of SemanticKITTI its
@@ -45,7 +45,7 @@ def list_raw(
         datasets: Those that are known.
 
     Returns:
-        None when it is none: a folder of point files, perhaps, or a file.
+        None if it is not a data set, but e.g. a folder of point files, or a file.
 
     Raises:
         DataError: There is nothing there, no such sequence, or the tables are damaged.

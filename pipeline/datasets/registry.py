@@ -44,7 +44,7 @@ class Dataset:
     layout: RawLayout
 
     def find(self) -> FoundRoot:
-        """Find its root without being told.
+        """Find its root if the user does not give it.
 
         Raises:
             ConfigError: as `find_root`.
@@ -65,7 +65,7 @@ class Dataset:
         """List its scans.
 
         Raises:
-            DataError: a wrong folder, something that was asked for is not there, or no scans.
+            DataError: a wrong folder, a missing part that was requested, or no scans.
         """
         return self.layout.list_scans(root, self.table, wanted or Wanted(), progress or Silent())
 
@@ -79,7 +79,7 @@ class Dataset:
         progress: Progress,
         tally: Tally | None = None,
     ) -> list[Problem]:
-        """Look at every file and write nothing but pictures, if asked.
+        """Check every file; writes nothing except pictures, on request.
 
         Args:
             root: as for `list_scans`.
@@ -182,7 +182,7 @@ class Datasets(Mapping[str, Dataset]):
 
     @property
     def default(self) -> Dataset:
-        """The one to take where nothing tells which it is."""
+        """The default data set."""
         return next(iter(self.values()))
 
     def infos(self) -> tuple[DatasetInfo, ...]:

@@ -1,4 +1,4 @@
-"""Lists a raw data set as it was listed for a cache: what `cache plan` compares with."""
+"""Lists a raw data set as it was listed for a cache, for `cache plan`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def list_again(
         root: the raw data set.
         manifest: of the cache; None before there is one: the settings that `prepare` has.
         version: of nuScenes, where several are in the root.
-        progress: hears of the tables read.
+        progress: receives the reading of tables.
         datasets: those that are known.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Finds a raw data set without --root: by an environment variable, else in the usual places."""
+"""Finds a raw data set without --root: by an environment variable, else in usual locations."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Locate = Callable[[Path], Path | None]
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRoot:
-    """The root of a raw data set that was looked for."""
+    """The root of a raw data set that was found."""
 
     root: Path
     reason: str
-    """Why this one, for a person."""
+    """Why this one, as readable text."""
 
 
 def find_root(
@@ -45,7 +45,7 @@ def find_root(
         here: the folder below which they are; the current one when None.
 
     Raises:
-        ConfigError: the variable points nowhere, or no place holds the data set.
+        ConfigError: the variable names no data set, or it is in none of the usual locations.
     """
     variable = f"PASS2D_{table.info.name.upper()}"
     if (value := environment.get(variable)) is not None:

@@ -1,4 +1,4 @@
-"""Where the lidar of a SemanticKITTI sequence was, and when: what joins several scans."""
+"""Poses and times of a SemanticKITTI sequence's lidar, for stacks of scans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a SemanticKITTI sequence lacks: said in one line per fact, or named file by file."""
+"""What a SemanticKITTI sequence lacks: one line per fact, or file by file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set's table: the TOML file that says what its numbers mean."""
+"""A data set's table: the TOML file with its classes, splits and layout."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetTable:
-    """Everything that a TOML file of this folder says."""
+    """The contents of a TOML file of this folder."""
 
     info: DatasetInfo
-    """What training and prediction must know."""
+    """What training and prediction must know about it."""
     raw_names: dict[int, str]
     """Name of every raw id."""
     splits: dict[str, tuple[str, ...]]

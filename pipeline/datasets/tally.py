@@ -1,4 +1,4 @@
-"""What a check counts in each split: a table that shows whether a description is right."""
+"""Counts of a check for each split: a table that shows whether a description is right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_OUTSIDE, _MOST_NOTHING, _LEAST_SEEN = 0.3, 0.7, 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class ScanCount:
-    """What one scan adds."""
+    """The counts of one scan."""
 
     points: int = 0
     outside: int = 0
@@ -52,7 +52,7 @@ def sampled(points: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def unnamed_ids(raw_labels: NDArray[np.uint32], info: DatasetInfo) -> Counter[int]:
-    """Raw ids that the label table lacks, and how many points have them."""
+    """Raw ids among (N,) labels that the label table lacks, and their numbers of points."""
     raw_ids = raw_labels.astype(np.uint16)
     lost = raw_ids[info.labels.training_lookup()[raw_ids] == UNKNOWN_LABEL]
     ids, counts = np.unique(lost, return_counts=True)
@@ -122,7 +122,7 @@ class Tally:
         split.add(scan, count, class_counts)
 
     def problems(self, info: DatasetInfo, root: Path) -> Iterator[Problem]:
-        """What the sums show and no single file does."""
+        """Problems that only the sums show."""
         for split in self.splits.values():
             yield from _unnamed(split, info)
             yield from _shares(split, info, root)
@@ -257,7 +257,7 @@ def tally_lines(splits: Sequence[SplitTally], info: DatasetInfo) -> Iterator[str
 
 
 def _usual(name: str, info: DatasetInfo) -> str:
-    """What is to be expected."""
+    """What is expected."""
     return {
         "range": f" m (of a lidar on a road: 75 % below about {TYPICAL_RANGE_M[0]:.0f})",
         "height": " m (the ground about 1.7 below the sensor of a car)",

@@ -1,4 +1,4 @@
-"""What the command line says of each data set, read from its TOML alone: `--help` waits for it."""
+"""Help of the command line for each data set, read from its TOML alone to keep `--help` fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes one published shard again from the sources that the cache itself names."""
+"""Rebuilds one published shard from the sources named in the cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Files = dict[tuple[str, str], SourceFile]
 def make_shard(
     layout: Layout, header: ShardHeader, shard: int, *, info: DatasetInfo, files: Files
 ) -> TaskResult:
-    """Make the shard of ``header`` again; the caller compares the result's key.
+    """Rebuild the shard of ``header``; the caller compares the result's key.
 
     Raises:
         CacheError: a source file's path is not known.
@@ -169,7 +169,7 @@ def files_of_manifest(manifest: Manifest) -> Files:
 
 
 def with_paths(row: ShardRow, files: Files) -> ShardRow:
-    """A record that was made from a shard alone, with the sources' paths and times again."""
+    """A record rebuilt from a shard, completed with the sources' paths and times."""
     sources = tuple(
         ScanSources(
             scan_id=scan.scan_id,
@@ -200,7 +200,7 @@ def header_of(manifest: Manifest, container: str, shard: int, key: str) -> Shard
 
 
 def rebuild_and_compare(dataset_root: Path) -> Callable[[ShardRow], Sequence[str] | None]:
-    """A function for `cache.verify.verify`: makes a shard again, aside, and compares its bytes."""
+    """A function for `verify` that rebuilds a shard in a temporary folder and compares its bytes."""
     layout = Layout(root=dataset_root)
     manifest = load_manifest(layout)
 

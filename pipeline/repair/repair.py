@@ -49,12 +49,12 @@ from pass2d.pipeline.repair.rebuild_shards import (
 
 @dataclass(frozen=True, kw_only=True)
 class RepairReport:
-    """What `repair` did."""
+    """Summary of a repair."""
 
     repaired: tuple[str, ...]
-    """One line per thing that is as it was again."""
+    """One line per repaired item."""
     unrepaired: tuple[str, ...]
-    """One line per thing that is not, with the reason and the remedy."""
+    """One line per item that could not be repaired, with the reason and the remedy."""
     before: IntegrityReport
 
 
@@ -63,13 +63,13 @@ def repair(
 ) -> RepairReport:
     """Verify, then repair: commit records, shards, generations, top files.
 
-    Damaged shards are moved away and made again from their source files under the same names, with
-    the same bytes; a running reader keeps the files that it has open.
+    Damaged shards are moved away and rebuilt from their source files under the same names, with the
+    same bytes; readers keep the files that they have open.
 
     Args:
         dataset_root: e.g. cache/semkitti.
-        progress: hears of shards done.
-        presence: fetches shards that are not all there.
+        progress: receives the number of finished shards.
+        presence: fetches shards that are not completely on disk.
 
     Raises:
         CacheError: `prepare` is running, nothing is left to start from, or writing fails.

@@ -13,7 +13,7 @@ from pass2d.pipeline.run.summary import PrepareSummary
 
 
 def plan_lines(plan: PreparePlan) -> list[str]:
-    """What would run and why, grouped by container, sequence and reason."""
+    """What `prepare` would do and why, grouped by container, sequence and reason."""
     groups = Counter((task.container, task.sequence, task.reason) for task in plan.tasks)
     lines = [
         f"{name:8} sequence {sequence}: {_count(count, 'shard')}: {reason}"

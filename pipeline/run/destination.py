@@ -1,4 +1,4 @@
-"""Where a prepared data set goes: a local folder or a remote store. `prepare` works on either."""
+"""The destination of a prepared data set: a local folder or a remote store."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class LocalFolder:
 
 
 def _require_own(layout: Layout) -> None:
-    """Refuse a data set's folder whose parts, or which itself, lead to somebody else's files.
+    """Refuse a data set's folder if it or its parts are links to foreign files.
 
     A link to a larger disk is fine: to an empty folder, or to a data set that was moved there.
     """

@@ -1,4 +1,4 @@
-"""Scans cut into shards, and what identifies each shard's three containers."""
+"""Scans divided into shards, and the keys of each shard's containers."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def voxel_header(*, lidar_key: str, info: DatasetInfo, profile: str) -> ShardHea
 
 
 def containers(job: ShardJob, info: DatasetInfo) -> tuple[str, ...]:
-    """Those that the shard has: `motion` where something is known of it, `thinned` if asked for."""
+    """The containers of a shard: `motion` if it is known, `thinned` if requested."""
     has_labels = bool(info.facts.moving)
     has_motion = any(
         (has_labels and scan.labels is not None) or scan.pose is not None or scan.time_s is not None

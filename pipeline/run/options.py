@@ -13,11 +13,11 @@ MAX_PICTURE_SIDE = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """How `prepare` works. Only `profile` and `shard_scans` have a say in the bytes."""
+    """Settings of `prepare`. Only `profile` and `shard_scans` affect the bytes."""
 
     workers: int | None = None
-    """Ray workers; 0: in this process, without Ray; None: as workers.py decides by the work. With
-    `ray_address`: so many tasks at a time; None: as many as the cluster takes."""
+    """Ray workers; 0: in this process, without Ray; None: decided by workers.py. With
+    `ray_address`: number of simultaneous tasks; None: as many as the cluster accepts."""
     ray_address: str | None = None
     """Join this cluster ("auto", "host:port", "ray://..."); None starts a local one, whatever
     RAY_ADDRESS says."""

@@ -1,4 +1,4 @@
-"""What `prepare` would do, and why: every shard's keys against what is on disk."""
+"""What `prepare` would do, and why, by comparing every shard's keys with those on disk."""
 
 from __future__ import annotations
 

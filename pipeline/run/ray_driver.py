@@ -1,7 +1,7 @@
-"""The process that is connected to Ray: takes tasks from the run and tells how they end.
+"""The process that is connected to Ray: takes tasks from the run and reports their results.
 
-Ray ends the process of its driver, or waits in it for ever, when its own parts are lost. So the
-driver is a process of its own; the run waits for its words a limited time, and goes on.
+When parts of Ray are lost, Ray ends its driver's process, or hangs in it. So the driver is a
+separate process; the run waits for its messages for a limited time, and then continues without it.
 """
 
 from __future__ import annotations

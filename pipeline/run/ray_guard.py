@@ -1,4 +1,4 @@
-"""Stands between a run and its Ray: when the run ends, however it ends, all of Ray's processes do.
+"""Guard between a run and its Ray: however the run ends, it ends all of Ray's processes.
 
 Started as a script that needs nothing but Python:
 

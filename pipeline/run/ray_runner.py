@@ -1,7 +1,7 @@
 """Tasks in Ray workers: one CPU each, retried when a worker dies, no data through Ray.
 
-Whatever happens to Ray, `prepare` ends: it waits for the driver (`ray_driver.py`) a limited time,
-and does the rest in this process where a Ray of its own is lost.
+Whatever happens to Ray, `prepare` does not hang: it waits for the driver (`ray_driver.py`) for a
+limited time, and does the rest in this process if its own Ray is lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why a shard that is there does not serve any more, in words."""
+"""Why an existing shard is outdated, in words."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def earlier_shards(manifest: Manifest) -> dict[tuple[str, int], EarlierShard]:
 
 
 def difference(earlier: EarlierShard, header: ShardHeader) -> str:
-    """Why a shard of the last generation does not serve, in words."""
+    """Why a shard of the last generation is outdated, in words."""
     wanted = json.loads(json.dumps(header.parameters))
     names = {*wanted, *earlier.parameters}
     changed = [
@@ -88,7 +88,7 @@ def _change(name: str, before: Any, now: Any) -> str:
 
 
 def _scan_difference(earlier: KeyInputs, wanted: KeyInputs) -> str:
-    """Which scans came, went or have other files or numbers."""
+    """Which scans were added, removed, or have other files or numbers."""
     before = {scan.scan_id: scan for scan in earlier.scans}
     now = {scan.scan_id: scan for scan in wanted.scans}
     facts = (

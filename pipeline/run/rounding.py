@@ -1,7 +1,7 @@
-"""Poses and calibrations of an earlier generation, where today's differ in the last digits alone.
+"""Poses and calibrations of an earlier generation, if new ones differ only in the last digits.
 
-They are products of matrices, which another processor or library may round otherwise; the key of a
-shard depends on every digit.
+They are products of matrices, which another processor or library may round differently, and the key
+of a shard depends on every digit.
 """
 
 from __future__ import annotations

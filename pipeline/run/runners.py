@@ -26,11 +26,11 @@ class TaskFailure:
 
 
 class Runner(Protocol):
-    """Takes tasks, gives results in the order in which they end."""
+    """Runs tasks and returns results in the order in which they finish."""
 
     @property
     def window(self) -> int:
-        """Tasks in flight at most: the rest waits in the driver (back-pressure)."""
+        """Maximum number of tasks in flight; the rest wait in the driver (back-pressure)."""
 
     def submit(self, task: ContainerTask) -> None:
         """Start a task."""

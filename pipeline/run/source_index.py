@@ -1,4 +1,4 @@
-"""What earlier runs know of source files, so that unchanged ones are not read again."""
+"""Hashes of source files from earlier runs, so that unchanged ones are not read again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of `prepare` did, and what the cache holds after it."""
+"""Summary of a run of `prepare`, and of the cache after it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The task that Ray workers and the inline runner share: one container of one shard.
+"""The task of Ray workers and the inline runner: one container of one shard.
 
-Arguments are small (paths and numbers), results are smaller; the data travels by disk.
+Arguments are small (paths and numbers), results are smaller; data is passed by disk.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ContainerTask:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What a task tells the driver; the commit record says the rest."""
+    """The result of a task for the driver; the rest is in the commit record."""
 
     container: str
     shard: int
@@ -118,7 +118,7 @@ class TaskResult:
     """CPU time of encoding and writing."""
     failed: tuple[FailedScan, ...]
     warned: tuple[Warned, ...] = ()
-    """What is unlikely about the scans that were prepared; nothing of a shard that was there."""
+    """Warnings about the prepared scans; none for a shard that existed already."""
     dropped: int = 0
     """Points of no finite numbers in those scans."""
 
@@ -126,12 +126,11 @@ class TaskResult:
 def run_task(context: TaskContext, task: ContainerTask) -> TaskResult:
     """Make and publish one container of one shard.
 
-    A scan whose files are bad is left out and reported; everything else that goes wrong is an
-    error of the task.
+    A scan with faulty files is left out and reported; any other failure is an error of the task.
 
     Raises:
         CacheError: the cache cannot be written, or the `lidar` shard is damaged.
-        OSError: reading or writing failed in a way that may pass: try again.
+        OSError: reading or writing failed temporarily; a retry may help.
     """
     makers: dict[str, Callable[[TaskContext, ContainerTask], TaskResult]] = {
         "lidar": _run_lidar,

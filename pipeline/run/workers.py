@@ -1,4 +1,4 @@
-"""Decides whether Ray is worth its start when no number of workers is given."""
+"""Decides whether starting Ray saves time, if no number of workers is given."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decided(
     n_cpus: int | None = None,
     start_s: float | None = None,
 ) -> PrepareConfig:
-    """Settle how many workers there are, and say why; what was asked for stays.
+    """Choose the number of workers, and report why; a given number is not changed.
 
     Args:
         config: `workers` None leaves it to the work.

@@ -1,4 +1,4 @@
-"""calib.txt of a KITTI odometry sequence to one matrix."""
+"""From calib.txt of a KITTI odometry sequence to one matrix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def image_from_lidar_matrix(text: str, *, file: Path) -> NDArray[np.float64]:
     """Compose the projection of the left colour camera from the text of a calib.txt.
 
     Args:
-        text: lines of "name: 12 numbers"; other lines than P2 and Tr are not looked at.
+        text: lines of "name: 12 numbers"; lines other than P2 and Tr are ignored.
         file: where the text comes from, for the message.
 
     Returns:
@@ -35,7 +35,7 @@ def image_from_lidar_matrix(text: str, *, file: Path) -> NDArray[np.float64]:
 
 
 def require_sensible(text: str, *, file: Path) -> None:
-    """Refuse a calib.txt that cannot be: what it projects would be noise that trains the 2D branch.
+    """Refuse an impossible calib.txt, whose projections would train the 2D branch with noise.
 
     Args:
         text: of a calib.txt that ``image_from_lidar_matrix`` reads.

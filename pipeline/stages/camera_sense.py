@@ -1,4 +1,4 @@
-"""Whether a projection matrix can be that of a camera on a vehicle, and of these pictures.
+"""Whether a projection matrix is plausible for a camera on a vehicle, and for these pictures.
 
 Any invertible 3x3 is a pinhole's intrinsics times a rotation: what those are tells a zero, turned
 or half-written calibration from a real one, however the file splits it into matrices.
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AHEAD = (1.0, 0.0, 0.0)
-"""Where a KITTI camera looks, lidar frame."""
+"""The forward direction of a KITTI camera, lidar frame."""
 _UP = np.array([0.0, 0.0, 1.0])
 _SHORTEST_PX = 20.0
 """A shorter focal length is none in pixels."""
@@ -49,7 +49,7 @@ class Pinhole(NamedTuple):
 
 
 class Doubt(NamedTuple):
-    """What about a calibration is unlikely."""
+    """What is suspicious about a calibration."""
 
     kind: str
     found: str
@@ -75,7 +75,7 @@ def pinhole(image_from_lidar: NDArray[np.float64]) -> Pinhole | None:
 
 
 def intrinsics_fault(intrinsics: NDArray[np.float64]) -> str | None:
-    """Why a (3, 3) matrix cannot be a camera's intrinsics; None where it can."""
+    """Why a (3, 3) matrix cannot be a camera's intrinsics; None if it can."""
     if not intrinsics.any():
         return "all zeros"
     if np.allclose(intrinsics, np.eye(3)):
@@ -91,7 +91,7 @@ def intrinsics_fault(intrinsics: NDArray[np.float64]) -> str | None:
 
 
 def size_fault(intrinsics: NDArray[np.float64], *, image_hw: tuple[int, int]) -> Doubt | None:
-    """Why (3, 3) intrinsics cannot be those of pictures of a size; None where they can."""
+    """Why (3, 3) intrinsics do not fit pictures of a size; None if they do."""
     height, width = image_hw
     middle = intrinsics[0, 2] / width, intrinsics[1, 2] / height
     if max(abs(m - 0.5) for m in middle) > _MIDDLE_ELSEWHERE:
@@ -103,7 +103,7 @@ def size_fault(intrinsics: NDArray[np.float64], *, image_hw: tuple[int, int]) ->
 def camera_fault(
     image_from_lidar: NDArray[np.float64], *, ahead: tuple[float, float, float] = AHEAD
 ) -> str | None:
-    """Why a matrix cannot project a lidar's points into a camera; None where it can.
+    """Why a matrix cannot project a lidar's points into a camera; None if it can.
 
     Args:
         image_from_lidar: (3, 4).
@@ -140,7 +140,7 @@ def camera_doubts(
     n_visible: int,
     ahead: tuple[float, float, float] | None = AHEAD,
 ) -> list[Doubt]:
-    """What is unlikely about a calibration, given a picture and a scan.
+    """What is suspicious about a calibration, given a picture and a scan.
 
     Args:
         image_from_lidar: (3, 4), one that ``camera_fault`` lets pass.

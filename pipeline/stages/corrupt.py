@@ -1,4 +1,4 @@
-"""A scan as worse weather, a fault or another sensor would have measured it."""
+"""Corrupts a scan as by bad weather, a fault or another sensor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BEAM_COLUMN = 4
 
 
 class CorruptedPoints(NamedTuple):
-    """A raw scan after corruption: it stands for the file from here on."""
+    """A raw scan after corruption, which then replaces the file."""
 
     points: NDArray[np.float32]
     """(4, M) x, y, z in metres, lidar frame, and signal."""
@@ -37,7 +37,7 @@ def corrupt_points(
     frame_index: int,
     part: int = 0,
 ) -> CorruptedPoints:
-    """Corrupt every point of a raw scan, before anything is cut away.
+    """Corrupt every point of a raw scan, before it is cropped to the volume.
 
     Args:
         points: (R, 4 or 5) x, y, z, signal and, in files of nuScenes, the beam.

@@ -1,4 +1,4 @@
-"""What `pass2d stats` and the class weights are made of, counted per scan."""
+"""Counts per scan, for `pass2d stats` and class weights."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Whether things in a scan and things in its picture end at the same places.
+"""Whether edges of objects in a scan and in its picture coincide.
 
-The calibration is compared with turned copies of itself: of each copy, how much stronger the
-picture's edges are where a beam jumps in range than at the scan's other points. A right one beats
-all its copies. The score alone says nothing: it depends on the sensor, the street and the light.
-The copies are whole cells of the picture's angles apart, so that one correlation scores them all.
+The calibration is compared with rotated copies of itself: for each copy, how much stronger the
+picture's edges are at range discontinuities than at the scan's other points. A correct calibration
+scores higher than all its copies. The score alone is meaningless, as it depends on the sensor, the
+street and the light. The copies are whole cells of the picture's angles apart, so that one
+correlation scores them all.
 
 Source: the idea of Levinson and Thrun, "Automatic Online Calibration of Cameras and Lasers", 2013.
 """
@@ -21,7 +22,7 @@ from pass2d.pipeline.stages.camera_sense import Pinhole
 
 _CELL_DEG = 0.25
 _FARTHEST = (20, 32)
-"""Cells that the copies are turned up and down, left and right: 5 and 8 degrees."""
+"""Cells by which the copies are rotated up and down, left and right: 5 and 8 degrees."""
 _ROLLS_DEG = (-6.0, -4.0, -2.5, 2.5, 4.0, 6.0)
 _STEPS = np.array([-2, 0, 2])
 _SAME_DEG, _OTHER_DEG = 0.75, 1.5
@@ -73,7 +74,7 @@ class Turn(NamedTuple):
 
 
 def range_jumps(xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Points that lie before something at the same height to their left or right.
+    """Points in front of something at the same elevation to their left or right.
 
     Args:
         xyz: (3, N) metres, lidar frame, in any order.
@@ -107,7 +108,7 @@ def match_edges(
     camera: Pinhole,
     image: NDArray[np.uint8],
 ) -> NDArray[np.float32] | None:
-    """Score a calibration and its turned copies by one picture.
+    """Score a calibration and its rotated copies by one picture.
 
     Args:
         xyz: (3, N) metres, lidar frame.
@@ -136,7 +137,7 @@ def match_edges(
 
 
 def clear_turn(scores: Sequence[NDArray[np.float32]]) -> Turn | None:
-    """The copy that fits clearly better than the calibration; None where none does.
+    """The copy that fits clearly better than the calibration; None if there is none.
 
     Args:
         scores: (K,) of ``match_edges``, of pictures with one calibration.
@@ -160,7 +161,7 @@ class Heights(NamedTuple):
 
 
 def edge_heights(scores: Sequence[NDArray[np.float32]]) -> Heights | None:
-    """Hold a calibration against the best of its copies; None where all fit alike.
+    """Compare a calibration with the best of its copies; None if all fit equally well.
 
     Args:
         scores: (K,) of ``match_edges``, of pictures with one calibration.

@@ -1,4 +1,4 @@
-"""Poses of nuScenes to one matrix per camera: the vehicle moves between scan and picture."""
+"""From nuScenes' poses to one matrix per camera; the vehicle moves between scan and picture."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def image_from_lidar_through_world(
     ego_from_camera: Pose,
     intrinsics: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Compose the way of a point: lidar, ego then, world, ego at the picture's time, camera, pixel.
+    """Compose lidar -> ego -> world -> ego at the picture's time -> camera -> pixel.
 
     In float64 and composed before any point is moved: world coordinates are kilometres, and
     float32 steps through them are centimetres off.
@@ -78,7 +78,7 @@ def lidar_from_sweep_through_world(
     ego_from_lidar_at_sweep: Pose,
     world_from_ego_at_sweep: Pose,
 ) -> NDArray[np.float64]:
-    """Compose the way of a point from an earlier revolution of the lidar into that of a scan.
+    """Compose the transform from an earlier revolution of the lidar to that of a scan.
 
     Args:
         ego_from_lidar: of the scan's calibrated_sensor.
@@ -87,7 +87,7 @@ def lidar_from_sweep_through_world(
         world_from_ego_at_sweep: ego_pose of the sweep.
 
     Returns:
-        (3, 4): the scan's lidar frame from the sweep's. Things that moved meanwhile stay behind.
+        (3, 4): the scan's lidar frame from the sweep's. Objects that moved meanwhile are displaced.
     """
     world_from_lidar = world_from_ego_at_scan.matrix() @ ego_from_lidar.matrix()
     world_from_sweep = world_from_ego_at_sweep.matrix() @ ego_from_lidar_at_sweep.matrix()

@@ -1,4 +1,4 @@
-"""Label files that were written as another type: read as they are, they would be other classes."""
+"""Detects label files written as another type, whose classes would be read wrongly."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _TYPES = {
 
 
 class _Foreign(NamedTuple):
-    """What a label file seems to be."""
+    """The apparent type of a label file."""
 
     what: str
     rewrite: str

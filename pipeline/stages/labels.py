@@ -1,4 +1,4 @@
-"""Raw labels of a file to training ids and instance ids."""
+"""From raw labels of a file to training ids and instance ids."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def map_labels(
 
 
 def instance_ids(raw_labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """The instance of each point: the high 16 bits of a SemanticKITTI label, 0 for none."""
+    """(N,) instance of each point: the high 16 bits of SemanticKITTI's (N,) labels, 0 for none."""
     return raw_labels >> np.uint32(16)
 
 

@@ -1,4 +1,4 @@
-"""PandaSet's files: a scan's table of both lidars, its labels, and where its sensors were.
+"""PandaSet's files: a scan's table of both lidars, its labels, and poses of its sensors.
 
 Sources: scaleapi/pandaset-devkit (columns, numbers of sensors, poses as position and quaternion of
 the sensor in the world, camera matrices).
@@ -22,7 +22,7 @@ from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.read_described import table_columns
 
 SENSOR_OF_LAYOUT: Mapping[str, int] = {"pandaset": 0, "pandaset_gt": 1}
-"""Number in column d: the spinning Pandar64, the PandarGT that looks ahead."""
+"""Number in column d: the spinning Pandar64, the forward-facing PandarGT."""
 SUFFIXES = (".pkl.gz", ".pkl")
 POSES, INTRINSICS, TIMES = "poses.json", "intrinsics.json", "timestamps.json"
 LIDAR = "lidar"
@@ -67,10 +67,10 @@ def sensor_points(file: Path, sensor: int) -> NDArray[np.float32]:
 
 
 def sensor_labels(file: Path, sensor: int) -> NDArray[np.uint32]:
-    """The raw ids of one lidar's points.
+    """(R,) raw ids of one lidar's points.
 
     Args:
-        file: ``annotations/semseg/NN.pkl.gz``; the lidars' table says whose each row is.
+        file: ``annotations/semseg/NN.pkl.gz``; the lidars' table says which lidar each row is from.
         sensor: number in column d.
 
     Raises:

@@ -1,4 +1,4 @@
-"""nuScenes' panoptic files: the instance ids that its label files do not hold."""
+"""nuScenes' panoptic files: instance ids, which its label files lack."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def read_panoptic(file: Path, *, table: LabelTable, n_points: int | None) -> NDA
         n_points: of the scan; None where its file cannot be read.
 
     Returns:
-        (R,) 0 for points of no instance, else the file's value: raw ids count their instances
-        apart.
+        (R,) 0 for points of no instance, else the file's value, as each raw id numbers its own
+        instances.
 
     Raises:
         ProblemError: it is missing, damaged, of another type or of another scan.

@@ -60,7 +60,7 @@ _FITS: Mapping[Holds, Callable[[pa.DataType], bool]] = {
 
 
 class Rows:
-    """The rows of one file by some of its columns; asking in the file's order is cheap.
+    """The rows of one file by some of its columns; access in file order is cheap.
 
     Args:
         file: a Parquet file.

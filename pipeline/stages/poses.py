@@ -1,4 +1,4 @@
-"""poses.txt and times.txt of a KITTI odometry sequence to a pose and a time per scan."""
+"""From poses.txt and times.txt of a KITTI odometry sequence to a pose and a time per scan."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def lidar_poses(
 
 
 def scan_times(text: str, *, frames: Sequence[int], file: Path) -> NDArray[np.float64]:
-    """The time of each scan in seconds.
+    """(F,) the time of each scan in seconds.
 
     Args:
         text: of times.txt: a number a line.

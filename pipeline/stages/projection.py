@@ -1,4 +1,4 @@
-"""Which points of a scan a camera sees, and where."""
+"""The points of a scan that a camera sees, and their pixels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def recorded_points(
     rows: NDArray[np.integer],
     image_hw: tuple[int, int],
 ) -> VisiblePoints:
-    """Find the points of a scan whose pixels the data set says itself.
+    """Find the points of a scan whose pixels the data set states.
 
     Args:
         point_rows: (P,) rows of the raw file of the points that have a pixel, increasing.

@@ -1,4 +1,4 @@
-"""Pixels of a range image to points: beams, columns, and the vehicle's motion while it turns."""
+"""From pixels of a range image to points: beams, columns, motion during a revolution."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def read_file(file: Path) -> bytes:
     """Read a whole file of the raw data set.
 
     Raises:
-        ProblemError: it is missing, a folder, a pipe or not readable. Other failures of the disk
-            or the network stay an OSError: they may pass, and the runner tries again.
+        ProblemError: it is missing, a folder, a pipe or not readable. Other failures of the disk or
+            the network remain an OSError, as they may be temporary; the runner retries.
     """
     try:
         return read_whole(file)

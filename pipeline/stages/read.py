@@ -1,4 +1,4 @@
-"""A scan's files to arrays: points, labels, instance ids."""
+"""From a scan's files to arrays: points, labels, instance ids."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pass2d.pipeline.stages.scan_formats import scan_format
 
 
 class ScanArrays(NamedTuple):
-    """A scan's points, all rows of the file in its order, and what its label file says."""
+    """A scan's points, all rows of the file in its order, and the contents of its label file."""
 
     points: NDArray[np.float32]
     """(R, columns) as in the file; rows of NaN that are dropped lie at ``NOWHERE``."""
@@ -41,7 +41,7 @@ class Attempt(NamedTuple):
     raw_labels: NDArray[np.uint32] | None
     """(R,) as in the file."""
     errors: tuple[tuple[Path, ProblemError | OSError], ...]
-    """What is wrong with which file; an OSError may pass."""
+    """The errors of files; an OSError may be temporary."""
 
 
 def read_scan(
@@ -83,7 +83,7 @@ def attempt_scan(
     panoptic_file: Path | None = None,
     scan_id: str = "",
 ) -> Attempt:
-    """As `read_scan`, but go on after an error: `--check` wants all of them."""
+    """As `read_scan`, but continue after an error: `--check` reports all of them."""
     errors: list[tuple[Path, ProblemError | OSError]] = []
     points = raw_labels = label = instance = None
     n_points = is_dropped = None
@@ -333,7 +333,7 @@ def invalid_rows(points: NDArray[np.float32]) -> NDArray[np.bool_]:
 def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
     """Refuse NaN and infinity: one such point would make every loss of its batch NaN.
 
-    Organised clouds have them in every row of a beam that saw nothing; ``drop_invalid`` takes them.
+    Organised clouds have them in every row without a return; ``drop_invalid`` accepts them.
 
     Args:
         points: (N, 4 or more) x, y, z, signal and what else the file has.
@@ -357,7 +357,7 @@ def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
 
 
 def drop_invalid(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Put points with NaN or infinity where no volume is: they stay rows of the raw file.
+    """Move points with NaN or infinity outside every volume; they remain rows of the raw file.
 
     Args:
         points: (N, 4 or more) x, y, z, signal and what else the file has.

@@ -1,4 +1,4 @@
-"""The files of a described data set to what the stages take: points in metres, raw ids."""
+"""From files of a described data set to the input of stages: points in metres, raw ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def described_points(file: Path, raw: RawFormat) -> NDArray[np.float32]:
 
     Args:
         file: of a format that is known by its suffix.
-        raw: columns, units, place.
+        raw: columns, units, offset.
 
     Returns:
         (R, 4) x, y, z in metres (lidar frame), signal, in the order of the file.

@@ -14,7 +14,7 @@ CLOSE_M = 1.0
 def add_sweep(
     points: NDArray[np.float32], *, lidar_from_sweep: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Take what an earlier revolution adds to a scan.
+    """The points that an earlier revolution adds to a scan.
 
     Args:
         points: (R, 4 or more) x, y, z in metres in the sweep's own lidar frame, signal.

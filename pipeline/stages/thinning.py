@@ -1,4 +1,4 @@
-"""Thinned points of a scan and their neighbours, stored so that VaViT need not look for them."""
+"""Thinned points of a scan and their neighbours, stored so that VaViT need not compute them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pass2d.common.thinning import ThinnedScan, ThinningConfig, thinned_scan
 def thin_raw_scan(
     xyz: NDArray[np.float32], *, config: ThinningConfig = STORED_THINNING
 ) -> ThinnedScan | None:
-    """Thin all points of a raw file, as a network that takes them all does in evaluation.
+    """Thin all points of a raw file, as VaViT does in evaluation.
 
     Args:
         xyz: (3, R) metres in the raw file's order; rows without a measured point lie nowhere.

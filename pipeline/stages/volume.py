@@ -1,4 +1,4 @@
-"""A raw scan cut into the points inside the volume and the others."""
+"""Divides a raw scan into the points inside the volume and the others."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class VolumeSplit(NamedTuple):
 
 
 def split_volume(xyz: NDArray[np.float32], *, grid: GridConfig) -> VolumeSplit:
-    """Tell the points strictly inside the volume from the others.
+    """Divide points into those strictly inside the volume and the others.
 
     Args:
         xyz: (3, R) metres, lidar frame, every point of the raw scan.
-        grid: the volume; its cells play no part here.
+        grid: the volume; its cells are not used here.
 
     Returns:
         The rows of both parts.

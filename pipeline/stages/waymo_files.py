@@ -112,7 +112,7 @@ def frame_labels(file: Path, scan_id: str) -> NDArray[np.uint32]:
 def frame_pixels(
     file: Path, scan_id: str, camera: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the data set itself puts the points on a picture.
+    """The pixels of points on a picture, as stated by the data set.
 
     Args:
         file: of the component `camera_image`.
@@ -275,8 +275,8 @@ def segment_times(file: Path) -> list[int]:
 def camera_matrices(file: Path) -> dict[int, tuple[NDArray[np.float64], tuple[int, int]]]:
     """Per camera from 0: (3, 4) pixels from vehicle metres without distortion, height and width.
 
-    The pixels of points come from the data set's own projection, which knows distortion and rolling
-    shutter; the matrix serves what moves points.
+    The pixels of points come from the data set's own projection, which accounts for distortion and
+    rolling shutter; the matrix is used if points are moved.
 
     Raises:
         ProblemError, OSError: as ``frame_points``.

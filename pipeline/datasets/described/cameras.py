@@ -1,4 +1,4 @@
-"""Calibrations of a described data set to one matrix per camera."""
+"""From calibrations of a described data set to one matrix per camera."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REMEDY = "Correct the calibration, or calib of the [[camera]] in the descriptio
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a calibration says."""
+    """The contents of a calibration."""
 
     image_from_lidar: NDArray[np.float64]
     """(3, 4) pixels from metres of the lidar frame, after the description's rotation."""
@@ -109,7 +109,7 @@ class Calibrations:
         image_from_camera: NDArray[np.float64],
         where: Path,
     ) -> None:
-        """Refuse what no camera has; it may look to any side."""
+        """Refuse an impossible camera; it may point in any direction."""
         if found := intrinsics_fault(image_from_camera[:, :3]):
             raise _fault(where, f"intrinsics of {found}", "focal lengths and the middle in pixels")
         rotation = np.linalg.solve(image_from_camera[:, :3], image_from_lidar[:, :3])[2]

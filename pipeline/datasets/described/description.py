@@ -1,4 +1,4 @@
-"""What a description says of a folder: the settings, and how they are read. See docs/your_data.md.
+"""A description of a folder: its settings, and how they are read. See docs/your_data.md.
 
 A description is TOML, or the YAML of semantic-kitti-api. `like` starts from another one: a preset,
 a built-in data set or a file; tables are merged key by key, lists replaced.
@@ -38,7 +38,7 @@ class DatasetPart:
     title: str = ""
     """For people; the name when empty."""
     class_weights: bool = True
-    """Whether recipes weigh classes by how rare they are."""
+    """Whether recipes use class weights."""
     absent_classes: Literal["zero", "left-out"] = "left-out"
     """`eval`: a class without label and prediction has IoU 0, or is left out of the mean."""
 
@@ -52,7 +52,7 @@ class SignalPart:
     """`signal` of `[points]`."""
 
     name: str = "remission"
-    """What people call it: remission, intensity."""
+    """Its name: remission, intensity."""
     scale: float = 1.0
     """Factor on the file's numbers."""
     full: float = 1.0
@@ -70,7 +70,7 @@ class PointsPart:
     files: str
     """Pattern below the root; {scan} names the scan, {sequence} its sequence."""
     columns: tuple[str, ...] = ("x", "y", "z", "signal")
-    """What the numbers of a `.bin` point are; any names beside x, y, z and signal."""
+    """The columns of a `.bin` point: x, y, z, signal, and any other names."""
     dtype: str = "float32"
     """Of those numbers: f4, f8, >f4, >f8."""
     map: dict[str, str] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class PointsPart:
     z_offset: float = 0.0
     """Metres added to z after the rotation."""
     ahead: Literal["x", "y"] = "x"
-    """Where the lidar frame looks ahead, after the rotation."""
+    """The forward axis of the lidar frame, after the rotation."""
     signal: SignalPart = field(default_factory=SignalPart)
 
     def __post_init__(self) -> None:
@@ -180,7 +180,7 @@ class ClassPart:
     write: int | None = None
     """The raw id that predictions have; the first of ``raw`` by default."""
     thing: bool = False
-    """Whether it is counted and moves: mixes paste such things."""
+    """Whether its objects are countable and movable; mixes paste such objects."""
     vehicle: bool = False
     """For the corruption incomplete_echo."""
     sealed: bool = False
@@ -303,7 +303,7 @@ class CalibPart:
     T: tuple[Numbers, ...] = ()
     """inline: 3x4 or 4x4."""
     T_is: Literal["camera_from_lidar", "lidar_from_camera"] = "camera_from_lidar"
-    """What T, or the extrinsic of a JSON file, turns into what."""
+    """The direction of T, or of the extrinsic of a JSON file."""
 
     def __post_init__(self) -> None:
         if self.kind == "inline":
@@ -418,7 +418,7 @@ def _named(entry: object) -> str:
 
 
 def _check(found: Description, where: str) -> None:
-    """What the parts say together."""
+    """Check that the parts are consistent."""
     names = [found.ignored.name, *(one.name for one in found.classes)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{where}: two classes are called {twice[0]!r}. Rename one.")

@@ -1,4 +1,4 @@
-"""What the rest of pass2d must know of a described data set."""
+"""What the rest of pass2d must know about a described data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GOLDEN = 0.618034
 
 
 def table_of(description: Description) -> DatasetTable:
-    """Everything that the TOML of a built-in data set would say."""
+    """The same facts as in the TOML file of a built-in data set."""
     classes, ignored = description.classes, description.ignored
     dataset, points = description.dataset, description.points
     volume = description.volume

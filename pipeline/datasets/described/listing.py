@@ -206,7 +206,7 @@ class _Lister:
         ]
 
     def _label_pattern(self, found: Sequence[_Found]) -> str:
-        """Where the labels of a sequence lie; "" for a column, or none."""
+        """Pattern of a sequence's label files; "" for a column, or none."""
         labels = self._description.labels
         if labels is None:
             return ""
@@ -312,7 +312,7 @@ class _Lister:
 
 
 def _without_poses(problem: Problem) -> Problem:
-    """What is said where poses are not needed now, and cannot be used later."""
+    """A warning about poses that are not needed now and cannot be used later."""
     return replace(
         problem,
         severity="warning",
@@ -341,7 +341,7 @@ def _wanted(scans: list[ScanSource], wanted: Wanted, root: Path) -> list[ScanSou
 
 
 def _missing(scans: Sequence[ScanSource], description: Description, wanted: Wanted) -> list[str]:
-    """Files that the description promises, one line per fact."""
+    """Missing files that the description names, one line per fact."""
     labels = description.labels
     notes = [
         f"split {split}: no scans"
@@ -378,7 +378,7 @@ def _empty(scans: Sequence[ScanSource], wanted: Wanted) -> list[str]:
 def _empty_splits(
     scans: Sequence[ScanSource], description: Description, wanted: Wanted, root: Path
 ) -> Iterator[Problem]:
-    """Splits without which a later command stops: training, and a score that is promised."""
+    """Splits without which a later command fails: training and evaluation."""
     for split in () if description.labels is None else _empty(scans, wanted):
         if split in NEEDED_BY:
             is_promised = split == "train" or getattr(description.splits, split) is not None
@@ -411,7 +411,7 @@ def _blind_cameras(
 
 
 def _nothing(root: Path, description: Description, folders: Folders) -> str:
-    """Where the pattern stops to match."""
+    """Where the pattern stops matching."""
     parts = description.points.files.split("/")
     for n in range(len(parts) - 1, 0, -1):
         prefix = "/".join(parts[:n])

@@ -22,7 +22,7 @@ class Match:
 
 @dataclass(kw_only=True)
 class Folders:
-    """What lies below a root, each folder read once."""
+    """The files below a root, with each folder read once."""
 
     root: Path
     closed: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where the sensor was: poses of a described data set, for earlier sweeps."""
+"""Poses of a described data set, for earlier sweeps."""
 
 from __future__ import annotations
 

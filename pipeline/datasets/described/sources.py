@@ -38,7 +38,7 @@ def load_description(file: Path | str) -> Description:
         file: a TOML file, a YAML file of semantic-kitti-api, or the name of a preset.
 
     Raises:
-        ConfigError: there is none, it is damaged, or says what cannot be.
+        ConfigError: it is missing, damaged, or contradictory.
     """
     place = Path(file)
     if not place.is_file() and place.name == str(file) and str(file) in preset_names():
@@ -53,7 +53,7 @@ def preset_names() -> tuple[str, ...]:
 
 
 def _read(file: Path, likes: tuple[str, ...]) -> dict[str, Any]:
-    """A file's plain description, what it is like put under it."""
+    """A file's plain description, merged over the one that `like` names."""
     if not file.is_file():
         proposal = did_you_mean(str(file), preset_names())
         raise ConfigError(

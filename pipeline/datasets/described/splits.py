@@ -1,4 +1,4 @@
-"""Which scan of a described data set belongs to which split."""
+"""Assigns the scans of a described data set to splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the labels lie, of which type they are, and which raw ids they hold."""
+"""Finds the labels, their type and their raw ids."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class LabelFiles:
 
     pattern: str
     kind: str
-    """NumPy type; "" where the file says it: `.npy`, `.npz`."""
+    """NumPy type; "" if the file states it: `.npy`, `.npz`."""
     has_instances: bool
     """Whether instance ids lie above the low 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What is proposed of labels."""
+    """The proposal for labels."""
 
     lines: tuple[str, ...]
     files: str = ""
@@ -59,7 +59,7 @@ class Labels:
 
 
 def sizes_beside(tree: Tree, looked_at: Sequence[Match]) -> list[int]:
-    """Bytes of the label file of each opened scan, to tell its number of points; 0: unknown."""
+    """Bytes of the label file of each opened scan, to derive its number of points; 0: unknown."""
     patterns = candidates(tree, looked_at, suffixes=(".label", ".labels"))
     folders = Folders(root=tree.root)
     sizes = []

@@ -1,4 +1,4 @@
-"""What a proposal says of itself, and how its values are written."""
+"""Notes on a proposal, and how its values are written."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 GUESS = "  # ?"
-"""Behind a line of the description that a person should look at."""
+"""Marks a line of the description that the user should check."""
 
 
 @dataclass(kw_only=True)
 class Notes:
-    """What was seen, what is a guess, and what could not be told."""
+    """What was found, what is a guess, and what could not be determined."""
 
     found: list[str] = field(default_factory=list)
     guessed: list[str] = field(default_factory=list)

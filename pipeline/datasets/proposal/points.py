@@ -1,4 +1,4 @@
-"""Which files are points, what their columns are, and in which unit, frame and volume they lie."""
+"""Finds the point files, and their columns, unit, frame and volume."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PointFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """What the opened files hold."""
+    """The contents of the opened files."""
 
     scans: tuple[PointColumns, ...]
     """Columns by the names that the description has for them."""
@@ -205,7 +205,7 @@ def _refusal(file: Path) -> str:
 
 
 def read_cloud(root: Path, files: PointFiles, label_bytes: Sequence[int], notes: Notes) -> Cloud:
-    """Read the opened files and say which column is which.
+    """Read the opened files and identify their columns.
 
     Args:
         root: the patterns are below it.
@@ -285,7 +285,7 @@ def _binary_cloud(paths: Sequence[Path], label_bytes: Sequence[int], notes: Note
 
 
 def _layout(data: Sequence[bytes], label_bytes: Sequence[int]) -> tuple[PointLayout, bool]:
-    """What most files say, else what their sizes and those of the labels allow."""
+    """The layout of most files, else one that fits their sizes and those of the labels."""
     usual = PointLayout(columns=4)
     verdicts = [find_layout(one, usual=usual).layout for one in data]
     clear = Counter(one for one in verdicts if one is not None)
@@ -356,7 +356,7 @@ class Place:
 
 
 def place_of(cloud: Cloud, notes: Notes) -> Place:
-    """Tell unit and vertical axis by the numbers.
+    """Estimate unit and vertical axis from the numbers.
 
     Raises:
         DataError: no finite coordinates.
@@ -424,7 +424,7 @@ def signal_line(cloud: Cloud, notes: Notes) -> str:
 
 
 def volume_lines(xyz: NDArray[np.float64], notes: Notes) -> list[str]:
-    """A box around 99 % of the points, in round numbers, and cells of 10 cm."""
+    """`[volume]`: a box around 99 % of the (3, N) points, rounded, with cells of 10 cm."""
     low, high = np.percentile(xyz, _WITHIN, axis=1)
     reach = float(np.abs([low[:2], high[:2]]).max())
     step = 10.0 if reach > 10 else 1.0
@@ -449,7 +449,7 @@ def volume_lines(xyz: NDArray[np.float64], notes: Notes) -> list[str]:
 
 
 def sensor_lines(cloud: Cloud, xyz: NDArray[np.float64], notes: Notes) -> list[str]:
-    """`[sensor]`: the field of view by the points, beams by a column of rings."""
+    """`[sensor]`: the field of view of (3, N) points, and beams from a column of rings."""
     level = np.hypot(xyz[0], xyz[1])
     angle = np.degrees(np.arctan2(xyz[2], level))[level > 1.0]
     if angle.size < FEWEST_POINTS:

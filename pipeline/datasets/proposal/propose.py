@@ -1,4 +1,4 @@
-"""Looks at a folder and proposes a description of it, saying what is a guess."""
+"""Examines a folder and proposes a description of it, with guesses marked."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _HEADING = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A description and what is said of it."""
+    """A description with notes."""
 
     text: str
     """TOML; guesses are marked."""
     found: tuple[str, ...]
-    """What the files say."""
+    """What the files show."""
     guessed: tuple[str, ...]
-    """What a person should look at."""
+    """What the user should check."""
     unknown: tuple[str, ...]
-    """What the files do not say, and what was taken instead."""
+    """What the files do not show, and what was assumed instead."""
 
 
 def propose(root: Path) -> Proposal:
@@ -115,7 +115,7 @@ def _name(root: Path) -> str:
 
 
 def _try(root: Path, text: str, notes: Notes) -> None:
-    """List the folder by the proposal: what it lacks is said at once."""
+    """List the folder by the proposal, to report at once what it lacks."""
     try:
         description = description_of(tomllib.loads(text), where="the proposal")
         splits = [split for split in SPLITS if getattr(description.splits, split) is not None]

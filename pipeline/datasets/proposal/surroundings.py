@@ -1,4 +1,4 @@
-"""Splits, pictures with their calibration, and poses, as far as names and files tell them."""
+"""Splits, pictures with their calibration, and poses, as far as names and files show them."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def _stem(name: str) -> tuple[str, str]:
 
 
 def common_pattern(paths: Sequence[str], tree: Tree) -> str:
-    """One pattern for files of one kind and depth: folders that differ become words.
+    """One pattern for files of one kind and depth: differing folders become words.
 
     A folder that is a number is a sequence, also where there is only one.
     """
