@@ -200,7 +200,7 @@ def header_of(manifest: Manifest, container: str, shard: int, key: str) -> Shard
 
 
 def rebuild_and_compare(dataset_root: Path) -> Callable[[ShardRow], Sequence[str] | None]:
-    """A function for `verify` that rebuilds a shard in a temporary folder and compares its bytes."""
+    """A function for `verify` that rebuilds a shard in a temporary folder and compares bytes."""
     layout = Layout(root=dataset_root)
     manifest = load_manifest(layout)
 
