@@ -49,17 +49,17 @@ def crc32c(data: NDArray[np.uint8]) -> int:
 
 
 def is_stored(header: NDArray[np.uint8], nbytes: int) -> bool:
-    """Whether a Blosc frame, given its header, stores its content uncompressed and in this size."""
+    """Whether a Blosc frame, by its header (16 bytes), is uncompressed and of this size."""
     return bool(header[2] & _STORED_FLAG) and _SIZE.unpack_from(header.data, 4)[0] == nbytes
 
 
 def crc32c_of_both(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
-    """CRC of two byte arrays as if they were concatenated."""
+    """CRC of two 1-D byte arrays as if they were concatenated."""
     return int(google_crc32c.extend(google_crc32c.value(first), second))
 
 
 def decode_into(data: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
-    """Decompress a chunk, without its crc, straight into ``out`` (C-contiguous).
+    """Decompress a 1-D byte array, a chunk without its crc, into ``out`` (C-contiguous).
 
     Raises:
         RuntimeError, ValueError: the bytes are no Blosc frame of ``out``'s size.

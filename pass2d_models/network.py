@@ -54,7 +54,7 @@ def check_points(points: Tensor, *, channels: int) -> None:
 
 
 def check_labels(labels: Tensor | None, *, n_classes: int) -> None:
-    """Refuse labels that are not training ids. Waits for the device.
+    """Refuse (N,) labels that are not training ids. Waits for the device.
 
     Raises:
         ShapeError: A label below 0, or of a class that the network does not have.

@@ -150,7 +150,7 @@ def instance_bank(
 
 
 def bank_file(reader: CacheReader, positions: NDArray[np.int64]) -> Path:
-    """Where a bank is stored; its name changes with the scans, their content and the rule."""
+    """The file of the bank of scans at (P,) positions; its name covers their content too."""
     key = [_RULE, reader.fingerprint, list(reader.info.facts.pasted), positions.tolist()]
     return reader.root / _FOLDER / f"{hash_bytes(dumps(key))}.npz"
 

@@ -214,7 +214,7 @@ class UpStage(nn.ModuleList):
         super().__init__([ConvBlock(UpConv(n_in, n_out), n_out), nn.ModuleList(residual)])
 
     def forward(self, features: Tensor, skip: Tensor, fine: StrideLevel) -> Tensor:
-        """From the coarser voxels to those of `fine`; `skip` are features there."""
+        """(V_coarse, C_in) to (V_fine, C_out); `skip` are (V_fine, C_skip) features of `fine`."""
         up, residual = self
         assert isinstance(residual, nn.ModuleList)
         features = torch.cat([up(features, fine), skip], 1)
@@ -296,7 +296,7 @@ class SparseUNet(Network):
         return Segmentation(row_logits=nothing, row_of_point=prepared.row_of_point)
 
     def down_stages(self, features: Tensor, levels: Sequence[StrideLevel]) -> tuple[Tensor, ...]:
-        """Features after each of the four stages, from those at stride 1."""
+        """(V_s, C_s) features after each of the four stages, from (V, C) at stride 1."""
         outputs = []
         for number, stage in enumerate((self.stage1, self.stage2, self.stage3, self.stage4)):
             features = stage(features, levels[number], levels[number + 1])

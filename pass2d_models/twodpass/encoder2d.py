@@ -131,7 +131,7 @@ def _is_ordered(x: Tensor) -> bool:
 
 
 def ordered_max_pool(x: Tensor) -> Tensor:
-    """Maximum of 3 x 3 pixels, stride 2, padding 1, whose gradients are added in a fixed order."""
+    """3 x 3 max pooling of (I, C, H, W), stride 2, padding 1, with gradients in a fixed order."""
     return _OrderedMaxPool.apply(x)  # type: ignore[no-untyped-call]
 
 

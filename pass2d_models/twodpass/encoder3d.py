@@ -25,7 +25,7 @@ SLOPE = 0.1
 
 
 def leaky_relu(features: Tensor) -> Tensor:
-    """LeakyReLU in place: call it on fresh results only."""
+    """LeakyReLU in place, for any shape: call it on fresh results only."""
     return functional.leaky_relu(features, SLOPE, inplace=True)
 
 

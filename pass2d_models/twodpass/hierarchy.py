@@ -123,7 +123,11 @@ def build_levels(
 
 
 def known_cells(voxels: tuple[ScaleVoxels, ...], *, plan: CellPlan) -> Tensor:
-    """(roots, N) int32 cells of the points along the roots' axes, from their voxels."""
+    """(roots, N) int32 cells of the points along the roots' axes, from their voxels.
+
+    Raises:
+        ShapeError: A scale of the plan is missing.
+    """
     by_scale = {level.scale: level for level in voxels}
     if not set(plan.scales) <= set(by_scale):
         raise ShapeError("voxels", expected=f"scales {plan.scales}", got=tuple(by_scale))

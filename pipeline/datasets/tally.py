@@ -83,7 +83,7 @@ class SplitTally:
     def add(
         self, scan: ScanSource, count: ScanCount, class_counts: NDArray[np.int64] | None
     ) -> None:
-        """One more scan."""
+        """Add a scan; ``class_counts`` are its (C,) points per training id."""
         self.scans += 1
         self.with_labels += scan.labels is not None
         self.with_pictures += any(scan.images)
@@ -117,7 +117,7 @@ class Tally:
     def add(
         self, scan: ScanSource, count: ScanCount, class_counts: NDArray[np.int64] | None
     ) -> None:
-        """One more scan."""
+        """Add a scan; ``class_counts`` are its (C,) points per training id."""
         split = self.splits.setdefault(scan.split, SplitTally(split=scan.split))
         split.add(scan, count, class_counts)
 

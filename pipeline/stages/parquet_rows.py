@@ -214,7 +214,7 @@ def read_columns(file: Path, columns: Mapping[str, Holds]) -> pa.Table:
 
 
 def numbers(scalar: Any, kind: type[np.generic], file: Path) -> NDArray[Any] | None:
-    """The numbers of a list in a row; None where there is none.
+    """(n,) numbers of a list in a row; None if there is none.
 
     Raises:
         ProblemError: one of them is missing.

@@ -155,7 +155,7 @@ def _label_values(
 
 
 def label_array(file: Path, data: bytes) -> NDArray[Any]:
-    """The labels in the bytes of an `.npy` or `.npz`.
+    """The labels, of any shape, in the bytes of an `.npy` or `.npz`.
 
     Raises:
         DataError: not such a file, or several arrays and none of a usual name.

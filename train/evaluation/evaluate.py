@@ -136,7 +136,7 @@ def evaluate_network(
     progress: Progress | None = None,
     stack: StackConfig = SINGLE_SCAN,
 ) -> EvalCounts:
-    """`count_scans` without votes."""
+    """`count_scans` without votes, for the scans at (P,) positions."""
     return count_scans(
         network,
         reader,

@@ -105,7 +105,7 @@ class ExportedRun(ScanRun):
         return PointLabels(labels.astype(np.uint8), scores)
 
     def joined(self, parts: Sequence[PointLabels], places: NDArray[np.int64]) -> PointLabels:
-        """The answers of shares in the order of the scan."""
+        """See `ScanRun.joined`."""
         labels, scores = (np.concatenate(values)[places] for values in zip(*parts, strict=True))
         return PointLabels(labels, scores)
 

@@ -60,7 +60,15 @@ class ScanRun(abc.ABC):
 
     @abc.abstractmethod
     def joined(self, parts: Sequence[PointLabels], places: NDArray[np.int64]) -> PointLabels:
-        """The answers of shares, end to end; the k-th comes from row ``places[k]`` of these."""
+        """Concatenate the labels of a scan's shares, in the scan's order.
+
+        Args:
+            parts: Labels and confidences of each share.
+            places: (N,) for each point of the scan, its row in the concatenated shares.
+
+        Returns:
+            (N,) labels and confidences.
+        """
 
     @abc.abstractmethod
     def on_all_points(

@@ -238,7 +238,7 @@ class OutputWatch:
 
 
 def float_tensors(value: Any) -> list[Tensor]:
-    """All floating-point tensors in a module's output: tensors, tuples, records, sparse tensors."""
+    """All floating-point tensors of any shape in a module's output, however nested."""
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
     if isinstance(value, (tuple, list)):

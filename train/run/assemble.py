@@ -196,7 +196,7 @@ def _bank(
 
 
 def idle_mixes(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]) -> Iterator[str]:
-    """A warning for each mix of the recipe that changes nothing on these scans."""
+    """A warning for each mix of the recipe that has no effect on the scans at (P,) positions."""
     names = {name: None for group in recipe.augment.mixes for name in group}
     for name in names:
         where = f"warning: augment.mixes: {name} changes nothing"
@@ -212,7 +212,7 @@ def idle_mixes(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]
 
 
 def require_stackable(reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]) -> None:
-    """Refuse settings under which these scans cannot be stacked.
+    """Refuse settings under which the scans at (P,) positions cannot be stacked.
 
     Raises:
         ConfigError: poses or times are missing, or the settings contradict the data.
@@ -236,7 +236,7 @@ def require_stackable(reader: CacheReader, recipe: Recipe, positions: NDArray[np
 def short_stacks(
     reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64]
 ) -> Iterator[str]:
-    """How many training scans have fewer past ones than the recipe asks for."""
+    """A warning if scans at (P,) positions have fewer past scans than the recipe asks for."""
     stack = recipe.stack
     counts = np.array([len(past_scans(reader.scans, int(p), stack)) for p in positions])
     if stack.points == "steps" and not stack.predictions:
@@ -254,7 +254,7 @@ def short_stacks(
 def training_positions(
     reader: CacheReader, recipe: Recipe, progress: Progress
 ) -> NDArray[np.int64]:
-    """The labelled scans of the training splits that have a point in the volume.
+    """(P,) positions of the labelled training scans that have a point in the volume.
 
     Raises:
         ConfigError: there is none.
@@ -287,7 +287,7 @@ def training_positions(
 def validation_positions(
     reader: CacheReader, recipe: Recipe, progress: Progress
 ) -> NDArray[np.int64]:
-    """The labelled scans of the validation split; without any, that is said.
+    """(P,) positions of the labelled validation scans; a message if there are none.
 
     Raises:
         ConfigError: there is no such split.
@@ -308,7 +308,7 @@ def validation_positions(
 def picture_size(
     reader: CacheReader, recipe: Recipe, positions: NDArray[np.int64], progress: Progress
 ) -> tuple[int, int]:
-    """Height and width of the pictures that the network will see; says which sequences lack them.
+    """Height and width of the pictures for the network; reports sequences without pictures.
 
     Raises:
         ConfigError: no training scan has a picture, or one is too small.
@@ -366,7 +366,11 @@ def _require_one_size(reader: CacheReader, positions: NDArray[np.int64]) -> None
 def fresh_network(
     reader: CacheReader, recipe: Recipe, group: ProcessGroup, *, is_resumed: bool = False
 ) -> Network:
-    """The recipe's network with weights that its seed decides; see `assemble`."""
+    """The recipe's network with initial weights by its seed; see `assemble`.
+
+    Raises:
+        ConfigError: precision or backend is impossible on the device.
+    """
     if recipe.precision == "fp16" and group.device.type == "cpu":
         raise ConfigError("precision=fp16 needs a GPU; on a CPU use float32 or bf16")
     on_gpu = group.device.type == "cuda"

@@ -268,7 +268,7 @@ class LogWindow:
 
 
 def mean_losses(totals: dict[str, Tensor], group: ProcessGroup) -> dict[str, float]:
-    """Means of the losses since the last line of the log, over all processes."""
+    """Means of the losses over all processes, from (2,) sums and weights by name."""
     names = sorted(totals)
     if group.world > 1:
         names = sorted(set().union(*gather_names(names)))

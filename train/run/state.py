@@ -87,7 +87,7 @@ def fresh_scaler(device: torch.device) -> GradScaler:
 
 
 def state_tensors(job: Job, state: RunState) -> dict[str, Tensor]:
-    """All tensors of a run, under the names of a checkpoint."""
+    """All tensors of a run by their names in a checkpoint."""
     tensors = network_tensors(job.network.state_dict())
     optimizer = optimizer_tensors(state.optimizer, job.network)
     tensors.update({OPTIMIZER + name: tensor for name, tensor in optimizer.items()})

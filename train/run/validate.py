@@ -125,7 +125,7 @@ def export(
     metrics: dict[str, float],
     is_best: bool,
 ) -> None:
-    """Write the network for inference if it is among the best; drop the one that no longer is."""
+    """Write the network for inference if it is among the best; remove the one that no longer is."""
     ready = Card(**{**vars(card), "metrics": metrics})
     if is_best:
         save_checkpoint(folder.best, tensors, ready)

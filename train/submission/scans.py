@@ -37,7 +37,14 @@ def require_complete(
     split: str,
     allow_partial: bool,
 ) -> tuple[tuple[str, ...], bool]:
-    """Compare with the raw files and the official lists; what may stay is returned as notes."""
+    """Compare with the raw files and the official lists.
+
+    Returns:
+        Notes, and whether all official scans are there.
+
+    Raises:
+        DataError: scans are missing and ``allow_partial`` is not set.
+    """
     checked = check_sources(reader, scans.positions)
     lacks = list(checked.problems)
     missing = benchmark.missing_sequences(scans.server_split, scans.sequences)
