@@ -353,7 +353,7 @@ class _Scan:
         return np.divide(values, np.float32(divisor), out=out, dtype=np.float32)
 
     def cameras(self, fields: Fields, columns: tuple[int, int] | None) -> tuple[CameraView, ...]:
-        """The views that are asked for and that exist."""
+        """The requested views that exist."""
         if not (fields.image or fields.pixels):
             return ()
         heights = self._reader.scans.camera_hw[self._position, :, 0].tolist()

@@ -274,7 +274,8 @@ class DatasetInfo:
     corruption: CorruptionInfo | None = field(default=None, metadata=OMITTED_IF_NONE)
     """None: the scans as they were measured."""
     drops_invalid: bool | None = field(default=None, metadata=OMITTED_IF_NONE)
-    """True: rows of NaN or infinity were dropped: they lie at ``cache.nowhere.NOWHERE``."""
+    """True: rows of NaN or infinity were dropped, i.e. moved to
+    ``cache.clouds.nowhere.NOWHERE``."""
     has_thinned: bool | None = field(default=None, metadata=OMITTED_IF_NONE)
     """True: thinned points and their neighbours are stored, in the container `thinned`."""
     own_facts: DatasetFacts | None = field(default=None, metadata=OMITTED_IF_NONE)

@@ -1,7 +1,7 @@
 """The typed batch that networks take and the typed result that they return.
 
-Scans of a batch lie end to end with offsets: no padding, no list of tensors, no dict. Every object
-is frozen; `to` returns a new one.
+Scans of a batch are concatenated, with offsets: no padding, no list of tensors, no dict. Every
+object is frozen; `to` returns a new one.
 """
 
 from __future__ import annotations

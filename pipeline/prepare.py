@@ -59,7 +59,7 @@ def prepare(
         listing: of a reader in `pipeline/datasets/`.
         dataset_root: e.g. cache/semkitti, created if missing; or a URL, s3://bucket/semkitti.
         config: workers, profile, shard size; None: Ray where that is faster, the default profile.
-        progress: hears of scans done and of what went wrong.
+        progress: receives finished scans and errors.
         runner: runs the tasks; None: Ray or this process, as ``config`` says.
 
     Returns:
@@ -88,7 +88,7 @@ def prepare_all(
         listings: each goes to the folder of its data set's name.
         cache_root: the folder of data sets, or its URL.
         config: workers, profile, shard size.
-        progress: hears of scans done and of what went wrong.
+        progress: receives finished scans and errors.
         open_place: opens the folder or store of one data set.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which points lie inside the volume: the only home of that rule (docs/maths.md, section 2.1)."""
+"""Which points are inside the volume: the only such check (docs/maths.md, section 2.1)."""
 
 from __future__ import annotations
 

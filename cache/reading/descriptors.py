@@ -22,7 +22,7 @@ class OpenFile:
     fd: int
     users: int = 0
     is_stale: bool = False
-    """To be closed when nobody uses it."""
+    """To be closed when it is no longer in use."""
     held: dict[int, int] = field(default_factory=dict)
     """Of a sparse file: lengths of the chunks that are known to be there, by offset."""
 

@@ -102,7 +102,7 @@ class LocalSpace:
     def _free_of_disk(self, folder: Path) -> int:
         try:
             disk = os.statvfs(folder)
-        except OSError:  # somebody removed it: it is made again
+        except OSError:  # removed meanwhile: create it again
             return self.limit_bytes
         return disk.f_bavail * disk.f_frsize
 

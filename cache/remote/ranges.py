@@ -93,7 +93,7 @@ class PartialFiles:
             self._complete_if_much_read(entry.fd, path, sum(entry.held.values()))
 
     def _fetch(self, fd: int, path: str, spans: Sequence[Span]) -> None:
-        """One request for chunks that lie close together."""
+        """One request for adjacent chunks."""
         start, stop = spans[0].offset, spans[-1].offset + spans[-1].length
 
         def is_sound(data: bytes) -> bool:

@@ -126,7 +126,7 @@ def newest_labeller(scans: ViewSet, *, device: str, say: Callable[[str], None]) 
         return None
     try:
         label = labeller(scans, checkpoint=network.path, predictions=None, device=device, say=say)
-    except (Pass2DError, ImportError) as error:  # nobody asked for this one
+    except (Pass2DError, ImportError) as error:  # it was not requested
         say(f"{without}: {error}")
         return None
     say(f"prediction: {as_typed(network.path)} ({network.reason}; --no-checkpoint shows none)")

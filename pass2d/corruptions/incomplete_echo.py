@@ -30,7 +30,7 @@ def incomplete_echo(
     vehicle per class. (nuScenes-lidarseg has no instances: the ratio holds for all of a class.)
 
     Raises:
-        DataError: the cloud has no labels: nobody says what is a vehicle.
+        DataError: the cloud has no labels, so vehicles are unknown.
 
     Source: Kong et al., Robo3D, ICCV 2023.
     """

@@ -15,7 +15,7 @@ from pass2d.common.files import may_not_look
 from pass2d.pipeline.datasets.table import DatasetTable
 
 Locate = Callable[[Path], Path | None]
-"""Where the data itself lies for a root (links resolved); None if that is not one of its roots."""
+"""The actual data folder of a root (links resolved); None if it is not one of its roots."""
 
 
 @dataclass(frozen=True, kw_only=True)

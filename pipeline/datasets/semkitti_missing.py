@@ -59,7 +59,7 @@ def missing_problems(files: SequenceFiles, table: DatasetTable, *, is_asked: boo
     Args:
         files: of the sequence.
         table: knows how many scans the whole sequence has.
-        is_asked: whether it was asked for by name: then it must have scans.
+        is_asked: whether it was requested by name: then it must have scans.
 
     Returns:
         Notes, as all of it occurs in real data, but for pictures without a calib.txt.

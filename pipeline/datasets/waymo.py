@@ -106,7 +106,7 @@ def list_waymo(
 
 @dataclass(kw_only=True)
 class _Notes:
-    """What is said once of all segments."""
+    """Notes on all segments."""
 
     unlabelled: int = 0
     """Frames of train and val without labels."""

@@ -81,7 +81,7 @@ class RayProcesses:
                 self._guard.kill()
                 self._guard.wait()
             deadline, ended = time.monotonic() + _END_S, set[int]()
-            while time.monotonic() < deadline:  # somebody may have killed the guard
+            while time.monotonic() < deadline:  # the guard may have been killed
                 found = end_marked(self._mark.encode())
                 ended |= found
                 # A process on its way out has no environment any more, but its files are open.

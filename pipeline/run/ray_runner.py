@@ -68,7 +68,7 @@ class RaySession:
         self.log: Path | None = None
         """What a Ray of ours said last, once it is lost."""
         self.is_told = False
-        """Whether somebody has told the user of the loss."""
+        """Whether the loss has been reported to the user."""
         self._patience_s, self._start_s = _IMPORT_S, start_s
         self._is_closing = False
         self._lost = ""
@@ -298,7 +298,7 @@ def _own_address() -> str | None:
 
 
 def _require_answer(address: str) -> None:
-    """Ray itself tries for minutes before it says that nobody, or somebody else, listens."""
+    """Ray itself tries for minutes before it reports that nothing, or not Ray, listens."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
     if ":" not in address:  # a word such as "auto", for which Ray looks on this machine

@@ -466,7 +466,7 @@ class _Clock:
         self.compute_seconds = 0.0
 
     def computed(self) -> None:
-        """The arrays are there; from here on it is writing."""
+        """The arrays are computed; what follows is writing."""
         self.compute_seconds = time.process_time() - self._started
 
     def write_seconds(self) -> float:

@@ -14,7 +14,7 @@ from pass2d.cache.schema import UNKNOWN_LABEL, LabelTable
 from pass2d.pipeline.problem import ProblemError
 
 _FEW = 0.01
-"""Share of points with a class below which a file is looked at again; real scans have 0.4 to 1."""
+"""Share of points with a class below which a file is examined; real scans have 0.4 to 1."""
 _CLEARLY = 10
 """Another type is the right one when this many times as many points have a class by it."""
 _TEXT = re.compile(rb"[0-9eE+\-.,;\s]*")

@@ -23,7 +23,7 @@ class ScanArrays(NamedTuple):
     """A scan's points, all rows of the file in its order, and the contents of its label file."""
 
     points: NDArray[np.float32]
-    """(R, columns) as in the file; rows of NaN that are dropped lie at ``NOWHERE``."""
+    """(R, columns) as in the file; dropped rows of NaN are moved to ``NOWHERE``."""
     label: NDArray[np.uint8] | None
     """(R,) training ids; None for scans without labels."""
     instance: NDArray[np.uint32] | None

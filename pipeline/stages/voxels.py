@@ -1,6 +1,6 @@
 """The voxel hash of a scan: distinct cells, the voxel of each point, the voxels' labels.
 
-Home of the voxel rule of the cache (docs/maths.md, section 3).
+The cache's only implementation of the voxel rule (docs/maths.md, section 3).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ BACKGROUND_RGB = (16, 17, 21)
 TEXT_RGB = (226, 228, 233)
 FAINT_RGB = (52, 55, 64)
 IGNORED_RGB = (105, 108, 116)
-"""Of class 0: the label tables say black, which nobody would see."""
+"""Of class 0: the label tables have black, which would be invisible."""
 LINE_PX = 20
 """Height of a legend line."""
 

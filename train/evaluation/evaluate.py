@@ -66,7 +66,7 @@ def evaluate(
         group: The processes that share the work, and this one's device. By default this process
             works alone, on the GPU if there is one. Each gets the whole report, the
             same whatever their number.
-        progress: Is told of every scan.
+        progress: Receives every scan.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -171,7 +171,7 @@ def count_scans(
         positions: Rows of ``reader.scans``; all must have labels. The same for all processes.
         plans: How each scan is moved before each pass; each scan is read once for all of them.
         outside: See ``OutsidePolicy``.
-        progress: Is told of every scan.
+        progress: Receives every scan.
         info: With the classes that the network tells; by default those of the cache.
         group: See ``evaluate``.
         size: How much goes through the network at once; by default what suits its device.

@@ -111,7 +111,7 @@ class ScanRun(abc.ABC):
 
 
 def _own(seen: PointLabels, scan: ScanInput) -> PointLabels:
-    """Without the points of past scans, which lie behind the scan's own."""
+    """Without the points of past scans, which follow the scan's own."""
     n = len(scan.rows)
     return PointLabels(seen.labels[:n], None if seen.scores is None else seen.scores[:n])
 

@@ -22,7 +22,7 @@ _NO_SCANS = re.compile(
     r"(.*_)?(calib(ration)?|poses?|timestamps?)(_.*)?|times|imu|gps|gnss|oxts|labels|classes|readme|"
     r"license|train|val|validation|test|splits?"
 )
-"""Names, without suffix and in lower case, of texts that lie among scans."""
+"""Names, without suffix and in lower case, of texts found among scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def find_scans(
         inputs: One file of a known format, or a folder. Hidden files are left out.
         out: Folder of the results, which keep the inputs' relative paths. If it is below
             ``inputs``, it is not searched.
-        say: Is told of texts that are left out.
+        say: Receives the texts that are left out.
         on_closed: Receives every sub-folder, pipe or socket that cannot be read, with the reason;
             by default the first one is an error.
 

@@ -32,7 +32,7 @@ FolderPoses = Callable[[Path], Mapping[Path, FilePose]]
 
 
 def no_poses(_folder: Path) -> Mapping[Path, FilePose]:
-    """`FolderPoses` where nobody knows them."""
+    """`FolderPoses` if poses are unknown."""
     return {}
 
 

@@ -42,7 +42,7 @@ def read_table(
     Args:
         name_or_path: the recipe.
         below: those that extend it.
-        progress: is told of old names.
+        progress: receives old names.
 
     Raises:
         ConfigError: it cannot be read.

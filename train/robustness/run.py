@@ -117,11 +117,11 @@ class RobustRun:
     limit: int | None
     """At most so many scans of each set, spread evenly."""
     progress: Progress
-    """Is told of every scan."""
+    """Receives every scan."""
     split: str | None = None
     """Of a prepared data set, whose scans are counted."""
     layout: BinaryOptions | None = None
-    """How ``.bin`` files are read, where somebody says so."""
+    """How ``.bin`` files are read, if it is given."""
 
     @property
     def uses_volume(self) -> bool:

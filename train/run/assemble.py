@@ -382,7 +382,7 @@ def fresh_network(
     kind, settings = network_settings(recipe)
     if is_resumed and settings.get("image_weights"):
         settings = {**settings, "image_weights": ""}
-    if reader.info.sweeps or recipe.stack.has_time:  # past points are told apart by their time
+    if reader.info.sweeps or recipe.stack.has_time:  # past points are distinguished by their time
         settings = {**settings, "time_channel": True}
     grid = reader.info.grid
     torch.manual_seed(recipe.seed)

@@ -29,10 +29,10 @@ def open_folder(root: Path, *, resume: bool, group: ProcessGroup) -> RunFolder:
     """Make the folder of a new run, or find that of an old one.
 
     Raises:
-        ConfigError: a new run where one lies already, nothing to resume, or no permission.
+        ConfigError: a new run where one exists, nothing to resume, or no permission.
     """
     folder = RunFolder(root=root)
-    group.wait()  # nobody looks before all are here, and nobody writes before all have looked
+    group.wait()  # all processes check before any of them writes
     if resume and not folder.settings.is_file():
         inner = ", ".join(as_typed(run.root) for run in run_folders(root)[:3])
         hint = f". Runs below it: {inner}. Name one by `run_root`" if inner else ""

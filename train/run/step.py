@@ -112,7 +112,7 @@ def forward(job: Job, raw: RawBatch, *, seed: int) -> LossTerms:
 
 
 def losses_of(job: Job, prepared: Prepared) -> LossTerms:
-    """The losses of a batch that lies ready on the device."""
+    """The losses of a prepared batch on the device."""
     dtype = AUTOCAST.get(job.recipe.precision)
     with torch.autocast(job.group.device.type, dtype=dtype, enabled=dtype is not None):
         segmentation = job.network(prepared)

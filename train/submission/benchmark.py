@@ -67,7 +67,7 @@ class Benchmark:
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Official sequences (nuScenes: scenes) of each split."""
     scan_counts: Mapping[str, int] = field(default_factory=dict)
-    """Official scans per sequence; empty where nobody published them."""
+    """Official scans per sequence; empty if they are not published."""
 
     @property
     def name(self) -> str:
@@ -79,7 +79,7 @@ class Benchmark:
         """How the zip must look.
 
         Raises:
-            ConfigError: nobody wrote that down.
+            ConfigError: the benchmark is unknown.
         """
         try:
             return FORMS[self.name]
@@ -195,7 +195,7 @@ def benchmark_of(reader: CacheReader, benchmarks: Sequence[Benchmark]) -> Benchm
     """The benchmark of a prepared data set, or label files where it has none.
 
     Raises:
-        ConfigError: it has no raw ids to write, or nobody knows its benchmark.
+        ConfigError: it has no raw ids to write, or its benchmark is unknown.
     """
     facts = reader.info.facts
     if reader.info.description is not None:

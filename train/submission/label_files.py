@@ -44,7 +44,7 @@ class LabelFiles:
         """The path below the root of each scan's label file.
 
         Raises:
-            ConfigError: a point file does not lie as described, or scans share a label file.
+            ConfigError: a point file does not match the description, or scans share a label file.
         """
         owner: dict[str, str] = {}
         for position in positions:
@@ -114,7 +114,7 @@ class LabelFiles:
 
 
 class ScanFiles(LabelFiles):
-    """Of a data set that has neither a server nor labels that predictions could lie as."""
+    """Label files of a data set with neither a server nor a label layout of its own."""
 
     def names(self, reader: CacheReader, positions: Sequence[int]) -> list[str]:
         """SEQUENCE/SCAN.label."""
@@ -191,7 +191,7 @@ def _written_ids(description: Mapping[str, object], info: DatasetInfo) -> list[i
 
 
 def _number(raw_id: int, name: str, raw: RawFormat, dtype: np.dtype[Any], where: object) -> int:
-    """The number that reads as a raw id; a negative one only where no instance id lies above it."""
+    """The number that is read as a raw id; negative only if there is no instance id above it."""
     has_instances = raw.instance_shift is not None
     for candidate in (raw_id & _IDS,) if has_instances else (raw_id, raw_id & _IDS):
         number = candidate << raw.label_shift

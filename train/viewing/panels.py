@@ -131,7 +131,7 @@ def drawn(
         scans: To draw, and to hand on.
         folder: Of the pictures.
         of: Table and signal.
-        written: Is told of every file.
+        written: Receives every file.
 
     Raises:
         DataError: They cannot be written there.

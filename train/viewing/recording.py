@@ -59,7 +59,7 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
         save: A file, written aside and renamed; None: a window.
 
     Raises:
-        ConfigError: Rerun is not installed, or a window was asked for where there is no display.
+        ConfigError: Rerun is not installed, or a window is requested without a display.
         DataError: The file cannot be written.
     """
     rr = rerun_package()
@@ -69,7 +69,7 @@ def recording(of: ViewSet, items: Sequence[ViewItem], save: Path | None) -> Iter
     log = Recording(rr, stream, of, is_one_sequence=is_one)
     if save is None:
         _require_display()
-        # The viewer lies beside the Python that runs, whether that is on the PATH or not.
+        # The viewer is beside the running Python, whether that is on the PATH or not.
         os.environ["PATH"] = (
             f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         )

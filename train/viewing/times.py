@@ -1,4 +1,4 @@
-"""When a scan was taken, from what lies beside its file."""
+"""When a scan was taken, from files beside it."""
 
 from __future__ import annotations
 

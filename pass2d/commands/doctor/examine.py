@@ -76,9 +76,9 @@ def examine(
         dataset: of the cache.
         full: read every byte of the cache.
         start_ray: also start Ray.
-        progress: hears of checks done.
+        progress: receives finished checks.
         ask: runs a probe.
-        disk_s: seconds after which the disk counts as gone; its cache is not looked at then.
+        disk_s: seconds after which the disk counts as gone; its cache is then not checked.
 
     Yields:
         In the order of a report, each as soon as it and those before it are known.

@@ -103,7 +103,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def end_all() -> None:
-    """Kill all probes: after Ctrl-C nobody waits for their answers."""
+    """Kill all probes, whose results are not needed after Ctrl-C."""
     for process in tuple(_running):
         _kill(process)
 

@@ -77,7 +77,7 @@ def list_described(
 
     Args:
         root: the patterns are below it.
-        description: what lies there.
+        description: of its contents.
         table: of the same.
         wanted: splits, sequences, sweeps.
 

@@ -39,7 +39,7 @@ class LabelFiles:
     kind: str
     """NumPy type; "" if the file states it: `.npy`, `.npz`."""
     has_instances: bool
-    """Whether instance ids lie above the low 16 bits."""
+    """Whether instance ids are above the low 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def _is_label(name: str) -> bool:
 def _label_files(
     root: Path, pattern: str, looked_at: Sequence[Match], cloud: Cloud, notes: Notes
 ) -> LabelFiles | None:
-    """What lies at a pattern, if it is one number per point of the opened scans."""
+    """The contents at a pattern, if they are one number per point of the opened scans."""
     folders = Folders(root=root)
     found: list[tuple[bytes, Path, int]] = []
     for match, scan in zip(looked_at, cloud.scans, strict=True):

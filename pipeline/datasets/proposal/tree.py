@@ -45,7 +45,7 @@ class Name:
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """What lies below a root."""
+    """The files below a root."""
 
     root: Path
     names: dict[str, Name]
