@@ -120,15 +120,17 @@ def match_edges(
         (K,) one score per copy, for ``clear_turn``; NaN where a copy sees too little. None where
         scan or picture show too little.
     """
-    edges = _picture_edges(image, camera.intrinsics)
+    view = _view(image.shape[:2], camera.intrinsics)
     seen = camera.rotation @ (xyz - camera.centre_m[:, None].astype(np.float32))
     ahead = np.flatnonzero((seen[2] > _CLOSEST_M) & (seen[2] > 0.2 * np.sqrt((seen**2).sum(0))))
     at_jumps, elsewhere = ahead[is_jump[ahead]], ahead[~is_jump[ahead]]
     some = slice(None, None, max(1, len(elsewhere) // _MOST_OTHERS))
     jumps, others = seen[:, at_jumps], seen[:, elsewhere[some]]
-    scores = _scores(edges, jumps, others)
-    if scores is None:
+    own = [np.count_nonzero(view.inside.take(_cells(view, points))) for points in (jumps, others)]
+    if min(own) < _FEWEST:
         return None
+    edges = _picture_edges(image, view)
+    scores = _scores(edges, jumps, others)
     rolled = [
         _scores_nearby(edges, *(_rolled(points, roll) for points in (jumps, others)))
         for roll in _ROLLS_DEG
@@ -180,15 +182,25 @@ def edge_heights(scores: Sequence[NDArray[np.float32]]) -> Heights | None:
     return Heights(float(np.nanmax(height[_SAME])), float(others[best]), best)
 
 
-class _Edges(NamedTuple):
+class _View(NamedTuple):
     """A picture by the angles from its camera's axis, in cells, with a rim of ``_FARTHEST``."""
 
-    strength: NDArray[np.float32]
-    """(h, w) rank of the gradient to the side, against the cells around; 0 outside the picture."""
-    inside: NDArray[np.float32]
-    """(h, w) 1 in the picture, 0 outside."""
+    row: NDArray[np.float64]
+    """(h, w) where each cell lies in the picture, pixels."""
+    column: NDArray[np.float64]
+    inside: NDArray[np.bool_]
+    """(h, w) whether that is in the picture."""
     first: NDArray[np.int64]
     """(2,) cells from the axis to the first one, down and to the right."""
+    focal_px: float
+
+
+class _Edges(NamedTuple):
+    """The edges of a picture."""
+
+    view: _View
+    strength: NDArray[np.float32]
+    """(h, w) rank of the gradient to the side, against the cells around; 0 outside the picture."""
 
 
 class _Sums(NamedTuple):
@@ -199,8 +211,8 @@ class _Sums(NamedTuple):
     """Of points in the picture."""
 
 
-def _picture_edges(image: NDArray[np.uint8], intrinsics: NDArray[np.float64]) -> _Edges:
-    height, width = image.shape[:2]
+def _view(image_hw: tuple[int, int], intrinsics: NDArray[np.float64]) -> _View:
+    height, width = image_hw
     fx, skew, cx, fy, cy = (float(intrinsics[at]) for at in _PARTS)
     corners = np.array([[-cy / fy, -cx / fx], [(height - cy) / fy, (width - cx) / fx]])
     cells: NDArray[np.float64] = np.arctan(corners) / np.radians(_CELL_DEG)
@@ -212,10 +224,15 @@ def _picture_edges(image: NDArray[np.uint8], intrinsics: NDArray[np.float64]) ->
     x, y = np.tan(right), np.tan(down)[:, None] / np.cos(right)
     column, row = fx * x + skew * y + cx, fy * y + cy
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return _View(row, column, inside, first.astype(np.int64), fx)
+
+
+def _picture_edges(image: NDArray[np.uint8], view: _View) -> _Edges:
     # Grey, from a picture whose pixels are a little smaller than a cell.
-    shrink = max(1, int(fx * np.radians(_CELL_DEG) / 1.3))
+    shrink = max(1, int(view.focal_px * np.radians(_CELL_DEG) / 1.3))
     grey = np.asarray(Image.fromarray(image).convert("L").reduce(shrink), np.float32)
-    there = _between_pixels(grey, row / shrink - 0.5, column / shrink - 0.5)
+    there = _between_pixels(grey, view.row / shrink - 0.5, view.column / shrink - 0.5)
+    inside = view.inside
     # A jump to the side is an edge that runs up and down.
     slope = _smoothed(np.abs(np.gradient(_smoothed(there, _bell(0.7)), axis=1)), _bell(1.0))
     ordered = np.sort(slope[inside])
@@ -225,7 +242,7 @@ def _picture_edges(image: NDArray[np.uint8], intrinsics: NDArray[np.float64]) ->
     share = _smoothed(inside.astype(np.float32), even)
     around = _smoothed((ranks * inside).astype(np.float32), even) / np.maximum(share, 1e-3)
     strength = np.where(inside, ranks - around, 0).astype(np.float32)
-    return _Edges(strength, inside.astype(np.float32), first.astype(np.int64))
+    return _Edges(view, strength)
 
 
 def _between_pixels(
@@ -260,7 +277,7 @@ def _smoothed(cells: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArr
 
 def _scores(
     edges: _Edges, jumps: NDArray[np.floating], others: NDArray[np.floating]
-) -> NDArray[np.floating] | None:
+) -> NDArray[np.floating]:
     """Of all copies that are turned up, down and to the sides, row by row.
 
     Args:
@@ -268,13 +285,14 @@ def _scores(
         jumps: (3, J) right, down and ahead of the camera.
         others: (3, O).
     """
-    shape = edges.inside.shape
+    shape = edges.strength.shape
     size = tuple(-(-n // _FAST) * _FAST for n in shape)
-    pictures = [np.conj(np.fft.rfft2(part, size)) for part in (edges.strength, edges.inside)]
+    parts = edges.strength, edges.view.inside.astype(np.float32)
+    pictures = [np.conj(np.fft.rfft2(part, size)) for part in parts]
     down, right = (np.arange(-most, most + 1) for most in _FARTHEST)
 
     def sums(points: NDArray[np.floating]) -> _Sums:
-        count = np.bincount(_cells(edges, points), minlength=shape[0] * shape[1])
+        count = np.bincount(_cells(edges.view, points), minlength=shape[0] * shape[1])
         spectrum = np.fft.rfft2(count.reshape(shape).astype(np.float32), size)
         strength, inside = (np.fft.irfft2(spectrum * part, size) for part in pictures)
         shifts = np.ix_(down, right)
@@ -282,8 +300,6 @@ def _scores(
 
     at_jumps, at_others = sums(jumps), sums(others)
     own = len(at_jumps.number) // 2
-    if min(at_jumps.number[own], at_others.number[own]) < _FEWEST:
-        return None
     scores = _difference(edges, at_jumps, at_others, most=float(at_jumps.number[own]))
     few = (at_jumps.number < at_jumps.number[own] / 2) | (at_others.number < _FEWEST)
     return np.where(few, np.nan, scores)
@@ -294,12 +310,13 @@ def _scores_nearby(
 ) -> NDArray[np.floating]:
     """Of the copies ``_NEARBY``."""
     down, right = np.divmod(_NEARBY, 2 * _FARTHEST[1] + 1)
-    shifts = (down - _FARTHEST[0]) * edges.inside.shape[1] + right - _FARTHEST[1]
+    shifts = (down - _FARTHEST[0]) * edges.strength.shape[1] + right - _FARTHEST[1]
 
     def sums(points: NDArray[np.floating]) -> _Sums:
         # Few enough shifts to look each point up; the rim is wider than any of them.
-        places = _cells(edges, points)[None] - shifts[:, None]
-        parts = (part.take(places, mode="clip") for part in (edges.strength, edges.inside))
+        places = _cells(edges.view, points)[None] - shifts[:, None]
+        fields = edges.strength, edges.view.inside
+        parts = (field.take(places, mode="clip") for field in fields)
         return _Sums(*(part.sum(axis=1) for part in parts))
 
     at_jumps, at_others = sums(jumps), sums(others)
@@ -308,20 +325,20 @@ def _scores_nearby(
 
 def _difference(edges: _Edges, jumps: _Sums, others: _Sums, *, most: float) -> NDArray[np.floating]:
     """Mean strength at jumps less that at other points, in units of its chance."""
-    usual = np.sqrt((edges.strength**2).sum() / max(1.0, float(edges.inside.sum())))
+    usual = np.sqrt((edges.strength**2).sum() / max(1.0, float(edges.view.inside.sum())))
     means = [part.strength / np.maximum(part.number, 1) for part in (jumps, others)]
     chance = np.sqrt(np.minimum(jumps.number, most)) / np.maximum(usual, 1e-6)
     return np.asarray((means[0] - means[1]) * chance)
 
 
-def _cells(edges: _Edges, points: NDArray[np.floating]) -> NDArray[np.int64]:
+def _cells(view: _View, points: NDArray[np.floating]) -> NDArray[np.int64]:
     """Flat places of points (3, M) in the camera's frame; those beyond the rim are left out."""
     x, y, z = points
     angles = np.degrees([np.arctan2(y, np.hypot(x, z)), np.arctan2(x, z)])
-    cell = np.floor(angles / _CELL_DEG).astype(np.int64) - edges.first[:, None]
-    shape = np.array(edges.inside.shape)[:, None]
+    cell = np.floor(angles / _CELL_DEG).astype(np.int64) - view.first[:, None]
+    shape = np.array(view.inside.shape)[:, None]
     cell = cell[:, ((cell >= 0) & (cell < shape)).all(axis=0)]
-    return np.asarray(cell[0] * edges.inside.shape[1] + cell[1])
+    return np.asarray(cell[0] * view.inside.shape[1] + cell[1])
 
 
 def _rolled(seen: NDArray[np.floating], degrees: float) -> NDArray[np.floating]:
