@@ -41,7 +41,7 @@ def change_words(source: SourceFile) -> str:
     try:
         nbytes = Path(source.path).stat().st_size
     except (OSError, ValueError):
-        return f"not there now; {source.nbytes:,} bytes were prepared"
+        return f"missing now; {source.nbytes:,} bytes were prepared"
     if nbytes == source.nbytes:
         return f"its {nbytes:,} bytes are not those that were prepared"
     return f"{nbytes:,} bytes; {source.nbytes:,} were prepared"

@@ -98,7 +98,7 @@ class ShardChecker:
             is_data = "/c/" in file.name
             hit = self._hit(field, data) if is_data else self._row.entries.scan_ids()
             part = "a chunk" if is_data and hit else "the index" if is_data else "metadata"
-            text = f"{part} is not as it was written (xxh3 differs)"
+            text = f"{part} has a wrong checksum (xxh3)"
             if part == "the index":
                 hit = self._hit_by_index(field, data)
             self._add("changed", file.name, text, field=field, scan_ids=hit)

@@ -151,7 +151,7 @@ class _Verifier:
             self._changed(self._layout.dataset_file, "does not describe a data set")
             return None
         if describe_dataset(info) != data:
-            self._changed(self._layout.dataset_file, "is not as it was written")
+            self._changed(self._layout.dataset_file, "has a wrong checksum")
         return data
 
     def _check_generations(self, info_bytes: bytes | None) -> Manifest | None:
@@ -173,12 +173,12 @@ class _Verifier:
         try:
             hashes = parse_hashes(data, where=HASHES_FILE)
         except CacheError:
-            self._changed(folder / HASHES_FILE, "is not as it was written")
+            self._changed(folder / HASHES_FILE, "has a wrong checksum")
             return False
         for name in (SCANS_FILE, SHARDS_FILE):
             content = self._read(folder / name)
             if content is not None and hash_bytes(content) != hashes.get(name):
-                self._changed(folder / name, "is not as it was written (xxh3 differs)")
+                self._changed(folder / name, "has a wrong checksum (xxh3)")
         for path in folder.iterdir():
             if path.name not in (SCANS_FILE, SHARDS_FILE, HASHES_FILE):
                 self._extra(path)
@@ -212,7 +212,7 @@ class _Verifier:
             return
         listed, damaged = read_failures(data)
         for number in damaged:
-            self._changed(path, f"line {number} is not as it was written")
+            self._changed(path, f"line {number} has a wrong checksum")
         lost = sorted({scan.scan_id for _, scan in recorded} - {scan.scan_id for scan in listed})
         if lost and not damaged:
             self._changed(path, f"lacks {', '.join(lost[:3])}, which the manifest has as failed")
@@ -268,7 +268,7 @@ class _Verifier:
                 if is_named and row.header.container == container:
                     rows[container, path.stem] = row
                 else:
-                    text = "the commit record is not as it was written"
+                    text = "the commit record has a wrong checksum"
                     self._add(damaged_at("changed", self._name(path), text, shard_id))
         return rows
 

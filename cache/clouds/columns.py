@@ -200,13 +200,13 @@ def _of_type(data: bytes | memoryview, dtype: str) -> Verdict:
     bits = column_bits(values)
     best = max(bits, key=bits.__getitem__)
     if bits[best] < CLEAR_BITS:
-        columns, doubt = 0, "no column differs from the others as those of points do"
+        columns, doubt = 0, "the columns do not differ as those of points do"
         is_noise = not _are_coordinates(_rows(values, 1))
     else:
         columns, doubt = _least(values, bits, best)
         is_noise = not _are_points(_rows(values, columns or best))
     if is_noise:
-        return Verdict(None, f"the numbers are no coordinates as {dtype}", is_noise=True)
+        return Verdict(None, f"the numbers cannot be coordinates as {dtype}", is_noise=True)
     if doubt:
         return Verdict(None, doubt)
     layout = PointLayout(columns=columns, dtype=dtype)

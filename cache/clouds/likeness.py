@@ -83,10 +83,10 @@ class Difference:
         remedies = {
             "signal": f"multiply the signal by {self.amount:.3g}",
             "unit": f"multiply x, y and z by {self.amount:g}: metres are expected",
-            "recenter": "move and turn the points into the sensor's frame: x ahead, y left, z up",
-            "rotate": f"turn the points by yaw, pitch, roll {angles} degrees: z must point up",
+            "recenter": "transform the points into the sensor's frame: x forward, y left, z up",
+            "rotate": f"rotate the points by yaw, pitch, roll {angles} degrees: z must point up",
             "z_offset": f"add {self.amount:.2f} m to z{after}",
-            "no_signal": "give the sensor's intensity or remission where there is one",
+            "no_signal": "give the sensor's intensity or remission if there is one",
         }
         return remedies.get(self.kind, "expect worse labels, nothing corrects it")
 

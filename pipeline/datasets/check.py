@@ -164,8 +164,8 @@ def class_problems(
             file=place,
             found=f"in split {split} {found}",
             expected="labels with classes, for training and evaluation",
-            remedy="Are they labels of another tool, or of a test set? Nothing can be learnt "
-            "from them, and no score computed.",
+            remedy="Are they labels of another tool, or of a test set? They cannot be "
+            "used for training or evaluation.",
             severity="error" if split in NEEDED_BY else "warning",
             kind=f"classes of {split}",
         )

@@ -51,7 +51,7 @@ def listing_problems(
             file=root,
             found=note,
             expected=f"the whole of {table.info.facts.title}",
-            remedy="Legal; what is there is prepared.",
+            remedy="Allowed; what is there is prepared.",
             severity="note",
         )
         for note in listing.notes

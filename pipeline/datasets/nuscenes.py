@@ -179,7 +179,7 @@ class _Found:
                 file=self.tables.folder,
                 found=note,
                 expected="all scenes and label names of the version",
-                remedy="Legal; what is there is prepared.",
+                remedy="Allowed; what is there is prepared.",
                 severity="note",
             )
             for note in self.notes

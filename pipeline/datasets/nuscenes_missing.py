@@ -96,7 +96,7 @@ _WORD = {
 }
 _USE = {
     LABELS: "labels, for training and evaluation",
-    INSTANCES: "instance ids, for mixes that paste things",
+    INSTANCES: "instance ids, for mixes that paste objects",
     SWEEPS: "past sweeps, for `sweeps`",
 }
 _PICTURES = "pictures, for training with the 2D branch"

@@ -72,7 +72,7 @@ def mount_fault(ego_from_sensor: Pose, intrinsics: tuple[float, ...]) -> Fault |
 
 def _camera_fault(ego_from_camera: Pose, intrinsics: tuple[float, ...]) -> Fault | None:
     if not any(ego_from_camera.translation_m):
-        return Fault("translation", "zeros", "where the camera sits on the vehicle, in metres")
+        return Fault("translation", "zeros", "the camera's position on the vehicle, in metres")
     if bad := intrinsics_fault(np.array(intrinsics).reshape(3, 3)):
         expected = "focal lengths and the middle of the picture, in pixels"
         return Fault("camera_intrinsic", bad, expected)
@@ -100,7 +100,7 @@ def zeroed_lidar_fault(lidar: Pose, camera: Pose) -> Fault | None:
     if any(lidar.translation_m) or camera.translation_m[2] <= _ABOVE_M:
         return None
     found = f"zeros, with a camera {camera.translation_m[2]:.2f} m above"
-    return Fault("translation", found, "where the lidar sits on the vehicle, in metres")
+    return Fault("translation", found, "the lidar's position on the vehicle, in metres")
 
 
 def jump_fault(here: Pose, there: Pose, *, time_s: float) -> Fault | None:

@@ -62,7 +62,7 @@ def find_root(
     reason = "this folder holds it" if root == here else "found below the current folder"
     if others:
         also = ", ".join(_shown(folder, here) for folder in others)
-        reason = f"the first usual place that holds it; also {also}: `root` chooses"
+        reason = f"the first usual location with it; also {also}: `root` chooses"
     return FoundRoot(root=root.resolve(), reason=reason)
 
 
@@ -103,11 +103,11 @@ def _nowhere(table: DatasetTable, variable: str, sign: str, here: Path, there: l
     name = table.info.name
     places = ", ".join("itself" if place == "." else place for place in table.usual_roots)
     text = (
-        f"`root` is not given, {variable} is not set, and no usual place below {here} holds {name} "
-        f"({sign}); looked in {places}, whatever the case."
+        f"`root` is not given, {variable} is not set, and no usual location below {here} holds "
+        f"{name} ({sign}); looked in {places}, in any case."
     )
     if empty := [_shown(path, here) + _state(path) for path in there if path != here]:
-        text += f" There, but without it: {', '.join(empty)}."
+        text += f" Found, but without it: {', '.join(empty)}."
     return f"{text} Name it: `prepare_{name}(root=FOLDER)`; or first export {variable}=FOLDER"
 
 

@@ -129,8 +129,8 @@ def _examine(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress
         Problem(
             file=root,
             found=note,
-            expected="sequences of the splits that were asked for",
-            remedy="Legal; what is there is prepared.",
+            expected="sequences of the requested splits",
+            remedy="Allowed; what is there is prepared.",
             severity="note",
         )
         for note in _notes_on_others(root, table, chosen, wanted.splits, wanted.sequences)
@@ -231,7 +231,7 @@ def _calibration(files: SequenceFiles) -> tuple[float, ...] | ProblemError | Non
     return ProblemError.of(
         file=files.calib,
         found="nothing",
-        expected="P2 and Tr, which put points on the pictures beside it",
+        expected="P2 and Tr, which project points onto the pictures beside it",
         remedy="Copy it from the KITTI odometry calibration, or remove the pictures.",
     )
 

@@ -137,15 +137,15 @@ def _unpaired(files: SequenceFiles) -> list[Problem]:
 _USE = {
     LABELS: "labels, for training and evaluation",
     IMAGES: "pictures, for training with the 2D branch",
-    "calib.txt": "P2 and Tr, which put points on pictures",
+    "calib.txt": "P2 and Tr, which project points onto pictures",
     "poses.txt": "poses of the vehicle, to join several scans",
     "times.txt": "time stamps",
 }
-_GAPS = "Legal; the scans keep their numbers."
-_PART = "Legal; a part of the data set can be prepared."
-_WITHOUT = "Legal; the scan is prepared without it. Download it if it should be there."
-_SECOND = "Legal; it is left out. Remove it, or the other one."
-_ORPHAN = "Legal; it is left out. Download the scan if it should be there."
+_GAPS = "Allowed; the scans keep their numbers."
+_PART = "Allowed; a part of the data set can be prepared."
+_WITHOUT = "Allowed; the scan is prepared without it. Download it if it should be there."
+_SECOND = "Allowed; it is left out. Remove it, or the other one."
+_ORPHAN = "Allowed; it is left out. Download the scan if it should be there."
 
 
 def _note(file: Path, found: str, expected: str, remedy: str) -> Problem:

@@ -137,7 +137,7 @@ class Tally:
                 yield _warning(
                     root,
                     found=f"no point of {', '.join(lost[:12])} in split train",
-                    expected="points of every class that is to be learnt",
+                    expected="points of every class",
                     remedy="Leave the class out, or give train scans that have it; are its raw ids "
                     "right?",
                 )
@@ -146,7 +146,7 @@ class Tally:
                 file=root,
                 found="objects, but no instance ids",
                 expected="instance of [labels]",
-                remedy="Legal; mixes that paste single objects refuse this data set.",
+                remedy="Allowed; mixes that paste single objects refuse this data set.",
                 severity="note",
             )
         for part in (train, val):
@@ -208,7 +208,7 @@ def _shares(split: SplitTally, info: DatasetInfo, root: Path) -> Iterator[Proble
             found=f"pictures of split {split.split} see {split.seen / split.pictured:.2%} of the "
             "points",
             expected="10 % and more",
-            remedy="Correct the calibration; is T_is the other way round?",
+            remedy="Correct the calibration; is T_is inverted?",
         )
 
 

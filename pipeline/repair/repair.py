@@ -131,7 +131,9 @@ class _Repairer:
             else:
                 self.repaired.append(f"{damage.path}: removed")
         else:
-            self.unrepaired.append(f"{damage.path}: not of pass2d; if it is yours, move it away")
+            self.unrepaired.append(
+                f"{damage.path}: not a file of pass2d; if it is yours, move it away"
+            )
 
     def _read_info(self) -> DatasetInfo:
         """The description, from a generation's copy or dataset.json."""
@@ -171,14 +173,14 @@ class _Repairer:
                     row = describe_shard(folder)
                 self._clear(record_path)
                 commit_row(self._layout, with_paths(row, self._files))
-                self.repaired.append(f"rows/{name}.json: made again from the shard")
+                self.repaired.append(f"rows/{name}.json: rebuilt from the shard")
             elif self._base is not None and header_of(self._base, container, shard, key) is None:
                 self._move_away(folder)
                 self._move_away(record_path)
                 self.repaired.append(f"{name}: removed, the current generation does not use it")
             else:
                 self._make_again(container, shard, key, record)
-                self.repaired.append(f"{name}: made again from its sources")
+                self.repaired.append(f"{name}: rebuilt from its sources")
         except CacheError as error:
             self.unrepaired.append(f"{name}: {error}")
 
@@ -221,7 +223,7 @@ class _Repairer:
                 # Nothing of the damaged ones counts; their numbers are not given out again.
                 self._move_away(self._layout.current_file)
                 number = publish_generation(self._layout, self._info, tables)
-                self.repaired.append(f"manifest/gen-{number:06d}: made from the commit records")
+                self.repaired.append(f"manifest/gen-{number:06d}: rebuilt from the commit records")
             elif self._hit(CURRENT_FILE):
                 self._clear(self._layout.current_file)
                 set_current(self._layout, sound[-1])
@@ -243,7 +245,7 @@ class _Repairer:
             data = describe_dataset(self._info)
             self._clear(self._layout.dataset_file)
             replace_file(self._layout.dataset_file, data, scratch=self._layout.scratch)
-            self.repaired.append("dataset.json: made again from the generation's copy")
+            self.repaired.append("dataset.json: restored from the generation's copy")
         if self._hit(FAILED_FILE):
             self._repair_failed_file()
 

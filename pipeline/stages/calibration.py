@@ -56,7 +56,7 @@ def require_sensible(text: str, *, file: Path) -> None:
     if p2_fault := intrinsics_fault(image_from_cam0[:, :3]):
         raise _nonsense(file, f"P2 of {p2_fault}", "focal lengths and the middle in pixels")
     if camera_fault(_composed(image_from_cam0, lidar_from_cam0)) is None:
-        found = f"a Tr that is turned round ({fault}): lidar from camera"
+        found = f"an inverted Tr ({fault}): lidar from camera"
         raise _nonsense(file, found, "camera from lidar, the inverse")
     if np.abs(rotation - np.eye(3)).max() < _ROTATION_ERROR:
         found = f"a Tr without its rotation ({fault})"

@@ -122,7 +122,7 @@ def camera_fault(
 def _pose_fault(camera: Pinhole, ahead: NDArray[np.float64]) -> str | None:
     off = _angle_deg(camera.rotation[2], ahead)
     if off > _MOST_OFF_DEG:
-        return f"a camera that looks {off:.0f} degrees away from ahead"
+        return f"a camera that looks {off:.0f} degrees away from the forward direction"
     roll = _angle_deg(camera.rotation[1], -_UP)
     if roll > _MOST_OFF_DEG:
         return f"a camera whose pictures are turned by {roll:.0f} degrees"
@@ -166,7 +166,7 @@ def camera_doubts(
         doubts.append(
             Doubt(
                 "direction",
-                f"a camera that looks {off:.0f} degrees away from where it should",
+                f"a camera that looks {off:.0f} degrees away from the expected direction",
                 f"at most {_SOMEWHAT_OFF_DEG:.0f}",
                 "Is the calibration of another camera, or its rotation wrong?",
             )

@@ -242,5 +242,5 @@ def unreadable(file: Path, error: BaseException) -> ProblemError:
         file=file,
         found=found.lower(),
         expected="a Parquet file",
-        remedy="Was it downloaded whole? Download it again.",
+        remedy="Was it downloaded completely? Download it again.",
     )

@@ -169,7 +169,7 @@ def _watch(
             wait_s = _SAVE_S if handed_on == 1 else _GRACE_S
             deadline = min(deadline, time.monotonic() + wait_s)
             if handed_on == 1:
-                say(f"{number.name}: the processes save and end; once more ends them at once")
+                say(f"{number.name}: the processes save and end; a second signal ends them at once")
         if time.monotonic() > deadline and not is_cut_off:
             is_cut_off = True
             for rank, worker in enumerate(workers):

@@ -100,8 +100,8 @@ class InputCheck:
             return f": {option} moves each scan's middle to x = y = 0, its ground to z = 0"
         if difference.kind == "rotate":
             return (
-                f": {option}. (The points do not tell which way is ahead: the first number "
-                "turns about z)"
+                f": {option}. (The points do not show which way is forward: the first number "
+                "rotates about z)"
             )
         return f": {option}"
 

@@ -34,7 +34,7 @@ def renamed_settings(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
             renamed["augment"] = {"dropout_ratio": ratio, **rest}
             notes.append(
                 f"augment.dropout = {ratio} is called augment.dropout_ratio now; augment.dropout "
-                'says what becomes of dropped points: "copy" (default, as published: their copies '
+                'sets what happens to dropped points: "copy" (default, as published: their copies '
                 'count in the losses of the picture too) or "remove"'
             )
     augment = renamed.get("augment")

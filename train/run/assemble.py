@@ -118,7 +118,7 @@ def assemble(
     if n_both := len(np.intersect1d(positions, val_positions)):
         progress.say(
             f"{n_both} of {len(val_positions)} validation scans are trained on too: their mIoU "
-            "does not tell how the network does on scans that it has not seen"
+            "does not show how the network performs on unseen scans"
         )
     for note in idle_mixes(reader, recipe, positions):
         progress.say(note)

@@ -122,7 +122,7 @@ def _source_findings(root: Path) -> list[Finding]:
         return [Finding(name=name, state="warning", found=found, remedy=remedy)]
     findings = []
     if report.vanished:
-        found = f"{len(report.vanished)} of {report.sources} raw files are not where they were"
+        found = f"{len(report.vanished)} of {report.sources} raw files are missing"
         remedy = "Not needed for training, only for `pass2d cache repair`."
         findings.append(Finding(name=name, state="ok", found=found, remedy=remedy))
     if report.failed:

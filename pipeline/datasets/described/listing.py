@@ -404,7 +404,7 @@ def _blind_cameras(
                 found=f"none of {len(scans):,} scans has a usable picture {camera.files}",
                 expected="pictures of the camera that the description has",
                 remedy="Correct [[camera]] files or its calib, or leave the camera out; networks "
-                "that learn from pictures stop without them.",
+                "that need pictures stop without them.",
                 severity="warning",
                 kind=f"blind {place}",
             )

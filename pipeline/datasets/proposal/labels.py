@@ -260,7 +260,9 @@ def _classes(
         notes.guessed.append(
             f"classes: ids of {len(matches) - n:,} other scans were not counted; a check finds more"
         )
-    notes.unknown.append("classes: what the raw ids mean; they are called class N until you say so")
+    notes.unknown.append(
+        "classes: what the raw ids mean; they are called class N until you name them"
+    )
     if fitting := _fitting_tables(set(counts)):
         notes.unknown.append(
             f"classes: all ids are among those of {', '.join(fitting)}; if it is one of them, "
@@ -268,7 +270,7 @@ def _classes(
         )
     nothing = [raw for raw in _NOTHING if raw in counts][:1] if len(counts) > 1 else []
     if nothing:
-        notes.guessed.append(f"classes: {nothing[0]} is taken for points of no class")
+        notes.guessed.append(f"classes: {nothing[0]} is assumed to mean points of no class")
     lines = ["", "[ignored]", f"raw = {nothing}{GUESS if nothing else ''}", ""]
     for raw, points in sorted(counts.items()):
         if raw not in nothing:

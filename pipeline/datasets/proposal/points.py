@@ -111,8 +111,8 @@ def find_points(tree: Tree, notes: Notes) -> PointFiles:
     wanted = set(ranked[0])
     if more := [match.path for match in matches if match.path not in wanted]:
         notes.unknown.append(
-            f"points: {pattern} takes in {len(more):,} files such as {more[0]}, too; no pattern "
-            "tells them apart: move them into a folder of their own"
+            f"points: {pattern} also matches {len(more):,} files such as {more[0]}; no "
+            "pattern separates them: move them into another folder"
         )
     readable = [match for match in matches if match.path in wanted]
     looked_at = _readable(tree.root, spread(readable), notes)
@@ -191,7 +191,7 @@ def _bytes(root: Path, paths: Sequence[str]) -> float:
 def _refusal(file: Path) -> str:
     """Why a file does not hold points, by its numbers; "" if it does."""
     if _NO_POINTS.search(file.stem):
-        return f"{file}: its name says that it holds something else"
+        return f"{file}: its name suggests other contents"
     try:
         if plain_suffix(file.name) == SUFFIX:
             data = file_bytes(file, most=1 << 22)
@@ -329,7 +329,7 @@ def _column_names(arrays: Sequence[NDArray[np.floating]], notes: Notes) -> tuple
     )
     names = ["time"] * is_time + list(ROLES)
     if is_time:
-        notes.guessed.append("columns: the first only grows and is taken for a time")
+        notes.guessed.append("columns: the first only increases and is assumed to be a time")
     for place in range(len(names), columns):
         whole = all(_is_small_number(one[:, place]) for one in arrays)
         names.append("ring" if whole and "ring" not in names else f"other{place}")
@@ -370,7 +370,9 @@ def place_of(cloud: Cloud, notes: Notes) -> Place:
     spread_out = float(np.percentile(np.linalg.norm(xyz, axis=0), 75))
     unit = _unit(spread_out)
     lines = [] if unit == "m" else [f"unit = {text_of(unit)}{GUESS}"]
-    said = f"unit: {unit}, as three in four points lie within {spread_out:.4g} of the sensor"
+    said = (
+        f"unit: {unit}, as three quarters of the points lie within {spread_out:.4g} of the sensor"
+    )
     (notes.found if unit == "m" else notes.guessed).append(said)
     xyz = xyz * UNITS_M[unit]
     if xyz.shape[1] >= FEWEST_POINTS:
@@ -378,7 +380,7 @@ def place_of(cloud: Cloud, notes: Notes) -> Place:
         if seen.up != "z":
             angles, matrix = UP[seen.up]
             lines.append(f"rotate = {text_of(angles)}{GUESS}")
-            notes.guessed.append(f"rotate: {angles}, as {seen.up} looks like the axis that is up")
+            notes.guessed.append(f"rotate: {angles}, as {seen.up} looks like the vertical axis")
             xyz = np.array(matrix, np.float64) @ xyz
         if not seen.is_centred:
             where = ", ".join(f"{value:.4g}" for value in middle * UNITS_M[unit])
@@ -386,7 +388,7 @@ def place_of(cloud: Cloud, notes: Notes) -> Place:
                 f"frame: the middle of the points is ({where}) m: of a map? pass2d expects the "
                 "sensor at the origin"
             )
-    notes.unknown.append('frame: whether x or y looks ahead (ahead = "y" says the latter)')
+    notes.unknown.append('frame: whether x or y is forward (for y: ahead = "y")')
     return Place(lines=tuple(lines), xyz=xyz)
 
 
@@ -453,7 +455,9 @@ def sensor_lines(cloud: Cloud, xyz: NDArray[np.float64], notes: Notes) -> list[s
     level = np.hypot(xyz[0], xyz[1])
     angle = np.degrees(np.arctan2(xyz[2], level))[level > 1.0]
     if angle.size < FEWEST_POINTS:
-        notes.unknown.append("sensor: beams and field of view; those of a 64-beam lidar are taken")
+        notes.unknown.append(
+            "sensor: beams and field of view; those of a 64-beam lidar are assumed"
+        )
         return []
     low, high = np.percentile(angle, _WITHIN)
     lines = [f"[sensor]{GUESS}"]
@@ -466,7 +470,7 @@ def sensor_lines(cloud: Cloud, xyz: NDArray[np.float64], notes: Notes) -> list[s
         lines.append(f"beams = {beams}")
         notes.guessed.append(f"sensor: {beams} beams by the column {ring}")
     else:
-        notes.unknown.append("sensor: the number of beams; 64 is taken")
+        notes.unknown.append("sensor: the number of beams; 64 is assumed")
     if low < high - 1:
         lines.append(f"fov_deg = [{high:.1f}, {low:.1f}]")
         notes.guessed.append(f"sensor: field of view {low:.1f} to {high:.1f} degrees")

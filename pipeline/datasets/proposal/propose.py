@@ -29,7 +29,7 @@ from pass2d.pipeline.datasets.proposal.tree import MOST_FILES, read_tree, unname
 from pass2d.pipeline.datasets.registry import described
 
 _HEADING = """\
-# A proposal, from a look at the files. Lines with "# ?" are guesses: look at them first.
+# A proposal based on the files. Lines with "# ?" are guesses: check them first.
 # What every key means: docs/your_data.md.
 """
 
@@ -61,7 +61,7 @@ def propose(root: Path) -> Proposal:
     notes = Notes()
     tree = read_tree(root)
     if tree.is_cut:
-        notes.unknown.append(f"files: only the first {MOST_FILES:,} were looked at")
+        notes.unknown.append(f"files: only the first {MOST_FILES:,} were examined")
     notes.unknown += [f"files: {folder}" for folder in tree.closed]
     if tree.unnamed:
         notes.unknown.append(f"files: {unnamed_words(tree)} left out")
@@ -121,7 +121,7 @@ def _try(root: Path, text: str, notes: Notes) -> None:
         splits = [split for split in SPLITS if getattr(description.splits, split) is not None]
         listing = described(description).list_scans(root, Wanted(splits=splits))
     except Pass2DError as error:
-        notes.unknown.append(f"as it stands it cannot be prepared: {error}")
+        notes.unknown.append(f"it cannot be prepared as it is: {error}")
         return
     counts: dict[str, int] = {}
     for scan in listing.scans:

@@ -120,12 +120,12 @@ def camera_lines(
         found = next(_calibrations(tree, words, pattern, points), None)
         camera = text_of(pattern)
         if found is None:
-            notes.unknown.append(f"pictures: {pattern}; no calibration was found that fits")
+            notes.unknown.append(f"pictures: {pattern}; no matching calibration was found")
             lines += ["# [[camera]]", f"# files = {camera}", "# calib = { kind = ... }"]
         else:
             text, said = found
             notes.guessed.append(
-                f"pictures: {pattern}, projected by {said}: look at what a check draws"
+                f"pictures: {pattern}, projected by {said}: check the drawn pictures"
             )
             lines += ["[[camera]]", f"files = {camera}", f"calib = {text}{GUESS}"]
     return [*lines, ""] if lines else []
