@@ -240,8 +240,9 @@ def column_bits(values: NDArray[np.floating]) -> dict[int, float]:
     edges = np.unique(in_order[np.linspace(0, len(in_order) - 1, bins + 1).astype(int)])
     code = np.searchsorted(edges, sample, side="right")
     code[~is_number] = len(edges) + 1
-    _, code = np.unique(code, return_inverse=True)
-    n_codes = int(code.max()) + 1
+    is_used = np.bincount(code) > 0
+    code = (np.cumsum(is_used) - 1)[code]
+    n_codes = int(np.count_nonzero(is_used))
     share = np.bincount(code) / len(code)
     bits = {}
     for columns in range(2, _MOST_COLUMNS + 1):
