@@ -101,8 +101,8 @@ def test_boards_before_a_wall_show_by_how_much_the_camera_is_turned() -> None:
         assert found is not None, name
         expected = [degrees if name == one else 0 for one in ("right", "down", "clockwise")]
         assert np.abs(np.subtract(found[:3], expected)).max() <= 0.5, found
-    assert str(Turn(3.0, -2.0, 0.25, 1)) == "3.0 degrees to the right and 2.0 degrees too high"
-    assert str(Turn(0.5, 0.0, -4.0, 1)) == "4.0 degrees turned counterclockwise"
+    assert str(Turn(3.0, -2.0, 0.25)) == "3.0 degrees to the right and 2.0 degrees too high"
+    assert str(Turn(0.5, 0.0, -4.0)) == "4.0 degrees turned counterclockwise"
 
 
 def test_nothing_is_said_without_edges() -> None:

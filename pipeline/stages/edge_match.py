@@ -58,7 +58,6 @@ class Turn(NamedTuple):
     """The scan's points lie so far to the right of where they should, seen by the camera."""
     down_deg: float
     clockwise_deg: float
-    n_pictures: int
 
     def __str__(self) -> str:
         parts = (
@@ -148,7 +147,7 @@ def clear_turn(scores: Sequence[NDArray[np.float32]]) -> Turn | None:
     if heights is None or heights.best < _PLAINLY or heights.best - heights.own < _CLEARLY:
         return None
     right, down, clockwise = _COPIES[heights.copy]
-    return Turn(float(right), float(down), float(clockwise), len(scores))
+    return Turn(float(right), float(down), float(clockwise))
 
 
 class Heights(NamedTuple):
