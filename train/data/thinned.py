@@ -46,7 +46,7 @@ class RawThinned(TensorRecord):
     rows: Tensor
     """(K,) int32 rows of the batch's points."""
     apart: Tensor
-    """(k, K) int32, see `ThinnedScan.apart`."""
+    """(k, K) int16 or int32, see `ThinnedScan.apart`."""
     answers: Tensor
     """(N,) int32 places among the K."""
 
@@ -78,15 +78,20 @@ def joined(
     """
     starts = (0, *np.cumsum([len(scan.rows) for scan in scans]).tolist())
     rows = allocate("thinned_rows", (starts[-1],), torch.int32)
-    apart = allocate("thinned_apart", (config.neighbours, starts[-1]), torch.int32)
+    # As narrow as the cache holds it: the larger part of what is copied and sent.
+    narrow = all(scan.apart.dtype == np.int16 for scan in scans)
+    apart = allocate(
+        "thinned_apart16" if narrow else "thinned_apart",
+        (config.neighbours, starts[-1]),
+        torch.int16 if narrow else torch.int32,
+    )
     answers = allocate("thinned_answers", (scan_starts[-1],), torch.int32)
     for scan, thinned, of_scan in zip(scans, pairwise(starts), pairwise(scan_starts), strict=True):
         here = slice(*thinned)
-        rows.numpy()[here] = scan.rows
-        rows.numpy()[here] += of_scan[0]
         apart.numpy()[:, here] = scan.apart
-        answers.numpy()[slice(*of_scan)] = scan.answers
-        answers.numpy()[slice(*of_scan)] += thinned[0]
+        np.add(scan.rows, of_scan[0], out=rows.numpy()[here], casting="same_kind")
+        there = answers.numpy()[slice(*of_scan)]
+        np.add(scan.answers, thinned[0], out=there, casting="same_kind")
     return RawThinned(config=config, rows=rows, apart=apart, answers=answers)
 
 
