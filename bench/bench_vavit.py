@@ -210,6 +210,7 @@ def of_cache(stored: Path, repeats: int) -> dict[str, float]:
         **{f"{name}_ms": median(found) for name, found in times.items()},
         **{f"prepare_{name}_ms": median(found) for name, found in prepares.items()},
         "loop_over_reader": loop_over_reader(stored, repeats),
+        "loop_over_reader_without": loop_over_reader(stored, repeats, is_stored=False),
     }
 
 
@@ -232,12 +233,16 @@ def plain_decode(reader: CacheReader, position: int, fields: Fields) -> Callable
     return read
 
 
-def loop_over_reader(stored: Path, repeats: int) -> float:
-    """Wall time per scan of a loop over the stream (2 threads) / of the reader alone."""
+def loop_over_reader(stored: Path, repeats: int, *, is_stored: bool = True) -> float:
+    """Wall time per scan of a loop over the stream (2 threads) / of the reader alone.
+
+    Not ``is_stored``: both without neighbours, as for networks that take none.
+    """
     ratios = []
     with CacheReader.open(stored) as reader:
         job = job_of(reader, "network.settings.thinning=first", "batch_size=2")
-        arena, asked = Arena(), Fields(outside=True, thinned=True)
+        plan = job.plan if is_stored else replace(job.plan, thinning=None)
+        arena, asked = Arena(), Fields(outside=True, thinned=is_stored)
         for _ in range(repeats):
             start = time.perf_counter()
             for place in range(100):
@@ -245,7 +250,7 @@ def loop_over_reader(stored: Path, repeats: int) -> float:
                 position = int(job.plan.positions[place % len(job.plan.positions)])
                 reader.read(position, asked, allocate=arena)
             alone = time.perf_counter() - start
-            stream = BatchStream(reader, job.plan, job.recipe.stream)
+            stream = BatchStream(reader, plan, job.recipe.stream)
             try:
                 for _ in range(12):  # every slot has been filled
                     next(stream)
