@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pass2d"
@@ -30,12 +30,7 @@ def modules(package: Path = PACKAGE) -> dict[str, Path]:
 def file_arrows(files: Mapping[str, Path]) -> Arrows:
     """Which module imports which."""
     return {
-        name: {target for target in _imported(path) if target in files and target != name}
-        | {
-            target
-            for target in (_longest(word, files) for word in _imported(path))
-            if target is not None and target != name
-        }
+        name: {_longest(word, files) for word in _imported(path)} - {None, name}
         for name, path in files.items()
     }
 
@@ -51,12 +46,20 @@ def _longest(word: str, files: Mapping[str, Path]) -> str | None:
 
 def _imported(path: Path) -> set[str]:
     words = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             words |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             words |= {alias.name for alias in node.names}
     return {word.removeprefix("pass2d.") for word in words if word.startswith("pass2d.")}
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All below a node, without their expressions: those import nothing."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for statement in getattr(node, part, ()):
+            yield statement
+            yield from _statements(statement)
 
 
 def room(module: str) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from heard import Heard
 from PIL import Image
 
 from pass2d.cache.fields import CONTAINERS
+from pass2d.common.errors import Pass2DError
 from pass2d.common.progress import Progress, Silent
 from pass2d.pipeline.datasets.layout import Wanted
 from pass2d.pipeline.datasets.registry import DATASETS
+from pass2d.pipeline.prepare import PrepareConfig, prepare
 from pass2d.pipeline.problem import Problem
+from pass2d.pipeline.source import SourceListing
 
 CALIB = (
     "P0: 100 0 50 0 0 100 40 0 0 0 1 0\n"
@@ -118,3 +123,16 @@ def write_own_names(folder: Path) -> None:
         (folder / f"{name}.py").write_text(trap)
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(trap)
+
+
+def how_prepare_ends(
+    list_scans: Callable[[Path], SourceListing], root: Path
+) -> tuple[int, list[str]]:
+    """Its exit code, and what it says; the cache lies beside the raw data."""
+    heard = Heard()
+    try:
+        config = PrepareConfig(workers=0)
+        summary = prepare(list_scans(root), root.parent / "out", config, heard)
+    except Pass2DError as error:
+        return 1, [str(error)]
+    return int(bool(summary.failed)), [*heard.lines, *(f.reason for f in summary.failed)]

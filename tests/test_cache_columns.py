@@ -168,4 +168,4 @@ def test_numbers_without_order_are_in_doubt(seed: int) -> None:
     noise = np.random.default_rng(seed).normal(size=4000).astype("<f4")
     verdict = find_layout(noise.tobytes(), usual=USUAL[0])
     assert verdict.layout is None
-    assert "no column differs" in verdict.doubt
+    assert "columns do not differ" in verdict.doubt

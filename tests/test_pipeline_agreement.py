@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from heard import Heard
-from pipeline_files import CALIB, check_semkitti, png, write_sequence
+from pipeline_files import CALIB, check_semkitti, how_prepare_ends, png, write_sequence
 
 from pass2d.common.errors import Pass2DError
 from pass2d.common.progress import Silent
@@ -154,14 +154,7 @@ def checked(root: Path) -> list[Problem]:
     return check_semkitti(root, progress=Silent())
 
 
-def prepared(root: Path) -> tuple[int, list[str]]:
-    """How `prepare` ends, and what it says."""
-    heard = Heard()
-    try:
-        summary = prepare(list_semkitti(root), root.parent / "out", INLINE, heard)
-    except Pass2DError as error:
-        return 1, [str(error)]
-    return int(bool(summary.failed)), [*heard.lines, *(f.reason for f in summary.failed)]
+prepared = partial(how_prepare_ends, list_semkitti)
 
 
 def test_whole_data_raise_no_alarm(root: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from heard import Heard
 from nuscenes_files import NuscenesFolder, jpeg
-from pipeline_files import check_nuscenes
+from pipeline_files import check_nuscenes, how_prepare_ends
 
 from pass2d.common.errors import DataError, Pass2DError
 from pass2d.common.progress import Silent
@@ -226,14 +226,7 @@ def checked(root: Path) -> list[Problem]:
         return [Problem(file=root, found=str(error), expected="", remedy="")]
 
 
-def prepared(root: Path) -> tuple[int, list[str]]:
-    """How `prepare` ends, and what it says."""
-    heard = Heard()
-    try:
-        summary = prepare(list_nuscenes(root), root.parent / "out", INLINE, heard)
-    except Pass2DError as error:
-        return 1, [str(error)]
-    return int(bool(summary.failed)), [*heard.lines, *(f.reason for f in summary.failed)]
+prepared = partial(how_prepare_ends, list_nuscenes)
 
 
 def test_whole_data_raise_no_alarm(folder: NuscenesFolder) -> None:

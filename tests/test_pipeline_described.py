@@ -17,6 +17,7 @@ from described_samples import (
     write_yard,
 )
 from train_samples import TINY
+from typed import answer, printed
 from typer.testing import CliRunner
 
 from pass2d.cache.manifest import describe_dataset, parse_dataset
@@ -30,15 +31,9 @@ from pass2d.pipeline.datasets.registry import DATASETS, described
 from pass2d.train.inference.segmenter import Segmenter
 
 
-def pass2d(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def prepare(description: Path, root: Path, cache: Path, *words: str) -> str:
     place = ("--describe", description, "--root", root, "--cache", cache)
-    return pass2d("prepare", "folder", *place, "--workers", "0", *words)
+    return printed("prepare", "folder", *place, "--workers", "0", *words)
 
 
 def test_a_folder_goes_all_the_way(tmp_path: Path) -> None:
@@ -66,19 +61,17 @@ def test_a_folder_goes_all_the_way(tmp_path: Path) -> None:
     assert info.facts.pitch_deg == (-12.0, 10.0)
     # Nothing but the cache is needed from here on.
     description.unlink()
-    statistics = json.loads(pass2d("stats", "--cache", cache, "--json"))
+    statistics = answer("stats", "--cache", cache)
     assert [one["name"] for one in statistics["splits"]["train"]["classes"]] == list(
         info.labels.names
     )
     settings = [word for text in (*TINY, "epochs=1") for word in ("--set", text)]
-    pass2d("train", "--cache", cache, "--run", tmp_path / "run", *settings)
+    printed("train", "--cache", cache, "--run", tmp_path / "run", *settings)
     network = tmp_path / "run" / "checkpoints" / "last.safetensors"
-    report = json.loads(
-        pass2d("eval", "--cache", cache, "--checkpoint", network, "--json", "--device", "cpu")
-    )
+    report = answer("eval", "--cache", cache, "--checkpoint", network, "--device", "cpu")
     assert report["scans"] == 1
     out = tmp_path / "out"
-    pass2d(
+    printed(
         "predict",
         root / "drives" / "b" / "clouds",
         "--checkpoint",
@@ -95,9 +88,9 @@ def test_a_folder_goes_all_the_way(tmp_path: Path) -> None:
     segmenter = Segmenter.load(network, device=torch.device("cpu"))
     labels = segmenter(truth["b/0001"].points).labels
     np.testing.assert_array_equal(written, segmenter.raw_ids(labels))
-    pass2d("view", "--cache", cache, "--no-checkpoint", "--png", tmp_path / "seen")
+    printed("view", "--cache", cache, "--no-checkpoint", "--png", tmp_path / "seen")
     assert list((tmp_path / "seen").glob("*.png"))
-    again = json.loads(pass2d("cache", "plan", "--cache", cache, "--root", root, "--json"))
+    again = answer("cache", "plan", "--cache", cache, "--root", root)
     assert again["tasks"] == []
 
 
@@ -272,7 +265,7 @@ def test_presets_are_descriptions(name: str) -> None:
 
 def test_the_template_is_a_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "description.toml" in pass2d("prepare", "--describe-template")
+    assert "description.toml" in printed("prepare", "--describe-template")
     written = tmp_path / "description.toml"
     assert written.read_bytes() == TEMPLATE.read_bytes()
     assert described(load_description(written)).table.info.labels.names[1:] == ("person", "ground")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from train_samples import TINY
+from typed import answer, printed
 from typer.testing import CliRunner
 
 from pass2d.cache.reader import CacheReader, Fields
@@ -133,19 +134,9 @@ def write_world(root: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
     return points, raw
 
 
-def pass2d(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def document(*words: object) -> dict:
-    return json.loads(pass2d(*words, "--json"))
-
-
 def trained(cache: Path, run: Path, *settings: str) -> Path:
     options = [word for text in (*TINY, "epochs=1", *settings) for word in ("--set", text)]
-    pass2d("train", "--cache", cache, "--dataset", "quay", "--run", run, *options)
+    printed("train", "--cache", cache, "--dataset", "quay", "--run", run, *options)
     return run / "checkpoints" / "last.safetensors"
 
 
@@ -157,7 +148,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     description.write_text(DESCRIPTION)
     cache = folder / "cache"
     place = ("--describe", description, "--root", folder / "raw", "--cache", cache)
-    pass2d("prepare", "folder", *place, "--workers", "0", "--corrupt", "fog:light,wet_ground:light")
+    printed(
+        "prepare", "folder", *place, "--workers", "0", "--corrupt", "fog:light,wet_ground:light"
+    )
     return World(
         root=folder / "raw",
         description=description,
@@ -205,7 +198,7 @@ def test_a_network_sees_all_cameras_mixes_and_earlier_scans(world: World, tmp_pa
     )
     trained(world.cache, tmp_path / "mixes", f"augment.mixes=[{mixes}]")
     network = trained(world.cache, tmp_path / "stack", "stack.past=2", 'stack.time="lag"')
-    report = document(
+    report = answer(
         *("eval", "--cache", world.cache, "--dataset", "quay", "--checkpoint", network),
         *("--device", "cpu"),
     )
@@ -225,16 +218,16 @@ def test_a_network_of_other_classes_is_tuned(world: World, tmp_path: Path) -> No
     start = fewer.index('[[class]]\nname = "ghost"')
     other.write_text(fewer[:start] + fewer[fewer.index("[splits]") :])
     place = ("--describe", other, "--root", world.root, "--cache", tmp_path / "cache")
-    pass2d("prepare", "folder", *place, "--workers", "0")
+    printed("prepare", "folder", *place, "--workers", "0")
     network = trained(tmp_path / "cache", tmp_path / "run", f'start_from="{world.network}"')
-    card = document("inspect", network)
+    card = answer("inspect", network)
     assert "ghost" not in json.dumps(card)
     assert "wall" in json.dumps(card)
 
 
 def test_absent_classes_count_as_the_description_says(world: World, tmp_path: Path) -> None:
     words = ("--checkpoint", world.network, "--device", "cpu")
-    left_out = document("eval", "--cache", world.cache, "--dataset", "quay", *words)
+    left_out = answer("eval", "--cache", world.cache, "--dataset", "quay", *words)
     file = tmp_path / "zero.toml"
     file.write_text(
         DESCRIPTION.replace(
@@ -242,8 +235,8 @@ def test_absent_classes_count_as_the_description_says(world: World, tmp_path: Pa
         )
     )
     place = ("--describe", file, "--root", world.root, "--cache", tmp_path / "cache")
-    pass2d("prepare", "folder", *place, "--workers", "0", "--splits", "val")
-    zero = document("eval", "--cache", tmp_path / "cache", *words)
+    printed("prepare", "folder", *place, "--workers", "0", "--splits", "val")
+    zero = answer("eval", "--cache", tmp_path / "cache", *words)
     one, other = (report["passes"][0]["official"]["iou"] for report in (left_out, zero))
     absent = [name for name, iou in one.items() if iou is None]
     assert absent
@@ -255,7 +248,7 @@ def test_absent_classes_count_as_the_description_says(world: World, tmp_path: Pa
 
 def test_predictions_have_the_ids_to_write(world: World, tmp_path: Path) -> None:
     place = world.root / "runs" / "c" / "pts"
-    pass2d(
+    printed(
         *("predict", place, "--checkpoint", world.network, "--out", tmp_path / "out"),
         *("--device", "cpu"),
     )
@@ -265,7 +258,7 @@ def test_predictions_have_the_ids_to_write(world: World, tmp_path: Path) -> None
 
 
 def test_corrupted_twins_are_scored(world: World, tmp_path: Path) -> None:
-    report = document(
+    report = answer(
         *("robust", "--cache", world.cache, "--dataset", "quay", "--checkpoint", world.network),
         *("--out", tmp_path / "robust", "--device", "cpu"),
     )
@@ -280,7 +273,7 @@ def test_a_damaged_shard_is_made_again(world: World) -> None:
         file = next(file for file in files if file.is_file())
         data = file.read_bytes()
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        pass2d("cache", "repair", "--cache", world.cache, "--dataset", "quay")
+        printed("cache", "repair", "--cache", world.cache, "--dataset", "quay")
         assert file.read_bytes() == data
 
 
@@ -291,7 +284,7 @@ def test_submitted_files_lie_and_read_as_the_labels_of_the_description(
     """Names, type, bits and length as `[labels]` says; the ids are those that `predict` writes."""
     words = ("--cache", world.cache, "--dataset", "quay", "--split", split)
     network, out = ("--checkpoint", world.network, "--device", "cpu"), tmp_path / "mine.zip"
-    report = document("submit", *words, *network, "--out", out)
+    report = answer("submit", *words, *network, "--out", out)
     sequence = {"val": "b", "test": "c"}[split]
     assert (report["scans"], report["points"]) == (SCANS[sequence], N * SCANS[sequence])
     with zipfile.ZipFile(out) as archive:
@@ -301,7 +294,7 @@ def test_submitted_files_lie_and_read_as_the_labels_of_the_description(
     names = [below / f"{place}.npy" for place in range(SCANS[sequence])]
     assert [file.relative_to(tmp_path / "out") for file in files] == names
     scans = world.root / "runs" / sequence / "pts"
-    pass2d("predict", scans, *network, "--out", tmp_path / "predicted")
+    printed("predict", scans, *network, "--out", tmp_path / "predicted")
     predicted = sorted((tmp_path / "predicted").rglob("*.label"))
     for file, other in zip(files, predicted, strict=True):
         values = np.load(file)
@@ -309,7 +302,7 @@ def test_submitted_files_lie_and_read_as_the_labels_of_the_description(
         assert not (values & 0xFFFFF00F).any()
         assert (values >> 4).tolist() == np.fromfile(other, "<u4").tolist()
         assert set((values >> 4).tolist()) <= WRITTEN - {0}
-    assert "sound" in pass2d("submit", "--verify", out, *words)
+    assert "sound" in printed("submit", "--verify", out, *words)
 
 
 def test_a_submission_with_faults_is_refused_line_by_line(world: World, tmp_path: Path) -> None:
@@ -345,7 +338,7 @@ def test_a_submission_with_faults_is_refused_line_by_line(world: World, tmp_path
 
 def test_ray_makes_the_same_bytes(world: World, tmp_path: Path) -> None:
     place = ("--describe", world.description, "--root", world.root, "--cache", tmp_path)
-    pass2d("prepare", "folder", *place, "--workers", "2")
+    printed("prepare", "folder", *place, "--workers", "2")
     for container in ("lidar", "camera", "voxel", "motion"):
         here, there = (root / "quay" / container for root in (world.cache, tmp_path))
         files = {f.relative_to(here): f.read_bytes() for f in here.rglob("*") if f.is_file()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from described_variety import write_flight
 from PIL import Image
 from plyfile import PlyData, PlyElement
 from train_samples import TINY
+from typed import answer, printed
 from typer.testing import CliRunner
 
 from pass2d.cache.reader import CacheReader, Fields
@@ -107,12 +107,6 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str, tuple[int, int]]] = {
 }
 
 
-def pass2d(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def described(root: Path) -> tuple[Proposal, Description]:
     """What is proposed of a folder, and the same as a description."""
     found = propose(root)
@@ -127,7 +121,7 @@ def test_a_proposal_goes_all_the_way_as_it_is(layout: str, tmp_path: Path) -> No
     root, cache = tmp_path / "my drives", tmp_path / "cache"
     write(root)
     file = tmp_path / "found.toml"
-    assert "-check" in pass2d("describe", root, "--out", file)
+    assert "-check" in printed("describe", root, "--out", file)
     found = load_description(file)
     assert found.dataset.name == "my-drives"
     assert found.points.files == pattern
@@ -135,9 +129,9 @@ def test_a_proposal_goes_all_the_way_as_it_is(layout: str, tmp_path: Path) -> No
     assert [one.raw for one in found.classes] == [(40,), (70,)]
     assert found.ignored.raw == (0,)
     place = ("prepare", "folder", "--describe", file, "--root", root)
-    problems = json.loads(pass2d(*place, "--check", "--json"))["problems"]
+    problems = answer(*place, "--check")["problems"]
     assert [one["found"] for one in problems if one["severity"] != "note"] == []
-    pass2d(*place, "--cache", cache, "--workers", "0")
+    printed(*place, "--cache", cache, "--workers", "0")
     with CacheReader.open(cache) as reader:
         splits = reader.scans.split.tolist()
         assert (splits.count("train"), splits.count("val")) == (train, val)
@@ -150,13 +144,13 @@ def test_a_proposal_goes_all_the_way_as_it_is(layout: str, tmp_path: Path) -> No
         assert scan.instance is not None
         assert set(scan.instance.tolist()) == ({5} if layout == "bin" else {0})
     settings = [word for text in (*TINY, "epochs=1") for word in ("--set", text)]
-    pass2d("train", "--cache", cache, "--run", tmp_path / "run", *settings)
+    printed("train", "--cache", cache, "--run", tmp_path / "run", *settings)
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
 
 
 def test_notes_say_what_is_seen_guessed_and_unknown(tmp_path: Path) -> None:
     as_pcd(tmp_path / "raw")
-    document = json.loads(pass2d("describe", tmp_path / "raw", "--json"))
+    document = answer("describe", tmp_path / "raw")
     points = [np.bincount(cloud(seed)[1], minlength=71) for seed in range(3)]
     counts = {raw: int(sum(one[raw] for one in points)) for raw in (0, 40, 70)}
     seen = ", ".join(f"{raw} ({n:,})" for raw, n in counts.items())
@@ -199,7 +193,7 @@ def test_labels_in_archives_beside_the_points_and_with_them(tmp_path: Path, labe
     assert found.labels.files == labels
     assert [one.raw for one in found.classes] == [(40,), (70,)]
     place = ("--describe", tmp_path.parent / "found.toml", "--root", tmp_path)
-    problems = json.loads(pass2d("prepare", "folder", *place, "--check", "--json"))["problems"]
+    problems = answer("prepare", "folder", *place, "--check")["problems"]
     assert [one for one in problems if one["severity"] != "note"] == []
 
 

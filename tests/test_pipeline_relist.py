@@ -8,19 +8,14 @@ from typing import Any
 
 from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
+from typed import answer, printed
 from typer.testing import CliRunner
 
 from pass2d.cli import app
 
 
-def pass2d(*args: object) -> str:
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def planned(*args: object) -> dict[str, Any]:
-    return json.loads(pass2d("cache", "plan", "--json", *args))
+    return answer("cache", "plan", *args)
 
 
 def test_clean_and_corrupted_data_sets_of_any_profile(tmp_path: Path) -> None:
@@ -28,7 +23,7 @@ def test_clean_and_corrupted_data_sets_of_any_profile(tmp_path: Path) -> None:
     write_sequence(raw, "00", (0, 1))
     given = ("--root", raw, "--cache", cache)
     assert len(planned(*given)["tasks"]) == 4
-    pass2d(
+    printed(
         "prepare", "semkitti", *given, "--workers", 0, "--profile", "size", "--corrupt", "fog:light"
     )
     for dataset in ("semkitti", "semkitti-fog-light"):
@@ -46,7 +41,7 @@ def test_nuscenes_with_sweeps_and_another_picture_size(tmp_path: Path) -> None:
     NuscenesFolder(raw, sweeps=1).write()
     given = ("--root", raw, "--cache", cache)
     options = ("--workers", 0, "--sweeps", 1, "--image-size", "original")
-    pass2d("prepare", "nuscenes", *given, *options)
+    printed("prepare", "nuscenes", *given, *options)
     assert planned(*given)["tasks"] == []
     write_sequence(tmp_path / "kitti", "00", (0,))
     for root, message in (
@@ -62,7 +57,7 @@ def test_nuscenes_with_sweeps_and_another_picture_size(tmp_path: Path) -> None:
 def test_dropped_points_stay_dropped(tmp_path: Path) -> None:
     given = ("--root", tmp_path / "raw", "--cache", tmp_path / "cache")
     write_sequence(tmp_path / "raw", "00", (0,))
-    pass2d(
+    printed(
         "prepare", "semkitti", *given, "--workers", 0, "--drop-invalid", "--corrupt", "fog:light"
     )
     for dataset in ("semkitti", "semkitti-fog-light"):
@@ -72,7 +67,7 @@ def test_dropped_points_stay_dropped(tmp_path: Path) -> None:
 def test_scans_that_cannot_be_listed_are_no_lost_scans(tmp_path: Path) -> None:
     folder = NuscenesFolder(tmp_path / "nus", samples=2, sweeps=1)
     root, cache = folder.write(), tmp_path / "cache"
-    pass2d("prepare", "nuscenes", "--root", root, "--cache", cache, "--sweeps", 1, "--workers", 0)
+    printed("prepare", "nuscenes", "--root", root, "--cache", cache, "--sweeps", 1, "--workers", 0)
     sweep = next(d for d in folder.tables["sample_data"] if d["filename"].startswith("sweeps/"))
     gone = sweep["ego_pose_token"]
     poses = [row for row in folder.tables["ego_pose"] if row["token"] != gone]

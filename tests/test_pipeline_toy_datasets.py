@@ -12,13 +12,13 @@ from toy_layout import LAYOUT as FLAT
 from toy_mixes import lift, swap_sides
 from toy_network import ToyNetwork
 from train_samples import TINY
+from typed import answer, printed
 from typer.testing import CliRunner
 
 from pass2d.cache.fields import FIELDS, FieldSpec
 from pass2d.cache.manifest import describe_dataset, parse_dataset
 from pass2d.cache.reader import CacheReader, Fields
 from pass2d.cache.schema import KNOWN_FACTS, DatasetFacts, DatasetInfo
-from pass2d.cli import app
 from pass2d.commands.prepare import prepare_typer
 from pass2d.commands.view_inputs import open_scans
 from pass2d.common.errors import ConfigError
@@ -147,12 +147,6 @@ def toy(request: pytest.FixtureRequest, tmp_path: Path) -> Toy:
     )
 
 
-def pass2d(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def test_a_data_set_goes_all_the_way(toy: Toy, tmp_path: Path) -> None:
     assert json.loads(toy.prepare("--check", "--json"))["errors"] == 0
     found = json.loads(toy.prepare("--json"))
@@ -168,24 +162,22 @@ def test_a_data_set_goes_all_the_way(toy: Toy, tmp_path: Path) -> None:
         np.testing.assert_array_equal(scan.label, np.where(raw == 5, 2, 1)[inside])
         assert reader.source_file(last, "points") == toy.points
         assert reader.info.facts == toy.datasets[toy.name].table.info.facts
-    statistics = json.loads(pass2d("stats", "--cache", toy.cache, "--json"))
+    statistics = answer("stats", "--cache", toy.cache)
     assert statistics["dataset"] == toy.name
     names = [one["name"] for one in statistics["splits"]["train"]["classes"]]
     assert names == ["nothing", "lawn", "path"]
     settings = [word for text in (*TINY, "epochs=1") for word in ("--set", text)]
-    pass2d("train", "--cache", toy.cache, "--run", tmp_path / "run", *settings)
+    printed("train", "--cache", toy.cache, "--run", tmp_path / "run", *settings)
     network = tmp_path / "run" / "checkpoints" / "last.safetensors"
-    report = json.loads(
-        pass2d("eval", "--cache", toy.cache, "--checkpoint", network, "--json", "--device", "cpu")
-    )
+    report = answer("eval", "--cache", toy.cache, "--checkpoint", network, "--device", "cpu")
     assert report["scans"] == 1
     out = tmp_path / "out"
-    pass2d("predict", toy.points, "--checkpoint", network, "--out", out, "--device", "cpu")
+    printed("predict", toy.points, "--checkpoint", network, "--out", out, "--device", "cpu")
     written = np.fromfile(next(out.rglob("*.label")), "<u4")
     answers = {4, 5} if reader.info.facts.forbidden_answers else {0, 4, 5}
     assert len(written) == 400
     assert set(written.tolist()) <= answers
-    pass2d("view", "--cache", toy.cache, "--no-checkpoint", "--png", tmp_path / "seen")
+    printed("view", "--cache", toy.cache, "--no-checkpoint", "--png", tmp_path / "seen")
     assert list((tmp_path / "seen").glob("*.png"))
 
 
@@ -227,7 +219,7 @@ def test_every_toy_goes_through_every_command(
     with CacheReader.open(toy.cache) as reader:
         scan = reader.read(0, Fields(extra=("range",)))
         assert np.allclose(scan.extra["range"], np.linalg.norm(scan.xyz, axis=0))
-    assert json.loads(pass2d("stats", "--cache", toy.cache, "--json")) == {"train": 2, "val": 1}
+    assert answer("stats", "--cache", toy.cache) == {"train": 2, "val": 1}
     changed = (
         *("network.config=toy", "network.settings.width=6", "epochs=1", "batch_size=2"),
         *("device=cpu", "torch_threads=1", "log.tensorboard=false"),
@@ -235,15 +227,15 @@ def test_every_toy_goes_through_every_command(
     )
     settings = [word for text in changed for word in ("--set", text)]
     run = tmp_path / "run"
-    pass2d("train", "--cache", toy.cache, "--recipe", "spvcnn", "--run", run, *settings)
+    printed("train", "--cache", toy.cache, "--recipe", "spvcnn", "--run", run, *settings)
     network = ("--checkpoint", run / "checkpoints" / "last.safetensors", "--device", "cpu")
-    report = json.loads(pass2d("eval", "--cache", toy.cache, *network, "--json"))
+    report = answer("eval", "--cache", toy.cache, *network)
     assert (report["scans"], report["architecture"]) == (1, "toy")
-    pass2d("predict", toy.points, "--out", tmp_path / "out", *network)
+    printed("predict", toy.points, "--out", tmp_path / "out", *network)
     written = np.fromfile(next((tmp_path / "out").rglob("*.label")), "<u4")
     assert len(written) == 400
     assert set(written.tolist()) <= {4, 5}  # the facts forbid 0
-    pass2d("view", "--cache", toy.cache, "--png", tmp_path / "seen", *network)
+    printed("view", "--cache", toy.cache, "--png", tmp_path / "seen", *network)
     assert len(list((tmp_path / "seen").glob("*.png"))) > 0
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from train_samples import TINY
+from typed import answer, printed
 from typer.testing import CliRunner
 from waymo_files import BEAMS, CAMERAS, HEIGHT, WIDTH, Segment, plain_points, write_segment
 
@@ -35,12 +36,6 @@ def write_world(root: Path) -> dict[str, Segment]:
         )
         for seed, (folder, name) in enumerate(SPLITS.items())
     }
-
-
-def pass2d(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.mark.parametrize("with_beams", [True, False])
@@ -84,10 +79,10 @@ def test_a_data_set_goes_all_the_way(tmp_path: Path) -> None:
     root, cache = tmp_path / "waymo", tmp_path / "cache"
     made = write_world(root)
     place = ("prepare", "waymo", "--root", root)
-    checked = json.loads(pass2d(*place, "--check", "--png", tmp_path / "png", "--json"))
+    checked = answer(*place, "--check", "--png", tmp_path / "png")
     assert checked["errors"] == 0
     assert len(list((tmp_path / "png").iterdir())) == 3 * len(CAMERAS)
-    found = json.loads(pass2d(*place, "--cache", cache, "--workers", "0", "--json"))
+    found = answer(*place, "--cache", cache, "--workers", "0")
     assert (found["scans"], found["failed"]) == (2 + 2 + 3, [])
     time = made["training"].labelled[1]
     expected, places = plain_points(made["training"], time, BEAMS)
@@ -123,17 +118,15 @@ def test_a_data_set_goes_all_the_way(tmp_path: Path) -> None:
         test = reader.select(split="test").tolist()
         assert len(test) == 3
         assert not reader.scans.has_label[test].any()
-    statistics = json.loads(pass2d("stats", "--cache", cache, "--json"))
+    statistics = answer("stats", "--cache", cache)
     assert len(statistics["splits"]["train"]["classes"]) == 23
     settings = [word for text in (*TINY, "epochs=1") for word in ("--set", text)]
-    pass2d("train", "--cache", cache, "--run", tmp_path / "run", *settings)
+    printed("train", "--cache", cache, "--run", tmp_path / "run", *settings)
     network = tmp_path / "run" / "checkpoints" / "last.safetensors"
-    report = json.loads(
-        pass2d("eval", "--cache", cache, "--checkpoint", network, "--json", "--device", "cpu")
-    )
+    report = answer("eval", "--cache", cache, "--checkpoint", network, "--device", "cpu")
     assert report["scans"] == 2
     words = ("--cache", cache, "--checkpoint", network, "--device", "cpu", "--json")
-    written = json.loads(pass2d("submit", *words, "--out", tmp_path / "labels.zip"))
+    written = json.loads(printed("submit", *words, "--out", tmp_path / "labels.zip"))
     assert (written["scans"], written["is_complete"]) == (3, True)
     with zipfile.ZipFile(tmp_path / "labels.zip") as archive:
         frames = made["testing"]
@@ -142,10 +135,10 @@ def test_a_data_set_goes_all_the_way(tmp_path: Path) -> None:
         ids = np.frombuffer(archive.read(f"seg-c/{time}.label"), "<u4")
         assert len(ids) == sum(int((image[..., 0] > 0).sum()) for image in frames.ranges[time])
         assert ids.max() <= 22
-    pass2d("submit", "--verify", tmp_path / "labels.zip", "--cache", cache)
-    pass2d("view", "--cache", cache, "--no-checkpoint", "--png", tmp_path / "seen")
+    printed("submit", "--verify", tmp_path / "labels.zip", "--cache", cache)
+    printed("view", "--cache", cache, "--no-checkpoint", "--png", tmp_path / "seen")
     assert list((tmp_path / "seen").glob("*.png"))
-    again = json.loads(pass2d("cache", "plan", "--cache", cache, "--root", root, "--json"))
+    again = answer("cache", "plan", "--cache", cache, "--root", root)
     assert again["tasks"] == []
 
 
@@ -153,20 +146,20 @@ def test_damaged_shards_are_made_again_from_the_same_files(tmp_path: Path) -> No
     write_world(tmp_path / "waymo")
     cache = tmp_path / "cache"
     place = ("--root", tmp_path / "waymo", "--cache", cache, "--workers", "0")
-    pass2d("prepare", "waymo", *place, "--splits", "train")
+    printed("prepare", "waymo", *place, "--splits", "train")
     for stage in ("lidar", "camera"):
         files = sorted((cache / "waymo" / stage).rglob("c/**/*"))
         file = next(file for file in files if file.is_file())
         data = file.read_bytes()
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        pass2d("cache", "repair", "--cache", cache)
+        printed("cache", "repair", "--cache", cache)
         assert file.read_bytes() == data
 
 
 def test_corrupted_twins_are_projected_from_where_the_points_went(tmp_path: Path) -> None:
     write_world(tmp_path / "waymo")
     place = ("--root", tmp_path / "waymo", "--cache", tmp_path / "cache", "--workers", "0")
-    pass2d("prepare", "waymo", *place, "--splits", "val", "--corrupt", "beam_missing:heavy")
+    printed("prepare", "waymo", *place, "--splits", "val", "--corrupt", "beam_missing:heavy")
     with CacheReader.open(tmp_path / "cache", dataset="waymo-beam_missing-heavy") as reader:
         scan = reader.read(0, Fields(pixels=True))
         assert 0 < scan.n < 480 + 96

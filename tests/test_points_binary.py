@@ -80,7 +80,7 @@ def test_an_empty_file_has_no_points(tmp_path: Path) -> None:
 def test_what_is_named_is_taken(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(size=(600, 4))
     path = write(tmp_path / "a.bin", noise)
-    with pytest.raises(DataError, match="no column differs from the others"):
+    with pytest.raises(DataError, match="columns do not differ"):
         read_binary(path, BinaryOptions(usual=4))
     for columns in (3, 4, 10):
         options = BinaryOptions(usual=4, columns=columns, dtype="float32")

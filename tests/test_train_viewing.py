@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ import torch
 from cache_samples import sample_info, write_sample_cache
 from PIL import Image
 from pipeline_files import scan_points, write_sequence
-from typer.testing import CliRunner, Result
+from typed import pass2d
+from typed import refusal as refused
 
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.schema import ScanRecord
-from pass2d.cli import app
 from pass2d.common.errors import DataError
 from pass2d.pipeline.datasets.raw_scans import list_raw, read_raw
 from pass2d.train.checkpoints.card import Card
@@ -31,16 +32,8 @@ from pass2d.train.viewing.scan import ViewItem, ViewScan, choose_items, view_sca
 Written = tuple[Path, dict[str, ScanRecord]]
 
 
-def view(*words: object) -> Result:
-    return CliRunner().invoke(app, ["view", *(str(word) for word in words)])
-
-
-def refusal(*words: object) -> str:
-    """The one line of a command that must fail."""
-    result = view(*words)
-    assert result.exit_code == 1, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    return line
+view = partial(pass2d, "view")
+refusal = partial(refused, "view")
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,16 @@ def pass2d(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def answer(*words: object) -> dict[str, Any]:
-    """The JSON of a command that must end well."""
-    result = pass2d(*words, "--json")
+def printed(*words: object) -> str:
+    """What a command prints that must end well."""
+    result = pass2d(*words)
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    return result.stdout
+
+
+def answer(*words: object) -> dict[str, Any]:
+    """The same, of JSON."""
+    return json.loads(printed(*words, "--json"))
 
 
 def refusal(*words: object) -> str:
