@@ -35,7 +35,8 @@ def main(
         return ""
     setup.folder.mkdir(parents=True, exist_ok=True)
     text = ""
-    for text in run_all(parts, setup, only=options.only, seconds=options.seconds, runner=runner):
+    seconds = options.seconds or (1800 if setup.is_small else 510)
+    for text in run_all(parts, setup, only=options.only, seconds=seconds, runner=runner):
         write_text(setup.folder / "table.md", text)
     print(text)
     return text
@@ -46,7 +47,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu")
-    parser.add_argument("--seconds", type=float, default=510, help="for all parts together")
+    seconds = "for all parts together; by default 510, and 1800 with --small"
+    parser.add_argument("--seconds", type=float, help=seconds)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="these parts")
     parser.add_argument("--small", action="store_true", help="tiny networks and scans")
