@@ -8,11 +8,10 @@ whichever has fewer rows: the results are the same.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from pass2d.models.backends.interface import ConvTable, ConvWeights
@@ -23,8 +22,6 @@ from pass2d.models.twodpass.geometry import Geometry, LevelGeometry
 
 SLOPE = 0.1
 """Slope of every LeakyReLU."""
-_TILE = 4096
-"""Points."""
 
 
 def leaky_relu(features: Tensor) -> Tensor:
@@ -44,34 +41,8 @@ class PointEncoder(nn.Module):
         """(V, H) features of the voxels of scale 1."""
         with torch.no_grad():
             features = point_features(geometry, dtype=self.inner.weight.dtype)
-        rows = _ReluLinear.apply(features, self.inner.weight, self.inner.bias)  # type: ignore[no-untyped-call]
+        rows = functional.relu(self.inner(features), inplace=True)
         return self.outer(geometry.point_mean @ rows)
-
-
-class _ReluLinear(torch.autograd.Function):
-    """ReLU of a linear layer on data of few columns, which get no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, data: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        result = functional.linear(data, weight, bias).relu_()
-        ctx.save_for_backward(data, result)
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor]:
-        data, result = ctx.saved_tensors
-        # On a CPU in tiles that its cache holds. The narrow table comes first in the product: MKL
-        # takes ten times as long the other way round.
-        tile = _TILE if data.device.type == "cpu" else max(len(data), 1)
-        parts = []
-        for x, y, grad in zip(
-            *(rows.split(tile) for rows in (data, result, grads[0])), strict=True
-        ):
-            own = grad.masked_fill(y <= 0, 0)
-            parts.append((x.t() @ own, own.sum(0)))
-        of_weight, of_bias = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
-        return None, of_weight.t().contiguous(), of_bias
 
 
 def point_features(geometry: Geometry, *, dtype: torch.dtype) -> Tensor:
