@@ -74,8 +74,8 @@ def test_lines_belong_to_numbers_or_else_to_files(
         (line() + line()[2:] + line() * 4, "line 2: 11 numbers"),
         (line() * 2 + "\n" + line() * 3, "line 3: 0 numbers"),
         (line() * 5 + "1 0 0 nan 0 1 0 0 0 0 1 0", "line 6: a number that is not finite"),
-        (line() * 4 + "2 0 0 0 0 2 0 0 0 0 2 0\n" + line(), "line 5 that is no rigid motion"),
-        (line() * 5 + "1 0 0 0 0 1 0 0 0 0 -1 0\n", "line 6 that is no rigid motion"),
+        (line() * 4 + "2 0 0 0 0 2 0 0 0 0 2 0\n" + line(), "line 5 that is not a rigid motion"),
+        (line() * 5 + "1 0 0 0 0 1 0 0 0 0 -1 0\n", "line 6 that is not a rigid motion"),
         ("a b c", "line 1: 3 numbers"),
         ("", "0 lines"),
     ],
@@ -160,7 +160,7 @@ def test_an_older_cache_stays_and_gets_the_new_container(
     ("name", "text", "words"),
     [
         ("poses.txt", line() * 4, "4 lines"),
-        ("poses.txt", "2 0 0 0 0 2 0 0 0 0 2 0\n" * 5, "no rigid motion"),
+        ("poses.txt", "2 0 0 0 0 2 0 0 0 0 2 0\n" * 5, "not a rigid motion"),
         ("calib.txt", "P2: 100 0 50 0 0 100 40 0 0 0 1 0\n", "no Tr among P2"),
     ],
 )
