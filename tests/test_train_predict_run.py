@@ -514,5 +514,5 @@ def test_texts_beside_scans_are_left_out(
     assert {scan.points for scan in found} == expected
     assert len(heard.lines) == bool(left_out)
     if left_out:
-        assert f"({len(left_out)})" in heard.all()
+        assert f"ignoring {len(left_out)} text file" in heard.all()
         assert names[left_out[0]] in heard.all() or len(left_out) > 3

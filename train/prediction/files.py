@@ -49,8 +49,8 @@ def find_scans(
 ) -> list[ScanFile]:
     """List the point files of a file or folder (including sub-folders; links are followed).
 
-    Texts are left out of a folder that has scans of another format, or texts of other names:
-    its calibration, poses and times.
+    Text files are ignored where there are scans of another format; where all files are text, those
+    named like calibrations, poses, times or lists are.
 
     Args:
         inputs: One file of a known format, or a folder. Hidden files are left out.
@@ -188,7 +188,9 @@ def _without_other_texts(paths: list[Path], say: Callable[[str], None]) -> list[
     if not texts or len(texts) == len(paths):
         return paths
     few = ", ".join(str(path) for path in texts[:3])
-    say(f"left out, as texts beside scans: {few}{', ...' if len(texts) > 3 else ''} ({len(texts)})")
+    more = ", ..." if len(texts) > 3 else ""
+    noun = "text file" if len(texts) == 1 else "text files"
+    say(f"ignoring {len(texts)} {noun} among the scans: {few}{more}")
     left_out = set(texts)
     return [path for path in paths if path not in left_out]
 
