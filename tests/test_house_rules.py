@@ -91,6 +91,20 @@ PATCHED: dict[str, tuple[str, ...]] = {
 }
 """What tests patch, by the reason for not passing it in."""
 
+READ_DIRECTLY = {
+    "pass2d's own file, of its package or of its making": (
+        "cache.remote.staged",
+        "corruptions.registry",
+        "pipeline.datasets.described.template",
+        "pipeline.datasets.words",
+        "pipeline.run.ray_processes",
+        "train.recipes.files",
+        "train.viewing.page",
+    ),
+    "the kernel's": ("commands.doctor.gpu", "commands.doctor.machine", "pipeline.run.ray_guard"),
+}
+"""Modules that read files without `common.files`, which refuses pipes and devices, and why."""
+
 LAYOUTS = {dataset.layout.name for dataset in DATASETS.values()}
 
 
@@ -113,6 +127,16 @@ def test_comparisons_with_names_are_found() -> None:
 
 def test_file_formats_are_those_of_layouts() -> None:
     assert set(SCAN_FORMATS) <= LAYOUTS
+
+
+def test_files_of_users_are_read_where_a_pipe_is_refused() -> None:
+    found = {
+        name
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("read_text", "read_bytes")
+    }
+    assert found == {name for names in READ_DIRECTLY.values() for name in names}
 
 
 def test_patched_names_are_those_listed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -106,12 +107,18 @@ def test_labels_that_are_missing_in_train_and_val_are_errors(tmp_path: Path) -> 
             "val.txt, the list of split val: cannot be read",
         ),
         ('{ sequences = ["b"] }', '{ list = "yard.toml" }', "lines names a scan"),
+        (
+            '{ sequences = ["b"] }',
+            '{ list = "pipe" }',
+            "the list of split val: cannot be read (It is a pipe",
+        ),
     ],
 )
 def test_folders_that_are_not_as_described(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     write_yard(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
     description = write_description(tmp_path, DESCRIPTION.replace(old, new))
     for words in (["--check"], ["--cache", str(tmp_path / "cache"), "--workers", "0"]):
         place = ("--describe", str(description), "--root", str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,6 +259,20 @@ def test_cameras_and_poses_beside_the_scans(tmp_path: Path) -> None:
     assert description.poses is not None
     assert description.poses.file == "sequences/{sequence}/poses.txt"
     assert description.poses.frame == "camera"
+
+
+@pytest.mark.parametrize("name", ["calib.txt", "calib.json", "poses.txt"])
+def test_a_pipe_beside_the_scans_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "raw"
+    as_bin(root)
+    for drive in ("d1", "d2"):
+        (root / drive / "image_2").mkdir()
+        for scan in (root / drive / "pcl").iterdir():
+            Image.new("RGB", (64, 32)).save(root / drive / "image_2" / f"{scan.stem}.png")
+        os.mkfifo(root / drive / name)
+    _, description = described(root)
+    assert description.poses is None
+    assert not description.cameras
 
 
 def test_sequences_without_labels_are_test_and_known_ids_are_said(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from pass2d.cache.rows import FileHash
 from pass2d.common.errors import CacheError
 from pass2d.common.files import (
     attempt_folder,
+    read_whole,
     remove_abandoned,
     replace_file,
     require_no_link,
@@ -305,7 +306,7 @@ def _is_corrupted(store: RemoteStore, name: str) -> bool:
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
-        return path.read_bytes() == data
+        return read_whole(path) == data
     except OSError:
         return False
 

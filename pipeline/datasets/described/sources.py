@@ -10,7 +10,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from pass2d.common.errors import ConfigError
-from pass2d.common.files import read_fault
+from pass2d.common.files import read_fault, read_whole
 from pass2d.common.plain import NONE_WORD
 from pass2d.common.text import did_you_mean, shown
 from pass2d.pipeline.datasets.described.description import Description, description_of
@@ -61,7 +61,7 @@ def _read(file: Path, likes: tuple[str, ...]) -> dict[str, Any]:
             f"({', '.join(preset_names())}){f'; {proposal}' if proposal else '.'}"
         )
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_whole(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {read_fault(error)}") from error
     if file.suffix.lower() in _YAML:

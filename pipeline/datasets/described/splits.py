@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
-from pass2d.common.files import read_fault
+from pass2d.common.files import read_fault, read_whole
 from pass2d.pipeline.datasets.described.description import SplitPart, SplitsPart
 
 SPLIT_FOLDERS = {
@@ -121,7 +121,7 @@ def _listed(
     """Scans of a list file; of several words in a line the first one counts."""
     file = root / name
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_whole(file).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}, the list of split {split}: {read_fault(error)}") from error
     known = _by_tail(scans)

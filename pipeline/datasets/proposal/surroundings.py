@@ -12,6 +12,7 @@ import numpy as np
 
 from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
+from pass2d.common.files import read_whole
 from pass2d.pipeline.datasets.described.cameras import Calibrations
 from pass2d.pipeline.datasets.described.description import (
     CalibPart,
@@ -177,7 +178,7 @@ def _generic(path: str, words: Mapping[str, str]) -> str:
 def _kitti(file: Path, pattern: str, picture: str) -> Iterator[tuple[CalibPart, str]]:
     """The projection whose number the picture's folder has, else the first that is there."""
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = read_whole(file).decode(errors="replace")
     except OSError:
         return
     names = [line.partition(":")[0].strip() for line in text.splitlines() if ":" in line]
@@ -197,7 +198,7 @@ def _kitti(file: Path, pattern: str, picture: str) -> Iterator[tuple[CalibPart, 
 def _json(file: Path, pattern: str) -> Iterator[tuple[CalibPart, str]]:
     """Every pair of 3x3 intrinsics and a rigid matrix of one parent."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8-sig"))
+        value = json.loads(read_whole(file).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return
     matrices = dict(_matrices(value, ()))
