@@ -8,8 +8,8 @@ fields and the paths of sources, it can be rebuilt from the shard alone
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 from pass2d.cache.fields import CONTAINERS
@@ -17,7 +17,7 @@ from pass2d.cache.layout import HASH, MEMBER, MOST_SHARDS, Layout
 from pass2d.cache.schema import FORMAT_VERSION
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_file, replace_file, require_no_link
-from pass2d.common.json import from_json, seal, unseal
+from pass2d.common.json import from_json, seal, to_json, unseal
 from pass2d.common.plain import OMITTED_IF_NONE, written_as
 
 
@@ -222,13 +222,46 @@ def encode_row(row: ShardRow) -> bytes:
     return seal({"format_version": FORMAT_VERSION, "row": row})
 
 
-@lru_cache(maxsize=16)  # three containers of a shard are based on its `lidar` record
+class _RecentRows:
+    """Rows of the records that this process wrote or parsed last, by the bytes of the record.
+
+    A shard's containers are based on its `lidar` record, and a generation is made of all records:
+    one whose file holds the same bytes need not be parsed again. 64 records, of 64 scans with one
+    picture each, take 17 MB.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._rows: dict[bytes, ShardRow] = {}
+        self._lock = Lock()
+
+    def find(self, data: bytes) -> ShardRow | None:
+        return self._rows.get(data)
+
+    def keep(self, data: bytes, row: ShardRow) -> None:
+        with self._lock:
+            self._rows[data] = row
+            while len(self._rows) > self._most:
+                del self._rows[next(iter(self._rows))]
+
+
+_RECENT = _RecentRows(64)
+
+
 def decode_row(data: bytes, *, where: str) -> ShardRow:
     """Parse and check a commit record.
 
     Raises:
         CacheError: damaged, or of another format version.
     """
+    row = _RECENT.find(data)
+    if row is None:
+        row = _parsed(data, where=where)
+        _RECENT.keep(data, row)
+    return row
+
+
+def _parsed(data: bytes, *, where: str) -> ShardRow:
     value = unseal(data, where=where)
     if value.get("format_version") != FORMAT_VERSION:
         raise CacheError(
@@ -279,7 +312,19 @@ def commit_row(layout: Layout, row: ShardRow) -> None:
     """Publish a commit record: the shard now counts as complete."""
     path = layout.row(row.header.container, row.shard, row.header.key)
     require_no_link(path.parent.parent, path.parent)
-    replace_file(path, encode_row(row), scratch=layout.scratch)
+    data = encode_row(row)
+    replace_file(path, data, scratch=layout.scratch)
+    _RECENT.keep(data, _as_parsed(row))
+
+
+def _as_parsed(row: ShardRow) -> ShardRow:
+    """The row as `decode_row` gives it: JSON has no tuples."""
+    header = replace(
+        row.header,
+        parameters=to_json(row.header.parameters),
+        inputs=to_json(row.header.inputs),
+    )
+    return replace(row, header=header, encodings=to_json(row.encodings))
 
 
 def load_row(layout: Layout, container: str, shard: int, key: str) -> ShardRow | None:

@@ -24,11 +24,11 @@ from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import encode_tables, load_manifest, parse_dataset
 from pass2d.cache.reader import CacheReader
-from pass2d.cache.rows import decode_row, encode_row, load_row
+from pass2d.cache.rows import ShardRow, decode_row, encode_row, load_row
 from pass2d.cache.statistics import dataset_statistics
 from pass2d.cache.tables import Tables
 from pass2d.common.errors import CacheError, Pass2DError
-from pass2d.common.json import dumps, seal
+from pass2d.common.json import dumps, from_json, seal
 from pass2d.common.progress import Silent
 from pass2d.pipeline.repair.repair import repair
 from pass2d.reports.report import report_json
@@ -342,6 +342,18 @@ def test_json_of_any_form_is_one_error(data: bytes) -> None:
         with pytest.raises(CacheError, match=r"^x: ") as caught:
             parse(data, where="x")
         assert len(str(caught.value)) < 400
+
+
+def test_a_record_of_this_process_is_what_its_file_says_and_damage_is_noticed(sample: Path) -> None:
+    layout = Layout(root=sample)
+    for record in (sample / "rows").rglob("*.json"):
+        data, shard = record.read_bytes(), int(record.stem[:6])
+        on_disk = from_json(ShardRow, json.loads(data)["row"], where="x")
+        written = load_row(layout, on_disk.header.container, shard, on_disk.header.key)
+        assert written == on_disk
+        assert encode_row(on_disk) == data
+        with pytest.raises(CacheError, match=r"^x: "):
+            decode_row(data.replace(b'"code_version":1', b'"code_version":2', 1), where="x")
 
 
 def test_records_that_lead_elsewhere_are_refused(out: Path) -> None:

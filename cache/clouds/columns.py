@@ -238,16 +238,23 @@ def column_bits(values: NDArray[np.floating]) -> dict[int, float]:
     in_order = np.sort(sample[is_number])
     bins = min(_BINS, max(_FEWEST_BINS, len(sample) // _BIN_NUMBERS))
     edges = np.unique(in_order[np.linspace(0, len(in_order) - 1, bins + 1).astype(int)])
-    code = np.searchsorted(edges, sample, side="right")
+    code = (edges[:, None] <= sample).sum(axis=0, dtype=np.uint8)  # few edges: faster than a search
     code[~is_number] = len(edges) + 1
     is_used = np.bincount(code) > 0
     code = (np.cumsum(is_used) - 1)[code]
     n_codes = int(np.count_nonzero(is_used))
+    tables: dict[int, NDArray[np.int64]] = {}
+    for columns in range(_MOST_COLUMNS, 1, -1):
+        twice = tables.get(2 * columns)
+        if twice is None:  # else places are known modulo a multiple: nothing is counted again
+            count = np.bincount(place % columns * n_codes + code, minlength=columns * n_codes)
+            tables[columns] = count.reshape(columns, n_codes)
+        else:
+            tables[columns] = twice[:columns] + twice[columns:]
     share = np.bincount(code) / len(code)
     bits = {}
     for columns in range(2, _MOST_COLUMNS + 1):
-        count = np.bincount(place % columns * n_codes + code, minlength=columns * n_codes)
-        table = count.reshape(columns, n_codes)
+        table = tables[columns]
         expected = table.sum(axis=1, keepdims=True) * share
         seen = table > 0
         excess = 2 * (table[seen] * np.log(table[seen] / expected[seen])).sum()

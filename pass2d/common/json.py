@@ -38,7 +38,15 @@ def seal(value: object) -> bytes:
 
 
 def _sealed(content: dict[str, Any]) -> bytes:
-    return dumps({**content, "xxh3": xxhash.xxh3_128_hexdigest(dumps(content))})
+    parts = {name: dumps(item)[:-1] for name, item in content.items()}
+    parts["xxh3"] = dumps(xxhash.xxh3_128_hexdigest(_line(parts)))[:-1]
+    return _line(parts)
+
+
+def _line(parts: dict[str, bytes]) -> bytes:
+    """Canonical JSON of an object whose values are written already."""
+    items = (dumps(name)[:-1] + b":" + parts[name] for name in sorted(parts))
+    return b"{" + b",".join(items) + b"}\n"
 
 
 def unseal(data: bytes, *, where: str) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def to_plain(value: Any, *, omits_none: bool = False) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
+    if isinstance(value, (tuple, list)):  # most members are numbers: without a call for each
+        return [
+            item if type(item) in _PLAIN else to_plain(item, omits_none=omits_none)
+            for item in value
+        ]
     if is_dataclass(kind):
         return {
             written: to_plain(item, omits_none=omits_none)
@@ -55,8 +60,6 @@ def to_plain(value: Any, *, omits_none: bool = False) -> Any:
         }
     if isinstance(value, Mapping):
         return {str(key): to_plain(item, omits_none=omits_none) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [to_plain(item, omits_none=omits_none) for item in value]
     return value
 
 
