@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.bench_sparse_unets import GRID, load_points
+from bench.timing import spent_ms
 from pass2d.models.backends.interface import ConvTable
 from pass2d.models.backends.native import NativeTable
 from pass2d.models.backends.spconv import PairTable
@@ -50,12 +49,6 @@ class Layer:
         return kind, len(self.features), self.rows, n_in, n_out
 
 
-def cpu_ms(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return (time.process_time() - start) * 1e3
-
-
 def record(
     kind: str, batch: PointBatch, repeats: int
 ) -> tuple[list[Layer], dict[str, dict[str, float]]]:
@@ -70,8 +63,8 @@ def record(
             for side in SIDES:
                 network.backend = side
                 prepared = network.prepare(batch)
-                times[side]["prepare"].append(cpu_ms(lambda: network.prepare(batch)))
-                times[side]["forward"].append(cpu_ms(lambda p=prepared: network(p)))
+                times[side]["prepare"].append(spent_ms(lambda: network.prepare(batch)))
+                times[side]["forward"].append(spent_ms(lambda p=prepared: network(p)))
                 answers[side] = network(prepared).row_logits
         for side in SIDES:
             network.backend = side
@@ -114,10 +107,12 @@ def time_layer(layer: Layer, repeats: int) -> dict[str, tuple[float, float]]:
     for _ in range(repeats):
         for side in SIDES:
             results: list[Tensor] = []
-            ahead = cpu_ms(
+            ahead = spent_ms(
                 lambda s=side, r=results: r.append(layer.tables[s].convolve(features, weight))
             )
-            back = cpu_ms(lambda r=results: torch.autograd.grad(r[0], (features, weight), towards))
+            back = spent_ms(
+                lambda r=results: torch.autograd.grad(r[0], (features, weight), towards)
+            )
             times[side].append((ahead, back))
     return {
         side: (statistics.median(a for a, _ in of), statistics.median(b for _, b in of))

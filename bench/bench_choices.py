@@ -25,16 +25,14 @@ for _library in ("OPENBLAS", "OMP", "MKL"):
 import argparse
 import functools
 import itertools
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench.sample_root import sample_root
+from bench.timing import median_ms
 from pass2d.cache.codec import CRC_BYTES, Codec, decode_into
 from pass2d.cache.fields import FIELDS
 from pass2d.cache.schema import VoxelLevel
@@ -49,16 +47,6 @@ from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
 
 SPEED = Codec(cname="lz4", clevel=5, shuffle="shuffle")
 SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
-
-
-def cpu_ms(work: Callable[[], object], repeats: int) -> float:
-    """Median CPU milliseconds."""
-    times = []
-    for _ in range(repeats + 1):
-        begin = time.process_time()
-        work()
-        times.append(1e3 * (time.process_time() - begin))
-    return statistics.median(times[1:])
 
 
 def scale_weights(levels: tuple[VoxelLevel, ...]) -> list[np.ndarray]:
@@ -123,9 +111,9 @@ def weigh_weights(root: Path, n_scans: int, repeats: int) -> None:
                 sum(w.shape[1] for w in weights),
                 sum(map(len, packed)),
                 hash_bytes,
-                cpu_ms(read, repeats),
-                cpu_ms(compute, repeats),
-                cpu_ms(finest, repeats),
+                median_ms(read, repeats),
+                median_ms(compute, repeats),
+                median_ms(finest, repeats),
             )
         )
     entries, stored, hashes, read_ms, compute_ms, finest_ms = np.mean(rows, axis=0)
@@ -166,7 +154,7 @@ def weigh_shuffles(root: Path, n_scans: int, repeats: int) -> None:
             decode = functools.partial(decode_all, packed, outs)
             sizes[name] = sum(map(len, packed))
             totals[name] += sizes[name]
-            ms = cpu_ms(decode, max(3, repeats // 3)) / len(records)
+            ms = median_ms(decode, max(3, repeats // 3)) / len(records)
             cells += f"{sizes[name] / 1e6:13.3f} {ms:6.2f}"
         best += min(sizes.values())
         print(f"  {plan.spec.name:18}{cells}   {min(sizes, key=sizes.get)}")

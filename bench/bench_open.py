@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from bench.bench_growth import make_large
+from bench.timing import median_ms
 from pass2d.cache.check_manifest import check_tables
 from pass2d.cache.codec import _SIZE, Codec
 from pass2d.cache.keys import hash_bytes
@@ -31,15 +29,6 @@ TABLE_BYTES = 20_000_000
 """Of scans.parquet with the paths and hashes of real files; those of the made-up rows compress."""
 FRAMES = 20_000
 """Comparisons of a frame's size in one round."""
-
-
-def median_ms(work: Callable[[], object], rounds: int) -> float:
-    times = []
-    for _ in range(rounds + 1):
-        started = time.process_time()
-        work()
-        times.append(1e3 * (time.process_time() - started))
-    return statistics.median(times[1:])
 
 
 def measure(folder: Path, *, rounds: int) -> dict[str, float]:

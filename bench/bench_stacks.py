@@ -14,7 +14,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.sample_root import sample_root
+from bench.timing import spent_ms
 from pass2d.cache.reader import CacheReader
 from pass2d.cache.reading.arena import Arena
 from pass2d.common.memory import keep_freed_memory
@@ -61,12 +61,9 @@ class Measured(NamedTuple):
 
 
 def measured_ms(work: Callable[[], object], rounds: int) -> Measured:
-    times = []
-    for _ in range(rounds + 1):
-        started = time.process_time()
-        work()
-        times.append(1e3 * (time.process_time() - started))
-    return Measured(min(times[1:]), statistics.median(times[1:]))
+    work()
+    times = [spent_ms(work) for _ in range(rounds)]
+    return Measured(min(times), statistics.median(times))
 
 
 def measure(

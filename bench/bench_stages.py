@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bench.timing import spent_ms
 from pass2d.cache.schema import SCALES, DatasetInfo, ScanRecord
 from pass2d.corruptions.cloud import Cloud
 from pass2d.corruptions.registry import (
@@ -189,12 +189,6 @@ def corruptions(inputs: Inputs) -> list[tuple[str, Callable[[], object]]]:
     return [(variant.name, functools.partial(work, variant)) for variant in heavy]
 
 
-def cpu_ms(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return 1e3 * (time.process_time() - start)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=SHARED if SHARED.is_dir() else None)
@@ -205,14 +199,14 @@ def main() -> None:
     print(f"{'stage':12}{'CPU ms':>8}{'plain ms':>10}{'ratio':>7}")
     total = 0.0
     for name, stage, plain in stages(inputs):
-        pairs = [(cpu_ms(stage), cpu_ms(plain or stage)) for _ in range(options.repeats)]
+        pairs = [(spent_ms(stage), spent_ms(plain or stage)) for _ in range(options.repeats)]
         ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
         total += ours
         right = f"{theirs:10.2f}{theirs / ours:7.1f}" if plain else ""
         print(f"{name:12}{ours:8.2f}{right}")
     print(f"{'all':12}{total:8.2f}\n\n{'corruption':16}{'CPU ms':>8}")
     for name, work in corruptions(inputs):
-        ours = statistics.median(cpu_ms(work) for _ in range(options.repeats))
+        ours = statistics.median(spent_ms(work) for _ in range(options.repeats))
         print(f"{name:16}{ours:8.2f}")
 
 

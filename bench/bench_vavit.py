@@ -36,6 +36,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.sample_root import sample_root
+from bench.timing import spent_ms
 from pass2d.cache.codec import CRC_BYTES, Codec, decode_into
 from pass2d.cache.fields import FIELDS, Fields
 from pass2d.cache.reader import CacheReader
@@ -75,22 +76,12 @@ SMALL = {
 
 def cpu_ms(work: Callable[[], object], repeats: int) -> float:
     """CPU milliseconds of this thread, median."""
-    found = []
-    for _ in range(repeats):
-        start = time.thread_time()
-        work()
-        found.append(1000 * (time.thread_time() - start))
-    return median(found)
+    return median(spent_ms(work, time.thread_time) for _ in range(repeats))
 
 
 def wall_ms(work: Callable[[], object], repeats: int) -> float:
     """Wall-clock milliseconds, median."""
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        found.append(1000 * (time.perf_counter() - start))
-    return median(found)
+    return median(spent_ms(work, time.perf_counter) for _ in range(repeats))
 
 
 def inputs(points: NDArray[np.float32], repeats: int) -> dict[str, float]:

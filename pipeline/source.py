@@ -38,14 +38,14 @@ class ScanSource:
     """e.g. "08"."""
     frame_index: int
     """Frame number in the sequence, from the file's name."""
-    token: str
+    token: str = ""
     """nuScenes sample_data token; empty elsewhere."""
     points: Path
     labels: Path | None
     """None for scans without labels."""
-    images: tuple[Path | None, ...]
+    images: tuple[Path | None, ...] = ()
     """One per camera; None where the scan has no picture of that camera."""
-    image_from_lidar: tuple[tuple[float, ...], ...] | None
+    image_from_lidar: tuple[tuple[float, ...], ...] | None = None
     """Per camera the 12 numbers of a (3, 4) matrix, row by row: homogeneous pixels of the picture
     as taken from lidar metres. Zeros for a camera without calibration, which then has no picture;
     None without any."""

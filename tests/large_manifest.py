@@ -49,7 +49,6 @@ def many_scans(folder: Path, info: DatasetInfo, *, sequences: dict[str, int]) ->
             split="train",
             sequence=sequence,
             frame_index=frame,
-            token="",
             points=points,
             labels=labels,
             images=(image,),

@@ -72,6 +72,12 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
 class Killed(BaseException):
     """Ends a run as a kill would: nothing is saved on the way out."""
 
@@ -129,12 +135,8 @@ def test_a_kill_between_a_validation_and_its_state_doubles_no_line(
     assert records(whole) == records(tmp_path)
 
 
-def test_a_state_that_a_kill_kept_from_its_name_is_the_newest(
-    data: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_state_that_a_kill_kept_from_its_name_is_the_newest(data: Path, root: Path) -> None:
     """Killed between the two renames, after a damaged state had become the previous one."""
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
     checkpoints = root / "checkpoints"
     (checkpoints / "last.safetensors").rename(checkpoints / "next.safetensors")
     (checkpoints / "previous.safetensors").write_bytes(b"")
@@ -233,10 +235,8 @@ def test_a_signal_while_validating_ends_at_once(data: Path, whole: Path, tmp_pat
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
 def test_a_damaged_state_is_passed_over_and_said(
-    data: Path, whole: Path, tmp_path: Path, damage: str
+    data: Path, root: Path, whole: Path, damage: str
 ) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
     last = root / "checkpoints" / "last.safetensors"
     content = bytearray(last.read_bytes())
     content[-5] ^= 1
@@ -260,10 +260,8 @@ def renamed_class() -> DatasetInfo:
 
 
 def test_resuming_with_other_settings_or_data_is_refused(
-    data: Path, whole: Path, tmp_path: Path
+    data: Path, root: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
     with pytest.raises(
         ConfigError, match=r"optimizer.learning_rate = 0.1 \(was 0.05\).*start_from"
     ):
@@ -282,9 +280,7 @@ def test_resuming_with_other_settings_or_data_is_refused(
             run(other, tiny_recipe(), run_root=root, resume=True)
 
 
-def test_two_runs_never_work_in_one_folder(data: Path, whole: Path, tmp_path: Path) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
+def test_two_runs_never_work_in_one_folder(data: Path, root: Path) -> None:
     heard = Heard()
     with (
         only_run_in(RunFolder(root=root), ProcessGroup(device=torch.device("cpu"))),
@@ -326,10 +322,8 @@ def test_a_run_whose_checkpoints_lie_behind_a_link_goes_on_there(
 
 
 def test_without_a_state_only_the_run_that_had_none_begins_anew(
-    data: Path, whole: Path, tmp_path: Path
+    data: Path, root: Path, whole: Path
 ) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
     checkpoints = root / "checkpoints"
     for name in ("last", "previous"):
         (checkpoints / f"{name}.safetensors").unlink()
@@ -345,10 +339,8 @@ def test_without_a_state_only_the_run_that_had_none_begins_anew(
 
 
 def test_resume_anyway_counts_epochs_of_the_new_scans(
-    data: Path, whole: Path, tmp_path: Path
+    data: Path, root: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
     larger = tmp_path / "cache"
     write_sample_cache(larger, n_scans=5, sequences=("00", "01", "08"), n_points=300)
     with pytest.raises(ConfigError, match=r"10 training scans \(was 6\).*resume_anyway"):
@@ -363,9 +355,7 @@ def test_resume_anyway_counts_epochs_of_the_new_scans(
         run(data, load_recipe(str(root / "settings.toml")), run_root=root, resume=True)
 
 
-def test_resume_anyway_may_switch_an_average_on(data: Path, whole: Path, tmp_path: Path) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
+def test_resume_anyway_may_switch_an_average_on(data: Path, root: Path) -> None:
     recipe = tiny_recipe("epochs=3", "average.kind=ema", "resume_anyway=true")
     assert run(data, recipe, run_root=root, resume=True).is_complete
     state = load_checkpoint(root / "checkpoints" / "last.safetensors")
@@ -373,11 +363,7 @@ def test_resume_anyway_may_switch_an_average_on(data: Path, whole: Path, tmp_pat
     assert state.card.run["average_count"] == steps_per_epoch
 
 
-def test_a_network_in_place_of_a_state_is_passed_over(
-    data: Path, whole: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
+def test_a_network_in_place_of_a_state_is_passed_over(data: Path, root: Path, whole: Path) -> None:
     checkpoints = root / "checkpoints"
     shutil.copy(checkpoints / "best.safetensors", checkpoints / "last.safetensors")
     heard = Heard()
@@ -386,11 +372,7 @@ def test_a_network_in_place_of_a_state_is_passed_over(
     assert_same_tensors(final_state(whole), final_state(root))
 
 
-def test_resuming_a_network_of_other_sizes_says_which(
-    data: Path, whole: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "run"
-    shutil.copytree(whole, root)
+def test_resuming_a_network_of_other_sizes_says_which(data: Path, root: Path) -> None:
     recipe = tiny_recipe("network.settings.hidden=6", "resume_anyway=true")
     with pytest.raises(CheckpointError, match=r"bias is \(2,\), expected \(3,\).*start_from"):
         run(data, recipe, run_root=root, resume=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from cache_samples import write_sample_cache
 from pipeline_files import write_sequence
+from test_train_stream import plan_for as train_plan
 from train_samples import INSTANCE_COPY, assert_same_tensors, final_weights, tiny_recipe
 
 from pass2d.cache.fields import Fields
@@ -58,15 +60,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def plan_for(reader: CacheReader, **changes: object) -> StreamPlan:
-    plan = StreamPlan(
-        positions=reader.select(split="train"),
-        batch_size=2,
-        seed=5,
-        augment=NOISE,
-        size_hw=(32, 96),
-    )
-    return replace(plan, **changes)  # type: ignore[arg-type]
+plan_for = partial(train_plan, augment=NOISE, batch_size=2)
 
 
 def test_all_other_draws_are_those_of_full(reader: CacheReader) -> None:

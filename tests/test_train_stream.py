@@ -50,6 +50,19 @@ def plan_for(reader: CacheReader, **changes: object) -> StreamPlan:
     return replace(plan, **changes)  # type: ignore[arg-type]
 
 
+def plan_of(count: int, *, rank: int, world: int, batch_size: int) -> StreamPlan:
+    """Scans 0 to ``count`` - 1 in the order of seed 1."""
+    return StreamPlan(
+        positions=np.arange(count),
+        batch_size=batch_size,
+        seed=1,
+        augment=SMALL,
+        size_hw=None,
+        rank=rank,
+        world=world,
+    )
+
+
 def snapshot(batch: RawBatch | None) -> dict[str, object]:
     """A batch's content, copied out of the memory that is used again."""
     assert batch is not None
@@ -82,15 +95,7 @@ def test_every_scan_is_seen_once_per_epoch_whatever_the_world_size(world: int) -
     for epoch in range(2):
         seen: list[int] = []
         for rank in range(world):
-            plan = StreamPlan(
-                positions=positions,
-                batch_size=2,
-                seed=1,
-                augment=SMALL,
-                size_hw=None,
-                rank=rank,
-                world=world,
-            )
+            plan = replace(plan_of(17, rank=rank, world=world, batch_size=2), positions=positions)
             cursor = epoch * 17
             for _ in range(plan.batches_per_epoch):
                 batch = batch_at(plan, cursor)
@@ -104,16 +109,7 @@ def test_every_scan_is_seen_once_per_epoch_whatever_the_world_size(world: int) -
 def test_a_joint_batch_is_the_same_set_for_any_number_of_ranks() -> None:
     def joint(batch_size: int, world: int) -> set[int]:
         plans = [
-            StreamPlan(
-                positions=np.arange(24),
-                batch_size=batch_size,
-                seed=1,
-                augment=SMALL,
-                size_hw=None,
-                rank=rank,
-                world=world,
-            )
-            for rank in range(world)
+            plan_of(24, rank=rank, world=world, batch_size=batch_size) for rank in range(world)
         ]
         return {int(p) for plan in plans for p in batch_at(plan, 6).positions}
 
@@ -121,21 +117,13 @@ def test_a_joint_batch_is_the_same_set_for_any_number_of_ranks() -> None:
 
 
 def test_another_world_size_takes_up_where_the_last_one_stopped() -> None:
-    def plan(world: int, rank: int) -> StreamPlan:
-        return StreamPlan(
-            positions=np.arange(17),
-            batch_size=2,
-            seed=1,
-            augment=SMALL,
-            size_hw=None,
-            rank=rank,
-            world=world,
-        )
-
     seen, cursor = [], 0
     for world, batches in ((1, 2), (3, 1), (2, 2)):
         for _ in range(batches):
-            shares = [batch_at(plan(world, rank), cursor) for rank in range(world)]
+            shares = [
+                batch_at(plan_of(17, rank=rank, world=world, batch_size=2), cursor)
+                for rank in range(world)
+            ]
             seen += [int(p) for share in shares for p in share.positions]
             cursor = shares[0].next_cursor
     assert cursor == 17
@@ -144,21 +132,13 @@ def test_another_world_size_takes_up_where_the_last_one_stopped() -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_see_the_batches_of_one_process_that_accumulates(world: int) -> None:
-    def plan(world: int, rank: int) -> StreamPlan:
-        return StreamPlan(
-            positions=np.arange(17),
-            batch_size=3,
-            seed=1,
-            augment=SMALL,
-            size_hw=None,
-            rank=rank,
-            world=world,
-        )
-
     def batches(world: int) -> list[list[int]]:
         cursor, seen = 0, []
         while cursor < 17:
-            shares = [batch_at(plan(world, rank), cursor) for rank in range(world)]
+            shares = [
+                batch_at(plan_of(17, rank=rank, world=world, batch_size=3), cursor)
+                for rank in range(world)
+            ]
             seen += [share.positions.tolist() for share in shares if len(share.positions)]
             cursor = shares[0].next_cursor
         return seen

@@ -27,11 +27,9 @@ def _list(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -
             split=file.parent.name,
             sequence=file.parent.name,
             frame_index=place,
-            token="",
             points=file,
             labels=file.with_suffix(".lab") if file.with_suffix(".lab").is_file() else None,
             images=(None,),
-            image_from_lidar=None,
             camera_rule=table.camera_rule,
         )
         for place, file in enumerate(files)

@@ -32,7 +32,7 @@ class DescriptorPool:
 
     def __init__(self, opener: Callable[[str], int] | None = None) -> None:
         self._limit = _limit()
-        self._opener = opener or _open_file
+        self._opener = opener or open_file
         self._lock = threading.RLock()  # an opener may `forget` what it evicts
         self._open: OrderedDict[str, OpenFile] = OrderedDict()
 
@@ -102,7 +102,3 @@ def _limit() -> int:
     """Number of files to keep open: a small part of the process's limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, soft // 4))
-
-
-def _open_file(path: str) -> int:
-    return open_file(path)

@@ -186,7 +186,6 @@ class Brush:
         *,
         p: float = 1.0,
         q: float = 1.0,
-        yaw: float = 0.0,
     ) -> Part:
         return Part(
             shape=shape,
@@ -197,7 +196,6 @@ class Brush:
             color=self.color,
             p=p,
             q=q,
-            yaw=yaw,
         )
 
 

@@ -339,7 +339,6 @@ class _Lister:
                 self._existing(camera, scene.name, data and self._found.root / data.filename)
                 for camera, data in zip(self._cameras, pictures, strict=True)
             ),
-            image_from_lidar=None,
             camera_rule=self._found.table.camera_rule,
             taken_hw=tuple((0, 0) if data is None else data.hw for data in pictures),
             stored_hw=self._stored_hw,

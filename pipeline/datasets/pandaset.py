@@ -149,7 +149,6 @@ def _scans(
             split=split,
             sequence=folder.name,
             frame_index=frame,
-            token="",
             points=file,
             labels=label,
             images=tuple(None if one is None else one[0] for one in seen),

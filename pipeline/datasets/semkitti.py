@@ -208,7 +208,6 @@ def _scans(
             split=split,
             sequence=files.sequence,
             frame_index=frame,
-            token="",
             points=points,
             labels=files.labels.get(frame),
             images=(files.images.get(frame),),

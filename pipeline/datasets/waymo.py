@@ -173,7 +173,6 @@ def _frames(
             split=split,
             sequence=file.stem,
             frame_index=places[time],
-            token="",
             points=file,
             labels=labels,
             images=(None,) * n_cameras if cameras is None else cameras.images,

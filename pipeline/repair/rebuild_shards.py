@@ -78,8 +78,6 @@ def _lidar_source(scan: LidarScanInputs, sequence: str, files: Files) -> ScanSou
         points=paths["points"],
         labels=paths.get("labels"),
         panoptic=paths.get("panoptic"),
-        images=(),
-        image_from_lidar=None,
         sweeps=tuple(
             SweepSource(points=paths[f"sweep{place}"], lidar_from_sweep=matrix, time_s=time_s)
             for place, (matrix, time_s) in enumerate(scan.sweeps)
@@ -100,7 +98,6 @@ def _camera_source(scan: CameraScanInputs, parameters: dict[str, Any], files: Fi
         split="",
         sequence="",
         frame_index=0,
-        token="",
         points=Path(),
         labels=None,
         images=tuple(paths.get(f"image{camera}") for camera in range(parameters["n_cameras"])),
@@ -121,11 +118,8 @@ def _motion_source(scan: MotionScanInputs, files: Files) -> ScanSource:
         split="",
         sequence="",
         frame_index=0,
-        token="",
         points=_path(scan.scan_id, "points", files),
         labels=_path(scan.scan_id, "labels", files) if has_labels else None,
-        images=(),
-        image_from_lidar=None,
         pose=scan.pose,
         time_s=scan.time_s,
     )

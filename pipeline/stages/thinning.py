@@ -8,17 +8,14 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.fields import STORED_THINNING
 from pass2d.common.errors import ShapeError
-from pass2d.common.thinning import ThinnedScan, ThinningConfig, thinned_scan
+from pass2d.common.thinning import ThinnedScan, thinned_scan
 
 
-def thin_raw_scan(
-    xyz: NDArray[np.float32], *, config: ThinningConfig = STORED_THINNING
-) -> ThinnedScan | None:
+def thin_raw_scan(xyz: NDArray[np.float32]) -> ThinnedScan | None:
     """Thin all points of a raw file, as VaViT does in evaluation.
 
     Args:
         xyz: (3, R) metres in the raw file's order; rows without a measured point lie nowhere.
-        config: sizes of cells and neighbourhoods.
 
     Returns:
         Rows of the raw file, (R,) answers, 0 for rows without a point; None where nothing was
@@ -28,7 +25,7 @@ def thin_raw_scan(
     if not len(measured):
         return None
     try:
-        thinned = thinned_scan(np.ascontiguousarray(xyz[:, measured].T), config)
+        thinned = thinned_scan(np.ascontiguousarray(xyz[:, measured].T), STORED_THINNING)
     except ShapeError:
         return None
     answers = np.zeros(xyz.shape[1], np.int32)

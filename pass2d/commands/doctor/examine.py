@@ -64,7 +64,6 @@ def examine(
     start_ray: bool = False,
     progress: Progress,
     ask: Ask = ask_process,
-    disk_s: float = DISK_S,
 ) -> Iterator[Finding]:
     """Look at the machine, the libraries and, if one is named, a cache.
 
@@ -78,7 +77,6 @@ def examine(
         start_ray: also start Ray.
         progress: receives finished checks.
         ask: runs a probe.
-        disk_s: seconds after which the disk counts as gone; its cache is then not checked.
 
     Yields:
         In the order of a report, each as soon as it and those before it are known.
@@ -106,7 +104,7 @@ def examine(
     disk = in_time(
         "disk",
         partial(disk_findings, folder),
-        seconds=disk_s,
+        seconds=DISK_S,
         remedy=f"Is {folder} a network "
         "disk that is gone (see df)? Mount it again, or choose another folder.",
     )

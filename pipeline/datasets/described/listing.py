@@ -230,11 +230,9 @@ class _Lister:
             split=split,
             sequence=one.named.sequence,
             frame_index=one.frame_index,
-            token="",
             points=points,
             labels=labels_file,
             images=(None,) * max(1, len(description.cameras)),
-            image_from_lidar=None,
             camera_rule=self._table.camera_rule,
             stored_hw=wanted.stored_hw,
         )
