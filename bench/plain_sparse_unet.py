@@ -7,10 +7,15 @@ pass, corners and cells looked up by unique rows again, eight gathers per interp
 from __future__ import annotations
 
 import torch
-from spconv.core import ConvAlgo
-from spconv.pytorch import SparseConv3d, SparseConvTensor, SparseInverseConv3d, SubMConv3d
 from torch import Tensor, nn
 
+from bench.spconv_layers import (
+    ConvAlgo,
+    SparseConv3d,
+    SparseConvTensor,
+    SparseInverseConv3d,
+    SubMConv3d,
+)
 from pass2d.models.inputs import PointBatch
 from pass2d.models.sparse_unets.sparse_layers import DownConv, NeighbourConv, SparseConv, UpConv
 from pass2d.models.sparse_unets.sparse_unet import ConvBlock, ResidualBlock, SparseUNet

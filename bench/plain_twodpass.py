@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from spconv.core import ConvAlgo
-from spconv.pytorch import SparseConvTensor, SubMConv3d
 from torch import Tensor
 from torch.nn import functional
 
+from bench.spconv_layers import ConvAlgo, SparseConvTensor, SubMConv3d
 from pass2d.models.inputs import Grid, PointBatch
 from pass2d.models.twodpass.encoder2d import STRIDES
 from pass2d.models.twodpass.encoder3d import (

@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -255,19 +256,15 @@ class Replay:
 
 
 def replay(case: Recording, device: str, dtype: torch.dtype, backend: str) -> Replay:
-    """What the recording did, in its order."""
+    """What the recording did, with one forward pass for its two of training."""
     batch = case.batch(device)
     network = case.network(device, dtype, backend)
     evaluation = _evaluate(case, network, batch)
-    calibrated_network = case.network(device, dtype, backend).train()
-    for module in calibrated_network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0
-    with torch.no_grad():
-        calibrated_network(calibrated_network.prepare(batch))
-    calibrated = _evaluate(case, calibrated_network, batch)
+    calibrated_network = deepcopy(network)
     network.train()
-    training = _pass(case, network, batch)
+    with _norms_hear_too(network, calibrated_network):
+        training = _pass(case, network, batch)
+    calibrated = _evaluate(case, calibrated_network, batch)
     statistics = {
         str(published_name(n)): as_array(b)
         for n, b in network.named_buffers()
@@ -298,6 +295,31 @@ def replay(case: Recording, device: str, dtype: torch.dtype, backend: str) -> Re
         statistics=statistics,
         after_step=_evaluate(case, network, batch).loss,
     )
+
+
+@contextmanager
+def _norms_hear_too(network: TwoDPass, other: TwoDPass) -> Iterator[None]:
+    """Within, the other network's norms take the statistics of what this one's norms are given.
+
+    As the recording calibrates: momentum 1, and the same weights and batch as its training pass.
+    """
+    others = dict(other.named_modules())
+
+    def hear(norm: nn.Module, given: tuple[Tensor]) -> None:
+        with torch.no_grad():
+            norm(*given)
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            norm = others[name].train()
+            norm.momentum = 1.0
+            hooks.append(
+                module.register_forward_pre_hook(lambda _m, given, norm=norm: hear(norm, given))
+            )
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def _evaluate(case: Recording, network: TwoDPass, batch: PointBatch) -> Pass:

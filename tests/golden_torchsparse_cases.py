@@ -86,7 +86,7 @@ class Case:
             backend=backend,
         )
         assert isinstance(network, SparseUNet)
-        loaded = network.load_state_dict(from_torchsparse(self._weights()), strict=False)
+        loaded = network.load_state_dict(from_torchsparse(_weights(self)), strict=False)
         assert not loaded.unexpected_keys
         assert all(name.endswith("num_batches_tracked") for name in loaded.missing_keys)
         return network
@@ -109,15 +109,17 @@ class Case:
         counts = self.facts["config"].get("seg_labelweights")
         return None if not counts else torch.from_numpy(class_weights(counts)).to(device)
 
-    def _weights(self) -> dict[str, Tensor]:
-        """README, section 4: every tensor from its name."""
-        weights = {}
-        for name, shape, _ in self.facts["state_dict"]:
-            z = draw_named(name, shape).astype(np.float32)
-            kind = self.facts["weight_kind"][name]
-            if kind != "kept":
-                weights[name] = torch.from_numpy(_scaled(z, kind=kind, shape=shape))
-        return weights
+
+@lru_cache(maxsize=1)  # networks of one case follow each other
+def _weights(case: Case) -> dict[str, Tensor]:
+    """README, section 4: every tensor from its name."""
+    weights = {}
+    for name, shape, _ in case.facts["state_dict"]:
+        z = draw_named(name, shape).astype(np.float32)
+        kind = case.facts["weight_kind"][name]
+        if kind != "kept":
+            weights[name] = torch.from_numpy(_scaled(z, kind=kind, shape=shape))
+    return weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,13 +165,13 @@ class Streams:
 
     def position(self, stream: int) -> Counter[int]:
         """What is done when all that has been asked of a stream so far is done."""
-        seen = Counter(self._seen.get(stream, Counter()))
+        seen = Counter(self._seen_of(stream))
         seen[stream] = self._done[stream]
         return seen
 
     def wait(self, stream: int, position: Counter[int]) -> None:
         """A stream goes on only after a position."""
-        self._seen[stream] = self._seen.get(stream, Counter()) | position
+        self._seen[stream] = self._seen_of(stream) | position
 
     def host_waited(self, stream: int) -> None:
         """For all that was asked of a stream."""
@@ -195,28 +195,31 @@ class Streams:
         self._done[stream] += 1
         for tensor in read:
             self._require_order(tensor, stream)
-        for tensor in (*written, *made):
+        for tensor in written:
             self._written[_address(tensor)] = (stream, self._done[stream])
         for tensor in made:
-            self._owner[_address(tensor)] = stream
-            self._lent.pop(_address(tensor), None)
+            address = _address(tensor)
+            self._written[address] = (stream, self._done[stream])
+            self._owner[address] = stream
+            self._lent.pop(address, None)
 
     def _require_order(self, tensor: Tensor, stream: int) -> None:
         address = _address(tensor)
         writer, number = self._written.get(address, (0, 0))
-        known = max(self._seen.get(stream, Counter())[writer], self._host[writer])
-        shape = tuple(tensor.shape)
-        if writer != stream and number > known:
+        if writer != stream and number > max(self._seen_of(stream)[writer], self._host[writer]):
             raise WrongDeviceError(
-                f"stream {stream} uses {shape} of stream {writer} at {device().here()[1]}, without "
-                "an event that says that it has been written"
+                f"stream {stream} uses {tuple(tensor.shape)} of stream {writer} at "
+                f"{device().here()[1]}, without an event that says that it has been written"
             )
         owner = self._owner.get(address, 0)
         if owner != stream and address and stream not in self._lent.get(address, ()):
             raise WrongDeviceError(
-                f"stream {stream} uses memory {shape} of stream {owner} at {device().here()[1]}, "
-                "without record_stream: it may be given away too early"
+                f"stream {stream} uses memory {tuple(tensor.shape)} of stream {owner} at "
+                f"{device().here()[1]}, without record_stream: it may be given away too early"
             )
+
+    def _seen_of(self, stream: int) -> Counter[int]:
+        return self._seen.get(stream) or Counter()
 
 
 def _address(tensor: Tensor) -> int:
@@ -262,15 +265,16 @@ class Device:
 
 def line_of_stack(phases: Mapping[CodeType, str]) -> tuple[str, Line]:
     """The phase of whoever calls, "" in none, and the innermost line of pass2d on the stack."""
-    phase, line = "", NOWHERE
+    line = NOWHERE
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not phase:
+    while frame is not None:
         code = frame.f_code
         if line is NOWHERE and _is_ours(code):
             line = _line(code.co_filename, frame.f_lineno)
-        phase = phases.get(code, "")
+        if code in phases:
+            return phases[code], line
         frame = frame.f_back
-    return phase, line
+    return "", line
 
 
 @cache

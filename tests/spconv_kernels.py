@@ -9,16 +9,22 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from cumm import tensorview as tv
 from cumm.conv.bases import KRSC, NHWC, ConvOpType
-from spconv.algo import CONV
+from spconv import core
 
+from pass2d.models.backends.spconv import of_floats
 from pass2d.models.inputs import Grid
 from pass2d.models.registry import build_network
 from pass2d.train.recipes.files import recipe_names
 from pass2d.train.recipes.recipe import load_recipe, network_settings
+
+core.ALL_IMPGEMM_PARAMS[:] = of_floats(core.ALL_IMPGEMM_PARAMS)  # as with a GPU
+core.ALL_NATIVE_PARAMS.clear()  # of another algorithm
+from spconv.algo import CONV  # noqa: E402
 
 GRID = Grid(low=(-50, -50, -4), high=(50, 50, 2), shape=(1000, 1000, 60))
 ARCHITECTURES = ((8, 0), (9, 0), (10, 0), (12, 0))
@@ -39,18 +45,20 @@ _MASK_WIDTH = 128
 
 def layers() -> Iterator[tuple[int, int, int]]:
     """(C_in, C_out, offsets) of each sparse layer of each recipe."""
+    networks: dict[str, tuple[str, dict[str, Any]]] = {}  # many recipes have the same one
     for name in recipe_names():
         kind, settings = network_settings(load_recipe(name))
         if "image_branch" in settings:  # its layers are torch's
             settings["image_branch"] = False
         for has_time in (False, True) if "time_channel" in settings else (False,):
-            if has_time:
-                settings["time_channel"] = True
-            with torch.device("meta"):
-                network = build_network(kind, settings, grid=GRID, n_classes=20, device="meta")
-            for weight in network.parameters():
-                if weight.ndim == 5:
-                    yield weight.shape[4], weight.shape[0], weight.shape[1] ** 3
+            changed = {**settings, "time_channel": True} if has_time else settings
+            networks[json.dumps([kind, changed], sort_keys=True)] = kind, changed
+    for kind, settings in networks.values():
+        with torch.device("meta"):
+            network = build_network(kind, settings, grid=GRID, n_classes=20, device="meta")
+        for weight in network.parameters():
+            if weight.ndim == 5:
+                yield weight.shape[4], weight.shape[0], weight.shape[1] ** 3
 
 
 def without_kernel(layer: tuple[int, int, int]) -> Iterator[tuple[str, str, str, str]]:

@@ -20,10 +20,11 @@ Work = Callable[[ProcessGroup, dict[str, Any]], Any]
 """Runs in each process; what it returns is pickled."""
 
 # Each process is a fork of one that has imported all this already.
+_PRELOADED = ["torch", "pass2d.train.loop", "pass2d.train.distributed.sync_norm"]
+_PRELOADED += ["torch._dynamo", "torchvision", "zarr.api.synchronous"]
+_PRELOADED += ["cache_samples", "pytest", "train_samples"]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["torch", "pass2d.train.loop", "pass2d.train.distributed.sync_norm"]
-)
+_CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
 def exit_code(work: Callable[..., None], *given: Any, limit_s: float | None = None) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cache_samples import write_sample_cache
+from thin_pictures import thin_pictures
 from torch import Tensor
 
 from bench.gpu import checks
@@ -66,7 +67,8 @@ def test_every_part_has_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
     }
     words = ["--device", "cpu", "--small", "--seconds", "600", "--out", str(tmp_path)]
-    table = main(words, parts=parts, runner=in_process)
+    with thin_pictures():
+        table = main(words, parts=parts, runner=in_process)
     assert (tmp_path / "table.md").read_text() == table
     title, _, facts, _, remark, _, head, line, *rows = table.splitlines()
     assert title == "## Rehearsal of `bench.gpu` on a CPU"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from thin_pictures import thin_pictures
 from typed import answer, pass2d, refusal
 
 from pass2d.commands.console import clear_errors
@@ -41,16 +42,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "prepare", "semkitti", "--root", root / "raw", "--cache", root / "cache", "--workers", 0
     )
     assert (prepared["scans"], prepared["scans_without_label"]) == (9, 3)
-    trained = answer(
-        "train",
-        "--cache",
-        root / "cache",
-        "--recipe",
-        "demo",
-        "--run",
-        root / "run",
-        *SMALL_NETWORK,
-    )
+    words = ("train", "--cache", root / "cache", "--recipe", "demo", "--run", root / "run")
+    with thin_pictures():
+        trained = answer(*words, *SMALL_NETWORK)
     assert trained["is_complete"]
     assert trained["steps"] == 3  # three scans of sequence 00, one per step
     return root

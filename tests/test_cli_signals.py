@@ -6,11 +6,11 @@ import itertools
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import goes_on
 
 from pass2d.commands.console import Console, clear_errors
 from pass2d.commands.signals import Signals
@@ -49,8 +49,7 @@ def test_a_signal_ends_a_command_at_work(tmp_path: Path, number: signal.Signals,
     words = ("prepare", "synth", "--preset", "full", "--workers", "0", "--out", tmp_path / "world")
     with start("from pass2d.cli import main; main()", *words) as process:
         while not list(tmp_path.rglob("*.bin")):
-            assert process.poll() is None
-            time.sleep(0.01)
+            assert goes_on(process)
         process.send_signal(number)
         _, said = process.communicate(timeout=120)
     assert process.returncode == code

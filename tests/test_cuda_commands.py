@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from logical_cuda import Device, WrongDeviceError, in_this_thread
-from logical_runs import SHORT, a_gpu, require_waits, small_recipe, take_steps, thin_pictures
+from logical_runs import SHORT, a_gpu, require_waits, small_recipe, take_steps
 from pipeline_files import write_sequence
+from thin_pictures import thin_pictures
 from typed import answer, pass2d
 from typer.testing import CliRunner
 

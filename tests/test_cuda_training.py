@@ -17,9 +17,9 @@ from logical_runs import (
     require_waits,
     small_recipe,
     take_steps,
-    thin_pictures,
 )
 from pipeline_files import write_sequence
+from thin_pictures import thin_pictures
 
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
@@ -64,11 +64,12 @@ OF_THE_HOST = {f"extra {name}" for name in list(AUGMENTATIONS)[2:]}
 PAIRED = [variation for variation in VARIATIONS if variation not in OF_THE_HOST]
 WAYS = [(precision, backend) for precision in PRECISIONS for backend in ("auto", "native")]
 PAIRS = [
-    (name, variation, *WAYS[(i + j) % len(WAYS)])
+    (name, variation, *WAYS[(i + j) % len(WAYS)], (j + j // len(WAYS)) % len(ONE_OF_EACH) == i)
     for i, name in enumerate(ONE_OF_EACH)
     for j, variation in enumerate(PAIRED)
 ]
-"""Every pair of two of: network, augmentation, precision, backend."""
+"""Every pair of two of: network, augmentation, precision, backend, whether batches are prepared
+ahead on a stream of their own (once with each augmentation, since it takes twice as long)."""
 NETWORKS = ("2dpass-small", "2dpass-large", "baseline", "minkowskinet", "spvcnn", "vavit-small")
 
 PREPARE_WAITS = {
@@ -131,15 +132,15 @@ def test_every_recipe_trains_as_on_a_cpu(
     compare(data, driven, name, variation)
 
 
-@pytest.mark.parametrize(("name", "variation", "precision", "backend"), PAIRS)
-def test_every_pair_of_network_augmentation_precision_and_backend(
-    data: Path, name: str, variation: str, precision: str, backend: str
+@pytest.mark.parametrize(("name", "variation", "precision", "backend", "is_ahead"), PAIRS)
+def test_every_pair_of_network_augmentation_precision_backend_and_stream(
+    data: Path, name: str, variation: str, *, precision: str, backend: str, is_ahead: bool
 ) -> None:
     settings = (f"precision={precision}", f"backend={backend}", *VARIATIONS[variation])
     recipe = small_recipe(name, "optimizer.learning_rate=0.00001", *settings)
     with thin_pictures():
         with a_gpu() as here:
-            on_gpu = take_steps(data, recipe, here, n=1)
+            on_gpu = take_steps(data, recipe, here, n=1, is_ahead=is_ahead)
         if precision == "float32":
             on_cpu = take_steps(data, recipe, None, n=1)
             is_sgd = recipe.optimizer.kind == "sgd"
@@ -149,8 +150,8 @@ def test_every_pair_of_network_augmentation_precision_and_backend(
 
 
 def test_the_pairs_are_all_of_them() -> None:
-    factors = (ONE_OF_EACH, tuple(PAIRED), PRECISIONS, ("auto", "native"))
-    for a, b in combinations(range(4), 2):
+    factors = (ONE_OF_EACH, tuple(PAIRED), PRECISIONS, ("auto", "native"), (False, True))
+    for a, b in combinations(range(len(factors)), 2):
         wanted = set(product(factors[a], factors[b]))
         assert {(case[a], case[b]) for case in PAIRS} == wanted
     kinds = {network_settings(load_recipe(name))[0] for name in RECIPES}
@@ -170,9 +171,9 @@ def compare(data: Path, driven: Path, name: str, variation: str) -> None:
     )
     scans = driven if recipe.data.classes == "moving" else data
     with thin_pictures():
-        on_cpu = take_steps(scans, recipe, None)
+        on_cpu = take_steps(scans, recipe, None, n=2)
         with a_gpu() as here:
-            on_gpu = take_steps(scans, recipe, here)
+            on_gpu = take_steps(scans, recipe, here, n=2)  # the second batch is prepared ahead
     # Adam's first steps are as large for a gradient of rounding errors as for any other.
     assert_same_numbers(on_cpu, on_gpu, limit=0.1 if recipe.optimizer.kind == "sgd" else None)
     require_waits(on_gpu.records[-1], prepare=None)

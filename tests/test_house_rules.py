@@ -73,11 +73,11 @@ PATCHED: dict[str, tuple[str, ...]] = {
         "test_train_team_recipes.py: backward",
     ),
     "a smaller network or limit, a shorter wait, no slow step: the test takes less time": (
-        "logical_runs.py: __init__",
         "test_points_formats.py: LARGEST_UNPACKED",
         "test_train_export.py: LARGEST_PASS",
         "test_train_export.py: _model",
         "test_train_remote.py: _CLOSING_S",
+        "thin_pictures.py: __init__",
     ),
     "the plain version of a rule that a whole run follows": (
         "test_train_loop.py: compute_loss",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from batch_voxels import voxelize
+from thin_pictures import thin_pictures
 from torch import nn
 from torch.nn import functional
 from torchvision.models import resnet34
@@ -40,7 +41,8 @@ def _no_torchvision_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def small_network(**settings: object) -> TwoDPass:
-    network = build_network("2dpass", {"hidden": 8, **settings}, grid=GRID, n_classes=N_CLASSES)
+    with thin_pictures(blocks=(3, 4, 6, 3)):
+        network = build_network("2dpass", {"hidden": 8, **settings}, grid=GRID, n_classes=N_CLASSES)
     assert isinstance(network, TwoDPass)
     for module in network.modules():  # statistics that do something
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from cache_samples import sample_info, write_sample_cache
 from nuscenes_files import NuscenesFolder
 from pipeline_files import shards, write_sequence
 from typed import pass2d
+from waiting import goes_on
 
 from pass2d.cache.care.status import status
 from pass2d.cache.care.verify import verify
@@ -240,11 +239,8 @@ def test_killed_it_goes_on_where_it_was(raw: Path, tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from pass2d.cli import main; main()"
     command = [sys.executable, "-c", code, *words, "--cache", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
     while not (tmp_path / "killed/semkitti-wet_ground-heavy/dataset.json").exists():
-        assert time.monotonic() < deadline, "it has not come that far"
-        assert process.poll() is None
-        os.sched_yield()
+        assert goes_on(process), "it has not come that far"
     process.send_signal(signal.SIGKILL)
     process.wait()
     for root in ("killed", "whole"):

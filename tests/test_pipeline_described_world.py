@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from thin_pictures import thin_pictures
 from train_samples import TINY
 from typed import answer, printed
 from typer.testing import CliRunner
@@ -192,7 +193,8 @@ def test_each_camera_sees_the_points_of_its_own_calibration(world: World) -> Non
 
 def test_a_network_sees_all_cameras_mixes_and_earlier_scans(world: World, tmp_path: Path) -> None:
     pictures = ("network.settings.image_branch=true", 'augment.cameras="all"')
-    trained(world.cache, tmp_path / "pictures", *pictures, "augment.crop_hw=[32, 64]")
+    with thin_pictures():
+        trained(world.cache, tmp_path / "pictures", *pictures, "augment.crop_hw=[32, 64]")
     mixes = (
         '{"instance-copy" = 0.25, "laser-mix" = 0.25, "polar-mix" = 0.25, "instance-cutmix" = 0.25}'
     )

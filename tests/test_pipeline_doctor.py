@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import select
 import shutil
 import signal
 import sys
@@ -17,6 +16,7 @@ import pytest
 import torch
 from cache_samples import write_sample_cache
 from typer.testing import CliRunner
+from waiting import ends
 
 from pass2d.cli import app
 from pass2d.commands.doctor import gpu, libraries, machine, process
@@ -92,12 +92,7 @@ pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
 """
     python(code)
     pid = int((tmp_path / "pid").read_text())
-    try:
-        ended = os.pidfd_open(pid)  # readable once the process has ended
-    except ProcessLookupError:
-        return
-    assert select.select([ended], [], [], 60)[0], "still running"
-    os.close(ended)
+    assert ends(pid), "still running"
 
 
 def test_interrupt_ends_the_probes_that_run(tmp_path: Path) -> None:

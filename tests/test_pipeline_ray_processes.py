@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import socketserver
@@ -19,6 +18,7 @@ import pytest
 from heard import Heard
 from pipeline_files import shards, write_sequence
 from prepare_faults import go, start_driver
+from waiting import ends, goes_on
 
 from pass2d.common.errors import CacheError, ConfigError
 from pass2d.common.progress import Silent
@@ -206,17 +206,14 @@ def test_a_run_that_is_killed_leaves_no_process(raw: Path, tmp_path: Path) -> No
     go(process)
     started: dict[int, str] = {}
     while "raylet" not in started.values():
-        assert process.poll() is None
+        assert goes_on(process)
         for guard in ray_guard.children(process.pid):
             started[guard] = "guard"
             for driver in ray_guard.children(guard):
                 started |= {driver: "driver", **ray_guard.children(driver)}
     process.kill()
     for pid in started:
-        with contextlib.suppress(ProcessLookupError):
-            ended = os.pidfd_open(pid)
-            assert select.select([ended], [], [], 60)[0], f"{started[pid]} still runs"
-            os.close(ended)
+        assert ends(pid), f"{started[pid]} still runs"
     process.communicate()
 
 

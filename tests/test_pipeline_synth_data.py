@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +13,13 @@ from conftest import PROJECT_ROOT
 from leftovers import left_by_a_kill
 from PIL import Image
 from pipeline_files import check_semkitti
+from waiting import ends, goes_on
 
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.progress import Silent
 from pass2d.pipeline.compose import lidar_record
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
-from pass2d.pipeline.run.ray_guard import children, is_running
+from pass2d.pipeline.run.ray_guard import children
 from pass2d.pipeline.stages.projection import project_points
 from pass2d.synth.config import SynthConfig, preset
 from pass2d.synth.frame import camera_model, lidar_pose, render_frame
@@ -217,10 +217,9 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(PROJECT_ROOT), "prepare", "synth", "--workers", "2"]
     with subprocess.Popen([*command, "--preset", "full", "--out", str(tmp_path / "w")]) as driver:
         while not (workers := [pid for pid in children(driver.pid) if _imports_numpy(pid)]):
-            assert driver.poll() is None
+            assert goes_on(driver)
         driver.kill()
-    while any(is_running(pid) for pid in workers):
-        os.sched_yield()
+    assert all(ends(pid) for pid in workers)
 
 
 def _imports_numpy(pid: int) -> bool:

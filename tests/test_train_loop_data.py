@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from cache_samples import sample_info, write_sample_cache
 from heard import Heard
+from thin_pictures import thin_pictures
 from train_samples import final_weights, tiny_recipe
 
 from pass2d.cache.reader import CacheReader
@@ -20,6 +22,12 @@ from pass2d.train.loop import run
 from pass2d.train.run.assemble import fresh_network
 
 WITH_PICTURES = ("network.settings.image_branch=true", "epochs=1", "batch_size=3")
+
+
+@pytest.fixture(autouse=True)
+def _small_image_network() -> Iterator[None]:
+    with thin_pictures():
+        yield
 
 
 @pytest.fixture(scope="module")

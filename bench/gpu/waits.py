@@ -98,7 +98,8 @@ def logical_waits(setup: Setup, clock: Clock) -> Mapping[str, tuple[Places, int]
 
 def count_logical(cache: str, name: str, *words: str) -> dict[str, Any]:
     """A line of the process: waits in torch by place, and how many are spconv's own."""
-    from logical_runs import a_gpu, small_recipe, take_steps, thin_pictures
+    from logical_runs import a_gpu, small_recipe, take_steps
+    from thin_pictures import thin_pictures
 
     with a_gpu() as here, thin_pictures():
         steps = take_steps(Path(cache), small_recipe(name, *words), here, n=2)

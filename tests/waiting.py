@@ -1,0 +1,27 @@
+"""Waits for processes without keeping a core busy, which they may need themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+
+
+def goes_on(process: subprocess.Popen) -> bool:
+    """Whether a process still runs some moments later: between two looks at what it has done."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.02)
+    return process.returncode is None
+
+
+def ends(pid: int, *, limit_s: float = 60) -> bool:
+    """Whether a process, of whomever, has ended or ends in time."""
+    try:
+        ended = os.pidfd_open(pid)  # readable once the process has ended
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([ended], [], [], limit_s)[0])
+    finally:
+        os.close(ended)
