@@ -1,13 +1,19 @@
 """Files that are replaced in one step."""
 
+import itertools
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from leftovers import left_by_a_kill
 
+from pass2d.common import files
 from pass2d.common.files import read_whole, temporary_folder, whole_file
 
 
@@ -71,6 +77,45 @@ def _half(path: Path, stop: type[BaseException]) -> None:
     with whole_file(path) as aside:
         aside.write_text("ha")
         raise stop
+
+
+def test_interrupted_at_any_line_nothing_temporary_remains(tmp_path: Path) -> None:
+    """Ctrl-C may come between any two lines; also while what was begun is taken away."""
+    path, whole = tmp_path / "result", 0
+    for moment in itertools.count(1):
+        path.write_text("old")
+        if not _is_interrupted(moment, lambda: _write(path)):
+            break
+        assert [*tmp_path.iterdir()] == [path], moment
+        whole += path.read_text() == "new"
+    assert moment > 30  # so many lines were tried
+    assert 0 < whole < moment / 2
+
+
+def _write(path: Path) -> None:
+    with whole_file(path) as aside:
+        aside.write_text("new")
+
+
+def _is_interrupted(moment: int, work: Callable[[], None]) -> bool:
+    """Raise KeyboardInterrupt before the moment-th line of the module that is tested."""
+    file, lines = files.__file__, itertools.count(1)
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != file:
+            return None
+        if event == "line" and next(lines) == moment:
+            raise KeyboardInterrupt
+        return trace
+
+    try:
+        sys.settrace(trace)
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
 
 
 def test_folder_and_pipe_are_not_replaced(tmp_path: Path) -> None:

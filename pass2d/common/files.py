@@ -280,10 +280,14 @@ def beside(path: Path) -> Iterator[Path]:
     path.parent.stat()  # else it would be made, too
     remove_leftovers(path.parent)
     try:
-        with attempt_folder(scratch, "unfinished") as attempt:
-            yield attempt
-    finally:
+        try:
+            with attempt_folder(scratch, "unfinished") as attempt:
+                yield attempt
+        finally:
+            _remove_if_empty(scratch)
+    except BaseException:  # Ctrl-C may have come in between
         _remove_if_empty(scratch)
+        raise
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -367,18 +371,41 @@ def attempt_folder(scratch: Path, name: str) -> Iterator[Path]:
     It is locked while its owner lives, which distinguishes it from leftovers of killed runs.
     """
     require_no_link(scratch)
-    path, fd = _locked_folder(scratch, name)
+    tried: list[Path] = []
+    fd = -1
     try:
-        yield path
+        try:
+            fd = _locked_folder(scratch, name, tried)
+            yield tried[-1]
+        finally:
+            _remove_last(tried)
+    except BaseException:  # Ctrl-C may have come while it was made or removed
+        _remove_last(tried)
+        raise
     finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _remove_last(tried: list[Path]) -> None:
+    for path in tried[-1:]:
         shutil.rmtree(path, ignore_errors=True)
-        os.close(fd)
 
 
-def _locked_folder(scratch: Path, name: str) -> tuple[Path, int]:
-    """Make a folder and lock it; repeated if another process removes it in between."""
+def _locked_folder(scratch: Path, name: str, tried: list[Path]) -> int:
+    """Make a folder and lock it; repeated if another process removes it in between.
+
+    Args:
+        scratch: where.
+        name: how its name begins.
+        tried: receives its path before it is made.
+
+    Returns:
+        A descriptor that holds the lock.
+    """
     for _ in range(_TRIES):
         path = scratch / f"{name}-{uuid.uuid4().hex}"
+        tried.append(path)
         try:
             path.mkdir()
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -389,7 +416,7 @@ def _locked_folder(scratch: Path, name: str) -> tuple[Path, int]:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(fd, fcntl.LOCK_EX)
         if path.exists():
-            return path, fd
+            return fd
         os.close(fd)
     raise FileNotFoundError(errno.ENOENT, "it is removed again and again", str(scratch))
 
