@@ -45,23 +45,28 @@ def exit_code(work: Callable[..., None], *given: Any, limit_s: float | None = No
 
 def in_processes(world: int, work: Work, given: dict[str, Any], folder: Path) -> list[Any]:
     """What a function returns in each of so many gloo processes, by rank."""
+    assert exit_codes(world, _join, work, given, folder) == [0] * world
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def exit_codes(world: int, work: Callable[..., None], *given: Any) -> list[int | None]:
+    """How so many processes end, by rank, that call a function as torchrun would start them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
-        _CONTEXT.Process(target=_join, args=(rank, world, port, work, given, str(folder)))
+        _CONTEXT.Process(target=_as_member, args=(rank, world, port, work, given))
         for rank in range(world)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * world
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+    return [process.exitcode for process in processes]
 
 
-def _join(  # noqa: PLR0917  # as Process passes them
-    rank: int, world: int, port: int, work: Work, given: dict[str, Any], folder: str
+def _as_member(
+    rank: int, world: int, port: int, work: Callable[..., None], given: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
     values = {
@@ -72,8 +77,13 @@ def _join(  # noqa: PLR0917  # as Process passes them
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(world),
     }
-    with mock.patch.dict(os.environ, values), joined_group("cpu") as group:
-        torch.save(work(group, given), Path(folder) / f"{rank}.pt")
+    with mock.patch.dict(os.environ, values):
+        work(*given)
+
+
+def _join(work: Work, given: dict[str, Any], folder: Path) -> None:
+    with joined_group("cpu") as group:
+        torch.save(work(group, given), folder / f"{group.rank}.pt")
 
 
 def shallow_resnet(*, weights: None, norm_layer: type[nn.Module]) -> nn.Module:

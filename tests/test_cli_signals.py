@@ -46,7 +46,7 @@ def start(code: str, *words: object) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_signal_ends_a_command_at_work(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    words = ("prepare", "synth", "--preset", "full", "--workers", "0", "--out", tmp_path / "world")
+    words = ("prepare", "synth", "--preset", "demo", "--workers", "0", "--out", tmp_path / "world")
     with start("from pass2d.cli import main; main()", *words) as process:
         while not list(tmp_path.rglob("*.bin")):
             assert goes_on(process)

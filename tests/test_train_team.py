@@ -11,6 +11,7 @@ import pytest
 import torch
 from cache_samples import write_sample_cache
 from heard import Heard
+from team_samples import exit_codes
 from torch import distributed
 from train_samples import final_weights, tiny_recipe
 
@@ -32,8 +33,8 @@ from pathlib import Path
 from train_samples import tiny_recipe
 from pass2d.train.loop import run
 
-data, root, resume, *overrides = sys.argv[1:]
-run(Path(data), tiny_recipe(*overrides), run_root=Path(root), resume=resume == "resume")
+data, root, *overrides = sys.argv[1:]
+run(Path(data), tiny_recipe(*overrides), run_root=Path(root))
 """
 # Momentum of BatchNorm's running statistics aside, the same sums in another order.
 COMMON = ("schedule.warmup_steps=0", "validation.every_epochs=0", "epochs=2")
@@ -57,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains_that_accumulates(data: Path, tmp_path: Path) -> None:
     """Five scans: the last step of an epoch has one for the first process, none for the second."""
-    done = torchrun(tmp_path, 2, str(data), str(tmp_path / "two"), "new", *COMMON, "batch_size=1")
+    done = torchrun(tmp_path, 2, str(data), str(tmp_path / "two"), *COMMON, "batch_size=1")
     assert done.returncode == 0, done.stderr[-2000:]
     recipe = tiny_recipe(*COMMON, "batch_size=1", "accumulate=2")
     run(data, recipe, run_root=tmp_path / "one")
@@ -67,7 +68,10 @@ def test_two_processes_train_what_one_trains_that_accumulates(data: Path, tmp_pa
             torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.slow
+def resume(data: Path, root: Path) -> None:
+    run(data, tiny_recipe("batch_size=1"), run_root=root, resume=True)
+
+
 def test_a_run_resumes_with_another_number_of_processes(data: Path, tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
@@ -84,8 +88,7 @@ def test_a_run_resumes_with_another_number_of_processes(data: Path, tmp_path: Pa
             run_root=root,
             progress=Heard(on_advance=kill),
         )
-    done = torchrun(tmp_path, 2, str(data), str(root), "resume", "batch_size=1")
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert exit_codes(2, resume, data, root) == [0, 0]
 
 
 @pytest.mark.parametrize(
