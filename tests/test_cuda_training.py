@@ -171,9 +171,11 @@ def compare(data: Path, driven: Path, name: str, variation: str) -> None:
     )
     scans = driven if recipe.data.classes == "moving" else data
     with thin_pictures():
-        on_cpu = take_steps(scans, recipe, None, n=2)
+        on_cpu = take_steps(scans, recipe, None)
         with a_gpu() as here:
-            on_gpu = take_steps(scans, recipe, here, n=2)  # the second batch is prepared ahead
+            on_gpu = take_steps(
+                scans, recipe, here
+            )  # from the second on, batches are prepared ahead
     # Adam's first steps are as large for a gradient of rounding errors as for any other.
     assert_same_numbers(on_cpu, on_gpu, limit=0.1 if recipe.optimizer.kind == "sgd" else None)
     require_waits(on_gpu.records[-1], prepare=None)
