@@ -369,6 +369,14 @@ def test_why_nothing_can_be_proposed(
         propose(tmp_path)
 
 
+def test_files_refused_beside_labels_taken_for_points_are_named(tmp_path: Path) -> None:
+    for folder, data in (("a", bytes(4096)), ("b", b"\3\7"), ("c", b"\3\7\5")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.bin").write_bytes(data)
+    with pytest.raises(DataError, match=r"none of .*b/1\.bin: h.*c/1\.bin: h.*a/1\.bin: its"):
+        propose(tmp_path)
+
+
 def test_a_file_is_not_a_folder_of_scans(tmp_path: Path) -> None:
     file = tmp_path / "a.bin"
     file.write_bytes(b"x")

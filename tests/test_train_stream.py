@@ -319,9 +319,17 @@ def test_closing_waits_for_a_scan_of_each_thread_not_for_its_batch(
         return read(position, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reader, "read", slow)
-    stream = BatchStream(reader, plan_for(reader, batch_size=7), StreamConfig(threads=2))
+    is_asked = threading.Event()  # the loop looks at the clock once all reads are asked for
+
+    def clock() -> float:
+        is_asked.set()
+        return 0.0
+
+    plan = plan_for(reader, batch_size=7)
+    stream = BatchStream(reader, plan, StreamConfig(threads=2), clock=clock)
     loop = threading.Thread(target=next, args=(stream, None))
     loop.start()
+    assert is_asked.wait(timeout=60)
     for _ in range(2):
         assert begun.acquire(timeout=60)
     closing = threading.Thread(target=stream.close)

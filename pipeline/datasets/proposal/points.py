@@ -115,7 +115,14 @@ def find_points(tree: Tree, notes: Notes) -> PointFiles:
             "pattern separates them: move them into another folder"
         )
     readable = [match for match in matches if match.path in wanted]
+    said = len(notes.unknown)
     looked_at = _readable(tree.root, spread(readable), notes)
+    if not looked_at:
+        taken = {path for paths in ranked for path in paths}
+        refused = [paths for paths in by_folder.values() if paths[0] not in taken]
+        reasons = [note.rstrip(".") for note in notes.unknown[said:][:3]]
+        reasons += [_refusal(tree.root / paths[len(paths) // 2]) for paths in refused[:3]]
+        raise DataError(f"{tree.root}: none of the point files can be read. {'; '.join(reasons)}.")
     return PointFiles(pattern=pattern, matches=tuple(matches), looked_at=looked_at)
 
 
@@ -152,11 +159,7 @@ def _nothing(tree: Tree, candidates: Collection[list[str]]) -> str:
 
 
 def _readable(root: Path, matches: Sequence[Match], notes: Notes) -> tuple[Match, ...]:
-    """Those that can be read, all with the same columns.
-
-    Raises:
-        DataError: none can.
-    """
+    """Those that can be read, all with the same columns."""
     found: list[Match] = []
     names: tuple[str, ...] | None = None
     for match in matches:
@@ -178,8 +181,6 @@ def _readable(root: Path, matches: Sequence[Match], notes: Notes) -> tuple[Match
             continue
         names = columns.names
         found.append(match)
-    if not found:
-        raise DataError(f"{root}: none of the point files can be read. {notes.unknown[-1]}")
     return tuple(found)
 
 
