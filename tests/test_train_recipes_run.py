@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from unittest import mock
 
 import pytest
-import torchvision
 from cache_samples import write_sample_cache
 from nuscenes_files import NuscenesFolder
 from pandaset_files import write_sequence as write_pandaset
 from pipeline_files import write_sequence
-from team_samples import shallow_resnet
 from test_train_team_recipes import NARROW
+from thin_pictures import thin_pictures
 from typer.testing import CliRunner
 
 from pass2d.cli import app
@@ -80,7 +78,7 @@ def test_each_recipe_trains(name: str, caches: dict[str, Path], tmp_path: Path) 
         settings.append("precision=float32")
     words = [word for text in (*SHORT, *settings) for word in ("--set", text)]
     place = ("--cache", str(caches[layout_of(recipe)]), "--run", str(tmp_path / "run"))
-    with mock.patch.object(torchvision.models, "resnet34", shallow_resnet):
+    with thin_pictures():
         result = CliRunner().invoke(app, ["train", *place, "--recipe", name, *words, "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["steps"] == 2

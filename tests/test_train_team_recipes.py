@@ -11,10 +11,10 @@ from unittest import mock
 
 import pytest
 import torch
-import torchvision
 from cache_samples import write_sample_cache
 from pipeline_files import write_sequence
-from team_samples import in_processes, shallow_resnet
+from team_samples import in_processes
+from thin_pictures import thin_pictures
 from torch import Tensor
 
 from pass2d.cache.reader import CacheReader
@@ -79,7 +79,7 @@ def assembled(reader: CacheReader, recipe: Recipe, group: ProcessGroup) -> Job:
     """The job; also with a loss scaler, which a CPU does without."""
     is_scaled = recipe.precision == "fp16"
     on_cpu = replace(recipe, precision="float32") if is_scaled else recipe
-    with mock.patch.object(torchvision.models, "resnet34", shallow_resnet):
+    with thin_pictures():
         return replace(assemble(reader, on_cpu, group, Silent()), recipe=recipe)
 
 
