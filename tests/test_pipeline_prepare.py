@@ -32,7 +32,7 @@ from pass2d.pipeline.corrupted import corrupted_listings
 from pass2d.pipeline.datasets.semkitti import list_semkitti
 from pass2d.pipeline.prepare import PrepareConfig, PrepareSummary, plan, prepare, prepare_all
 from pass2d.pipeline.run import jobs
-from pass2d.pipeline.run.describe import plan_lines, summary_lines
+from pass2d.pipeline.run.describe import plan_json, plan_lines, summary_lines
 from pass2d.pipeline.run.destination import LocalFolder
 from pass2d.pipeline.run.jobs import cut_into_shards
 from pass2d.pipeline.run.runners import InlineRunner, RunTask
@@ -322,6 +322,21 @@ def test_sequences_come_one_by_one(raw: Path, tmp_path: Path) -> None:
     once = tmp_path / "once"
     run(raw, once)
     assert shards(once) == shards(out)
+
+
+def test_sequences_that_are_not_listed_stay_and_are_said(raw: Path, tmp_path: Path) -> None:
+    out, heard = tmp_path / "out", Heard()
+    run(raw, out)
+    shutil.rmtree(raw / "sequences/11/velodyne")
+    todo = plan(list_semkitti(raw), out, INLINE)
+    assert (todo.tasks, todo.dropped, todo.staying) == ((), (), ("11",))
+    said = "not in the data set now, kept in the cache as prepared: 1 sequence (11)"
+    assert plan_lines(todo)[0] == said
+    assert plan_json(todo)["staying"] == ["11"]
+    prepare(list_semkitti(raw), out, INLINE, heard)
+    assert said in heard.lines
+    with CacheReader.open(out) as reader:
+        assert "11" in reader.scans.sequence.tolist()
 
 
 def test_vanished_and_added_frames(raw: Path, tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def plan_of(*shards_s: tuple[float, float, float]) -> PreparePlan:
         for shard, parts_s in enumerate(shards_s)
         for name, seconds in zip(CONTAINERS, parts_s, strict=False)
     ]
-    return PreparePlan(jobs=(), tasks=tuple(tasks), keys={}, dropped=(), has_panoptic=False)
+    return PreparePlan(
+        jobs=(), tasks=tuple(tasks), keys={}, dropped=(), staying=(), has_panoptic=False
+    )
 
 
 CPUS = 4

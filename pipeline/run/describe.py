@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pass2d.common.progress import format_bytes, format_seconds
+from pass2d.common.text import listed
 from pass2d.pipeline.problem import Problem
 from pass2d.pipeline.run.plan import PreparePlan
 from pass2d.pipeline.run.reasons import FOLLOWS, NEW
 from pass2d.pipeline.run.summary import PrepareSummary
+
+_MOST_NAMES = 10
 
 
 def plan_lines(plan: PreparePlan) -> list[str]:
@@ -19,7 +22,7 @@ def plan_lines(plan: PreparePlan) -> list[str]:
         f"{name:8} sequence {sequence}: {_count(count, 'shard')}: {reason}"
         for (name, sequence, reason), count in groups.items()
     ]
-    lines += _dropped(plan)
+    lines += _left(plan)
     lines.append(
         f"{_count(len(plan.tasks), 'task')} to run, {len(plan.keys)} done; about "
         f"{format_bytes(plan.nbytes)} to write and {format_seconds(plan.seconds)} of CPU time"
@@ -38,12 +41,21 @@ def reason_lines(plan: PreparePlan) -> list[str]:
         f"{name} of {_count(sum(shards.values()), 'shard')} again "
         f"(sequence {', '.join(shards)}): {reason}"
         for (name, reason), shards in places.items()
-    ] + _dropped(plan)
+    ] + _left(plan)
 
 
-def _dropped(plan: PreparePlan) -> list[str]:
-    shards = _count(len(plan.dropped), "shard")
-    return [f"{shards} without scans now: left out"] if plan.dropped else []
+def _left(plan: PreparePlan) -> list[str]:
+    """What of the last generation is left out, and what stays without having been looked at."""
+    lines = []
+    if plan.dropped:
+        lines.append(f"{_count(len(plan.dropped), 'shard')} without scans now: left out")
+    if plan.staying:
+        more = ", ..." if len(plan.staying) > _MOST_NAMES else ""
+        lines.append(
+            "not in the data set now, kept in the cache as prepared: "
+            f"{_count(len(plan.staying), 'sequence')} ({listed(plan.staying[:_MOST_NAMES])}{more})"
+        )
+    return lines
 
 
 def _count(count: int, noun: str) -> str:
@@ -67,6 +79,7 @@ def plan_json(plan: PreparePlan) -> dict[str, object]:
         ],
         "done": len(plan.keys),
         "dropped": list(plan.dropped),
+        "staying": list(plan.staying),
         "bytes": plan.nbytes,
         "cpu_s": plan.seconds,
     }

@@ -69,6 +69,8 @@ class PreparePlan:
     """Keys of the shards that are done, by container and shard."""
     dropped: tuple[int, ...]
     """Shards of the listed sequences that the next generation will not have."""
+    staying: tuple[str, ...]
+    """Sequences of the last generation that are not listed; the next one has them as they are."""
     has_panoptic: bool
     """Whether a scan of the next generation has its instance ids from a file beside its labels."""
 
@@ -128,6 +130,7 @@ def plan_prepare(
         tasks=tuple(tasks),
         keys=planner.keys,
         dropped=tuple(planner.dropped()),
+        staying=planner.staying(),
         has_panoptic=any(scan.panoptic for job in jobs for scan in job.scans)
         or (manifest is not None and _has_panoptic(manifest, {job.sequence for job in jobs})),
     )
@@ -197,6 +200,10 @@ class _Planner:
             for shard, sequence in self._sequence_of.items()
             if sequence in listed and shard not in wanted
         )
+
+    def staying(self) -> tuple[str, ...]:
+        """Sequences of the last generation that are not listed."""
+        return tuple(sorted({*self._sequence_of.values()} - {job.sequence for job in self._jobs}))
 
     def _sources(
         self,
