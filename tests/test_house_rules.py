@@ -105,6 +105,26 @@ READ_DIRECTLY = {
 }
 """Modules that read files without `common.files`, which refuses pipes and devices, and why."""
 
+PARSED_DIRECTLY = {
+    "text that pass2d made itself, or checked by a hash": (
+        "cache.care.status",
+        "cache.failures",
+        "cache.inspection.sizes",
+        "cache.inspection.summary",
+        "commands.doctor.process",
+        "corruptions.registry",
+        "pipeline.datasets.relist",
+        "pipeline.repair.rebuild_shards",
+        "pipeline.run.reasons",
+        "pipeline.run.source_index",
+        "synth.nuscenes_config",
+        "synth.write",
+        "train.checkpoints.checkpoint",
+    ),
+    "rules of its own": ("common.json", "train.checkpoints.header"),
+}
+"""Modules that parse JSON without `common.json.parse`, which ends on any nesting, and why."""
+
 LAYOUTS = {dataset.layout.name for dataset in DATASETS.values()}
 
 
@@ -137,6 +157,16 @@ def test_files_of_users_are_read_where_a_pipe_is_refused() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("read_text", "read_bytes")
     }
     assert found == {name for names in READ_DIRECTLY.values() for name in names}
+
+
+def test_json_of_others_is_parsed_where_any_nesting_ends() -> None:
+    found = {
+        name
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.load", "json.loads")
+    }
+    assert found == {name for names in PARSED_DIRECTLY.values() for name in names}
 
 
 def test_patched_names_are_those_listed() -> None:

@@ -13,7 +13,7 @@ import pytest
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
 from pass2d.train.checkpoints.runs import RunFolder
-from pass2d.train.run.journal import Journal
+from pass2d.train.run.journal import Journal, lines_up_to
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
@@ -49,3 +49,13 @@ def test_a_folder_whose_name_is_no_utf8_is_one_clear_error(tmp_path: Path) -> No
     folder.root.mkdir()
     with pytest.raises(ConfigError, match=r"log\.tensorboard=false"):
         Journal(folder, Silent(), step=0, tensorboard=True)
+
+
+def test_lines_that_are_no_records_are_dropped(tmp_path: Path) -> None:
+    whole = ['{"kind": "train", "step": 1}\n', '{"kind": "val", "step": 2, "epoch": 1}\n']
+    odd = ["[" * 100_000, "7", '{"step": "x"}', '{"step": null}', '["step"]', '{"a": ', "\udcff"]
+    path = tmp_path / "metrics.jsonl"
+    text = whole[0] + "\n".join(odd) + "\n" + whole[1] + '{"step": 2}'
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert lines_up_to(path, 2, validated=[1]) == whole
+    assert lines_up_to(path, 1, validated=[1]) == whole[:1]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.json import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def _positive(name: str, unit: str) -> float | None:
 
 def _options(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parse(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):  # it may hold secrets: not shown

@@ -65,6 +65,18 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
     raise CacheError(f"{where}: checksum differs. Repair the cache (`repair`).")
 
 
+def parse(data: bytes | str) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Raises:
+        ValueError: not JSON, or lists nested more deeply than Python allows.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def loads(data: bytes | str, *, where: str) -> Any:
     """Parse JSON; ``where`` names the file in the error.
 
@@ -72,11 +84,10 @@ def loads(data: bytes | str, *, where: str) -> Any:
         CacheError: not JSON, or lists nested more deeply than Python allows.
     """
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        return parse(data)
+    except ValueError as error:
         raise CacheError(
-            f"{where}: not JSON ({reason}). The file is damaged: repair the cache (`repair`)."
+            f"{where}: not JSON ({error}). The file is damaged: repair the cache (`repair`)."
         ) from error
 
 

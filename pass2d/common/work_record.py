@@ -9,7 +9,6 @@ not written. (`prepare` needs no such file: it has the commit records of its sha
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ import xxhash
 
 from pass2d.common.errors import CacheError
 from pass2d.common.files import read_whole
-from pass2d.common.json import dumps, seal, to_json, unseal
+from pass2d.common.json import dumps, parse, seal, to_json, unseal
 
 SETTINGS, PART, JOB = "settings", "part", "job"
 
@@ -104,8 +103,8 @@ def _entries(data: bytes) -> Iterator[dict[str, Any]]:
         try:
             yield unseal(line, where="")
         except CacheError:
-            with contextlib.suppress(ValueError, RecursionError):
-                entry = json.loads(line)
+            with contextlib.suppress(ValueError):
+                entry = parse(line)
                 if isinstance(entry, dict) and entry.keys() in ({SETTINGS}, _EARLIER):
                     yield entry
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
 from pass2d.common.files import read_whole, remove_leftovers, whole_file
+from pass2d.common.json import parse
 from pass2d.synth.config import TEST_SEQUENCES, SynthConfig
 from pass2d.synth.frame import Frame
 from pass2d.synth.sensors import CameraModel
@@ -64,7 +65,7 @@ def claim_folder(out: Path, settings: dict[str, object]) -> None:
 
 def _check_same(marker: Path, wanted: dict[str, object]) -> None:
     try:
-        found = json.loads(read_whole(marker))
+        found = parse(read_whole(marker))
     except ValueError as error:
         raise DataError(
             f"{marker}: is not JSON ({error}); delete the folder and run again"

@@ -6,7 +6,6 @@ the sensor in the world, camera matrices).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.files import is_there
+from pass2d.common.json import parse
 from pass2d.common.text import shown
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.raw_file import read_file
@@ -191,7 +191,7 @@ def _is_number(value: Any) -> bool:
 def _json(file: Path) -> Any:
     data = read_file(file)
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return parse(data)
+    except ValueError as error:
         reason = " ".join(str(error).split())[:100]
         raise ProblemError.of(file, f"invalid JSON ({reason})", "a JSON file", _AGAIN) from error

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from pass2d.common.errors import CheckpointError
 from pass2d.common.files import open_file, read_whole, whole_file
+from pass2d.common.json import parse
 from pass2d.common.plain import to_plain
 from pass2d.models.inputs import Grid
 from pass2d.train.checkpoints.card import CARD_VERSION, Card
@@ -185,8 +186,8 @@ def write_card_file(path: Path) -> None:
 def is_card_file(path: Path) -> bool:
     """Whether a file is such a copy and may be replaced by a newer one."""
     try:
-        content = json.loads(read_whole(path))
-    except (OSError, ValueError, RecursionError):
+        content = parse(read_whole(path))
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == CARD_FORMAT
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError
 from pass2d.common.files import read_whole
+from pass2d.common.json import parse
 from pass2d.common.progress import Progress
 from pass2d.common.text import one_line
 from pass2d.models.backends.choice import choose_backend
@@ -205,10 +206,11 @@ def lines_up_to(path: Path, step: int, *, validated: Sequence[int]) -> list[str]
     kept = []
     for line in read_whole(path).decode(errors="replace").splitlines(keepends=True):
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = parse(line)
+            is_later = record.get("step", 0) > step
+        except (ValueError, AttributeError, TypeError):
             continue
-        if not line.endswith("\n") or not isinstance(record, dict) or record.get("step", 0) > step:
+        if is_later or not line.endswith("\n"):
             continue
         if record.get("kind") != "val" or record.get("epoch") in validated:
             kept.append(line)
@@ -219,7 +221,7 @@ def under_new_names(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     """The lines of a metrics file with today's names, and a line for a person per old one."""
     renamed, said = [], dict[str, None]()
     for line in lines:
-        record, notes = renamed_metrics(json.loads(line))
+        record, notes = renamed_metrics(parse(line))
         said |= dict.fromkeys(notes)
         renamed.append(json.dumps(record, ensure_ascii=False) + "\n" if notes else line)
     return renamed, list(said)

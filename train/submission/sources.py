@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pass2d.cache.rows import SourceFile
 from pass2d.cache.source_state import SourceState, change_words, source_state
 from pass2d.common.errors import DataError
 from pass2d.common.files import read_whole
+from pass2d.common.json import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def _failed(reader: CacheReader, positions: Sequence[int]) -> list[str]:
     problems = []
     for line in read_whole(path).decode(errors="replace").splitlines():
         try:
-            scan_id = str(json.loads(line)["scan_id"])
+            scan_id = str(parse(line)["scan_id"])
         except (ValueError, KeyError, TypeError):
             continue
         sequence = scan_id.split("/", maxsplit=1)[0] if "/" in scan_id else None
@@ -112,7 +112,7 @@ def _unprepared_samples(
     for folder in folders:
         for file in sorted(folder.parent.parent.glob("v1.0-*/scene.json")):
             try:
-                rows = json.loads(read_whole(file))
+                rows = parse(read_whole(file))
                 official.update((str(row["name"]), int(row["nbr_samples"])) for row in rows)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # `prepare` reads the tables and says what is wrong with them

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections import Counter
@@ -14,6 +13,7 @@ import numpy as np
 
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.common.files import open_file
+from pass2d.common.json import parse
 from pass2d.common.progress import Progress, Silent
 from pass2d.train.inference.tasks import Task, require_task
 from pass2d.train.submission.benchmark import (
@@ -255,8 +255,8 @@ class _Check:
         if text is None:
             return
         try:
-            meta = json.loads(text).get("meta")
-        except (ValueError, AttributeError, RecursionError) as error:
+            meta = parse(text).get("meta")
+        except (ValueError, AttributeError) as error:
             self._problem(f"{name}: not readable ({error})")
             return
         flags = meta if isinstance(meta, dict) else {}

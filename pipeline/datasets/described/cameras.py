@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.common.json import parse
 from pass2d.common.path_pattern import fill
 from pass2d.common.text import shown, unknown
 from pass2d.pipeline.datasets.described.description import CalibPart, CameraPart, PointsPart
@@ -183,8 +183,8 @@ def _from_json(
     text: str, calib: CalibPart, file: Path
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse(text)
+    except ValueError as error:
         raise _fault(file, f"invalid JSON ({error})", "a JSON file") from error
     intrinsics = _json_matrix(value, calib.matrix, file, ((3, 3),))
     extrinsic = _json_matrix(value, calib.extrinsic, file, ((3, 4), (4, 4)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -13,6 +12,7 @@ import numpy as np
 from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.files import read_whole
+from pass2d.common.json import parse
 from pass2d.pipeline.datasets.described.cameras import Calibrations
 from pass2d.pipeline.datasets.described.description import (
     CalibPart,
@@ -198,8 +198,8 @@ def _kitti(file: Path, pattern: str, picture: str) -> Iterator[tuple[CalibPart, 
 def _json(file: Path, pattern: str) -> Iterator[tuple[CalibPart, str]]:
     """Every pair of 3x3 intrinsics and a rigid matrix of one parent."""
     try:
-        value = json.loads(read_whole(file).decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        value = parse(read_whole(file).decode("utf-8-sig"))
+    except (OSError, ValueError):
         return
     matrices = dict(_matrices(value, ()))
     for key, size in matrices.items():
