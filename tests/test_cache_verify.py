@@ -455,6 +455,17 @@ def test_a_repair_that_was_interrupted(made: tuple[Path, Path], monkeypatch) -> 
     assert shards(out) == before
 
 
+def test_repair_clears_what_a_killed_repair_was_writing(made: tuple[Path, Path]) -> None:
+    _, out = made
+    shutil.rmtree(min((out / "lidar").iterdir()))
+    scratch = out / ".tmp"
+    left = [scratch / f"{name}-{'0' * 32}" for name in ("lidar-a", "generation", "damaged-a")]
+    for folder in left:
+        folder.mkdir()
+    assert repair(out, Silent()).repaired
+    assert [folder.exists() for folder in left] == [False, False, True]
+
+
 def test_folders_in_the_place_of_files(made: tuple[Path, Path]) -> None:
     _, out = made
     records = [next((out / "rows" / stage).glob("000000-*")) for stage in CONTAINERS[:4]]

@@ -421,18 +421,21 @@ def _locked_folder(scratch: Path, name: str, tried: list[Path]) -> int:
     raise FileNotFoundError(errno.ENOENT, "it is removed again and again", str(scratch))
 
 
-def remove_abandoned(scratch: Path, *, name: str = "", min_age_s: float = 0.0) -> int:
+def remove_abandoned(
+    scratch: Path, *, name: str = "", spared: str | None = None, min_age_s: float = 0.0
+) -> int:
     """Delete attempts whose owner is dead; returns their number.
 
     Args:
         scratch: folder of the attempts.
         name: only those whose name begins so.
+        spared: not those whose name begins so.
         min_age_s: keep younger ones, which another process may be about to lock.
     """
     removed = 0
     newest_s = time.time() - min_age_s
     for path in attempts(scratch):
-        if not path.name.startswith(name):
+        if not path.name.startswith(name) or (spared and path.name.startswith(spared)):
             continue
         if path.is_symlink():
             path.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from pass2d.common.files import (
     read_failure,
     read_file,
     read_whole,
+    remove_abandoned,
     replace_file,
     require_no_link,
     writing,
@@ -45,6 +46,9 @@ from pass2d.pipeline.repair.rebuild_shards import (
     make_shard,
     with_paths,
 )
+
+_MOVED_AWAY = "damaged-"
+"""How names in `.tmp` begin of what lay in the place of something sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,8 @@ def repair(
     with lock_file(layout.scratch / "prepare.lock", exclusive=True, wait=False) as is_alone:
         if not is_alone:
             raise CacheError(f"{dataset_root}: `prepare` is running. Wait for it, then repair.")
+        # Of a killed run; what it moved away may hold scans that nothing else has.
+        remove_abandoned(layout.scratch, spared=_MOVED_AWAY)
         repairer = _Repairer(layout, progress, before, presence)
         repairer.run()
     return RepairReport(
@@ -270,7 +276,7 @@ class _Repairer:
         if not (path.exists() or path.is_symlink()):
             return None
         require_no_link(*path.parents[: len(path.relative_to(self._layout.root).parts) - 1])
-        aside = self._layout.scratch / f"damaged-{path.name}-{uuid.uuid4().hex}"
+        aside = self._layout.scratch / f"{_MOVED_AWAY}{path.name}-{uuid.uuid4().hex}"
         with writing(path):
             path.rename(aside)
         return aside
