@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cache_samples import sample_info
+from heard import Heard
 from nuscenes_files import NuscenesFolder
 from pipeline_files import write_sequence
 from rich.console import Console
@@ -251,6 +252,17 @@ def test_scores_are_those_of_counting_every_point(stubbed, tmp_path: Path) -> No
     assert data["scored_corruptions"] == ["fog", "snow"]
     assert not data["is_complete"]
     assert "PARTIAL: over fog, snow only" in remarks(report)[0]
+
+
+def test_a_folder_with_fewer_scans_than_others_is_named(stubbed, tmp_path: Path) -> None:
+    robo3d_tree(tmp_path / "set")
+    heard = Heard()
+    robust_folders(stubbed, tmp_path / "set", tmp_path / "out", progress=heard)
+    assert "warning" not in heard.all()
+    (tmp_path / "set/fog/light/velodyne/000001.bin").unlink()
+    robust_folders(stubbed, tmp_path / "set", tmp_path / "out", progress=heard)
+    (warning,) = (line for line in heard.lines if line.startswith("warning"))
+    assert f"{tmp_path}/set/fog/light/velodyne: found 1 of 2 scans" in warning
 
 
 def test_files_of_another_layout_are_read_as_they_are_said_to_be(stubbed, tmp_path: Path) -> None:

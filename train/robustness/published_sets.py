@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from pass2d.train.evaluation.evaluate import fit_classes, require_same_data
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans, is_on_cpu
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
-from pass2d.train.robustness.folders import YAN, find_corrupted, set_name
+from pass2d.train.robustness.folders import YAN, CorruptedFolder, find_corrupted, set_name
 from pass2d.train.robustness.robo3d import CLEAN
 from pass2d.train.robustness.run import RobustReport, RobustRun
 from pass2d.train.robustness.scans import (
@@ -92,7 +92,7 @@ def robust_folders(
             "published sets are of single scans without poses. Prepare corrupted data sets "
             "(`prepare` with `corrupt`) and give their cache."
         )
-    files, own = None, tuple[ScanSet, ...]()
+    files, own, n_clean = None, tuple[ScanSet, ...](), 0
     with contextlib.ExitStack() as stack:
         if clean is not None:
             reader = stack.enter_context(CacheReader.open(clean, dataset=dataset))
@@ -108,7 +108,9 @@ def robust_folders(
                     progress=run.progress,
                 )
                 positions, _ = labelled_positions(reader, CLEAN_SPLIT)
-                own = (cached_set(cached, positions, limit=limit),)
+                own, n_clean = (cached_set(cached, positions, limit=limit),), len(positions)
+        for line in _of_other_scans(folders, n_clean):
+            run.progress.say(line)
         downloaded = [
             folder_set(
                 folder,
@@ -134,3 +136,15 @@ def robust_folders(
         baseline={} if name == YAN or table is None else table.baseline_miou,
         clean_source=f"split {CLEAN_SPLIT} of {clean}" if own else "the set's own clean scans",
     )
+
+
+def _of_other_scans(folders: Sequence[CorruptedFolder], n_clean: int) -> Iterator[str]:
+    """Warnings of folders with fewer scans than others: their scores are not of the same scans."""
+    most = max(n_clean, *(len(folder.scans) for folder in folders))
+    for folder in folders:
+        if len(folder.scans) < most:
+            place = folder.scans[0].points.parent if folder.scans else folder.corruption
+            yield (
+                f"warning: {place}: found {len(folder.scans):,} of {most:,} scans that others or "
+                "the clean ones have. Scores of other scans are hard to compare: download it again."
+            )
