@@ -130,6 +130,15 @@ def test_folders_that_are_not_as_described(
     assert not (tmp_path / "cache").exists()
 
 
+def test_labels_whose_points_are_gone_are_said(tmp_path: Path) -> None:
+    write_yard(tmp_path)
+    description = write_description(tmp_path)
+    assert "label file" not in check(description, tmp_path)[1]
+    (tmp_path / "drives/a/clouds/0001.bin").unlink()
+    said = "drives/a/truth/0001.label: 1 label file has no point file beside it: left out"
+    assert said in check(description, tmp_path)[1]
+
+
 def test_splits_by_list_glob_and_share(tmp_path: Path) -> None:
     write_yard(tmp_path)
     (tmp_path / "mine.lst").write_text("# two words\nother/drives/a/clouds/0002.bin x\nb/0001\n")

@@ -98,6 +98,7 @@ def list_described(
         raise DataError(_nothing(root, description, folders))
     split_of, notes = split_scans([one.named for one in found], description.splits, root=root)
     notes += [f"{folder or '.'}: {reason}, left out" for folder, reason in folders.closed.items()]
+    notes += _labels_alone(description, found, folders)
     listed = _Lister(root=root, description=description, table=table, folders=folders)
     scans: list[ScanSource] = []
     for _, group in groupby(found, key=lambda one: one.named.sequence):
@@ -117,6 +118,20 @@ def list_described(
         ),
         failed=tuple(failed),
     )
+
+
+def _labels_alone(
+    description: Description, found: Sequence[_Found], folders: Folders
+) -> Iterator[str]:
+    """A note where label files have no points, which may have been lost."""
+    labels = description.labels
+    if labels is None or not labels.files:
+        return
+    used = {folders.find(labels.files, one.match.words) for one in found}
+    alone = [match.path for match in folders.matches(labels.files) if match.path not in used]
+    if alone:
+        files = "label file has" if len(alone) == 1 else "label files have"
+        yield f"{alone[0]}: {len(alone):,} {files} no point file beside it: left out"
 
 
 def in_order(matches: Sequence[Match]) -> list[_Found]:
