@@ -135,8 +135,12 @@ def test_labels_whose_points_are_gone_are_said(tmp_path: Path) -> None:
     description = write_description(tmp_path)
     assert "label file" not in check(description, tmp_path)[1]
     (tmp_path / "drives/a/clouds/0001.bin").unlink()
-    said = "drives/a/truth/0001.label: 1 label file has no point file beside it: left out"
+    said = "drives/a/clouds/0001.bin: no such file, though there are labels, drives/a/truth/0001"
     assert said in check(description, tmp_path)[1]
+    # Nobody can know where points would be whose folder has a word that the labels do not have.
+    text = DESCRIPTION.replace("drives/{sequence}/clouds/{scan}", "drives/{sequence}/{kind}/{scan}")
+    said = "drives/{sequence}/{kind}/{scan}.bin: no such file, though there are labels"
+    assert said in check(write_description(tmp_path, text), tmp_path)[1]
 
 
 def test_splits_by_list_glob_and_share(tmp_path: Path) -> None:

@@ -128,10 +128,15 @@ def _labels_alone(
     if labels is None or not labels.files:
         return
     used = {folders.find(labels.files, one.match.words) for one in found}
-    alone = [match.path for match in folders.matches(labels.files) if match.path not in used]
+    alone = [match for match in folders.matches(labels.files) if match.path not in used]
     if alone:
-        files = "label file has" if len(alone) == 1 else "label files have"
-        yield f"{alone[0]}: {len(alone):,} {files} no point file beside it: left out"
+        pattern, words = description.points.files, alone[0].words
+        is_known = words.keys() >= set(placeholders(pattern))
+        yield (
+            f"{fill(pattern, words) if is_known else pattern}: no such file, though there are "
+            f"labels, {alone[0].path}. Label files without points, which are left out: "
+            f"{len(alone):,}"
+        )
 
 
 def in_order(matches: Sequence[Match]) -> list[_Found]:
