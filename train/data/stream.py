@@ -139,11 +139,17 @@ class BatchStream:
         wait([self._pending[0][2]])
         self.wait_s += self._clock() - begin
 
-    def close(self) -> None:
-        """Stop the threads; waits for the scan that each is reading, not for a store that hangs."""
+    def close(self, *, most_s: float | None = None) -> None:
+        """Stop the threads; waits for the scan that each is reading, not for a store that hangs.
+
+        Args:
+            most_s: Longest wait in seconds; by default 2.
+        """
         self._is_closing.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if not wait([future for _, _, future in self._pending], _CLOSING_S).not_done:
+        # What was cancelled before it began never counts as done.
+        begun = [future for _, _, future in self._pending if not future.cancelled()]
+        if not wait(begun, _CLOSING_S if most_s is None else most_s).not_done:
             self._pool.shutdown(wait=True)
 
     def _release(self, slot: _Slot) -> None:
