@@ -330,7 +330,7 @@ def test_sequences_that_are_not_listed_stay_and_are_said(raw: Path, tmp_path: Pa
     shutil.rmtree(raw / "sequences/11/velodyne")
     todo = plan(list_semkitti(raw), out, INLINE)
     assert (todo.tasks, todo.dropped, todo.staying) == ((), (), ("11",))
-    said = "not in the data set now, kept in the cache as prepared: 1 sequence (11)"
+    said = "not listed now, kept in the cache as prepared: 1 sequence (11)"
     assert plan_lines(todo)[0] == said
     assert plan_json(todo)["staying"] == ["11"]
     prepare(list_semkitti(raw), out, INLINE, heard)

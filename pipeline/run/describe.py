@@ -52,7 +52,7 @@ def _left(plan: PreparePlan) -> list[str]:
     if plan.staying:
         more = ", ..." if len(plan.staying) > _MOST_NAMES else ""
         lines.append(
-            "not in the data set now, kept in the cache as prepared: "
+            "not listed now, kept in the cache as prepared: "
             f"{_count(len(plan.staying), 'sequence')} ({listed(plan.staying[:_MOST_NAMES])}{more})"
         )
     return lines
