@@ -145,6 +145,6 @@ def _of_other_scans(folders: Sequence[CorruptedFolder], n_clean: int) -> Iterato
         if len(folder.scans) < most:
             place = folder.scans[0].points.parent if folder.scans else folder.corruption
             yield (
-                f"warning: {place}: found {len(folder.scans):,} of {most:,} scans that others or "
-                "clean scans have. Scores over different scans do not compare. Download it again."
+                f"warning: {place}: found {len(folder.scans):,} of {most:,} scans. Scores over "
+                "different scans do not compare: download the folder again."
             )
