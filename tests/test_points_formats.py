@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_points import POINTS, pcd_header, write_las, write_ply
+from test_points import POINTS, lzf_by_hand, pcd_header, write_las, write_ply
 
 from pass2d.common.errors import DataError
 from pass2d.points import packed
@@ -137,6 +137,16 @@ def test_headers_of_arrays_that_lie(tmp_path: Path, header: str) -> None:
     refused(tmp_path / "a.npy", "NumPy|Python objects")
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.npy"])
+def test_a_file_of_one_endless_row_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.txt":
+        path.write_text("1 " * 100_000)
+    else:
+        np.save(path, np.ones((20, 100_000), np.float32))
+    refused(path, "100,000 numbers per point, at most 1000 are expected")
+
+
 @pytest.mark.parametrize("padded", [0, 4])
 def test_padding_of_count_0(tmp_path: Path, padded: int) -> None:
     rows = np.zeros(60, [("xyz", "<f4", 3), ("_", "u1", padded), ("i", "<f8"), ("t", "<u4")])
@@ -154,6 +164,33 @@ def test_padding_of_count_0(tmp_path: Path, padded: int) -> None:
     assert found.names == ("x", "y", "z", "intensity", "t")
     assert np.array_equal(np.column_stack(found.values[:4]), POINTS)
     assert found.values[4].tolist() == (np.arange(60) + 2**31).tolist()
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary", "binary_compressed"])
+@pytest.mark.parametrize("said", [0, 45])
+def test_all_points_of_a_cloud_whose_header_counts_fewer(
+    tmp_path: Path, kind: str, said: int
+) -> None:
+    body = POINTS.tobytes()
+    if kind == "ascii":
+        body = "".join(" ".join(map(repr, row)) + "\n" for row in POINTS.tolist()).encode()
+    elif kind == "binary_compressed":
+        packed = lzf_by_hand(POINTS.T.tobytes())
+        body = struct.pack("<II", len(packed), POINTS.nbytes) + packed
+    header = pcd_header(kind, 60, WIDTH="20", HEIGHT="3", POINTS=str(said))
+    (tmp_path / "a.pcd").write_bytes(header + body)
+    assert np.array_equal(table(tmp_path / "a.pcd"), POINTS)
+
+
+@pytest.mark.parametrize("more", [16 * 20, 3])
+def test_compressed_cloud_with_more_bytes_than_its_points_is_refused(
+    tmp_path: Path, more: int
+) -> None:
+    flat = POINTS.T.tobytes() + bytes(more)
+    packed = lzf_by_hand(flat)
+    body = struct.pack("<II", len(packed), len(flat)) + packed
+    (tmp_path / "a.pcd").write_bytes(pcd_header("binary_compressed", 60) + body)
+    refused(tmp_path / "a.pcd", f"{len(flat):,} bytes of points, its header says 60 of 16 bytes")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from cache_samples import sample_info
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.ground import find_ground
+from pass2d.cache.clouds.likeness import is_plainly_alike, of_dataset
 from pass2d.cache.clouds.statistics import scan_statistics
 from pass2d.commands.wording import in_options
 from pass2d.common.errors import ConfigError
@@ -174,6 +175,25 @@ def test_scales_of_the_signal_are_named_with_their_factor(street: Scan) -> None:
     assert warning.option == "`signal_scale=255`"
     (warning,) = look(card_of([street]), street * np.array([1, 1, 1, 60000], np.float32))
     assert warning.option == "`signal_scale=1.53e-05`"
+    (warning,) = look(card_of([street]), street * np.array([1, 1, 1, 1 / 255], np.float32))
+    assert warning.option == "`signal_scale=255`"
+    assert "the signal looks like 0..0.0039, the training data's is 0..1" in warning.message
+
+
+@pytest.mark.parametrize("is_decibels", [False, True])
+def test_signals_below_0_are_said(street: Scan, is_decibels: bool) -> None:
+    other = street.copy()
+    other[:, 3] = 20 * np.log10(street[:, 3] + 1e-3) if is_decibels else -street[:, 3]
+    (warning,) = look(card_of([street]), other)
+    assert (warning.kind, warning.option) == ("negative", "")
+    assert "most signals are below 0" in warning.message
+    assert not is_plainly_alike(other.T.astype(float), of_dataset(sample_info()))
+
+
+def test_few_signals_below_0_are_of_a_calibration(street: Scan) -> None:
+    other = street.copy()
+    other[::50, 3] = -0.01
+    assert look(card_of([street]), other) == []
 
 
 def test_options_that_were_given_are_counted_in(street: Scan) -> None:

@@ -29,8 +29,8 @@ NO_UNIT_TIMES = 30.0
 """If ranges still differ by this factor after a change of unit, the unit is not the reason."""
 DENSITY_TIMES = 3.5
 """Points per scan of the same scans, within a benchmark's layout, differ by up to 3.1 times."""
-FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)
-"""Largest signals of common sensor formats."""
+FULL_SCALES = (1 / 255, 1.0, 255.0, 4095.0, 65535.0)
+"""Largest signals of common sensor formats; the first is that of bytes divided by 255 twice."""
 TYPICAL_RANGE_M = (18.0, 40.0)
 """75th and 95th percentile of the range of a lidar on a road: real KITTI, PandaSet and nuScenes
 scans have 9 to 25 and 26 to 62. Enough to tell metres from centimetres and kilometres."""
@@ -65,7 +65,7 @@ class Difference:
     """One way in which a scan differs from what is expected."""
 
     kind: str
-    """"density", "no_signal", "signal", "recenter", "unit", "range", "rotate" or "z_offset"."""
+    """"density", "no_signal", "negative", "signal", "recenter", "unit", "range", "rotate" or "z_offset"."""
     what: str
     """The fact, e.g. "the signal looks like 0..255, the training data's is 0..1"."""
     amount: float = 0.0
@@ -86,6 +86,7 @@ class Difference:
             "recenter": "transform the points into the sensor's frame: x forward, y left, z up",
             "rotate": f"rotate the points by yaw, pitch, roll {angles} degrees: z must point up",
             "z_offset": f"add {self.amount:.2f} m to z{after}",
+            "negative": "give an intensity or remission on a linear scale from 0 on",
             "no_signal": "give the sensor's intensity or remission if there is one",
         }
         return remedies.get(self.kind, "expect worse labels, nothing corrects it")
@@ -179,6 +180,7 @@ def is_plainly_alike(points: NDArray[np.floating], expected: Expectation) -> boo
     usual = 0.0 if expected.range_m is None else expected.range_m[0]
     return bool(
         _full_scale(float(np.percentile(glance[3], 99.9))) == expected.full_scale
+        and not _is_negative(glance[3])
         and np.linalg.norm(middle) < reach
         and usual / _PLAIN_TIMES < reach < usual * _PLAIN_TIMES
         and spread.min() == spread[2]
@@ -205,13 +207,21 @@ def _signal(signal: NDArray[np.float64], expected: Expectation) -> Iterator[Diff
     if not finite.any():
         yield Difference(kind="no_signal", what="the signal (intensity, remission) is 0 everywhere")
         return
+    if _is_negative(finite):
+        low, high = np.percentile(finite, (1, 99))
+        yield Difference(
+            kind="negative",
+            what=f"most signals are below 0 ({low:.3g}..{high:.3g}: decibels, or another quantity?), "
+            f"{expected.whose} has 0..{_scale_word(expected.full_scale)}",
+        )
+        return
     here = _full_scale(float(np.percentile(finite, 99.9)))
     if here != expected.full_scale:
         is_layout = expected.is_rough
         whose = f"{expected.whose} has" if is_layout else f"{expected.whose}'s is"
         yield Difference(
             kind="signal",
-            what=f"the signal looks like 0..{here:.0f}, {whose} 0..{expected.full_scale:.0f}",
+            what=f"the signal looks like 0..{_scale_word(here)}, {whose} 0..{_scale_word(expected.full_scale)}",
             amount=expected.full_scale / here,
         )
 
@@ -289,10 +299,19 @@ def _height(found: Guess, expected: Expectation, *, z_offset: float) -> Iterator
     )
 
 
+def _is_negative(signal: NDArray[np.float64]) -> bool:
+    """Whether most signals that are not 0 are below it."""
+    return bool(2 * np.count_nonzero(signal < 0) > np.count_nonzero(signal))
+
+
 def _full_scale(value: float) -> float:
-    if value <= _ABOVE_1:
+    if FULL_SCALES[0] < value <= _ABOVE_1:
         return 1.0
     return next((scale for scale in FULL_SCALES if value <= scale), FULL_SCALES[-1])
+
+
+def _scale_word(scale: float) -> str:
+    return f"{scale:.0f}" if scale >= 1 else f"{scale:.2g}"
 
 
 def _percentiles(channel: ChannelStatistics | None, *which: int) -> tuple[float, ...] | None:

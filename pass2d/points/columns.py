@@ -15,6 +15,8 @@ from pass2d.common.errors import ConfigError, DataError
 
 FEW_ROWS, MANY_COLUMNS = 16, 100
 """No sensor has so many numbers per point."""
+MOST_COLUMNS = 1000
+"""Of any file: more take seconds to a minute, and no option names one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,19 @@ class PointColumns:
         return len(self.values[0]) if self.values else 0
 
 
+def require_few_columns(path: Path, n: int) -> None:
+    """Refuse more than any table of points has.
+
+    Raises:
+        DataError: There are more than ``MOST_COLUMNS``.
+    """
+    if n > MOST_COLUMNS:
+        raise DataError(
+            f"{path}: {n:,} numbers per point, at most {MOST_COLUMNS} are expected: "
+            "one point per row or line?"
+        )
+
+
 def is_transposed(shape: tuple[int, ...]) -> bool:
     """Whether an array of points seems to have them as columns: (4, N)."""
     return len(shape) == 2 and shape[0] < FEW_ROWS < MANY_COLUMNS < shape[1]
@@ -47,7 +62,7 @@ def from_matrix(path: Path, array: NDArray[Any]) -> PointColumns:
     A range image's points are laid row by row.
 
     Raises:
-        DataError: Another shape, one that can be read in two ways, or no numbers.
+        DataError: Another shape, one that can be read in two ways, too many columns, or no numbers.
     """
     if is_transposed(array.shape):
         raise DataError(
@@ -62,6 +77,7 @@ def from_matrix(path: Path, array: NDArray[Any]) -> PointColumns:
             f"{path}: an array (N, 3 or more) or (H, W, 3 or more) of numbers is expected, "
             f"got {array.shape} of {str(array.dtype)[:60]}"
         )
+    require_few_columns(path, array.shape[1])
     names = tuple(str(place) for place in range(array.shape[1]))
     return PointColumns(names=names, values=tuple(array.T), note=note)
 

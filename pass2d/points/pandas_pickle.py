@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
 from pass2d.common.text import shown
-from pass2d.points.columns import PointColumns, error_line
+from pass2d.points.columns import MOST_COLUMNS, PointColumns, error_line
 
 _NUMBER = re.compile(r"[iu][1248]|f[248]|b1")
-_MOST_COLUMNS = 1000
 _NAMED = re.compile(
     r"pandas(\.[\w.]+)?\.(DataFrame|BlockManager|_?new_Index|Index|RangeIndex|Int64Index|UInt64Index"
     r"|_unpickle_block|new_block|NumericIndex|BlockPlacement|Flags)"
@@ -166,7 +165,7 @@ def _columns(table: Any) -> tuple[tuple[str, ...], tuple[NDArray[Any], ...]]:
         raise TypeError("its DataFrame has no blocks")
     blocks, axes = _of_state(manager) if manager.state is not None else _of_call(manager)
     names = _names(axes[0])
-    if len(names) > _MOST_COLUMNS:
+    if len(names) > MOST_COLUMNS:
         raise ValueError(f"it has {len(names):,} columns")
     found: dict[int, NDArray[Any]] = {}
     for values, places in blocks:

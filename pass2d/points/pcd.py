@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.errors import DataError
-from pass2d.points.columns import PointColumns, reader_package
+from pass2d.points.columns import MOST_COLUMNS, PointColumns, reader_package
 from pass2d.points.packed import LARGEST_UNPACKED
 
 _PER_FIELD = ("FIELDS", "SIZE", "TYPE", "COUNT")
-_HEADER_LINES, _LONGEST_LINE, _MOST_FIELDS = 200, 1 << 16, 1000
+_HEADER_LINES, _LONGEST_LINE = 200, 1 << 16
 """Including comments; limits the search in a file that may not be PCD at all."""
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
@@ -44,7 +44,9 @@ class _Field:
 class _Header:
     fields: tuple[_Field, ...]
     n: int
-    """Points."""
+    """Points, as POINTS says."""
+    places: int
+    """WIDTH x HEIGHT; 0 if the header does not say."""
     data: str
     """"ascii", "binary" or "binary_compressed"."""
     length: int
@@ -58,7 +60,8 @@ class _Header:
 def read_pcd(path: Path, data: bytes) -> PointColumns:
     """Read the columns; organised clouds row by row, as they are stored.
 
-    Fields of several numbers (COUNT above 1) and padding are skipped. The header's VIEWPOINT
+    Fields of several numbers (COUNT above 1) and padding are skipped. Where POINTS is smaller than
+    WIDTH x HEIGHT, the number of points that the file contains decides. The header's VIEWPOINT
     (where the sensor was) is not applied: writers do not agree on whether the points are in its
     frame already. ``--rotate`` and ``--z-offset`` move points.
 
@@ -103,7 +106,7 @@ def _header(data: bytes) -> _Header:
         missing.append("POINTS")
     if missing:
         raise ValueError(f"its header lacks {', '.join(missing)}")
-    if len(names) > _MOST_FIELDS:
+    if len(names) > MOST_COLUMNS:
         raise ValueError(f"{len(names)} fields")
     for key in _PER_FIELD:
         if len(found[key]) != len(names):
@@ -114,11 +117,13 @@ def _header(data: bytes) -> _Header:
         raise ValueError(f"DATA {kind[:60]}: ascii, binary or binary_compressed is expected")
     sizes, counts = _whole(found, "SIZE"), _whole(found, "COUNT")
     fields = tuple(map(_field, names, found["TYPE"], sizes, counts))
-    if "POINTS" in found:
-        n = _whole(found, "POINTS")[0]
-    else:
-        n = _whole(found, "WIDTH")[0] * (_whole(found, "HEIGHT")[0] if "HEIGHT" in found else 1)
-    return _Header(fields=fields, n=n, data=kind, length=start)
+    places = 0
+    if "WIDTH" in found:
+        places = _whole(found, "WIDTH")[0] * (
+            _whole(found, "HEIGHT")[0] if "HEIGHT" in found else 1
+        )
+    n = _whole(found, "POINTS")[0] if "POINTS" in found else places
+    return _Header(fields=fields, n=n, places=places, data=kind, length=start)
 
 
 def _whole(found: dict[str, list[str]], key: str) -> list[int]:
@@ -149,7 +154,7 @@ def _field(name: str, kind: str, size: int, count: int) -> _Field:
 def _binary(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
     header = _with_padding(header, len(body))
     size = header.point_bytes
-    _require(path, header, len(body) // size if size else 0)
+    header = _with_stored(path, header, len(body) // size if size else 0)
     table = np.frombuffer(body, np.uint8, count=header.n * size).reshape(header.n, size)
     columns, place = [], 0
     for field in header.fields:
@@ -185,9 +190,17 @@ def _compressed(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
             f"that claim to be {packed:,} and to hold {unpacked:,}, {header.n:,} points are "
             f"{wanted:,}: truncated?"
         )
-    flat = lzf.decompress(body[8 : 8 + packed], unpacked) if wanted else b""
-    if wanted and (flat is None or len(flat) < wanted):
+    flat = lzf.decompress(body[8 : 8 + packed], unpacked) if unpacked else b""
+    if flat is None or len(flat) < unpacked:
         raise DataError(f"{path}: not a readable PCD file: the compressed data is damaged")
+    size = header.point_bytes
+    stored, rest = divmod(unpacked, size) if size else (0, unpacked)
+    header = _with_stored(path, header, stored)
+    if rest or stored != header.n:  # field after field: where each starts depends on their number
+        raise DataError(
+            f"{path}: not a readable PCD file: {unpacked:,} bytes of points, its header says "
+            f"{header.n:,} of {size} bytes each"
+        )
     columns, place = [], 0
     for field in header.fields:
         if field.is_kept:
@@ -198,7 +211,7 @@ def _compressed(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
 
 def _ascii(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
     lines = [line for line in body.decode("ascii", "replace").splitlines() if line.strip()]
-    _require(path, header, len(lines))
+    header = _with_stored(path, header, len(lines))
     wanted = sum(field.count for field in header.fields)
     table = np.zeros((0, wanted))
     if header.n:
@@ -223,7 +236,12 @@ def _ascii(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
     return columns
 
 
-def _require(path: Path, header: _Header, n: int) -> None:
-    """Refuse fewer points than the header says."""
-    if n < header.n:
-        raise DataError(f"{path}: {n} points, its header says {header.n}: truncated?")
+def _with_stored(path: Path, header: _Header, stored: int) -> _Header:
+    """The header with the number of points that are there, if that is WIDTH x HEIGHT.
+
+    Raises:
+        DataError: There are fewer points than the header says.
+    """
+    if stored < header.n:
+        raise DataError(f"{path}: {stored} points, its header says {header.n}: truncated?")
+    return replace(header, n=stored) if stored == header.places else header

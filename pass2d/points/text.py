@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pass2d.common.errors import DataError
-from pass2d.points.columns import PointColumns, error_line
+from pass2d.points.columns import PointColumns, error_line, require_few_columns
 
 COMMENTS = ("#", "//", "%")
 _DELIMITERS = (";", "\t", ",")
@@ -56,6 +56,7 @@ def read_text(path: Path, data: bytes) -> PointColumns:
     if claimed is not None and claimed != len(rows):
         raise DataError(f"{path}: {len(rows)} points, its first line says {claimed}: truncated?")
     words = _words(rows[0][1], delimiter)
+    require_few_columns(path, len(words))
     kept = [place for place, word in enumerate(words) if not word or _is_number(word)]
     if not names and len(_words(comment, _delimiter(comment))) == len(words):
         names = _words(comment, _delimiter(comment))

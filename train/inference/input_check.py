@@ -94,6 +94,8 @@ class InputCheck:
             return (
                 f"; the training data's is 0..{full:.0f}. Name its column if there is one: {option}"
             )
+        if difference.kind == "negative":
+            return f": {difference.remedy}, or name the column that has one: `map=signal=NAME`"
         if difference.kind == "range":
             return ": is `unit` right? Another sensor or place may also explain it"
         if difference.kind == "recenter":
