@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,11 +118,8 @@ def _header(data: bytes) -> _Header:
         raise ValueError(f"DATA {kind[:60]}: ascii, binary or binary_compressed is expected")
     sizes, counts = _whole(found, "SIZE"), _whole(found, "COUNT")
     fields = tuple(map(_field, names, found["TYPE"], sizes, counts))
-    places = 0
-    if "WIDTH" in found:
-        places = _whole(found, "WIDTH")[0] * (
-            _whole(found, "HEIGHT")[0] if "HEIGHT" in found else 1
-        )
+    sides = [_whole(found, key)[0] for key in ("WIDTH", "HEIGHT") if key in found]
+    places = math.prod(sides) if "WIDTH" in found else 0
     n = _whole(found, "POINTS")[0] if "POINTS" in found else places
     return _Header(fields=fields, n=n, places=places, data=kind, length=start)
 

@@ -87,25 +87,18 @@ class InputCheck:
         return {"recenter": "`recenter`", "no_signal": "`map=signal=NAME`"}.get(difference.kind, "")
 
     def _advice(self, difference: Difference, option: str) -> str:
-        if difference.kind == "density":
-            return " Expect worse labels; no option can fix it"
-        if difference.kind == "no_signal":
-            full = self._expected.full_scale
-            return (
-                f"; the training data's is 0..{full:.0f}. Name its column if there is one: {option}"
-            )
-        if difference.kind == "negative":
-            return f": {difference.remedy}, or name the column that has one: `map=signal=NAME`"
-        if difference.kind == "range":
-            return ": is `unit` right? Another sensor or place may also explain it"
-        if difference.kind == "recenter":
-            return f": {option} moves each scan's middle to x = y = 0, its ground to z = 0"
-        if difference.kind == "rotate":
-            return (
-                f": {option}. (The points do not show which way is forward: the first number "
-                "rotates about z)"
-            )
-        return f": {option}"
+        full = self._expected.full_scale
+        known = {
+            "density": " Expect worse labels; no option can fix it",
+            "no_signal": f"; the training data's is 0..{full:.0f}. Name its column if there is "
+            f"one: {option}",
+            "negative": f": {difference.remedy}, or name its column: `map=signal=NAME`",
+            "range": ": is `unit` right? Another sensor or place may also explain it",
+            "recenter": f": {option} moves each scan's middle to x = y = 0, its ground to z = 0",
+            "rotate": f": {option}. (The points do not show which way is forward: the first number "
+            "rotates about z)",
+        }
+        return known.get(difference.kind, f": {option}")
 
 
 def expectation(card: Card) -> Expectation:
