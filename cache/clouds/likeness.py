@@ -65,7 +65,8 @@ class Difference:
     """One way in which a scan differs from what is expected."""
 
     kind: str
-    """"density", "no_signal", "negative", "signal", "recenter", "unit", "range", "rotate" or "z_offset"."""
+    """"density", "no_signal", "negative", "signal", "recenter", "unit", "range", "rotate" or
+    "z_offset"."""
     what: str
     """The fact, e.g. "the signal looks like 0..255, the training data's is 0..1"."""
     amount: float = 0.0
@@ -211,17 +212,17 @@ def _signal(signal: NDArray[np.float64], expected: Expectation) -> Iterator[Diff
         low, high = np.percentile(finite, (1, 99))
         yield Difference(
             kind="negative",
-            what=f"most signals are below 0 ({low:.3g}..{high:.3g}: decibels, or another quantity?), "
+            what=f"most signals are below 0 ({low:.3g}..{high:.3g}: decibels?), "
             f"{expected.whose} has 0..{_scale_word(expected.full_scale)}",
         )
         return
     here = _full_scale(float(np.percentile(finite, 99.9)))
     if here != expected.full_scale:
-        is_layout = expected.is_rough
-        whose = f"{expected.whose} has" if is_layout else f"{expected.whose}'s is"
+        whose = f"{expected.whose} has" if expected.is_rough else f"{expected.whose}'s is"
+        found, usual = _scale_word(here), _scale_word(expected.full_scale)
         yield Difference(
             kind="signal",
-            what=f"the signal looks like 0..{_scale_word(here)}, {whose} 0..{_scale_word(expected.full_scale)}",
+            what=f"the signal looks like 0..{found}, {whose} 0..{usual}",
             amount=expected.full_scale / here,
         )
 
