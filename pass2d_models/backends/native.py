@@ -43,10 +43,11 @@ class Tile(NamedTuple):
     """Pairs of consecutive output rows."""
 
     rows: slice
-    offsets: list[tuple[int, Tensor, Tensor]]
-    """Weights (row of the flattened kernel), input rows, output rows; without empty ones."""
+    offsets: list[tuple[int, int, Tensor, Tensor]]
+    """Number of pairs, weights (row of the flattened kernel), input rows, output rows of each
+    offset that has any."""
     counts: list[int]
-    """Pairs of each of them."""
+    """The numbers of pairs once more, for splitting what belongs to all of them."""
     order: Tensor
     """(P,) int64: its pairs, end to end, sorted by output."""
     starts: Tensor
@@ -96,13 +97,13 @@ class TiledPairs(TensorRecord):
             )
             rows = slice(number * self.tile, (number + 1) * self.tile)
             offsets = [
-                item for item in zip(self.kernel, inputs, outputs, strict=True) if len(item[1])
+                item for item in zip(counts, self.kernel, inputs, outputs, strict=True) if item[0]
             ]
             tiles.append(
                 Tile(
                     rows=rows,
                     offsets=offsets,
-                    counts=[len(item[1]) for item in offsets],
+                    counts=[item[0] for item in offsets],
                     order=self.order[begin:end],
                     starts=self.starts[rows],
                 )
@@ -246,8 +247,8 @@ def _tile_sums(
     for tile in pairs.tiles:
         own = products[: len(tile.order)]
         places = own.split(tile.counts) if tile.counts else ()
-        for (k, inputs, _), place in zip(tile.offsets, places, strict=True):
-            source = torch.index_select(rows, 0, inputs, out=gathered[: len(inputs)])
+        for (n, k, inputs, _), place in zip(tile.offsets, places, strict=True):
+            source = torch.index_select(rows, 0, inputs, out=gathered[:n])
             torch.mm(source, weights[k], out=place)
         yield tile, torch.embedding_bag(own, tile.order, tile.starts, mode=_SUM)[0]
 
@@ -268,24 +269,25 @@ def _multiply_back(
         (V_in, C_in) of the input, or None; (K, C_out, C_in) of the weights.
     """
     of_weights = torch.zeros_like(weights)
+    # Split here and not indexed in the loop, which would cost microseconds per product.
+    weight_grads, by_offset = of_weights.unbind(0), weights.unbind(0)
     result = torch.empty_like(features) if wants_features else None
     most = pairs.most_of_an_offset
     left = grad.new_empty((most, grad.shape[1]))
     right = features.new_empty((most, features.shape[1]))
     products = features.new_empty((pairs.most_of_a_tile if wants_features else 0, right.shape[1]))
-    centre = None if pairs.centre is None else weights[pairs.centre]
+    centre = None if pairs.centre is None else by_offset[pairs.centre]
     for tile in pairs.tiles:
         done = 0
-        for k, inputs, outputs in tile.offsets:
-            n = len(inputs)
+        for n, k, inputs, outputs in tile.offsets:
             source = torch.index_select(grad, 0, inputs, out=left[:n])
             own = torch.index_select(features, 0, outputs, out=right[:n])
-            of_weights[k].addmm_(source.t(), own)
+            weight_grads[k].addmm_(source.t(), own)
             if wants_features:
-                torch.mm(source, weights[k], out=products[done : done + n])
+                torch.mm(source, by_offset[k], out=products[done : done + n])
                 done += n
         if pairs.centre is not None:
-            of_weights[pairs.centre].addmm_(grad[tile.rows].t(), features[tile.rows])
+            weight_grads[pairs.centre].addmm_(grad[tile.rows].t(), features[tile.rows])
         if result is not None:
             sums = torch.embedding_bag(products[:done], tile.order, tile.starts, mode=_SUM)[0]
             _write(result[tile.rows], sums, grad[tile.rows], centre)
