@@ -1,14 +1,12 @@
 """Labelling scans on one CPU thread: this checkout beside another one, in turn, in one run.
 
     python -m bench.bench_inference --cache DIR --before CHECKOUT [--scans 2] [--repeats 3]
-    python -m bench.bench_inference --cache DIR --beside [--scans 4] [--repeats 3]
-
-The second command tells what evaluation takes beside the network: the CPU time of all threads less
-that of the network's `prepare` and `forward`, both of the same run.
+    python -m bench.bench_inference --cache DIR --before CHECKOUT --ways beside
 
 Each side is a process that has loaded its code and network; they work alternately. Given is the
-CPU time per scan, so trust the ratios: "predict" is what `Segmenter` does with raw points, "eval"
-what `evaluate_network` does, reading and counting included. Networks have random weights.
+CPU time per scan of all threads, so trust the ratios: "predict" is what `Segmenter` does with raw
+points, "eval" what `evaluate_network` does, reading and counting included, "beside" what of this is
+not the network's `prepare` and `forward`. Networks have random weights.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 NETWORKS = ("2dpass-small", "minkowskinet", "spvcnn")
-WAYS = ("predict", "eval")
+WAYS = ("predict", "eval", "beside")
 PLACES = {
     "Fields": ("pass2d.cache.fields", "cache.reader"),
     "CacheReader": ("pass2d.cache.reader", "cache.reader"),
@@ -78,19 +76,35 @@ def serve(cache: str, kind: str, n_scans: int, n_threads: int) -> None:
         records = [reader.read(int(p), of.Fields(outside=True)) for p in positions]
         scans = [raw_points(record) for record in records]
 
-        def work(way: str) -> None:
-            if way == "eval":
-                of.evaluate_network(network, reader, positions)
-            else:
+        in_network = [0.0]
+
+        def timed(call: Any) -> Any:
+            def run(*args: Any) -> Any:
+                begin = time.thread_time()
+                try:
+                    return call(*args)
+                finally:
+                    in_network[0] += time.thread_time() - begin
+
+            return run
+
+        network.prepare, network.forward = timed(network.prepare), timed(network.forward)
+
+        def seconds(way: str) -> float:
+            in_network[0], start = 0.0, time.process_time()
+            if way == "predict":
                 for points in scans:
                     segmenter(points)
+            else:
+                of.evaluate_network(network, reader, positions)
+            spent = time.process_time() - start
+            return (spent - in_network[0] if way == "beside" else spent) / len(positions)
 
-        work("predict")
+        for way in WAYS:
+            seconds(way)
         print("ready", flush=True)
         for line in sys.stdin:
-            start = time.process_time()
-            work(line.strip())
-            print((time.process_time() - start) / len(positions), flush=True)
+            print(seconds(line.strip()), flush=True)
 
 
 class Side:
@@ -122,77 +136,25 @@ class Side:
         self.process.wait()
 
 
-def beside(cache: Path, kind: str, n_scans: int, repeats: int) -> None:
-    """Print the CPU time per scan that `evaluate_network` takes beside a network."""
-    import torch
-
-    from pass2d.cache.reader import CacheReader
-    from pass2d.models.inputs import Grid
-    from pass2d.models.registry import build_network
-    from pass2d.train.data.positions import labelled_positions
-    from pass2d.train.evaluation.evaluate import evaluate_network
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    of_network = [0.0]
-
-    def timed(work: Any) -> Any:
-        def call(*words: Any) -> Any:
-            begin = time.thread_time()
-            try:
-                return work(*words)
-            finally:
-                of_network[0] += time.thread_time() - begin
-
-        return call
-
-    with CacheReader.open(cache) as reader:
-        grid = reader.info.grid
-        network = build_network(
-            kind,
-            {"image_branch": False} if kind.startswith("2dpass") else {},
-            grid=Grid(low=grid.low, high=grid.high, shape=grid.shape),
-            n_classes=reader.info.labels.n_classes,
-        )
-        network.prepare, network.forward = timed(network.prepare), timed(network.forward)  # type: ignore[method-assign]
-        positions = [p for s in ("train", "val") for p in labelled_positions(reader, s)[0]]
-        positions = positions[:n_scans]
-        evaluate_network(network, reader, positions)
-        found = []
-        for _ in range(repeats):
-            of_network[0], begin = 0.0, time.process_time()
-            evaluate_network(network, reader, positions)
-            all_of_it = time.process_time() - begin
-            found.append(
-                [1000 * t / len(positions) for t in (all_of_it - of_network[0], of_network[0])]
-            )
-    (least, own), most = min(found), max(found)[0]
-    print(f"| {kind} | {len(positions)} | {least:.1f} | {most:.1f} | {own:.0f} |", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--before", type=Path, help="the other checkout")
-    parser.add_argument("--beside", action="store_true", help="what eval takes beside the network")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2])
     parser.add_argument("--scans", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.beside:
-        print("| network | scans | beside it, ms of CPU per scan: least | most | network, ms |")
-        print("|---|---|---|---|---|")
-        for kind in args.networks:
-            beside(args.cache, kind, args.scans, args.repeats)
-        return
     if args.serve:
         serve(str(args.cache), args.networks[0], args.scans, args.threads)
         return
+    if "beside" in args.ways and args.threads > 1:
+        parser.error("--ways beside needs --threads 1: it is the network's thread that is measured")
     if args.before is None:
-        parser.error("--before or --beside is needed")
-    print("| network | way | before, s per scan | now | ratio (median of pairs) |")
+        parser.error("--before is needed")
+    print("| network | way | before, ms per scan | now | ratio (median of pairs) |")
     print("|---|---|---|---|---|")
     for kind in args.networks:
         options = ["--cache", str(args.cache.resolve()), "--scans", str(args.scans)]
@@ -201,11 +163,11 @@ def main() -> None:
         sides = [
             Side(checkout, options, str(args.threads)) for checkout in (args.before.resolve(), here)
         ]
-        for way in WAYS:
+        for way in args.ways:
             pairs = [[side.seconds(way) for side in sides] for _ in range(args.repeats)]
-            before, now = (statistics.median(times) for times in zip(*pairs, strict=True))
+            before, now = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
-            print(f"| {kind} | {way} | {before:.2f} | {now:.2f} | {ratio:.2f} |", flush=True)
+            print(f"| {kind} | {way} | {before:.1f} | {now:.1f} | {ratio:.2f} |", flush=True)
         for side in sides:
             side.close()
 

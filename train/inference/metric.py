@@ -78,10 +78,10 @@ def count_pairs(
     for ids in (labels, predictions):
         if len(ids) and int(ids.max()) >= n_classes:
             raise ShapeError("ids", expected=f"below {n_classes}", got=int(ids.max()))
-    row = labels.long()
+    row = labels.int()  # in int64 counting takes several times as long
     if group is not None:
-        row = group.long() * n_classes + row
-    key = row * n_classes + predictions.long()
+        row = group.int() * n_classes + row
+    key = row * n_classes + predictions.int()
     counts = key.bincount(minlength=n_groups * n_classes**2)
     return counts.view(n_groups, n_classes, n_classes)
 

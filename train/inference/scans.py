@@ -299,8 +299,9 @@ def eval_scan(
 
 def _bands(xyz: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(N,) range band of (3, N) points."""
-    x, y, z = xyz.astype(np.float64)
-    squared = x * x + y * y + z * z
+    squared = np.square(xyz[0], dtype=np.float64)
+    for row in xyz[1:]:
+        squared += np.square(row, dtype=np.float64)
     band = np.zeros(len(squared), np.uint8)
     for edge in BAND_EDGES_M:
         band += squared >= edge * edge
