@@ -230,7 +230,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("learning_rate=1", "did you mean 'optimizer.learning_rate'?"),
         ("lerning_rate=1", "did you mean 'optimizer.learning_rate'?"),
         ("lr=1", "did you mean 'optimizer.learning_rate'?"),
-        ("optimizer.epochs=3", "did you mean 'epochs'?"),
+        ("optimizer.epochs=3", r"did you mean 'epochs' \(in no table\)"),
         ("loss.hidden=3", "did you mean 'network.settings.hidden'?"),
         ("kind=adam", "did you mean 'optimizer.kind' or 'schedule.kind'"),
         ("data.zzz=3", "choose from class_weights, classes, limit, sequences, train_splits"),

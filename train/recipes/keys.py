@@ -48,12 +48,17 @@ def _proposal(key: str, known: Sequence[str], paths: Sequence[str]) -> str:
     other = nearest(key, sorted(leaves), cutoff=0.7)
     for names in ([key], short):
         if found := [path for path in paths if path.rpartition(".")[2] in names]:
-            return f"did you mean {' or '.join(map(repr, found))}?"
+            return _did_you_mean(found)
     if own := did_you_mean(key, known):
         return own
     if found := [path for path in paths if path.rpartition(".")[2] == other]:
-        return f"did you mean {' or '.join(map(repr, found))}?"
+        return _did_you_mean(found)
     return f"choose from {', '.join(sorted(known))}"
+
+
+def _did_you_mean(paths: Sequence[str]) -> str:
+    shown = [repr(path) + ("" if "." in path else " (in no table)") for path in paths]
+    return f"did you mean {' or '.join(shown)}?"
 
 
 def _initials(name: str) -> str:
