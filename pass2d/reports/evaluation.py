@@ -220,7 +220,7 @@ def remarks(report: EvalReport) -> tuple[str, ...]:
         gain = 100 * (best.official.miou - best.miou_outside_ignored)
         lines.append(
             "Points outside the volume took the label of the nearest predicted point: "
-            f"{gain:+.2f} points of mIoU against leaving them without one."
+            f"{gain:+z.2f} points of mIoU against leaving them without one."
         )
     elif report.outside == "ignore":
         lines.append("Points outside the volume got no prediction: they are misses.")
