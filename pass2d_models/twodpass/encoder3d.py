@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pass2d.models.backends.interface import ConvTable, ConvWeights
 from pass2d.models.folding import Affine, Foldable, conv_norm, norm_after, norm_before
+from pass2d.models.linear import NarrowLinear
 from pass2d.models.norm import RowNorm
 from pass2d.models.twodpass.config import TwoDPassConfig
 from pass2d.models.twodpass.geometry import Geometry, LevelGeometry
@@ -34,7 +35,7 @@ class PointEncoder(nn.Module):
 
     def __init__(self, hidden: int, *, point_channels: int = 4) -> None:
         super().__init__()
-        self.inner = nn.Linear(point_channels + 6, hidden)
+        self.inner = NarrowLinear(point_channels + 6, hidden)
         self.outer = nn.Linear(hidden, hidden)
 
     def forward(self, geometry: Geometry) -> Tensor:

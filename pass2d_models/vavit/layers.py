@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pass2d.models.folding import Affine, Foldable, norm_after
+from pass2d.models.linear import NarrowLinear
 from pass2d.models.norm import RowNorm
 
 
@@ -15,9 +16,9 @@ class PointLayer(Foldable[tuple[Affine, Affine]]):
 
     def __init__(self, n_in: int, hidden: int, n_out: int) -> None:
         super().__init__()
-        self.point = nn.Linear(n_in, hidden, bias=False)
+        self.point = NarrowLinear(n_in, hidden, bias=False)
         self.point_norm = RowNorm(hidden)
-        self.neighbour = nn.Linear(n_in, hidden, bias=False)
+        self.neighbour = NarrowLinear(n_in, hidden, bias=False)
         self.neighbour_norm = RowNorm(hidden)
         self.gate = nn.Linear(hidden, hidden)
         self.out = nn.Linear(2 * hidden, n_out, bias=False)
