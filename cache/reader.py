@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ from pass2d.cache.keys import hash_bytes
 from pass2d.cache.layout import Layout
 from pass2d.cache.manifest import Manifest, load_manifest, open_generation, require_newest
 from pass2d.cache.motion import moving_labels, tells_motion, with_moving_classes
+from pass2d.cache.reading.bounds import require_inside, require_places, require_rows
 from pass2d.cache.reading.chunks import AllocateArray, ChunkReader, StoredChunk
 from pass2d.cache.reading.descriptors import DescriptorPool
 from pass2d.cache.reading.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
@@ -64,6 +66,8 @@ class CacheReader:
             mirror.space.forget = self._pool.forget
         self._sources: Any = None
         """`scans.parquet`, from the first `sources` on."""
+        self._checked: dict[tuple[str, int], NDArray[np.bool_]] = {}
+        """(S,) by field and camera: whether a scan's values have been seen to be possible."""
         self._point_fields = (*container_fields("lidar"), *container_fields("motion"))
         self._lease: int | None = open_generation(layout, manifest.number)
         self.fingerprint = hash_bytes(dumps([self.info, self._shards.keys()]))
@@ -195,6 +199,7 @@ class CacheReader:
                 values[spec.attribute] = value
             elif value is not None:
                 extra[spec.name] = value
+        scan.require_bounds(values)
         record: dict[str, Any] = values  # the names are those of the table
         read = ScanRecord(
             scan_id=scan.scan_id,
@@ -343,6 +348,14 @@ class _Scan:
         # As wide as the field gets, whatever the shard's values needed.
         return values if len(spec.dtypes) == 1 else values.astype(spec.dtypes[-1], copy=False)
 
+    def require_bounds(self, values: Mapping[str, NDArray[Any] | None]) -> None:
+        """Refuse points outside the volume, and rows that the raw file does not have."""
+        xyz, rows = values.get("xyz"), values.get("raw_index")
+        if xyz is not None:
+            self._once("xyz", partial(require_inside, xyz, self._reader.info.grid))
+        if rows is not None:
+            self._once("raw_index", partial(require_rows, rows, self._n + self._n_outside))
+
     def _signal(self, values: NDArray[Any]) -> NDArray[np.float32]:
         divisor = self._info("lidar").signal_divisor
         if divisor == 0:
@@ -369,8 +382,12 @@ class _Scan:
                 f"{self._reader.root}: scan {self.scan_id} has no voxel hashes. "
                 "Run `prepare` again."
             )
-        ends = self._reader.scans.voxels[self._position].cumsum()
+        counts = self._reader.scans.voxels[self._position]
+        ends = counts.cumsum()
         starts = [0, *ends[:-1]]
+        self._once("inverse", partial(require_places, inverse[:, : self._n], counts))
+        shape = np.array(self._reader.info.grid.shape)
+        self._once("coord", partial(_require_cells, coord, ends, shape))
         return tuple(
             VoxelLevel(
                 scale=scale,
@@ -388,6 +405,8 @@ class _Scan:
         if not count or rows is None or apart is None or answers is None:
             return None
         n_raw = self._n + self._n_outside
+        self._once("thinned_row", partial(require_places, rows[:count], n_raw))
+        self._once("nearest_thinned", partial(require_places, answers[:n_raw], count))
         return ThinnedScan(
             rows=rows[:count],
             apart=apart[:, :count],  # of the shard's type: what takes it copies it anyway
@@ -398,6 +417,10 @@ class _Scan:
         m = int(self._reader.scans.camera_m[self._position, camera]) if fields.pixels else 0
         point_index = self._chunk("point_index", camera) if fields.pixels else None
         pixel = self._chunk("pixel", camera) if fields.pixels else None
+        if point_index is not None and pixel is not None:
+            sides = self._reader.scans.camera_hw[self._position, camera]
+            self._once("point_index", partial(require_places, point_index[:m], self._n), camera)
+            self._once("pixel", partial(require_places, pixel[:, :m], sides), camera)
         return CameraView(
             image=self._image(camera, columns) if fields.image else None,
             point_index=np.empty(0, np.int32) if point_index is None else point_index[:m],
@@ -444,8 +467,27 @@ class _Scan:
             )
         return info
 
+    def _once(self, field: str, require: Callable[..., None], camera: int = 0) -> None:
+        """Check the values of a field when a scan is read for the first time.
+
+        Later reads compare their checksums only: the values are the same.
+        """
+        n = len(self._reader.scans.n)
+        seen = self._reader._checked.setdefault((field, camera), np.zeros(n, np.bool_))
+        if not seen[self._position]:
+            require(where=f"{self._reader.root}: {self._name(field)}")
+            seen[self._position] = True
+
     def _name(self, field: str) -> str:
         return f"field {field} of scan {self.scan_id}"
+
+
+def _require_cells(
+    coord: NDArray[np.int16], ends: NDArray[np.int64], shape: NDArray[np.int64], *, where: str
+) -> None:
+    """Refuse (3, V) cells of all scales, one after another, that are not in the grid."""
+    for scale, part in zip(SCALES, np.split(coord[:, : ends[-1]], ends[:-1], axis=1), strict=True):
+        require_places(part, -(-shape // scale), where=where)
 
 
 def _wanted_chunks(

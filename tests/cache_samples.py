@@ -139,11 +139,13 @@ def write_sample_cache(
     profile: str = "speed",
     seed: int = 0,
     extra: Callable[[str, int], dict[str, NDArray[Any]]] = lambda _id, _n: {},
+    change: Callable[[ScanRecord], ScanRecord] = lambda scan: scan,
 ) -> dict[str, ScanRecord]:
     """Prepare made-up scans below ``cache_root``; ``n_scans`` in each sequence.
 
     Sequence "08" is validation, "11" test (and without labels), all others are training.
-    ``extra`` gives fields without an attribute, by scan id and number of points.
+    ``extra`` gives fields without an attribute, by scan id and number of points; ``change`` what is
+    stored in place of a scan.
 
     Returns:
         The scans by scan id, as they went in.
@@ -165,7 +167,7 @@ def write_sample_cache(
             )
             for frame in range(n_scans)
         ]
-        scans = [replace(scan, extra=extra(scan.scan_id, scan.n)) for scan in scans]
+        scans = [change(replace(scan, extra=extra(scan.scan_id, scan.n))) for scan in scans]
         written.update({scan.scan_id: scan for scan in scans})
         for block, first in enumerate(range(0, n_scans, shard_scans)):
             shards.append(
@@ -259,7 +261,7 @@ def _entry(scan: ScanRecord, info: DatasetInfo, *, sequence: str, frame_index: i
     histogram = np.zeros(n_classes, int)
     if scan.label is not None:
         histogram = np.bincount(scan.label, minlength=n_classes)
-    distance = np.linalg.norm(np.hstack([scan.xyz, scan.outside_xyz]), axis=0)
+    distance = np.linalg.norm(np.nan_to_num(np.hstack([scan.xyz, scan.outside_xyz])), axis=0)
     ranges = np.bincount(np.minimum(distance // 5, n_bins - 1).astype(int), minlength=n_bins)
     return LidarEntry(
         scan_id=scan.scan_id,

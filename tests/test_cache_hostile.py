@@ -6,14 +6,17 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 from cache_samples import sample_info, write_sample_cache
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from pass2d.cache.care.gc import collect_garbage
@@ -25,6 +28,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.remote.config import RemoteConfig
 from pass2d.cache.remote.local_space import LocalSpace
 from pass2d.cache.remote.staged import staged
+from pass2d.cache.schema import ScanRecord
 from pass2d.cli import app
 from pass2d.common.errors import CacheError
 from pass2d.common.files import remove_abandoned
@@ -480,3 +484,54 @@ def test_making_room_removes_what_was_fetched_and_nothing_else(tmp_path: Path) -
     LocalSpace(RemoteConfig(folder=tmp_path, limit_bytes=100)).make_room(100, "all")
     assert not fetched.exists()
     assert all(path.exists() for path in mine)
+
+
+def with_first(values: NDArray[Any], value: float) -> NDArray[Any]:
+    changed = values.copy()
+    changed[..., 0] = value
+    return changed
+
+
+def with_level(scan: ScanRecord, field: str, value: int) -> ScanRecord:
+    """One of the five scales has another number."""
+    level = replace(scan.voxels[2], **{field: with_first(getattr(scan.voxels[2], field), value)})
+    return replace(scan, voxels=(*scan.voxels[:2], level, *scan.voxels[3:]))
+
+
+def with_view(scan: ScanRecord, field: str, value: int) -> ScanRecord:
+    (view,) = scan.cameras
+    view = replace(view, **{field: with_first(getattr(view, field), value)})
+    return replace(scan, cameras=(view,))
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("xyz", lambda scan: replace(scan, xyz=with_first(scan.xyz, np.nan))),
+        ("xyz", lambda scan: replace(scan, xyz=with_first(scan.xyz, 51))),
+        ("raw_index", lambda s: replace(s, raw_index=with_first(s.raw_index, 10**9))),
+        ("raw_index", lambda s: replace(s, raw_index=with_first(s.raw_index, -1))),
+        ("raw_index", lambda s: replace(s, raw_index=s.raw_index[::-1].copy())),
+        ("raw_index", lambda s: replace(s, raw_index=np.zeros_like(s.raw_index))),
+        ("inverse", lambda scan: with_level(scan, "inverse", 10**6)),
+        ("inverse", lambda scan: with_level(scan, "inverse", -1)),
+        ("coord", lambda scan: with_level(scan, "coord", 250)),
+        ("coord", lambda scan: with_level(scan, "coord", -1)),
+        ("point_index", lambda scan: with_view(scan, "point_index", 40)),
+        ("point_index", lambda scan: with_view(scan, "point_index", -1)),
+        ("pixel", lambda scan: with_view(scan, "pixel_rc", 8)),
+    ],
+)
+def test_numbers_that_lead_elsewhere_are_refused_although_checksums_fit(
+    tmp_path: Path, field: str, change: Callable[[ScanRecord], ScanRecord]
+) -> None:
+    write_sample_cache(
+        tmp_path, n_scans=2, sequences=("08",), n_points=40, image_hw=(8, 20), change=change
+    )
+    with CacheReader.open(tmp_path) as reader:
+        for _ in range(2):
+            with pytest.raises(
+                CacheError, match=f"field {field} of scan 08/00000.: found"
+            ) as error:
+                reader.read(1, Fields(pixels=True, voxels=True))
+            assert "although the checksums fit" in str(error.value)
