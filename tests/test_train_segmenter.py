@@ -11,8 +11,11 @@ import torch
 from stub_network import StubNetwork
 from test_train_predict import card, segmenter, some_points
 
+from pass2d.cache.clouds.statistics import scan_statistics
 from pass2d.cache.schema import KNOWN_FACTS
 from pass2d.common.errors import ShapeError
+from pass2d.synth.config import preset
+from pass2d.synth.frame import render_frame
 from pass2d.train.inference.segmenter import Segmenter
 
 TYPES = ["bfloat16", "float16", "float32", "float64", "int32", "int64", "int8", "uint8", "bool"]
@@ -76,3 +79,27 @@ def test_a_signal_of_another_scale_is_said_once() -> None:
         warnings.simplefilter("error")
         Segmenter(StubNetwork(), replace(card(), info=info))(points)
         segmenter()(some_points(2000))
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift", "order", "said"),
+    [
+        ([1, 1, 1, -60], 0, "xyzs", "most signals are below 0"),
+        ([1, 1, 1, 1 / 300], 0, "xyzs", "the signal looks like 0..0.0039"),
+        ([1, 1, 1, 1], 0, "xzys", "y points up, z should"),
+        ([1, 1, 1, 1], [5e5, 5e6, 0, 0], "xyzs", "the coordinates are not relative to the sensor"),
+    ],
+)
+def test_other_signals_and_frames_are_said(
+    factor: list[float], shift: object, order: str, said: str
+) -> None:
+    street = render_frame(preset("small", scans=2), "00", 0).scan.points
+    statistics = scan_statistics([street.T])
+    known = Segmenter(StubNetwork(), replace(card(), input_statistics=statistics))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        known(street)
+    places = ["xyzs".index(letter) for letter in order]
+    with pytest.warns(UserWarning, match="points: ") as heard:
+        known((street * factor + np.array(shift))[:, places])
+    assert any(said in str(warning.message) for warning in heard)

@@ -40,6 +40,8 @@ LARGEST_PASS = 500_000
 """Points of a scan in one pass; larger scans are divided (see ``PassSize``) to limit memory."""
 COMPARED_SCANS = 10
 """Number of a caller's scans that are compared with the training data."""
+_SAID = frozenset({"negative", "signal", "unit", "rotate", "recenter"})
+"""Differences that a caller is warned of; heights, ranges and density vary with place and crop."""
 LARGEST_BATCH = 32
 """Scans in one pass."""
 
@@ -287,7 +289,7 @@ class Segmenter:
             self._compared += 1
             exact = array[:, :4].T.astype(np.float64)
             for found in differences(exact, self._expected, has_signal=bool(array[:, 3].any())):
-                if found.kind in {"signal", "unit"}:
+                if found.kind in _SAID:
                     self._warn(found.kind, f"{where}: {found.what}: {found.remedy}")
         return prepared
 
