@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from test_train_checkpoint import CARD, some_tensors
+from test_train_export import TINY, trained_like
 
 from pass2d.common.errors import CheckpointError, ConfigError, Pass2DError
 from pass2d.common.plain import to_plain
@@ -17,6 +19,7 @@ from pass2d.reports.card import card_json, card_tables
 from pass2d.train.checkpoints.checkpoint import (
     load_checkpoint,
     network_from_checkpoint,
+    network_tensors,
     read_card,
     save_checkpoint,
 )
@@ -203,6 +206,20 @@ def test_tensors_of_another_kind_do_not_fit(tmp_path: Path) -> None:
     save_checkpoint(path, some_tensors(), CARD)
     with pytest.raises((CheckpointError, ConfigError), match=r"c\.safetensors|scales|hidden"):
         network_from_checkpoint(path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_of_a_training_that_diverged_are_refused(tmp_path: Path, value: float) -> None:
+    network, card = trained_like(TINY)
+    tensors = network_tensors(network.state_dict())
+    path = tmp_path / "c.safetensors"
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[name] = tensors[name].clone()
+    tensors[name].view(-1)[0] = value
+    save_checkpoint(path, tensors, card)
+    with pytest.raises(CheckpointError, match=r"1 of .* tensors contain NaN or infinity") as error:
+        network_from_checkpoint(path, torch.device("cpu"))
+    assert name.removeprefix("network.") in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,11 @@ def test_signals_below_0_are_said(street: Scan, is_decibels: bool) -> None:
     assert not is_plainly_alike(other.T.astype(float), of_dataset(sample_info()))
 
 
+def test_a_network_that_learned_without_signals_says_nothing_of_their_scale(street: Scan) -> None:
+    without = street * np.array([1, 1, 1, 0], np.float32)
+    assert look(card_of([without]), street) == []
+
+
 def test_few_signals_below_0_are_of_a_calibration(street: Scan) -> None:
     other = street.copy()
     other[::50, 3] = -0.01

@@ -123,7 +123,7 @@ def of_statistics(
     return Expectation(
         whose="the training data",
         full_scale=info.facts.full_scale if signal is None else _full_scale(signal[0]),
-        range_m=None if reach is None else (reach[0], reach[1]),
+        range_m=None if reach is None or min(reach) <= 0 else (reach[0], reach[1]),
         ground_z=None if ground is None else ground[0],
         points=None if points is None else points[0],
     )
@@ -306,7 +306,7 @@ def _is_negative(signal: NDArray[np.float64]) -> bool:
 
 
 def _full_scale(value: float) -> float:
-    if FULL_SCALES[0] < value <= _ABOVE_1:
+    if value <= 0 or FULL_SCALES[0] < value <= _ABOVE_1:  # 0: none at all says nothing
         return 1.0
     return next((scale for scale in FULL_SCALES if value <= scale), FULL_SCALES[-1])
 

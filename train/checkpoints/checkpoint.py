@@ -295,7 +295,7 @@ def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -
     """Fill the tensors that inference needs; training-only parts of the file are ignored.
 
     Raises:
-        CheckpointError: one of them is missing or has another shape.
+        CheckpointError: one of them is missing, has another shape or is not finite.
     """
     stored = checkpoint.part(NETWORK)
     needed = network.inference_state()
@@ -312,7 +312,23 @@ def load_inference_state(network: Network, checkpoint: Checkpoint, path: Path) -
             f"of another shape: {misshapen[:5] or 'none'}. "
             "Was it written by another version of pass2d?"
         )
+    require_finite({name: stored[name] for name in needed}, path)
     network.load_state_dict({name: stored[name] for name in needed}, strict=False)
+
+
+def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse the weights of a training that diverged: their predictions are one class or none.
+
+    Raises:
+        CheckpointError: One is NaN or infinite.
+    """
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"{path}: {len(bad)} of {len(tensors)} tensors contain NaN or infinity "
+            f"({', '.join(sorted(bad)[:3])}): the training diverged, or the file was converted to "
+            "a type that is too narrow. Use an earlier checkpoint."
+        )
 
 
 def _kind(tensor: Tensor) -> str:

@@ -10,7 +10,7 @@ from pass2d.models.inputs import Grid
 from pass2d.models.network import Network
 from pass2d.models.registry import build_network
 from pass2d.train.checkpoints.card import Card
-from pass2d.train.checkpoints.checkpoint import NETWORK, load_checkpoint
+from pass2d.train.checkpoints.checkpoint import NETWORK, load_checkpoint, require_finite
 
 
 def start_from_checkpoint(network: Network, path: Path, card: Card, progress: Progress) -> None:
@@ -47,6 +47,7 @@ def start_from_checkpoint(network: Network, path: Path, card: Card, progress: Pr
             "to match."
         )
     taken = {k: v for k, v in stored.items() if k in own and k not in fresh}
+    require_finite(taken, path)
     network.load_state_dict(taken, strict=False)
     progress.say(f"starting from {path}: {len(taken)} of {len(own)} tensors")
     if not is_same_table:
