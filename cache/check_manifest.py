@@ -46,14 +46,14 @@ _IS_NAME, _IS_SCAN_ID = f"^{_SAFE}$", f"^{_SAFE}(/{_SAFE})?$"
 _IS_UPWARD = r"(^|/)\.{1,2}(/|$)"
 
 
-def check_info(info: DatasetInfo, *, where: str) -> None:
+def check_info(info: DatasetInfo, *, where: str, remedy: str = "") -> None:
     """Refuse an impossible description of a data set.
 
     Raises:
-        CacheError: says what.
+        CacheError: says what, and the remedy.
     """
     for wrong in (*_info_faults(info), *_own_moving_faults(info)):
-        raise CacheError(f"{where}: {wrong}. Run `repair`, or prepare again.")
+        raise CacheError(f"{where}: {wrong}{remedy}")
 
 
 def _info_faults(info: DatasetInfo) -> Iterator[str]:

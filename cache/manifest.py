@@ -99,7 +99,7 @@ def parse_dataset(data: bytes, *, where: str) -> DatasetInfo:
             "An older pass2d wrote it: prepare again into a new `cache_root`."
         )
     info = from_json(DatasetInfo, value.get("info"), where=where)
-    check_info(info, where=where)
+    check_info(info, where=where, remedy=". Run `repair`, or prepare again.")
     return info
 
 

@@ -112,6 +112,8 @@ def test_archives(tmp_path: Path) -> None:
     assert np.array_equal(table(path), POINTS)
     np.savez(path, x=POINTS[:, 0], y=POINTS[:, 1], z=POINTS[:, 2], pose=np.eye(4))
     assert read_columns(path).names == ("x", "y", "z")
+    np.savez(path, x=POINTS[:, 0], y=POINTS[1:, 1], z=POINTS[:, 2])
+    refused(path, r"x, y and z must be numbers .* y float32 \(59,\), z")
     np.savez(path, a=POINTS, b=POINTS)
     refused(path, "which array holds the points. It has a, b; one array")
     np.savez(path, np.array([{}]))
@@ -249,6 +251,16 @@ def test_ply_that_counts_more_than_it_holds(tmp_path: Path) -> None:
     faces = b"element face 999\nproperty list uchar int vertex_index\nend_header"
     (tmp_path / "a.ply").write_bytes(data.replace(b"end_header", faces))  # none is there
     assert np.array_equal(table(tmp_path / "a.ply"), POINTS)
+
+
+@pytest.mark.parametrize("layout", [{"text": True}, {"byte_order": "<"}, {"byte_order": ">"}])
+def test_ply_that_counts_fewer_than_follow(tmp_path: Path, layout: dict[str, object]) -> None:
+    path = write_ply(tmp_path / "a.ply", **layout)
+    data = path.read_bytes()
+    path.write_bytes(data + b"\n")  # a line's end is no point
+    assert np.array_equal(table(path), POINTS)
+    path.write_bytes(data.replace(b"vertex 60", b"vertex 59"))
+    refused(path, "the header counts 59 vertices, but 60 follow it")
 
 
 def test_packed_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,12 @@ def read_npz(path: Path, data: bytes) -> PointColumns:
             }
             if len(n) == 1 and {"x", "y", "z"} <= {name.lower() for name in columns}:
                 return PointColumns(names=tuple(columns), values=tuple(columns.values()))
+            found = ", ".join(
+                f"{name} {array.dtype} {array.shape}"
+                for name, array in arrays.items()
+                if name.lower() in {"x", "y", "z"}
+            )
+            raise DataError(f"{path}: x, y and z must be numbers (N,), as many each; found {found}")
     shown = and_more((ascii(name[:_LONGEST_NAME])[1:-1] for name in members), _MOST_SHOWN)
     raise DataError(
         f"{path}: which array holds the points? It has {shown or 'none'}; one array, one "

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pass2d.common.errors import DataError
 from pass2d.points.columns import PointColumns, from_structured, reader_package
 
@@ -20,14 +23,39 @@ def read_ply(path: Path, data: bytes) -> PointColumns:
         DataError: Not such a file, truncated, or without vertices.
     """
     plyfile = reader_package("plyfile", path, needs="plyfile")
-    document = plyfile.PlyData.read(io.BytesIO(_only_vertices(path, data)))
+    header, body, ends_with_vertices = _parts(path, data)
+    document = plyfile.PlyData.read(io.BytesIO(header + body))
     if "vertex" not in document:
         raise DataError(f"{path}: no element 'vertex' in this PLY file")
-    return from_structured(path, document["vertex"].data)
+    vertices = document["vertex"].data
+    if ends_with_vertices and len(document.elements) == 1:
+        _require_no_more(path, vertices, body, is_text=document.text)
+    return from_structured(path, vertices)
 
 
-def _only_vertices(path: Path, data: bytes) -> bytes:
-    """The file as plyfile takes it: comments in ASCII, no elements behind the vertices.
+def _require_no_more(path: Path, vertices: NDArray[np.void], body: bytes, *, is_text: bool) -> None:
+    """Refuse a file whose header counts fewer vertices than follow it.
+
+    Raises:
+        DataError: Whole vertices are left.
+    """
+    if is_text:
+        n = sum(1 for line in body.splitlines() if line.strip())
+    elif vertices.dtype.hasobject:  # lists: their sizes differ
+        return
+    else:
+        n = len(body) // vertices.dtype.itemsize
+    if n > len(vertices):
+        raise DataError(
+            f"{path}: the header counts {len(vertices):,} vertices, but {n:,} follow it. "
+            "Correct the line 'element vertex', or write the file again"
+        )
+
+
+def _parts(path: Path, data: bytes) -> tuple[bytes, bytes, bool]:
+    """Header and body as plyfile takes them, and whether nothing is behind the vertices.
+
+    Comments are in ASCII, and the header has no elements behind the vertices.
 
     Raises:
         DataError: It counts more than its bytes can hold.
@@ -46,7 +74,7 @@ def _only_vertices(path: Path, data: bytes) -> bytes:
         if line.strip() == _END or len(header) > _HEADER_LINES:
             break
     plain = b"".join(header).decode("latin-1").encode("ascii", "replace")
-    return plain + file.read()
+    return plain, file.read(), element == b"vertex"
 
 
 def _require_room(path: Path, words: list[bytes], n_bytes: int) -> None:
