@@ -293,6 +293,9 @@ def test_a_wrong_recipe_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.toml: not a TOML file"):
         load_recipe(str(path))
     path.write_text("[optimizer]\nlerning_rate = 1\n")
+    (tmp_path / "other.toml").write_text("[network]\nsettings = {crop_hw = 3}")
+    with pytest.raises(ConfigError, match=r"other\.toml\.network\.settings: unknown key 'crop_hw'"):
+        load_recipe(str(tmp_path / "other.toml"))
     with pytest.raises(ConfigError, match=r"mine\.toml\.optimizer: unknown key 'lerning_rate'"):
         load_recipe(str(path))
     path.write_text('extends = "2dpass-large"\nlearning_rate = 1\n')

@@ -190,7 +190,10 @@ def load_recipe(
         _apply(table, override, progress)
     recipe = from_plain(Recipe, table, where=str(name_or_path))
     _require_writable(to_plain(recipe), where=str(name_or_path))
-    network_settings(recipe)
+    try:
+        network_settings(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{name_or_path}.{error}") from error
     return recipe
 
 
