@@ -290,6 +290,17 @@ def test_columns_of_another_kind_are_named(tmp_path: Path, wrong: str) -> None:
     assert str(file) in result.output.replace("\n", "")
 
 
+def test_a_column_whose_name_is_no_utf8_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    write_segment(tmp_path / "training", "seg")
+    file = tmp_path / "training" / "vehicle_pose" / "seg.parquet"
+    name = pq.read_table(file).column_names[0].encode()
+    file.write_bytes(file.read_bytes().replace(name, b"\xff" * len(name)))
+    result = CliRunner().invoke(app, ["prepare", "waymo", "--root", str(tmp_path), "--check"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert str(file) in result.output.replace("\n", "")
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     write_segment(tmp_path / "training", "seg")
     file = tmp_path / "training" / "vehicle_pose" / "seg.parquet"

@@ -22,6 +22,8 @@ from pass2d.pipeline.stages.raw_file import NO_FILE
 
 Key = tuple[Any, ...]
 _BUFFER_BYTES = 1 << 20
+_FAULTS = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What reading a damaged file can raise; the last for a column's name that is no UTF-8."""
 """Of a file read at a time."""
 _MOST_OPEN = 12
 """Files that a thread keeps open: those of a scan."""
@@ -117,7 +119,7 @@ class Rows:
                     row = {name: batch.column(name)[0] for name in self._columns}
                     self._last, self._batches = (place, row), batches
                     return row
-        except (pa.ArrowException, OSError, StopIteration) as error:
+        except (*_FAULTS, StopIteration) as error:
             raise unreadable(self._file, error) from error
 
     def _stream(self, group: int) -> Iterator[pa.RecordBatch]:
@@ -169,9 +171,9 @@ def open_parquet(file: Path, *, needs: Mapping[str, Holds]) -> pq.ParquetFile:
         os.close(open_file(file))  # Arrow would wait for a pipe
         # Neither mapped nor read ahead: a column of a segment may be gigabytes.
         found = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+        schema = found.schema_arrow
+    except _FAULTS as error:
         raise unreadable(file, error) from error
-    schema = found.schema_arrow
     for name, holds in needs.items():
         if name not in schema.names:
             raise _no_component(file, f"no column {name} among {', '.join(schema.names[:8])}")
@@ -205,7 +207,7 @@ def read_columns(file: Path, columns: Mapping[str, Holds]) -> pa.Table:
     parquet = open_parquet(file, needs=columns)
     try:
         table = parquet.read(columns=list(columns), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except _FAULTS as error:
         raise unreadable(file, error) from error
     for name, holds in columns.items():
         if table[name].null_count:
