@@ -243,7 +243,7 @@ def _split_statistics(scans: ScanColumns, info: DatasetInfo, split: str) -> Spli
         sequences_without_label=_lacking(sequence, has_label),
         sequences_without_image=_lacking(sequence, has_image),
         class_counts=counts,
-        class_shares=counts / max(1, counts.sum()),
+        class_shares=counts / max(1, int(counts.sum())),
         class_weights=class_weights(counts),
         rare=tuple(info.labels.names[c] for c in rare_classes(counts)),
         absent=tuple(info.labels.names[c] for c in absent),

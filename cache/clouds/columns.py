@@ -238,6 +238,7 @@ def column_bits(values: NDArray[np.floating]) -> dict[int, float]:
     in_order = np.sort(sample[is_number])
     bins = min(_BINS, max(_FEWEST_BINS, len(sample) // _BIN_NUMBERS))
     edges = np.unique(in_order[np.linspace(0, len(in_order) - 1, bins + 1).astype(int)])
+    code: NDArray[np.integer]
     code = (edges[:, None] <= sample).sum(axis=0, dtype=np.uint8)  # few edges: faster than a search
     code[~is_number] = len(edges) + 1
     is_used = np.bincount(code) > 0

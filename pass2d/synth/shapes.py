@@ -205,8 +205,8 @@ def outward_normal(shape: Shape, point: Vectors, form: Form) -> Vectors:
         upright = np.ones(1, np.float32)
         p, q = (form.p, form.q) if shape is Shape.TAPERED else (upright, upright)
         gradient = _box_gradient(point, form.half, p, q)
-    length = np.sqrt(gradient.x**2 + gradient.y**2 + gradient.z**2)
-    length = np.maximum(length, np.float32(1e-9))
+    norm = np.sqrt(gradient.x**2 + gradient.y**2 + gradient.z**2)
+    length = np.asarray(np.maximum(norm, np.float32(1e-9)), np.float32)
     return Vectors(gradient.x / length, gradient.y / length, gradient.z / length)
 
 

@@ -52,7 +52,7 @@ class CentreLine:
             self.amplitude_m, self.wave_per_m, self.phase, strict=True
         ):
             factor, turn = amplitude * wave**derivative, phase + derivative * np.pi / 2
-            total = total + factor * np.sin(wave * x + turn)
+            total = np.asarray(total + factor * np.sin(wave * x + turn), x.dtype)
         return total
 
     def world_from_street(self, s: float, t: float) -> tuple[float, float, float]:
@@ -84,7 +84,7 @@ class CentreLine:
             s = np.add(s, ((x - s) + off * slope) / curvature, dtype=np.float32)
         slope = self.slope(s)
         cos = 1 / np.sqrt(1 + slope * slope)
-        return s, ((y - self.height(s)) - (x - s) * slope) * cos
+        return s, np.asarray(((y - self.height(s)) - (x - s) * slope) * cos, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ def wheels(
 
 def car(rng: np.random.Generator) -> list[Part]:
     """A hatchback, saloon, estate or van."""
-    style = rng.choice(["hatchback", "saloon", "estate", "van"], p=[0.35, 0.3, 0.2, 0.15])
+    style = str(rng.choice(["hatchback", "saloon", "estate", "van"], p=[0.35, 0.3, 0.2, 0.15]))
     length = {"hatchback": 3.9, "saloon": 4.6, "estate": 4.7, "van": 4.9}[style]
     length += rng.normal(0, 0.12)
     width, height = rng.normal(1.76, 0.05), {"van": 1.95}.get(style, 1.47) + rng.normal(0, 0.05)

@@ -59,7 +59,7 @@ def static_moving_switch(
         middle = xyz[0][:2, rows[0]].mean(axis=1)
         for part, points, labels, own in zip(parts, xyz, label, rows, strict=True):
             if part.lag and len(own):
-                shift = -part.lag * step_m * direction
+                shift: NDArray[np.floating] = -part.lag * step_m * direction
                 if moves:
                     shift = middle - points[:2, own].mean(axis=1)
                 points[:2, own] += shift[:, None].astype(np.float32)
