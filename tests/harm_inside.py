@@ -6,6 +6,7 @@ import gzip
 import random
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,7 @@ def _ros1(file: Path, choose: random.Random) -> None:
 
 
 def _sqlite(file: Path, choose: random.Random) -> None:
-    with sqlite3.connect(file) as base:
+    with closing(sqlite3.connect(file)) as base, base:
         rows = base.execute("SELECT id, topic_id, data FROM messages").fetchall()
         kinds = dict(base.execute("SELECT id, type FROM topics").fetchall())
         number, topic, data = choose.choice(rows)

@@ -88,7 +88,9 @@ def probabilities(checkpoint: Path) -> Path:
 
 def scan_of(n: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return rng.normal(0, (9, 9, 1, 0.3), (n, 4)).astype(np.float32)
+    points = rng.normal(0, (9, 9, 1, 0.3), (n, 4)).astype(np.float32)
+    points[:, 3] = np.abs(points[:, 3])
+    return points
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 17, 5000])

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_database_keeps_every_other_row_and_table(tmp_path: Path) -> None:
 
     def rows(folder: Path) -> dict[str, list[tuple]]:
         (file,) = folder.glob("*.db3")
-        with sqlite3.connect(file) as base:
+        with closing(sqlite3.connect(file)) as base, base:
             names = [
                 n for (n,) in base.execute("SELECT name FROM sqlite_master WHERE type='table'")
             ]
