@@ -113,7 +113,7 @@ def test_archives(tmp_path: Path) -> None:
     np.savez(path, x=POINTS[:, 0], y=POINTS[:, 1], z=POINTS[:, 2], pose=np.eye(4))
     assert read_columns(path).names == ("x", "y", "z")
     np.savez(path, x=POINTS[:, 0], y=POINTS[1:, 1], z=POINTS[:, 2])
-    refused(path, r"x, y and z must be numbers .* y float32 \(59,\), z")
+    refused(path, r"x, y and z must be arrays .* y float32 \(59,\), z")
     np.savez(path, a=POINTS, b=POINTS)
     refused(path, "which array holds the points. It has a, b; one array")
     np.savez(path, np.array([{}]))

@@ -74,7 +74,9 @@ def read_npz(path: Path, data: bytes) -> PointColumns:
                 for name, array in arrays.items()
                 if name.lower() in {"x", "y", "z"}
             )
-            raise DataError(f"{path}: x, y and z must be numbers (N,), as many each; found {found}")
+            raise DataError(
+                f"{path}: x, y and z must be arrays (N,) of the same length; found {found}"
+            )
     shown = and_more((ascii(name[:_LONGEST_NAME])[1:-1] for name in members), _MOST_SHOWN)
     raise DataError(
         f"{path}: which array holds the points? It has {shown or 'none'}; one array, one "
