@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from waiting import goes_on
+from waiting import goes_on, has_written
 
 from pass2d.commands.console import Console, clear_errors
 from pass2d.commands.signals import Signals
@@ -48,7 +48,7 @@ def start(code: str, *words: object) -> subprocess.Popen[str]:
 def test_a_signal_ends_a_command_at_work(tmp_path: Path, number: signal.Signals, code: int) -> None:
     words = ("prepare", "synth", "--preset", "demo", "--workers", "0", "--out", tmp_path / "world")
     with start("from pass2d.cli import main; main()", *words) as process:
-        while not list(tmp_path.rglob("*.bin")):
+        while not has_written(tmp_path, ".bin"):
             assert goes_on(process)
         process.send_signal(number)
         _, said = process.communicate(timeout=120)

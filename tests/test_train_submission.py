@@ -265,6 +265,25 @@ def test_finished_scans_of_another_job_are_not_taken(stubbed, scans, tmp_path: P
     assert set(values.tolist()) == {10}
 
 
+@pytest.mark.parametrize("record", ["none", "older", "newer"])
+def test_what_a_killed_run_left_beside_its_finished_zip_goes(
+    stubbed, scans, tmp_path: Path, record: str
+) -> None:
+    """But not an unfinished run that is to replace the zip: its record is newer."""
+    out, parts = tmp_path / "s.zip", tmp_path / ".s.zip.parts"
+    write(stubbed, scans, out)
+    with pytest.raises(CutError):
+        write(stubbed, scans, out, overwrite=True, progress=CutAtPacking())
+    if record == "none":
+        (parts / "finished.jsonl").unlink()
+    else:
+        zipped_ns = out.stat().st_mtime_ns + (1 if record == "newer" else 0)
+        os.utime(parts / "finished.jsonl", ns=(zipped_ns, zipped_ns))
+    with pytest.raises(DataError, match="already there"):
+        write(stubbed, scans, out)
+    assert parts.exists() == (record == "newer")
+
+
 def test_a_zip_that_is_there_is_not_replaced(stubbed, scans, tmp_path: Path) -> None:
     out = tmp_path / "s.zip"
     out.write_bytes(b"mine")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import subprocess
+from pathlib import Path
 
 
 def goes_on(process: subprocess.Popen) -> bool:
@@ -13,6 +14,14 @@ def goes_on(process: subprocess.Popen) -> bool:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(0.02)
     return process.returncode is None
+
+
+def has_written(folder: Path, suffix: str) -> bool:
+    """Whether a process has put a file with this suffix somewhere below a folder.
+
+    `Path.rglob` fails where it looks into a folder that the process takes away meanwhile.
+    """
+    return any(name.endswith(suffix) for _, _, names in os.walk(folder) for name in names)
 
 
 def ends(pid: int, *, limit_s: float = 60) -> bool:

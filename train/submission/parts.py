@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -11,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.common.errors import CacheError
-from pass2d.common.files import read_whole, replace_file, writing
+from pass2d.common.files import lock_file, read_whole, replace_file, writing
 from pass2d.common.work_record import WorkRecord
 
-RECORD = "finished.jsonl"
+RECORD, LOCK = "finished.jsonl", "run.lock"
 
 
 class Parts:
@@ -25,7 +26,7 @@ class Parts:
     """
 
     def __init__(self, out: Path, job: Mapping[str, object]) -> None:
-        self.folder = out.with_name(f".{out.name}.parts")
+        self.folder = _folder(out)
         self._scratch = self.folder / "tmp"
         self._job = job
         self._record: WorkRecord | None = None
@@ -59,7 +60,7 @@ class Parts:
     @property
     def lock(self) -> Path:
         """Held by the run that works here."""
-        return self.folder / "run.lock"
+        return self.folder / LOCK
 
     def write(self, place: int, labels: NDArray[np.uint8]) -> None:
         """Save a scan's (N,) uint8 training ids.
@@ -88,6 +89,22 @@ class Parts:
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @staticmethod
+    def clear(out: Path) -> None:
+        """Remove what a run left that was killed between its complete zip and `remove`.
+
+        An unfinished run, which is to replace the zip, has a record newer than the zip; it stays.
+        """
+        folder = _folder(out)
+        if folder.is_symlink() or not folder.is_dir():
+            return
+        with (
+            contextlib.suppress(OSError, CacheError),  # the zip is there: nothing depends on it
+            lock_file(folder / LOCK, exclusive=True, wait=False) as is_alone,
+        ):
+            if is_alone and _changed_ns(folder / RECORD) <= out.stat().st_mtime_ns:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def close(self) -> None:
         """Close the record; what is finished stays."""
         if self._record is not None:
@@ -100,6 +117,18 @@ class Parts:
 
     def _path(self, place: int) -> Path:
         return self.folder / f"{place:06d}.z"
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.parts")
+
+
+def _changed_ns(path: Path) -> int:
+    """When a file was last written; 0 if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def busy(folder: Path) -> CacheError:

@@ -111,6 +111,7 @@ def submit(
     if out.is_dir():
         raise DataError(f"{out}: a folder. `out` names the zip to write.")
     if out.exists() and not config.overwrite:
+        Parts.clear(out)
         raise DataError(f"{out} is already there. Choose another `out`, or set `overwrite`.")
     description = None if config.description is None else read_description(config.description)
     trained = trained_network(checkpoint, device)
