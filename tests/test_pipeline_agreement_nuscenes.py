@@ -367,6 +367,17 @@ def test_a_key_frame_without_its_sample_is_an_error(folder: NuscenesFolder) -> N
     assert (failed.container, failed.reason) == ("lidar", str(problem))
 
 
+def test_a_key_frame_without_its_scene_is_an_error(folder: NuscenesFolder) -> None:
+    folder.tables["sample"][1]["scene_token"] = "gone"
+    root = folder.write()
+    (problem,) = (problem for problem in checked(root) if problem.severity == "error")
+    assert (problem.file.name, problem.found) == ("scene.json", "no row gone")
+    listing = list_nuscenes(root)
+    (failed,) = listing.failed
+    assert (failed.container, failed.reason) == ("lidar", str(problem))
+    assert len(listing.scans) == 3
+
+
 @pytest.mark.parametrize("place", ["samples/CAM_BACK", "lidarseg/v1.0-mini", "samples/LIDAR_TOP"])
 def test_a_folder_that_cannot_be_read_is_one_problem(
     folder: NuscenesFolder, place: str, monkeypatch: pytest.MonkeyPatch

@@ -79,13 +79,15 @@ def test_reading_holds_a_small_part_of_a_table(tmp_path: Path) -> None:
         ('[{"token": "a"}, {"name": 1}]', "row 1 has no token; found name"),
         ('[{"token": "a"}, 5]', "row 1 is 5"),
         ('[{"token": nonsense}]', "invalid JSON at 'nonsense"),
+        ('[{"token": "a"}]\n[{"token": "b"}]', "after the end of the list"),
+        ("[]" + " " * 99 + "x", "after the end of the list"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "t.json"
     file.write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        read(file, "token")
+        read(file, "token", chunk_chars=16)
     assert str(file) in str(caught.value)
 
 

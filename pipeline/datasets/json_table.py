@@ -134,7 +134,14 @@ def _objects(
             text, place = more(), 0
             continue
         if text[place] == "]":
-            return
+            rest = text[place + 1 :]
+            while not rest.strip():
+                if not (rest := stream.read(chunk_chars)):
+                    return
+            raise DataError(
+                f"{file}: found {rest.strip()[:20]!r} after the end of the list, expected one list "
+                f"'[...]' of rows. {_AGAIN}"
+            )
         try:
             row, place = decode(text, place)
         except json.JSONDecodeError as error:

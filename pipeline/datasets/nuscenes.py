@@ -264,7 +264,13 @@ def _read(
         info=replace(info, sweeps=sweeps),
         split_of=split_of,
         scenes=chosen,
-        tables=read_tables(reader, chosen, channels=(LIDAR, *table.cameras), sweeps=sweeps > 0),
+        tables=read_tables(
+            reader,
+            chosen,
+            known=known,
+            channels=(LIDAR, *table.cameras),
+            sweeps=sweeps > 0,
+        ),
         notes=(*(notes if scenes is None else ()), *remarks),
     )
 

@@ -82,12 +82,17 @@ class Tables:
     labels: dict[str, str] | None
     """Label file below the root by token of the lidar file; None without the table."""
     lost: dict[str, str] = field(default_factory=dict)
-    """Token of the missing row of sample, by token of the lidar's key frame that names it."""
+    """Token of the sample, by token of the lidar's key frame that names it: of samples that have
+    no row, or whose scene has none."""
+    sceneless: dict[str, str] = field(default_factory=dict)
+    """Token of the missing row of scene, by token of the sample that names it."""
 
     def lost_problem(self, token: str) -> Problem:
         """The problem of such a key frame, whose scene is unknown."""
-        named_by = f"row {token} of sample_data.json"
-        return self._no_row("sample", self.lost[token], named_by).problem
+        sample = self.lost[token]
+        if (scene := self.sceneless.get(sample)) is not None:
+            return self._no_row("scene", scene, f"row {sample} of sample.json").problem
+        return self._no_row("sample", sample, f"row {token} of sample_data.json").problem
 
     def calibration(self, data: SensorData) -> Calibration:
         """The mounting of the sensor that wrote a file.

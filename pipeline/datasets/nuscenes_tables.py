@@ -94,6 +94,7 @@ def read_tables(
     reader: TableReader,
     scenes: Collection[Scene],
     *,
+    known: Collection[Scene],
     channels: Sequence[str],
     sweeps: bool = False,
 ) -> Tables:
@@ -102,13 +103,15 @@ def read_tables(
     Args:
         reader: of one version.
         scenes: to keep.
+        known: all of the version.
         channels: sensors to keep, e.g. the lidar and six cameras.
         sweeps: keep the lidar files between key frames too.
 
     Raises:
         DataError: a table is missing or damaged.
     """
-    samples, every = _samples(reader, {scene.token for scene in scenes})
+    known_tokens = {scene.token for scene in known}
+    samples, every, sceneless = _samples(reader, {scene.token for scene in scenes}, known_tokens)
     found = _calibrations(reader, set(channels))
     wanted = {sample.token for of_scene in samples.values() for sample in of_scene}
     data, lidar, lost = _sensor_data(reader, wanted, found, every=every, sweeps=sweeps)
@@ -127,6 +130,7 @@ def read_tables(
         sensorless=found.sensorless,
         ego_poses=_ego_poses(reader, used),
         lost=lost,
+        sceneless=sceneless,
         labels=labels,
         panoptic=panoptic or {},
     )
@@ -145,16 +149,23 @@ def _label_files(reader: TableReader, kept: Collection[str], table: str) -> dict
 
 
 def _samples(
-    reader: TableReader, scene_tokens: Collection[str]
-) -> tuple[dict[str, list[Sample]], set[str]]:
-    """Key frames by scene, in the order of time, and the tokens of those of all scenes."""
+    reader: TableReader, scene_tokens: Collection[str], known: Collection[str]
+) -> tuple[dict[str, list[Sample]], set[str], dict[str, str]]:
+    """Key frames by scene, in the order of time; the tokens of those of all known scenes; others.
+
+    Others name a scene that has no row: its token by theirs.
+    """
     every: set[str] = set()
+    sceneless: dict[str, str] = {}
     file = reader.file("sample")
     once = Once(file, "token")
     samples: dict[str, list[Sample]] = {token: [] for token in scene_tokens}
     columns = {"token": TOKEN, "timestamp": ANY, "scene_token": TOKEN}
     for token, timestamp, scene in reader.rows("sample", columns):
-        every.add(token)
+        if scene in known:
+            every.add(token)
+        else:
+            sceneless[token] = scene
         if scene in samples:
             with reader.checked("sample"):
                 once.add(token)
@@ -162,7 +173,7 @@ def _samples(
                 samples[scene].append(Sample(token, time_us))
     for of_scene in samples.values():
         of_scene.sort(key=lambda sample: (sample.timestamp_us, sample.token))
-    return samples, every
+    return samples, every, sceneless
 
 
 @dataclass(frozen=True, kw_only=True)

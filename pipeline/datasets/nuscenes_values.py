@@ -51,7 +51,7 @@ class TableReader:
     def _refuse(self, error: DataError, file: Path) -> None:
         self._first = self._first or error
         text = str(error).removeprefix(f"{file}: ")
-        found, is_told, rest = text.rpartition(", expected ")
+        found, is_told, rest = text.removeprefix("found ").rpartition(", expected ")
         if not is_told:
             found, _, remedy = text.partition(". ")
             rest = f"a table as nuScenes has it. {remedy or 'Unpack it again.'}"
