@@ -73,7 +73,7 @@ def test_dropped_points_leave_all_others_and_the_raw_rows_as_they_are(
 ) -> None:
     summary = prepare(dropping(raw), tmp_path / "out", INLINE, Silent())
     assert (summary.failed, summary.scans, summary.dropped_points) == ((), 2, 4)
-    assert any("4 of no finite numbers dropped" in line for line in summary_lines(summary))
+    assert any("4 not finite or beyond 1000 m dropped" in line for line in summary_lines(summary))
     labels = np.fromfile(raw / "sequences/00/labels/000000.label", "<u4") & 0xFFFF
     table = list_semkitti(raw).info.labels.raw_to_training
     with CacheReader.open(tmp_path / "out") as reader:
@@ -95,6 +95,35 @@ def test_dropped_points_leave_all_others_and_the_raw_rows_as_they_are(
     assert int(is_measured(ranges).sum()) == 46
 
 
+def test_a_few_points_beyond_any_lidars_range_count_as_invalid(tmp_path: Path) -> None:
+    """VaViT's cells, among others, have no room for them."""
+    root = tmp_path / "raw"
+    file = write_sequence(root, "00", (0, 1)) / "velodyne/000000.bin"
+    points = np.fromfile(file, "<f4").reshape(-1, 4)
+    points[[7, 11], [1, 2]] = 1e30, -1000.1
+    points[12, 0] = 1000
+    points.tofile(file)
+    (failed,) = prepare(list_semkitti(root), tmp_path / "out", INLINE, Silent()).failed
+    assert "000000.bin: found 2 of 50 points beyond 1000 m, first 7" in failed.reason
+    summary = prepare(dropping(root), tmp_path / "out", INLINE, Silent())
+    assert (summary.failed, summary.dropped_points) == ((), 2)
+    with CacheReader.open(tmp_path / "out") as reader:
+        points = reader.read(0, Fields(outside=True)).raw().points
+    assert points[[7, 11], :3].tolist() == [list(NOWHERE)] * 2
+    assert points[12, 0] == 1000
+
+
+def test_many_points_beyond_it_are_of_another_unit_which_is_said_as_such(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    file = write_sequence(root, "00", (0, 1)) / "velodyne/000000.bin"
+    points = np.fromfile(file, "<f4").reshape(-1, 4)
+    points[:, :3] *= 1000
+    points.tofile(file)
+    for listing in (list_semkitti(root), dropping(root)):
+        (failed,) = prepare(listing, tmp_path / "out", INLINE, Silent()).failed
+        assert "50 points, none of them in the volume" in failed.reason
+
+
 def test_the_option_changes_no_scan_without_such_points(tmp_path: Path) -> None:
     root = tmp_path / "raw"
     write_sequence(root, "00", (0, 1))
@@ -114,7 +143,7 @@ def test_the_command_has_the_option(raw: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     result = runner.invoke(app, [*words, "--workers", "0", "--drop-invalid"])
     assert result.exit_code == 0, result.output
-    assert "4 of no finite numbers dropped" in result.output
+    assert "4 not finite or beyond 1000 m dropped" in result.output
     assert runner.invoke(app, [*words, "--workers", "0"]).exit_code == 1  # not taken for granted
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_cache_columns import street
 
-from pass2d.cache.clouds.columns import DTYPES, PointLayout
+from pass2d.cache.clouds.columns import DTYPES, PointLayout, other_content
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.points.binary import BinaryOptions, read_binary
 
@@ -116,3 +116,36 @@ def test_a_file_of_another_sensor_is_not_read_as_a_description_states(tmp_path: 
     found = read_binary(file, options)
     assert found.layout.columns == 4
     assert "read as 4 float32 per point" in found.note
+
+
+@pytest.mark.parametrize(("asked", "is_fitting"), [(5, False), (7, True), (14, True), (4, False)])
+def test_what_was_asked_for_is_compared_with_the_numbers(
+    tmp_path: Path, asked: int, is_fitting: bool
+) -> None:
+    """2,002 points of 7: also 3,503.5 of 4, 1,001 of 14."""
+    file = write(tmp_path / "a.bin", table(2002, 7))
+    options = BinaryOptions(usual=4, columns=asked, is_asked=True)
+    if not is_fitting:
+        with pytest.raises(DataError, match=r"it looks like 7 float32 per point: `columns=7`$"):
+            read_binary(file, options)
+        return
+    read = read_binary(file, options)
+    said = "" if asked == 7 else "as asked for, but its points make sense only as 7 float32"
+    assert said in read.note
+    assert (read.options, bool(read.note)) == (("", False) if asked == 7 else ("`columns=7`", True))
+
+
+def test_no_other_number_of_columns_is_advised_for_a_file_that_was_cut(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.bin", table(2000, 4))
+    file.write_bytes(file.read_bytes()[:-20])  # 31,980: of 20, not of 16
+    with pytest.raises(DataError, match=r"truncated, or not a point file$"):
+        read_binary(file, BinaryOptions(usual=4))
+
+
+@pytest.mark.parametrize("header", [np.array([2000, 4], "<i8"), np.array([4, 0, 0, 0], ">i4")])
+def test_a_header_is_no_point(tmp_path: Path, header: np.ndarray) -> None:
+    file = write(tmp_path / "a.bin", table(2000, 4))
+    file.write_bytes(header.tobytes() + file.read_bytes())
+    with pytest.raises(DataError, match="whole numbers in place of the first point: a header"):
+        read_binary(file, BinaryOptions(usual=4))
+    assert "a header" in other_content(file.read_bytes(), PointLayout(columns=4))

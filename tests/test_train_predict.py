@@ -175,6 +175,7 @@ def test_checkpoint_alone_labels_a_folder_in_raw_ids(checkpoint: Path, tmp_path:
         write_bin(tmp_path / "in" / f"{name}.bin", points)
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
     assert (summary.scans, summary.points, summary.failed) == (3, 900, ())
+    assert f"{tmp_path / 'in/sub/empty.bin'}: no points. Was it copied whole?" in summary.notes
     loaded = Segmenter.load(checkpoint, device=CPU)
     for name, points in scans.items():
         written = np.fromfile(tmp_path / "out" / f"{name}.label", "<u4")
@@ -232,7 +233,7 @@ def test_size_of_five_columns_is_recognised(checkpoint: Path, tmp_path: Path) ->
         five = np.column_stack([some_points(n), np.zeros(n)])
         write_bin(tmp_path / f"in/{n}.pcd.bin", five)
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "wrong", columns=4, device=CPU)
-    assert "5 columns would fit: `columns=5`" in summary.failed[0].reason
+    assert "it looks like 5 float32 per point: `columns=5`" in summary.failed[0].reason
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
     said = next(one for one in summary.warnings if one.kind == "columns")
     assert "501.pcd.bin: read as 5 float32 per point (4 float32 in the training" in said.message

@@ -52,6 +52,7 @@ _LARGEST, _FAR, _TINY = 1e10, 1e4, 1e-6
 """Coordinates: the largest in any unit; times their usual size that few are above, or below."""
 _LEAST_REACH = 1e-3
 _FEW, _FEWEST_NUMBERS = 0.02, 0.02
+HEADER_WORDS = "whole numbers in place of the first point: a header?"
 _SIGNAL = (1e-30, 1e30)
 """A fourth column outside these is no float: an integer, or half of another number."""
 
@@ -130,10 +131,20 @@ def find_layout(data: bytes | memoryview, *, usual: PointLayout) -> Verdict:
 def other_content(data: bytes | memoryview, expected: PointLayout) -> str:
     """What a file clearly contains instead of points of this layout; "" if it may be this."""
     verdict = find_layout(data, usual=expected)
+    if verdict.layout == expected and has_header(data, expected):
+        return HEADER_WORDS
     if verdict.layout is None:
         return "numbers that are not coordinates of points" if verdict.is_noise else ""
     is_other = verdict.layout != expected
     return f"points that make sense only as {verdict.layout}" if is_other else ""
+
+
+def has_header(data: bytes | memoryview, layout: PointLayout) -> bool:
+    """Whether whole numbers, such as a count, are in place of the first point's coordinates."""
+    if len(data) < layout.point_bytes:
+        return False
+    first = np.abs(np.frombuffer(data, layout.numpy_type, count=3))
+    return bool(((first > 0) & (first < _SIGNAL[0])).any())
 
 
 def _of_few(data: bytes | memoryview, usual: PointLayout) -> Verdict:

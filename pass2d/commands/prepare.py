@@ -73,8 +73,8 @@ DropInvalidOption = Annotated[
     bool,
     typer.Option(
         "--drop-invalid",
-        help="Drop NaN and infinite points, which organised clouds contain. By default, a file "
-        "with such points is an error.",
+        help="Drop NaN and infinite points, which organised clouds contain, and single points "
+        "beyond 1 km. By default, a file with such points is an error.",
     ),
 ]
 NeighboursOption = Annotated[

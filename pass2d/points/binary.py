@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.columns import (
     COLUMNS,
     DTYPES,
+    HEADER_WORDS,
     PointLayout,
     Verdict,
     find_layout,
+    has_header,
     is_as_stated,
     makes_sense,
 )
@@ -40,12 +42,20 @@ class BinaryOptions:
     """Key of ``DTYPES``; None: detected."""
     stated_xyz: tuple[int, int, int] | None = None
     """Places of x, y, z where the description of the training data states the usual layout."""
+    is_asked: bool = False
+    """Whether a person chose ``columns`` or ``dtype``: told where another layout fits instead."""
 
     def __post_init__(self) -> None:
         if self.columns is not None and self.columns < 3:
             raise ConfigError(f"columns must be at least 3 (x, y, z), got {self.columns}")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ConfigError(f"`dtype` {self.dtype!r}: one of {', '.join(DTYPES)} is expected")
+
+    @property
+    def takes_xyz_first(self) -> bool:
+        """Whether a row begins with x, y, z; a description may have another order."""
+        is_described = self.columns is not None and not self.is_asked
+        return not is_described and self.stated_xyz in {None, (0, 1, 2)}
 
     @property
     def expected(self) -> PointLayout:
@@ -62,6 +72,8 @@ class BinaryPoints(NamedTuple):
     """How it was read."""
     note: str
     """A message on how it was read, without the file's name; "" for none."""
+    options: str = ""
+    """If it was not read as usual, or should not have been as asked: the options that fit it."""
 
 
 def read_binary(path: Path, options: BinaryOptions) -> BinaryPoints:
@@ -80,10 +92,20 @@ def read_binary(path: Path, options: BinaryOptions) -> BinaryPoints:
     if len(data) % layout.point_bytes:
         raise DataError(
             f"{path}: {len(data)} bytes: not a multiple of {layout.point_bytes} ({layout}): "
-            f"truncated, or not a point file{_hint(len(data), layout)}"
+            f"truncated, or not a point file{_hint(data, layout)}"
+        )
+    if options.takes_xyz_first and has_header(data, layout):
+        raise DataError(
+            f"{path}: {HEADER_WORDS} Expected {layout} from the first byte on. Cut the header off."
         )
     points = np.frombuffer(data, layout.numpy_type).reshape(-1, layout.columns)
-    return BinaryPoints(points, layout, note)
+    other = _other_layout(data, layout) if options.is_asked else None
+    if other is not None:
+        note = f"read as {layout}, as asked for, but its points make sense only as {other}"
+        return BinaryPoints(points, layout, note, other.arguments)
+    return BinaryPoints(
+        points, layout, note, "" if layout == options.expected else layout.arguments
+    )
 
 
 def _layout(path: Path, data: bytes, options: BinaryOptions) -> tuple[PointLayout, str]:
@@ -172,10 +194,15 @@ def _of_neighbours(path: Path, options: BinaryOptions) -> PointLayout | None:
     return said[0] if len(said) >= _AGREEING and len(set(said)) == 1 else None
 
 
-def _hint(n_bytes: int, layout: PointLayout) -> str:
-    """Another number of columns that the size allows."""
-    others = (PointLayout(columns=n, dtype=layout.dtype) for n in (4, 5, *COLUMNS))
-    fitting = next((one for one in others if n_bytes % one.point_bytes == 0), None)
-    if fitting is None:
+def _other_layout(data: bytes, layout: PointLayout) -> PointLayout | None:
+    """The layout that a file's numbers clearly have instead of this one."""
+    clear = find_layout(data, usual=layout).layout
+    return None if clear == layout else clear
+
+
+def _hint(data: bytes, layout: PointLayout) -> str:
+    """What the file contains instead."""
+    other = _other_layout(data, layout)
+    if other is None or len(data) % other.point_bytes:
         return ""
-    return f"; {fitting.columns} columns would fit: {fitting.arguments}"
+    return f"; it looks like {other}: {other.arguments}"

@@ -49,11 +49,14 @@ def own_binary(
         columns: numbers per point, where a person says so.
         dtype: of those numbers, likewise.
     """
+    is_asked = columns is not None or dtype is not None
     if info.raw_format is None:
-        return BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype)
+        return BinaryOptions(
+            usual=info.raw_columns, columns=columns, dtype=dtype, is_asked=is_asked
+        )
     raw = info.raw_format
     own = raw.dtype if raw.dtype != "float32" else None
-    is_stated = columns is None and dtype is None and raw.suffix == SUFFIX
+    is_stated = not is_asked and raw.suffix == SUFFIX
     places = [raw.roles.get(name, str(place)) for place, name in enumerate("xyz")]
     x, y, z = (int(word) if word.isdecimal() else place for place, word in enumerate(places))
     return BinaryOptions(
@@ -61,4 +64,5 @@ def own_binary(
         columns=columns,
         dtype=dtype or own,
         stated_xyz=(x, y, z) if is_stated and max(x, y, z) < raw.columns else None,
+        is_asked=is_asked,
     )

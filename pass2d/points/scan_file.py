@@ -28,8 +28,8 @@ def read_columns_of(path: Path, binary: BinaryOptions) -> tuple[PointColumns, st
         binary: What is known of ``.bin`` files.
 
     Returns:
-        Its columns in the order of the file; and, if it was not read as usual, the options that
-        describe how, else "".
+        Its columns in the order of the file; and, if it was not read as usual, or should not have
+        been as asked, the options that fit it, else "".
 
     Raises:
         ConfigError: The package that reads the format is not installed.
@@ -39,7 +39,7 @@ def read_columns_of(path: Path, binary: BinaryOptions) -> tuple[PointColumns, st
         return read_columns(path), ""
     found = read_binary(path, binary)
     columns = replace(from_matrix(path, found.points), note=found.note)
-    return columns, "" if found.layout == binary.expected else found.layout.arguments
+    return columns, found.options
 
 
 def read_scan_file(

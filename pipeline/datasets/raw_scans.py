@@ -76,7 +76,7 @@ def list_raw(
 def read_raw(scan: ScanSource, info: DatasetInfo) -> ScanRecord:
     """Read one scan with its points outside the volume and its pictures.
 
-    Rows without finite numbers are moved to ``cache.clouds.nowhere.NOWHERE``.
+    Rows not finite or too far are moved to ``cache.clouds.nowhere.NOWHERE``.
 
     Raises:
         ProblemError: A file is missing, truncated, or holds unknown labels.

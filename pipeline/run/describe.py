@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from pass2d.cache.clouds.nowhere import FARTHEST_M
 from pass2d.common.progress import format_bytes, format_seconds
 from pass2d.common.text import listed
 from pass2d.pipeline.problem import Problem
@@ -108,7 +109,7 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
     """What a run of `prepare` did, for people."""
     slowest = summary.slowest_container
     dropped = summary.dropped_points
-    without = f"; {dropped:,} of no finite numbers dropped" if dropped else ""
+    without = f"; {dropped:,} not finite or beyond {FARTHEST_M:.0f} m dropped" if dropped else ""
     lines = [
         f"cache:     {summary.dataset_root} (generation {summary.generation})",
         f"scans:     {summary.scans:,} ({summary.scans_without_image:,} without image, "

@@ -66,7 +66,7 @@ class PrepareSummary:
     warned: tuple[Warned, ...]
     """What is unlikely about the data that this run prepared, one of a kind."""
     dropped_points: int = 0
-    """Of no finite numbers, in the scans that this run prepared."""
+    """Not finite or too far, in the scans that this run prepared."""
 
     @property
     def slowest_container(self) -> ContainerSeconds | None:
@@ -95,7 +95,7 @@ def summarize(
         dataset_root: for the report.
         failed: failures of this run that no commit record tells.
         warned: what is unlikely about the data.
-        dropped_points: of no finite numbers, in this run.
+        dropped_points: not finite or too far, in this run.
         seconds: wall time of the run.
         seconds_by_container: CPU time of the run.
         written_shards: shards of this run.

@@ -120,7 +120,7 @@ class TaskResult:
     warned: tuple[Warned, ...] = ()
     """Warnings about the prepared scans; none for a shard that existed already."""
     dropped: int = 0
-    """Points of no finite numbers in those scans."""
+    """Points not finite or too far, in those scans."""
 
 
 def run_task(context: TaskContext, task: ContainerTask) -> TaskResult:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.columns import PointLayout, other_content
-from pass2d.cache.clouds.nowhere import NOWHERE
+from pass2d.cache.clouds.nowhere import FARTHEST_M, NOWHERE, plausible_points
 from pass2d.cache.schema import DatasetInfo
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.label_types import require_label_type
@@ -17,6 +17,9 @@ from pass2d.pipeline.stages.labels import instance_ids, map_labels
 from pass2d.pipeline.stages.panoptic import read_panoptic
 from pass2d.pipeline.stages.raw_file import read_file
 from pass2d.pipeline.stages.scan_formats import scan_format
+
+_MANY_FAR = 0.25
+"""Share of a scan's points beyond ``FARTHEST_M`` above which its unit or frame is another."""
 
 
 class ScanArrays(NamedTuple):
@@ -202,7 +205,7 @@ def _without_invalid(
     instance: NDArray[np.uint32] | None,
     info: DatasetInfo,
 ) -> ScanArrays:
-    """Points with finite numbers; of rows that have none the label is ignored.
+    """Points that were measured; the labels of other rows are ignored.
 
     A corrupted scan has rows of its own: there they leave.
     """
@@ -326,14 +329,22 @@ def dropped_rows(
 
 
 def invalid_rows(points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(R,) which rows hold NaN or infinity."""
-    return np.asarray(~np.isfinite(points).all(axis=1))
+    """(R,) which rows hold NaN or infinity, or lie farther than any lidar measures.
+
+    Where many lie farther, the points are of another unit or frame, which `doubts` names.
+    """
+    is_finite = np.isfinite(points).all(axis=1)
+    is_far = is_finite & ~plausible_points(points[:, :3].T)
+    if np.count_nonzero(is_far) > _MANY_FAR * np.count_nonzero(is_finite):
+        return np.asarray(~is_finite)
+    return np.asarray(~is_finite | is_far)
 
 
 def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
     """Refuse NaN and infinity: one such point would make every loss of its batch NaN.
 
-    Organised clouds have them in every row without a return; ``drop_invalid`` accepts them.
+    Organised clouds have them in every row without a return; ``drop_invalid`` accepts them. Single
+    points beyond ``FARTHEST_M`` are refused, too: no grid of voxels has room for some of them.
 
     Args:
         points: (N, 4 or more) x, y, z, signal and what else the file has.
@@ -342,13 +353,14 @@ def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
     Raises:
         ProblemError: with the number of such points and the first of them.
     """
-    finite = np.isfinite(points)
-    if not finite.all():
-        rows = np.flatnonzero(~finite.all(axis=1))
+    is_finite = np.isfinite(points).all()
+    rows = np.flatnonzero(invalid_rows(points))
+    if len(rows):
+        what = f"beyond {FARTHEST_M:.0f} m" if is_finite else "with NaN or infinity"
         raise ProblemError.of(
             file=file,
-            found=f"{len(rows)} of {len(points)} points with NaN or infinity, first {rows[0]}",
-            expected="finite numbers",
+            found=f"{len(rows)} of {len(points)} points {what}, first {rows[0]}",
+            expected="metres that a lidar measures",
             remedy=(
                 "`drop_invalid` drops them (organised clouds have such rows); else the file "
                 "is damaged: download it again."
@@ -357,7 +369,7 @@ def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
 
 
 def drop_invalid(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Move points with NaN or infinity outside every volume; they remain rows of the raw file.
+    """Move points that were not measured outside every volume; they remain rows of the raw file.
 
     Args:
         points: (N, 4 or more) x, y, z, signal and what else the file has.

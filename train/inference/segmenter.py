@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pass2d.cache.clouds.likeness import differences
+from pass2d.cache.clouds.nowhere import plausible_points
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.schema import ScanRecord
 from pass2d.common.errors import ConfigError, ShapeError
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from pass2d.models.network import Network
     from pass2d.train.checkpoints.trained import TrainedNetwork
 
-FARTHEST_M = 1000.0
-"""No lidar has a longer range. A stray larger number would need a grid beyond the range of keys."""
 LARGEST_PASS = 500_000
 """Points of a scan in one pass; larger scans are divided (see ``PassSize``) to limit memory."""
 COMPARED_SCANS = 10
@@ -247,8 +246,7 @@ class Segmenter:
                 "(`SequenceSegmenter`) or a cache, with `stack.predictions` of an earlier run"
             )
         array = _four_columns(past.points, name="past points")
-        with np.errstate(invalid="ignore"):
-            rows = np.flatnonzero((np.abs(array[:, :3]) <= FARTHEST_M).all(axis=1))
+        rows = np.flatnonzero(plausible_points(array[:, :3].T))
         record = ScanRecord(
             scan_id="",
             n_raw=len(rows),
@@ -300,9 +298,7 @@ class Segmenter:
 
     def _cut(self, array: NDArray[np.float32], name: str) -> PreparedPoints:
         xyz = array[:, :3].T
-        with np.errstate(invalid="ignore"):
-            is_plausible = np.all(np.abs(xyz) <= FARTHEST_M, axis=0)
-        is_seen: NDArray[np.bool_] = is_plausible
+        is_known = is_seen = plausible_points(xyz)
         if self.network.uses_volume:
             is_seen = inside_volume(xyz, grid=self.card.info.grid)
         # A network that knows added sweeps is given a scan alone: nothing was measured before it.
@@ -314,11 +310,11 @@ class Segmenter:
                 known,
                 name=name,
                 is_seen=is_seen,
-                is_plausible=is_plausible,
+                is_plausible=is_known,
                 outside=self.outside,
                 finds_nearest=self._finds_nearest,
             ),
-            n_not_finite=len(array) - int(np.count_nonzero(is_plausible)),
+            n_not_finite=len(array) - int(np.count_nonzero(is_known)),
             n_bad_signal=int(np.count_nonzero(is_bad)),
         )
 

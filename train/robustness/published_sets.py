@@ -76,7 +76,7 @@ def robust_folders(
     info = trained.card.info
     layout = None
     if columns is not None or dtype is not None:
-        layout = BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype)
+        layout = BinaryOptions(usual=info.raw_columns, columns=columns, dtype=dtype, is_asked=True)
     run = RobustRun(
         trained=trained,
         folder=out,

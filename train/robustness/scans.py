@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass2d.cache.clouds.columns import other_content
+from pass2d.cache.clouds.nowhere import FARTHEST_M, plausible_points
 from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.keys import hash_bytes
 from pass2d.cache.motion import motion_lookup
@@ -203,6 +204,11 @@ def read_corrupted(
             f"{points_file}: {found}; expected {read.layout}, by the number of its labels. Copy or "
             "download it again, or name its `columns` and `dtype`."
         )
+    if points.shape[1] < 4:
+        raise DataError(
+            f"{points_file}: {read.layout}: x, y, z without a signal; at least 4 numbers per point "
+            "are expected. Is it a file of such a set?"
+        )
     raw = _read_labels(labels_file, len(points))
     labels = table[raw]
     if (is_unknown := labels == UNKNOWN_LABEL).any():
@@ -211,8 +217,11 @@ def read_corrupted(
             f"{labels_file}: raw label {', '.join(map(str, unknown))} is not in the table of "
             f"{info.name}. Is it a label file of another data set?"
         )
-    if not np.isfinite(points[:, :4]).all():
-        raise DataError(f"{points_file}: points that are not finite. Is the file whole?")
+    if not (np.isfinite(points[:, 3]).all() and plausible_points(points[:, :3].T).all()):
+        raise DataError(
+            f"{points_file}: points that are not finite, or beyond {FARTHEST_M:.0f} m. Is the file "
+            "whole?"
+        )
     xyz = np.ascontiguousarray(points[:, :3].T, np.float32)
     inside = inside_volume(xyz, grid=info.grid)
     rows, others = np.flatnonzero(inside), np.flatnonzero(~inside)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pass2d.cache.clouds.nowhere import plausible_points
 from pass2d.cache.schema import LabelTable
 from pass2d.common.files import written_whole
 from pass2d.common.html import escape, script_json
@@ -21,8 +22,6 @@ from pass2d.train.drawing.legend import ERRORS, label_colors
 from pass2d.train.viewing.colors import ramp, robust_scale
 from pass2d.train.viewing.scan import ViewCamera, ViewScan, ViewSet
 
-FARTHEST_M = 1000.0
-"""Points beyond are left out, to keep a resolution of a few millimetres."""
 JPEG_QUALITY = 85
 # The page must not access the network.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -86,8 +85,7 @@ def scan_arrays(scan: ViewScan) -> dict[str, NDArray[Any]]:
         ``height`` and ``confidence`` over their ranges; training ids ``truth``, ``predicted``;
         per camera ``seen0`` (m,) int32 points, far ones first, and ``pixel0`` (m, 2) uint16.
     """
-    with np.errstate(invalid="ignore"):
-        kept = np.flatnonzero((np.abs(scan.xyz) <= FARTHEST_M).all(axis=0))
+    kept = np.flatnonzero(plausible_points(scan.xyz))  # a resolution of a few millimetres
     xyz = scan.xyz[:, kept].astype(np.float64)
     step = max(float(np.abs(xyz).max(initial=0.0)) / 32767, 1e-3)
     arrays: dict[str, NDArray[Any]] = {"step": np.array([step])}
