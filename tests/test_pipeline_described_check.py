@@ -254,6 +254,31 @@ def test_poses_of_fewer_scans_are_a_warning(tmp_path: Path, n_poses: int) -> Non
     assert [severity for severity, text in found if "poses.txt" in text] == ["warning"]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("0 0 0 {} 0 0 0 0 0 0 0 0", "not a rigid motion"),
+        ("-1 0 0 {} 0 1 0 0 0 0 1 0", "not a rigid motion"),
+        ("1e160 0 0 {} 0 1 0 0 0 0 1 0", "not a rigid motion"),
+        ("1 0 0 {}e300 0 1 0 0 0 0 1 0", "from where it was"),
+        ("1 0 0 {}000 0 1 0 0 0 0 1 0", "from where it was"),
+    ],
+)
+def test_poses_that_cannot_be_are_a_warning_and_with_sweeps_an_error(
+    tmp_path: Path, line: str, words: str
+) -> None:
+    write_yard(tmp_path)
+    poses = tmp_path / "drives" / "a" / "poses.txt"
+    poses.write_text("".join(line.format(place) + "\n" for place in range(3)))
+    description = write_description(tmp_path)
+    found = problems(description, tmp_path)
+    assert [(severity, words in text) for severity, text in found if "poses.txt" in text] == [
+        ("warning", True)
+    ]
+    arguments = ("--describe", description, "--root", tmp_path, "--check", "--sweeps", "2")
+    assert words in refusal("prepare", "folder", *arguments)
+
+
 def test_as_many_classes_as_a_byte_tells_apart_are_prepared(tmp_path: Path) -> None:
     """254 beside the ignored one; of one more the description is refused at once."""
     write_yard(tmp_path)

@@ -76,6 +76,8 @@ def test_lines_belong_to_numbers_or_else_to_files(
         (line() * 5 + "1 0 0 nan 0 1 0 0 0 0 1 0", "line 6: a number that is not finite"),
         (line() * 4 + "2 0 0 0 0 2 0 0 0 0 2 0\n" + line(), "line 5 that is not a rigid motion"),
         (line() * 5 + "1 0 0 0 0 1 0 0 0 0 -1 0\n", "line 6 that is not a rigid motion"),
+        (line() + line(z=2000) * 5, "line 2: a vehicle 2,000 m from where it was"),
+        (line() * 5 + line(z=1e300), "line 6: a vehicle inf m from where it was"),
         ("a b c", "line 1: 3 numbers"),
         ("", "0 lines"),
     ],

@@ -266,6 +266,12 @@ def test_pictures_without_calibration_are_listed_and_said(root: Path) -> None:
     ]
 
 
+def test_a_file_far_too_long_for_a_calibration_is_refused(root: Path) -> None:
+    (root / "sequences" / "00" / "calib.txt").write_text("x: 1\n" * 300_000)
+    reasons = [failed.reason for failed in list_semkitti(root).failed]
+    assert any("calib.txt: found 1,500,000 bytes" in reason for reason in reasons)
+
+
 def test_a_byte_order_mark_before_the_calibration_does_not_matter(root: Path) -> None:
     file = root / "sequences" / "00" / "calib.txt"
     plain = list_semkitti(root).scans[0].image_from_lidar

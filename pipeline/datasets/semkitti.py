@@ -27,7 +27,7 @@ from pass2d.pipeline.datasets.table import DatasetTable, load_table
 from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
 from pass2d.pipeline.source import ScanSource, SourceListing
 from pass2d.pipeline.stages.calibration import image_from_lidar_matrix, require_sensible
-from pass2d.pipeline.stages.raw_file import read_file
+from pass2d.pipeline.stages.raw_file import read_calibration
 
 
 @functools.cache
@@ -277,7 +277,7 @@ def _read_calibration(files: SequenceFiles) -> tuple[float, ...] | None:
     """
     if "calib.txt" not in files.texts:
         return None
-    text = read_file(files.calib).decode("utf-8-sig", errors="replace")
+    text = read_calibration(files.calib)
     matrix = image_from_lidar_matrix(text, file=files.calib)
     require_sensible(text, file=files.calib)
     return tuple(float(number) for number in matrix.ravel())

@@ -11,7 +11,7 @@ from pass2d.pipeline.datasets.semkitti_files import SequenceFiles
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.calibration import rigid_matrix
 from pass2d.pipeline.stages.poses import lidar_poses, scan_times
-from pass2d.pipeline.stages.raw_file import read_file
+from pass2d.pipeline.stages.raw_file import read_calibration, read_file
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def read_course(files: SequenceFiles) -> Course:
     frames = list(files.points)
 
     def poses() -> dict[int, tuple[float, ...]]:
-        tr = rigid_matrix(_text(files.calib), file=files.calib)
+        tr = rigid_matrix(read_calibration(files.calib), file=files.calib)
         found = lidar_poses(_text(files.poses), cam0_from_lidar=tr, frames=frames, file=files.poses)
         rows = found.reshape(-1, 12).tolist()
         return {frame: tuple(row) for frame, row in zip(frames, rows, strict=True)}

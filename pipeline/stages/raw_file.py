@@ -15,6 +15,7 @@ NO_FILE = frozenset(
     }
 )
 """Failures that retrying does not fix."""
+_LONGEST_CALIBRATION = 1 << 20
 
 
 def read_file(file: Path) -> bytes:
@@ -39,3 +40,20 @@ def read_file(file: Path) -> bytes:
                 else "Was it moved, or is it a link to nowhere? List the data set again."
             ),
         ) from error
+
+
+def read_calibration(file: Path) -> str:
+    """The text of a calibration.
+
+    Raises:
+        ProblemError: as of `read_file`, or it is far too long to be one.
+    """
+    data = read_file(file)
+    if len(data) > _LONGEST_CALIBRATION:
+        raise ProblemError.of(
+            file=file,
+            found=f"{len(data):,} bytes",
+            expected=f"a calibration, which is a text of at most {_LONGEST_CALIBRATION:,} bytes",
+            remedy="Is it another file, or damaged? Copy it again.",
+        )
+    return data.decode("utf-8-sig", errors="replace")

@@ -16,7 +16,7 @@ from pass2d.common.text import shown, unknown
 from pass2d.pipeline.datasets.described.description import CalibPart, CameraPart, PointsPart
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.stages.camera_sense import camera_fault, intrinsics_fault
-from pass2d.pipeline.stages.raw_file import read_file
+from pass2d.pipeline.stages.raw_file import read_calibration
 
 _ROTATION_ERROR = 0.02
 """Largest number of R R^T - I; real files are within 1e-5."""
@@ -77,7 +77,7 @@ class Calibrations:
             camera_from_file = _rigid(np.array(calib.T, np.float64), calib, where, "T")
         else:
             assert file is not None, calib
-            text = read_file(file).decode("utf-8-sig", errors="replace")
+            text = read_calibration(file)
             if calib.kind == "json":
                 image_from_camera, camera_from_file = _from_json(text, calib, file)
             elif calib.kind == "kitti":
@@ -86,7 +86,7 @@ class Calibrations:
                 camera_from_file = _rigid(extrinsic, calib, file, calib.extrinsic or "Tr")
             else:
                 lidar_file = self.root / fill(calib.lidar_file, words)
-                lidar_text = read_file(lidar_file).decode("utf-8-sig", errors="replace")
+                lidar_text = read_calibration(lidar_file)
                 image_from_camera = _named(text, calib.matrix or "P_rect_02", 12, file)
                 image_from_camera = image_from_camera.reshape(3, 4)
                 rotation = _named(lidar_text, "R", 9, lidar_file).reshape(3, 3)

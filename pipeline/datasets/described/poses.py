@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pass2d.pipeline.datasets.described.description import PosesPart
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.source import ScanSource, SweepSource
+from pass2d.pipeline.stages.poses import require_drive
 from pass2d.pipeline.stages.raw_file import read_file
 
 
@@ -62,7 +63,7 @@ def with_poses(
         file: of the poses, for messages.
 
     Raises:
-        ProblemError: fewer poses than scans.
+        ProblemError: fewer poses than scans, or poses that cannot be (`require_drive`).
     """
     indices = [scan.frame_index for scan in scans]
     if len(world_from_sensor) == len(scans):
@@ -74,6 +75,13 @@ def with_poses(
             expected=f"one per scan: {len(scans)}, or one per frame number up to {max(indices)}",
             remedy="Is it the file of this sequence?",
         )
+    require_drive(
+        world_from_sensor[indices, :3],
+        lines=np.asarray(indices, np.int64) + 1,
+        times_s=np.asarray(indices) / part.hz,
+        file=file,
+        remedy="Correct the file: rotations, and translations in metres.",
+    )
     poses = (world_from_sensor[indices] @ sensor_from_lidar)[:, :3].reshape(-1, 12).tolist()
     return [
         replace(scan, pose=tuple(pose), time_s=index / part.hz)
