@@ -364,6 +364,7 @@ def test_importing_replaces_no_file_of_others(tmp_path: Path) -> None:
         (tmp_path / "link.safetensors", "would replace the published checkpoint"),
         (tmp_path / "notes.safetensors", "another file has"),
         (tmp_path / "new.json", r"new\.safetensors"),
+        (tmp_path / "notes.txt", r"ends in \.safetensors"),
     ):
         with pytest.raises(CheckpointError, match=said):
             import_checkpoint(source, out, datasets=DATASETS)

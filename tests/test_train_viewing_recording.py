@@ -142,15 +142,19 @@ def test_file_that_is_not_completed_leaves_nothing(tmp_path: Path) -> None:
         pass
 
 
-def test_recording_is_given_up_when_the_page_fails(tmp_path: Path) -> None:
+def test_recording_is_given_up_when_a_picture_fails(tmp_path: Path) -> None:
     pytest.importorskip("rerun")
     write_sample_cache(tmp_path / "cache", n_scans=2, sequences=("08",), n_points=100)
     (tmp_path / "x.rrd").write_bytes(b"old")
-    words = ["--scans", ":", "--html", str(tmp_path), "--save", str(tmp_path / "x.rrd")]
-    result = CliRunner().invoke(app, ["view", "--cache", str(tmp_path / "cache"), *words])
+    words = ["view", "--cache", str(tmp_path / "cache"), "--png", str(tmp_path / "png")]
+    assert CliRunner().invoke(app, [*words, "--scans", ":"]).exit_code == 0
+    *_, last = sorted((tmp_path / "png").rglob("*.png"))
+    last.unlink()
+    last.mkdir()
+    result = CliRunner().invoke(app, [*words, "--scans", ":", "--save", str(tmp_path / "x.rrd")])
     assert result.exit_code == 1
-    assert "the page could not be written" in result.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "x.rrd"]
+    assert f"{last}: the picture could not be written" in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "png", "x.rrd"]
     assert (tmp_path / "x.rrd").read_bytes() == b"old"
 
 

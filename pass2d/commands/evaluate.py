@@ -25,7 +25,6 @@ from pass2d.commands.options import (
     outside_rule,
 )
 from pass2d.commands.processes import start_processes
-from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Silent
 
 
@@ -118,10 +117,9 @@ def _require_places(html: Path | None, pictures: Path | None) -> None:
     Raises:
         ConfigError, DataError: Naming the place.
     """
-    if html is not None and not html.parent.is_dir():
-        raise ConfigError(f"--html {html}: no such folder: {html.parent}. Create it first.")
-    if html is not None and html.exists() and not html.is_file():
-        raise ConfigError(f"--html {html}: not a file. Give the name of the page to write.")
+    from pass2d.common.html import require_page
+
+    require_page(html)
     if pictures is not None:
         from pass2d.common.files import make_folder
 

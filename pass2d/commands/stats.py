@@ -34,9 +34,11 @@ def stats_command(
     """Show points per class, split and range, and the class weights of training."""
     from pass2d.cache.reader import CacheReader
     from pass2d.cache.statistics import dataset_statistics
+    from pass2d.common.html import require_page
     from pass2d.reports.report import report_json, report_tables, write_html
 
     with clear_errors():
+        require_page(html)
         reader = CacheReader.open(cache_root, dataset=dataset)
         if moving:
             reader.tell_motion()

@@ -120,7 +120,7 @@ def view_command(
             raise ConfigError("--scan and --scans: give only one")
         if checkpoint is not None and no_checkpoint:
             raise ConfigError("--checkpoint and --no-checkpoint: give only one")
-        _require_usable(device, save)
+        _require_usable(device, save=save, html=html)
         is_recorded = save is not None or (png is None and html is None)
         if is_recorded:
             from pass2d.train.viewing.recording import rerun_package
@@ -177,8 +177,11 @@ def view_command(
         _report(written, [item.name for item in items], as_json=as_json)
 
 
-def _require_usable(device: str, save: Path | None) -> None:
-    """Refuse a device and a recording that cannot be, whether or not anything is predicted."""
+def _require_usable(device: str, *, save: Path | None, html: Path | None) -> None:
+    """Refuse a device and results that cannot be, whether or not anything is predicted."""
+    from pass2d.common.html import require_page
+
+    require_page(html)
     if save is not None and save.suffix != ".rrd":
         raise ConfigError(f"--save {save}: Rerun opens only files that end in .rrd")
     if device != "auto":

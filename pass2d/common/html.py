@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape as html_escape
 from pathlib import Path
 
+from pass2d.common.errors import ConfigError
 from pass2d.common.files import written_whole
 from pass2d.common.text import printable
 
@@ -163,6 +164,23 @@ def compact(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
+
+
+def require_page(path: Path | None) -> None:
+    """Refuse, before the work and not after it, a place where no page can be written.
+
+    Raises:
+        ConfigError: Its folder is missing, or its name is not that of a page: a checkpoint given
+            by mistake would be lost.
+    """
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise ConfigError(f"`html` {path}: no such folder: {path.parent}. Create it first.")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"`html` {path}: not a file. Give the name of the page to write.")
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise ConfigError(f"`html` {path}: the name of a page ends in .html")
 
 
 def write_page(path: Path, html: str) -> None:

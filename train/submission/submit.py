@@ -110,6 +110,8 @@ def submit(
     progress, started = progress or Silent(), time.perf_counter()
     if out.is_dir():
         raise DataError(f"{out}: a folder. `out` names the zip to write.")
+    if out.suffix.lower() != ".zip":
+        raise DataError(f"{out}: the name of a submission ends in .zip")
     if out.exists() and not config.overwrite:
         Parts.clear(out)
         raise DataError(f"{out} is already there. Choose another `out`, or set `overwrite`.")

@@ -135,6 +135,8 @@ def _check_target(source: Path, out: Path) -> None:
             raise CheckpointError(
                 f"{target}: this would replace the published checkpoint; choose another name"
             )
+    if out.suffix != ".safetensors":
+        raise CheckpointError(f"{out}: the name of a checkpoint ends in .safetensors")
     if readable.exists() and not is_card_file(readable):
         raise CheckpointError(
             f"{readable}: the card is written beside the checkpoint under this name, which "
