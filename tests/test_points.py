@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 
 import laspy
@@ -14,6 +15,7 @@ import pypcd4
 import pytest
 
 from pass2d.common.errors import ConfigError, DataError
+from pass2d.points.laz_worker import columns_of
 from pass2d.points.registry import read_columns
 
 FIELDS = ("x", "y", "z", "intensity")
@@ -99,6 +101,17 @@ def test_an_array_with_a_point_per_column_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((4, 500)))
     with pytest.raises(DataError, match=r"got \(4, 500\): a point per column\? Transpose it"):
         read_columns(tmp_path / "a.npy")
+
+
+def test_a_laz_takes_memory_for_the_points_that_it_has(tmp_path: Path) -> None:
+    data = bytearray(write_las(tmp_path / "a.laz").read_bytes())
+    struct.pack_into("<I", data, 107, 100_000_000)  # points, by its header
+    tracemalloc.start()
+    with pytest.raises(BaseException, match="failed to fill whole buffer"):
+        columns_of(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6  # 3.4 GB if all were made room for
 
 
 @pytest.mark.parametrize("suffix", ["npy", "pcd", "ply", "las", "laz"])

@@ -15,16 +15,24 @@ from typing import Any
 
 import numpy as np
 
+_PART = 1_000_000
+"""Points."""
 REQUEST, ANSWER = struct.Struct("<Q"), struct.Struct("<?Q")
 
 
 def columns_of(data: bytes | bytearray) -> dict[str, Any]:
     """The columns of a file; x, y, z as float64 in its unit, scale and offset applied."""
     laspy: Any = importlib.import_module("laspy")
-    content = laspy.read(io.BytesIO(data))
-    others = [name for name in content.point_format.dimension_names if name not in "XYZ"]
-    columns = {name: np.asarray(content[name]) for name in ("x", "y", "z", *others)}
-    return {name: column for name, column in columns.items() if column.ndim == 1}
+    with laspy.open(io.BytesIO(data)) as reader:
+        # In parts: a header may claim more points than there is memory for.
+        parts = list(reader.chunk_iterator(_PART)) or [reader.read()]
+    others = [name for name in parts[0].point_format.dimension_names if name not in "XYZ"]
+    columns = {}
+    for name in ("x", "y", "z", *others):
+        column = np.concatenate([np.asarray(part[name]) for part in parts])
+        if column.ndim == 1:
+            columns[name] = column
+    return columns
 
 
 def main() -> None:
