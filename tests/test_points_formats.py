@@ -244,6 +244,19 @@ def test_headers_of_las_that_lie(tmp_path: Path, place: int, kind: str, value: f
     refused(tmp_path / "a.las", "not a readable LAS file.*truncated or damaged")
 
 
+def test_ply_whose_header_does_not_end(tmp_path: Path) -> None:
+    data = write_ply(tmp_path / "a.ply").read_bytes()
+    (tmp_path / "a.ply").write_bytes(data.replace(b"end_header", b"property float a\n" * 9000))
+    refused(tmp_path / "a.ply", "no 'end_header' within 1,000 lines")
+
+
+def test_comments_of_a_ply_may_be_many_and_long(tmp_path: Path) -> None:
+    data = write_ply(tmp_path / "a.ply").read_bytes()
+    comments = b"comment \xe9\n" * 5000 + b"obj_info " + b"a " * 99_999 + b"\nelement"
+    (tmp_path / "a.ply").write_bytes(data.replace(b"element", comments, 1))
+    assert np.array_equal(table(tmp_path / "a.ply"), POINTS)
+
+
 def test_ply_that_counts_more_than_it_holds(tmp_path: Path) -> None:
     data = write_ply(tmp_path / "a.ply").read_bytes()
     (tmp_path / "a.ply").write_bytes(data.replace(b"vertex 60", b"vertex 99999999999"))

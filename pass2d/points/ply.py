@@ -13,6 +13,7 @@ from pass2d.points.columns import PointColumns, from_structured, reader_package
 
 _HEADER_LINES, _LONGEST_LINE = 1000, 1 << 16
 _END = b"end_header"
+_COMMENTS = ([b"comment"], [b"obj_info"])
 
 
 def read_ply(path: Path, data: bytes) -> PointColumns:
@@ -55,24 +56,33 @@ def _require_no_more(path: Path, vertices: NDArray[np.void], body: bytes, *, is_
 def _parts(path: Path, data: bytes) -> tuple[bytes, bytes, bool]:
     """Header and body as plyfile takes them, and whether nothing is behind the vertices.
 
-    Comments are in ASCII, and the header has no elements behind the vertices.
+    The header has no comments and no elements behind the vertices.
 
     Raises:
-        DataError: It counts more than its bytes can hold.
+        DataError: It counts more than its bytes can hold, or does not end.
     """
     file = io.BytesIO(data)
     header: list[bytes] = []
-    element = b""
+    element, is_comment, is_new = b"", False, True
     for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
         words = line.split()
+        is_comment = words[:1] in _COMMENTS if is_new else is_comment
+        is_new = line.endswith(b"\n")
+        if is_comment:
+            continue
         if words[:1] == [b"element"]:
             is_behind = element == b"vertex"
             element = b"behind" if is_behind or element == b"behind" else b"".join(words[1:2])
             _require_room(path, words, len(data))
         if element != b"behind" or words[:1] not in ([b"element"], [b"property"]):
             header.append(line)
-        if line.strip() == _END or len(header) > _HEADER_LINES:
+        if line.strip() == _END:
             break
+        if len(header) > _HEADER_LINES:
+            raise DataError(
+                f"{path}: not a readable PLY file: no {_END.decode()!r} within "
+                f"{_HEADER_LINES:,} lines: damaged?"
+            )
     plain = b"".join(header).decode("latin-1").encode("ascii", "replace")
     return plain, file.read(), element == b"vertex"
 
