@@ -69,6 +69,16 @@ def test_columns_by_option() -> None:
         mapped(found, columns={**chosen, "z": "q"})
 
 
+@pytest.mark.parametrize(
+    ("text", "said"), [("x=2", "x and z would both be the column 2"), ("signal=1", "y and signal")]
+)
+def test_one_column_is_not_two_coordinates(text: str, said: str) -> None:
+    names = ("0", "1", "2", "3")
+    found = PointColumns(names=names, values=tuple(np.arange(4.0)[:, None]))
+    with pytest.raises(DataError, match=said):
+        mapped(found, columns=parse_columns(text))
+
+
 def test_a_signalling_nan_stays_a_nan_without_a_word() -> None:
     odd = np.full(2, 0x7FA00000, np.uint32).view(np.float32)
     columns = PointColumns(names=("x", "y", "z", "i"), values=(odd,) * 4)

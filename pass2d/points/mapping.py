@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +53,9 @@ class InputMapping:
         for name in ("unit_m", "signal_scale"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{name} must be a number above 0, got {value}")
+                raise ConfigError(f"`{name}` must be a number above 0, got {value}")
         if not math.isfinite(self.z_offset):
-            raise ConfigError(f"z_offset must be a finite number of metres, got {self.z_offset}")
+            raise ConfigError(f"`z_offset` must be a finite number of metres, got {self.z_offset}")
 
     def apply(self, columns: PointColumns, *, where: str) -> NDArray[np.float32]:
         """Map a file's points; their order stays.
@@ -69,7 +68,7 @@ class InputMapping:
             (N, 4) float32 x, y, z in metres, signal; 0 where the file has no signal.
 
         Raises:
-            DataError: A column is missing.
+            DataError: A column is missing, or two roles have the same.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             return self.metres(columns, where=where).T.astype(np.float32)
@@ -81,14 +80,21 @@ class InputMapping:
             (4, N) float64, else as ``apply``.
 
         Raises:
-            DataError: A column is missing.
+            DataError: A column is missing, or two roles have the same.
         """
         points = np.zeros((4, columns.n))
+        roles = ROLES if self.has_signal(columns) else ROLES[:3]
+        places = {role: self._place(columns, role, where) for role in roles}
+        for role, place in places.items():
+            first = next(one for one in roles if places[one] == place)
+            if first != role:
+                raise DataError(
+                    f"{where}: {first} and {role} would both be the column {columns.names[place]}. "
+                    f"Name both: `map={first}=NAME,{role}=NAME`"
+                )
         with np.errstate(over="ignore", invalid="ignore"):
-            for row, role in enumerate(ROLES[:3]):
-                points[row] = self._column(columns, role, where)
-            if self.has_signal(columns):
-                points[3] = self._column(columns, "signal", where)
+            for row, place in enumerate(places.values()):
+                points[row] = columns.values[place]
             points[:3] *= self.unit_m
             if self.rotation is not None:
                 points[:3] = np.asarray(self.rotation) @ points[:3]
@@ -102,7 +108,7 @@ class InputMapping:
         """Whether a column is, or is given as, the signal."""
         return "signal" in self.columns or _usual(columns.names, "signal") is not None
 
-    def _column(self, columns: PointColumns, role: str, where: str) -> NDArray[Any]:
+    def _place(self, columns: PointColumns, role: str, where: str) -> int:
         wanted = self.columns.get(role)
         place = _usual(columns.names, role) if wanted is None else _named(columns.names, wanted)
         if place is None:
@@ -117,7 +123,7 @@ class InputMapping:
                 f"{where}: several columns may be {role}: {', '.join(columns.names)}. Name one, or "
                 f"give its place: `map={role}={place}`"
             )
-        return columns.values[place]
+        return place
 
 
 def parse_columns(text: str | None) -> dict[str, str]:

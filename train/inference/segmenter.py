@@ -422,6 +422,6 @@ def _pass_size(network: Network | ExportedNetwork, batch_size: int | None) -> Pa
     if batch_size is None:
         return replace(pass_size(device), largest_scan=LARGEST_PASS)
     if not 1 <= batch_size <= LARGEST_BATCH:
-        raise ConfigError(f"batch_size must be 1 to {LARGEST_BATCH}, got {batch_size}")
+        raise ConfigError(f"`batch_size` must be 1 to {LARGEST_BATCH}, got {batch_size}")
     points = batch_size * LARGEST_PASS
     return PassSize(points=points, scans=batch_size, largest_scan=LARGEST_PASS)
