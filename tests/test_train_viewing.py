@@ -13,6 +13,7 @@ import torch
 from cache_samples import sample_info, write_sample_cache
 from PIL import Image
 from pipeline_files import scan_points, write_sequence
+from test_cache_columns import street
 from typed import pass2d
 from typed import refusal as refused
 
@@ -143,6 +144,20 @@ def test_plain_folder_of_bin_files_needs_nothing_else(tmp_path: Path) -> None:
         "a_range.png",
         "b_above.png",
         "b_range.png",
+    ]
+
+
+def test_plain_files_in_another_unit_are_told_so(tmp_path: Path) -> None:
+    points = street(3000, 0)
+    for name, scale in (("m", 1), ("mm", 1000)):
+        scaled = points * [scale, scale, scale, 1]
+        (tmp_path / f"{name}.bin").write_bytes(scaled.astype("<f4").tobytes())
+    result = view(tmp_path, "--scans", ":", "--png", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    said = [line for line in result.stderr.splitlines() if "millimetres" in line]
+    assert said == [
+        f"{tmp_path / 'mm.bin'}: the points look like millimetres, not metres: multiply x, y and z "
+        "by 0.001: metres are expected"
     ]
 
 

@@ -167,7 +167,7 @@ def view_command(
                 console.say(
                     f"{len(items)} scans on one page: it will be large, about 2 MB per scan"
                 )
-            stream = _loaded(items, label, console)
+            stream = _loaded(found, items, label, console)
             if is_recorded:
                 stream = _recorded(stream, found, items, save)
             with closing(stream):  # if a picture fails, the recording is given up
@@ -191,18 +191,20 @@ def _require_usable(device: str, *, save: Path | None, html: Path | None) -> Non
 
 
 def _loaded(
-    items: tuple[ViewItem, ...], label: Labeller | None, progress: Progress
+    found: ViewSet, items: tuple[ViewItem, ...], label: Labeller | None, progress: Progress
 ) -> Generator[ViewScan]:
-    """Load and label scans ahead of time; says once how files were read."""
+    """Load and label scans ahead of time; says once how files were read, and what is odd."""
     progress.start("view", total=len(items), unit="scans")
     said: set[str] = set()
     from pass2d.common.prefetch import prefetch
 
     scans = prefetch(lambda item: item.load(), items) if label is None else label(items)
     for item, scan in zip(items, scans, strict=True):
-        if scan.note and scan.note not in said:
-            said.add(scan.note)
-            progress.say(f"{item.points or item.name}: {scan.note}")
+        doubts = found.doubts(scan) if label is None else ""  # a network compares with its own
+        for note in filter(None, (scan.note, doubts)):
+            if note not in said:
+                said.add(note)
+                progress.say(f"{item.points or item.name}: {note}")
         yield scan
         progress.advance()
 

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.likeness import of_dataset
 from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo, LabelTable
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.points.bags.bag import Bag
@@ -59,6 +60,7 @@ def bag_clouds(bag: Bag, info: DatasetInfo, *, topic: str | None) -> ViewSet:
         n_cameras=0,
         forward_axis=info.facts.forward_axis,
         items=items,
+        expected=of_dataset(info),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pass2d.cache.clouds.likeness import of_dataset
 from pass2d.cache.schema import DatasetInfo
 from pass2d.points.binary import BinaryOptions
 from pass2d.points.mapping import InputMapping
@@ -55,6 +56,7 @@ def point_files(
         forward_axis=info.facts.forward_axis,
         items=items,
         notes=tuple(notes),
+        expected=of_dataset(info),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pass2d.cache.clouds.likeness import Expectation, differences
 from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.schema import LabelTable, ScanRecord
 from pass2d.common.errors import DataError
@@ -107,6 +108,16 @@ class ViewSet:
     """Of the lidar frame: "x" or "y"; see `train.drawing.render.facing_ahead`."""
     notes: tuple[str, ...] = ()
     """What is missing or damaged, for people."""
+    expected: Expectation | None = None
+    """What points that nobody has compared yet should look like."""
+
+    def doubts(self, scan: ViewScan) -> str:
+        """In what a scan's points differ from it in unit, frame or axis; "" for nothing."""
+        if self.expected is None:
+            return ""
+        points = np.concatenate([scan.xyz, scan.signal[None]])
+        found = differences(points, self.expected)
+        return "; ".join(str(one) for one in found if one.kind in {"unit", "recenter", "rotate"})
 
 
 def view_scan(record: ScanRecord, *, frame_index: int, time_s: float | None) -> ViewScan:
