@@ -43,6 +43,7 @@ from pass2d.cache.writing.encode import camera_arrays as encode_camera
 from pass2d.cache.writing.encode import lidar_arrays as encode_lidar
 from pass2d.cache.writing.encode import voxel_arrays as encode_voxel
 from pass2d.cache.writing.shard import ArrayWriter
+from pass2d.common.processes import usable_cores
 from pass2d.common.progress import Silent
 from pass2d.pipeline import compose
 from pass2d.pipeline.datasets.semkitti import list_semkitti
@@ -212,7 +213,7 @@ def object_store(ray: Any) -> tuple[int, int]:
 
 def report(alone: dict[str, float], runs: list[Run], count: int) -> tuple[list[str], dict]:
     """The tables as lines, and the figures."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = usable_cores()
     lines = [
         f"{'CPU, ms per scan':24}" + "".join(f"{s:>9}" for s in CONTAINERS) + "   stages   driver"
     ]

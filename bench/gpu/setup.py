@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pass2d.common.processes import usable_cores
 from pass2d.common.progress import Silent
 from pass2d.models.registry import MODELS
 from pass2d.pipeline.datasets.semkitti import list_semkitti
@@ -82,7 +82,7 @@ class Setup:
     def recipe(self, name: str, *overrides: str) -> Recipe:
         """A recipe on this device; without what a bare machine lacks."""
         common = [f"device={self.device}", "log.tensorboard=false", f"batch_size={self.batch}"]
-        threads = len(os.sched_getaffinity(0))
+        threads = usable_cores()
         common.append(f"stream.threads={max(1, min(8, threads // 2))}")
         if self.is_small:
             kind, _ = network_settings(load_recipe(name))
@@ -124,7 +124,7 @@ class Clock:
 
 def make_worlds(setup: Setup, _clock: Clock) -> Iterator[Row]:
     """Generate and prepare: "full" has scans and pictures of KITTI's size, "demo" small streets."""
-    workers = 0 if setup.is_small else len(os.sched_getaffinity(0))
+    workers = 0 if setup.is_small else usable_cores()
     small = {"scans": 2}
     worlds = {
         "full": preset("tiny", **small)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +10,8 @@ import typer
 
 from pass2d.commands.console import Console, clear_errors, print_json, words
 from pass2d.commands.options import JsonOption
+from pass2d.common.processes import require_few, usable_cores
 from pass2d.common.progress import format_bytes
-
-
-def _default_workers() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def synth_command(
@@ -60,7 +55,8 @@ def synth_command(
 
     console = Console()
     with clear_errors(console):
-        chosen = {"scans": scans, "workers": _default_workers() if workers is None else workers}
+        require_few(workers or 0, "workers")
+        chosen = {"scans": scans, "workers": usable_cores() if workers is None else workers}
         changes: dict[str, Any] = {k: value for k, value in chosen.items() if value is not None}
         names = words(sequences)
         require_known(layout, tuple(LAYOUTS), where="--layout", what="layout")

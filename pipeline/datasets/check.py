@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.schema import DatasetInfo, LabelTable
 from pass2d.cache.statistics import NEEDED_BY, lacks_classes, seem_training_ids
 from pass2d.common.errors import CacheError
+from pass2d.common.processes import usable_cores
 from pass2d.common.progress import Progress
 from pass2d.pipeline.compose import read_picture, visible_points
 from pass2d.pipeline.datasets.draw_calibration import draw_calibrations
@@ -297,7 +297,7 @@ def _in_threads(
 ) -> Iterator[tuple[ScanSource, ScanFindings]]:
     """Findings in the order of the scans, with a bounded number of scans in flight."""
     looked_at, compared = thorough(scans), edge_sample(scans)
-    n_threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    n_threads = min(_MAX_THREADS, usable_cores())
     waiting: deque[tuple[ScanSource, Future[ScanFindings]]] = deque()
 
     def look(scan: ScanSource) -> ScanFindings:

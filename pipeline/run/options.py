@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pass2d.cache.fields import PROFILES
 from pass2d.common.errors import ConfigError
+from pass2d.common.processes import require_few
 
 MAX_PICTURE_SIDE = 8192
 
@@ -37,6 +38,8 @@ class PrepareConfig:
             raise ConfigError(f"shard_scans must be at least 1, found {self.shard_scans}.")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"`workers` must be 0 (inline) or more, found {self.workers}.")
+        if self.ray_address is None:
+            require_few(self.workers or 0, "workers")
         if self.ray_address is not None and not self.ray_address.strip():
             raise ConfigError("`ray_address` is empty: give host:port or auto, or leave it out.")
         if self.workers == 0 and self.ray_address is not None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pass2d.common.errors import CacheError
+from pass2d.common.processes import usable_cores
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.pipeline.run.ray_guard import children, end_with_parent, is_running
 from pass2d.pipeline.run.tasks import ContainerTask, TaskContext, TaskResult, run_task
@@ -143,7 +144,7 @@ class _Driver:
             has_shm = os.access("/dev/shm", os.W_OK)
             ray.init(
                 address="local",  # else Ray joins the cluster that RAY_ADDRESS names
-                num_cpus=config.workers or len(os.sched_getaffinity(0)),
+                num_cpus=config.workers or usable_cores(),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _temp_dir=self._order.folder,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pass2d.common.processes import usable_cores
 from pass2d.common.progress import Progress, format_seconds
 from pass2d.pipeline.run.options import PrepareConfig
 from pass2d.pipeline.run.plan import PreparePlan
@@ -37,7 +37,7 @@ def decided(
     tasks = [task for plan in plans for task in plan.tasks]
     if config.workers is not None or config.ray_address is not None or not tasks:
         return config
-    n_cpus = n_cpus or len(os.sched_getaffinity(0))
+    n_cpus = n_cpus or usable_cores()
     start_s = start_seconds() if start_s is None else start_s
     inline_s = sum(task.seconds for task in tasks)
     ray_s = start_s + max(inline_s / n_cpus, *map(longest_shard_seconds, plans))

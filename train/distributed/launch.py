@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 import pass2d
+from pass2d.common.processes import require_few, usable_cores
 
 RESUME_HINT = "Run it again with `resume` to continue from the last checkpoint."
 LOST_CODE = 75
@@ -84,7 +85,11 @@ def launch(
         arguments: Of the command, its name first.
         nproc: How many processes.
         say: Receives a message when a signal is forwarded.
+
+    Raises:
+        ConfigError: More processes than the machine is trusted with.
     """
+    require_few(nproc, "nproc")
     port = free_port()
     with _forwarded() as received:
         workers = [_start(arguments, rank=rank, nproc=nproc, port=port) for rank in range(nproc)]
@@ -108,7 +113,7 @@ def _start(
     arguments: Sequence[str], *, rank: int, nproc: int, port: int
 ) -> subprocess.Popen[bytes]:
     environment = {
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // nproc)),
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a lost connection is told by every process
         "GLOO_SOCKET_IFNAME": "lo",
         **os.environ,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.schema import DatasetInfo
 from pass2d.common.errors import CheckpointError
+from pass2d.common.processes import usable_cores
 from pass2d.models.vavit.pillars import INPUTS, pillar_scan
 from pass2d.points.columns import error_line
 from pass2d.train.checkpoints.card import Card
@@ -41,7 +42,7 @@ class ExportedNetwork:
             CheckpointError, ConfigError: As `open_onnx`.
         """
         wanted = os.environ.get("OMP_NUM_THREADS", "")
-        threads = int(wanted) if wanted.isdecimal() else len(os.sched_getaffinity(0))
+        threads = int(wanted) if wanted.isdecimal() else usable_cores()
         return cls(open_onnx(path, threads=threads), source=path)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.common.errors import ConfigError
 from pass2d.common.files import read_whole
 from pass2d.common.json import parse
+from pass2d.common.processes import usable_cores
 from pass2d.common.progress import Progress
 from pass2d.common.text import one_line
 from pass2d.models.backends.choice import choose_backend
@@ -293,7 +293,7 @@ def waiting_advice(
     """
     if wait_share <= HIGH_WAIT_SHARE:
         return ""
-    have = len(os.sched_getaffinity(0)) if cores is None else cores
+    have = usable_cores() if cores is None else cores
     remedies = []
     if config.threads < _ENOUGH_THREADS:
         remedies.append(f"raise stream.threads (now {config.threads}) to {_ENOUGH_THREADS}")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from pass2d.commands.doctor.finding import Finding
+from pass2d.common.processes import usable_cores
 from pass2d.common.progress import format_bytes
 
 LITTLE_MEMORY = 4 << 30
@@ -44,12 +45,12 @@ def python_findings() -> list[Finding]:
 
 def core_findings() -> list[Finding]:
     """Processors that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     quota = _cpu_quota()
     found = f"{cores} of {os.cpu_count()} usable"
     if quota is not None:
         found += f", limited to {quota:g} by the container"
-    if (quota or cores or 1) < 2:
+    if (quota or cores) < 2:
         remedy = "Allow more: with one core, reading data and training take turns."
         return [Finding(name="cores", state="warning", found=found, remedy=remedy)]
     return [Finding(name="cores", state="ok", found=found)]
