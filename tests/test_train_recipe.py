@@ -270,6 +270,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("schedule.kind=plateau; validation.every_epochs=0", "follows the validations"),
         ("seed=99999999999999999999", "seed must lie in 0..9223372036854775807"),
         ("torch_threads=1000000", "torch_threads must lie in 0..1024"),
+        ("stream.prefetch=1000000000", "prefetch must lie in 1..256"),
         (
             "network.settings.hidden=big",
             "network.settings.hidden: expected a whole number, got 'big'",

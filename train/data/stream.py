@@ -46,8 +46,8 @@ class StreamConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.threads <= 16:
             raise ValueError(f"threads must lie in 1..16, got {self.threads}")
-        if self.prefetch < 1:
-            raise ValueError(f"prefetch must be at least 1, got {self.prefetch}")
+        if not 1 <= self.prefetch <= 256:
+            raise ValueError(f"prefetch must lie in 1..256, got {self.prefetch}")
 
 
 @dataclass
