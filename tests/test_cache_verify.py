@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import random
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -98,6 +102,28 @@ def test_an_undamaged_cache_is_sound(made: tuple[Path, Path]) -> None:
     assert (report.scans, report.shards, report.rebuilt) == (3, 8, 8)
     assert report.files == len(files(out))
     assert report.nbytes == sum(len(data) for data in files(out).values())
+
+
+def test_what_others_publish_and_remove_meanwhile_is_no_damage(made: tuple[Path, Path]) -> None:
+    raw, out = made
+    said: list[str] = []
+    times = itertools.count()
+
+    @contextlib.contextmanager
+    def present(_container: str, _name: str) -> Iterator[None]:
+        if next(times) == 0:
+            prepare(list_semkitti(raw), out, replace(INLINE, profile="size"), Silent())
+            collect_garbage(out, keep=1)
+        yield
+
+    class Listener(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    report = verify(out, Listener(), presence=present)
+    assert report.damages == ()
+    assert report.files == len(files(out))
+    assert said == [f"{out}: written to meanwhile, so checked again"]
 
 
 @pytest.mark.parametrize("n_cameras", [1, 6])

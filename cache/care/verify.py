@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -41,6 +42,8 @@ from pass2d.common.errors import CacheError
 from pass2d.common.files import read_whole
 from pass2d.common.progress import Progress
 
+_TIMES_AGAIN = 3
+"""How often a check is repeated in which another process wrote or removed what is checked."""
 Rebuild = Callable[[ShardRow], Sequence[str] | None]
 """Rebuilds a shard and returns the files whose bytes differ; None if its sources are missing."""
 
@@ -77,8 +80,28 @@ def verify(
         raise CacheError(
             f"{dataset_root}: no such folder. `cache_root` must be a folder made by `prepare`."
         )
-    verifier = _Verifier(Layout(root=dataset_root), progress, presence)
-    return verifier.run(rebuild, rebuild_share)
+    layout = Layout(root=dataset_root)
+    for _ in range(_TIMES_AGAIN):
+        before = _names(layout)
+        try:
+            report = _Verifier(layout, progress, presence).run(rebuild, rebuild_share)
+        except (OSError, CacheError):
+            if _names(layout) == before:
+                raise
+        else:
+            if not report.damages or _names(layout) == before:
+                return report
+        progress.say(f"{dataset_root}: written to meanwhile, so checked again")
+    return _Verifier(layout, progress, presence).run(rebuild, rebuild_share)
+
+
+def _names(layout: Layout) -> frozenset[str]:
+    """The generations and shards on disk: `prepare` adds some, `cache gc` removes some."""
+    names: set[str] = set()
+    for folder in layout.folders:
+        with contextlib.suppress(OSError):
+            names.update(path.name for path in folder.iterdir())
+    return frozenset(names)
 
 
 class _Verifier:
