@@ -380,6 +380,8 @@ def _lasting(file: Path) -> bytes:
             return str(table.drop_columns(["writer", "seconds"]).to_pylist()).encode()
     if file.name == "hashes.json":  # those of the tables, which are compared themselves
         return b""
+    if file.name == "counts.jsonl":  # each run that is resumed writes its settings again
+        return b"\n".join(sorted(set(data.split(b"\n")) - {b""}))
     if file.name == "CURRENT" and re.fullmatch(rb"gen-\d{6}\n?", data):
         # A killed run may have made a generation without naming it.
         return b"a generation"
