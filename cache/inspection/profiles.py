@@ -55,7 +55,7 @@ def advise(reader: CacheReader, positions: Sequence[int], fields: Fields) -> Pro
     """
     records = [reader.read(position, fields) for position in positions[:_MOST_SCANS]]
     costs = tuple(_cost(records, fields, profile) for profile in PROFILES)
-    disk = disk_rate(sorted(path for path in reader.root.rglob("c/**/*") if path.is_file()))
+    disk = disk_rate(_files(reader))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     best = best_profile(costs, n_scans=len(reader.scans), disk=disk, memory=memory)
     return ProfileAdvice(costs=costs, disk_bytes_per_s=disk, best=best)
@@ -76,6 +76,18 @@ def best_profile(costs: Sequence[ProfileCost], *, n_scans: int, disk: float, mem
         return cost.cpu_ms + (0.0 if stays else 1e3 * cost.stored_bytes / disk)
 
     return min(costs, key=spent_ms).profile
+
+
+def _files(reader: CacheReader) -> list[Path]:
+    """The files that hold the scans' chunks, which `cache gc` leaves while they are read."""
+    firsts = np.unique(reader.scans.shard, return_index=True)[1].tolist()
+    chunks = (
+        chunk
+        for place in firsts
+        for field in FIELDS
+        for chunk in reader.stored_chunks(place, field)
+    )
+    return sorted({Path(chunk.array.path) for chunk in chunks})
 
 
 def disk_rate(paths: Sequence[Path]) -> float:
