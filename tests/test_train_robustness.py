@@ -421,7 +421,15 @@ def test_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     result = runner.invoke(app, [*arguments, "--root", str(tmp_path / "set"), "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["set"] == "SemanticKITTI-C (Robo3D)"
-    assert (tmp_path / "o" / "summary.csv").is_file()
+    summary = tmp_path / "o" / "summary.csv"
+    assert runner.invoke(app, [*arguments, "--root", str(tmp_path / "set")]).exit_code == 0
+    summary.write_text("name,score\nmine,1\n")
+    result = runner.invoke(app, [*arguments, "--root", str(tmp_path / "set")])
+    assert result.exit_code == 1
+    assert (
+        f"{summary}: not written by pass2d, and in the way. Choose another --out" in result.output
+    )
+    assert summary.read_text() == "name,score\nmine,1\n"
 
 
 def test_nuscenes_labels_are_found_by_token_through_the_clean_cache(tmp_path: Path) -> None:

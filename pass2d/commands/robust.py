@@ -89,7 +89,7 @@ def robust_command(
     console = Console()
     with clear_errors(console):
         from pass2d.reports.report import report_json, report_tables
-        from pass2d.reports.robustness import write_summary
+        from pass2d.reports.robustness import require_own_summary, write_summary
         from pass2d.train.distributed.process_group import choose_device
         from pass2d.train.inference.votes import parse_votes
         from pass2d.train.robustness.cached import robust_cache
@@ -100,6 +100,7 @@ def robust_command(
                 "--root and --cache: give only one, --root FOLDER (a published set) or --cache "
                 "CACHE (pass2d-C)."
             )
+        require_own_summary(out)
         common: dict[str, Any] = {
             "dataset": dataset,
             "corruptions": words(corruptions),

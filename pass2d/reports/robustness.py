@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pass2d.common.errors import ConfigError
 from pass2d.common.files import whole_file, writing
 from pass2d.corruptions.registry import COLLECTION
 from pass2d.reports.report import Part, Report, percent, plain_shares
@@ -27,6 +28,7 @@ COLUMNS = (
     "accuracy_published",
     "points",
 )
+_HEAD = ",".join(COLUMNS[:3]).encode()
 
 
 def rows(report: RobustReport) -> Iterator[dict[str, Any]]:
@@ -77,6 +79,22 @@ def summary_csv(report: RobustReport) -> bytes:
                 {"set": report.set_name, "corruption": name, "miou_official": f"{value:.6f}"}
             )
     return text.getvalue().encode()
+
+
+def require_own_summary(folder: Path) -> None:
+    """Refuse, before the work, a folder whose ``summary.csv`` is of something else.
+
+    Raises:
+        ConfigError: It would be replaced.
+    """
+    path = folder / SUMMARY_FILE
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_HEAD))
+    except OSError:
+        return
+    if head not in (_HEAD, b""):
+        raise ConfigError(f"{path}: not written by pass2d, and in the way. Choose another `out`.")
 
 
 def write_summary(report: RobustReport, folder: Path) -> Path:
