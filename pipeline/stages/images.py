@@ -96,5 +96,5 @@ def _damaged(data: bytes, file: Path, reason: str) -> ProblemError:
         file=file,
         found=f"{len(data)} bytes that do not decode ({reason})",
         expected="a whole PNG or JPEG picture",
-        remedy="The file is truncated or damaged: copy or download it again.",
+        remedy="The file is damaged or of another format: copy it again, or convert it.",
     )
