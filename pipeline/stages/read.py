@@ -333,6 +333,8 @@ def invalid_rows(points: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     Where many lie farther, the points are of another unit or frame, which `doubts` names.
     """
+    if points.size and -FARTHEST_M <= points.min() and points.max() <= FARTHEST_M:
+        return np.zeros(len(points), np.bool_)  # of nearly every scan: no look at single points
     is_finite = np.isfinite(points).all(axis=1)
     is_far = is_finite & ~plausible_points(points[:, :3].T)
     if np.count_nonzero(is_far) > _MANY_FAR * np.count_nonzero(is_finite):
@@ -353,9 +355,9 @@ def require_finite(points: NDArray[np.float32], *, file: Path) -> None:
     Raises:
         ProblemError: with the number of such points and the first of them.
     """
-    is_finite = np.isfinite(points).all()
     rows = np.flatnonzero(invalid_rows(points))
     if len(rows):
+        is_finite = np.isfinite(points).all()
         what = f"beyond {FARTHEST_M:.0f} m" if is_finite else "with NaN or infinity"
         raise ProblemError.of(
             file=file,
