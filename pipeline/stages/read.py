@@ -333,7 +333,7 @@ def invalid_rows(points: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     Where many lie farther, the points are of another unit or frame, which `doubts` names.
     """
-    if points.size and -FARTHEST_M <= points.min() and points.max() <= FARTHEST_M:
+    if points.size and points.min() >= -FARTHEST_M and points.max() <= FARTHEST_M:
         return np.zeros(len(points), np.bool_)  # of nearly every scan: no look at single points
     is_finite = np.isfinite(points).all(axis=1)
     is_far = is_finite & ~plausible_points(points[:, :3].T)
