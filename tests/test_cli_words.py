@@ -49,6 +49,7 @@ def test_command_explains_itself_and_answers_in_json(path: tuple[str, ...]) -> N
     shown = CliRunner().invoke(app, [*path, "--help"])
     assert shown.exit_code == 0
     assert "Usage: pass2d" in shown.stdout
+    assert max(shown.stdout) < "\N{CYCLONE}"  # words such as :100: become pictures
 
 
 def test_commands_that_take_a_url_take_its_local_folder() -> None:

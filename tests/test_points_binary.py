@@ -89,6 +89,8 @@ def test_what_is_named_is_taken(tmp_path: Path) -> None:
         read_binary(path, BinaryOptions(usual=4, columns=9, dtype="float32"))
     doubles = write(tmp_path / "b.bin", table(500, 4), "float64")
     assert read_binary(doubles, BinaryOptions(usual=4, columns=4)).layout.dtype == "float64"
+    with pytest.raises(DataError, match="only as 4 float64 per point, not as float32be"):
+        read_binary(doubles, BinaryOptions(usual=4, dtype="float32be"))
     with pytest.raises(ConfigError, match="`dtype` 'int': one of float32, float64, float32be"):
         BinaryOptions(usual=4, dtype="int")
 

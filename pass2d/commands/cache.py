@@ -192,9 +192,11 @@ def status_command(
             print_json({**asdict(report), "dataset_root": str(report.dataset_root)})
             return
         scans = ", ".join(f"{split} {count:,}" for split, count in report.scans.items())
+        older = report.generations - 1
         typer.echo(
             f"{report.dataset_root}: {report.dataset}, format {report.format_version}, "
-            f"generation {report.generation} of {report.generations}\n"
+            f"generation {report.generation}"
+            f"{f' ({older} older on disk)' if older > 0 else ''}\n"
             f"scans: {scans}; sequences {', '.join(report.sequences)}; failed {report.failed}"
         )
         for found in report.containers:

@@ -24,8 +24,8 @@ def synth_command(
     preset: Annotated[
         str,
         typer.Option(
-            help="full (as large as real scans), small, demo, tiny, or movers (SemanticKITTI only: "
-            "half of the traffic is stationary)."
+            help="full (as large as real scans), small or tiny; SemanticKITTI only: demo, or "
+            "movers (half of the traffic is stationary)."
         ),
     ] = "full",
     layout: Annotated[

@@ -62,7 +62,7 @@ def view_command(
     scan: Annotated[
         str | None, typer.Option(help="One scan: 08/000123, a nuScenes token or a file name.")
     ] = None,
-    scans: Annotated[str | None, typer.Option(help="Scans by index: 7, 0:50 or 0:100:5.")] = None,
+    scans: Annotated[str | None, typer.Option(help="Scans by index: 7, 0:50 or 0:50:5.")] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(

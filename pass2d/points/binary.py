@@ -163,6 +163,8 @@ def _from_elsewhere(
         assert theirs is not None
         return theirs, f"{verdict.doubt}: read as its neighbours, {theirs}; `columns` decides"
     why = verdict.doubt if fitting or not verdict.is_few else "its numbers are no coordinates"
+    if verdict.layout is not None:
+        why = f"they make sense only as {verdict.layout}, not as {options.dtype}"
     by_size = f"; by its size {' or '.join(map(str, fitting[:4]))}" if verdict.is_few else ""
     raise DataError(
         f"{path}: the layout of its points is not clear: {why}{by_size if fitting else ''}. "

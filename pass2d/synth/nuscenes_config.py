@@ -96,5 +96,5 @@ def nuscenes_preset(name: str, **changes: Any) -> NuscenesSynthConfig:
     """
     if name not in NUSCENES_PRESETS:
         names = ", ".join(NUSCENES_PRESETS)
-        raise ConfigError(f"preset {name!r} does not exist; choose one of {names}")
+        raise ConfigError(f"nuScenes layout: no preset {name!r}; choose one of {names}")
     return NuscenesSynthConfig(**{**NUSCENES_PRESETS[name], **changes})

@@ -190,7 +190,7 @@ def choose_items(
     Args:
         items: To choose from.
         scan: A name, token or file name; "8/12" stands for "08/000012".
-        scans: "10", "0:50" or "0:100:5": places among the items, as in Python.
+        scans: "10", "0:50" or "0:50:5": places among the items, as in Python.
         default: So many from the start when neither is given.
 
     Raises:
@@ -208,7 +208,7 @@ def choose_items(
         chosen = items[single:][:1] if single is not None else items[slice(*numbers)]
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"`scans` {scans!r}: an index or a range is expected, e.g. 7, 0:50 or 0:100:5"
+            f"`scans` {scans!r}: an index or a range is expected, e.g. 7, 0:50 or 0:50:5"
         ) from error
     if not chosen:
         raise DataError(
