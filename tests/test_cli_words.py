@@ -1,6 +1,7 @@
 """What the `pass2d` command calls things: the same everywhere, and as the documents say."""
 
 import getpass
+import io
 import itertools
 import os
 import re
@@ -109,6 +110,22 @@ def test_log_of_hours_has_a_line_a_minute() -> None:
     assert times[-1] == 10_000
     assert max(b - a for a, b in itertools.pairwise(times)) == 60
     assert lines[-1][1] == "train: 10000/10000 scans, 1.0 scans/s"
+
+
+def test_names_of_files_reach_a_terminal_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich would make pictures of `:car:` and colours of `[red]`."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console()
+    console.start("predict", total=2, unit="scans")
+    console.say("/data/:car:/[red]x: read as it is")
+    console.close()
+    assert "/data/:car:/[red]x: read as it is" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

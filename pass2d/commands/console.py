@@ -74,7 +74,9 @@ class Console:
                 BarColumn(),
                 TextColumn("{task.fields[news]}", markup=False),
             )
-            self._bars = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+            self._bars = Progress(
+                *columns, console=RichConsole(stderr=True, emoji=False), transient=True
+            )
             self._bars.start()
             self._task = self._bars.add_task(title, total=total or None, news="")
 
