@@ -209,6 +209,10 @@ def test_options_that_were_given_are_counted_in(street: Scan) -> None:
     assert warning.option in {"`z_offset=0.00`", "`z_offset=-0.00`"}
     (warning,) = look(card, street, InputMapping(unit_m=0.001))
     assert warning.option == "`unit=m`"
+    for unit_m in (0.01, 10, 100):
+        (warning,) = look(card, street, InputMapping(unit_m=unit_m))
+        assert warning.option == "`unit=m`"
+    assert "100 times as far away" in warning.message
     (warning,) = look(card, street, InputMapping(rotation=parse_rotation("0,0,-90")))
     assert warning.option == "`rotate=0,0,0`"
 

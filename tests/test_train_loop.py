@@ -384,6 +384,12 @@ def test_a_run_is_never_overwritten_and_never_resumed_without_its_settings(
     with pytest.raises(ConfigError, match=r"holds a run already.*`resume`"):
         run(data, tiny_recipe(), run_root=whole)
     shutil.copytree(whole, tmp_path / "run")
+    other = tiny_recipe(
+        *("accumulate=2", "augment.scale=0.2", "batch_size=3", "loss.label_smoothing=0.1"),
+        *("optimizer.momentum=0.5", "optimizer.weight_decay=0.1", "augment.translate_m=0.3"),
+    )
+    with pytest.raises(ConfigError, match=r"accumulate = 2 .*; and 1 more\. Resume with"):
+        run(data, other, run_root=tmp_path / "run", resume=True)
     (tmp_path / "run" / "settings.toml").unlink()
     with pytest.raises(ConfigError, match="no run to resume"):
         run(data, tiny_recipe(), run_root=tmp_path / "run", resume=True)

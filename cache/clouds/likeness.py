@@ -261,17 +261,19 @@ def _unit(found: Guess, expected: Expectation, *, is_recentred: bool) -> Iterato
         if not (is_map or is_alike or (expected.is_rough and not is_far_off)):
             yield Difference(
                 kind="range",
-                what=f"the points lie {times:.2g} times as far away as in {expected.whose}",
+                what=_apart(times, expected),
             )
         return
     times = found.range_ratio / found.unit_m
     word = _UNIT_WORDS.get(found.unit_m, "another unit")
     what = (
-        f"the points look like {word}, not metres"
-        if expected.is_rough
-        else f"the points lie {times:.2g} times as far away as in {expected.whose}"
+        f"the points look like {word}, not metres" if expected.is_rough else _apart(times, expected)
     )
     yield Difference(kind="unit", what=what, amount=found.unit_m)
+
+
+def _apart(times: float, expected: Expectation) -> str:
+    return f"the points lie {float(f'{times:.2g}'):g} times as far away as in {expected.whose}"
 
 
 def _rotate(found: Guess) -> Iterator[Difference]:

@@ -32,6 +32,7 @@ from pass2d.commands.options import (
     LocalCacheSizeOption,
 )
 from pass2d.commands.synth import synth_command
+from pass2d.commands.wording import in_options
 from pass2d.common.errors import ConfigError
 from pass2d.common.text import one_line
 from pass2d.pipeline.datasets.words import CommandWords, table_files, words_by_name
@@ -421,7 +422,10 @@ def _prepare(
         summaries = prepare_all(listings, cache_root, config, console)
         console.close()
         documents = [summary_json(summary) for summary in summaries]
-        texts = ["\n".join(map(one_line, summary_lines(summary))) for summary in summaries]
+        texts = [
+            "\n".join(one_line(in_options(line)) for line in summary_lines(summary))
+            for summary in summaries
+        ]
     if as_json:
         print_json({"datasets": documents} if variants else documents[0])
     else:

@@ -57,6 +57,8 @@ class InputCheck:
             z_offset=self._mapping.z_offset,
             is_recentred=self._mapping.recenter,
         )
+        if any(one.kind == "unit" and not self._is_exact(one.amount) for one in found):
+            found = [one for one in found if one.kind != "z_offset"]  # told in another unit
         if not has_signal:
             what = f"no column of the signal among {', '.join(columns)}: taken as 0"
             is_density = bool(found) and found[0].kind == "density"
@@ -76,7 +78,7 @@ class InputCheck:
         if difference.kind == "signal":
             return f"`signal_scale={mapping.signal_scale * amount:.3g}`"
         if difference.kind == "unit":
-            return f"`unit={_unit_word(mapping.unit_m * amount)}`"
+            return f"`unit={_unit_word(self._likely_unit(amount))}`"
         if difference.kind == "rotate":
             angles, matrix = UP[difference.up]
             if mapping.rotation is not None:
@@ -85,6 +87,14 @@ class InputCheck:
         if difference.kind == "z_offset":
             return f"`z_offset={amount:.2f}`"
         return {"recenter": "`recenter`", "no_signal": "`map=signal=NAME`"}.get(difference.kind, "")
+
+    def _likely_unit(self, amount: float) -> float:
+        """The nearest of the known units: that of the file, where another was given by mistake."""
+        unit_m = self._mapping.unit_m * amount
+        return min((1000.0, *UNITS_M.values()), key=lambda known: abs(math.log(unit_m / known)))
+
+    def _is_exact(self, amount: float) -> bool:
+        return math.isclose(self._likely_unit(amount), self._mapping.unit_m * amount, rel_tol=1e-6)
 
     def _advice(self, difference: Difference, option: str) -> str:
         full = self._expected.full_scale

@@ -80,8 +80,10 @@ def require_same_run(job: Job, card: Card, folder: RunFolder, progress: Progress
         differences.append(f"{job.n_scans} training scans (was {n_scans})")
     if not differences or job.recipe.resume_anyway:
         return
+    listed = "; ".join(differences[:6])
+    more = f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
     raise ConfigError(
-        f"{folder.root}: the run cannot be resumed: {'; '.join(differences[:6])}. Resume with "
+        f"{folder.root}: the run cannot be resumed: {listed}{more}. Resume with "
         "the cache and the settings of that run (its settings.toml is a recipe), start a new run "
         "from its weights (start_from), or override with resume_anyway=true."
     )
