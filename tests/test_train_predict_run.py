@@ -359,7 +359,7 @@ def test_batch_size_is_the_scans_per_pass(checkpoint: Path, tmp_path: Path) -> N
     three([some_points(20, seed) for seed in range(7)])
     assert [len(batch.offsets) - 1 for batch in network.batches] == [3, 3, 1]
     for size in (0, 33):
-        with pytest.raises(ConfigError, match="batch_size must be 1 to 32"):
+        with pytest.raises(ConfigError, match="`batch_size` must be 1 to 32"):
             Segmenter(network, card(), batch_size=size)
     labels = {
         size: predict(
