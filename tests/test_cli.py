@@ -118,7 +118,7 @@ def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> 
     assert run.returncode == 130, err
     assert "Traceback" not in err
     assert "--resume" in err
-    done = int(out.split(" steps")[0].split()[-1])
+    done = int(out.split(" step")[0].split()[-1])
     shorter = ("--set", f"epochs={done // 3 + 1}", "--set", "resume_anyway=true")
     finished = answer(*words, *shorter, "--resume")
     assert finished["is_complete"]
@@ -140,6 +140,7 @@ def test_interrupted_training_saves_and_resumes(world: Path, tmp_path: Path) -> 
         (("prepare", "synth", "--out", "new", "--workers", "99999"), "at most"),
         (("train", "--cache", "cache", "--nproc", "99999"), "at most"),
         (("eval", "--cache", "cache", "--nproc", "99999"), "at most"),
+        (("cache", "plan", "--root", "raw", "--version", "v1.0-mini"), "SemanticKITTI has none"),
         (("stats", "--cache", "missing"), "missing"),
         (("stats", "--cache", "empty"), "empty"),
         (("stats", "--cache", "cache", "--html", "file"), "ends in .html"),

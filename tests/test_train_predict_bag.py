@@ -523,7 +523,7 @@ def test_command_labels_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(read_mcap(tmp_path / "labelled.mcap")) == 15
     done = pass2d(*words)
     assert done.exit_code == 0, done.output
-    assert "10 messages of 1 other topics copied as they are" in done.stdout
+    assert "10 messages of 1 other topic copied as they are" in done.stdout
     assert (tmp_path / "predictions" / "drive.mcap").is_file()
     for option in (["--png"], ["--format", "ply"], ["--columns", "4"], ["--dtype", "float32"]):
         assert f"{option[0]} applies only to point files" in refusal(*words, *option)

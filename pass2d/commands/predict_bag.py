@@ -10,6 +10,7 @@ import typer
 
 from pass2d.commands.console import print_json
 from pass2d.common.errors import ConfigError
+from pass2d.common.text import counted
 
 if TYPE_CHECKING:
     from pass2d.train.prediction.bag import BagSummary
@@ -38,7 +39,8 @@ def print_bag(summary: BagSummary, *, as_json: bool) -> None:
         print_json(_bag_json(summary))
         return
     copied = sum(summary.copied.values())
-    others = f", {copied:,} messages of {len(summary.copied)} other topics copied as they are"
+    topics = counted(len(summary.copied), "other topic")
+    others = f", {counted(copied, 'message')} of {topics} copied as they are"
     typer.echo(
         f"{summary.out}: {summary.scans:,} scans of {summary.topic}, {summary.points:,} points "
         f"labelled ({', '.join(summary.fields)}), {summary.scans_per_s:.1f} scans/s"

@@ -34,7 +34,7 @@ from pass2d.commands.options import (
 from pass2d.commands.synth import synth_command
 from pass2d.commands.wording import in_options
 from pass2d.common.errors import ConfigError
-from pass2d.common.text import one_line
+from pass2d.common.text import counted, one_line
 from pass2d.pipeline.datasets.words import CommandWords, table_files, words_by_name
 
 if TYPE_CHECKING:
@@ -374,10 +374,10 @@ def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
             print_line(f"warning: {more:,} more like these: --json lists them")
         warnings = sum(problem.severity == "warning" for problem in problems)
         notes = len(problems) - len(faults) - warnings
-        unlikely = f", {warnings} warnings" if warnings else ""
-        typer.echo(
-            f"{len(faults)} errors{unlikely}, {notes} notes" if problems else "no problems found"
-        )
+        found = [counted(len(faults), "error"), counted(notes, "note")]
+        if warnings:
+            found.insert(1, counted(warnings, "warning"))
+        typer.echo(", ".join(found) if problems else "no problems found")
     if faults:
         raise typer.Exit(1)
 

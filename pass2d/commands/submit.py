@@ -23,6 +23,7 @@ from pass2d.commands.options import (
     outside_rule,
     path_or_url,
 )
+from pass2d.common.text import counted
 
 if TYPE_CHECKING:
     from pass2d.train.submission.benchmark import Benchmark
@@ -187,11 +188,11 @@ def _show_report(report: VerifyReport, *, as_json: bool) -> None:
     else:
         for problem in report.problems[:SHOWN_PROBLEMS]:
             print_line(f"problem: {problem}")
-        if len(report.problems) > SHOWN_PROBLEMS:
-            typer.echo(f"{len(report.problems) - SHOWN_PROBLEMS} more problems (all: --json)")
+        if (more := len(report.problems) - SHOWN_PROBLEMS) > 0:
+            typer.echo(f"{counted(more, 'more problem')} (all: --json)")
         for note in report.notes:
             print_line(f"note: {note}")
-        verdict = "sound" if report.is_sound else f"{len(report.problems)} problems"
+        verdict = "sound" if report.is_sound else counted(len(report.problems), "problem")
         typer.echo(
             f"{report.path}: {report.benchmark or 'no'} submission, "
             f"task {report.task or 'unknown'}, split {report.split}, "

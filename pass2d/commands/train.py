@@ -23,6 +23,7 @@ from pass2d.commands.options import (
 )
 from pass2d.commands.processes import start_processes
 from pass2d.commands.signals import EXIT_CODES
+from pass2d.common.text import counted
 
 if TYPE_CHECKING:
     from pass2d.train.loop import TrainResult
@@ -158,5 +159,5 @@ def _say_result(result: TrainResult, *, as_json: bool) -> None:
         print_json({key: plain(value) for key, value in asdict(result).items()})
         return
     score = "" if result.best_miou is None else f", best val mIoU {result.best_miou:.1%}"
-    typer.echo(f"{result.epochs} epochs, {result.steps} steps{score}")
+    typer.echo(f"{counted(result.epochs, 'epoch')}, {counted(result.steps, 'step')}{score}")
     typer.echo(f"best: {result.best}\nlast: {result.last}")

@@ -52,6 +52,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "nothing"
 
 
+def counted(count: int, noun: str) -> str:
+    """As in "1 scan" or "1,200 scans"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def one_line(text: str) -> str:
     """A message on one line, with long words and the message itself shortened."""
     line = _escaped(_BREAKS.sub(" ", _cut(text.strip(), 20 * _LONGEST_LINE)))

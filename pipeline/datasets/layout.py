@@ -96,3 +96,5 @@ class RawLayout:
     """Whether a folder is a part of a data set that `list_part` takes, e.g. one sequence."""
     list_part: ListScans | None = None
     """As `list_scans`, of such a folder."""
+    has_versions: bool = False
+    """Whether a root may hold several versions."""

@@ -523,5 +523,6 @@ LAYOUTS = (
         locate=_locate,
         list_scans=_list,
         examine=_examine,
+        has_versions=True,
     ),
 )

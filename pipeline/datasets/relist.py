@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pass2d.cache.manifest import Manifest
-from pass2d.common.errors import CacheError, DataError
+from pass2d.common.errors import CacheError, ConfigError, DataError
 from pass2d.common.progress import Progress
 from pass2d.pipeline.corrupted import corrupted_listings, variant_of
 from pass2d.pipeline.datasets.layout import Wanted
@@ -35,6 +35,7 @@ def list_again(
 
     Raises:
         CacheError: the cache is of another data set than the root.
+        ConfigError: a version is given of a data set that has none.
         DataError: as the readers of raw data sets.
     """
     info = None if manifest is None else manifest.info
@@ -45,6 +46,10 @@ def list_again(
             f"{root}: looks like {found.table.info.facts.title}, but data set {info.name} is of "
             f"{dataset.table.info.facts.title}. Give the `root` that it was made from, or another "
             "`dataset`."
+        )
+    if version is not None and not dataset.layout.has_versions:
+        raise ConfigError(
+            f"`version={version}`: {dataset.table.info.facts.title} has none: leave it out."
         )
     wanted = Wanted(
         version=version,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pass2d.cache.clouds.nowhere import FARTHEST_M
 from pass2d.common.progress import format_bytes, format_seconds
-from pass2d.common.text import listed
+from pass2d.common.text import counted, listed
 from pass2d.pipeline.problem import Problem
 from pass2d.pipeline.run.plan import PreparePlan
 from pass2d.pipeline.run.reasons import FOLLOWS, NEW
@@ -20,12 +20,12 @@ def plan_lines(plan: PreparePlan) -> list[str]:
     """What `prepare` would do and why, grouped by container, sequence and reason."""
     groups = Counter((task.container, task.sequence, task.reason) for task in plan.tasks)
     lines = [
-        f"{name:8} sequence {sequence}: {_count(count, 'shard')}: {reason}"
+        f"{name:8} sequence {sequence}: {counted(count, 'shard')}: {reason}"
         for (name, sequence, reason), count in groups.items()
     ]
     lines += _left(plan)
     lines.append(
-        f"{_count(len(plan.tasks), 'task')} to run, {len(plan.keys)} done; about "
+        f"{counted(len(plan.tasks), 'task')} to run, {len(plan.keys)} done; about "
         f"{format_bytes(plan.nbytes)} to write and {format_seconds(plan.seconds)} of CPU time"
     )
     return lines
@@ -39,7 +39,7 @@ def reason_lines(plan: PreparePlan) -> list[str]:
             shards = places.setdefault((task.container, task.reason), {})
             shards[task.sequence] = shards.get(task.sequence, 0) + 1
     return [
-        f"{name} of {_count(sum(shards.values()), 'shard')} again "
+        f"{name} of {counted(sum(shards.values()), 'shard')} again "
         f"(sequence {', '.join(shards)}): {reason}"
         for (name, reason), shards in places.items()
     ] + _left(plan)
@@ -49,18 +49,14 @@ def _left(plan: PreparePlan) -> list[str]:
     """What of the last generation is left out, and what stays without having been looked at."""
     lines = []
     if plan.dropped:
-        lines.append(f"{_count(len(plan.dropped), 'shard')} without scans now: left out")
+        lines.append(f"{counted(len(plan.dropped), 'shard')} without scans now: left out")
     if plan.staying:
         more = ", ..." if len(plan.staying) > _MOST_NAMES else ""
         lines.append(
             "not listed now, kept in the cache as prepared: "
-            f"{_count(len(plan.staying), 'sequence')} ({listed(plan.staying[:_MOST_NAMES])}{more})"
+            f"{counted(len(plan.staying), 'sequence')} ({listed(plan.staying[:_MOST_NAMES])}{more})"
         )
     return lines
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def plan_json(plan: PreparePlan) -> dict[str, object]:
@@ -119,7 +115,7 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
         f"from {format_bytes(summary.source_bytes)} of source files",
         "fields:    "
         + ", ".join(f"{name} {format_bytes(size)}" for name, size in summary.field_bytes.items()),
-        f"work:      {_count(summary.written_shards, 'shard')} written, "
+        f"work:      {counted(summary.written_shards, 'shard')} written, "
         f"{summary.kept_shards} kept, in {format_seconds(summary.seconds)}",
     ]
     if slowest is not None:
@@ -135,7 +131,7 @@ def summary_lines(summary: PrepareSummary) -> list[str]:
     if summary.failed:
         listed = f"{summary.dataset_root}/failed.jsonl"
         lines.append(
-            f"{_count(len(summary.failed), 'scan')} failed; see {listed}, fix them and run again"
+            f"{counted(len(summary.failed), 'scan')} failed; see {listed}, fix them and run again"
         )
     return lines
 
