@@ -123,7 +123,7 @@ def test_what_others_publish_and_remove_meanwhile_is_no_damage(made: tuple[Path,
     report = verify(out, Listener(), presence=present)
     assert report.damages == ()
     assert report.files == len(files(out))
-    assert said == [f"{out}: written to meanwhile, so checked again"]
+    assert said == [f"{out}: changed while it was being checked; checking again"]
 
 
 @pytest.mark.parametrize("n_cameras", [1, 6])

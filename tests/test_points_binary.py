@@ -151,3 +151,13 @@ def test_a_header_is_no_point(tmp_path: Path, header: np.ndarray) -> None:
     with pytest.raises(DataError, match="whole numbers in place of the first point: a header"):
         read_binary(file, BinaryOptions(usual=4))
     assert "a header" in other_content(file.read_bytes(), PointLayout(columns=4))
+
+
+def test_a_counter_before_the_coordinates_is_no_header(tmp_path: Path) -> None:
+    points = table(2000, 4).astype("<f4")
+    counter = np.arange(1, 2001, dtype="<u4").view("<f4")
+    file = tmp_path / "a.bin"
+    np.column_stack([counter, points]).tofile(file)
+    options = BinaryOptions(usual=4, columns=5, dtype="float32", is_asked=True)
+    read = read_binary(file, options)
+    assert np.array_equal(read.points[:, 1:], points)

@@ -175,7 +175,7 @@ def test_checkpoint_alone_labels_a_folder_in_raw_ids(checkpoint: Path, tmp_path:
         write_bin(tmp_path / "in" / f"{name}.bin", points)
     summary = predict(tmp_path / "in", checkpoint, tmp_path / "out", device=CPU)
     assert (summary.scans, summary.points, summary.failed) == (3, 900, ())
-    assert f"{tmp_path / 'in/sub/empty.bin'}: no points. Was it copied whole?" in summary.notes
+    assert f"{tmp_path / 'in/sub/empty.bin'}: no points. Is the copy complete?" in summary.notes
     loaded = Segmenter.load(checkpoint, device=CPU)
     for name, points in scans.items():
         written = np.fromfile(tmp_path / "out" / f"{name}.label", "<u4")

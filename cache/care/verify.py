@@ -91,7 +91,7 @@ def verify(
         else:
             if not report.damages or _names(layout) == before:
                 return report
-        progress.say(f"{dataset_root}: written to meanwhile, so checked again")
+        progress.say(f"{dataset_root}: changed while it was being checked; checking again")
     return _Verifier(layout, progress, presence).run(rebuild, rebuild_share)
 
 

@@ -140,11 +140,15 @@ def other_content(data: bytes | memoryview, expected: PointLayout) -> str:
 
 
 def has_header(data: bytes | memoryview, layout: PointLayout) -> bool:
-    """Whether whole numbers, such as a count, are in place of the first point's coordinates."""
-    if len(data) < layout.point_bytes:
-        return False
-    first = np.abs(np.frombuffer(data, layout.numpy_type, count=3))
-    return bool(((first > 0) & (first < _SIGNAL[0])).any())
+    """Whether whole numbers, such as a count, are in place of the first point's coordinates.
+
+    Not where most of the rows after it have such numbers, too: a counter or a time before x, y, z.
+    """
+    n_rows = min(FEW_POINTS, len(data) // layout.point_bytes)
+    rows = np.frombuffer(data, layout.numpy_type, count=n_rows * layout.columns)
+    first = np.abs(rows.reshape(n_rows, layout.columns)[:, :3])
+    is_odd = ((first > 0) & (first < _SIGNAL[0])).any(axis=1)
+    return bool(is_odd[:1].any() and is_odd.mean() < 0.5)
 
 
 def _of_few(data: bytes | memoryview, usual: PointLayout) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.text import counted
 
 _PER_CORE, _ALWAYS = 4, 16
 """Processes that a core, and that any machine, is trusted with."""
@@ -31,6 +32,5 @@ def require_few(count: int, option: str, *, cores: int | None = None) -> None:
     most = max(_ALWAYS, _PER_CORE * cores)
     if count > most:
         raise ConfigError(
-            f"`{option}={count}`: at most {most} processes are started on {cores} "
-            f"{'core' if cores == 1 else 'cores'}"
+            f"`{option}={count}`: at most {most} processes are started on {counted(cores, 'core')}"
         )

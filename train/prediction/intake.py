@@ -112,7 +112,7 @@ class Intake:
     def _notes(self, where: str, prepared: PreparedPoints) -> list[str]:
         notes, scan = [], prepared.scan
         if not scan.n:
-            notes.append(f"{where}: no points. Was it copied whole?")
+            notes.append(f"{where}: no points. Is the copy complete?")
         if prepared.n_not_finite:
             is_much = 4 * prepared.n_not_finite > scan.n
             doubt = "; are unit, columns and number type right?" if is_much else ""
