@@ -147,7 +147,7 @@ def has_header(data: bytes | memoryview, layout: PointLayout) -> bool:
     n_rows = min(FEW_POINTS, len(data) // layout.point_bytes)
     rows = np.frombuffer(data, layout.numpy_type, count=n_rows * layout.columns)
     first = np.abs(rows.reshape(n_rows, layout.columns)[:, :3])
-    is_odd = ((first > 0) & (first < _SIGNAL[0])).any(axis=1)
+    is_odd: NDArray[np.bool_] = np.any((first > 0) & (first < _SIGNAL[0]), axis=1)
     return bool(is_odd[:1].any() and is_odd.mean() < 0.5)
 
 
