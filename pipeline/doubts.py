@@ -18,12 +18,13 @@ from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource
 from pass2d.pipeline.stages.camera_sense import AHEAD, camera_doubts, pinhole
 from pass2d.pipeline.stages.edge_match import clear_turn, match_edges, range_jumps, shows_edges
+from pass2d.pipeline.stages.label_order import agreement, is_other_order
 from pass2d.points.binary import SUFFIX
 from pass2d.points.packed import file_bytes
 
 THOROUGH_EVERY = 64
-"""Of a sequence's scans one in so many is compared by its ground too, which takes as long as
-preparing it; the others by unit, place, axis and signal."""
+"""Of a sequence's scans one in so many is compared by its ground and the order of its labels too,
+which takes as long as preparing it; the others by unit, place, axis and signal."""
 EDGE_PICTURES = 6
 """Of a sequence's scans so many have their edges compared with those of their pictures."""
 _AGAIN = "The file is damaged: copy or download it again."
@@ -107,6 +108,29 @@ def scan_doubts(
             )
         )
     return found
+
+
+def order_doubts(
+    xyz: NDArray[np.float32], label: NDArray[np.uint8], *, rows: NDArray[np.integer], file: Path
+) -> Iterator[Problem]:
+    """Labels that seem to be of points in another order, or of another scan.
+
+    Args:
+        xyz: (3, N) metres, the scan's own points in the volume.
+        label: (N,) their training ids.
+        rows: (N,) row of each in its file.
+        file: of the labels, for the message.
+    """
+    if is_other_order(agreed := agreement(xyz, label, rows)):
+        yield Problem(
+            file=file,
+            found=f"points close together rarely of one class (agreement {agreed:.2f})",
+            expected="labels in the order of the points: 0.9 (0 is chance)",
+            remedy="Are they labels of another scan, or were points or labels sorted? Draw them "
+            "with `pass2d view`.",
+            severity="warning",
+            kind="order of labels",
+        )
 
 
 def _other_columns(file: Path, raw: RawFormat) -> Iterator[Problem]:
@@ -236,7 +260,7 @@ def edge_sample(scans: Iterable[ScanSource], most: int = EDGE_PICTURES) -> set[s
 
 
 def thorough(scans: Iterable[ScanSource]) -> set[str]:
-    """Ids of the scans that are compared by their ground, too: each sequence's first, ..."""
+    """Ids of the scans that are compared thoroughly: each sequence's first, ..."""
     seen: dict[str, int] = {}
     chosen = set()
     for scan in scans:

@@ -29,6 +29,7 @@ from pass2d.pipeline.doubts import (
     edge_sample,
     edge_scores,
     odd_sizes,
+    order_doubts,
     picture_doubts,
     require_in_volume,
     scan_doubts,
@@ -205,7 +206,7 @@ def check_scan(
     Args:
         scan: to look at.
         info: label table and file layout of the data set.
-        is_thorough: look at the ground, too.
+        is_thorough: look at the ground and the order of the labels, too.
         has_edges: compare the edges of scan and pictures, too.
     """
     problems: list[Problem] = []
@@ -228,6 +229,9 @@ def check_scan(
             problems += scan_doubts(raw, info=info, file=scan.points, is_thorough=is_thorough)
             inside = split_volume(raw[:3], grid=info.grid).inside
             xyz, rows = raw[:3].take(inside, axis=1), rows[inside]
+            label, file = found.label, scan.labels
+            if is_thorough and file and label is not None and len(label) == len(points):
+                problems += order_doubts(xyz, label[rows], rows=rows, file=file)
             outside = raw.shape[1] - xyz.shape[1]
             count = replace(count, outside=outside, points=raw.shape[1], sample=sampled(raw))
     for sweep in scan.sweeps:

@@ -55,6 +55,7 @@ from pass2d.pipeline.doubts import (
     edge_doubts,
     edge_sample,
     edge_scores,
+    order_doubts,
     scan_doubts,
     thorough,
 )
@@ -182,6 +183,8 @@ def _run_lidar(context: TaskContext, task: ContainerTask) -> TaskResult:
                 file=scan.points,
                 is_thorough=scan.scan_id in looked_at,
             )
+            if scan.scan_id in looked_at:
+                doubts += _order_doubts(scan, record)
             if scan.scan_id in compared:
                 edges += edge_scores(scan, points[:3], pictures_at_hand(scan, context.info))
         entries.append(_lidar_entry(scan, record, context.info))
@@ -209,6 +212,14 @@ def _run_lidar(context: TaskContext, task: ContainerTask) -> TaskResult:
     dropped = sum(map(_dropped_points, records)) if context.info.drops_invalid else 0
     doubts += edge_doubts(edges)
     return replace(_result(row, clock, is_new=True, doubts=doubts), dropped=dropped)
+
+
+def _order_doubts(scan: ScanSource, record: ScanRecord) -> Iterator[Problem]:
+    """`order_doubts` of a scan's own points in the volume."""
+    if scan.labels is not None and record.label is not None:
+        own = slice(None) if record.time is None else record.time == 0
+        xyz, label, rows = record.xyz[:, own], record.label[own], record.raw_index[own]
+        yield from order_doubts(xyz, label, rows=rows, file=scan.labels)
 
 
 def _dropped_points(record: ScanRecord) -> int:
