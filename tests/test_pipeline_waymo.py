@@ -319,10 +319,14 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
     assert DATASETS.at(tmp_path) is waymo
     with pytest.raises(DataError, match="no segment other; there are 3"):
         waymo.list_scans(tmp_path, Wanted(sequences=("other",)))
-    for name in ("lidar_segmentation", "camera_image"):
-        (tmp_path / "training" / name).rename(tmp_path / "training" / f"no_{name}")
-    with pytest.raises(DataError, match=r"no frames with labels\. 3 frames of train and val"):
+    for name in ("training/lidar_segmentation", "validation/camera_image"):
+        (tmp_path / name).rename(tmp_path / f"{name}_no")
+    bare = "segments of train and val without lidar_segmentation/SEGMENT.parquet, left out: "
+    with pytest.raises(DataError, match=rf"no frames with labels\. {bare}"):
         waymo.list_scans(tmp_path, Wanted(splits=("train",)))
     listing = waymo.list_scans(tmp_path)
     assert [scan.split for scan in listing.scans] == ["val"] * 2 + ["test"] * 3
-    assert any("segments without pictures" in note for note in listing.notes)
+    train, val = SPLITS["training"], SPLITS["validation"]
+    assert f"{bare}{train} (1 in all)" in listing.notes
+    blind = "segments without pictures (camera_image, lidar_camera_projection, camera_calibration)"
+    assert f"{blind}: {val} (1 in all)" in listing.notes

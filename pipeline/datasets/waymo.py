@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from pass2d.cache.statistics import SPLITS
 from pass2d.common.errors import DataError
 from pass2d.common.files import is_there
 from pass2d.common.progress import Progress
+from pass2d.common.text import and_so_on
 from pass2d.pipeline.datasets.layout import RawLayout, Wanted
 from pass2d.pipeline.datasets.limit import first_of_each_split, require_splits
 from pass2d.pipeline.datasets.table import DatasetTable
@@ -108,19 +109,26 @@ def list_waymo(
 class _Notes:
     """Notes on all segments."""
 
+    bare: list[str] = field(default_factory=list)
+    """Segments of train and val without a label file."""
     unlabelled: int = 0
-    """Frames of train and val without labels."""
-    blind: int = 0
+    """Frames without labels of segments that have some."""
+    blind: list[str] = field(default_factory=list)
     """Segments without pictures that can be used."""
 
     def lines(self) -> Iterator[str]:
         """What is missing, and legal."""
+        if self.bare:
+            yield (
+                f"segments of train and val without {LABELS}/SEGMENT{SUFFIX}, left out: "
+                f"{and_so_on(self.bare, 8)} ({len(self.bare):,} in all)"
+            )
         if self.unlabelled:
             yield f"{self.unlabelled:,} frames of train and val without labels, left out"
         if self.blind:
             yield (
-                f"{self.blind:,} segments without pictures ({PICTURES}, {PROJECTION}, "
-                f"{CAMERA_CALIBRATION})"
+                f"segments without pictures ({PICTURES}, {PROJECTION}, {CAMERA_CALIBRATION}): "
+                f"{and_so_on(self.blind, 8)} ({len(self.blind):,} in all)"
             )
 
 
@@ -153,6 +161,9 @@ def _frames(
     times = list(poses)
     if split == "test" and not labelled:
         labels = None
+    elif labels is not None and not is_there(labels):
+        notes.bare.append(file.stem)
+        return
     else:
         notes.unlabelled += len(set(times) - set(labelled))
         times = labelled
@@ -164,7 +175,8 @@ def _frames(
             remedy="Download the files of this segment again.",
         )
     cameras = _cameras(file, table.info.n_cameras)
-    notes.blind += cameras is None
+    if cameras is None:
+        notes.blind.append(file.stem)
     places = {time: place for place, time in enumerate(poses)}
     n_cameras = table.info.n_cameras
     for time in times:
