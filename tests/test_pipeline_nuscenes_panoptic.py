@@ -142,6 +142,7 @@ def npz(**arrays: np.ndarray) -> bytes:
         (npz(data=np.zeros((300, 1), np.uint16)), "uint16 of shape (300, 1)"),
         (npz(data=np.zeros(299, np.uint16)), "299 values"),
         (npz(data=np.full(300, 40_001, np.uint16)), "values of raw id 40"),
+        (npz(data=np.full(300, 17_001, np.uint16)), "that are the label file's at"),
     ],
 )
 def test_a_damaged_panoptic_file_is_named(tmp_path: Path, content: bytes, found: str) -> None:

@@ -18,13 +18,24 @@ CATEGORY = 1000
 """A value is so many times the raw id, plus the number of the instance in its scene; 0 none."""
 
 
-def read_panoptic(file: Path, *, table: LabelTable, n_points: int | None) -> NDArray[np.uint32]:
+_LEAST_AGREED = 0.5
+"""Share of the points with an instance that have the label file's raw id; all, as published."""
+
+
+def read_panoptic(
+    file: Path,
+    *,
+    table: LabelTable,
+    n_points: int | None,
+    raw_labels: NDArray[np.uint32] | None = None,
+) -> NDArray[np.uint32]:
     """Read the instance of each point.
 
     Args:
         file: an npz with uint16 `data`, 1000 times raw id plus instance.
         table: of the data set; knows the raw ids.
         n_points: of the scan; None where its file cannot be read.
+        raw_labels: (R,) of the label file, whose raw ids the values repeat; None: not at hand.
 
     Returns:
         (R,) 0 for points of no instance, else the file's value, as each raw id numbers its own
@@ -44,7 +55,16 @@ def read_panoptic(file: Path, *, table: LabelTable, n_points: int | None) -> NDA
             f"values of raw id {', '.join(map(str, unknown[:5].tolist()))}",
             "1000 times a raw id of the data set plus an instance",
         )
-    return np.where(values % CATEGORY, values, 0).astype(np.uint32)
+    has_instance = values % CATEGORY > 0
+    if raw_labels is not None and len(raw_labels) == len(values) and has_instance.any():
+        agreed = np.mean((values // CATEGORY == raw_labels)[has_instance])
+        if agreed < _LEAST_AGREED:
+            raise _problem(
+                file,
+                f"raw ids of its instances that are the label file's at {agreed:.0%} of the points",
+                "those of the label file",
+            )
+    return np.where(has_instance, values, 0).astype(np.uint32)
 
 
 def _values(file: Path) -> NDArray[np.uint16]:

@@ -120,7 +120,9 @@ def attempt_scan(
             errors.append((labels_file, error))
     if panoptic_file is not None:
         try:
-            instance = read_panoptic(panoptic_file, table=info.labels, n_points=n_points)
+            instance = read_panoptic(
+                panoptic_file, table=info.labels, n_points=n_points, raw_labels=raw_labels
+            )
         except (ProblemError, OSError) as error:
             errors.append((panoptic_file, error))
     if points is not None and info.drops_invalid:
