@@ -34,9 +34,11 @@ def _check(table: Mapping[str, Any], kind: type, where: str, *, paths: Sequence[
     for key, value in table.items():
         if key not in known:
             short = key[:60]
-            raise ConfigError(
-                f"{where}: unknown key {short!r}; {_proposal(short, list(known), paths)}"
-            )
+            found = _elsewhere(value, paths) if isinstance(value, Mapping) else []
+            if any(path.split(".")[-2:-1] == [nearest(short, list(known))] for path in found):
+                found = []  # the table's name is misspelt
+            advice = _did_you_mean(found) if found else _proposal(short, list(known), paths)
+            raise ConfigError(f"{where}: unknown key {short!r}; {advice}")
         if is_dataclass(known[key]) and isinstance(value, Mapping):
             _check(value, known[key], f"{where}.{key}", paths=paths)
 
@@ -56,8 +58,13 @@ def _proposal(key: str, known: Sequence[str], paths: Sequence[str]) -> str:
     return f"choose from {', '.join(sorted(known))}"
 
 
+def _elsewhere(unknown: Mapping[str, Any], paths: Sequence[str]) -> list[str]:
+    """Settings of the names that an unknown table holds."""
+    return [path for path in paths if path.rpartition(".")[2] in unknown]
+
+
 def _did_you_mean(paths: Sequence[str]) -> str:
-    shown = [repr(path) + ("" if "." in path else " (in no table)") for path in paths]
+    shown = [repr(path) + ("" if "." in path else " (outside the tables)") for path in paths]
     return f"did you mean {' or '.join(shown)}?"
 
 
