@@ -133,6 +133,7 @@ def forbidden(*_: object, **__: object) -> None:
     [
         ({"scales": (2, 4)}, ""),
         ({"scales": ()}, "makes voxels of its own"),
+        ({"scales": (2, 3, 32)}, "the cache stores no voxels at scale 3, 32"),
         ({"low": (-40, -40, -4)}, "grid is not the cache's"),
         ({"own_shape": (500, 500, 60)}, "grid is not the cache's"),
         ({"low": (0, -50, -4), "cache_low": (0, -50, -4)}, "not square and centred"),

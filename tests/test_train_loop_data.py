@@ -19,6 +19,7 @@ from pass2d.common.errors import CheckpointError, ConfigError
 from pass2d.train.checkpoints.checkpoint import load_checkpoint
 from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.loop import run
+from pass2d.train.optim.schedule import RunLength, ScheduleConfig, idle_settings
 from pass2d.train.run.assemble import fresh_network
 
 WITH_PICTURES = ("network.settings.image_branch=true", "epochs=1", "batch_size=3")
@@ -141,6 +142,45 @@ def test_diverging_runs_end_and_name_the_first_bad_module(data: Path, tmp_path: 
         ConfigError, match=r"3 steps in a row.*(output of module|parameter|loss).*learning_rate"
     ):
         run(data, recipe, run_root=tmp_path)
+
+
+def test_a_run_that_skipped_every_step_is_no_success(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe("loss.lambda_lovasz=1e39", "epochs=1", "batch_size=6")
+    with pytest.raises(ConfigError, match=r"^1 step in a row .*: loss\. "):
+        run(data, recipe, run_root=tmp_path)
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_network_that_diverged_in_the_last_step_is_not_exported(
+    every: int, data: Path, tmp_path: Path
+) -> None:
+    once = ("epochs=1", "batch_size=6", f"validation.every_epochs={every}")
+    with pytest.raises(ConfigError, match=r"contain NaN or infinity .* has diverged\. Begin"):
+        run(data, tiny_recipe("optimizer.learning_rate=1e300", *once), run_root=tmp_path)
+    assert not (tmp_path / "checkpoints" / "best.safetensors").exists()
+
+
+def test_scales_that_no_cache_stores_are_voxelised_in_training(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe("augment.mode=none", "network.settings.block_scales=[2, 3]", "epochs=1")
+    assert run(data, recipe, run_root=tmp_path).is_complete
+
+
+def test_a_schedule_longer_than_the_run_is_said(data: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    run(
+        data, tiny_recipe("schedule.warmup_steps=99", "epochs=1"), run_root=tmp_path, progress=heard
+    )
+    assert "the warm-up takes 99 steps and the run 3: it never trains with" in heard.all()
+    length = RunLength(epochs=5, steps_per_epoch=4)
+    late = ScheduleConfig(kind="multistep", drop_epochs=(3, 5, 9))
+    assert list(idle_settings(late, length=length)) == [
+        "schedule.drop_epochs: [5, 9] come after the run's 5 epochs"
+    ]
+    warmup = ScheduleConfig(kind="warmup-cosine", warmup_epochs=5.5)
+    assert [
+        "schedule.warmup_epochs: the warm-up takes 22 steps" in s
+        for s in idle_settings(warmup, length=length)
+    ] == [True]
 
 
 def test_half_precision_on_a_cpu_is_refused(data: Path, tmp_path: Path) -> None:

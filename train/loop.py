@@ -40,7 +40,7 @@ from pass2d.train.run.folder import (
 from pass2d.train.run.journal import Journal, LogWindow, introduction, require_tensorboard
 from pass2d.train.run.resume import first_state, require_no_state_yet
 from pass2d.train.run.state import RunState, base_card, state_card, state_tensors
-from pass2d.train.run.step import optimizer_step, require_finite
+from pass2d.train.run.step import optimizer_step, require_finite, require_finite_network
 from pass2d.train.run.stop import StopRequest, stop_requests
 from pass2d.train.run.validate import averaged, is_due, refresh_average, validate
 
@@ -292,6 +292,7 @@ class _Loop:
         job, state = self._job, self._state
         is_ready = refresh_average(job, state, self._stop)
         with averaged(job, state) if is_ready else nullcontext():
+            require_finite_network(job)
             if job.group.is_main:
                 tensors = network_tensors(job.network.inference_state())
                 save_checkpoint(self._folder.best, tensors, self._card)

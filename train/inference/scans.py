@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pass2d.cache.clouds.nowhere import is_measured
 from pass2d.cache.fields import Fields
 from pass2d.cache.reader import CacheReader
-from pass2d.cache.schema import DatasetInfo, GridConfig, ScanRecord
+from pass2d.cache.schema import SCALES, DatasetInfo, GridConfig, ScanRecord
 from pass2d.common.errors import ConfigError
 from pass2d.common.progress import Progress
 from pass2d.common.thinning import ThinnedScan
@@ -325,6 +325,8 @@ def hashed_scales(
         reason = "several scans are stacked"
     elif not network.scales:
         reason = f"{network.kind} makes voxels of its own"
+    elif missing := sorted(set(network.scales) - set(SCALES)):
+        reason = f"the cache stores no voxels at scale {', '.join(map(str, missing))}"
     elif (own.low, own.high, own.shape) != (grid.low, grid.high, grid.shape):
         reason = "the network's grid is not the cache's"
     elif len(grid_symmetries(grid)) < len(SYMMETRIES):

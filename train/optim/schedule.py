@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +52,12 @@ class ScheduleConfig:
     """"plateau": validations without a better mIoU before the rate drops."""
 
     def __post_init__(self) -> None:
+        if self.warmup_steps < -1:
+            raise ValueError(
+                f"schedule.warmup_steps must be -1 (as published) or more, got {self.warmup_steps}"
+            )
+        if self.floor < 0:
+            raise ValueError(f"schedule.floor must not be negative, got {self.floor}")
         if not 0 < self.factor < 1:
             raise ValueError(f"schedule.factor must lie between 0 and 1, got {self.factor}")
         if self.step_epochs < 1 or self.patience_epochs < 1:
@@ -115,6 +121,24 @@ def learning_rate(
         "multistep": sum(epoch >= drop for drop in config.drop_epochs),
     }.get(config.kind, 0)
     return base * config.factor**drops
+
+
+def idle_settings(config: ScheduleConfig, *, length: RunLength) -> Iterator[str]:
+    """What of a schedule comes after the end of the run, which is too short for it."""
+    total = length.epochs * length.steps_per_epoch
+    warmup = {
+        "cosine-step": warmup_steps(config, world=length.world),
+        "warmup-cosine": round(config.warmup_epochs * length.steps_per_epoch),
+    }.get(config.kind, 0)
+    if warmup > total:
+        name = "warmup_steps" if config.kind == "cosine-step" else "warmup_epochs"
+        yield (
+            f"schedule.{name}: the warm-up takes {warmup} steps and the run {total}: it never "
+            "trains with optimizer.learning_rate"
+        )
+    late = [epoch for epoch in config.drop_epochs if epoch >= length.epochs]
+    if config.kind == "multistep" and late:
+        yield f"schedule.drop_epochs: {late} come after the run's {length.epochs} epochs"
 
 
 def _step_multiplier(config: ScheduleConfig, *, step: int, length: RunLength) -> float:

@@ -62,6 +62,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.train_splits:
             raise ValueError("train_splits must name a split")
+        if self.sequences is not None and not self.sequences:
+            raise ValueError('sequences must name one, or be "none" for all of them')
         if self.limit < 0:
             raise ValueError(f"limit must not be negative, got {self.limit}")
 
@@ -161,6 +163,13 @@ class Recipe:
         if not 0 <= self.torch_threads <= _MOST_THREADS:
             raise ValueError(
                 f"torch_threads must lie in 0..{_MOST_THREADS}, got {self.torch_threads}"
+            )
+        if self.schedule.kind == "cosine-epoch" and self.schedule.floor > (
+            self.optimizer.learning_rate
+        ):
+            raise ValueError(
+                f"schedule.floor = {self.schedule.floor} lies above optimizer.learning_rate = "
+                f"{self.optimizer.learning_rate}: the rate would rise. Set a lower schedule.floor"
             )
         if self.schedule.kind == "plateau" and self.validation.every_epochs == 0:
             raise ValueError(

@@ -14,6 +14,7 @@ from pass2d.cache.clouds.instance_bank import InstanceBank, instance_bank
 from pass2d.cache.clouds.likeness import of_dataset
 from pass2d.cache.motion import static_ids
 from pass2d.cache.reader import CacheReader
+from pass2d.cache.schema import SCALES
 from pass2d.cache.statistics import LEAST_SHARE, SPLITS, class_weights, rare_classes
 from pass2d.common.errors import ConfigError
 from pass2d.common.plain import require_known
@@ -29,7 +30,7 @@ from pass2d.train.data.positions import evenly_spaced
 from pass2d.train.data.thinned import ThinningPlan, why_not_stored
 from pass2d.train.distributed.process_group import ProcessGroup
 from pass2d.train.distributed.sync_norm import Sharers, share_norms
-from pass2d.train.optim.schedule import RunLength
+from pass2d.train.optim.schedule import RunLength, idle_settings
 from pass2d.train.recipes.recipe import Recipe, network_settings
 from pass2d.train.stacks.choose import past_scans, require_poses
 
@@ -125,6 +126,7 @@ def assemble(
     hashes_exist = bool((reader.scans.voxels[positions] > 0).all())
     # The hashes are of single scans, and their labels do not tell motion.
     hashes_fit = not recipe.stack.past and recipe.data.classes == "static"
+    hashes_fit &= set(network.scales) <= set(SCALES)
     plan = StreamPlan(
         positions=positions,
         batch_size=recipe.batch_size,
@@ -143,16 +145,19 @@ def assemble(
         bank=_bank(reader, recipe, positions, progress),
         shards=reader.scans.shard[positions] if reader.is_remote else None,
     )
+    length = RunLength(
+        epochs=recipe.epochs,
+        steps_per_epoch=-(-len(positions) // plan.step_scans),
+        world=group.world,
+    )
+    for note in idle_settings(recipe.schedule, length=length):
+        progress.say(f"warning: {note}")
     return Job(
         recipe=recipe,
         group=group,
         reader=reader,
         plan=plan,
-        length=RunLength(
-            epochs=recipe.epochs,
-            steps_per_epoch=-(-len(positions) // plan.step_scans),
-            world=group.world,
-        ),
+        length=length,
         network=network,
         class_weights=training_weights(reader, recipe, positions, group, progress),
         val_positions=val_positions,

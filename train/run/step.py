@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pass2d.common.errors import ConfigError
+from pass2d.common.text import counted
 from pass2d.models.network import Prepared
 from pass2d.train.data.batch import RawBatch
 from pass2d.train.data.stream import BatchStream
@@ -16,6 +17,10 @@ from pass2d.train.run.ahead import Batches, ReadyBatch, prepared_batch
 from pass2d.train.run.assemble import Job
 from pass2d.train.run.state import RunState
 
+_REMEDY = (
+    "Begin a new run with a lower optimizer.learning_rate or precision=float32; start_from=FILE "
+    "takes over the weights of this run's checkpoints/best.safetensors, if there is one."
+)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -127,16 +132,31 @@ def require_finite(job: Job, state: RunState, raw: RawBatch | None) -> None:
     Raises:
         ConfigError: names the first module whose output is not finite, and what to change.
     """
-    in_a_row = int(state.skips.in_a_row)
-    if in_a_row < job.recipe.optimizer.max_skipped:
+    in_a_row, most = int(state.skips.in_a_row), job.recipe.optimizer.max_skipped
+    if state.scaler is None:  # which finds its scale by skipping
+        most = min(most, job.length.epochs * job.length.steps_per_epoch)
+    if in_a_row < most:
         return
     found = first_nonfinite_value(job, raw)
     raise ConfigError(
-        f"{in_a_row} steps in a row had gradients that are not finite; the first value that is "
-        f"not: {found or 'none in the last batch'}. Begin a new run with a lower "
-        "optimizer.learning_rate or precision=float32; start_from=FILE takes over the weights of "
-        "this run's checkpoints/best.safetensors, if there is one."
+        f"{counted(in_a_row, 'step')} in a row had gradients that are not finite; the first value "
+        f"that is not: {found or 'none in the last batch'}. {_REMEDY}"
     )
+
+
+def require_finite_network(job: Job) -> None:
+    """End the run when the network in use has diverged: its scores would be those of no class.
+
+    Raises:
+        ConfigError: names tensors that are not finite, and what to change.
+    """
+    tensors = job.network.inference_state()
+    bad = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    if bad:
+        raise ConfigError(
+            f"{len(bad)} of {len(tensors)} tensors of the network contain NaN or infinity "
+            f"({', '.join(bad[:3])}): the training has diverged. {_REMEDY}"
+        )
 
 
 def first_nonfinite_value(job: Job, raw: RawBatch | None) -> str:

@@ -19,7 +19,7 @@ from pass2d.train.inference.metric import Scores
 from pass2d.train.run.assemble import Job
 from pass2d.train.run.journal import Journal
 from pass2d.train.run.state import RunState
-from pass2d.train.run.step import choose_sharers, forward
+from pass2d.train.run.step import choose_sharers, forward, require_finite_network
 from pass2d.train.run.stop import StopRequest
 
 
@@ -56,11 +56,15 @@ def validate(
 
     Returns:
         False if it was cut short; then nothing has changed.
+
+    Raises:
+        ConfigError: the network's values are not finite.
     """
     share_buffers(job.network, job.group)
     if not refresh_average(job, state, stop):
         return False
     with averaged(job, state):
+        require_finite_network(job)
         counts: EvalCounts | None = None
         with stop.at_once():
             counts = evaluate_network(
