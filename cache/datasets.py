@@ -8,7 +8,13 @@ from pass2d.cache.layout import DATASET_FILE, Layout, require_dataset_name
 from pass2d.cache.manifest import parse_dataset
 from pass2d.cache.schema import CorruptionInfo, DatasetInfo
 from pass2d.common.errors import CacheError
-from pass2d.common.files import NO_PERMISSION, may_not_look, read_failure, read_file
+from pass2d.common.files import (
+    NO_PERMISSION,
+    may_not_look,
+    other_than_folder,
+    read_failure,
+    read_file,
+)
 from pass2d.common.text import did_you_mean
 
 _PREPARE_FIRST = (
@@ -32,8 +38,8 @@ def find_dataset(cache_root: Path, dataset: str | None = None) -> Path:
 
 
 def _find_dataset(cache_root: Path, dataset: str | None) -> Path:
-    if not cache_root.is_dir():
-        raise CacheError(f"{cache_root}: no such folder. {_PREPARE_FIRST}")
+    if other := other_than_folder(cache_root):
+        raise CacheError(f"{cache_root}: {other}. {_PREPARE_FIRST}")
     if (cache_root / DATASET_FILE).is_file() and dataset in (None, cache_root.name):
         return cache_root
     if may_not_look(cache_root):

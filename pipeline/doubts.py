@@ -126,8 +126,7 @@ def order_doubts(
             file=file,
             found=f"points close together rarely of one class (agreement {agreed:.2f})",
             expected="labels in the order of the points: 0.9 (0 is chance)",
-            remedy="Are they labels of another scan, or were points or labels sorted? Draw them "
-            "with `pass2d view`.",
+            remedy="Are they labels of another scan, or were points or labels sorted? Draw them.",
             severity="warning",
             kind="order of labels",
         )

@@ -380,5 +380,5 @@ def test_files_refused_beside_labels_taken_for_points_are_named(tmp_path: Path) 
 def test_a_file_is_not_a_folder_of_scans(tmp_path: Path) -> None:
     file = tmp_path / "a.bin"
     file.write_bytes(b"x")
-    with pytest.raises(DataError, match=r"a\.bin: not a folder"):
+    with pytest.raises(DataError, match=r"a\.bin: a file, not a folder"):
         propose(file)

@@ -119,7 +119,8 @@ def test_folders_of_the_name_without_the_data_are_passed_over_and_named(here: Pa
     with pytest.raises(ConfigError) as refused:
         semkitti(here)
     said = str(refused.value)
-    listed = "semkitti (a link to nothing), data/semkitti, kitti, dataset, data, datasets (a file)."
+    file = "datasets (a file, not a folder)."
+    listed = f"semkitti (a link to nothing), data/semkitti, kitti, dataset, data, {file}"
     assert f"without it: dataset/SemanticKitti, {listed}" in said
     assert "`prepare_semkitti(root=FOLDER)`" in said
     assert "PASS2D_SEMKITTI" in said

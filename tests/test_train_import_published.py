@@ -244,6 +244,9 @@ def test_every_tensor_of_a_training_checkpoint_is_kept_for_fine_tuning(tmp_path:
     assert kept.keys() == network.state_dict().keys()
     for name, tensor in network.state_dict().items():
         assert torch.equal(kept[name], tensor), name
+    with pytest.raises(CheckpointError, match=r"ours\.safetensors: already a checkpoint of pass2d"):
+        import_checkpoint(report.out, tmp_path / "again.safetensors", datasets=DATASETS)
+    assert not (tmp_path / "again.safetensors").exists()
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model."])

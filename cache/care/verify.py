@@ -39,7 +39,7 @@ from pass2d.cache.manifest import (
 from pass2d.cache.rows import ShardRow, decode_row
 from pass2d.cache.tables import shard_record
 from pass2d.common.errors import CacheError
-from pass2d.common.files import read_whole
+from pass2d.common.files import other_than_folder, read_whole
 from pass2d.common.progress import Progress
 
 _TIMES_AGAIN = 3
@@ -76,9 +76,9 @@ def verify(
     Raises:
         CacheError: there is no data set, or it is of an older or newer format version.
     """
-    if not dataset_root.is_dir():
+    if other := other_than_folder(dataset_root):
         raise CacheError(
-            f"{dataset_root}: no such folder. `cache_root` must be a folder made by `prepare`."
+            f"{dataset_root}: {other}. `cache_root` must be a folder made by `prepare`."
         )
     layout = Layout(root=dataset_root)
     for _ in range(_TIMES_AGAIN):

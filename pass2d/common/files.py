@@ -50,6 +50,18 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def other_than_folder(path: Path) -> str | None:
+    """What is there instead of a folder; None for a folder."""
+    try:
+        if path.is_dir():
+            return None
+        if path.exists():
+            return "a file, not a folder"
+        return "a link to nothing" if path.is_symlink() else "no such folder"
+    except OSError as error:  # no permission, or a name that is too long
+        return (error.strerror or type(error).__name__).lower()
+
+
 def may_not_look(folder: Path) -> bool:
     """Whether a folder exists whose files may not be listed or opened."""
     try:

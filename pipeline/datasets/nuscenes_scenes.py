@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import other_than_folder
 from pass2d.common.text import listed
 from pass2d.pipeline.datasets.limit import require_splits
 from pass2d.pipeline.datasets.nuscenes_rows import Scene
@@ -35,9 +36,8 @@ def choose_version(root: Path, version: str | None) -> tuple[Path, str]:
     if version is not None and version not in VERSIONS:
         raise DataError(f"unknown version {version!r}; choose from {listed(VERSIONS)}.")
     layout = "a folder with v1.0-*/*.json, samples/ and lidarseg/"
-    if not root.is_dir():
-        kind = "a file" if root.exists() else "no such folder"
-        raise DataError(f"{root}: {kind}. Expected {layout}.")
+    if other := other_than_folder(root):
+        raise DataError(f"{root}: {other}. Expected {layout}.")
     if root.name in VERSIONS and (root / "scene.json").is_file():
         version, root = version or root.name, root.parent
     there = [name for name in VERSIONS if (root / name).is_dir()]

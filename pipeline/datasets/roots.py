@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pass2d.cache.urls import is_url
 from pass2d.common.errors import ConfigError
-from pass2d.common.files import may_not_look
+from pass2d.common.files import may_not_look, other_than_folder
 from pass2d.pipeline.datasets.table import DatasetTable
 
 Locate = Callable[[Path], Path | None]
@@ -54,7 +54,7 @@ def find_root(
     there = list(dict.fromkeys(_entries(here, table.usual_roots)))
     found: dict[Path, Path] = {}  # of two ways to the same data the first one counts
     for folder in there:
-        if _other_than_folder(folder) is None and (data := locate(folder)) is not None:
+        if other_than_folder(folder) is None and (data := locate(folder)) is not None:
             found.setdefault(data, folder)
     if not found:
         raise ConfigError(_nowhere(table, variable, sign, here, there))
@@ -73,7 +73,7 @@ def _named_root(variable: str, value: str) -> Path:
     if is_url(value):
         raise ConfigError(f"{variable}={value}: expected a folder on a local disk. {remedy}")
     root = Path(os.path.expanduser(value))  # noqa: PTH111  of no known user it stays as it is
-    if (what := _other_than_folder(root)) is not None:
+    if (what := other_than_folder(root)) is not None:
         raise ConfigError(f"{variable}={value}: {what}. {remedy}")
     return root.resolve()
 
@@ -112,22 +112,10 @@ def _nowhere(table: DatasetTable, variable: str, sign: str, here: Path, there: l
 
 
 def _state(path: Path) -> str:
-    what = _other_than_folder(path)
+    what = other_than_folder(path)
     if what is None and may_not_look(path):
         what = "no permission to read it"
     return "" if what is None else f" ({what})"
-
-
-def _other_than_folder(path: Path) -> str | None:
-    """What is there instead of a folder; None for a folder."""
-    try:
-        if path.is_dir():
-            return None
-        if path.exists():
-            return "a file"
-        return "a link to nothing" if path.is_symlink() else "no such folder"
-    except OSError as error:  # no permission, or a name that is too long
-        return (error.strerror or type(error).__name__).lower()
 
 
 def _shown(folder: Path, here: Path) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import other_than_folder
 from pass2d.common.text import and_so_on
 
 POINTS, LABELS, IMAGES = "velodyne", "labels", "image_2"
@@ -62,10 +63,8 @@ def find_sequences(root: Path, *, known: Container[str] = ()) -> dict[str, Path]
     Raises:
         DataError: no such folder, a file, or no sequences in it: says what is there.
     """
-    if not root.exists():
-        raise DataError(f"{root}: no such folder. Expected a folder with {_LAYOUT}.")
-    if not root.is_dir():
-        raise DataError(f"{root}: a file. Expected a folder with {_LAYOUT}.")
+    if other := other_than_folder(root):
+        raise DataError(f"{root}: {other}. Expected a folder with {_LAYOUT}.")
     for folder in (root / "sequences", root / "dataset" / "sequences", root):
         names = _names(folder) if folder.is_dir() else ()
         found = {name: folder / name for name in sorted(names) if _is_sequence(name, known)}

@@ -197,12 +197,15 @@ def load_recipe(
     require_known_keys(table, Recipe, where=str(name_or_path))
     for override in overrides:
         _apply(table, override, progress)
-    recipe = from_plain(Recipe, table, where=str(name_or_path))
-    _require_writable(to_plain(recipe), where=str(name_or_path))
     try:
-        network_settings(recipe)
+        recipe = from_plain(Recipe, table, where=str(name_or_path))
+        _require_writable(to_plain(recipe), where=str(name_or_path))
+        try:
+            network_settings(recipe)
+        except ConfigError as error:
+            raise ConfigError(f"{name_or_path}.{error}") from error
     except ConfigError as error:
-        raise ConfigError(f"{name_or_path}.{error}") from error
+        raise ConfigError(_with_override(str(error), str(name_or_path), overrides)) from error
     return recipe
 
 
@@ -290,10 +293,26 @@ def _require_writable(value: Any, *, where: str) -> None:
         raise ConfigError(f"{where}: expected text without control characters, got {value!r}")
 
 
+def _with_override(error: str, where: str, overrides: Sequence[str]) -> str:
+    """The error under the name of the override whose setting it is about, if it is one's."""
+    reason = error.removeprefix(where)
+    for override in reversed(overrides):
+        key = override.partition("=")[0].strip()
+        table, _, leaf = key.rpartition(".")
+        place = f".{table}: " if table else ": "
+        if reason.startswith((f".{key}:", f".{key}[", f".{key}.", f"{place}{leaf} ")):
+            return f"override {_shortened(override)!r}: {reason.lstrip('.: ')}"
+    return error
+
+
+def _shortened(override: str) -> str:
+    return override if len(override) <= 80 else f"{override[:77]}..."
+
+
 def _apply(table: dict[str, Any], override: str, progress: Progress) -> None:
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
-    override = override if len(override) <= 80 else f"{override[:77]}..."
+    override = _shortened(override)
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r}: expected KEY=VALUE, e.g. optimizer.kind=adam")
     try:

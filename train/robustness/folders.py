@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import other_than_folder
 from pass2d.train.robustness.robo3d import CLEAN, CORRUPTIONS, SEVERITIES
 
 POINT_FOLDERS = frozenset(
@@ -62,9 +63,8 @@ def find_corrupted(root: Path) -> tuple[CorruptedFolder, ...]:
     Raises:
         DataError: No such folder, or no point files in it.
     """
-    if not root.is_dir():
-        kind = "is a file" if root.exists() else "there is no such folder"
-        raise DataError(f"{root}: {kind}. `root` is the folder of SemanticKITTI-C or nuScenes-C.")
+    if other := other_than_folder(root):
+        raise DataError(f"{root}: {other}. `root` is the folder of SemanticKITTI-C or nuScenes-C.")
     points: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     labels: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     for path in _files(root):

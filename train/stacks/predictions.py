@@ -12,7 +12,7 @@ from pass2d.cache.reader import CacheReader
 from pass2d.cache.reading.scan_table import ScanTable
 from pass2d.cache.schema import UNKNOWN_LABEL, DatasetInfo, ScanRecord
 from pass2d.common.errors import ConfigError, DataError
-from pass2d.common.files import read_whole
+from pass2d.common.files import other_than_folder, read_whole
 from pass2d.train.stacks.config import StackConfig
 
 
@@ -58,10 +58,8 @@ class EarlierPredictions:
         Raises:
             ConfigError: no such folder.
         """
-        if not folder.is_dir():
-            raise ConfigError(
-                f"{folder}: no such folder. stack.predictions must be what `predict` wrote."
-            )
+        if other := other_than_folder(folder):
+            raise ConfigError(f"{folder}: {other}. stack.predictions must be what `predict` wrote.")
         self._folder = folder
         self._is_wide = info.facts.label_bytes == 4
         self._lookup = info.labels.training_lookup()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pass2d.cache.schema import UNKNOWN_LABEL, LabelTable
 from pass2d.common.errors import DataError
-from pass2d.common.files import read_whole
+from pass2d.common.files import other_than_folder, read_whole
 from pass2d.common.prefetch import prefetch
 from pass2d.train.viewing.scan import ViewItem, ViewScan, with_prediction
 
@@ -43,9 +43,9 @@ class PredictionFolder:
         self._folder = folder
         self._table = table
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
-        if not folder.is_dir():
+        if other := other_than_folder(folder):
             raise DataError(
-                f"{folder}: no such folder. `predictions` must be a folder written by `predict`."
+                f"{folder}: {other}. `predictions` must be a folder written by `predict`."
             )
         for place, _, names in os.walk(folder, followlinks=True):
             for name in names:

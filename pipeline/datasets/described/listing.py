@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pass2d.cache.rows import FailedScan
 from pass2d.cache.statistics import NEEDED_BY, SPLITS
 from pass2d.common.errors import DataError
+from pass2d.common.files import other_than_folder
 from pass2d.common.path_pattern import fill, placeholders
 from pass2d.common.progress import Progress
 from pass2d.pipeline.datasets.described.cameras import Calibration, Calibrations, lidar_from_file
@@ -89,8 +90,8 @@ def list_described(
         DataError: no such folder, no scan, or splits that contradict each other.
     """
     root = root.absolute()  # Ray's workers have another current folder
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
+    if other := other_than_folder(root):
+        raise DataError(f"{root}: {other}. Expected the folder that the description is of.")
     require_splits(wanted.splits)
     folders = Folders(root=root)
     found = in_order(folders.matches(description.points.files))

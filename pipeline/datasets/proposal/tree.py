@@ -12,6 +12,7 @@ from string import ascii_lowercase
 from typing import TypeVar
 
 from pass2d.common.errors import DataError
+from pass2d.common.files import other_than_folder
 from pass2d.common.path_pattern import placeholders
 from pass2d.pipeline.datasets.described.pattern import Match
 from pass2d.pipeline.datasets.described.splits import SPLIT_FOLDERS
@@ -124,8 +125,8 @@ def read_tree(root: Path) -> Tree:
     Raises:
         DataError: no such folder.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+    if other := other_than_folder(root):
+        raise DataError(f"{root}: {other}. Expected a folder of point files.")
     folders: dict[str, list[str]] = {}
     seen: set[str] = set()
     count = unnamed = 0

@@ -24,6 +24,7 @@ from pass2d.train.checkpoints.checkpoint import (
     card_file,
     is_card_file,
     network_tensors,
+    read_card,
     save_checkpoint,
     write_card_file,
 )
@@ -78,6 +79,7 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
             exactly those of that network; or writing would replace a foreign file.
     """
     _check_target(path, out)
+    _require_foreign(path)
     with open_torch_file(path) as file:
         references = _state_dict(file)
         layout = _recognise(path, references)
@@ -121,6 +123,15 @@ def import_checkpoint(path: Path, out: Path, *, datasets: Sequence[DatasetInfo])
         set_aside=tuple(name for name in layout.set_aside if name in references),
         source_sha256=digest,
     )
+
+
+def _require_foreign(source: Path) -> None:
+    """Refuse what pass2d wrote itself."""
+    try:
+        read_card(source)
+    except CheckpointError:
+        return
+    raise CheckpointError(f"{source}: already a checkpoint of pass2d. Use it as it is.")
 
 
 def _check_target(source: Path, out: Path) -> None:
