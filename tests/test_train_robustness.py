@@ -183,8 +183,13 @@ def test_fog_of_another_set_is_not_compared_with_robo3ds_baseline(stubbed, tmp_p
     screen = Console(width=80, file=io.StringIO())
     screen.print(*report_tables(report))
     assert "[bold]cut" in screen.file.getvalue()
-    fog_alone = robust_folders(stubbed, tmp_path / "set" / "fog", tmp_path / "out")
+    heard = Heard()
+    fog_alone = robust_folders(stubbed, tmp_path / "set" / "fog", tmp_path / "out", progress=heard)
     assert fog_alone.set_name == "SemanticKITTI-C (Yan et al.)"
+    assert "Is it a corrupted set?" not in heard.all()
+    (tmp_path / "set" / "fog").rename(tmp_path / "kitti")
+    robust_folders(stubbed, tmp_path / "kitti", tmp_path / "out", progress=heard)
+    assert "all its scans count as the corruption 'kitti'. Is it a corrupted set?" in heard.all()
 
 
 def test_a_folder_without_scans_says_what_is_expected(tmp_path: Path) -> None:

@@ -106,6 +106,17 @@ def set_name(folders: Sequence[CorruptedFolder], *, title: str) -> str:
     return YAN if YAN.startswith(f"{title}-C") and not has_severities else f"{title}-C (Robo3D)"
 
 
+def unknown_single(folders: Sequence[CorruptedFolder], root: Path) -> str:
+    """The name of the corruption where the root itself holds the scans and Robo3D has none of it.
+
+    Returns:
+        "" for a set with a folder for each corruption, or a single one by Robo3D's name.
+    """
+    name, _, _ = _place(root / "scan.bin")
+    is_known = name in (CLEAN, *CORRUPTIONS)
+    return "" if is_known or name not in {folder.corruption for folder in folders} else name
+
+
 def _files(root: Path) -> list[Path]:
     found = []
     for folder, names, files in os.walk(root, followlinks=True):

@@ -19,7 +19,13 @@ from pass2d.train.evaluation.evaluate import fit_classes, require_same_data
 from pass2d.train.inference.passes import OutsidePolicy
 from pass2d.train.inference.scans import CachedScans, is_on_cpu
 from pass2d.train.inference.votes import SINGLE_PASS, VotePlan
-from pass2d.train.robustness.folders import YAN, CorruptedFolder, find_corrupted, set_name
+from pass2d.train.robustness.folders import (
+    YAN,
+    CorruptedFolder,
+    find_corrupted,
+    set_name,
+    unknown_single,
+)
 from pass2d.train.robustness.robo3d import CLEAN
 from pass2d.train.robustness.run import RobustReport, RobustRun
 from pass2d.train.robustness.scans import (
@@ -72,6 +78,11 @@ def robust_folders(
         DataError: The folder is not such a set, or none of its scans could be used.
     """
     folders = find_corrupted(root)
+    if name := unknown_single(folders, root):
+        (progress or Silent()).say(
+            f"{root}: no folder for each corruption in it; all its scans count as the corruption "
+            f"{name!r}. Is it a corrupted set?"
+        )
     trained = trained_network(checkpoint, device)
     info = trained.card.info
     layout = None
