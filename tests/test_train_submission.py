@@ -352,6 +352,19 @@ def without(name: str) -> dict[str, bytes]:
         ({**entries(), FIRST: b"\0" * 42}, f"{FIRST}: 42 bytes, expected 4 per point"),
         ({**entries(), FIRST: b""}, f"{FIRST}: 0 bytes, expected 4 per point"),
         ({**entries(), FIRST: np.array([40, 41], "<u4").tobytes()}, f"{FIRST}: holds 41"),
+        (
+            {**entries(), FIRST: np.array([40, 0, 252], ">u4").tobytes()},
+            f"{FIRST}: looks like float32 or big-endian numbers, expected uint32",
+        ),
+        (
+            {**entries(), FIRST: np.array([40.0, 0.0, 252.0], "<f4").tobytes()},
+            f"{FIRST}: looks like float32 or big-endian numbers, expected uint32",
+        ),
+        (
+            {**entries(), FIRST: np.full(99, 40, "<i8").tobytes()},
+            f"{FIRST}: looks like int64 numbers, expected uint32",
+        ),
+        ({n: bytes(len(d)) for n, d in entries().items()}, "no point has a class"),
         ({**entries(), "__MACOSX/._x": b""}, "__MACOSX/._x: does not belong"),
         ({**entries(), "../evil.label": b"1234"}, "../evil.label: does not belong"),
         ({**entries(), "sequences/08/predictions/000000.label": b"\x28\0\0\0"}, "sequences/08: is"),

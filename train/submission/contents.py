@@ -20,6 +20,8 @@ MAX_POINTS = 20_000_000
 MAX_TEXT_BYTES = 1 << 20
 """Of the description and of submission.json."""
 _CHUNK = 1 << 20
+_FEW_POINTS = 16
+"""Of fewer, every second one may happen to have no class."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
@@ -126,11 +128,13 @@ def check_predictions(
     """
     try:
         with archive.open(info) as file:
-            nbytes, held = _read_through(file, benchmark.dtype)
+            nbytes, held, foreign = _read_through(file, benchmark.dtype)
     except _UNREADABLE as error:
         raise ValueError(f"damaged ({error})") from error
     if nbytes != info.file_size:
         raise ValueError(f"damaged ({nbytes:,} bytes where {info.file_size:,} are announced)")
+    if foreign:
+        raise ValueError(f"looks like {foreign} numbers, expected {benchmark.dtype.name}")
     bad = np.flatnonzero(held & ~allowed)
     if len(bad):
         raise ValueError(f"holds {bad[0]}, {legal}")
@@ -139,13 +143,20 @@ def check_predictions(
 
 def _read_through(
     file: IO[bytes], dtype: np.dtype[np.unsignedinteger]
-) -> tuple[int, NDArray[np.bool_]]:
-    """Bytes of the whole entry, and which numbers stand there."""
+) -> tuple[int, NDArray[np.bool_], str]:
+    """Bytes of the whole entry, which numbers stand there, and their type if it is another."""
     nbytes, held = 0, np.zeros(1 << 16, np.bool_)
+    has_high = has_odd = False
     while data := file.read(_CHUNK):
         nbytes += len(data)
         values = np.frombuffer(data[: len(data) - len(data) % dtype.itemsize], dtype)
         # The high half of a uint32 is an instance id, which the server cuts off.
         low = values if dtype.itemsize == 1 else values & 0xFFFF
         held[low] = True
-    return nbytes, held
+        has_high |= len(values) > 0 and int(values.max()) > 0xFFFF
+        has_odd |= bool(values[1::2].any())
+    if has_high and not held[1:].any():
+        return nbytes, held, "float32 or big-endian"
+    if dtype.itemsize == 4 and held[1:].any() and not has_odd and nbytes >= 4 * _FEW_POINTS:
+        return nbytes, held, "int64"
+    return nbytes, held, ""

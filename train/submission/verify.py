@@ -279,6 +279,10 @@ class _Check:
     def _found_task(self, benchmark: Benchmark, tasks: Sequence[Task]) -> str:
         """The task whose numbers the zip holds; a problem where no task's are held by all files."""
         held = self._held
+        if not held[1:].any():
+            if held[0]:
+                self._problem("no point has a class: every number of every prediction file is 0")
+            return ""
         fitting = [task for task in tasks if not (held & ~benchmark.is_allowed(task)).any()]
         if not fitting:
             self._problem(
