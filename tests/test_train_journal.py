@@ -57,5 +57,13 @@ def test_lines_that_are_no_records_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     text = whole[0] + "\n".join(odd) + "\n" + whole[1] + '{"step": 2}'
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
-    assert lines_up_to(path, 2, validated=[1]) == whole
-    assert lines_up_to(path, 1, validated=[1]) == whole[:1]
+    assert lines_up_to(path, 2, epochs_done=0, validated=[1]) == whole
+    assert lines_up_to(path, 1, epochs_done=0, validated=[1]) == whole[:1]
+
+
+def test_lines_stay_though_other_processes_number_the_steps_anew(tmp_path: Path) -> None:
+    """Eight steps of one process are four of two."""
+    lines = [f'{{"kind": "train", "step": {s}, "epochs_done": {s / 6}}}\n' for s in range(1, 10)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(lines))
+    assert lines_up_to(path, 4, epochs_done=8 / 6, validated=[]) == lines[:8]

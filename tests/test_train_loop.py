@@ -148,6 +148,17 @@ def test_a_state_that_a_kill_kept_from_its_name_is_the_newest(data: Path, root: 
     assert not list(root.rglob(".*"))
 
 
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_best_network_that_is_gone_is_written_again(data: Path, root: Path, epochs: int) -> None:
+    """At the end of the run, or by the next validation, though an earlier one was better."""
+    (root / "checkpoints" / "best.safetensors").unlink()
+    heard = Heard()
+    recipe = tiny_recipe(f"epochs={epochs}", "resume_anyway=true", "optimizer.learning_rate=1e-9")
+    result = run(data, recipe, run_root=root, resume=True, progress=heard)
+    assert load_checkpoint(result.best).card.holds == "inference"
+    assert ("is gone: the last network takes its place" in heard.all()) == (epochs == 2)
+
+
 def run_until_killed(data: Path, run_root: Path, place: str, count: int) -> None:
     """A run that kills itself as kill -9 does, at the count-th time that it comes to a place."""
     torch.set_num_threads(1)

@@ -173,6 +173,7 @@ class _Loop:
                 folder,
                 progress,
                 step=job.step_at(state.cursor),
+                epochs_done=state.cursor / job.n_scans,
                 validated=state.validated,
                 tensorboard=job.recipe.log.tensorboard,
             )
@@ -200,7 +201,7 @@ class _Loop:
             for line in introduction(self._job, self._folder, self._state.cursor):
                 self._progress.say(line)
             stopped_by = self._epochs()
-            if not self._state.validated:
+            if self._must_export():
                 self._export_last()
         finally:
             self._stream.close()
@@ -287,8 +288,18 @@ class _Loop:
                 state_card(self._job, self._state, self._card),
             )
 
+    def _must_export(self) -> bool:
+        """Whether no validation has chosen a network, or the one that it chose is gone."""
+        group, best = self._job.group, self._folder.best
+        if not self._state.validated:
+            return True
+        is_gone = group.is_main and not best.exists()
+        if is_gone:
+            self._progress.say(f"warning: {best} is gone: the last network takes its place")
+        return any_process(is_gone, group)
+
     def _export_last(self) -> None:
-        """If no validation has chosen a network: the last one, or its averaged weights."""
+        """Write the last network, or its averaged weights, as the best one."""
         job, state = self._job, self._state
         is_ready = refresh_average(job, state, self._stop)
         with averaged(job, state) if is_ready else nullcontext():

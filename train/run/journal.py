@@ -93,7 +93,8 @@ class Journal:
     Args:
         folder: of the run.
         progress: receives the lines for the user.
-        step: optimizer steps that the run has done.
+        step: optimizer steps that the run has done, by today's number of scans per step.
+        epochs_done: epochs that it has done, with the part of the current one.
         validated: epochs after which it was validated.
         tensorboard: whether to write event files too.
     """
@@ -104,6 +105,7 @@ class Journal:
         progress: Progress,
         *,
         step: int,
+        epochs_done: float = 0.0,
         validated: Sequence[int] = (),
         tensorboard: bool,
     ) -> None:
@@ -112,7 +114,8 @@ class Journal:
         self._events = folder.tensorboard
         self._excepthook = threading.excepthook
         self._has_advised = False
-        kept, notes = under_new_names(lines_up_to(folder.metrics, step, validated=validated))
+        lines = lines_up_to(folder.metrics, step, epochs_done=epochs_done, validated=validated)
+        kept, notes = under_new_names(lines)
         for note in notes:
             progress.say(f"{folder.metrics}: {note}")
         write_text(folder.metrics, "".join(kept))
@@ -193,12 +196,16 @@ def _print_other_errors(
         others(args)
 
 
-def lines_up_to(path: Path, step: int, *, validated: Sequence[int]) -> list[str]:
+def lines_up_to(
+    path: Path, step: int, *, epochs_done: float, validated: Sequence[int]
+) -> list[str]:
     """The whole lines of a metrics file up to a state; a line that a kill cut off is dropped.
 
     Args:
         path: of the file.
-        step: optimizer steps done.
+        step: optimizer steps done; decides where a line lacks its "epochs_done". With another
+            number of processes, the lines before have steps of other scans.
+        epochs_done: epochs done.
         validated: epochs validated: a kill may have come between a validation's line and its state.
     """
     if not path.is_file():
@@ -207,7 +214,8 @@ def lines_up_to(path: Path, step: int, *, validated: Sequence[int]) -> list[str]
     for line in read_whole(path).decode(errors="replace").splitlines(keepends=True):
         try:
             record = parse(line)
-            is_later = record.get("step", 0) > step
+            done = record.get("epochs_done")
+            is_later = record.get("step", 0) > step if done is None else done > epochs_done
         except (ValueError, AttributeError, TypeError):
             continue
         if is_later or not line.endswith("\n"):
@@ -259,7 +267,8 @@ class LogWindow:
         rate = rate_at(job, state, max(state.cursor - 1, 0))
         epoch, step = (state.cursor - 1) // job.n_scans + 1, job.step_at(state.cursor)
         measured = {"scans_per_s": speed, "wait_share": wait_share, "skipped": skipped}
-        journal.write("train", step, {"epoch": epoch, **means, "lr": rate, **measured})
+        done = {"epoch": epoch, "epochs_done": state.cursor / job.n_scans}
+        journal.write("train", step, {**done, **means, "lr": rate, **measured})
         total = job.recipe.epochs * job.length.steps_per_epoch
         journal.say(
             f"epoch {epoch}/{job.recipe.epochs} step {step}/{total}: loss {means['loss']:.4f}, "

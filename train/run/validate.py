@@ -86,7 +86,7 @@ def validate(
     by_name = {item.protocol: item for item in scores}
     epoch = state.cursor // job.n_scans
     miou = by_name[job.recipe.validation.protocol].miou
-    is_best = not state.val_miou or miou > max(state.val_miou)
+    is_best = not state.val_miou or miou > max(state.val_miou) or not folder.best.exists()
     state.validated.append(epoch)
     state.val_miou.append(miou)
     if journal is None:
@@ -106,7 +106,7 @@ def log_scores(
     """Write a validation into the log."""
     names = job.reader.info.labels.names
     epoch = state.validated[-1]
-    record: dict[str, object] = {"epoch": epoch}
+    record: dict[str, object] = {"epoch": epoch, "epochs_done": epoch}
     for item in scores:
         record[f"miou_{item.protocol}"] = item.miou
         record[f"accuracy_{item.protocol}"] = item.accuracy
