@@ -301,6 +301,8 @@ class CameraView:
     """(M,) rows among the kept points, ascending."""
     pixel_rc: NDArray[np.uint16]
     """(2, M) row and column in the stored picture."""
+    taken_hw: tuple[int, int] | None = None
+    """Height and width before it was resized; None where it comes from a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)

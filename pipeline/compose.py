@@ -259,12 +259,12 @@ def view_doubts(
     xyz = lidar.xyz if lidar.time is None else lidar.xyz[:, lidar.time == 0]
     found: list[Problem] = []
     for camera, view in enumerate(views):
-        if view is None or view.image is None:
+        if view is None or view.image is None or view.taken_hw is None:
             continue
-        taken_hw = scan.taken_hw[camera] if scan.taken_hw else view.image.shape[:2]
-        if all(taken_hw):
-            n_visible = len(view.point_index)
-            found += picture_doubts(scan, camera, xyz, image_hw=taken_hw, n_visible=n_visible)
+        n_visible = len(view.point_index)
+        found += picture_doubts(
+            scan, camera, xyz, image=view.image, image_hw=view.taken_hw, n_visible=n_visible
+        )
     return found
 
 
@@ -359,10 +359,12 @@ def _camera_view(
 ) -> CameraView:
     assert scan.image_from_lidar is not None, scan.scan_id
     image = read_picture(scan, camera, info)
-    taken_hw = image.shape[:2]
+    taken_hw = (image.shape[0], image.shape[1])
     seen = visible_points(scan, camera, xyz, info, rows=rows, image_hw=taken_hw)
     pixel_rc = seen.pixel_rc
     if scan.stored_hw is not None and scan.stored_hw != taken_hw:
         image = resize_bilinear(image, size_hw=scan.stored_hw)
         pixel_rc = pixels_after_resize(pixel_rc, image_hw=taken_hw, stored_hw=scan.stored_hw)
-    return CameraView(image=image, point_index=seen.point_index, pixel_rc=pixel_rc)
+    return CameraView(
+        image=image, point_index=seen.point_index, pixel_rc=pixel_rc, taken_hw=taken_hw
+    )

@@ -16,7 +16,7 @@ from pass2d.cache.clouds.volume import inside_volume
 from pass2d.cache.schema import DatasetInfo, GridConfig, RawFormat
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.source import ScanSource
-from pass2d.pipeline.stages.camera_sense import AHEAD, camera_doubts, pinhole
+from pass2d.pipeline.stages.camera_sense import AHEAD, Doubt, camera_doubts, pinhole
 from pass2d.pipeline.stages.edge_match import clear_turn, match_edges, range_jumps, shows_edges
 from pass2d.pipeline.stages.label_order import agreement, is_other_order
 from pass2d.points.binary import SUFFIX
@@ -27,6 +27,8 @@ THOROUGH_EVERY = 64
 which takes as long as preparing it; the others by unit, place, axis and signal."""
 EDGE_PICTURES = 6
 """Of a sequence's scans so many have their edges compared with those of their pictures."""
+_DARK = 64
+"""Of 255; values of 14 bits in 16 reach 63, lamps of a night 255."""
 _AGAIN = "The file is damaged: copy or download it again."
 _LEAST_INSIDE = 0.1
 """Share of the points in the volume; real scans have 0.93 to 0.99, of Ouster on a robot 0.8."""
@@ -154,6 +156,7 @@ def picture_doubts(
     camera: int,
     xyz: NDArray[np.float32],
     *,
+    image: NDArray[np.uint8],
     image_hw: tuple[int, int],
     n_visible: int,
 ) -> list[Problem]:
@@ -163,12 +166,29 @@ def picture_doubts(
         scan: calibrated.
         camera: which of its cameras; there is a picture of it.
         xyz: (3, N) the scan's points in the volume.
+        image: (H, W, 3) of any size.
         image_hw: height and width of the picture as taken.
         n_visible: points of ``xyz`` in the picture.
     """
     file = scan.images[camera]
     assert scan.image_from_lidar is not None, scan.scan_id
     assert file is not None, scan.scan_id
+    doubts = camera_doubts(
+        np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4),
+        image_hw=image_hw,
+        xyz=xyz,
+        n_visible=n_visible,
+        ahead=AHEAD if scan.camera_rule == "x_ahead" else None,
+    )
+    if (brightest := int(image.max(initial=0))) < _DARK:
+        doubts.append(
+            Doubt(
+                "dark",
+                f"a picture that is nearly black: no value above {brightest} of 255",
+                f"{_DARK} or more somewhere",
+                "Has it 10, 12 or 14 bits in a file of 16? Then scale its values to all 16.",
+            )
+        )
     return [
         Problem(
             file=file,
@@ -178,13 +198,7 @@ def picture_doubts(
             severity="warning",
             kind=f"{doubt.kind} {camera}",
         )
-        for doubt in camera_doubts(
-            np.array(scan.image_from_lidar[camera], np.float64).reshape(3, 4),
-            image_hw=image_hw,
-            xyz=xyz,
-            n_visible=n_visible,
-            ahead=AHEAD if scan.camera_rule == "x_ahead" else None,
-        )
+        for doubt in doubts
     ]
 
 

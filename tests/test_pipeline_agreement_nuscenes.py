@@ -93,6 +93,17 @@ def empty_scan(folder: NuscenesFolder) -> None:
     write(folder, row["token"], b"")
 
 
+def timed(folder: NuscenesFolder, parts: float) -> None:
+    """Time stamps in units of so many microseconds."""
+    for row in (*folder.tables["sample"], *folder.tables["sample_data"]):
+        row["timestamp"] = round(row["timestamp"] / parts)
+
+
+def calibrated_as(folder: NuscenesFolder, row: int, sensor_place: int) -> None:
+    token = folder.tables["calibrated_sensor"][sensor_place]["token"]
+    folder.tables["sample_data"][row]["calibrated_sensor_token"] = token
+
+
 def matrix(focal: float, right: float, down: float) -> list[list[float]]:
     return [[focal, 0, right], [0, focal, down], [0, 0, 1]]
 
@@ -158,6 +169,26 @@ ERRORS: dict[str, tuple[Callable[[NuscenesFolder], object], str]] = {
     "a pose's quaternion": (
         lambda f: pose(f, 0, rotation=[0.5, 0, 0, 0.5]),
         f"a quaternion of length 0.7071 {ROTATION}",
+    ),
+    "a pose's quaternion with w last": (
+        lambda f: pose(f, 0, rotation=[0, 0, 0.5**0.5, 0.5**0.5]),
+        f"a vehicle tilted by 90 degrees {ROTATION}",
+    ),
+    "the lidar's quaternion with w last": (
+        lambda f: sensor(f, 0, rotation=[0, 0, -(0.5**0.5), 0.5**0.5]),
+        f"a lidar tilted by 90 degrees {ROTATION}",
+    ),
+    "time stamps in milliseconds": (
+        lambda f: timed(f, 1000),
+        "timestamps of a scene's key frames 0.0005 s apart",
+    ),
+    "time stamps in nanoseconds": (
+        lambda f: timed(f, 0.001),
+        "timestamps of a scene's key frames 500 s apart",
+    ),
+    "the calibration of another camera": (
+        lambda f: calibrated_as(f, -1, CAMERA),
+        "with a calibration of CAM_FRONT",
     ),
     "a camera that is not turned": (
         lambda f: sensor(f, CAMERA, rotation=[1, 0, 0, 0]),
@@ -311,6 +342,40 @@ def test_a_scan_whose_sweeps_cannot_be_placed_is_left_out(folder: NuscenesFolder
     (failed,) = listing.failed
     assert failed.container == "lidar"
     assert gone in failed.reason
+
+
+@pytest.mark.parametrize("link", ["itself", "the next"])
+def test_past_sweeps_that_are_not_earlier_are_not_joined(folder: NuscenesFolder, link: str) -> None:
+    lidar = [d for d in folder.tables["sample_data"] if "LIDAR_TOP" in d["filename"]]
+    scene = [row for row in lidar if row["timestamp"] < 2_000_000_000]
+    second, third = scene[1], scene[-1]
+    second["prev"] = (second if link == "itself" else third)["token"]
+    if link == "the next":
+        third["prev"] = second["token"]
+    root = folder.write()
+    listing = list_nuscenes(root, sweeps=3)
+    assert listing.failed
+    assert {failed.container for failed in listing.failed} == {"lidar"}
+    assert all("as timestamp of row" in failed.reason for failed in listing.failed)
+    found = [p for p in check_nuscenes(root, progress=Silent(), sweeps=3) if p.severity == "error"]
+    assert "an earlier one, as prev says" in found[0].expected
+    assert not list_nuscenes(root).failed
+
+
+def test_tables_written_on_windows_and_labels_at_another_place(folder: NuscenesFolder) -> None:
+    for row in (*folder.tables["sample_data"], *folder.tables["lidarseg"]):
+        row["filename"] = row["filename"].replace("/", "\\")
+    listing = list_nuscenes(folder.write())
+    assert len(listing.scans) == 4
+    assert all(scan.labels is not None and all(scan.images) for scan in listing.scans)
+
+
+def test_labels_that_the_table_places_elsewhere_are_missed_there(folder: NuscenesFolder) -> None:
+    for row in folder.tables["lidarseg"]:
+        row["filename"] = row["filename"].replace("v1.0-mini", "v1.0-trainval")
+    root = folder.write()
+    assert f"no labels ({root}/lidarseg/v1.0-trainval)" in list_nuscenes(root).notes
+    assert root / "lidarseg/v1.0-trainval" in {problem.file for problem in checked(root)}
 
 
 def test_one_bad_camera_leaves_the_other_five(folder: NuscenesFolder) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pipeline_files import CALIB, check_semkitti, png, write_sequence
 
 from pass2d.common.errors import DataError
@@ -145,6 +146,17 @@ def test_a_sequence_without_scans_is_an_error_when_asked_for(root: Path) -> None
     assert [p.file for p in found] == [root / "sequences" / "08" / "velodyne"]
     with pytest.raises(DataError, match="no scans in"):
         check(root, sequences=["08"])
+
+
+def test_pictures_of_twelve_bits_in_sixteen_are_a_warning(root: Path) -> None:
+    file = next(iter((root / "sequences" / "00" / "image_2").iterdir()))
+    with Image.open(file) as image:
+        grey = np.asarray(image.convert("L")).astype(np.uint16) << 4
+    Image.fromarray(grey).save(file)
+    (dark,) = [problem for problem in check(root) if problem.kind.startswith("dark")]
+    assert (dark.file, dark.severity) == (file, "warning")
+    assert "nearly black: no value above" in dark.found
+    assert "12 or 14 bits" in dark.remedy
 
 
 def test_a_wrong_folder_is_refused_as_in_a_listing(tmp_path: Path) -> None:

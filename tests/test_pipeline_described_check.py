@@ -279,6 +279,42 @@ def test_poses_that_cannot_be_are_a_warning_and_with_sweeps_an_error(
     assert words in refusal("prepare", "folder", *arguments)
 
 
+@pytest.mark.parametrize(("step", "is_odd"), [(-1, False), (1, True)])
+def test_poses_by_which_the_lidar_moves_backwards_are_a_warning(
+    tmp_path: Path, step: int, is_odd: bool
+) -> None:
+    write_yard(tmp_path)
+    folder = tmp_path / "drives" / "a"
+    for place in range(3, 7):
+        for file in (*folder.glob("clouds/0001.*"), *folder.glob("truth/0001.*")):
+            shutil.copy(file, file.with_stem(f"{place:04d}"))
+    # By the description x of the lidar is -y of the files.
+    rows = (f"1 0 0 0 0 1 0 {step * place} 0 0 1 0\n" for place in range(6))
+    (folder / "poses.txt").write_text("".join(rows))
+    found = problems(write_description(tmp_path), tmp_path)
+    said = [severity for severity, text in found if "sideways, backwards or up" in text]
+    assert said == ["warning"] * is_odd
+
+
+def test_another_number_of_columns_is_said_without_an_option_that_does_not_exist(
+    tmp_path: Path,
+) -> None:
+    write_yard(tmp_path)
+    text = DESCRIPTION.replace('"z", "signal"', '"z", "signal", "ring", "echo"')
+    found = problems(write_description(tmp_path, text), tmp_path)
+    assert any("it looks like 5 float64 per point" in words for _, words in found), found
+    assert not any("--columns" in words for _, words in found)
+
+
+def test_sequences_are_found_in_either_form_of_unicode(tmp_path: Path) -> None:
+    write_yard(tmp_path)
+    (tmp_path / "drives" / "a").rename(tmp_path / "drives" / "Zu\u0308rich")  # as macOS writes it
+    text = DESCRIPTION.replace('["a"]', '["Z\u00fcrich"]')
+    code, said = check(write_description(tmp_path, text), tmp_path)
+    assert code == 0, said
+    assert "no sequence" not in said
+
+
 def test_as_many_classes_as_a_byte_tells_apart_are_prepared(tmp_path: Path) -> None:
     """254 beside the ignored one; of one more the description is refused at once."""
     write_yard(tmp_path)

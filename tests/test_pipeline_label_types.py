@@ -64,6 +64,16 @@ def test_labels_as_they_should_be_are_taken() -> None:
     require(b"")
 
 
+@pytest.mark.parametrize("instances", [np.zeros(N, int), INSTANCES, np.arange(N)])
+def test_raw_ids_in_the_upper_half(instances: np.ndarray) -> None:
+    swapped = (IDS << 16 | instances).astype("<u4")
+    said = refusal(swapped.tobytes())
+    assert "uint32 with the raw id in the upper 16 bits" in said
+    rewritten = swapped.view("<u2").reshape(-1, 2)[:, ::-1].tobytes()
+    assert "np.fromfile(f, '<u2').reshape(-1, 2)[:, ::-1].tofile(f)" in said
+    assert rewritten == (IDS | instances << 16).astype("<u4").tobytes()
+
+
 @pytest.mark.parametrize("info", [KITTI, NUSCENES], ids=["semkitti", "nuscenes"])
 @pytest.mark.parametrize(
     ("kind", "name"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -125,6 +126,33 @@ def test_its_recipe_trains_and_predictions_are_written_by_scan(tmp_path: Path) -
         ids = np.frombuffer(archive.read("001/01.label"), "<u4")
         assert len(ids) == int((made[1]["d"] == SPINNING).sum())
         assert set(ids.tolist()) <= set(reader.info.labels.training_to_raw)
+
+
+def test_what_a_sequence_lacks_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "pandaset"
+    for name in ("001", "005", "006", "008"):
+        write_sequence(root / name)
+    shutil.rmtree(root / "005" / "lidar")
+    (root / "006" / "lidar" / "poses.json").unlink()
+    (root / "008" / "lidar" / "00.pkl.gz").unlink()
+    poses = root / "001" / "camera" / "left_camera" / "poses.json"
+    write_json(poses, json.loads(poses.read_text())[:1])
+    listing = DATASETS["pandaset"].list_scans(root)
+    assert [scan.scan_id for scan in listing.scans] == ["001/00", "001/01", "008/01"]
+    assert "no points (lidar/FRAME.pkl.gz), left out: 005, 008/00 (2 in all)" in listing.notes
+    lost = "pictures that poses.json beside them has no pose of, left out"
+    assert f"{lost}: 001/camera/left_camera/01.jpg (1 in all)" in listing.notes
+    (failed,) = listing.failed
+    assert (failed.scan_id, "lidar/poses.json" in failed.reason) == ("006", True)
+
+
+def test_resized_pictures_are_compared_in_their_own_size(tmp_path: Path) -> None:
+    """`prepare` stores 640x360; the calibration is of the pictures as taken."""
+    write_sequence(tmp_path / "raw" / "001")
+    place = ("prepare", "pandaset", "--root", tmp_path / "raw")
+    found = answer(*place, "--cache", tmp_path / "cache", "--workers", "0")
+    assert found["warnings"] == []
+    assert not [p for p in answer(*place, "--check")["problems"] if p["severity"] == "warning"]
 
 
 def _plain_pixels(xyz: np.ndarray, yaw: float) -> dict[int, tuple[float, float]]:

@@ -19,7 +19,7 @@ from pass2d.pipeline.prepare import plan, prepare
 from pass2d.pipeline.problem import ProblemError
 from pass2d.pipeline.run import plan as plan_module
 from pass2d.pipeline.run.options import PrepareConfig
-from pass2d.pipeline.stages.poses import lidar_poses, lines_of, scan_times
+from pass2d.pipeline.stages.poses import course_doubts, lidar_poses, lines_of, scan_times
 
 INLINE = PrepareConfig(workers=0, shard_scans=2)
 FILE = Path("poses.txt")
@@ -92,6 +92,42 @@ def test_times() -> None:
     assert times.tolist() == [0.0, 0.1, 0.31]
     with pytest.raises(ProblemError, match="scan 000003 that is earlier"):
         scan_times("0.0\n0.1\n0.2\n0.05\n", frames=[0, 1, 3], file=FILE)
+    with pytest.raises(ProblemError, match=r"scans 101.2 s apart, expected seconds, of one drive"):
+        scan_times("0\n100\n203\n305\n", frames=[0, 1, 3], file=FILE)  # milliseconds
+
+
+def test_steps_that_do_not_lead_ahead_are_counted() -> None:
+    text = line() + line(x=2) + line(x=4) + line(x=4, z=2) + line(x=4, z=1) + line(x=4, z=1.1)
+    poses = lidar_poses(text, cam0_from_lidar=TR, frames=range(6), file=FILE)
+    (doubt,) = course_doubts(poses, ahead="x", expected="", file=FILE)
+    assert doubt.found.endswith("in 3 of 4 steps")  # right twice, back; the last is too short
+    level = np.tile(np.eye(3, 4), (6, 1, 1))
+    level[:, 1, 3] = range(6)  # along y
+    assert not list(course_doubts(level, ahead="y", expected="", file=FILE))
+    assert list(course_doubts(level, ahead="x", expected="", file=FILE))
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_odd"),
+    [
+        ([line(z=2 * i) for i in range(6)], False),
+        ([line(x=2 * i) for i in range(6)], True),  # along the lidar's x, as if it were camera 0's
+        ([line(z=-2 * i) for i in range(6)], True),  # inverted
+        ([line(x=2 * i) for i in range(4)], False),  # too few to tell
+        ([line(z=0.01 * i) for i in range(6)], False),
+    ],
+)
+def test_poses_of_the_lidar_itself_are_a_warning(
+    tmp_path: Path, steps: list[str], is_odd: bool
+) -> None:
+    folder = write_sequence(tmp_path, "00", tuple(range(len(steps))))
+    (folder / "poses.txt").write_text("".join(steps))
+    listing = list_semkitti(tmp_path)
+    said = [str(one) for one in listing.warned if "sideways, backwards or up" in str(one)]
+    assert len(said) == is_odd
+    assert all(scan.pose is not None for scan in listing.scans)
+    checked = check_semkitti(tmp_path, progress=Silent())
+    assert sum("sideways" in problem.found for problem in checked) == is_odd
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pipeline_files import CALIB, scan_points, write_sequence
 from pass2d.common.errors import ConfigError, DataError
 from pass2d.pipeline.compose import lidar_record
 from pass2d.pipeline.datasets.semkitti import list_semkitti, semkitti_table
-from pass2d.pipeline.datasets.semkitti_files import frame_ranges
+from pass2d.pipeline.datasets.semkitti_files import frame_ranges, gap_ranges
 from pass2d.pipeline.datasets.table import load_table
 from pass2d.pipeline.stages.calibration import image_from_lidar_matrix
 
@@ -355,4 +355,36 @@ def test_frames_are_written_as_ranges() -> None:
     assert frame_ranges({4}) == "000004 (1 in all)"
     assert frame_ranges({1, 2, 3, 7, 9, 10}) == "000001-000003, 000007, 000009-000010 (6 in all)"
     assert frame_ranges(range(0, 10, 2)) == "000000, 000002, 000004, ... (5 in all)"
-    assert "..." not in frame_ranges(range(0, 10, 2), max_runs=None)
+    assert gap_ranges([0, 4, 5, 7]) == "000001-000003, 000006 (4 in all)"
+    assert gap_ranges(range(0, 9, 2), max_runs=9).endswith("000005, 000007 (4 in all)")
+    assert not gap_ranges({3, 4})
+
+
+def test_scans_named_by_time_stamps_of_microseconds_or_nanoseconds(root: Path) -> None:
+    folder = root / "sequences" / "00"
+    for frame in (1, 2):  # numbers between them fill no memory
+        for name in ("velodyne/*.bin", "labels/*.label", "image_2/*.png"):
+            for file in folder.glob(name.replace("*", f"00000{frame}")):
+                file.rename(file.with_stem(f"15318835{frame:02d}44937700000"[:18]))
+    listing = list_semkitti(root, sequences=["00"])
+    assert [scan.frame_index for scan in listing.scans][1:] == [
+        153188350144937700,
+        153188350244937700,
+    ]
+    assert any("gaps in the frame numbers: 000001-153188350144937699" in n for n in listing.notes)
+
+
+def test_frame_number_that_cannot_be_stored_is_named(root: Path) -> None:
+    file = root / "sequences" / "00" / "velodyne" / "000002.bin"
+    file.rename(file.with_stem("9" * 20))
+    listing = list_semkitti(root)
+    assert [failed.scan_id for failed in listing.failed] == ["00"]
+    assert "a frame number of 20 digits, expected at most 18. Rename" in listing.failed[0].reason
+    assert {scan.sequence for scan in listing.scans} == {"08", "11"}
+
+
+def test_folders_of_scans_that_are_no_sequences_are_named(root: Path) -> None:
+    (root / "sequences" / "00").rename(root / "sequences" / "000")
+    notes = list_semkitti(root).notes
+    assert "split train: no sequence found" in notes
+    assert f"folder {root}/sequences/000: not a sequence of two digits, left out" in notes

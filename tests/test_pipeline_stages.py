@@ -249,6 +249,18 @@ def test_a_jpeg_decodes() -> None:
     assert np.abs(decoded.astype(int) - [200, 100, 50]).max() <= 2
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 9])
+def test_a_jpeg_that_is_to_be_turned_is_refused(orientation: int) -> None:
+    buffer, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (16, 8)).save(buffer, "jpeg", exif=exif)
+    if orientation in (1, 9):  # upright; 9 means nothing
+        assert decode_rgb(buffer.getvalue(), file=FILE).shape == (8, 16, 3)
+        return
+    with pytest.raises(ProblemError, match=f"EXIF orientation {orientation}.*-auto-orient"):
+        decode_rgb(buffer.getvalue(), file=FILE)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -161,3 +161,21 @@ def test_a_counter_before_the_coordinates_is_no_header(tmp_path: Path) -> None:
     options = BinaryOptions(usual=4, columns=5, dtype="float32", is_asked=True)
     read = read_binary(file, options)
     assert np.array_equal(read.points[:, 1:], points)
+
+
+@pytest.mark.parametrize("ring", ["u1", "<u2"])
+def test_packed_rows_of_floats_and_a_small_ring_are_no_points_of_four_floats(
+    tmp_path: Path, ring: str
+) -> None:
+    """16,000 points of 17 or 18 bytes: also 17,000 or 18,000 of 16."""
+    points = table(16_000, 5)
+    kinds = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("signal", "<f4"), ("ring", ring)]
+    packed = np.zeros(len(points), kinds)
+    for name, column in zip(packed.dtype.names or (), points.T, strict=True):
+        packed[name] = column
+    (tmp_path / "a.bin").write_bytes(packed.tobytes())
+    assert packed.nbytes % 16 == 0
+    said = other_content(packed.tobytes(), PointLayout(columns=4))
+    assert said.endswith("bytes, or of half or a quarter of it")
+    with pytest.raises(DataError, match=r"of several types .* write them as float32 or as \.npy"):
+        read_binary(tmp_path / "a.bin", BinaryOptions(usual=4))

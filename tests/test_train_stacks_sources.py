@@ -54,7 +54,7 @@ def test_key_frames_lie_where_the_vehicle_saw_them(tmp_path: Path) -> None:
     folder.drop(lambda name: "CAM_" in name)
     rng = np.random.default_rng(3)
     for row in folder.tables["ego_pose"]:
-        row["rotation"] = unit([1.0, *rng.normal(0, 0.2, 2), rng.normal(0, 1)])
+        row["rotation"] = unit([1.0, *rng.normal(0, 0.1, 2), rng.normal(0, 1)])
         row["translation"] = (1000 * rng.uniform(size=3)).tolist()
     (lidar,) = [r for r in folder.tables["calibrated_sensor"] if not r["camera_intrinsic"]]
     lidar["rotation"], lidar["translation"] = unit([0.8, 0.1, -0.2, 0.5]), [0.9, -0.1, 1.8]

@@ -97,6 +97,8 @@ class Verdict(NamedTuple):
     """Whether the numbers cannot be coordinates in any type."""
     is_few: bool = False
     """Whether there are too few numbers to tell."""
+    unusual: PointLayout | None = None
+    """What they clearly are, where its number of columns is none of ``COLUMNS``."""
 
 
 def find_layout(data: bytes | memoryview, *, usual: PointLayout) -> Verdict:
@@ -133,6 +135,8 @@ def other_content(data: bytes | memoryview, expected: PointLayout) -> str:
     verdict = find_layout(data, usual=expected)
     if verdict.layout == expected and has_header(data, expected):
         return HEADER_WORDS
+    if verdict.unusual and verdict.unusual.point_bytes % expected.point_bytes:
+        return f"rows of {verdict.unusual.point_bytes} bytes, or of half or a quarter of it"
     if verdict.layout is None:
         return "numbers that are not coordinates of points" if verdict.is_noise else ""
     is_other = verdict.layout != expected
@@ -226,7 +230,7 @@ def _of_type(data: bytes | memoryview, dtype: str) -> Verdict:
         return Verdict(None, doubt)
     layout = PointLayout(columns=columns, dtype=dtype)
     if columns not in COLUMNS:
-        return Verdict(None, f"it looks like {layout}")
+        return Verdict(None, f"it looks like {layout}", unusual=layout)
     if len(values) < FEW_POINTS * columns:
         return Verdict(None, _FEW_WORDS, is_few=True)
     return Verdict(layout, "")

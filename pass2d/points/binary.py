@@ -54,8 +54,12 @@ class BinaryOptions:
     @property
     def takes_xyz_first(self) -> bool:
         """Whether a row begins with x, y, z; a description may have another order."""
-        is_described = self.columns is not None and not self.is_asked
-        return not is_described and self.stated_xyz in {None, (0, 1, 2)}
+        return not self.is_described and self.stated_xyz in {None, (0, 1, 2)}
+
+    @property
+    def is_described(self) -> bool:
+        """Whether a description says the columns, not a person on the command line."""
+        return self.columns is not None and not self.is_asked
 
     @property
     def expected(self) -> PointLayout:
@@ -92,7 +96,7 @@ def read_binary(path: Path, options: BinaryOptions) -> BinaryPoints:
     if len(data) % layout.point_bytes:
         raise DataError(
             f"{path}: {len(data)} bytes: not a multiple of {layout.point_bytes} ({layout}): "
-            f"truncated, or not a point file{_hint(data, layout)}"
+            f"truncated, or not a point file{_hint(data, layout, options)}"
         )
     if options.takes_xyz_first and has_header(data, layout):
         raise DataError(
@@ -166,9 +170,15 @@ def _from_elsewhere(
     if verdict.layout is not None:
         why = f"they make sense only as {verdict.layout}, not as {options.dtype}"
     by_size = f"; by its size {' or '.join(map(str, fitting[:4]))}" if verdict.is_few else ""
+    remedy = f"Name it: `columns={options.usual}` or another, `dtype=float32` or another"
+    if verdict.is_noise or verdict.unusual:
+        remedy += (
+            ". If they are integers, float16 or of several types (float32 and a uint16 ring), "
+            "write them as float32 or as .npy"
+        )
     raise DataError(
         f"{path}: the layout of its points is not clear: {why}{by_size if fitting else ''}. "
-        f"Name it: `columns={options.usual}` or another, `dtype=float32` or another"
+        f"{remedy}"
     )
 
 
@@ -202,9 +212,9 @@ def _other_layout(data: bytes, layout: PointLayout) -> PointLayout | None:
     return None if clear == layout else clear
 
 
-def _hint(data: bytes, layout: PointLayout) -> str:
-    """What the file contains instead."""
+def _hint(data: bytes, layout: PointLayout, options: BinaryOptions) -> str:
+    """What the file contains instead; and the options for it, where there are such."""
     other = _other_layout(data, layout)
     if other is None or len(data) % other.point_bytes:
         return ""
-    return f"; it looks like {other}: {other.arguments}"
+    return f"; it looks like {other}" + ("" if options.is_described else f": {other.arguments}")

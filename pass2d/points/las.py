@@ -159,8 +159,9 @@ def _without_extended_records(path: Path, data: bytes) -> tuple[bytearray, bool]
     wanted = n_points * point_bytes
     if wanted > (_LARGEST_POINTS if is_packed else len(data) - points_at):
         raise wrong(f"{len(data):,} bytes, its header says {n_points:,} points ({wanted:,} bytes)")
+    rest = len(data) - points_at - wanted
     may_end_in_records = minor == 3 or (minor > 3 and any(data[_EXTENDED_AT : _EXTENDED_AT + 12]))
-    is_cut_off = len(data) - points_at >= point_bytes and not (is_packed or may_end_in_records)
-    if not n_points and is_cut_off:  # the writer puts the number in at its end
-        raise wrong(f"{len(data) - points_at:,} bytes follow a header of 0 points")
+    is_cut_off = rest >= point_bytes and not (is_packed or may_end_in_records)
+    if is_cut_off and any(plain[points_at + wanted :]):  # the writer puts the number in at its end
+        raise wrong(f"{len(data) - points_at:,} bytes follow a header of {n_points:,} points")
     return plain, is_packed

@@ -62,7 +62,8 @@ def read_pcd(path: Path, data: bytes) -> PointColumns:
     """Read the columns; organised clouds row by row, as they are stored.
 
     Fields of several numbers (COUNT above 1) and padding are skipped. Where POINTS is smaller than
-    WIDTH x HEIGHT, the number of points that the file contains decides. The header's VIEWPOINT
+    WIDTH x HEIGHT, the number of points that the file contains decides; it must be one of the two.
+    The header's VIEWPOINT
     (where the sensor was) is not applied: writers do not agree on whether the points are in its
     frame already. ``--rotate`` and ``--z-offset`` move points.
 
@@ -152,7 +153,10 @@ def _field(name: str, kind: str, size: int, count: int) -> _Field:
 def _binary(path: Path, header: _Header, body: bytes) -> list[NDArray[Any]]:
     header = _with_padding(header, len(body))
     size = header.point_bytes
-    header = _with_stored(path, header, len(body) // size if size else 0)
+    stored = len(body) // size if size else 0
+    if stored > header.n and not any(body[header.n * size :]):  # the end of a disk block
+        stored = max(header.n, min(stored, header.places))
+    header = _with_stored(path, header, stored)
     table = np.frombuffer(body, np.uint8, count=header.n * size).reshape(header.n, size)
     columns, place = [], 0
     for field in header.fields:
@@ -238,8 +242,11 @@ def _with_stored(path: Path, header: _Header, stored: int) -> _Header:
     """The header with the number of points that are there, if that is WIDTH x HEIGHT.
 
     Raises:
-        DataError: There are fewer points than the header says.
+        DataError: There are fewer or more points than the header says.
     """
-    if stored < header.n:
-        raise DataError(f"{path}: {stored} points, its header says {header.n}: truncated?")
-    return replace(header, n=stored) if stored == header.places else header
+    if header.n <= stored == header.places:
+        return replace(header, n=stored)
+    if stored != header.n:
+        why = "truncated?" if stored < header.n else "correct POINTS, or write the file again"
+        raise DataError(f"{path}: {stored} points, its header says {header.n}: {why}")
+    return header

@@ -22,6 +22,15 @@ _WIDE = (b"\xff\xfe", b"\xfe\xff")
 """How UTF-16 begins."""
 _COUNT_LINE = re.compile(rb"\s*\d{1,12}[ \t\r]*\n")
 _ROW = re.compile(rb"^[ \t\r]*(?!//)[^\s#%]", re.MULTILINE)
+_EXCEL = re.compile(r'"?sep=.?"?', re.IGNORECASE)
+"""A first line that names the delimiter."""
+_DECIMAL_COMMA = re.compile(r"[-+]?(\d*,\d+([eE][-+]?\d+)?|\d+)")
+_WHOLE, _PADDED = re.compile(r"[-+]?\d+"), re.compile(r"0\d+")
+_GROUPED = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
+"""1,234: a decimal comma or one between thousands."""
+_SURELY_GROUPED = re.compile(_GROUPED.pattern + r"\.\d*|[-+]?[1-9]\d{0,2}(,\d{3}){2,}")
+_NO_COMMAS = "Write a decimal point and nothing between thousands"
+_LOOKED_AT = 200
 
 
 def read_text(path: Path, data: bytes) -> PointColumns:
@@ -35,6 +44,8 @@ def read_text(path: Path, data: bytes) -> PointColumns:
     """
     lines = [(i, line.strip()) for i, line in enumerate(_text(path, data).splitlines(), start=1)]
     lines = [(i, line) for i, line in lines if line]
+    if lines and _EXCEL.fullmatch(lines[0][1]):
+        del lines[0]
     comment = ""
     while lines and lines[0][1].startswith(COMMENTS):
         comment = lines.pop(0)[1].lstrip("#/% ")
@@ -57,6 +68,7 @@ def read_text(path: Path, data: bytes) -> PointColumns:
         raise DataError(f"{path}: {len(rows)} points, its first line says {claimed}: truncated?")
     words = _words(rows[0][1], delimiter)
     require_few_columns(path, len(words))
+    _require_plain_commas(path, rows, delimiter)
     kept = [place for place, word in enumerate(words) if not word or _is_number(word)]
     if not names and len(_words(comment, _delimiter(comment))) == len(words):
         names = _words(comment, _delimiter(comment))
@@ -129,8 +141,11 @@ def _numbers(
         else:
             return array
     lines: list[str] = []
+    commas: list[bool] = []
     for place, line in rows:
         words = _words(line, delimiter)
+        numbers = [word for word, is_kept in zip(words, keep, strict=False) if is_kept]
+        commas += [bool(_GROUPED.fullmatch(word)) for word in numbers if "," in word]
         if len(words) != n_columns:
             raise DataError(
                 f"{path}, line {place}: {n_columns} values are expected as in line {rows[0][0]}, "
@@ -141,6 +156,11 @@ def _numbers(
                 (word.replace(",", ".") or "nan") if is_kept else "0"
                 for word, is_kept in zip(words, keep, strict=True)
             )
+        )
+    if commas and all(commas):
+        raise DataError(
+            f"{path}: do the commas in its numbers separate thousands, or are they decimal? In "
+            f"each three digits follow. {_NO_COMMAS}."
         )
     try:
         with warnings.catch_warnings():
@@ -170,9 +190,37 @@ def _point_count(rows: list[tuple[int, str]]) -> int | None:
     return None
 
 
+def _require_plain_commas(path: Path, rows: list[tuple[int, str]], delimiter: str | None) -> None:
+    """Refuse commas that separate thousands, or both columns and decimals.
+
+    Raises:
+        DataError: There are such.
+    """
+    some = [(place, _words(line, delimiter)) for place, line in rows[:_LOOKED_AT]]
+    for place, words in some:
+        for word in words:
+            if _SURELY_GROUPED.fullmatch(word):
+                raise DataError(
+                    f"{path}, line {place}: {_shown(word)}: commas between thousands. {_NO_COMMAS}."
+                )
+    if delimiter != "," or len(some[0][1]) % 2 or len(some[0][1]) < 6:
+        return
+    if not all(_WHOLE.fullmatch(word) for _, words in some for word in words):
+        return
+    if any(_PADDED.fullmatch(word) for _, words in some for word in words[1::2]):
+        raise DataError(
+            f"{path}, line {some[0][0]}: {_shown(rows[0][1])}: commas between columns and in "
+            f"numbers. {_NO_COMMAS}."
+        )
+
+
 def _delimiter(line: str) -> str | None:
-    """None: spaces."""
-    return next((mark for mark in _DELIMITERS if mark in line), None)
+    """None: spaces, also between numbers that have a decimal comma."""
+    found = next((mark for mark in _DELIMITERS if mark in line), None)
+    words = line.split()
+    if found == "," and len(words) >= 3 and all(map(_DECIMAL_COMMA.fullmatch, words)):
+        return None
+    return found
 
 
 def _words(line: str, delimiter: str | None) -> list[str]:

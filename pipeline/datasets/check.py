@@ -257,7 +257,9 @@ def check_scan(
                 n_visible = len(visible.point_index)
                 if is_seen is not None:
                     is_seen[visible.point_index] = True
-                problems += picture_doubts(scan, camera, xyz, image_hw=shape, n_visible=n_visible)
+                problems += picture_doubts(
+                    scan, camera, xyz, image=image, image_hw=shape, n_visible=n_visible
+                )
     if is_seen is not None and pictures:
         count = replace(count, pictured=len(is_seen), seen=int(is_seen.sum()))
     return ScanFindings(

@@ -418,13 +418,14 @@ class _Lister:
             earlier = tables.sweeps.get(sweep.prev)
             if earlier is None:
                 return
+            tables.require_earlier(sweep, earlier)
             sweep = earlier
             points = self._existing(SWEEPS, scene, self._found.root / sweep.filename)
             if points is None:
                 if closed := self.closed.get((self._found.root / sweep.filename).parent):
                     raise ProblemError(closed)
                 continue
-            tables.require_together(lidar, sweep)
+            tables.require_together(lidar, earlier)
             matrix = lidar_from_sweep_through_world(
                 ego_from_lidar=tables.calibration(lidar).ego_from_sensor,
                 world_from_ego_at_scan=tables.world_from_ego(lidar),

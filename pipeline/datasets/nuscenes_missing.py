@@ -44,7 +44,7 @@ class Missing:
             first = f", first {names[0]}" if names else ""
             lines.append(f"left out without {POINTS}: {self._extent(POINTS)}{first}")
         lines += [
-            f"no {role} ({self.folders[role]})"
+            f"no {role} ({self._folder(role)})"
             if self.is_all(role)
             else f"scans without {role}: {self._extent(role)}"
             for role in (LABELS, INSTANCES)
@@ -68,7 +68,7 @@ class Missing:
         problems = []
         for role, files in self.files.items():
             if self.is_all(role) and role != POINTS:
-                problems.append(_note(self.folders[role], "no files", _USE.get(role, _PICTURES)))
+                problems.append(_note(self._folder(role), "no files", _USE.get(role, _PICTURES)))
                 continue
             remedy = "The scan is left out" if role == POINTS else "The scan is prepared without it"
             word = _WORD.get(role, "picture")
@@ -77,6 +77,11 @@ class Missing:
                 place = file or self.folders[role]
                 problems.append(_note(place, found, f"the {word} of a key frame", remedy))
         return problems
+
+    def _folder(self, role: str) -> Path:
+        """Where the tables say that the files of a role are."""
+        named = (file.parent for _, file in self.files[role] if file is not None)
+        return next(named, self.folders[role])
 
     def _n_cameras(self) -> int:
         return len(self.folders.keys() - {*_NO_CAMERA})

@@ -14,6 +14,7 @@ from pass2d.pipeline.datasets.nuscenes_sense import (
     mount_fault,
     picture_fault,
     pose_fault,
+    tilt_fault,
     zeroed_lidar_fault,
 )
 from pass2d.pipeline.problem import Problem, ProblemError
@@ -122,7 +123,8 @@ class Tables:
         if token not in self.ego_poses:
             raise self._no_row("ego_pose", token, f"row {data.token} of sample_data.json")
         found = self.ego_poses[token]
-        self._require(pose_fault(found), "ego_pose", token, data)
+        fault = pose_fault(found) or tilt_fault(found, "a vehicle")
+        self._require(fault, "ego_pose", token, data)
         return found
 
     def require_together(self, scan: SensorData, other: SensorData) -> None:
@@ -138,6 +140,19 @@ class Tables:
         time_s = (scan.timestamp_us - other.timestamp_us) * 1e-6
         fault = jump_fault(self.world_from_ego(scan), self.world_from_ego(other), time_s=time_s)
         self._require(fault, "ego_pose", other.ego_pose_token, other)
+
+    def require_earlier(self, sweep: SensorData, earlier: SensorData) -> None:
+        """Refuse a past sweep that is not earlier than the one that names it.
+
+        Raises:
+            ProblemError: naming the row.
+        """
+        if earlier.timestamp_us >= sweep.timestamp_us:
+            found = f"timestamp {earlier.timestamp_us}, of {shown(sweep.token)} after it"
+            fault = Fault(
+                "timestamp", f"{found} {sweep.timestamp_us},", "an earlier one, as prev says"
+            )
+            self._require(fault, "sample_data", earlier.token, earlier)
 
     def direction_doubt(self, data: SensorData) -> Problem | None:
         """A warning if a plausibly calibrated camera points the wrong way for its channel."""

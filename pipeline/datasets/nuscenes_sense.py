@@ -53,6 +53,19 @@ def pose_fault(pose: Pose) -> Fault | None:
     return None
 
 
+def tilt_fault(pose: Pose, what: str) -> Fault | None:
+    """Why an impossible tilt of the vehicle, or of a lidar on it, is one; None if it is possible.
+
+    A quaternion in the order x, y, z, w shows by it.
+    """
+    tilt = _angle_deg(pose.matrix()[:3, 2], (0.0, 0.0, 1.0))
+    if tilt <= _MOST_TURNED_DEG:
+        return None
+    return Fault(
+        "rotation", f"{what} tilted by {tilt:.0f} degrees", "z upwards, in the order w, x, y, z"
+    )
+
+
 @functools.lru_cache(maxsize=4096)
 def mount_fault(ego_from_sensor: Pose, intrinsics: tuple[float, ...]) -> Fault | None:
     """Why the mounting of a sensor on a vehicle is impossible; None if it is possible.
@@ -67,7 +80,9 @@ def mount_fault(ego_from_sensor: Pose, intrinsics: tuple[float, ...]) -> Fault |
     if away > _FARTHEST_M:
         found = f"a sensor {away:,.4g} m from the vehicle's origin"
         return Fault("translation", found, f"metres, {_FARTHEST_M:.0f} at most")
-    return _camera_fault(ego_from_sensor, intrinsics) if intrinsics else None
+    if not intrinsics:
+        return tilt_fault(ego_from_sensor, "a lidar")
+    return _camera_fault(ego_from_sensor, intrinsics)
 
 
 def _camera_fault(ego_from_camera: Pose, intrinsics: tuple[float, ...]) -> Fault | None:

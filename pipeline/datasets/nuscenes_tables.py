@@ -6,8 +6,11 @@ Only the rows of the requested scenes are kept, so that the whole data set
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import statistics
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from pass2d.common.errors import DataError
@@ -34,6 +37,8 @@ from pass2d.pipeline.stages.ego_motion import Pose
 
 _LARGEST_SIDE = 1 << 16
 """Pixels; larger pictures have no 16 bit pixels."""
+_CLOSEST_S, _FARTHEST_S = 0.01, 60.0
+"""Between key frames."""
 _LATEST = 1 << 62
 """Of time stamps; those of nuScenes are microseconds since 1970."""
 
@@ -173,7 +178,27 @@ def _samples(
                 samples[scene].append(Sample(token, time_us))
     for of_scene in samples.values():
         of_scene.sort(key=lambda sample: (sample.timestamp_us, sample.token))
+    with reader.checked("sample"):
+        _require_microseconds(samples.values(), file)
     return samples, every, sceneless
+
+
+def _require_microseconds(scenes: Iterable[list[Sample]], file: Path) -> None:
+    """Refuse time stamps of another unit, by the time between key frames: 0.5 s in nuScenes.
+
+    Raises:
+        DataError: key frames of a scene are too close or too far apart.
+    """
+    for samples in scenes:
+        if len(samples) < 2:
+            continue
+        apart_s = statistics.median(b.timestamp_us - a.timestamp_us for a, b in pairwise(samples))
+        apart_s *= 1e-6
+        if not _CLOSEST_S <= apart_s <= _FARTHEST_S:
+            raise DataError(
+                f"{file}: timestamps of a scene's key frames {apart_s:.4g} s apart, expected about "
+                "0.5 s, in microseconds. Are they in another unit?"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,13 +307,20 @@ def _sensor_data(
             )
             if prev not in (None, "") and not is_text(prev):
                 raise wrong_value(where, "prev", prev, "a token or nothing")
+            filename = below_root(filename, where)
+            folder = filename.split("/")[-2:-1]
+            if folder and folder[0] != channel and folder[0] in calibrations.channels:
+                raise DataError(
+                    f"{where}: filename {shown(filename)} with a calibration of {channel}, "
+                    "expected both of one sensor. Correct the row, or unpack the table again."
+                )
             kept = SensorData(
                 token=token,
                 channel=channel,
                 ego_pose_token=ego,
                 calibration_token=calibration,
                 timestamp_us=whole_number(timestamp, "timestamp", where, most=_LATEST),
-                filename=below_root(filename, where),
+                filename=filename,
                 hw=hw,
                 prev=prev or "",
             )

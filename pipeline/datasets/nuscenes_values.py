@@ -152,9 +152,13 @@ def intrinsics_of(rows: Any, where: str) -> tuple[float, ...]:
 
 
 def below_root(filename: Any, where: str) -> str:
-    """A file's name as the tables have it: relative, without a step upwards."""
+    """A file's name as the tables have it: relative, without a step upwards.
+
+    Tables that were written on Windows may have backslashes.
+    """
     if not is_text(filename):
         raise wrong_value(where, "filename", filename, "the name of a file")
+    filename = filename.replace("\\", "/")
     if filename.startswith("/") or ".." in filename.split("/"):
         raise wrong_value(where, "filename", filename, "a file below the data set's root")
     return str(filename)

@@ -36,6 +36,7 @@ from pass2d.pipeline.stages.pandaset_files import (
 )
 
 T = TypeVar("T")
+CAMERA = "camera"
 _NO_MATRIX = (0.0,) * 12
 _LAST = np.array([0.0, 0.0, 0.0, 1.0])
 
@@ -49,6 +50,10 @@ class _Found:
     """Sequences."""
     bare: list[str] = field(default_factory=list)
     """Ids of scans without labels in sequences that have some."""
+    pointless: list[str] = field(default_factory=list)
+    """Sequences, and ids of labels, without points."""
+    unposed: list[str] = field(default_factory=list)
+    """Pictures without a pose."""
     blind: Counter[str] = field(default_factory=Counter)
     """Sequences without pictures by camera."""
 
@@ -59,6 +64,12 @@ class _Found:
         if self.bare:
             names = and_so_on(self.bare, 8)
             yield f"scans without labels, left out: {names} ({len(self.bare):,} in all)"
+        for lost, what in (
+            (self.pointless, f"no points ({LIDAR}/FRAME{SUFFIXES[0]})"),
+            (self.unposed, f"pictures that {POSES} beside them has no pose of"),
+        ):
+            if lost:
+                yield f"{what}, left out: {and_so_on(lost, 8)} ({len(lost):,} in all)"
         for camera, n in self.blind.items():
             yield f"{camera}: no pictures in {n:,} sequences"
         for one in self.failed:
@@ -101,7 +112,12 @@ def _sequences(root: Path) -> list[Path]:
     """Folders of sequences, in the order of their names."""
     if not root.is_dir():
         return []
-    return [folder for folder in sorted(root.iterdir()) if is_there(folder / LIDAR / POSES)]
+    return [
+        folder
+        for folder in sorted(root.iterdir())
+        if not folder.name.startswith(".")
+        and any(is_there(folder / part) for part in (LIDAR, LABELS, CAMERA))
+    ]
 
 
 def _tables(folder: Path) -> dict[int, Path]:
@@ -119,8 +135,12 @@ def _scans(
     """The scans of a sequence; one whose poses are damaged is a failure."""
     points, labels = _tables(folder / LIDAR), _tables(folder / LABELS)
     split = (table.split_of(folder.name) or "train") if labels else "test"
-    if split not in wanted.splits or not points:
+    if split not in wanted.splits:
         return
+    if not points:
+        found.pointless.append(folder.name)
+        return
+    found.pointless += [f"{folder.name}/{frame:02d}" for frame in sorted(labels.keys() - points)]
     if not labels:
         found.unlabelled.append(folder.name)
     poses = _tried(lambda: read_poses(folder / LIDAR / POSES), folder.name, "lidar", found)
@@ -143,6 +163,11 @@ def _scans(
             found.bare.append(scan_id)
             continue
         seen = [None if one is None else one.at(frame, poses) for one in cameras]
+        found.unposed += [
+            str(one.picture(frame).relative_to(folder.parent))
+            for one in cameras
+            if one is not None and one.lacks_pose(frame)
+        ]
         pose = poses[frame] if frame < len(poses) else None
         yield ScanSource(
             scan_id=scan_id,
@@ -173,11 +198,19 @@ class _Camera:
     poses: NDArray[np.float64]
     """(F, 3, 4) world_from_camera."""
 
+    def picture(self, frame: int) -> Path:
+        """The file, whether or not it exists."""
+        return self.folder / f"{frame:02d}.jpg"
+
+    def lacks_pose(self, frame: int) -> bool:
+        """Whether there is a picture of a frame, but no pose."""
+        return frame >= len(self.poses) and is_there(self.picture(frame))
+
     def at(
         self, frame: int, lidar_poses: NDArray[np.float64]
     ) -> tuple[Path, tuple[float, ...]] | None:
         """Picture and image_from_lidar of a frame; None where one is missing."""
-        picture = self.folder / f"{frame:02d}.jpg"
+        picture = self.picture(frame)
         if frame >= min(len(self.poses), len(lidar_poses)) or not is_there(picture):
             return None
         world_from_camera = np.vstack([self.poses[frame], _LAST])
@@ -188,7 +221,7 @@ class _Camera:
 
 def _camera(folder: Path, name: str, found: _Found) -> _Camera | None:
     """A camera of a sequence; None without pictures, or with calibration that is damaged."""
-    place = folder / "camera" / name
+    place = folder / CAMERA / name
     if not place.is_dir():
         found.blind[name] += 1
         return None

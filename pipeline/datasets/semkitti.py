@@ -21,6 +21,7 @@ from pass2d.pipeline.datasets.semkitti_files import (
     find_sequences,
     list_files,
     locate_sequences,
+    misnamed_sequences,
 )
 from pass2d.pipeline.datasets.semkitti_missing import merge_facts, missing_facts, missing_problems
 from pass2d.pipeline.datasets.table import DatasetTable, load_table
@@ -147,6 +148,8 @@ def _readable(chosen: dict[str, Path], closed: dict[str, Problem]) -> Iterator[S
     for name, folder in chosen.items():
         try:
             yield list_files(name, folder)
+        except ProblemError as error:
+            closed[name] = error.problem
         except (DataError, OSError) as error:
             cause = error.__cause__ if isinstance(error, DataError) else error
             found = getattr(cause, "strerror", None) or str(error)
@@ -320,11 +323,14 @@ def _notes_on_others(
     if sequences is not None:
         return []
     empty = [s for s in splits if not any(table.split_of(name) == s for name in chosen)]
-    foreign = [
-        name for name in find_sequences(root, known=table.sequences) if table.split_of(name) is None
+    found = find_sequences(root, known=table.sequences)
+    foreign = [name for name in found if table.split_of(name) is None]
+    others = misnamed_sequences(found)
+    return [
+        *(f"split {split}: no sequence found" for split in empty),
+        *(f"sequence {name}: in no split, left out" for name in foreign),
+        *(f"folder {path}: not a sequence of two digits, left out" for path in others),
     ]
-    notes = [f"split {split}: no sequence found" for split in empty]
-    return notes + [f"sequence {name}: in no split, left out" for name in foreign]
 
 
 def _list(root: Path, table: DatasetTable, wanted: Wanted, progress: Progress) -> SourceListing:

@@ -10,10 +10,11 @@ from typing import TypeVar
 from pass2d.pipeline.datasets.semkitti_files import SequenceFiles
 from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.calibration import rigid_matrix
-from pass2d.pipeline.stages.poses import lidar_poses, scan_times
+from pass2d.pipeline.stages.poses import course_doubts, lidar_poses, scan_times
 from pass2d.pipeline.stages.raw_file import read_calibration, read_file
 
 T = TypeVar("T")
+_EXPECTED_POSES = "mostly ahead: poses of camera 0 in the frame of the first one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ def read_course(files: SequenceFiles) -> Course:
     def poses() -> dict[int, tuple[float, ...]]:
         tr = rigid_matrix(read_calibration(files.calib), file=files.calib)
         found = lidar_poses(_text(files.poses), cam0_from_lidar=tr, frames=frames, file=files.poses)
+        problems.extend(course_doubts(found, ahead="x", expected=_EXPECTED_POSES, file=files.poses))
         rows = found.reshape(-1, 12).tolist()
         return {frame: tuple(row) for frame, row in zip(frames, rows, strict=True)}
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from pass2d.common.errors import DataError
 from pass2d.common.files import other_than_folder
 from pass2d.common.text import and_so_on
+from pass2d.pipeline.problem import ProblemError
 
 POINTS, LABELS, IMAGES = "velodyne", "labels", "image_2"
 _SUFFIXES = {POINTS: (".bin",), LABELS: (".label",), IMAGES: (".png", ".jpg", ".jpeg")}
 _SEQUENCE = re.compile(r"[0-9]{2}")
+_MOST_DIGITS = 18
+"""Of a frame number, which is stored in 64 bits."""
 _LAYOUT = "sequences/NN/{velodyne/*.bin, labels/*.label, image_2/*.png, calib.txt}"
 
 
@@ -74,6 +78,16 @@ def find_sequences(root: Path, *, known: Container[str] = ()) -> dict[str, Path]
     raise DataError(f"{root}: {_nothing_found(root)} Expected a folder with {_LAYOUT}.")
 
 
+def misnamed_sequences(found: Mapping[str, Path]) -> list[Path]:
+    """Folders of scans beside the sequences that `find_sequences` found, of another name ("0")."""
+    folder = next(iter(found.values())).parent
+    return [
+        folder / name
+        for name in sorted(_names(folder))
+        if name not in found and (folder / name / POINTS).is_dir()
+    ]
+
+
 def _is_sequence(name: str, known: Container[str]) -> bool:
     return _SEQUENCE.fullmatch(name) is not None or name in known
 
@@ -104,17 +118,29 @@ def list_files(sequence: str, folder: Path) -> SequenceFiles:
     )
 
 
-def frame_ranges(frames: Collection[int], *, max_runs: int | None = 3) -> str:
+def frame_ranges(frames: Collection[int]) -> str:
     """Frame numbers as a person writes them, e.g. "000003, 000007-000009 (4 in all)"."""
-    ordered = sorted(frames)
-    runs: list[list[int]] = []
-    for frame in ordered:
+    runs: list[tuple[int, int]] = []
+    for frame in sorted(frames):
         if runs and frame == runs[-1][1] + 1:
-            runs[-1][1] = frame
+            runs[-1] = runs[-1][0], frame
         else:
-            runs.append([frame, frame])
+            runs.append((frame, frame))
+    return _runs_shown(runs, max_runs=3)
+
+
+def gap_ranges(frames: Collection[int], *, max_runs: int = 3) -> str:
+    """The numbers missing between the first and the last frame, as of `frame_ranges`; "" for none.
+
+    The numbers may be time stamps, with billions of others between them.
+    """
+    runs = [(a + 1, b - 1) for a, b in pairwise(sorted(frames)) if b > a + 1]
+    return _runs_shown(runs, max_runs=max_runs) if runs else ""
+
+
+def _runs_shown(runs: Sequence[tuple[int, int]], *, max_runs: int) -> str:
     shown = [f"{a:06d}" if a == b else f"{a:06d}-{b:06d}" for a, b in runs]
-    return f"{and_so_on(shown, max_runs or len(shown))} ({len(ordered)} in all)"
+    return f"{and_so_on(shown, max_runs)} ({sum(b - a + 1 for a, b in runs)} in all)"
 
 
 def _frames(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], list[Path]]:
@@ -131,6 +157,13 @@ def _frames(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[int, Path], l
         suffix = name[len(stem) :]
         if not dot or not (stem.isascii() and stem.isdigit()) or suffix.lower() not in suffixes:
             continue  # foreign: .DS_Store, ._000000.bin, Thumbs.db, 000000.bin.part
+        if len(stem.lstrip("0")) > _MOST_DIGITS:
+            raise ProblemError.of(
+                file=folder / name,
+                found=f"a frame number of {len(stem)} digits",
+                expected=f"at most {_MOST_DIGITS}",
+                remedy="Rename the files: 000000.bin, 000001.bin, ...",
+            )
         rank = (suffixes.index(suffix.lower()), suffix != suffix.lower(), name)
         frame = int(stem)
         if frame not in ranked:

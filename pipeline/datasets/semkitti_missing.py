@@ -12,11 +12,13 @@ from pass2d.pipeline.datasets.semkitti_files import (
     POINTS,
     SequenceFiles,
     frame_ranges,
+    gap_ranges,
 )
 from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import Problem
 
 _TEXTS = ("calib.txt", "poses.txt", "times.txt")
+_MOST_GAPS = 100
 
 
 def missing_facts(files: SequenceFiles) -> list[str]:
@@ -33,12 +35,11 @@ def missing_facts(files: SequenceFiles) -> list[str]:
             facts.append(f"scans without {folder}: {frame_ranges(points - frames.keys())}")
         if frames.keys() - points:
             facts.append(f"{folder} without scan: {frame_ranges(frames.keys() - points)}")
-    gaps = set(range(min(points), max(points))) - points
     if files.passed_over:
         names = and_so_on((file.name for file in files.passed_over), 3)
         facts.append(f"second files for a frame, left out: {names}")
-    if gaps:
-        facts.append(f"gaps in the frame numbers: {frame_ranges(gaps)}")
+    if gaps := gap_ranges(points):
+        facts.append(f"gaps in the frame numbers: {gaps}")
     return facts
 
 
@@ -79,9 +80,8 @@ def missing_problems(files: SequenceFiles, table: DatasetTable, *, is_asked: boo
         for file in files.passed_over
     ]
     n_scans = len(files.points)
-    gaps = set(range(min(files.points), max(files.points))) - set(files.points)
-    if gaps:
-        found = f"no scans {frame_ranges(gaps, max_runs=None)}"
+    if gaps := gap_ranges(files.points, max_runs=_MOST_GAPS):
+        found = f"no scans {gaps}"
         problems.append(_note(files.folder / POINTS, found, "frame numbers without gaps", _GAPS))
     published_scans = table.scan_counts.get(files.sequence)
     if published_scans is not None and published_scans != n_scans:

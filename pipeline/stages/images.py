@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import warnings
 import zlib
@@ -16,6 +17,7 @@ from pass2d.pipeline.problem import ProblemError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("PNG", "JPEG")
+_ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # What Pillow raises for damaged bytes; nothing is read from the disk here.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -33,12 +35,13 @@ def decode_rgb(data: bytes, *, file: Path) -> NDArray[np.uint8]:
         (H, W, 3) RGB.
 
     Raises:
-        ProblemError: the bytes are no whole picture.
+        ProblemError: the bytes are no whole picture, or a JPEG says that it is to be turned.
     """
     try:
         with warnings.catch_warnings(), Image.open(BytesIO(data), formats=_FORMATS) as image:
             # A picture of more than 89 million pixels is none of a car's camera: refuse it.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            _require_upright(image, file)
             pixels = _as_rgb(image)
         if data.startswith(_PNG_SIGNATURE):
             _require_whole_png(data)
@@ -62,6 +65,26 @@ def resize_bilinear(image: NDArray[np.uint8], *, size_hw: tuple[int, int]) -> ND
     height, width = size_hw
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.array(resized)
+
+
+def _require_upright(image: Image.Image, file: Path) -> None:
+    """Refuse a JPEG with an orientation in EXIF: half of all programs turn it, half do not.
+
+    Raises:
+        ProblemError: names the orientation.
+    """
+    turned = 1
+    if image.format == "JPEG":
+        with contextlib.suppress(*_DAMAGED, TypeError, KeyError):  # such data says nothing
+            turned = image.getexif().get(_ORIENTATION, 1)
+    if turned in range(2, 9):
+        raise ProblemError.of(
+            file=file,
+            found=f"a JPEG that is to be turned or mirrored (EXIF orientation {turned})",
+            expected="pixels as the calibration has them",
+            remedy="Turn the pictures and remove the orientation (ImageMagick: mogrify "
+            "-auto-orient), or only remove it, as the calibration was made.",
+        )
 
 
 def _require_whole_png(data: bytes) -> None:

@@ -15,6 +15,7 @@ from pass2d.pipeline.problem import ProblemError
 
 _FEW = 0.01
 """Share of points with a class below which a file is examined; real scans have 0.4 to 1."""
+_MANY = 0.3
 _CLEARLY = 10
 """Another type is the right one when this many times as many points have a class by it."""
 _TEXT = re.compile(rb"[0-9eE+\-.,;\s]*")
@@ -95,6 +96,8 @@ def _foreign(
         return None
     times = 1 if is_swapped else _CLEARLY
     found = None if share is not None else _by_its_look(data, own)
+    if found is None and has_size and own == "<u4" and (share or 0.0) < _FEW:
+        found = _in_upper_half(data, table)
     for kind, name in _candidates(data, n_points, label_bytes):
         if found is not None:
             break
@@ -135,6 +138,17 @@ def _candidates(data: bytes, n_points: int | None, label_bytes: int) -> Iterator
 def _may_be_swapped(data: bytes, own: str) -> bool:
     """Whether all ids are 0 or 256: those of big-endian labels whose instances are 0 or 1."""
     return own == "<u4" and not (np.frombuffer(data, own) & 0xFEFF).any()
+
+
+def _in_upper_half(data: bytes, table: LabelTable) -> _Foreign | None:
+    """Raw ids where instance ids should be; instances of a scan hardly are ids of classes."""
+    share = _share_of_classes(np.frombuffer(data, "<u2")[1::2], table)
+    if share is None or share < _MANY:
+        return None
+    return _Foreign(
+        "uint32 with the raw id in the upper 16 bits",
+        "np.fromfile(f, '<u2').reshape(-1, 2)[:, ::-1].tofile(f)",
+    )
 
 
 def _by_its_look(data: bytes, own: str) -> _Foreign | None:

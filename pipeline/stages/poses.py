@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pass2d.pipeline.problem import ProblemError
+from pass2d.pipeline.problem import Problem, ProblemError
 from pass2d.pipeline.stages.calibration import rotation_error
 
 _ROTATION_ERROR = 0.005
@@ -16,6 +16,9 @@ _ROTATION_ERROR = 0.005
 _PERIOD_S = 0.1
 _FASTEST_M_S, _JUMP_M = 100.0, 100.0
 """More than a train drives, and than a pose is corrected by."""
+_LEAST_STEP_M, _FEWEST_STEPS = 0.2, 4
+_SLOWEST_S = 60.0
+"""Between scans of one drive: milliseconds read as seconds are 100."""
 _POSES_REMEDY = "poses.txt comes with the labels or the KITTI odometry poses: copy it again."
 _TIMES_REMEDY = "times.txt comes with the KITTI odometry calibration: copy it again."
 
@@ -100,6 +103,34 @@ def require_drive(
         )
 
 
+def course_doubts(
+    poses: NDArray[np.float64], *, ahead: str, expected: str, file: Path
+) -> Iterator[Problem]:
+    """A warning where the vehicle mostly moves sideways, backwards or upwards.
+
+    Args:
+        poses: (F, 3, 4) world_from_lidar of scans in the order of time.
+        ahead: the axis of the lidar that points forward, "x" or "y".
+        expected: what the file should contain.
+        file: where the poses come from.
+    """
+    own = np.einsum("fji,fj->fi", poses[:-1, :, :3], np.diff(poses[:, :, 3], axis=0))
+    length = np.linalg.norm(own, axis=1)
+    is_step = length >= _LEAST_STEP_M
+    steps = int(is_step.sum())
+    aside = int(np.count_nonzero(own[is_step, "xy".index(ahead)] < length[is_step] / 2))
+    if steps >= _FEWEST_STEPS and 2 * aside > steps:
+        yield Problem(
+            file=file,
+            found=f"a lidar that moves sideways, backwards or up in {aside} of {steps} steps",
+            expected=expected,
+            remedy="Are they inverted, or poses of another sensor? Scans that are joined by them "
+            "do not fit together then.",
+            severity="warning",
+            kind=f"course {file}",
+        )
+
+
 def scan_times(text: str, *, frames: Sequence[int], file: Path) -> NDArray[np.float64]:
     """(F,) the time of each scan in seconds.
 
@@ -109,13 +140,19 @@ def scan_times(text: str, *, frames: Sequence[int], file: Path) -> NDArray[np.fl
         file: where the text comes from, for the message.
 
     Raises:
-        ProblemError: a line that is no number, another number of lines, or times that go back.
+        ProblemError: a line that is no number, another number of lines, times that go back or are
+            no seconds.
     """
     rows = _numbers(text, per_line=1, file=file, remedy=_TIMES_REMEDY)[:, 0]
     times = rows[lines_of(frames, n_lines=len(rows), file=file, remedy=_TIMES_REMEDY)]
     if (back := np.flatnonzero(np.diff(times) < 0)).size:
         found = f"a scan {frames[back[0] + 1]:06d} that is earlier than the one before it"
         raise ProblemError.of(file, found, "times that ascend", _TIMES_REMEDY)
+    if len(times) > 1:
+        apart = float(np.median(np.diff(times) / np.diff(frames)))
+        if apart > _SLOWEST_S:
+            found = f"scans {apart:.4g} s apart"
+            raise ProblemError.of(file, found, "seconds, of one drive", _TIMES_REMEDY)
     return times
 
 

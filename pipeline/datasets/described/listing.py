@@ -27,6 +27,7 @@ from pass2d.pipeline.datasets.limit import first_of_each_split, require_splits
 from pass2d.pipeline.datasets.table import DatasetTable
 from pass2d.pipeline.problem import Problem, ProblemError, merge_warnings
 from pass2d.pipeline.source import ScanSource, SourceListing
+from pass2d.pipeline.stages.poses import course_doubts
 
 _MOST_FRAMES = (1 << 31) - 1
 _FEW = 3
@@ -305,6 +306,12 @@ class _Lister:
                 read_poses(file),
                 part=part,
                 sensor_from_lidar=self._sensor_from_lidar(part, words),
+                file=file,
+            )
+            self.warned += course_doubts(
+                np.array([scan.pose for scan in posed], np.float64).reshape(-1, 3, 4),
+                ahead=self._description.points.ahead,
+                expected=f"mostly ahead: poses of the {part.frame}, as the description says",
                 file=file,
             )
         except ProblemError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -85,12 +86,14 @@ def _chosen(
 ) -> tuple[list[str], list[str]]:
     if part.sequences:
         there = {scan.sequence for scan in scans}
-        lost = [name for name in part.sequences if name not in there]
+        wanted = set(map(_composed, part.sequences))
+        known = set(map(_composed, there))
+        lost = [name for name in part.sequences if _composed(name) not in known]
         if len(lost) == len(part.sequences):
             names = ", ".join(sorted(there)[:12])
             return [], [f"split {split}: no sequence found; there are {names}"]
         notes = [f"split {split}: no sequence {name}" for name in lost]
-        return [scan.path for scan in scans if scan.sequence in part.sequences], notes
+        return [scan.path for scan in scans if _composed(scan.sequence) in wanted], notes
     if part.folders:
         return [scan.path for scan in scans if scan.folder in part.folders], []
     if part.glob:
@@ -104,6 +107,11 @@ def _chosen(
     if part.share:
         return list(_share(scans, start, start + part.share)), []
     return _listed(part.list, scans, split=split, root=root)
+
+
+def _composed(name: str) -> str:
+    """A name in one of the two ways that Unicode writes umlauts; macOS has the other one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _share(scans: Sequence[NamedScan], low: float, high: float) -> list[str]:
