@@ -16,7 +16,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from pass2d.cache.fields import CONTAINERS, FIELDS, STRIP_COLUMNS, chunks_per_scan
+from pass2d.cache.fields import CONTAINERS, FIELDS, PROFILES, STRIP_COLUMNS, chunks_per_scan
 from pass2d.cache.layout import (
     DATASET,
     HASH,
@@ -244,6 +244,11 @@ def _shard_faults(shards: pa.Table) -> Iterator[str]:
         if shards[name].null_count and name not in ("writer", "seconds"):
             yield f"column {name} has empty entries"
             return
+    seconds = shards["seconds"].fill_null(0).to_numpy()
+    if not ((seconds >= 0) & (seconds < math.inf)).all():
+        yield "column seconds: a time below 0, or none"
+    if other := {*shards["profile"].unique().to_pylist()} - {*PROFILES}:
+        yield f"column profile: found {min(other)[:40]!r}, expected one of {', '.join(PROFILES)}"
     names = ("stage", "shard", "key", "path", "scans", "bytes")
     seen = set()
     for container, shard, key, path, scans, nbytes in zip(
@@ -337,6 +342,8 @@ def _scan_faults(scans: pa.Table, info: DatasetInfo) -> Iterator[str]:
             yield f"column {name} has empty entries"
             return
     yield from _name_faults(scans)
+    if pc.count_distinct(scans["scan_id"]).as_py() < len(scans):
+        yield "column scan_id: a scan occurs twice"
     n_raw, n = scans["n_raw"].to_numpy(), scans["n"].to_numpy()
     if ((n < 0) | (n > n_raw) | (n_raw > MOST_POINTS)).any():
         yield f"columns n and n_raw: expected 0 <= n <= n_raw <= {MOST_POINTS}"

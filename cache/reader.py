@@ -243,6 +243,15 @@ class CacheReader:
         """(S,) stored bytes and (S,) stored inner chunks of a field, per scan."""
         return self._chunks[field].totals()
 
+    def stored_type(self, field: str, shard: int) -> np.dtype[Any] | None:
+        """The type of a field in one shard; None where the shard does not hold it.
+
+        Raises:
+            CacheError: the manifest's description of the shard is impossible.
+        """
+        info = self._shards.get(FIELDS[field].container, shard)
+        return None if info is None or field not in info.arrays else info.arrays[field].dtype
+
     def stored_chunks(self, position: int, field: str) -> tuple[StoredChunk, ...]:
         """Where the inner chunks of one field of one scan lie; those not stored are left out."""
         info = self._shards.get(FIELDS[field].container, int(self.scans.shard[position]))

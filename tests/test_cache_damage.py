@@ -234,6 +234,10 @@ CONTRADICTIONS = {
     "a list for an object": put(1, "encodings", "[]"),
     "a divisor of text": put(1, "encodings", '{"intensity_divisor":"5"}', 1),
     "failures of another form": put(1, "failed", '{"scans":[{}],"sources":[]}'),
+    "a time below 0": put(1, "seconds", -1.0),
+    "an endless time": put(1, "seconds", float("inf")),
+    "a profile of its own": put(1, "profile", "fast"),
+    "a scan twice": lambda scans, shards: put(0, "scan_id", scans["scan_id"][1])(scans),
     "a scan id upwards": put(0, "scan_id", "../../x"),
     "a scan id of three parts": put(0, "scan_id", "a/b/c"),
     "an absolute scan id": put(0, "scan_id", "/x"),
@@ -282,6 +286,15 @@ def test_arrays_that_do_not_hold_their_scans_are_one_error(out: Path, name: str)
     rewritten(out, change)
     with CacheReader.open(out) as reader, pytest.raises(CacheError, match=r"lidar/.*zarr"):
         reader.read(0, ALL)
+
+
+@pytest.mark.parametrize(
+    "text", ["08/000000", "[]", '{"xyz":[]}', '{"xyz":{"dtype":"x","chunk":3}}']
+)
+def test_arrays_of_no_form_are_one_error_of_inspect(out: Path, text: str) -> None:
+    rewritten(out, lambda scans, shards: shards.update(arrays=[text] * len(shards["arrays"])))
+    with CacheReader.open(out) as reader, pytest.raises(CacheError, match=r"\.zarr|column arrays"):
+        summarize_dataset(reader, location="cache")
 
 
 def test_a_chunk_of_another_size_is_refused_whatever_its_crc() -> None:

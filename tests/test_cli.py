@@ -202,6 +202,19 @@ def test_other_errors_keep_their_traceback() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", ["eval --cache {0} --checkpoint {0}", "cache status --cache {0}"])
+def test_a_deleted_current_folder_is_one_line(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Absolute paths do not help: MKL ended the process."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    said = refusal(*words.format(tmp_path / "there").split())
+    assert "the current folder: No such file or directory: it is gone, change to" in said
+
+
 def test_closed_outputs_are_no_error(world: Path) -> None:
     command = shlex.join(
         [sys.executable, "-m", "pass2d.cli", "cache", "verify", "--cache", f"{world}/cache"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,12 +37,17 @@ class FieldSize:
         return self.plain_bytes / self.stored_bytes if self.stored_bytes else 0.0
 
 
+StoredType = Callable[[str, int], "np.dtype[Any] | None"]
+"""Field name and shard to the type of the field there; None where the shard does not hold it."""
 ChunkLengths = Callable[[str], tuple[NDArray[np.int64], NDArray[np.int64]]]
 """Field name to (S,) bytes and (S,) stored chunks of each scan."""
 
 
 def field_sizes(
-    scans: ScanTable, shards: Sequence[dict[str, Any]], lengths: ChunkLengths
+    scans: ScanTable,
+    shards: Sequence[dict[str, Any]],
+    lengths: ChunkLengths,
+    stored_type: StoredType,
 ) -> tuple[FieldSize, ...]:
     """Sum up each field that some scan has, in the order of the format's table.
 
@@ -51,13 +55,18 @@ def field_sizes(
         scans: of the generation.
         shards: rows of shards.parquet.
         lengths: of ``CacheReader.chunk_lengths``.
+        stored_type: of ``CacheReader.stored_type``.
     """
-    sizes = (_field_size(spec, scans, shards, lengths) for spec in FIELDS.values())
+    sizes = (_field_size(spec, scans, shards, lengths, stored_type) for spec in FIELDS.values())
     return tuple(size for size in sizes if size.scans)
 
 
 def _field_size(
-    spec: FieldSpec, scans: ScanTable, shards: Sequence[dict[str, Any]], lengths: ChunkLengths
+    spec: FieldSpec,
+    scans: ScanTable,
+    shards: Sequence[dict[str, Any]],
+    lengths: ChunkLengths,
+    stored_type: StoredType,
 ) -> FieldSize:
     stored, chunks = lengths(spec.name)
     itemsize = dict.fromkeys(np.unique(scans.shard).tolist(), 0)
@@ -66,10 +75,10 @@ def _field_size(
     for row in shards:
         if row["stage"] != spec.container:
             continue
-        array = json.loads(row["arrays"]).get(spec.name)
-        if array is not None:
-            itemsize[row["shard"]] = np.dtype(array["dtype"]).itemsize
-            dtypes.add(array["dtype"])
+        dtype = stored_type(spec.name, row["shard"])
+        if dtype is not None:
+            itemsize[row["shard"]] = dtype.itemsize
+            dtypes.add(dtype.name)
             profiles.add(row["profile"])
     numbers, which = np.unique(scans.shard, return_inverse=True)
     per_item = np.array([itemsize[n] for n in numbers.tolist()], np.int64)[which]

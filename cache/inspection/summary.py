@@ -129,7 +129,7 @@ def summarize_dataset(reader: CacheReader, *, location: str) -> DatasetSummary:
         scales=SCALES,
         splits=tuple(_split(scans, split) for split in SPLITS if (scans.split == split).any()),
         sequences=_sequences(scans, rows),
-        fields=field_sizes(scans, rows, reader.chunk_lengths),
+        fields=field_sizes(scans, rows, reader.chunk_lengths, reader.stored_type),
         containers=tuple(_container(rows, container) for container in CONTAINERS),
         manifest_bytes=_file_bytes(layout.generation(reader.generation)),
         source_files=len(sources),

@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from pass2d.cache.urls import is_url
 from pass2d.commands.cache import cache_app
+from pass2d.commands.console import require_current_folder
 from pass2d.commands.describe import describe_command
 from pass2d.commands.doctor.command import doctor_command
 from pass2d.commands.evaluate import eval_command
@@ -66,6 +67,8 @@ class _Pass2D(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
+            if "--help" not in args:
+                require_current_folder()
             command = _with_options(name)
         return name, command, rest
 

@@ -217,8 +217,22 @@ def _os_fault(error: OSError) -> str:
     if error.filename:
         return f"{error.filename}: {error.strerror}: {remedy}"
     if error.errno == errno.ENOENT and not _has_folder():
-        return f"the current folder: {error.strerror}: it is gone, change to another one"
+        return _NO_FOLDER
     return f"{error.strerror}: {remedy}"
+
+
+_NO_FOLDER = "the current folder: No such file or directory: it is gone, change to another one"
+
+
+def require_current_folder() -> None:
+    """End a command where the current folder was deleted: MKL, of torch, would end the process.
+
+    Raises:
+        typer.Exit: after the error has been printed.
+    """
+    if not _has_folder():
+        typer.echo(f"error: {_NO_FOLDER}", err=True)
+        raise typer.Exit(1)
 
 
 def _has_folder() -> bool:

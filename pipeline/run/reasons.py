@@ -45,7 +45,7 @@ def earlier_shards(manifest: Manifest) -> dict[tuple[str, int], EarlierShard]:
             inputs=row["inputs"],
             failed=frozenset(scan["scan_id"] for scan in json.loads(row["failed"])["scans"]),
             bytes_per_scan=row["bytes"] / max(1, row["scans"]),
-            seconds_per_scan=row["seconds"] / max(1, row["scans"]),
+            seconds_per_scan=(row["seconds"] or 0.0) / max(1, row["scans"]),
         )
         for row in manifest.tables.shards.to_pylist()
     }
