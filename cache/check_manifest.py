@@ -27,7 +27,7 @@ from pass2d.cache.layout import (
     shard_name,
 )
 from pass2d.cache.rows import FailedScan, ScanSources
-from pass2d.cache.schema import KNOWN_FACTS, SCALES, DatasetFacts, DatasetInfo
+from pass2d.cache.schema import KNOWN_FACTS, SCALES, DatasetFacts, DatasetInfo, LabelTable
 from pass2d.cache.statistics import RANGE_EDGES_M
 from pass2d.cache.tables import Tables
 from pass2d.common.errors import CacheError
@@ -58,17 +58,7 @@ def check_info(info: DatasetInfo, *, where: str, remedy: str = "") -> None:
 
 def _info_faults(info: DatasetInfo) -> Iterator[str]:
     labels, grid = info.labels, info.grid
-    if not 1 <= labels.n_classes <= 256:
-        yield f"{labels.n_classes} classes, expected 1 to 256"
-    if not len(labels.training_to_raw) == len(labels.colors_rgb) == labels.n_classes:
-        yield "names, colours and raw ids differ in number"
-    raw_ids = [*labels.raw_to_training, *labels.training_to_raw]
-    if not all(0 <= raw_id < 2**16 for raw_id in raw_ids):
-        yield f"a raw label outside 0..{2**16 - 1}"
-    if not all(0 <= c < labels.n_classes for c in labels.raw_to_training.values()):
-        yield "a raw label maps to a class that does not exist"
-    if not all(0 <= value <= 255 for color in labels.colors_rgb for value in color):
-        yield "a colour outside 0..255"
+    yield from _label_faults(labels)
     is_finite = all(map(math.isfinite, (*grid.low, *grid.high)))
     if not is_finite or not all(lo < hi for lo, hi in zip(grid.low, grid.high, strict=True)):
         yield f"the volume {grid.low} to {grid.high} is none"
@@ -85,6 +75,24 @@ def _info_faults(info: DatasetInfo) -> Iterator[str]:
     for name in (info.name, *([info.corruption.clean] if info.corruption else [])):
         if DATASET.fullmatch(name) is None:
             yield f"found {name[:60]!r}, expected the name of a data set such as semkitti"
+
+
+def _label_faults(labels: LabelTable) -> Iterator[str]:
+    if not 1 <= labels.n_classes <= 256:
+        yield f"{labels.n_classes} classes, expected 1 to 256"
+    if not len(labels.training_to_raw) == len(labels.colors_rgb) == labels.n_classes:
+        yield "names, colours and raw ids differ in number"
+    raw_ids = [*labels.raw_to_training, *labels.training_to_raw]
+    if not all(0 <= raw_id < 2**16 for raw_id in raw_ids):
+        yield f"a raw label outside 0..{2**16 - 1}"
+    if not all(0 <= c < labels.n_classes for c in labels.raw_to_training.values()):
+        yield "a raw label maps to a class that does not exist"
+    for c, raw_id in enumerate(labels.training_to_raw[1:], start=1):
+        if labels.raw_to_training.get(raw_id) != c:
+            yield f"class {c} is written as raw label {raw_id}, which is not of that class"
+            break
+    if not all(0 <= value <= 255 for color in labels.colors_rgb for value in color):
+        yield "a colour outside 0..255"
 
 
 def fact_faults(facts: DatasetFacts, *, n_classes: int) -> Iterator[str]:

@@ -319,6 +319,7 @@ def test_a_chunk_of_another_size_is_refused_whatever_its_crc() -> None:
         {"grid": {"low": [0, 0, 0], "high": [1, 1, 1], "shape": [10**9, 1, 1]}},
         {"labels": {"raw_to_training": {"4000000000": 0}}},
         {"labels": {"raw_to_training": {"0": 99}}},
+        {"labels": {"training_to_raw": [0, 10, 11, 40, 71][::-1]}},
         {"labels": {"names": ["a"] * 300}},
         {"labels": {"colors_rgb": [[0, 0, 999]] * 5}},
         {"corruption": {"clean": "../.."}},

@@ -109,7 +109,6 @@ PARSED_DIRECTLY = {
     "text that pass2d made itself, or checked by a hash": (
         "cache.care.status",
         "cache.failures",
-        "cache.inspection.sizes",
         "cache.inspection.summary",
         "commands.doctor.process",
         "corruptions.registry",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,25 @@ def test_any_value_in_any_field_of_a_card_is_read_or_one_error(
                     told.append(str(error))
     assert len(told) > 200
     assert not [text for text in told if len(text) > 700 or "\n" in text]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_cards_hold_no_numbers_that_json_lacks(number: str, tmp_path: Path) -> None:
+    """`inspect` with JSON ended in a traceback."""
+    text = json.dumps(changed(to_plain(CARD), ("metrics", "val/miou"), 0.25)).replace(
+        "0.25", number
+    )
+    path = tmp_path / "c.safetensors"
+    with_meta(path, json.dumps({"version": 1, "card": text, "xxh3": "0" * 32}))
+    with pytest.raises(CheckpointError, match=r"c\.safetensors: .* is no number of JSON"):
+        read_card(path)
+
+
+def test_a_card_of_no_network_names_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, some_tensors(), replace(CARD, architecture="unheard-of"))
+    with pytest.raises(CheckpointError, match=r"c\.safetensors: its card .* unknown network 'unhe"):
+        network_from_checkpoint(path, torch.device("cpu"))
 
 
 def test_any_flipped_bit_of_a_checkpoint_is_one_error(

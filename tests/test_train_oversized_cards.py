@@ -35,7 +35,9 @@ TINY: dict[str, dict[str, Any]] = {
 NO_SIZES = {"block_scales", "neighbours"}
 """Numbers that no tensor of the network has as a side."""
 REFUSED = (CheckpointError, ConfigError)
-MESSAGE = r"huge\.safetensors: its card describes a network that is far larger|^network\.settings"
+MESSAGE = (
+    r"huge\.safetensors: its card describes (a network that is far larger|no network: network\.s)"
+)
 LARGEST_VALUES = 12_000_000
 
 

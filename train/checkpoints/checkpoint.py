@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pass2d.common.errors import CheckpointError
+from pass2d.common.errors import CheckpointError, ConfigError
 from pass2d.common.files import open_file, read_whole, whole_file
 from pass2d.common.json import parse
 from pass2d.common.plain import to_plain
@@ -207,10 +207,20 @@ def network_from_checkpoint(
 
     Raises:
         CheckpointError: as `load_checkpoint`, or the tensors do not fit the card.
+        ConfigError: the backend is unknown, or does not work on the device.
     """
+    from pass2d.models.backends.choice import choose_backend
+
     checkpoint = load_checkpoint(path)
-    with _no_larger_than(checkpoint, path):
-        network = build_from_card(checkpoint.card, device, backend=backend)
+    choose_backend(backend, device)
+    try:
+        with _no_larger_than(checkpoint, path):
+            network = build_from_card(checkpoint.card, device, backend=backend)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path}: its card describes no network: {error}. Was it written by another version of "
+            "pass2d, or changed?"
+        ) from error
     load_inference_state(network, checkpoint, path)
     return network.eval(), checkpoint.card
 

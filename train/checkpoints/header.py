@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def dumps(value: Any) -> str:
 
 
 def loads_once(text: str) -> Any:
-    """Parse JSON, refusing duplicate keys, which readers would interpret differently.
+    """Parse JSON, refusing what readers would interpret differently: duplicate keys, NaN, infinity.
 
     Raises:
         ValueError, RecursionError: it is none.
@@ -79,7 +80,12 @@ def loads_once(text: str) -> Any:
             raise ValueError("a key occurs twice")
         return table
 
-    return json.loads(text, object_pairs_hook=once)
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number[:20]} is no number of JSON")
+        return value
+
+    return json.loads(text, object_pairs_hook=once, parse_constant=finite, parse_float=finite)
 
 
 def damaged(path: Path, reason: str) -> CheckpointError:
