@@ -11,6 +11,7 @@ import pytest
 from described_variety import write_flight
 from PIL import Image
 from plyfile import PlyData, PlyElement
+from test_cache_columns import street
 from train_samples import TINY
 from typed import answer, printed
 from typer.testing import CliRunner
@@ -235,6 +236,58 @@ def test_a_time_in_front_and_labels_by_their_size(tmp_path: Path) -> None:
     assert description.points.dtype == "f8"
     assert description.labels is not None
     assert (description.labels.files, description.labels.dtype) == ("truth/{scan}.label", "u1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shift", "expected"),
+    [
+        ("<u4", 16, ("u4", 16)),
+        (">u4", 0, (">u4", 0)),
+        (">u2", 0, (">u2", 0)),
+        ("<u2", 0, ("u2", 0)),
+        (">i8", 0, (">i8", 0)),
+    ],
+)
+def test_raw_ids_in_the_upper_half_or_in_big_endian_order(
+    tmp_path: Path, kind: str, shift: int, expected: tuple[str, int]
+) -> None:
+    for seed in range(2):
+        points, raw = cloud(seed)
+        (tmp_path / "raw" / "truth").mkdir(parents=True, exist_ok=True)
+        points.astype("<f4").tofile(tmp_path / "raw" / f"{seed}.bin")
+        (raw << shift).astype(kind).tofile(tmp_path / "raw" / "truth" / f"{seed}.label")
+    _, description = described(tmp_path / "raw")
+    assert description.labels is not None
+    assert (description.labels.dtype, description.labels.shift) == expected
+    assert [one.raw for one in description.classes] == [(40,), (70,)]
+    assert description.ignored.raw == (0,)
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<f8"])
+def test_labels_of_floats_are_said_and_not_proposed_as_something_else(
+    tmp_path: Path, kind: str
+) -> None:
+    for seed in range(2):
+        points, raw = cloud(seed)
+        (tmp_path / "raw" / "truth").mkdir(parents=True, exist_ok=True)
+        points.astype("<f4").tofile(tmp_path / "raw" / f"{seed}.bin")
+        raw.astype(kind).tofile(tmp_path / "raw" / "truth" / f"{seed}.label")
+    found, description = described(tmp_path / "raw")
+    assert description.labels is None
+    assert any("seems to hold float" in note for note in found.unknown)
+
+
+def test_packed_rows_of_several_types_are_refused(tmp_path: Path) -> None:
+    points, _ = cloud(0)
+    rows = np.zeros(N, [("xyzi", "<f4", 4), ("ring", "<u2")])
+    rows["xyzi"], rows["ring"] = points[:, :4], points[:, 4]
+    rows.tofile(tmp_path / "a.bin")
+    with pytest.raises(DataError, match=r"of several types\? Write them as float32, or as \.npy"):
+        propose(tmp_path)
+    rows["xyzi"] = street(N, 0)
+    rows.tofile(tmp_path / "a.bin")
+    with pytest.raises(DataError, match="rows of 36 bytes or a part of it; 3 to 8 columns of one"):
+        propose(tmp_path)
 
 
 def test_cameras_and_poses_beside_the_scans(tmp_path: Path) -> None:

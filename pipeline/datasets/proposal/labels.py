@@ -20,8 +20,11 @@ from pass2d.pipeline.stages.read_described import label_array
 from pass2d.points.registry import SOME_POINTS, read_columns
 
 SUFFIXES = (".label", ".labels", ".npy", ".npz", ".bin", ".seg")
-_TYPES = {1: ("u1", "i1"), 2: ("u2", "i2"), 4: ("u4", "i4", "f4"), 8: ("i8", "f8")}
+_TYPES = {1: ("u1", "i1"), 2: ("u2", "i2"), 4: ("u4", "i4"), 8: ("i8",)}
 """Of a number of so many bytes, the likeliest first."""
+_FLOATS = {4: "float32", 8: "float64"}
+_TIMES_SMALLER = 16
+"""Ids in big-endian order are so much smaller than what they look like in the other."""
 _NAMES = ("label", "class", "semantic", "sem", "category", "truth", "gt")
 _LOW = 0xFFFF
 _MOST_IDS = 250
@@ -40,6 +43,8 @@ class LabelFiles:
     """NumPy type; "" if the file states it: `.npy`, `.npz`."""
     has_instances: bool
     """Whether instance ids are above the low 16 bits."""
+    is_upper: bool = False
+    """Whether the raw ids are above the low 16 bits, which are 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,10 @@ def find_labels(tree: Tree, files: PointFiles, cloud: Cloud, notes: Notes) -> La
     lines = ["[labels]", f"files = {text_of(chosen.pattern)}"]
     if chosen.kind:
         lines.append(f'dtype = "{chosen.kind}"')
-    if chosen.has_instances:
+    if chosen.is_upper:
+        lines.append(f"shift = 16{GUESS}")
+        notes.guessed.append("labels: the raw id above the low 16 bits, which are 0")
+    elif chosen.has_instances:
         lines += [f"mask = 0xFFFF{GUESS}", f"instance = {{ shift = 16 }}{GUESS}"]
         notes.guessed.append("labels: the raw id in the low 16 bits, an instance id above them")
     ids, n = _ids_of_files(tree.root, chosen, matches, notes)
@@ -138,8 +146,25 @@ def _label_files(
     sizes = {len(data) / n for data, _, n in found}
     if len(sizes) != 1 or (size := sizes.pop()) not in _TYPES:
         return None
-    for kind in _TYPES[int(size)]:
-        values = np.concatenate([np.frombuffer(data, f"<{kind}") for data, _, _ in found])
+    return _typed_files(pattern, b"".join(data for data, _, _ in found), int(size), notes)
+
+
+def _typed_files(pattern: str, data: bytes, size: int, notes: Notes) -> LabelFiles | None:
+    """The type of numbers of so many bytes."""
+    if name := _FLOATS.get(size):
+        real = np.frombuffer(data, f"<f{size}")
+        if real.any() and _are_ids(real):
+            notes.unknown.append(
+                f"labels: {pattern} seems to hold {name}; write whole numbers, such as uint16"
+            )
+            return None
+    for kind in _TYPES[size]:
+        values, swapped = np.frombuffer(data, f"<{kind}"), np.frombuffer(data, f">{kind}")
+        largest = int(values.max(initial=0))
+        if not (values.astype(np.int64) & _LOW).any():
+            largest >>= 16
+        if int(swapped.max(initial=0)) < largest // _TIMES_SMALLER and _are_ids(swapped):
+            return _files(pattern, f">{kind}", swapped)
         if _are_ids(values):
             return _files(pattern, kind, values)
     return None
@@ -161,7 +186,9 @@ def _npy_files(pattern: str, found: Sequence[tuple[bytes, Path, int]]) -> LabelF
 
 def _files(pattern: str, kind: str, values: NDArray[np.generic]) -> LabelFiles:
     ids = values.astype(np.int64)
-    return LabelFiles(pattern=pattern, kind=kind, has_instances=bool(ids.max(initial=0) > _LOW))
+    has_more = bool(ids.max(initial=0) > _LOW)
+    is_upper = has_more and not (ids & _LOW).any() and len(np.unique(ids)) <= _MOST_IDS
+    return LabelFiles(pattern=pattern, kind=kind, has_instances=has_more, is_upper=is_upper)
 
 
 def _are_ids(values: NDArray[np.generic]) -> bool:
@@ -188,7 +215,8 @@ def _ids_of_files(
         data = None if path is None else read_or_say(root / path, notes)
         if path is None or data is None:
             continue
-        kind = np.dtype(f"<{files.kind}") if files.kind else None
+        order = "" if files.kind.startswith(">") else "<"
+        kind = np.dtype(f"{order}{files.kind}") if files.kind else None
         if kind is not None:
             values = np.frombuffer(data, kind, count=len(data) // kind.itemsize)
         else:
@@ -199,6 +227,8 @@ def _ids_of_files(
                 continue
         ids = values.astype(np.int64)
         n += 1
+        if files.is_upper:
+            ids = ids >> 16
         _count(counts, ids & _LOW if files.has_instances else ids)
     return counts, n
 

@@ -196,9 +196,15 @@ def _refusal(file: Path) -> str:
     try:
         if plain_suffix(file.name) == SUFFIX:
             data = file_bytes(file, most=1 << 22)
-            is_noise = not data or find_layout(data, usual=PointLayout(columns=4)).is_noise
-            words = "its numbers are no coordinates" if data else "empty"
-            return f"{file}: {words}" if is_noise else ""
+            if not data:
+                return f"{file}: empty"
+            verdict = find_layout(data, usual=PointLayout(columns=4))
+            if verdict.unusual is not None:
+                return (
+                    f"{file}: rows of {verdict.unusual.point_bytes} bytes or a part of it; "
+                    f"{COLUMNS[0]} to {COLUMNS[-1]} columns of one type are read"
+                )
+            return f"{file}: its numbers are no coordinates" if verdict.is_noise else ""
         n = read_columns(file, SOME_POINTS).n
         return "" if n >= _FEWEST_POINTS else f"{file}: {n} points"
     except Pass2DError as error:
@@ -261,6 +267,11 @@ def _is_alike(name: str, role: str) -> bool:
 def _binary_cloud(paths: Sequence[Path], label_bytes: Sequence[int], notes: Notes) -> Cloud:
     data = [file_bytes(path) for path in paths]
     layout, is_clear = _layout(data, label_bytes)
+    if layout is None:
+        raise DataError(
+            f"{paths[0]}: no number of columns of float32 or float64 fits the numbers of this file "
+            "and its neighbours. Are they of several types? Write them as float32, or as .npy"
+        )
     if is_clear:
         notes.found.append(f"columns: {layout}")
     else:
@@ -285,8 +296,8 @@ def _binary_cloud(paths: Sequence[Path], label_bytes: Sequence[int], notes: Note
     )
 
 
-def _layout(data: Sequence[bytes], label_bytes: Sequence[int]) -> tuple[PointLayout, bool]:
-    """The layout of most files, else one that fits their sizes and those of the labels."""
+def _layout(data: Sequence[bytes], label_bytes: Sequence[int]) -> tuple[PointLayout | None, bool]:
+    """The layout of most files, else one that fits their sizes and those of the labels, if any."""
     usual = PointLayout(columns=4)
     verdicts = [find_layout(one, usual=usual).layout for one in data]
     clear = Counter(one for one in verdicts if one is not None)
@@ -301,7 +312,7 @@ def _layout(data: Sequence[bytes], label_bytes: Sequence[int]) -> tuple[PointLay
         best = clear.most_common(1)[0][0]
         return best, best in fitting or not fitting
     if not fitting:
-        return usual, False
+        return None, False
     bits = {layout: np.mean([_bits(one, layout) for one in data]) for layout in fitting}
     return max(bits, key=bits.__getitem__), len(fitting) == 1
 
