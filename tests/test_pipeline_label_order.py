@@ -55,6 +55,14 @@ def test_points_without_a_class_do_not_count() -> None:
     assert agreement(xyz, np.zeros_like(label), rows) is None
 
 
+def test_points_at_zero_do_not_count() -> None:
+    xyz, label, _ = two_halves(per_cell=4)
+    lost = np.zeros((3, 2000), np.float32), np.tile(np.array([1, 2], np.uint8), 1000)
+    beside = np.hstack([xyz, lost[0]]), np.concatenate([label, lost[1]])
+    assert agreement(*beside, np.arange(len(beside[1])) * 100) == 1
+    assert agreement(*lost, np.arange(2000) * 100) is None
+
+
 def test_what_cannot_be_judged() -> None:
     xyz, label, rows = two_halves()
     assert agreement(xyz, label, rows) == 1

@@ -257,7 +257,7 @@ def test_cards_of_before_ground_heights_compare_the_rest(street: Scan) -> None:
 @pytest.mark.parametrize("scan", [np.zeros((0, 4)), np.zeros((1, 4)), np.full((2000, 4), np.nan)])
 def test_odd_scans_raise_no_error(street: Scan, scan: NDArray) -> None:
     warnings = look(card_of([street]), scan)
-    assert {warning.kind for warning in warnings} <= {"density", "no_signal"}
+    assert {warning.kind for warning in warnings} <= {"density", "zeros", "no_signal"}
 
 
 def test_no_unit_is_proposed_for_numbers_that_are_no_coordinates(street: Scan) -> None:
@@ -319,3 +319,20 @@ def test_recentring_keeps_the_order_and_the_millimetres() -> None:
 def test_wrong_offset_is_refused() -> None:
     with pytest.raises(ConfigError, match="z_offset"):
         InputMapping(z_offset=np.inf)
+
+
+@pytest.mark.parametrize("z_offset", [0.0, 0.3])
+def test_points_at_zero_are_said_and_change_no_other_comparison(
+    kitti: dict[str, Scan], kitti_card: Card, z_offset: float
+) -> None:
+    """As organised clouds have them where nothing came back."""
+    scan = next(scan for name, scan in kitti.items() if "real/semantickitti/" in name).copy()
+    assert look(kitti_card, scan) == []
+    scan[::3] = 0
+    scan[:, 2] -= np.where(scan.any(axis=1), np.float32(z_offset), 0)
+    (warning,) = look(kitti_card, scan, InputMapping(z_offset=z_offset))
+    assert (warning.kind, warning.option) == ("zeros", "")
+    assert (
+        "33% of the points lie at 0, 0, 0, as if nothing came back: leave them" in warning.message
+    )
+    assert not is_plainly_alike(scan.T, of_dataset(kitti_card.info))

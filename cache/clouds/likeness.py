@@ -37,6 +37,8 @@ scans have 9 to 25 and 26 to 62. Enough to tell metres from centimetres and kilo
 _ABOVE_1 = 2.0
 """Calibrated remissions slightly above 1 are still of the scale 0..1."""
 _GLANCE, _PLAIN_TIMES = 2000, 5.0
+_MOST_AT_ZERO = 0.01
+"""Share of points at 0, 0, 0; real scans have none, organised clouds one per lost return."""
 _UNIT_WORDS = {UNITS["mm"]: "millimetres", UNITS["cm"]: "centimetres", UNITS["ft"]: "feet"}
 _UNIT_WORDS |= {UNITS["1000"]: "kilometres"}
 
@@ -65,8 +67,8 @@ class Difference:
     """One way in which a scan differs from what is expected."""
 
     kind: str
-    """"density", "no_signal", "negative", "signal", "recenter", "unit", "range", "rotate" or
-    "z_offset"."""
+    """"density", "zeros", "no_signal", "negative", "signal", "recenter", "unit", "range", "rotate"
+    or "z_offset"."""
     what: str
     """The fact, e.g. "the signal looks like 0..255, the training data's is 0..1"."""
     amount: float = 0.0
@@ -88,6 +90,7 @@ class Difference:
             "rotate": f"rotate the points by yaw, pitch, roll {angles} degrees: z must point up",
             "z_offset": f"add {self.amount:.2f} m to z{after}",
             "negative": "give an intensity or remission on a linear scale from 0 on",
+            "zeros": "leave them out, with their labels",
             "no_signal": "give the sensor's intensity or remission if there is one",
         }
         return remedies.get(self.kind, "expect worse labels, nothing corrects it")
@@ -152,6 +155,13 @@ def differences(
     found = list(_density(points.shape[1], expected))
     sample = points[:, some_rows(points.shape[1])].astype(np.float64, copy=False)
     sample = sample[:, np.isfinite(sample[:3]).all(axis=0)]
+    if not is_recentred:
+        is_zero = _at_zero(sample - np.array([[0.0], [0.0], [z_offset], [0.0]]))
+        n_zero, n = int(np.count_nonzero(is_zero)), len(is_zero)
+        if n_zero > _MOST_AT_ZERO * n:
+            what = f"{n_zero / n:.0%} of the points lie at 0, 0, 0, as if nothing came back"
+            found.append(Difference(kind="zeros", what=what))
+            sample = sample[:, ~is_zero]
     if sample.shape[1] < FEWEST_POINTS:
         return found
     if has_signal:
@@ -182,10 +192,16 @@ def is_plainly_alike(points: NDArray[np.floating], expected: Expectation) -> boo
     return bool(
         _full_scale(float(np.percentile(glance[3], 99.9))) == expected.full_scale
         and not _is_negative(glance[3])
+        and np.count_nonzero(_at_zero(glance)) <= _MOST_AT_ZERO * glance.shape[1]
         and np.linalg.norm(middle) < reach
         and usual / _PLAIN_TIMES < reach < usual * _PLAIN_TIMES
         and spread.min() == spread[2]
     )
+
+
+def _at_zero(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,) which of (3 or more, N) points lie at the sensor, where none can be."""
+    return np.asarray(~points[:3].any(axis=0))
 
 
 def _density(n: int, expected: Expectation) -> Iterator[Difference]:

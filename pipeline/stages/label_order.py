@@ -39,6 +39,11 @@ def agreement(
     xyz, label, rows = xyz[:, has_class], label[has_class], rows[has_class]
     if len(label) <= _LEAST_PAIRS:
         return None
+    there = xyz.any(axis=0)  # not 0, 0, 0 for a lost return
+    if not there.all():
+        xyz, label, rows = xyz[:, there], label[there], rows[there]
+        if len(label) <= _LEAST_PAIRS:
+            return None
     chance = float(((np.bincount(label) / len(label)) ** 2).sum())
     mixed = np.random.default_rng(0).permutation(len(label))
     keys = cell_keys(xyz.T.take(mixed, axis=0), cell_m=_CELL_M)

@@ -102,6 +102,7 @@ class InputCheck:
             "density": " Expect worse labels; no option can fix it",
             "no_signal": f"; the training data's is 0..{full:.0f}. Name its column if there is "
             f"one: {option}",
+            "zeros": f": {difference.remedy}",
             "negative": f": {difference.remedy}, or name its column: `map=signal=NAME`",
             "range": ": is `unit` right? Another sensor or place may also explain it",
             "recenter": f": {option} moves each scan's middle to x = y = 0, its ground to z = 0",

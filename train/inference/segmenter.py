@@ -39,7 +39,7 @@ LARGEST_PASS = 500_000
 """Points of a scan in one pass; larger scans are divided (see ``PassSize``) to limit memory."""
 COMPARED_SCANS = 10
 """Number of a caller's scans that are compared with the training data."""
-_SAID = frozenset({"negative", "signal", "unit", "rotate", "recenter"})
+_SAID = frozenset({"zeros", "negative", "signal", "unit", "rotate", "recenter"})
 """Differences that a caller is warned of; heights, ranges and density vary with place and crop."""
 LARGEST_BATCH = 32
 """Scans in one pass."""
