@@ -264,6 +264,8 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer=3", "expected a table"),
         ("epochs.x=3", "is a value, not a table"),
         ("epochs", "expected KEY=VALUE"),
+        ("epochs=2\nseed=9", "several lines; give each setting by its own"),
+        ("epochs=2\n[optimizer]\nlearning_rate=1", "several lines; give each setting by its own"),
         ("optimizer.learning_rate=nan", "learning_rate: expected a finite number, got nan"),
         ("optimizer.betas=[0.9, 1.5]", "betas must be at least 0 and below 1, got [0.9, 1.5]"),
         ("start_from=caf\udce9", r"start_from: expected text without control characters"),

@@ -316,9 +316,12 @@ def _apply(table: dict[str, Any], override: str, progress: Progress) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r}: expected KEY=VALUE, e.g. optimizer.kind=adam")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):  # a number of thousands of digits is no number either
-        value = text.strip()  # a bare word
+        read = {"value": text.strip()}  # a bare word
+    if len(read) > 1:
+        raise ConfigError(f"override {override!r}: several lines; give each setting by its own")
+    value = read["value"]
     if len(parts) > _MOST_PARTS:
         raise ConfigError(f"override {override!r}: no setting has so many parts")
     nested, notes = renamed_settings(_nested(parts, value))
