@@ -25,7 +25,7 @@ from pass2d.cache.reading.bounds import require_inside, require_places, require_
 from pass2d.cache.reading.chunks import AllocateArray, ChunkReader, StoredChunk
 from pass2d.cache.reading.descriptors import DescriptorPool
 from pass2d.cache.reading.scan_table import ChunkTable, ScanTable, chunk_table, scan_table
-from pass2d.cache.reading.shard_table import ShardInfo, ShardTable
+from pass2d.cache.reading.shard_table import ArrayLayout, ShardInfo, ShardTable
 from pass2d.cache.remote.mirror import RemoteMirror
 from pass2d.cache.remote.ranges import PartialFiles
 from pass2d.cache.rows import SourceFile
@@ -446,7 +446,7 @@ class _Scan:
             assert image is not None, self.scan_id
             return image[:height, start:stop]
         return self._reader._reader.read_columns(
-            self._info("camera").arrays["image"],
+            self._array("image"),
             self._reader._chunks["image"].spans(self._position),
             name=self._name("image"),
             hw=(height, width),
@@ -459,7 +459,7 @@ class _Scan:
         spans = table.spans(self._position)
         if camera >= len(spans) or spans[camera].length == 0:
             return None
-        array = self._info(FIELDS[field].container).arrays[field]
+        array = self._array(field)
         values = self._reader._reader.read(
             array, spans[camera], name=self._name(field), allocate=self._allocate
         )
@@ -475,6 +475,15 @@ class _Scan:
                 "Run `prepare` again."
             )
         return info
+
+    def _array(self, field: str) -> ArrayLayout:
+        info = self._info(FIELDS[field].container)
+        if field not in info.arrays:
+            raise CacheError(
+                f"{info.folder}: the manifest says that the shard holds {self._name(field)}, and "
+                "describes no such array. Run `verify`, or prepare again into a new `cache_root`."
+            )
+        return info.arrays[field]
 
     def _once(self, field: str, require: Callable[..., None], camera: int = 0) -> None:
         """Check the values of a field when a scan is read for the first time.

@@ -288,6 +288,17 @@ def test_arrays_that_do_not_hold_their_scans_are_one_error(out: Path, name: str)
         reader.read(0, ALL)
 
 
+@pytest.mark.parametrize("name", ["xyz", "label", "image", "pixel", "coord"])
+def test_a_shard_without_the_array_of_its_scans_is_one_error(out: Path, name: str) -> None:
+    def change(scans: dict[str, list], shards: dict[str, list]) -> None:
+        kept = [json.loads(text) for text in shards["arrays"]]
+        shards["arrays"] = [json.dumps({n: a for n, a in one.items() if n != name}) for one in kept]
+
+    rewritten(out, change)
+    with CacheReader.open(out) as reader, pytest.raises(CacheError, match=f"{name} .* no such arr"):
+        reader.read(0, ALL)
+
+
 @pytest.mark.parametrize(
     "text", ["08/000000", "[]", '{"xyz":[]}', '{"xyz":{"dtype":"x","chunk":3}}']
 )
