@@ -15,6 +15,7 @@ import pypcd4
 import pytest
 
 from pass2d.common.errors import ConfigError, DataError
+from pass2d.points.columns import from_structured
 from pass2d.points.laz_worker import columns_of
 from pass2d.points.registry import read_columns
 
@@ -95,6 +96,25 @@ def test_structured_npy_keeps_its_names(tmp_path: Path) -> None:
     columns = read_columns(tmp_path / "a.npy")
     assert columns.names == ("z", "y", "x", "i")
     assert np.array_equal(columns.values[2], POINTS[:, 2])
+
+
+def test_fields_of_several_numbers_are_columns(tmp_path: Path) -> None:
+    kinds = [
+        ("xyz", "<f4", 3),
+        ("odd", "O"),
+        ("rgb", "u1", (3,)),
+        ("i", "<f4"),
+        ("t", "<f4", (2, 2)),
+    ]
+    table = np.zeros(len(POINTS), kinds)
+    table["xyz"], table["i"] = POINTS[:, :3], POINTS[:, 3]
+    columns = from_structured(tmp_path / "a.npy", table)
+    assert columns.names == ("x", "y", "z", "rgb_0", "rgb_1", "rgb_2", "i")
+    assert np.array_equal(np.column_stack(columns.values[:3]), POINTS[:, :3].astype("<f4"))
+    both = np.zeros(2, [("x", "<f4"), ("pos", "<f4", 3)])
+    assert from_structured(tmp_path, both).names == ("x", "pos_0", "pos_1", "pos_2")
+    with pytest.raises(DataError, match="no field holds numbers"):
+        from_structured(tmp_path, np.zeros(2, [("t", "<f4", 9)]))
 
 
 def test_an_array_with_a_point_per_column_is_refused(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def differences(
     found = list(_density(points.shape[1], expected))
     sample = points[:, some_rows(points.shape[1])].astype(np.float64, copy=False)
     sample = sample[:, np.isfinite(sample[:3]).all(axis=0)]
-    if not is_recentred:
+    if not is_recentred and sample.shape[1] >= FEWEST_POINTS:
         is_zero = _at_zero(sample - np.array([[0.0], [0.0], [z_offset], [0.0]]))
         n_zero, n = int(np.count_nonzero(is_zero)), len(is_zero)
         if n_zero > _MOST_AT_ZERO * n:

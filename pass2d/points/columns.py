@@ -17,6 +17,10 @@ FEW_ROWS, MANY_COLUMNS = 16, 100
 """No sensor has so many numbers per point."""
 MOST_COLUMNS = 1000
 """Of any file: more take seconds to a minute, and no option names one of them."""
+_MOST_PARTS = 8
+"""Numbers of one field."""
+_XYZ = frozenset({"xyz", "coord", "coords", "pos", "position", "points"})
+"""Names of a field that holds all three coordinates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +104,29 @@ def _image_rows(path: Path, array: NDArray[Any]) -> tuple[NDArray[Any], str]:
 
 
 def from_structured(path: Path, array: NDArray[Any]) -> PointColumns:
-    """Take the fields of an (N,) structured array, except those of several numbers.
+    """Take the fields of an (N,) structured array.
+
+    A field of a few numbers becomes a column for each: ``xyz`` of three x, y and z, any other NAME
+    NAME_0, NAME_1, ...
 
     Raises:
         DataError: Not one-dimensional once organised rows are laid end to end, or no such field.
     """
     flat = array.reshape(-1)
-    names = tuple(
-        name
-        for name in array.dtype.names or ()
-        if array.dtype[name].kind in "fiub" and not array.dtype[name].shape
-    )
-    if not names:
-        raise DataError(f"{path}: no field holds one number per point, got {array.dtype}")
-    return PointColumns(names=names, values=tuple(flat[name] for name in names))
+    there = array.dtype.names or ()
+    columns: dict[str, NDArray[Any]] = {}
+    for name in there:
+        kind, shape = array.dtype[name].base.kind, array.dtype[name].shape
+        if kind not in "fiub" or len(shape) > 1 or (shape and shape[0] > _MOST_PARTS):
+            continue
+        parts = [f"{name}_{place}" for place in range(*shape)] if shape else [name]
+        if shape == (3,) and name.lower() in _XYZ and not {"x", "y", "z"} & {*there}:
+            parts = ["x", "y", "z"]
+        for place, part in enumerate(parts):
+            columns.setdefault(part, flat[name][:, place] if shape else flat[name])
+    if not columns:
+        raise DataError(f"{path}: no field holds numbers, got {array.dtype}")
+    return PointColumns(names=tuple(columns), values=tuple(columns.values()))
 
 
 def reader_package(name: str, path: Path, *, needs: str, extra: str = "formats") -> ModuleType:
