@@ -135,7 +135,7 @@ def test_current_folder_that_is_gone_is_one_line(
     monkeypatch.chdir(gone)
     gone.rmdir()
     for words in (("stats",), ("train",), ("prepare", "semkitti", "--root", tmp_path)):
-        assert refusal(*words).startswith("error: --cache cache: No such file")
+        assert refusal(*words).startswith("error: the current folder: No such file")
 
 
 def test_networks_are_the_newest_runs(here: Path, trained: Path) -> None:

@@ -186,8 +186,8 @@ def _open_legacy(path: Path, memory: memoryview) -> TorchFile:
     window = _Window(memory)
     if memory[0] != _PROTO or read_pickle(window, where=where).value != _LEGACY_MAGIC:
         raise CheckpointError(
-            f"{path}: not in either format of torch.save. Expected a .ckpt or .pth of published "
-            "code as downloaded"
+            f"{path}: not a checkpoint: not in either format of torch.save. Expected a .ckpt or "
+            ".pth of published code as downloaded"
         )
     if read_pickle(window, where=where).value != _LEGACY_PROTOCOL:
         raise CheckpointError(f"{path}: an unknown version of torch.save's old format")
