@@ -126,9 +126,10 @@ def order_doubts(
     if is_other_order(agreed := agreement(xyz, label, rows)):
         yield Problem(
             file=file,
-            found=f"points close together rarely of one class (agreement {agreed:.2f})",
-            expected="labels in the order of the points: 0.9 (0 is chance)",
-            remedy="Are they labels of another scan, or were points or labels sorted? Draw them.",
+            found=f"neighbouring points that rarely share a class (agreement {agreed:.2f})",
+            expected="labels in the order of the points (agreement about 0.9; 0 is chance)",
+            remedy="Are they labels of another scan, or were points or labels sorted? "
+            "Draw them to see it.",
             severity="warning",
             kind="order of labels",
         )

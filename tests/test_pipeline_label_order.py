@@ -128,7 +128,7 @@ def test_check_and_prepare_say_that_labels_are_of_another_order(
     finally:
         file.write_bytes(right)
     assert len(found) == 1
-    assert found[0].startswith(f"{file}: found points close together rarely of one class")
-    lines = [line for line in heard.lines if "close together" in line]
+    assert found[0].startswith(f"{file}: found neighbouring points that rarely share a class")
+    lines = [line for line in heard.lines if "rarely share a class" in line]
     assert len(lines) == 1
     assert found[0] in lines[0]

@@ -23,10 +23,9 @@ def agreement(
     """How often close points have the same class, beyond chance.
 
     Points without a class do not count, as scribbles leave most of them out, nor do those at
-    0, 0, 0. One pair per cell of
-    0.5 m and further point in it; 1: always, 0: as often as in any order (Cohen's kappa). Measured
-    on 11 labelled scans of SemanticKITTI, nuScenes and PandaSet: 0.91 to 1; their labels in
-    reversed order 0.17 to 0.49, in random order at most 0.02.
+    0, 0, 0. One pair per cell of 0.5 m and further point in it; 1: always, 0: as often as in any
+    order (Cohen's kappa). Measured on 11 labelled scans of SemanticKITTI, nuScenes and PandaSet:
+    0.91 to 1; their labels in reversed order 0.17 to 0.49, in random order at most 0.02.
 
     Args:
         xyz: (3, N) finite metres.
